@@ -1,4 +1,4 @@
-"""Rounded weights are added as integers, of few steps too and in linear layers: the spikes are those of the definition."""
+"""Rounded weights are added as integers, for few steps and in linear layers too: the spikes are the definition's."""
 
 from dataclasses import replace
 
@@ -21,14 +21,13 @@ NEURONS = {
 
 
 def network(neuron, C: int = 70) -> nn.Sequential:
-    """Rows of a convolution that are near, and of a linear layer that batches go through in parts."""
     torch.manual_seed(C)
     net = nn.Sequential(
-        pk.FusedConv2d(2, C, 3, neuron=neuron), pk.FusedConv2d(C, 33, 3, stride=2, padding=1, neuron=neuron), pk.Flatten(),
-        pk.FusedLinear(33 * 49, 200, neuron=neuron), pk.FusedLinear(200, 11, neuron=neuron),
+        pk.FusedConv2d(2, C, 3, neuron=neuron), pk.FusedConv2d(C, 33, 3, stride=2, padding=1, neuron=neuron),
+        pk.Flatten(), pk.FusedLinear(33 * 49, 200, neuron=neuron), pk.FusedLinear(200, 11, neuron=neuron),
     )  # fmt: skip
     net[1].weight.data[5, :3] *= 30  # its channel has room for few units
-    for layer, times in zip((net[0], net[1], net[3], net[4]), (3, 3, 3, 9), strict=True):
+    for layer, times in zip((net[0], net[1], net[3], net[4]), (3, 3, 3, 4), strict=True):
         layer.weight.data *= times
     return net.eval()
 
@@ -57,6 +56,31 @@ def test_the_spikes_of_simulate(T, N, neuron, precision, target):
     assert result.synops == expected.synops and result.rates == pytest.approx(expected.rates)
 
 
+# Modules that batches go through in parts: some channels of a tap, all of a tap, or those of some taps.
+LARGE = {
+    "linear": (pk.FusedIFLinear(21_000, 130, v_threshold=0.5), (21_000,)),
+    "channels of a tap": (pk.FusedIFConv2d(2400, 130, 3, padding=1, v_threshold=0.5), (2400, 4, 4)),
+    "taps": (pk.FusedIFConv2d(600, 140, 3, padding=1, v_threshold=0.5), (600, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", [None, "int8", "int16"])
+@pytest.mark.parametrize("module", LARGE)
+@pytest.mark.parametrize(("T", "N"), [(1, 1), (1, 5), (3, 1), (3, 5), (6, 5), (40, 3)])
+def test_large_matrices(T, N, module, precision, target):
+    layer, shape = LARGE[module]
+    generator = torch.Generator().manual_seed(T * N)
+    layer.weight.data = (torch.randint(-8, 9, layer.weight.shape, generator=generator) / 64).contiguous()
+    layer.bias.data = torch.randint(-8, 9, layer.bias.shape, generator=generator) / 64
+    net = nn.Sequential(pk.IF(v_threshold=1.0), layer).eval()
+    x = pk.pack(torch.rand(T, N, *shape, generator=generator) < 0.1)
+    result = Engine(follow(net, shape, False, precision), target=target)(x, T)
+    expected = pk.simulate(net, x, T, precision=precision)
+    assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
+    assert result.synops == expected.synops
+
+
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", ["int8", "int16"])
 @pytest.mark.parametrize("parts", [[1] * 9, [2, 3, 4], [7, 2], [4, 4, 1]])
@@ -79,16 +103,16 @@ def test_streams_in_chunks(parts, precision, target):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", ["int8", "int16"])
 def test_stop(precision, target):
-    net, x = network(NEURONS["soft"]), pk.pack(spikes(20, 33))
+    net, x = network(NEURONS["hard"]), pk.pack(spikes(20, 33))
     engine = Engine(follow(net, x.shape[2:], False, precision), target=target)
-    stopped = engine(x, 20, stop=pk.margin(2))
-    expected = pk.simulate(net, x, 20, stop=pk.margin(2), precision=precision)
+    stopped = engine(x, 20, stop=pk.margin(1))
+    expected = pk.simulate(net, x, 20, stop=pk.margin(1), precision=precision)
     assert equal(stopped.spikes.dense(), expected.spikes.dense()) and equal(stopped.steps, expected.steps)
     assert stopped.steps.min() < 20
 
 
-# Weights that all fire: of the largest sum that bytes have room for, and of one more; of four at a time in 16 bits, and of
-# the largest sum that a float has room for.
+# Weights whose inputs all fire: of the largest sum that bytes have room for, and of one more; of four at a time in 16
+# bits, and of the largest sum that a float has room for.
 EDGES = {
     "bytes": [63] * 520 + [7],
     "bytes, of both signs": [63] * 520 + [7] + [-63] * 520 + [-8],

@@ -119,7 +119,7 @@ private:
                     const int64_t begin = n;
                     for (const FiredTap* own = tap; own < last; own++) {
                         const Entries& part = s->entries[own->first + chunk * cut.steps + t];
-                        copy_list(s->channel + part.first, part.size(), own->row, s->row + n);
+                        copy_list<most_written>(s->channel + part.first, part.size(), own->row, s->row + n);
                         n += part.size();
                     }
                     if (n == begin) continue;
@@ -150,8 +150,8 @@ private:
         each_tap(w, i, [&](int64_t tap, int64_t at) {
             for (uint32_t j = fired[at].first; j < fired[at].last; j++) {
                 const Entries& part = s->entries[j];
-                copy_list(s->channel + part.first, part.size(), (uint32_t)(tap * w.C),
-                          s->row + sorter.next(part.id, part.size()));
+                copy_list<gap>(s->channel + part.first, part.size(), (uint32_t)(tap * w.C),
+                               s->row + sorter.next(part.id, part.size()));
             }
         });
         const int64_t found = sorter.finish();
@@ -159,10 +159,13 @@ private:
         count += found;
         return spikes;
     }
-    // Up to `gap` - 1 more are written.
-    static void copy_list(const uint32_t* from, int64_t n, uint32_t base, uint32_t* to) {
-        for (int64_t i = 0; i < n; i += gap)
-            for (int j = 0; j < gap; j++) to[i + j] = from[i + j] + base;
+    // Writes n entries, so many at a time, at least once: up to `together` more.
+    template <int64_t together>
+    static inline void copy_list(const uint32_t* from, int64_t n, uint32_t base, uint32_t* to) {
+        int64_t i = 0;
+        do
+            for (int j = 0; j < together; j++) to[i + j] = from[i + j] + base;
+        while ((i += together) < n);
     }
     int64_t count_window(const Window& w, int64_t i, int64_t t) const {
         int64_t sum = 0;

@@ -56,12 +56,11 @@ struct Window : engine::Term {
     float* unit = nullptr;  // of the channels, if rows are of integers; [blocks * columns]
     int64_t span = 0;         // with groups: inputs of a register, at most
 
-    int64_t bytes = 0;      // of the matrix
+    int64_t bytes = 0, row_bytes = 0;  // of the matrix; of a row of the first block
 
     int64_t taps() const { return kernel_h * kernel_w; }
-    // The rows of a block, and one more that adds nothing; bytes of a row.
-    char* block(int64_t b) const { return (char*)matrix + b * (rows + 1) * row_bytes(); }
-    int64_t row_bytes() const { return columns * channel_bytes(kind); }
+    // The rows of a block, and one more that adds nothing.
+    char* block(int64_t b) const { return (char*)matrix + b * (rows + 1) * row_bytes; }
     // With groups: the inputs of a register of output channels, of C_out in all.
     int64_t first_input(int64_t vec, int64_t C_out) const { return vec * Vec::width / (C_out / groups) * (C / groups); }
     int64_t last_input(int64_t vec, int64_t C_out) const {
@@ -110,16 +109,19 @@ static bool pack_matrix(Window& w, const Step& step, bool spikes) {
         w.unit = allocate_zeros<float>((last + 1) * columns);
         if (!w.unit) return false;
         w.kind = row_kind_of(w.weight, step.C, w.rows, w.unit);
+        if (w.kind == RowKind::Floats) free(w.unit), w.unit = nullptr;
     }
-    with_block_rows(w.kind, step.vecs_of(last), [&](auto rows) {
-        w.bytes = (w.rows + 1) * (last * columns * channel_bytes(w.kind) + decltype(rows)::bytes);
-    });
+    for (int64_t b = 0; b <= last; b++)
+        with_block_rows(w.kind, step.vecs_of(b), [&](auto rows) {
+            w.row_bytes = b ? w.row_bytes : rows.bytes;
+            w.bytes += (w.rows + 1) * rows.bytes;
+        });
     w.matrix = (float*)allocate_large<char>(w.bytes);
     if (!w.matrix) return false;
     for (int64_t b = 0; b <= last; b++)
         with_block_rows(w.kind, step.vecs_of(b), [&](auto rows) {
             const int64_t first = b * columns;
-            const float* const unit = w.kind == RowKind::Floats ? nullptr : w.unit + first;
+            const float* const unit = w.unit ? w.unit + first : nullptr;
             pack_block<decltype(rows)>(w.weight + first * w.rows, least(columns, step.C - first), w.C, w.taps(), unit,
                                        w.block(b));
         });

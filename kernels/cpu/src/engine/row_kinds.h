@@ -38,9 +38,6 @@ static void with_block_rows(RowKind kind, int vecs_wanted, Visit visit) {
         else visit(BlockFloats<n>{});
     });
 }
-static constexpr int64_t channel_bytes(RowKind kind) {
-    return kind == RowKind::Bytes ? 1 : kind == RowKind::Shorts ? sizeof(int16_t) : sizeof(float);
-}
 
 // Packs weights [channels, C, taps] in rows tap * C + channel of the input, and one more, which adds nothing. `unit`: of the
 // channels; of floats null.

@@ -14,10 +14,13 @@ constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more th
 constexpr int64_t most_band_list = 1 << 18;  // channels that fired under a band, where it has more than one row
 constexpr int64_t most_pattern_steps = 32;   // bits of a pattern
 constexpr int64_t gap = 8;                   // entries that are written at a time, so many between two lists
-constexpr int64_t few_steps = 4;             // of a segment whose rows are added at each step, and not by patterns
+constexpr int64_t most_written = 16;         // entries that are written at a time, where lists are written in their order
+// Of a segment, and of a row: where both are few, rows are added at each step in which they fire, and not by patterns. Read
+// again, such a row comes from the first-level cache, and one list a step is sooner made than one a pattern.
+constexpr int64_t few_steps = 16, few_bytes = 256;
 
 // Whether pixels share a matrix, or a part of one, that is too large to be read for each.
-static bool is_far(const Window& w) { return w.rows * w.row_bytes() > near_bytes; }
+static bool is_far(const Window& w) { return w.rows * w.row_bytes > near_bytes; }
 
 // A window's rows in parts: of some channels of one tap, or of all channels of some taps.
 struct Parts {
@@ -29,11 +32,11 @@ struct Parts {
 };
 
 struct Tasks {
-    int64_t steps, sums;     // of the segment; of a pixel: one, if all its inputs are held
-    int64_t rows, bands;     // of output rows of an image: of a band, how many
+    int64_t steps, sums;  // of the segment; of a pixel: one, if all its inputs are held
+    int64_t rows, bands;  // of output rows of an image: of a band, how many
     int64_t images, groups;  // of a task, where a layer has one pixel: how many such groups
-    int64_t spans;           // of blocks
-    int64_t pixels;          // of a batch, at most
+    int64_t spans;  // of blocks
+    int64_t pixels;  // of a batch, at most
     bool one_pixel, shared;  // whether a layer has one pixel; whether batches have more
 
     Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
@@ -63,9 +66,11 @@ struct Tasks {
     }
     // Whether a batch goes through the rows of a window part after part, so that they come from far once.
     bool in_parts(const Window& w) const { return shared && is_far(w); }
-    Parts parts(const Window& w) const { return Parts(w, in_parts(w) ? part_bytes / w.row_bytes() : w.rows); }
+    Parts parts(const Window& w) const { return Parts(w, in_parts(w) ? part_bytes / w.row_bytes : w.rows); }
     // Whether rows are listed for each step, and not for each pattern of steps.
-    bool by_steps(const Window& w) const { return steps == 1 || in_parts(w) || (steps <= few_steps && !is_far(w)); }
+    bool by_steps(const Window& w) const {
+        return steps == 1 || in_parts(w) || (steps <= few_steps && w.row_bytes <= few_bytes && !is_far(w));
+    }
     int64_t count() const { return groups * bands * spans; }
 
     // Rows of an input that lie under a band.
