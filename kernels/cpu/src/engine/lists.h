@@ -95,14 +95,17 @@ private:
     const FiredPixel* fired_of(const Window& w, int64_t k, int64_t i) const {
         return s->fired + place_of[k] + (cut.one_pixel ? i * input_rows[k] * w.W : 0) - input_row[k] * w.W;
     }
-    // Fills a list up, behind which there is room.
-    void fill_up(const Window& w, int64_t last) const {
-        for (int j = 0; j < most_group; j++) s->row[last + j] = (uint32_t)w.rows;
+    // Fills a list up, behind which there is room; returns where that ends.
+    static uint32_t* fill_up(const Window& w, uint32_t* end) {
+        for (int j = 0; j < most_group; j++) end[j] = (uint32_t)w.rows;
+        return end + most_group;
     }
 
     // Buckets of a pixel behind the first `count`, of rows behind the first n, for each part one a step. Returns the spikes.
     int64_t list_steps(const Window& w, int64_t k, int64_t i, int64_t& n, int64_t& count, uint32_t*& bucket_at) const {
         const FiredPixel* const fired = fired_of(w, k, i);
+        const Entries* const entries = s->entries;
+        const uint32_t* const channel = s->channel;
         const Parts parts = cut.parts(w);
         int64_t spikes = 0;
         FiredTap *tap = s->taps, *end = tap;
@@ -110,26 +113,26 @@ private:
             *end++ = {fired[at].first, (uint32_t)(tap * w.C)};
             spikes += fired[at].spikes;
         });
+        uint32_t* to = s->row + n;
         for (int64_t first = 0; first < w.taps(); first += parts.taps) {
             FiredTap* last = tap;
             while (last < end && last->row < (first + parts.taps) * w.C) last++;
             for (int64_t chunk = 0; chunk < parts.chunks; chunk++) {
                 *bucket_at++ = (uint32_t)count;
                 for (int64_t t = 0; t < cut.steps; t++) {
-                    const int64_t begin = n;
+                    uint32_t* const begin = to;
                     for (const FiredTap* own = tap; own < last; own++) {
-                        const Entries& part = s->entries[own->first + chunk * cut.steps + t];
-                        copy_list<most_written>(s->channel + part.first, part.size(), own->row, s->row + n);
-                        n += part.size();
+                        const Entries part = entries[own->first + chunk * cut.steps + t];
+                        to = append_shifted(channel + part.first, part.size(), own->row, to);
                     }
-                    if (n == begin) continue;
-                    fill_up(w, n);
-                    s->bucket[count++] = {(uint32_t)begin, (uint32_t)n, 1u << t};
-                    n += most_group;
+                    if (to == begin) continue;
+                    s->bucket[count++] = {(uint32_t)(begin - s->row), (uint32_t)(to - s->row), 1u << t};
+                    to = fill_up(w, to);
                 }
             }
             tap = last;
         }
+        n = to - s->row;
         return spikes;
     }
 
@@ -150,22 +153,19 @@ private:
         each_tap(w, i, [&](int64_t tap, int64_t at) {
             for (uint32_t j = fired[at].first; j < fired[at].last; j++) {
                 const Entries& part = s->entries[j];
-                copy_list<gap>(s->channel + part.first, part.size(), (uint32_t)(tap * w.C),
-                               s->row + sorter.next(part.id, part.size()));
+                copy_list(s->channel + part.first, part.size(), (uint32_t)(tap * w.C),
+                          s->row + sorter.next(part.id, part.size()));
             }
         });
         const int64_t found = sorter.finish();
-        for (int64_t j = 0; j < found; j++) fill_up(w, bucket[j].last);
+        for (int64_t j = 0; j < found; j++) fill_up(w, s->row + bucket[j].last);
         count += found;
         return spikes;
     }
-    // Writes n entries, so many at a time, at least once: up to `together` more.
-    template <int64_t together>
-    static inline void copy_list(const uint32_t* from, int64_t n, uint32_t base, uint32_t* to) {
-        int64_t i = 0;
-        do
-            for (int j = 0; j < together; j++) to[i + j] = from[i + j] + base;
-        while ((i += together) < n);
+    // Up to `gap` - 1 more are written.
+    static void copy_list(const uint32_t* from, int64_t n, uint32_t base, uint32_t* to) {
+        for (int64_t i = 0; i < n; i += gap)
+            for (int j = 0; j < gap; j++) to[i + j] = from[i + j] + base;
     }
     int64_t count_window(const Window& w, int64_t i, int64_t t) const {
         int64_t sum = 0;

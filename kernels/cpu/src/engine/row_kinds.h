@@ -23,7 +23,7 @@ struct BlockShorts : ShortRowsOf<(n + 1) / 2> {
 };
 template <int n>
 struct BlockBytes : ByteRowsOf<(n + 3) / 4> {
-    static constexpr int group = 2;
+    static constexpr int group = 4;
 };
 constexpr int most_group = 4;
 

@@ -14,7 +14,6 @@ constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more th
 constexpr int64_t most_band_list = 1 << 18;  // channels that fired under a band, where it has more than one row
 constexpr int64_t most_pattern_steps = 32;   // bits of a pattern
 constexpr int64_t gap = 8;                   // entries that are written at a time, so many between two lists
-constexpr int64_t most_written = 16;         // entries that are written at a time, where lists are written in their order
 // Of a segment, and of a row: where both are few, rows are added at each step in which they fire, and not by patterns. Read
 // again, such a row comes from the first-level cache, and one list a step is sooner made than one a pattern.
 constexpr int64_t few_steps = 16, few_bytes = 256;
