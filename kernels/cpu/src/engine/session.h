@@ -28,12 +28,12 @@ struct View {
     }
 };
 
-// What fired at a pixel of the input: entries of a list or, where these are sorted, segments; and the spikes in all steps.
+// What fired at a pixel of the input: segments of a list, one of each step or pattern; and the spikes in all steps.
 struct FiredPixel {
     uint32_t first, last, spikes;
 };
 
-// Entries of one pattern, which has a number.
+// Entries of one pattern, which has a number, or of one step.
 struct Entries {
     uint32_t id, first, last;
     uint32_t size() const { return last - first; }
