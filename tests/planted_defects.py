@@ -100,6 +100,18 @@ DEFECTS = {
     "byte rows: the offset of odd channels": Defect(
         f"{CONV}/rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
     ),
+    "engine: rows of bytes whose sums leave 16 bits": Defect(
+        "kernels/cpu/src/engine/row_kinds.h",
+        "half > largest_byte_sum",
+        "half > 2 * largest_byte_sum",
+        "tests/package/test_engine_few_steps.py",
+    ),
+    "engine: rows that add nothing": Defect(
+        "kernels/cpu/src/engine/lists.h",
+        "j < most_group; j++) end[j]",
+        "j < most_group - 1; j++) end[j]",
+        "tests/package/test_engine_few_steps.py",
+    ),
     "lookup: bits put together": Defect(
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),

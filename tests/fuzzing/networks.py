@@ -33,7 +33,7 @@ class Input:
     def draw_input(random: Random) -> dict:
         C, (height, width) = min(draw.channels(random), 40), draw.image(random)
         size = random.choice((None, *[(min(height, 10), min(width, 10))] * 3, (max(height, width),)))
-        N, T = random.choice((1, 1, 2, 3, 5)), random.choice((1, 7, 20, 33, 40, 70, random.randint(1, 100)))
+        N, T = random.choice((1, 1, 2, 3, 5)), random.choice((1, 2, 4, 7, 20, 33, 40, 70, random.randint(1, 100)))
         while size and T > 8 and T * N * C * prod(size) > 60_000:
             T //= 2
         return {"T": T, "N": N, "C": C, "size": size, "layers": random.choice((1, 2, 3, 4, 5))}

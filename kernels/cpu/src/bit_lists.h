@@ -131,15 +131,17 @@ static inline uint64_t patterns_of(int64_t steps, Load load_word, uint32_t* patt
 
 // Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual
 // short list costs no branch. Returns the end of what counts.
-static inline uint16_t* append_shifted(const uint16_t* from, int64_t n, uint16_t base, uint16_t* out) {
-    typedef uint16_t Shorts __attribute__((vector_size(32)));
+template <class Number>
+static inline Number* append_shifted(const Number* from, int64_t n, Number base, Number* out) {
+    constexpr int together = 16;
+    typedef Number Numbers __attribute__((vector_size(together * sizeof(Number))));
     int64_t i = 0;
     do {
-        Shorts shorts;
-        memcpy(&shorts, from + i, sizeof shorts);
-        shorts += base;
-        memcpy(out + i, &shorts, sizeof shorts);
-        i += 16;
+        Numbers numbers;
+        memcpy(&numbers, from + i, sizeof numbers);
+        numbers += base;
+        memcpy(out + i, &numbers, sizeof numbers);
+        i += together;
     } while (i < n);
     return out + n;
 }

@@ -10,6 +10,9 @@
 //     Sums of 16-bit words are then odd * 256 + even, modulo 2^16, and the words shifted by 8 sum up to odd, so that
 //     even = words - 256 * odd. The 64 of every row, also of those that lists are filled up with, is taken off.
 //
+// So it is for rows of a line, 64 bytes. Rows of any number of registers (`vecs_`) are laid out alike: those of half as many
+// channels come before the others.
+//
 // Neurons are stepped through `lanes` channels at a time, which are a part of a row. The `current` of sums adds the rest of
 // it. Units are powers of two: what a sum stands for is exact, whether it is rounded before that addition or not.
 #pragma once
@@ -21,82 +24,102 @@ constexpr int row_line = 64;         // bytes of a row
 constexpr int largest_short = 8191;  // a group of four fits 16 bits
 constexpr int byte_offset = 64;
 
-static inline void load_sums(const float* p, Row& sums) { sums = load_block<row>(p); }
-static inline void store_sums(float* p, const Row& sums) { store_block(p, sums); }
+template <int channels>
+static inline void load_sums(const float* p, Lanes<channels>& sums) {
+    sums = load_block<channels>(p);
+}
+template <int channels>
+static inline void store_sums(float* p, const Lanes<channels>& sums) {
+    store_block(p, sums);
+}
 
+template <int half_>
 struct ShortSums {
-    static constexpr int half = Row::vecs;  // vectors of the first 16 channels, then those of the others
+    static constexpr int half = half_;  // vectors of the first half of the channels, then those of the others
     Ints v[2 * half];
 };
-static inline void load_sums(const int32_t* p, ShortSums& sums) {
-    for (int i = 0; i < 2 * sums.half; i++) sums.v[i] = load(p + i * Vec::width);
+template <int half>
+static inline void load_sums(const int32_t* p, ShortSums<half>& sums) {
+    for (int i = 0; i < 2 * half; i++) sums.v[i] = load(p + i * Vec::width);
 }
-static inline void store_sums(int32_t* p, const ShortSums& sums) {
-    for (int i = 0; i < 2 * sums.half; i++) store(p + i * Vec::width, sums.v[i]);
+template <int half>
+static inline void store_sums(int32_t* p, const ShortSums<half>& sums) {
+    for (int i = 0; i < 2 * half; i++) store(p + i * Vec::width, sums.v[i]);
 }
-static inline void add(ShortSums& a, const ShortSums& b) {
-    for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] + b.v[i];
+template <int half>
+static inline void add(ShortSums<half>& a, const ShortSums<half>& b) {
+    for (int i = 0; i < 2 * half; i++) a.v[i] = a.v[i] + b.v[i];
 }
-static inline void subtract(ShortSums& a, const ShortSums& b) {
-    for (int i = 0; i < 2 * a.half; i++) a.v[i] = a.v[i] - b.v[i];
+template <int half>
+static inline void subtract(ShortSums<half>& a, const ShortSums<half>& b) {
+    for (int i = 0; i < 2 * half; i++) a.v[i] = a.v[i] - b.v[i];
 }
 
 // The sums of ByteRows: words, then the higher bytes of words.
+template <int vecs_>
 struct ByteSums {
-    static constexpr int vecs = Row::vecs;
+    static constexpr int vecs = vecs_;
     Ints words[vecs], high[vecs];
 };
-static inline void load_sums(const int16_t* p, ByteSums& sums) {
+template <int vecs>
+static inline void load_sums(const int16_t* p, ByteSums<vecs>& sums) {
     for (int i = 0; i < sums.vecs; i++) {
         sums.words[i] = load((const int32_t*)p + i * Vec::width);
         sums.high[i] = load((const int32_t*)p + (sums.vecs + i) * Vec::width);
     }
 }
-static inline void store_sums(int16_t* p, const ByteSums& sums) {
+template <int vecs>
+static inline void store_sums(int16_t* p, const ByteSums<vecs>& sums) {
     for (int i = 0; i < sums.vecs; i++) {
         store((int32_t*)p + i * Vec::width, sums.words[i]);
         store((int32_t*)p + (sums.vecs + i) * Vec::width, sums.high[i]);
     }
 }
-static inline void add(ByteSums& a, const ByteSums& b) {
+template <int vecs>
+static inline void add(ByteSums<vecs>& a, const ByteSums<vecs>& b) {
     for (int i = 0; i < a.vecs; i++) {
         a.words[i] = add_halves(a.words[i], b.words[i]);
         a.high[i] = add_halves(a.high[i], b.high[i]);
     }
 }
-static inline void subtract(ByteSums& a, const ByteSums& b) {
+template <int vecs>
+static inline void subtract(ByteSums<vecs>& a, const ByteSums<vecs>& b) {
     for (int i = 0; i < a.vecs; i++) {
         a.words[i] = subtract_halves(a.words[i], b.words[i]);
         a.high[i] = subtract_halves(a.high[i], b.high[i]);
     }
 }
 
-struct FloatRows {
-    static constexpr int channels = row, lanes = row;
+template <int vecs_>
+struct FloatRowsOf {
+    static constexpr int channels = vecs_ * Vec::width, lanes = channels;
+    static constexpr int64_t bytes = channels * (int64_t)sizeof(float);  // of a row
     static constexpr int nothing = 0;  // the bytes of a row that adds nothing
     using Number = float;  // of sums
-    using Sums = Row;
+    using Sums = Lanes<channels>;
 
     // Sums of groups of rows, one group or more. An addition waits for the one before to the same register, so the rows of a
     // group are added side by side. The sum of what came before is added last: sums that stay short are rounded less.
     template <int group>
     struct Adder {
-        static constexpr int parts = Row::vecs > 2 || group < 4 ? 2 : 4;
-        Row part[parts];
+        static constexpr int parts = group == 1 ? 1 : vecs_ > 2 || group < 4 ? 2 : 4;
+        Sums part[parts];
         const float* const from;
         inline Adder(const float* from, const char* const* rows) : from(from) {  // null: from zero
-            for (int i = 0; i < parts; i++) part[i] = load_block<row>((const float*)rows[i]);
+            for (int i = 0; i < parts; i++) part[i] = load_block<channels>((const float*)rows[i]);
             for (int i = parts; i < group; i++) add_row(rows[i], i);
         }
         inline void add(const char* const* rows) {
             for (int i = 0; i < group; i++) add_row(rows[i], i);
         }
-        inline void add_row(const char* line, int i) { PK_TARGET::add(part[i % parts], load_block<row>((const float*)line)); }
-        inline void store(float* to, int64_t) {
+        inline void add_row(const char* line, int i) {
+            PK_TARGET::add(part[i % parts], load_block<channels>((const float*)line));
+        }
+        inline const Sums& total(int64_t) {
             if constexpr (parts == 4) PK_TARGET::add(part[0], part[2]), PK_TARGET::add(part[1], part[3]);
-            PK_TARGET::add(part[0], part[1]);
-            if (from) PK_TARGET::add(part[0], load_block<row>(from));
-            store_block(to, part[0]);
+            if constexpr (parts > 1) PK_TARGET::add(part[0], part[1]);
+            if (from) PK_TARGET::add(part[0], load_block<channels>(from));
+            return part[0];
         }
     };
 
@@ -104,18 +127,22 @@ struct FloatRows {
     static inline void put(char* line, int channel, float weight) { ((float*)line)[channel] = weight; }
     struct Unit {};
     static inline Unit unit(const float*, int64_t) { return {}; }
-    static inline Row current(const float* sums, int, Unit, const Row& rest) {
-        Row b = load_block<row>(sums);
+    static inline Sums current(const float* sums, int, Unit, const Sums& rest) {
+        Sums b = load_block<channels>(sums);
         PK_TARGET::add(b, rest);
         return b;
     }
 };
 
-struct ShortRows {
-    static constexpr int channels = 2 * row, lanes = channels;
+using FloatRows = FloatRowsOf<Row::vecs>;
+
+template <int vecs_>
+struct ShortRowsOf {
+    static constexpr int half = vecs_ * Vec::width, channels = 2 * half, lanes = channels;
+    static constexpr int64_t bytes = channels * (int64_t)sizeof(int16_t);
     static constexpr int nothing = 0;
     using Number = int32_t;
-    using Sums = ShortSums;
+    using Sums = ShortSums<vecs_>;
 
     template <int group>
     struct Adder {
@@ -134,26 +161,30 @@ struct ShortRows {
                 sums.v[i + Sums::half] = sums.v[i + Sums::half] + high_half(sum);
             }
         }
-        inline void store(int32_t* to, int64_t) const { store_sums(to, sums); }
+        inline const Sums& total(int64_t) const { return sums; }
     };
 
     static inline void put(char* line, int channel, float weight) {
-        ((int16_t*)line)[channel % row * 2 + channel / row] = (int16_t)weight;
+        ((int16_t*)line)[channel % half * 2 + channel / half] = (int16_t)weight;
     }
-    using Unit = Block;
-    static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }
-    static inline Block current(const int32_t* sums, int, const Block& unit, const Block& rest) {
-        Block b;
+    using Unit = Lanes<lanes>;
+    static inline Unit unit(const float* units, int64_t channel) { return load_block<lanes>(units + channel); }
+    static inline Unit current(const int32_t* sums, int, const Unit& unit, const Unit& rest) {
+        Unit b;
         for (int i = 0; i < b.vecs; i++) b.v[i] = multiply_add(to_floats(load(sums + i * Vec::width)), unit.v[i], rest.v[i]);
         return b;
     }
 };
 
-struct ByteRows {
-    static constexpr int channels = 4 * row, lanes = block;
+using ShortRows = ShortRowsOf<Row::vecs>;
+
+template <int vecs_>
+struct ByteRowsOf {
+    static constexpr int half = vecs_ * 2 * Vec::width, channels = 2 * half, lanes = half;
+    static constexpr int64_t bytes = channels;
     static constexpr int nothing = byte_offset;
     using Number = int16_t;
-    using Sums = ByteSums;
+    using Sums = ByteSums<vecs_>;
 
     template <int group>
     struct Adder {
@@ -173,25 +204,25 @@ struct ByteRows {
                 }
             }
         }
-        inline void store(int16_t* to, int64_t rows) {
+        inline const Sums& total(int64_t rows) {
             const int64_t offset = rows * byte_offset;
             for (int i = 0; i < Sums::vecs; i++) {
                 sums.words[i] = add_halves(sums.words[i], broadcast_half((uint16_t)(-257 * offset)));
                 sums.high[i] = add_halves(sums.high[i], broadcast_half((uint16_t)-offset));
             }
-            store_sums(to, sums);
+            return sums;
         }
     };
 
     static inline void put(char* line, int channel, float weight) {
-        line[channel % block * 2 + channel / block] = (char)((int)weight + byte_offset);
+        line[channel % half * 2 + channel / half] = (char)((int)weight + byte_offset);
     }
-    using Unit = Block;
-    static inline Block unit(const float* units, int64_t channel) { return load_block<block>(units + channel); }
-    static inline Block current(const int16_t* sums, int part, const Block& unit, const Block& rest) {
-        ByteSums all;
+    using Unit = Lanes<lanes>;
+    static inline Unit unit(const float* units, int64_t channel) { return load_block<lanes>(units + channel); }
+    static inline Unit current(const int16_t* sums, int part, const Unit& unit, const Unit& rest) {
+        Sums all;
         load_sums(sums, all);
-        Block b;
+        Unit b;
         for (int i = 0; i < all.vecs; i++) {
             const Ints halves = part ? all.high[i] : low_bytes(all.words[i], all.high[i]);
             const Ints first = widen_first(halves), second = widen_second(halves);
@@ -201,5 +232,6 @@ struct ByteRows {
         return b;
     }
 };
+using ByteRows = ByteRowsOf<Row::vecs>;
 
 }  // namespace PK_TARGET

@@ -127,7 +127,7 @@ OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool 
             choose();
             adder.add(chosen);
         }
-        adder.store(to, visit->groups * group);
+        store_sums(to, adder.total(visit->groups * group));
     }
 }
 

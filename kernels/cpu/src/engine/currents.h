@@ -9,55 +9,57 @@ struct Currents : Lists {
     static constexpr int64_t most_offsets = 64;
     int64_t offsets[most_offsets], offsets_of = -1;  // of the last window of values
 
-    // Where a matrix is large, all pixels of the batch go through it part after part, so that it comes from far once.
     OUT_OF_LINE void sum_up(int64_t b) {
-        const int64_t row_bytes = step.vecs_of(b) * Vec::width * (int64_t)sizeof(float);
         for (int64_t k = 0; k < step.count; k++)
             if (step.windows[k].rows && !view(step.windows[k]).spikes) find_offsets(step.windows[k]), offsets_of = k;
-        const Adders near = adders((int)step.vecs_of(b), false), far = adders((int)step.vecs_of(b), true);
+        const Adders add = adders(step.vecs_of(b));
         if (in_double()) {
             for (int64_t i = 0; i < pixels; i++)
-                for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t, near);
+                for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t, add);
             return;
         }
-        for (int64_t i = 0; i < pixels; i++) {
-            for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), step.bias + b * columns, row_bytes);
-            for (int64_t k = 0; k < step.count; k++) {
-                const Window& w = step.windows[k];
-                if (w.rows && !view(w).spikes) add_values_of(w, k, b, i, near);
+        for (int64_t i = 0; i < pixels; i++)
+            for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), step.bias + b * columns, columns * sizeof(float));
+        for (int64_t k = 0; k < step.count; k++) {
+            const Window& w = step.windows[k];
+            if (is_listed(w)) {
+                add_rows(w, k, b);
+                continue;
+            }
+            for (int64_t i = 0; i < pixels; i++) {
+                if (w.rows) add_values_of(w, k, b, i, add);
                 else if (w.depthwise) add_depthwise(w, b, i);
                 else if (w.span) add_groups(w, b, i);
-                else if (!w.rows) add_input(w, b, i);
-                else if (!cut.is_alone(w))
-                    (is_far(w) ? far : near)
-                        .buckets(matrix_of(w, b), s->row, s->bucket + first_bucket(k, i), s->bucket + last_bucket(k, i),
-                                 sums(i, 0));
+                else add_input(w, b, i);
             }
         }
-        for (int64_t k = 0; k < step.count; k++)
-            if (is_listed(step.windows[k]) && cut.is_alone(step.windows[k]))
-                add_in_parts(step.windows[k], k, b, far, most(64, part_bytes / row_bytes));
     }
     float* sums(int64_t i, int64_t t) const { return s->sums + (i * cut.sums + t) * columns; }
 
 private:
-    static const float* matrix_of(const Window& w, int64_t b) { return w.matrix + b * w.rows * columns; }
+    static const float* matrix_of(const Window& w, int64_t b) { return (const float*)w.block(b); }
 
-    void add_in_parts(const Window& w, int64_t k, int64_t b, const Adders& add, int64_t part) const {
-        const float* const matrix = matrix_of(w, b);
-        for (uint32_t j = first_bucket(k, 0); j < last_bucket(k, pixels - 1); j++) s->place[j] = s->bucket[j].first;
-        for (int64_t last = part; last < w.rows + part; last += part)
-            for (int64_t i = 0; i < pixels; i++) {
-                const uint32_t j = first_bucket(k, i);
-                if (j == last_bucket(k, i)) continue;
-                const uint32_t first = s->place[j], stop = s->bucket[j].last;
-                uint32_t next = first;
-                while (next < stop && s->row[next] < last) next++;
-                s->place[j] = next;
-                if (cut.steps > 1) add.alone(matrix, s->row + first, s->row_pattern + first, next - first, sums(i, 0));
-                else if (const Bucket here{first, next, 1}; next > first)
-                    add.buckets(matrix, s->row, &here, &here + 1, sums(i, 0));
-            }
+    // The rows of what fired. Where a matrix is large, all pixels of the batch go through it part after part, so that it comes
+    // from far once.
+    void add_rows(const Window& w, int64_t k, int64_t b) const {
+        const RowAdder add = row_adder(w.kind, step.vecs_of(b), is_far(w));
+        const int64_t parts = cut.parts(w).count, together = cut.in_parts(w) ? pixels : 1;
+        const uint32_t* const begin = s->buckets + first_place(k);
+        const char* const matrix = w.block(b);
+        const bool whole = w.kind != RowKind::Floats;
+        const int64_t sum_bytes = columns * add.number_bytes;
+        for (int64_t first = 0; first < pixels; first += together) {
+            char* const all = whole ? (char*)s->whole : (char*)sums(first, 0);
+            if (whole) memset(all, 0, together * cut.sums * sum_bytes);
+            for (int64_t part = 0; part < parts; part++)
+                for (int64_t i = 0; i < together; i++) {
+                    const uint32_t* const at = begin + (first + i) * parts + part;
+                    add.buckets(matrix, s->row, s->bucket + at[0], s->bucket + at[1], all + i * cut.sums * sum_bytes);
+                }
+            for (int64_t i = 0; i < together && whole; i++)
+                for (int64_t t = 0; t < cut.sums; t++)
+                    add.whole(all + (i * cut.sums + t) * sum_bytes, w.unit + b * columns, sums(first + i, t));
+        }
     }
 
     // Real values: at each step others, so there are no patterns.
@@ -126,10 +128,12 @@ private:
                 const int64_t n = list_values(w, i, t);
                 add_rows.exactly(matrix, s->unsorted, s->value, n, sum);
             } else if (w.rows) {
-                const bool alone = cut.steps > 1 && cut.is_alone(w);
-                for (uint32_t j = first_bucket(k, i); j < last_bucket(k, i); j++)
-                    for (uint32_t r = s->bucket[j].first; r < s->bucket[j].last; r++)
-                        if ((alone ? s->row_pattern[r] : s->bucket[j].pattern) >> t & 1) add(matrix + s->row[r] * width, 1.0);
+                PK_ASSERT(w.kind == RowKind::Floats);
+                const int64_t parts = cut.parts(w).count;
+                const uint32_t* const at = s->buckets + first_place(k) + i * parts;
+                for (const Bucket* bucket = s->bucket + at[0]; bucket < s->bucket + at[parts]; bucket++)
+                    for (uint32_t r = bucket->first; r < bucket->last; r++)
+                        if (bucket->pattern >> t & 1) add(matrix + s->row[r] * width, 1.0);
             } else if (w.depthwise) {
                 const float* const weight = w.depthwise + b * columns;
                 each_tap(w, i, [&](int64_t tap, int64_t at) {

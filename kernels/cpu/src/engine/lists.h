@@ -27,7 +27,8 @@ struct Lists : Located {
             for (int64_t i = 0; i < (cut.one_pixel ? pixels : 1); i++)
                 for (int64_t p = first; p < last; p++, places++) {
                     if (look && s->alike[alike_of[k] + p - first] && w.stride_w == 1) s->fired[places] = s->fired[places - 1];
-                    else s->fired[places] = patterns.list(x, image + i, p, w.C, cut.is_alone(w));
+                    else if (cut.by_steps(w)) s->fired[places] = patterns.list_steps(x, image + i, p, w.C, cut.parts(w).chunk);
+                    else s->fired[places] = patterns.list_patterns(x, image + i, p, w.C);
                 }
         }
     }
@@ -38,23 +39,28 @@ struct Lists : Located {
         for (int64_t i = 0; i < pixels; i++) s->additions[in_band(i)] = s->spikes[in_band(i)] = 0;
         for (int64_t k = 0; k < step.count; k++) {
             const Window& w = step.windows[k];
+            uint32_t* bucket_at = s->buckets + first_place(k);
             for (int64_t i = 0; i < pixels; i++) {
-                s->buckets[bucket_place(k, i)] = (uint32_t)count;
                 int64_t& additions = s->additions[in_band(i)];
                 if (!view(w).spikes && !view(w).scaled) continue;
-                if (is_listed(w)) additions += list_window(w, k, i, n, count) * step.C;
+                if (is_listed(w) && cut.by_steps(w)) additions += list_steps(w, k, i, n, count, bucket_at) * step.C;
+                else if (is_listed(w)) additions += list_patterns(w, k, i, n, count, bucket_at) * step.C;
                 else
                     for (int64_t t = 0; t < cut.sums; t++)
                         additions += w.weight ? count_window(w, i, t) * (step.C / w.groups) : spikes_at(w, i, t, pixel_of(i));
             }
-            s->buckets[bucket_place(k, pixels)] = (uint32_t)count;
+            if (is_listed(w)) *bucket_at++ = (uint32_t)count;
         }
         PK_ASSERT(n <= cut.room(step).rows && count <= cut.room(step).lists);
     }
 
-    int64_t bucket_place(int64_t k, int64_t i) const { return k * (cut.pixels + 1) + i; }
-    uint32_t first_bucket(int64_t k, int64_t i) const { return s->buckets[bucket_place(k, i)]; }
-    uint32_t last_bucket(int64_t k, int64_t i) const { return s->buckets[bucket_place(k, i + 1)]; }
+    // Where the buckets of a window's pixels and parts begin, in `buckets`.
+    int64_t first_place(int64_t k) const {
+        int64_t first = 0;
+        for (int64_t j = 0; j < k; j++)
+            if (step.windows[j].rows) first += cut.pixels * cut.parts(step.windows[j]).count + 1;
+        return first;
+    }
 
     bool pixel_alike(const Window& w, const View& x, int64_t pixel, int64_t steps) const {
         const int64_t left = pixel - w.stride_w;
@@ -86,24 +92,55 @@ struct Lists : Located {
     }
 
 private:
-    // Buckets of a pixel behind the first `count`, of rows behind the first n. Returns the spikes.
-    int64_t list_window(const Window& w, int64_t k, int64_t i, int64_t& n, int64_t& count) const {
+    const FiredPixel* fired_of(const Window& w, int64_t k, int64_t i) const {
+        return s->fired + place_of[k] + (cut.one_pixel ? i * input_rows[k] * w.W : 0) - input_row[k] * w.W;
+    }
+    // Fills a list up, behind which there is room; returns where that ends.
+    static uint32_t* fill_up(const Window& w, uint32_t* end) {
+        for (int j = 0; j < most_group; j++) end[j] = (uint32_t)w.rows;
+        return end + most_group;
+    }
+
+    // Buckets of a pixel behind the first `count`, of rows behind the first n, for each part one a step. Returns the spikes.
+    int64_t list_steps(const Window& w, int64_t k, int64_t i, int64_t& n, int64_t& count, uint32_t*& bucket_at) const {
+        const FiredPixel* const fired = fired_of(w, k, i);
+        const Entries* const entries = s->entries;
+        const uint32_t* const channel = s->channel;
+        const Parts parts = cut.parts(w);
         int64_t spikes = 0;
-        const FiredPixel* const fired =
-            s->fired + place_of[k] + (cut.one_pixel ? i * input_rows[k] * w.W : 0) - input_row[k] * w.W;
-        if (cut.steps == 1 || cut.is_alone(w)) {
-            const int64_t first = n;
-            each_tap(w, i, [&](int64_t tap, int64_t at) {
-                const FiredPixel& pixel = fired[at];
-                spikes += pixel.spikes;
-                copy_list(s->channel + pixel.first, pixel.last - pixel.first, (uint32_t)(tap * w.C), s->row + n);
-                if (cut.steps > 1) copy_list(s->channel_pattern + pixel.first, pixel.last - pixel.first, 0, s->row_pattern + n);
-                n += pixel.last - pixel.first;
-            });
-            s->bucket[count] = {(uint32_t)first, (uint32_t)n, 1};
-            count += n > first;
-            return spikes;
+        FiredTap *tap = s->taps, *end = tap;
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            *end++ = {fired[at].first, (uint32_t)(tap * w.C)};
+            spikes += fired[at].spikes;
+        });
+        uint32_t* to = s->row + n;
+        for (int64_t first = 0; first < w.taps(); first += parts.taps) {
+            FiredTap* last = tap;
+            while (last < end && last->row < (first + parts.taps) * w.C) last++;
+            for (int64_t chunk = 0; chunk < parts.chunks; chunk++) {
+                *bucket_at++ = (uint32_t)count;
+                for (int64_t t = 0; t < cut.steps; t++) {
+                    uint32_t* const begin = to;
+                    for (const FiredTap* own = tap; own < last; own++) {
+                        const Entries part = entries[own->first + chunk * cut.steps + t];
+                        to = append_shifted(channel + part.first, part.size(), own->row, to);
+                    }
+                    if (to == begin) continue;
+                    s->bucket[count++] = {(uint32_t)(begin - s->row), (uint32_t)(to - s->row), 1u << t};
+                    to = fill_up(w, to);
+                }
+            }
+            tap = last;
         }
+        n = to - s->row;
+        return spikes;
+    }
+
+    // The same, one a pattern.
+    int64_t list_patterns(const Window& w, int64_t k, int64_t i, int64_t& n, int64_t& count, uint32_t*& bucket_at) const {
+        const FiredPixel* const fired = fired_of(w, k, i);
+        int64_t spikes = 0;
+        *bucket_at++ = (uint32_t)count;
         Sorter sorter(*s);
         each_tap(w, i, [&](int64_t, int64_t at) {
             spikes += fired[at].spikes;
@@ -120,7 +157,9 @@ private:
                           s->row + sorter.next(part.id, part.size()));
             }
         });
-        count += sorter.finish();
+        const int64_t found = sorter.finish();
+        for (int64_t j = 0; j < found; j++) fill_up(w, s->row + bucket[j].last);
+        count += found;
         return spikes;
     }
     // Up to `gap` - 1 more are written.

@@ -105,17 +105,18 @@ static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memor
 static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.fired = carver.take<FiredPixel>(room.places);
     s.entries = carver.take<Entries>(room.sorted);
-    for (uint32_t** list : {&s.channel, &s.channel_pattern}) *list = carver.take<uint32_t>(room.fired + overhang);
+    s.channel = carver.take<uint32_t>(room.fired + overhang);
     for (uint32_t** list : {&s.size, &s.pattern_of}) *list = carver.take<uint32_t>(room.sorted);
     s.patterns = carver.take<uint32_t>(64);
-    for (uint32_t** list : {&s.row, &s.row_pattern}) *list = carver.take<uint32_t>(room.rows + overhang);
+    s.row = carver.take<uint32_t>(room.rows + overhang);
+    s.taps = carver.take<FiredTap>(room.taps);
     for (uint32_t** list : {&s.unsorted, &s.unsorted_pattern, &s.touched})
         *list = carver.take<uint32_t>(room.listed + overhang);
-    s.place = carver.take<uint32_t>(room.lists + overhang);
     s.bucket = carver.take<Bucket>(room.lists + 1);
     s.buckets = carver.take<uint32_t>(room.buckets);
     s.value = carver.take<float>(room.listed + overhang);
     s.sums = carver.take<float>(room.items * columns);
+    s.whole = carver.take<float>(room.whole * columns);
     for (int64_t** list : {&s.pixels, &s.copies, &s.additions, &s.spikes}) *list = carver.take<int64_t>(room.pixels);
     s.alike = carver.take<uint8_t>(room.alike);
     s.window_sums = carver.take<Block>(room.window);

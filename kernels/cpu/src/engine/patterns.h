@@ -1,4 +1,5 @@
-// Which channels of the pixels of an input fired in a segment, and at which of its steps: their patterns, one bit a step.
+// Which channels of the pixels of an input fired in a segment: at each of a few steps; or, of more steps, with which pattern,
+// one bit a step.
 //
 // Rows of weights whose inputs have one pattern are added up once, and their sum goes to each step of the pattern. Neurons
 // with a constant current fire in periods, and few ones fire once in some steps: there are fewer patterns than inputs. And a
@@ -49,15 +50,16 @@ private:
     int64_t ids = 0;
 };
 
-// Writes the numbers of the bits that are set; returns how many. Up to `overhang` more are written past them.
-static inline int64_t list_bits(const uint8_t* bytes, int64_t n, uint32_t* to) {
+// Writes the numbers of the bits that are set, counted from `first`; returns how many. Up to `overhang` more are written past
+// them.
+static inline int64_t list_bits(const uint8_t* bytes, int64_t n, int64_t first, uint32_t* to) {
     constexpr int64_t piece = 512;  // bytes
     uint16_t found[8 * piece + overhang];
     int64_t all = 0;
     for (int64_t i = 0; i < n; i += piece) {
         const int64_t count = append_set_bits(bytes + i, least(piece, n - i), 1, -1, found);
         for (int64_t j = 0; j < count; j += 16)
-            for (int k = 0; k < 16; k++) to[all + j + k] = found[j + k] + (uint32_t)(8 * i);
+            for (int k = 0; k < 16; k++) to[all + j + k] = found[j + k] + (uint32_t)(first + 8 * i);
         all += count;
     }
     return all;
@@ -70,18 +72,22 @@ public:
         if (steps > 1) memset(table, 0xff, sizeof table);
     }
 
-    // `alone`: with patterns, in their order; else in segments of one pattern each, or for one step as they are.
-    FiredPixel list(const View& x, int64_t image, int64_t pixel, int64_t C, bool alone) {
-        const int64_t first = n;
-        if (steps == 1) {
-            n += list_bits(x.spikes_at(image, 0, pixel), (C + 7) / 8, s.channel + n);
-            return {(uint32_t)first, (uint32_t)n, (uint32_t)(n - first)};
-        }
-        if (alone) {
-            const int64_t spikes = list_fired(x, image, pixel, C, s.channel + n, s.channel_pattern + n);
-            n += found;
-            return {(uint32_t)first, (uint32_t)n, (uint32_t)spikes};
-        }
+    // Segments of one step each, of `chunk` channels after `chunk`, all steps of the first.
+    FiredPixel list_steps(const View& x, int64_t image, int64_t pixel, int64_t C, int64_t chunk) {
+        const uint32_t first_segment = (uint32_t)segments;
+        const int64_t before = n;
+        for (int64_t c = 0; c < C; c += chunk)
+            for (int64_t t = 0; t < steps; t++) {
+                const uint32_t first = (uint32_t)n;
+                const int64_t bytes = (least(chunk, C - c) + 7) / 8;
+                n += list_bits(x.spikes_at(image, t, pixel) + c / 8, bytes, c, s.channel + n);
+                s.entries[segments++] = {(uint32_t)t, first, (uint32_t)n};
+            }
+        return {first_segment, (uint32_t)segments, (uint32_t)(n - before)};
+    }
+
+    // Segments of one pattern each.
+    FiredPixel list_patterns(const View& x, int64_t image, int64_t pixel, int64_t C) {
         const int64_t spikes = list_fired(x, image, pixel, C, s.unsorted, s.unsorted_pattern);
         const uint32_t first_segment = (uint32_t)segments;
         if (!found) return {first_segment, first_segment, 0};

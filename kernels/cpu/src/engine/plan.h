@@ -16,7 +16,6 @@ using engine::Operation;
 using engine::Run;
 using engine::Sizes;
 
-constexpr int block_vecs = 8, columns = block_vecs * Vec::width;  // registers and output channels of a block of rows
 // Whether registers hold tables (lookup.h), and output channels of which a group then has a multiple.
 constexpr int64_t table_group = 8;
 #if defined(__AVX512F__)
@@ -63,11 +62,15 @@ struct Window : engine::Term {
     int64_t rows = 0;
     float* matrix = nullptr;  // [block][row][columns of the block]; with groups [register][tap][span][width]
     float* depthwise = nullptr;  // in its place, of groups of one channel: [tap][C, a multiple of 32]
+    RowKind kind = RowKind::Floats;
+    float* unit = nullptr;  // of the channels, if rows are of integers; [blocks * columns]
     int64_t span = 0;         // with groups: inputs of a register, at most
-    int64_t bytes = 0;        // with groups: of the matrix
+    int64_t bytes = 0, row_bytes = 0;  // of the matrix; of a row of the first block
 
     int64_t taps() const { return kernel_h * kernel_w; }
     bool is_depthwise(int64_t C_out) const { return groups > 1 && groups == C && C == C_out; }
+    // The rows of a block, and one more that adds nothing.
+    char* block(int64_t b) const { return (char*)matrix + b * (rows + 1) * row_bytes; }
     // With groups: the inputs of a register of output channels, of C_out in all.
     int64_t first_input(int64_t vec, int64_t C_out) const { return vec * Vec::width / (C_out / groups) * (C / groups); }
     int64_t last_input(int64_t vec, int64_t C_out) const {
@@ -140,8 +143,29 @@ static float* columns_of(const float* weight, int64_t inputs, int64_t taps, cons
     return packed;
 }
 
-static bool pack_matrix(Window& w, const Step& step) {
-    w.matrix = columns_of(w.weight, w.C, w.taps(), step);
+// Where a step reads spikes alone, rounded weights are rows of integers. False if there is no memory.
+static bool pack_matrix(Window& w, const Step& step, bool spikes) {
+    const int64_t last = step.blocks() - 1;
+    if (step.exact && spikes) {
+        w.unit = allocate_zeros<float>((last + 1) * columns);
+        if (!w.unit) return false;
+        w.kind = row_kind_of(w.weight, step.C, w.rows, w.unit);
+        if (w.kind == RowKind::Floats) free(w.unit), w.unit = nullptr;
+    }
+    for (int64_t b = 0; b <= last; b++)
+        with_block_rows(w.kind, step.vecs_of(b), [&](auto rows) {
+            w.row_bytes = b ? w.row_bytes : rows.bytes;
+            w.bytes += (w.rows + 1) * rows.bytes;
+        });
+    w.matrix = (float*)allocate_large<char>(w.bytes);
+    if (!w.matrix) return false;
+    for (int64_t b = 0; b <= last; b++)
+        with_block_rows(w.kind, step.vecs_of(b), [&](auto rows) {
+            const int64_t first = b * columns;
+            const float* const unit = w.unit ? w.unit + first : nullptr;
+            pack_block<decltype(rows)>(w.weight + first * w.rows, least(columns, step.C - first), w.C, w.taps(), unit,
+                                       w.block(b));
+        });
     w.weight = w.matrix;  // the caller's is not ours
     return w.matrix;
 }
@@ -287,10 +311,12 @@ static bool neurons_restart(const Step& step) {
 
 // Packs what an operation reads of its inputs; false if there is no memory.
 static bool pack_windows(Plan& plan, Step& step) {
+    bool spikes = true;  // whether it reads nothing else, whatever the network is given
     bool periodic = false;  // if the input of the network is constant
     for (int64_t i = 0; i < step.count; i++) {
         const int64_t slot = step.windows[i].slot;
         periodic |= slot && plan.steps[slot - 1].restarts && !plan.steps[slot - 1].windows[0].slot;
+        spikes &= slot && !plan.steps[slot - 1].real && !plan.steps[slot - 1].of_input;
     }
     if (!pack_for_kernels(plan, step, periodic)) return false;
     for (int64_t i = 0; i < step.count; i++) {
@@ -299,8 +325,8 @@ static bool pack_windows(Plan& plan, Step& step) {
             if (!(w.is_depthwise(step.C) ? pack_depthwise(w, step) : pack_groups(w, step))) return false;
             plan.bytes += w.bytes;
         } else if (step.kind == engine::Fire && w.weight) {
-            if (!pack_matrix(w, step)) return false;
-            plan.bytes += w.rows * ceil_div(step.C, Vec::width) * Vec::width * (int64_t)sizeof(float);
+            if (!pack_matrix(w, step, spikes)) return false;
+            plan.bytes += w.bytes;
         }
         step.rows += w.rows;
     }
@@ -362,7 +388,8 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
 static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
-        for (int64_t i = 0; i < step.count && step.windows; i++) free(step.windows[i].matrix), free(step.windows[i].depthwise);
+        for (int64_t i = 0; i < step.count && step.windows; i++)
+            free(step.windows[i].matrix), free(step.windows[i].depthwise), free(step.windows[i].unit);
         free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
             free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy);
         delete[] step.windows;

@@ -4,58 +4,69 @@
 
 namespace PK_TARGET {
 
-constexpr int ahead = 8;  // rows that are asked for before they are added, where they are not near
-
-template <int64_t width>
-static inline void prefetch_row(const float* row) {
-    for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + i);
+// Asks for a row, so long before it is added, where rows are not near.
+template <class Rows>
+static inline void prefetch_row(const char* matrix, const uint32_t* entry) {
+    constexpr int64_t ahead = least(32, (1 << 12) / Rows::bytes);  // rows; of the next lists, too
+    static_assert(ahead + Rows::group <= overhang);
+    const char* const row = matrix + entry[ahead] * Rows::bytes;
+    for (int64_t i = 0; i < Rows::bytes; i += 64) __builtin_prefetch(row + i);
 }
 
-// Adds up the rows of each bucket in registers, and their sum to the sums [step][columns] of the steps of its pattern. Where
-// few registers are summed, several sums go side by side: an addition waits for the last.
-template <int vecs_, bool far_>
-static void add_buckets(const float* matrix, const uint32_t* rows, const Bucket* bucket, const Bucket* stop, float* sums) {
-    constexpr int sets = vecs_ <= 2 ? 4 : vecs_ <= 4 ? 2 : 1;
-    constexpr int64_t width = vecs_ * Vec::width;
+// Adds up the rows of each bucket in registers, and their sum to the sums [step][columns] of the steps of its pattern. Rows
+// are added in groups; lists are filled up with rows that add nothing.
+template <class Rows, bool far>
+static void add_buckets(const char* matrix, const uint32_t* rows, const Bucket* bucket, const Bucket* stop, void* sums) {
+    constexpr int group = Rows::group;
     for (; bucket < stop; bucket++) {
-        const uint32_t* const row = rows + bucket->first;
-        const int64_t n = bucket->last - bucket->first;
-        Vec total[sets][vecs_];
-        const auto from = [&](int64_t i) { return matrix + (int64_t)row[i] * width; };
-        for (int s = 0; s < sets; s++)
-            for (int j = 0; j < vecs_; j++) total[s][j] = s ? broadcast(0.0f) : load(from(0) + j * Vec::width);
-        int64_t i = 1;
-        for (; i + sets <= n; i += sets) {
-            for (int s = 0; s < sets && far_; s++) prefetch_row<width>(from(i + s + ahead));  // of the next lists, too
-            for (int s = 0; s < sets; s++)
-                for (int j = 0; j < vecs_; j++) total[s][j] = total[s][j] + load(from(i + s) + j * Vec::width);
+        const uint32_t *entry = rows + bucket->first, *const end = rows + bucket->last;
+        const char* chosen[group];
+        const auto choose = [&] {
+            for (int i = 0; i < group; i++) chosen[i] = matrix + entry[i] * Rows::bytes;
+            for (int i = 0; i < group && far; i++) prefetch_row<Rows>(matrix, entry + i);
+            entry += group;
+        };
+        choose();
+        typename Rows::template Adder<group> adder(nullptr, chosen);
+        while (entry < end) {
+            choose();
+            adder.add(chosen);
         }
-        for (; i < n; i++) {
-            if (far_) prefetch_row<width>(from(i + ahead));
-            for (int j = 0; j < vecs_; j++) total[0][j] = total[0][j] + load(from(i) + j * Vec::width);
-        }
-        for (int j = 0; j < vecs_; j++)
-            for (int s = 1; s < sets; s++) total[0][j] = total[0][j] + total[s][j];
+        const typename Rows::Sums total = adder.total(entry - rows - bucket->first);
         for (uint32_t steps = bucket->pattern; steps; steps &= steps - 1) {
-            float* const sum = sums + __builtin_ctz(steps) * columns;
-            for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, load(sum + j * Vec::width) + total[0][j]);
+            typename Rows::Number* const at = (typename Rows::Number*)sums + __builtin_ctz(steps) * columns;
+            typename Rows::Sums sum;
+            load_sums(at, sum);
+            add(sum, total);
+            store_sums(at, sum);
         }
     }
 }
 
-// Adds each row of a list to the sums of the steps of its own pattern.
-template <int vecs_>
-static void add_alone(const float* matrix, const uint32_t* row, const uint32_t* pattern, int64_t n, float* sums) {
-    constexpr int64_t width = vecs_ * Vec::width;
-    for (int64_t i = 0; i < n; i++) {
-        prefetch_row<width>(matrix + (int64_t)row[i + ahead] * width);
-        Vec own[vecs_];
-        for (int j = 0; j < vecs_; j++) own[j] = load(matrix + (int64_t)row[i] * width + j * Vec::width);
-        for (uint32_t steps = pattern[i]; steps; steps &= steps - 1) {
-            float* const sum = sums + __builtin_ctz(steps) * columns;
-            for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, load(sum + j * Vec::width) + own[j]);
-        }
+// Adds what sums stand for to the currents of a block.
+template <class Rows>
+static void add_whole(const void* sums, const float* unit, float* currents) {
+    constexpr int lanes = Rows::lanes;
+    for (int first = 0; first < Rows::channels; first += lanes) {
+        const Lanes<lanes> rest = load_block<lanes>(currents + first);
+        const typename Rows::Number* const from = (const typename Rows::Number*)sums;
+        store_block(currents + first, Rows::current(from, first / lanes, Rows::unit(unit, first), rest));
     }
+}
+
+struct RowAdder {
+    void (*buckets)(const char*, const uint32_t*, const Bucket*, const Bucket*, void*);
+    void (*whole)(const void*, const float*, float*);
+    int64_t number_bytes;  // of a sum of a channel
+};
+
+static RowAdder row_adder(RowKind kind, int vecs_wanted, bool far) {
+    RowAdder found{};
+    with_block_rows(kind, vecs_wanted, [&](auto rows) {
+        using Rows = decltype(rows);
+        found = {far ? add_buckets<Rows, true> : add_buckets<Rows, false>, add_whole<Rows>, sizeof(typename Rows::Number)};
+    });
+    return found;
 }
 
 // Adds the rows of a list, each times its value, to a sum.
@@ -106,20 +117,16 @@ static void add_inside(const float* matrix, const float* x, const int64_t* offse
 }
 
 struct Adders {
-    void (*buckets)(const float*, const uint32_t*, const Bucket*, const Bucket*, float*);
-    void (*alone)(const float*, const uint32_t*, const uint32_t*, int64_t, float*);
     void (*values)(const float*, const uint32_t*, const float*, int64_t, float*);
     void (*exactly)(const float*, const uint32_t*, const float*, int64_t, double*);
     void (*inside)(const float*, const float*, const int64_t*, int64_t, float*);
 };
 
-static Adders adders(int vecs_wanted, bool far) {
+static Adders adders(int vecs_wanted) {
     Adders found{};
     each<block_vecs>([&](auto i) {
         constexpr int n = decltype(i)::value + 1;
-        if (n == vecs_wanted)
-            found = {far ? add_buckets<n, true> : add_buckets<n, false>, add_alone<n>, add_values<n>, add_exactly<n>,
-                     add_inside<n>};
+        if (n == vecs_wanted) found = {add_values<n>, add_exactly<n>, add_inside<n>};
     });
     return found;
 }

@@ -28,15 +28,20 @@ struct View {
     }
 };
 
-// What fired at a pixel of the input: entries of a list or, where these are sorted, segments; and the spikes in all steps.
+// What fired at a pixel of the input: segments of a list, one of each step or pattern; and the spikes in all steps.
 struct FiredPixel {
     uint32_t first, last, spikes;
 };
 
-// Entries of one pattern, which has a number.
+// Entries of one pattern, which has a number, or of one step.
 struct Entries {
     uint32_t id, first, last;
     uint32_t size() const { return last - first; }
+};
+
+// What fired under a tap: its segments, and the first row of weights.
+struct FiredTap {
+    uint32_t first, row;
 };
 
 // Rows of weights that are added up, and the steps that their sum goes to.
@@ -48,16 +53,17 @@ struct Bucket {
 struct Scratch {
     FiredPixel* fired;  // of the pixels under a band
     Entries* entries;
-    uint32_t *channel, *channel_pattern;  // that fired
+    uint32_t* channel;                    // that fired
     uint32_t *size, *pattern_of;          // by numbers of patterns; zeros between uses; the patterns
     uint32_t* patterns;                   // [64]
     uint32_t *unsorted, *unsorted_pattern, *touched;  // of one pixel: rows or channels, their patterns, numbers of these
-    uint32_t *row, *row_pattern;  // rows of weights, to be added, of a batch; with patterns of their own
+    FiredTap* taps;               // of a window
+    uint32_t* row;                // rows of weights, to be added, of a batch
     Bucket* bucket;
-    uint32_t* place;              // [bucket]: as far as it has come
-    uint32_t* buckets;            // [window][pixel of the batch]: its buckets end at the next one's start
+    uint32_t* buckets;            // [window][pixel of the batch][part]: its buckets end at the next one's start
     float* value;                 // by which a row is multiplied
     float* sums;                  // [pixel of the batch][step][columns]
+    float* whole;                 // the same of rows of integers, or some of them
     int64_t* pixels;              // of the batch
     int64_t* copies;              // pixels that are like the one before them
     int64_t *additions, *spikes;  // [pixel of the band]
@@ -72,11 +78,12 @@ struct Scratch {
 // How much of each a session has room for.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
-            window = 0, kernel = 0;
+            window = 0, kernel = 0, taps = 0, whole = 0;
 
     void include(const Room& o) {
-        for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed,
-                                     &Room::items, &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::kernel})
+        for (int64_t Room::* size :
+             {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed, &Room::items, &Room::pixels,
+              &Room::alike, &Room::buckets, &Room::window, &Room::kernel, &Room::taps, &Room::whole})
             this->*size = most(this->*size, o.*size);
     }
 };

@@ -14,23 +14,35 @@ constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more th
 constexpr int64_t most_band_list = 1 << 18;  // channels that fired under a band, where it has more than one row
 constexpr int64_t most_pattern_steps = 32;   // bits of a pattern
 constexpr int64_t gap = 8;                   // entries that are written at a time, so many between two lists
+// Of a segment, and of a row: where both are few, rows are added at each step in which they fire, and not by patterns. Read
+// again, such a row comes from the first-level cache, and one list a step is sooner made than one a pattern.
+constexpr int64_t few_steps = 16, few_bytes = 256;
 
 // Whether pixels share a matrix, or a part of one, that is too large to be read for each.
-static bool is_far(const Window& w) { return w.rows * columns * (int64_t)sizeof(float) > near_bytes; }
+static bool is_far(const Window& w) { return w.rows * w.row_bytes > near_bytes; }
+
+// A window's rows in parts: of some channels of one tap, or of all channels of some taps.
+struct Parts {
+    int64_t chunk, chunks, taps, count;
+    Parts(const Window& w, int64_t most_rows) : chunk(w.C), chunks(1), taps(least(w.taps(), most(1, most_rows / w.C))) {
+        if (w.C > most_rows) chunk = most(64, most_rows / 64 * 64), chunks = ceil_div(w.C, chunk);
+        count = ceil_div(w.taps(), taps) * chunks;
+    }
+};
 
 struct Tasks {
-    int64_t steps, sums;     // of the segment; of a pixel: one, if all its inputs are held
-    int64_t rows, bands;     // of output rows of an image: of a band, how many
+    int64_t steps, sums;  // of the segment; of a pixel: one, if all its inputs are held
+    int64_t rows, bands;  // of output rows of an image: of a band, how many
     int64_t images, groups;  // of a task, where a layer has one pixel: how many such groups
-    int64_t spans;           // of blocks
-    int64_t pixels;          // of a batch, at most
-    bool one_pixel, alone;
+    int64_t spans;  // of blocks
+    int64_t pixels;  // of a batch, at most
+    bool one_pixel, shared;  // whether a layer has one pixel; whether batches have more
 
     Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
         one_pixel = step.P() == 1;
         const int64_t items = has_far(step) ? most_far_items : one_pixel ? most_items : near_items;
         pixels = most(1, least(items / sums, most_list_rows / most(1, step.rows)));
-        alone = pixels > 1;
+        shared = pixels > 1;
         images = one_pixel ? least(pixels, most(N, 1)) : 1;
         groups = ceil_div(N, images);
         const int64_t wanted = threads > 1 ? 3 * threads : 1;
@@ -51,8 +63,13 @@ struct Tasks {
             if (is_far(step.windows[i])) return true;
         return false;
     }
-    // Whether the rows of a window are added one by one, in their order, and not sorted by patterns.
-    bool is_alone(const Window& w) const { return alone && is_far(w); }
+    // Whether a batch goes through the rows of a window part after part, so that they come from far once.
+    bool in_parts(const Window& w) const { return shared && is_far(w); }
+    Parts parts(const Window& w) const { return Parts(w, in_parts(w) ? part_bytes / w.row_bytes : w.rows); }
+    // Whether rows are listed for each step, and not for each pattern of steps.
+    bool by_steps(const Window& w) const {
+        return steps == 1 || in_parts(w) || (steps <= few_steps && w.row_bytes <= few_bytes && !is_far(w));
+    }
     int64_t count() const { return groups * bands * spans; }
 
     // Rows of an input that lie under a band.
@@ -64,17 +81,19 @@ struct Tasks {
     Room room(const Step& step) const {
         Room r;
         r.items = pixels * sums;
-        r.pixels = rows * step.W + images, r.buckets = step.count * (pixels + 1);
+        r.pixels = rows * step.W + images;
         for (int64_t i = 0; i < step.count; i++) {
             const Window& w = step.windows[i];
             r.alike += under_rows(w) * w.W;
             if (!w.rows) continue;
-            r.listed = most(r.listed, w.rows);
-            r.lists += pixels * (steps > 1 && !is_alone(w) ? w.rows : 1);
-            r.rows += pixels * w.rows * (steps > 1 && !is_alone(w) ? 1 + gap : 1);
-            const int64_t under = (one_pixel ? images : 1) * under_rows(w) * w.W;
-            r.fired += under * w.C, r.places += under;
-            if (steps > 1 && !is_alone(w)) r.sorted += under * w.C;
+            const int64_t under = (one_pixel ? images : 1) * under_rows(w) * w.W, parts_of = parts(w).count;
+            const int64_t times = by_steps(w) ? steps : 1, lists = by_steps(w) ? parts_of * steps : w.rows;
+            r.listed = most(r.listed, w.rows), r.taps = most(r.taps, w.taps());
+            r.buckets += pixels * parts_of + 1, r.lists += pixels * lists;
+            r.rows += pixels * (w.rows * times + lists * gap);
+            r.fired += under * w.C * times, r.places += under;
+            r.sorted += under * (by_steps(w) ? parts(w).chunks * steps : w.C);
+            r.whole = most(r.whole, w.kind == RowKind::Floats ? 0 : (in_parts(w) ? pixels : 1) * sums);
         }
         return r;
     }
