@@ -23,6 +23,7 @@ MAX_RATE_POOL = "tests/cpu/test_max_rate_pool.py"
 SUMS = "tests/cpu/test_left_out_sums.py"
 SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
 ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
+SIGMA_DELTA_ENGINES = "tests/package/test_engine_sigma_delta.py"
 KERNELS = " ".join(f"tests/cpu/test_{name}.py" for name in ("exactness", "cpu_kernels", "lookup", "threads"))
 
 
@@ -258,6 +259,18 @@ DEFECTS = {
     ),
     "sigma-delta maxima: neurons start anew": Defect(
         "kernels/cpu/src/sigma_delta/maximum.h", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
+    ),
+    "sigma-delta engines: neurons that have not settled": Defect(
+        "kernels/cpu/src/engine/changes.h", "    if (restless) memcpy", "    if (false) memcpy", SIGMA_DELTA_ENGINES
+    ),
+    "sigma-delta engines: pixels beside those that change": Defect(
+        "kernels/cpu/src/engine/changes.h", "row[w.padding_w + x] |=", "row[x] |=", SIGMA_DELTA_ENGINES
+    ),
+    "sigma-delta engines: states of samples that go on": Defect(
+        "kernels/cpu/src/engine/memory.h",
+        "        keep(from.sent,",
+        "        if (false) keep(from.sent,",
+        SIGMA_DELTA_ENGINES,
     ),
     "sigma-delta: a pooling that others see through": Defect(
         "proxykernels/conversion/relu/sigma_delta_pools.py",

@@ -1,9 +1,11 @@
 """The C++ kernels of sigma-delta neurons: tensors in, tensors out."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from .. import heap, sigma_delta
+from .. import heap
 from ..sigma_delta import Counts, Pair, SigmaDelta, State, Window
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
@@ -14,16 +16,24 @@ ROW, FILLED = 64, 16  # output channels of a row of weights, and what the last o
 ROWS, TAPS = "sigma-delta rows", "sigma-delta taps"  # how weights are packed
 
 
-def pack_rows(weight: Tensor) -> Tensor:
-    """Weights [C_out, C_in, kh, kw] in rows: src/sigma_delta/synapses.h."""
-    taps = weight.flatten(2).permute(2, 1, 0)
-    taps = torch.nn.functional.pad(taps, (0, -len(weight) % FILLED))
-    return torch.cat([block.flatten() for block in taps.split(ROW, 2)])
+def pack_rows(weight: Tensor, groups: int = 1) -> Tensor:
+    """Weights [C_out, C_in / groups, kh, kw] in rows: src/sigma_delta/synapses.h."""
+    packed = []
+    for part in weight.chunk(groups):
+        taps = part.flatten(2).permute(2, 1, 0)
+        taps = torch.nn.functional.pad(taps, (0, -len(part) % FILLED))
+        packed += [block.flatten() for block in taps.split(ROW, 2)]
+    return torch.cat(packed)
 
 
 def pack_taps(weight: Tensor) -> Tensor:
     """Weights [C, 1, kh, kw] of a depthwise convolution: [tap][C, a multiple of FILLED]."""
     return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % FILLED)).contiguous()
+
+
+def packed_for(weight: Tensor, groups: int, channels: int) -> Tensor:
+    """Weights of a convolution of so many channels in the order of its kernel."""
+    return pack_taps(weight) if _is_depthwise(channels, weight, groups) else pack_rows(weight, groups)
 
 
 class SigmaDeltas:
@@ -38,24 +48,19 @@ class SigmaDeltas:
     ) -> tuple[Tensor, Counts]:  # fmt: skip
         """kernels/sigma_delta.py has arguments and results."""
         stride, padding, dilation, groups = window
-        additions = 0
-        if x is not None and weight is not None and groups > 1 and not _is_depthwise(x, weight, groups):
-            brought, additions = sigma_delta.arriving(x, size, weight, bias, window)
-            brought = torch.nn.functional.pad(brought, (0, 0, 0, 0, 0, T - x.shape[1]))
-            added = brought if added is None else brought + added
-            x = weight = bias = None
         launch, kernel, packed = self._table.sigma_delta_conv2d, (0, 0), None
         if x is not None and weight is not None:
             kernel = weight.shape[2], weight.shape[3]
             height, width = output_size(size, kernel, stride, padding, dilation)
             (N, steps, _, C_in), P, C = x.shape, height * width, len(weight)
-            if _is_depthwise(x, weight, groups):
+            if _is_depthwise(C_in, weight, groups):
                 launch, packed = self._table.sigma_delta_depthwise, self._packed.of(weight).get(TAPS, pack_taps)
+                groups = 1  # of its kernel
             else:
-                packed = self._packed.of(weight).get(ROWS, pack_rows)
+                packed = self._packed.of(weight).get((ROWS, groups), partial(pack_rows, groups=groups))
         else:
             assert added is not None
-            (N, _, P, C), steps, C_in, width = added.shape, 0, 1, max(1, added.shape[2])
+            (N, _, P, C), steps, C_in, width, groups = added.shape, 0, 1, max(1, added.shape[2]), 1
         if bias is not None:
             require_finite("bias", bias)
             bias = bias.float()
@@ -67,10 +72,10 @@ class SigmaDeltas:
         pointers = _pointers(*given, *written, *(state or (None, None)), counts)
         lowest, exponents = (0.0, 1) if neuron is None else (neuron.lowest, neuron.exponents)
         real = x is not None and x.dtype != torch.int8
-        sizes = N, T, steps, P, C, C_in, *size, width, *kernel, *stride, *padding, *dilation
+        sizes = N, T, steps, P, C, C_in, *size, width, *kernel, *stride, *padding, *dilation, groups
         launch(abi.SigmaDelta(*pointers, lowest, exponents, real, *sizes))
         del given  # the memory behind the pointers lived until here
-        return y, Counts(int(counts[0]), additions + int(counts[1]))
+        return y, Counts(int(counts[0]), int(counts[1]))
 
     def running_maximum(
         self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None
@@ -80,7 +85,7 @@ class SigmaDeltas:
         (N, T, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
         y, counts = heap.empty(N, T, P, C, dtype=torch.float32), heap.zeros(2, dtype=torch.int64)
         pointers = _pointers(x, None, None, None, None, None, y, *(state or (None, None)), counts)
-        sizes = N, T, T, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1
+        sizes = N, T, T, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1, 1
         self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, 0.0, 1, real, *sizes))
         return y
 
@@ -93,7 +98,7 @@ class SigmaDeltas:
         (N, steps, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
         y, counts = heap.empty(N, T, P, C, dtype=torch.int8), heap.zeros(2, dtype=torch.int64)
         pointers = _pointers(x, None, None, None, highest, y, None, *(state or (None, None)), counts)
-        sizes = N, T, steps, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1
+        sizes = N, T, steps, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1, 1
         self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, neuron.lowest, neuron.exponents, real, *sizes))
         return y, int(counts[0])
 
@@ -119,6 +124,6 @@ def _pointers(*tensors: Tensor | None) -> list[int | None]:
     return addresses
 
 
-def _is_depthwise(x: Tensor, weight: Tensor, groups: int) -> bool:
+def _is_depthwise(channels: int, weight: Tensor, groups: int) -> bool:
     """Whether each output channel sees one input channel of its own; of one channel, rows do as well."""
-    return 1 < groups == x.shape[3] == len(weight)
+    return 1 < groups == channels == len(weight)

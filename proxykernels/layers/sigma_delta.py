@@ -171,8 +171,8 @@ class SigmaDeltaNeurons(SpikingLayer):
                 )
             brought = torch.nn.functional.pad(brought, (0, 0, 0, 0, 0, steps - part.steps))
             added = brought if added is None else added.add_(brought)
-            tally.add(counts, part)
-        neuron, shape = self._neurons(C) if self.fires else None, (len(x.values), math.prod(size), C)
+            tally.add(_of_weights(counts, other, part), part)
+        neuron, shape = self.neurons(C) if self.fires else None, (len(x.values), math.prod(size), C)
         operands, window = _operands(synapse, x, fresh), _window(synapse, x)
         if neuron is None or self.pool is None:
             kept = self._state(state, shape, shape) if neuron else None
@@ -183,7 +183,7 @@ class SigmaDeltaNeurons(SpikingLayer):
             kept = self._state(state, shape, (shape[0], math.prod(pooled), C))
             y, spikes = backend.pooled_sigma_delta(arrived, image_of(size), *pooling, T, neuron, kept)
             counts, size = counts._replace(spikes=spikes), list(pooled)
-        tally.add(counts, x)
+        tally.add(_of_weights(counts, synapse, x), x)
         if neuron:
             tally.places += y.numel()
             tally.sums += math.prod(shape) * T
@@ -199,7 +199,8 @@ class SigmaDeltaNeurons(SpikingLayer):
     ) -> sigma_delta.State | None:
         return None if state is None else kept_state(state, z_shape, a_shape, self.scale.device)
 
-    def _neurons(self, channels: int) -> sigma_delta.SigmaDelta:
+    def neurons(self, channels: int) -> sigma_delta.SigmaDelta:
+        """Those of so many channels, in units of their thresholds."""
         limit = torch.inf if self.limit is None else self.limit
         highest = torch.full((channels,), limit, dtype=torch.float32, device=self.scale.device)
         highest = (highest / self.scale).float()
@@ -260,6 +261,17 @@ def _operands(synapse: Synapse, x: Changes, fresh: bool = True) -> Operands:
     if isinstance(synapse, Product) and x.size:
         raise ValueError(f"x must be [N, features] for a linear layer, got pixels {x.size}: flatten it before")
     return x.values, x.image, weight.detach(), bias.detach() if fresh and bias is not None else None
+
+
+def _of_weights(counts: Counts, synapse: Synapse, x: Changes) -> Counts:
+    """The counts without the zeros that stand in front of a kernel whose padding "same" is uneven: no weights."""
+    if not isinstance(synapse, Convolution):
+        return counts
+    weight = synapse.module.weight
+    if synapse.window(weight)[0].numel() == weight.numel():
+        return counts
+    reached = torch.count_nonzero(x.values, (0, 1, 3)) * synapse.reach_of(x.size, x.values.device)
+    return counts._replace(additions=int(reached.sum()) * synapse.fan_out)
 
 
 def _window(synapse: Synapse, x: Changes) -> sigma_delta.Window:

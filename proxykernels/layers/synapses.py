@@ -183,12 +183,13 @@ class Convolution(_Weighted):
         return self.module.out_channels // self.module.groups
 
     def reach(self, x: Spikes) -> Tensor | None:
-        return self._reach_of(x.shape[3:], x.device)
+        return self.reach_of(x.shape[3:], x.device)
 
     def products(self, shape: Shape) -> int:
-        return math.prod(shape[1:3]) * int(self._reach_of(shape[3:], heap.CPU).sum()) * self.fan_out
+        return math.prod(shape[1:3]) * int(self.reach_of(shape[3:], heap.CPU).sum()) * self.fan_out
 
-    def _reach_of(self, size: Shape, device: torch.device) -> Tensor:
+    def reach_of(self, size: Shape, device: torch.device) -> Tensor:
+        """How many output pixels each pixel of an image of ``size`` reaches, int32 [P]."""
         weight, both_sides, dilation = self.placed(self.module.weight)
         return _reach_of_pixels(tuple(weight.shape[2:]), self.stride, dilation, both_sides, _pair(size), device)
 

@@ -13,7 +13,7 @@ from torch import nn
 from .. import layers
 from ..checks import window_checks
 from ..kernels import heap
-from . import pooling
+from . import pooling as averages
 from .plan import Kind, Operation, Shape, Window, image_of
 from .quantize import quantized
 from .values import MOST, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
@@ -26,7 +26,7 @@ def pool(follower, path: str, module: Any, x: Value) -> Value:
     divisor = getattr(module, "divisor_override", None) or 0
     if abs(divisor) >= MOST:
         refuse(path, module, f"divisor_override {divisor}; it must be below {MOST}")
-    window, shape = _pooling(path, module, x)
+    window, shape = pooling(path, module, x)
     operation = Operation(
         Kind.MAX_POOL if maximum else Kind.AVERAGE_POOL, path, (window,), shape, x.real or not maximum,
         divisor=divisor, count_padding=getattr(module, "count_include_pad", True),
@@ -40,7 +40,7 @@ def sum_pool(follower, path: str, module: Any, x: Value) -> Value:
         refuse(path, module, "its input holds values, and not spikes, which are bool or Spikes")
     if follower.plan.precision is not None:
         quantized(path, module, follower.plan.precision)  # refuses what simulate refuses
-    window, shape = _pooling(path, module, x)
+    window, shape = pooling(path, module, x)
     kind = Kind.MAX_RATE_POOL if rates else Kind.RUNNING_MAX_POOL
     return follower.append(Operation(kind, path, (window,), shape, not rates))
 
@@ -58,7 +58,7 @@ def adaptive_pool(follower, path: str, module: Any, x: Value) -> Value:
     return follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
 
 
-def spared_pool(follower, path: str, module: pooling.SparedPool, x: Value) -> Value:
+def spared_pool(follower, path: str, module: averages.SparedPool, x: Value) -> Value:
     """An average that the matrix product behind it takes over, of spikes of few pixels; else as it is."""
     (pooled,) = module.pool
     if not x.real and module.is_spared(x.shape):
@@ -77,10 +77,15 @@ def voting(follower, path: str, module: Any, x: Value) -> Value:
     return follower.append(Operation(Kind.FLATTEN, path, (Window(mean.slot),), (classes,), True))
 
 
+def check_unflatten(path: str, module: Any, x: Value) -> None:
+    """Refuse features that are not as many as an image has values."""
+    if len(x.shape) != 1 or prod(module.size) != x.shape[0]:
+        refuse_shape(path, module, x)
+
+
 def unflatten(follower, path: str, module: Any, x: Value) -> Value:
     size = module.size
-    if len(x.shape) != 1 or prod(size) != x.shape[0]:
-        refuse_shape(path, module, x)
+    check_unflatten(path, module, x)
     if follower.image(x) == image_of(size):  # as it lies
         return replace(x, shape=size, flat=False)
     x = follower.flattened(x, path)
@@ -124,7 +129,7 @@ def moved_pixels(follower, path: str, module: Any, x: Value) -> Value:
     return follower.append(Operation(Kind.MOVE, path, (Window(x.slot),), shape, x.real, pixels=pixels))
 
 
-def _pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
+def pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
     """The window of a pooling, and the shape of what it gives."""
     one_axis = isinstance(module, _POOLS_1D)
     if len(x.shape) != (2 if one_axis else 3):

@@ -11,6 +11,8 @@
     the neurons    {"model", "scalars", "fires", "rectifies", "limit": number | null, "channels", "bias", "start",
                     "scale"}; the last four name tensors, and scale may be null
 
+Operations of sigma-delta neurons have more: change_file.py.
+
 Weights lie in their plain layout and are packed for the machine that loads them. Of equal engines the bytes are equal.
 Nothing of a file is executed; what is not as described here is refused before any of it is used.
 """
@@ -31,6 +33,7 @@ from torch import Tensor
 from ..kernels.neurons import MODELS
 from ..kernels.rounding import PRECISIONS
 from ..kernels.weight_layouts import is_finite as can_be_summed
+from . import change_file
 from .library import load
 from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Window, image_of
 from .replace_file import replace
@@ -59,6 +62,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
             {
                 "slot": w.slot, "kernel": w.kernel, "stride": w.stride, "padding": w.padding, "dilation": w.dilation,
                 "groups": w.groups, "weight": put(f"{k}.{i}.weight", w.weight),
+                **({"bias": put(f"{k}.{i}.bias", w.bias)} if plan.changes else {}),
             }
             for i, w in enumerate(op.windows)
         ]  # fmt: skip
@@ -72,6 +76,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
                 "kind": op.kind, "name": op.name, "shape": op.shape, "real": op.real, "divisor": op.divisor,
                 "count_padding": op.count_padding, "adaptive": op.adaptive, "windows": windows, "neurons": neurons,
                 **{name: put(f"{k}.{name}", getattr(op, name)) for name in ("pixels", "channels")},
+                **(change_file.of_operation(k, op, put) if plan.changes else {}),
             }
         )  # fmt: skip
     described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
@@ -142,9 +147,11 @@ class _Reader:
         for k, operation in enumerate(about["operations"]):
             plan.operations.append(self._operation(plan, k, operation))
         _need(plan.is_moderate, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
-        _need(any(op.neurons for op in plan.operations), "it has no neurons")
-        last = plan.last
-        _need(not last.real or (last.neurons is not None and not last.neurons.fires), "it ends in values")
+        problem, last = change_file.problem(plan), plan.last
+        _need(problem is None, problem)
+        if not plan.changes:
+            _need(any(op.neurons for op in plan.operations), "it has no neurons")
+            _need(not last.real or (last.neurons is not None and not last.neurons.fires), "it ends in values")
         _need(not self._unread, f"tensors that nothing uses: {sorted(self._unread)[:3]}")
         return plan
 
@@ -160,7 +167,7 @@ class _Reader:
         kind = Kind(about["kind"])
         _need(isinstance(name, str), "an operation has no name")
         windows = about["windows"]
-        most = {Kind.FIRE: MOST_WINDOWS, Kind.MOVE: MOST_MOVED}.get(kind, 1)
+        most = {Kind.FIRE: MOST_WINDOWS, Kind.SEND: MOST_WINDOWS, Kind.MOVE: MOST_MOVED}.get(kind, 1)
         _need(isinstance(windows, list) and 1 <= len(windows) <= most, "too many windows, or none")
         shape = self._shape(about["shape"])
         adaptive = _bool(about["adaptive"])
@@ -171,7 +178,11 @@ class _Reader:
         op = Operation(
             kind, name, made, shape, _bool(about["real"]), neurons, _int("divisor", about["divisor"], 1 - MOST),
             _bool(about["count_padding"]), adaptive, **moved,
+            senders=change_file.senders_of(about.get("senders"), shape[0], self),
+            scale=None if about.get("scale") is None else self.tensor(about["scale"], _is_finite),
         )  # fmt: skip
+        if kind in change_file.KINDS and (kind == Kind.CHANGES or (plan.operations and plan.changes)):
+            return op  # change_file.problem looks at it
         reads_values = any(map(plan.is_real, made))
         expected = {
             Kind.FIRE: neurons is not None and not neurons.fires, Kind.AVERAGE_POOL: True, Kind.MAX_RATE_POOL: False,
@@ -206,8 +217,10 @@ class _Reader:
             values = about[name]
             _need(isinstance(values, list) and len(values) == 2, f"{name} {values} is no pair")
             sizes[name] = tuple(_int(name, v, least) for v in values)
-        weight = self._tensor(about["weight"]) if about["weight"] is not None else None
-        window = Window(slot, **sizes, weight=weight, groups=_int("groups", about["groups"], 1))  # type: ignore[arg-type]
+        weight = self.tensor(about["weight"]) if about["weight"] is not None else None
+        bias = None if about.get("bias") is None else self.tensor(about["bias"])
+        _need(bias is None or bias.shape == (out[0],), "a bias has another size")
+        window = Window(slot, **sizes, weight=weight, groups=_int("groups", about["groups"], 1), bias=bias)  # type: ignore[arg-type]
         C, *size = plan.source(window)
         if kind == Kind.FLATTEN:
             _need(out == (C * size[0] * size[1], 1, 1) and weight is None, "a flattening changes the size")
@@ -215,15 +228,19 @@ class _Reader:
         if kind == Kind.UNFLATTEN:
             _need((C, *size) == (prod(out), 1, 1) and weight is None, "an unflattening changes the size")
             return window
+        if kind in change_file.ENDS:
+            _need(window == Window(slot) and out == (C, *size), "what changes has a window, or another size")
+            return window
         if kind == Kind.MOVE or adaptive:
             _need(window == Window(slot), "a move, or an adaptive average, has a window")
             _need(kind == Kind.MOVE or out[0] == C, "a pooling changes the channels")
             return window
-        if kind == Kind.FIRE and weight is None:
+        adds = kind in (Kind.FIRE, Kind.SEND)
+        if adds and weight is None:
             _need(out == (C, *size) and window == Window(slot), "an input has another size than what it adds to")
             return window
         if weight is not None:
-            _need(kind == Kind.FIRE, "a pooling has weights")
+            _need(adds, "a pooling has weights")
             groups = window.groups
             _need(C % groups == 0 and out[0] % groups == 0, f"{groups} groups do not divide the channels")
             shape = out[0], C // groups, *window.kernel
@@ -236,7 +253,7 @@ class _Reader:
             span = (window.kernel[axis] - 1) * window.dilation[axis] + 1
             n, padding, stride = size[axis], window.padding[axis], window.stride[axis]
             first_of_last = (out[1 + axis] - 1) * stride
-            if kind == Kind.FIRE:  # of zeros alone, if it lies in the padding
+            if adds:  # of zeros alone, if it lies in the padding
                 uneven = int(stride == 1)  # padding "same" may have one pixel more at the end
                 _need(-uneven <= n + 2 * padding - first_of_last - span < stride, "an image has another size")
             else:
@@ -249,12 +266,12 @@ class _Reader:
         kind, scalars = MODELS[model], about["scalars"]
         _need(isinstance(scalars, list) and len(scalars) == len(kind.scalars), f"{model} has other parameters")
         _need(all(map(_is_number, scalars)), "a parameter is no number")
-        channels = self._tensor(about["channels"], _has_no_nan)
-        bias, start = self._tensor(about["bias"]), self._tensor(about["start"], _is_finite)
+        channels = self.tensor(about["channels"], _has_no_nan)
+        bias, start = self.tensor(about["bias"]), self.tensor(about["start"], _is_finite)
         _need(channels.shape == (len(kind.channels), C), f"{model} has other parameters")
         _need(_is_finite(channels[1:]), "a parameter is no number")
         _need(bias.shape == (C,) and start.shape == (kind.states, C), "a bias or a state has another size")
-        scale = self._tensor(about["scale"], _is_finite) if about["scale"] is not None else None
+        scale = self.tensor(about["scale"], _is_finite) if about["scale"] is not None else None
         integrates = model in ("SoftReset", "HardReset") and about["fires"] is True
         _need(scale is None or integrates, f"scale needs integrate-and-fire neurons, which fire; got {model}")
         _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
@@ -270,12 +287,15 @@ class _Reader:
         _need(tensor.dtype == torch.int64 and tensor.shape == (size,), f"tensor {name} has another type or size")
         return tensor
 
+    def need(self, true: Any, problem: str) -> None:
+        _need(true, problem)
+
     def _named(self, name: Any) -> Tensor:
         _need(isinstance(name, str) and name in self._tensors, f"tensor {name!r} is missing")
         self._unread.discard(name)
         return self._tensors[name]
 
-    def _tensor(self, name: Any, is_sound: Callable[[Tensor], bool] = can_be_summed) -> Tensor:
+    def tensor(self, name: Any, is_sound: Callable[[Tensor], bool] = can_be_summed) -> Tensor:
         tensor = self._named(name)
         _need(tensor.dtype == torch.float32, f"tensor {name} is of {tensor.dtype}")
         _need(is_sound(tensor), f"tensor {name} holds NaN, infinite or too large values")

@@ -35,7 +35,7 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     """
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
-    follower = _Follower(Plan(shape, real, precision), copies)
+    follower = Follower(Plan(shape, real, precision), copies)
     net = net if precision is not None else pooling.without_averages(net)  # as simulate does
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
@@ -53,7 +53,7 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     return plan
 
 
-class _Follower:
+class Follower:
     def __init__(self, plan: Plan, copies: bool):
         self.plan, self.copies = plan, copies
         self._flattened: dict[int, Value] = {}

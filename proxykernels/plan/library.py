@@ -10,7 +10,8 @@ from typing import Any, NoReturn, Protocol
 
 from torch import Tensor
 
-from ..kernels.cpu import abi, choice, compiled, headers, packing, sources
+from ..kernels import heap
+from ..kernels.cpu import abi, choice, compiled, headers, packing, sigma_delta, sources
 from ..kernels.cpu.cost_model import WITH_TILES, WITHOUT_TILES, Layer, Machine
 from .interrupts import Interrupts
 from .plan import Kind, Plan
@@ -18,6 +19,7 @@ from .plan import Kind, Plan
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
 WAYS = "patterns", "depthwise", "rows", "tables", "tiles"  # how neurons are run: engine.h
+TALLIES = 3  # numbers that the library counts of an operation
 NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
 
@@ -85,7 +87,7 @@ class Compiled:
                 f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
                 "take a smaller network"
             )
-        self._tally, self.kept = c_int64 * (2 * len(operations)), Kept * len(operations)
+        self._tally, self.kept = c_int64 * (TALLIES * len(operations)), Kept * len(operations)
 
     def tally(self) -> "Tally":
         """A new one."""
@@ -96,7 +98,8 @@ class Compiled:
             self.functions.free_plan(self._plan)
 
 
-Tally = ctypes.Array  # int64 [operations][2]: spikes, and additions of a weight to a potential
+# int64 [operations][TALLIES]: spikes, additions of a weight for a spike, and those for a value of sigma-delta neurons.
+Tally = ctypes.Array
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Rule(Protocol):
     steps: Tensor
     error: BaseException | None
 
-    def __call__(self, context: Any, counts: int, n: int, t: int, decided: int) -> None: ...
+    def __call__(self, context: Any, counts: int | None, samples: int, n: int, t: int, decided: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -227,10 +230,19 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
     terms = (Term * len(operation.windows))()
     for k, window in enumerate(operation.windows):
         weight = None if window.weight is None else window.weight.contiguous()
+        if operation.kind == Kind.SEND and weight is not None:
+            weight = sigma_delta.packed_for(weight, window.groups, plan.source(window)[0])
         sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
-        joined = 0 if weight is None else choice.join_in_rows(tuple(weight.shape), window.groups)
-        terms[k] = Term(window.slot, None if weight is None else weight.data_ptr(), *sizes, window.groups, joined)
-        kept.append(weight)
+        joined = (
+            0
+            if weight is None or operation.kind != Kind.FIRE
+            else choice.join_in_rows(tuple(weight.shape), window.groups)
+        )
+        pointer = None if weight is None else weight.data_ptr()
+        terms[k] = Term(window.slot, pointer, *sizes, window.groups, joined)
+        if window.bias is not None:
+            terms[k].bias = window.bias.data_ptr()
+        kept += [weight, window.bias]
     kept.append(terms)
     made = Operation(list(Kind).index(operation.kind), terms, len(terms), *operation.image, operation.real)
     made.exact, made.divisor = plan.precision is not None, operation.divisor
@@ -240,6 +252,15 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
         if moved is not None:
             kept.append(moved.contiguous())
             setattr(made, name, kept[-1].data_ptr())  # type: ignore[attr-defined]
+    if operation.kind in (Kind.SEND, Kind.SEND_MAXIMA):
+        senders = operation.senders
+        limit = heap.zeros(operation.image[0]) if senders is None else senders.limit.contiguous()
+        made.limit = limit.data_ptr()
+        made.lowest, made.exponents = (0.0, 1) if senders is None else (senders.lowest, senders.exponents)
+        kept.append(limit)
+    if operation.scale is not None:
+        kept.append(operation.scale.contiguous())
+        made.scale = kept[-1].data_ptr()  # type: ignore[attr-defined]
     if operation.kind == Kind.FIRE:
         neurons = operation.neurons
         parameters = packing.Neuron(neurons.model, neurons.channels, neurons.scalars)

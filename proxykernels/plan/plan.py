@@ -26,6 +26,10 @@ class Kind(StrEnum):
     FLATTEN = "flatten"
     UNFLATTEN = "unflatten"
     MOVE = "move"
+    CHANGES = "changes of the input"
+    SEND = "sigma-delta"
+    SEND_MAXIMA = "sigma-delta maxima"
+    SUM = "sum of changes"
 
 
 PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE  # spikes of spikes, and values of values
@@ -46,6 +50,7 @@ class Window:
         slot: its number.
         kernel, stride, padding, dilation: height and width.
         weight: [C_out, C_in / groups, *kernel], float32; None: no weights.
+        bias: float32 [C_out], of sigma-delta neurons.
     """
 
     slot: int
@@ -55,6 +60,7 @@ class Window:
     dilation: tuple[int, int] = (1, 1)
     weight: Tensor | None = None
     groups: int = 1
+    bias: Tensor | None = None
 
     def taps_inside(self, source: tuple[int, ...], out: tuple[int, ...]) -> int:
         """Of all windows of an image ``out``, the taps that lie in the image that is read, and not in its padding."""
@@ -114,6 +120,20 @@ class Population:
 
 
 @dataclass(frozen=True)
+class Senders:
+    """The sigma-delta neurons of an operation.
+
+    Attributes:
+        exponents: K, spikes are from 2**-(K-1) to 1. lowest: 0 for a ReLU, -infinity for an identity.
+        limit: float32 [C], the largest activations; infinity: not clipped.
+    """
+
+    exponents: int
+    lowest: float
+    limit: Tensor
+
+
+@dataclass(frozen=True)
 class Operation:
     """A step of a plan.
 
@@ -125,6 +145,8 @@ class Operation:
         adaptive: windows divide the image as evenly as they can, and have no sizes of their own.
         pixels, channels: of a move, int64 [P] and [C]: which pixel and channel of its inputs each is, -1: of zeros;
             None: as they lie.
+        senders: of SEND, None: what arrives is passed on; of SEND_MAXIMA, None: what the maxima change by.
+        scale: float32 [C], of SUM: what 1 stands for in the outputs.
     """
 
     kind: Kind
@@ -138,6 +160,8 @@ class Operation:
     adaptive: bool = False
     pixels: Tensor | None = None
     channels: Tensor | None = None
+    senders: Senders | None = None
+    scale: Tensor | None = None
 
     @property
     def states(self) -> int:
@@ -190,6 +214,21 @@ class Plan:
     def takes_any(self) -> bool:
         """Whether the input may be values and spikes alike: only neurons read it, and they do not mind."""
         return all(op.kind == Kind.FIRE or all(window.slot for window in op.windows) for op in self.operations)
+
+    @property
+    def changes(self) -> bool:
+        """Whether it is a network of sigma-delta neurons, whose slots hold what changes."""
+        return self.operations[0].kind == Kind.CHANGES
+
+    def change_states(self, op: Operation) -> list[tuple[int, int]]:
+        """Pixels and channels of the states of an operation of such a network: z and a; of its ends one."""
+        C, H, W = op.image
+        if op.kind in (Kind.CHANGES, Kind.SUM):
+            return [(H * W, C)]
+        if op.kind == Kind.SEND_MAXIMA:
+            _, *size = self.source(op.windows[0])
+            return [(prod(size), C), (H * W, C)]
+        return [(H * W, C)] * 2 if op.senders else []
 
     def source(self, window: Window) -> tuple[int, int, int]:
         """C, H, W of what a window reads."""
@@ -250,7 +289,11 @@ class Plan:
         values, made_of = 0, prod(self.shape)
         for op in self.operations:
             source = self.source(op.windows[0])
-            taps = 1 if op.neurons or op.kind in PASSES_ON[1:] or op.adaptive else prod(op.windows[0].kernel)
+            taps = (
+                1
+                if op.neurons or op.kind == Kind.SEND or op.kind in PASSES_ON[1:] or op.adaptive
+                else prod(op.windows[0].kernel)
+            )
             values += prod(op.shape) * min(taps, prod(source[1:]))
             weights = (window.weight for window in op.windows)
             tensors = (*weights, op.pixels, op.channels)

@@ -4,19 +4,21 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..plan.changes import follow_changes
 from ..plan.follow import follow
 from ..sequences import is_sequence
 from ..spikes import Spikes
 from .engine import LOOK_STEPS, Engine
 from .graph import GraphEngine
+from .sigma_delta import has_sigma_delta
 
 
 @torch.no_grad()
 def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None) -> Engine:
     """Compile a network, so that each run is one call of a C++ function, or on a GPU one CUDA graph.
 
-    The weights are copied; later changes of ``net`` do not affect the engine. Spikes equal those of
-    :func:`proxykernels.simulate`, bit for bit if sums of weights are exact in float32.
+    The weights are copied; later changes of ``net`` do not affect the engine. Spikes, or the potentials of sigma-delta
+    neurons, equal those of :func:`proxykernels.simulate`, bit for bit if sums of weights are exact in float32.
 
     Args:
         net: an nn.Sequential or :class:`proxykernels.Network` of this package's layers, as convert and the importers
@@ -40,11 +42,16 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
     checks.values("x", x)
     T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
     samples = x[:T] if sequence else x[:1]
+    shape = tuple(x.shape[2 if sequence else 1 :])
+    changes = has_sigma_delta(net)
+    if changes and (precision is not None or x.device.type != "cpu"):
+        name, got = ("x", f"on {x.device}") if precision is None else ("precision", repr(precision))
+        raise ValueError(f"an engine of sigma-delta neurons takes float32 weights and a CPU, got {name} {got}")
     if x.device.type == "cuda":
         return GraphEngine(net, samples, T, precision)
     if x.device.type != "cpu":
         raise ValueError(f"x must be on a CPU or a GPU, where an engine can run, got {x.device}")
     real = isinstance(x, Tensor) and x.dtype != torch.bool
-    engine = Engine(follow(net, tuple(x.shape[2 if sequence else 1 :]), real, precision))
+    engine = Engine(follow_changes(net, shape) if changes else follow(net, shape, real, precision))
     engine._rates = engine(samples, T).rates
     return engine

@@ -16,8 +16,9 @@ from ..plan.library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, T
 from ..plan.plan import Plan, Slot, image_of
 from ..plan.quantize import round_input
 from ..spikes import Spikes, is_binary, pack_if_binary
+from . import changes
 from .early_exit import Stop, check_rule
-from .plan_result import Counted, Output, Result
+from .plan_result import ChangesResult, Counted, CountedChanges, Output, Result
 from .result import table
 from .stopping import Asked
 from .stream import Stream
@@ -61,10 +62,11 @@ class Engine:
                 number of samples. Spikes only, if the engine was compiled with Spikes or bool and its input goes to
                 something else than neurons.
             T: number of steps.
-            stop: a rule such as ``pk.margin(8)``, asked every 8 steps, by which samples stop early.
+            stop: a rule such as ``pk.margin(8)``, asked every 8 steps, by which samples stop early. Of sigma-delta
+                neurons one such as ``pk.settled()``, asked every 2 steps.
 
         Returns:
-            A :class:`Result`, with the spikes, counts, rates, logits and steps that simulate's has.
+            A :class:`Result`, with the spikes or potentials, counts, rates, logits and steps that simulate's has.
 
         Raises:
             TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
@@ -75,7 +77,7 @@ class Engine:
         T, given = checks.steps(T), self.given(x)
         if given.T not in (None, T):
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
-        if stop is not None and self.plan.last.real:
+        if stop is not None and self.plan.last.real and not self.plan.changes:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
         return self.simulate(given, T, stop, keep=self._with_logits)
 
@@ -96,8 +98,11 @@ class Engine:
             self._sessions.append(session)
         sample_steps = given.N * T if asked is None else int(asked.steps.sum())
         input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
-        counted = Counted(tally, sample_steps, given.N, input_slot, given.constant)
-        return Result(self.plan, output, None if asked is None else asked.steps, kept, counted, start)
+        counted = (CountedChanges if self.plan.changes else Counted)(
+            tally, sample_steps, given.N, input_slot, given.constant
+        )
+        result = ChangesResult if self.plan.changes else Result
+        return result(self.plan, output, None if asked is None else asked.steps, kept, counted, start)
 
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
@@ -153,6 +158,8 @@ class Engine:
         spikes = values = None
         if op.real:
             values = heap.empty(T, N, H * W, C)
+            if asked is not None:
+                asked.values = values
         else:
             empty = heap.empty if asked is None else heap.zeros  # a sample is silent once it has stopped
             spikes = empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
@@ -187,6 +194,8 @@ class Engine:
     def given(self, x: Tensor | Spikes) -> Given:
         """An input as the library takes it."""
         plan, dims = self.plan, len(self.plan.shape)
+        if plan.changes:
+            return changes.given_changes(plan, x)
         if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
             usual = x.shape[1:] == plan.shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
             if usual and not torch.jit.is_tracing():

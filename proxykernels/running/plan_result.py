@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..kernels import heap
 from ..neurons import IFNeuron
-from ..plan.plan import Plan, Slot
+from ..plan.library import TALLIES
+from ..plan.plan import Kind, Operation, Plan, Slot
 from ..spikes import Spikes
 from .result import Result as SimulationResult
 from .result import logits
@@ -38,7 +39,7 @@ class Counted:
         return {
             op.name: math.nan
             if op.real or not self.sample_steps
-            else self.tally[2 * k] / (prod(op.shape) * self.sample_steps)
+            else self.tally[TALLIES * k] / (prod(op.shape) * self.sample_steps)
             for k, op in plan.stateful()
         }
 
@@ -48,14 +49,46 @@ class Counted:
     def synops(self, plan: Plan) -> SynOps:
         done, products = SynOps(), plan.products(self.given, self.samples, self.sample_steps)
         for k, op in plan.stateful():
-            done.accumulates[op.name] = self.tally[2 * k + 1]
+            done.accumulates[op.name] = self.tally[TALLIES * k + 1]
             done.multiply_accumulates[op.name] = products[k]
         return done
 
     def relu_joules(self, plan: Plan) -> float | None:
         _, last = plan.stateful()[-1]
         known = self.constant and last.neurons is not None and last.neurons.scale is not None
-        return MULTIPLY_ACCUMULATE_JOULES * self.samples * plan.relu_products if known else None
+        return MULTIPLY_ACCUMULATE_JOULES * (self.samples * plan.relu_products) if known else None
+
+
+class CountedChanges(Counted):
+    """The same of a network of sigma-delta neurons, whose rates and operations are those of its layers."""
+
+    def rates(self, plan: Plan) -> dict[str, float]:
+        rates = {op.name: math.nan for _, op in _layers(plan)}
+        for k, op in enumerate(plan.operations):
+            if op.senders and self.sample_steps:
+                rates[op.name] = self.tally[TALLIES * k] / (prod(op.shape) * self.sample_steps)
+        return rates
+
+    def places(self, plan: Plan) -> dict[str, int]:
+        places = {op.name: 0 for _, op in _layers(plan)}
+        fire = (op for op in plan.operations if op.senders)
+        return places | {op.name: prod(op.shape) * self.sample_steps for op in fire}
+
+    def synops(self, plan: Plan) -> SynOps:
+        accumulates, multiply_accumulates = (
+            {op.name: self.tally[TALLIES * k + number] for k, op in _layers(plan)} for number in (1, 2)
+        )
+        return SynOps(accumulates, multiply_accumulates)
+
+    def relu_joules(self, plan: Plan) -> float | None:
+        last = plan.operations[-2]
+        known = self.constant and (last.kind == Kind.SEND or last.senders is not None)
+        return MULTIPLY_ACCUMULATE_JOULES * (self.samples * plan.relu_products) if known else None
+
+
+def _layers(plan: Plan) -> list[tuple[int, Operation]]:
+    """Operations that are layers of sigma-delta neurons, or their synapses, with their numbers."""
+    return [(k, op) for k, op in enumerate(plan.operations) if op.kind == Kind.SEND]
 
 
 @dataclass(frozen=True)
@@ -138,6 +171,15 @@ class Result(SimulationResult):
             for states in (self._kept, self._start)
         )
         return logits_of(self._plan, self.count(), state, self.steps, start)
+
+
+class ChangesResult(Result):
+    """That of a network of sigma-delta neurons: ``potentials`` [T, N, ...] are the ReLU network's outputs as
+    far as each step tells them, ``logits`` [N, ...] those of the last step."""
+
+    @property
+    def logits(self) -> Tensor:
+        return self.potentials[-1]
 
 
 def logits_of(

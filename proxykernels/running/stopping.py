@@ -15,21 +15,31 @@ class Asked:
 
     Attributes:
         steps: int64 [N], those that each sample ran; the library writes them.
+        values: float32 [T, N, P, C], what the library writes, if the rule looks at it; None: it looks at counts.
         error: what the rule raised, which is no answer: the run ends, and the error goes on from there.
     """
 
     def __init__(self, stop: Stop, shape: tuple[int, ...], N: int, T: int):
         self._stop, self._shape = stop, shape
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
+        self.values: Tensor | None = None
         self.error: BaseException | None = None
 
-    def __call__(self, _: Any, counts: int, n: int, t: int, decided: int) -> None:
-        """As engine.h has it: ``counts`` and ``decided`` are addresses."""
+    def __call__(self, _: Any, counts: int | None, samples: int, n: int, t: int, decided: int) -> None:
+        """As engine.h has it: ``counts``, ``samples`` and ``decided`` are addresses."""
         try:
-            told = decided_by(self._stop, _int32(counts, (n, *self._shape)), t, n)
+            told = decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
             torch.frombuffer((ctypes.c_uint8 * n).from_address(decided), dtype=torch.uint8).copy_(told)
         except BaseException as error:  # none passes through the library
             self.error = error
+
+    def _seen(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
+        """What the rule looks at: counts [n, ...], or the outputs after each step [t, n, ...]."""
+        if self.values is None:
+            assert counts is not None
+            return _int32(counts, (n, *self._shape))
+        index = torch.frombuffer((ctypes.c_int64 * n).from_address(samples), dtype=torch.int64)
+        return self.values[:t, index].transpose(2, 3).reshape(t, n, *self._shape)
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

@@ -4,6 +4,7 @@ import math
 import threading
 from ctypes import c_int64
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,15 +12,19 @@ from torch import Tensor
 from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
+from ..network import Network
 from ..plan.library import Tally
 from ..plan.plan import Plan
 from ..spikes import Spikes
+from .changes import read_state, ready_state
 from .plan_result import logits_of
 
 
 def _sample_bytes(plan: Plan) -> int:
     """Of the states of a sample, its counts, and the largest output of a step."""
     states = sum(4 * op.states * math.prod(plan.state_shape(op)) for _, op in plan.stateful())
+    if plan.changes:
+        states = sum(4 * P * C for op in plan.operations for P, C in plan.change_states(op))
     steps = [
         math.prod(op.image[1:]) * (4 * op.image[0] if op.real else pixel_bytes(op.image[0])) for op in plan.operations
     ]
@@ -89,7 +94,8 @@ class Stream:
                 or Spikes (t, N, ...).
 
         Returns:
-            Spikes (t, N, ...), or of a network that ends in a readout its potentials [t, N, ...]; t = 1 for one step.
+            Spikes (t, N, ...), or of a network that ends in a readout, or of sigma-delta neurons, potentials
+            [t, N, ...]; t = 1 for one step.
 
         Raises:
             TypeError, ValueError: x has another shape or type; the message says which.
@@ -106,6 +112,8 @@ class Stream:
 
     def _is_held(self, x: Tensor | Spikes) -> bool:
         """Not one step of events, which the engine knows in a sequence alone."""
+        if self.engine.plan.changes:
+            return True
         step = isinstance(x, Tensor) and x.ndim == len(self.engine.plan.shape) + 1
         return not step or (x.is_floating_point() and self.engine.takes_floats)
 
@@ -134,13 +142,22 @@ class Stream:
             past = self._settled()
             if not past.steps.value:
                 raise AttributeError("logits need at least one step")
+            if self.engine.plan.changes:
+                return self._outputs()
             state = self.engine.last_state(self._session, self.batch)
             steps = torch.full((self.batch,), past.steps.value, dtype=torch.int64, device=heap.CPU)
             return logits_of(self.engine.plan, self.count(), state, steps, past.start)
 
+    def _outputs(self) -> Tensor:
+        """Of a network of sigma-delta neurons, after the last step."""
+        op = self.engine.plan.last
+        sums = read_state(self.engine.plan, self._session, self.batch)[Network.INPUT][1]
+        return sums * op.scale.view(-1, *[1] * (len(op.shape) - 1))
+
     @property
-    def state(self) -> dict[str, Tensor]:
-        """Layer name -> its states, [N, ...], of several states [N, states, ...]: a copy. It may be set.
+    def state(self) -> dict[str, Any]:
+        """Layer name -> its states, [N, ...], of several states [N, states, ...]: a copy. It may be set. Of sigma-delta
+        neurons it is that of :func:`proxykernels.simulate`.
 
         Raises:
             AttributeError: the stream has taken no step. ValueError: what is set has other names or shapes.
@@ -149,10 +166,18 @@ class Stream:
         with self._lock:
             if self._settled().fresh:
                 raise AttributeError("a stream has a state after its first step, or once one was set")
+            if self.engine.plan.changes:
+                return read_state(self.engine.plan, self._session, self.batch)
             return {name: self.engine.state_of(self._session, k, self.batch) for name, k in populations.items()}
 
     @state.setter
-    def state(self, given: dict[str, Tensor]) -> None:
+    def state(self, given: dict[str, Any]) -> None:
+        if self.engine.plan.changes:
+            ready = ready_state(self.engine.plan, given, self.batch)
+            with self._lock:
+                self._past = replace(self._settled(), at_rest=False, given=ready)
+                self._settled()
+            return
         populations = self._populations()
         if not isinstance(given, dict) or set(given) != set(populations):
             got = sorted(given) if isinstance(given, dict) else type(given).__name__

@@ -1,7 +1,7 @@
 // Runs of the engine whose threads wake late. First in the midst of a run that was cut for its caller alone; then at random:
 // several callers at once, sizes, streams, rules that stop samples, numbers of threads. What each gives is what one thread gives.
 //
-//     engine_threads SEED SECONDS
+//     engine_threads SEED SECONDS [changes]       changes: of sigma-delta neurons, at random alone
 #include "engine/engine.h"
 #include "models.h"
 
@@ -50,9 +50,12 @@ struct Random {
     }
 };
 
+bool changes = false;  // whether the neurons are sigma-delta
+
 // 2 x 8 x 8, a convolution, maxima, a convolution, a layer of classes.
 constexpr int64_t C = 2, H = 8, W = 8, hidden = 24, classes = 10, most_N = 8, most_T = 32;
-constexpr int64_t frame = (classes + 7) / 8, enough = 90;  // spikes of a sample, more than 8 steps give
+constexpr int64_t enough = 90;  // spikes of a sample, more than 8 steps give
+int64_t frame_bytes() { return changes ? classes * (int64_t)sizeof(float) : (classes + 7) / 8; }
 
 // What the operations of the network point to, until a plan has copied it.
 struct Network {
@@ -81,10 +84,42 @@ struct Network {
     }
     static int64_t ceil_32(int64_t C) { return (C + 31) / 32 * 32; }
 
+    // Of C channels, filled up to multiples of 16 in the rows of their weights; what arrives is passed on where they never fire.
+    void add_senders(Random& random, engine::Term term, int64_t inputs, int64_t C, int64_t H, int64_t W, bool fires) {
+        term.slot = (int64_t)operations.size();
+        term.weight = keep(random.sixteenths((C + 15) / 16 * 16 * inputs, -4, 5));
+        term.bias = keep(random.sixteenths(C, -4, 5));
+        add(engine::Send, term, C, H, W);
+        engine::Operation& operation = operations.back();
+        operation.real = !fires, operation.exponents = 6;
+        operation.limit = keep(std::vector<float>(C, INFINITY));
+    }
+    void add_changes(Random& random, const engine::Term& window, const engine::Term& all, engine::Term pool) {
+        add(engine::Changes, all, ::C, ::H, ::W);
+        operations.back().real = 1;
+        add_senders(random, window, ::C * 9, hidden, ::H, ::W, false);
+        pool.slot = 2;
+        add(engine::SendMaxima, pool, hidden, ::H / 2, ::W / 2);
+        operations.back().exponents = 6, operations.back().limit = keep(std::vector<float>(hidden, INFINITY));
+        add_senders(random, window, hidden * 9, hidden, ::H / 2, ::W / 2, true);
+        engine::Term flat = all;
+        flat.slot = 4;
+        add(engine::Flatten, flat, hidden * ::H / 2 * ::W / 2, 1, 1);
+        add_senders(random, all, hidden * ::H / 2 * ::W / 2, classes, 1, 1, false);
+        flat.slot = 6;
+        add(engine::Sum, flat, classes, 1, 1);
+        operations.back().real = 1, operations.back().scale = keep(std::vector<float>(classes, 1));
+    }
+
     explicit Network(Random& random) {
         terms.reserve(8);
-        const engine::Term window{0, nullptr, 3, 3, 1, 1, 1, 1, 1, 1, 1}, all{0, nullptr, 1, 1, 1, 1, 0, 0, 1, 1, 1};
-        engine::Term pool{1, nullptr, 2, 2, 2, 2, 0, 0, 1, 1, 1};
+        const engine::Term window{0, nullptr, 3, 3, 1, 1, 1, 1, 1, 1, 1, nullptr};
+        const engine::Term all{0, nullptr, 1, 1, 1, 1, 0, 0, 1, 1, 1, nullptr};
+        engine::Term pool{1, nullptr, 2, 2, 2, 2, 0, 0, 1, 1, 1, nullptr};
+        if (changes) {
+            add_changes(random, window, all, pool);
+            return;
+        }
         add_neurons(random, window, C * 9, hidden, H, W);
         add(engine::MaxPool, pool, hidden, H / 2, W / 2);
         add_neurons(random, window, hidden * 9, hidden, H / 2, W / 2);
@@ -102,9 +137,13 @@ struct Answer {
     bool operator==(const Answer& o) const { return spikes == o.spikes && counts == o.counts && steps == o.steps; }
 };
 
-void stop(void* context, const int32_t* counts, int64_t n, int64_t, uint8_t* decided) {
+void stop(void* context, const int32_t* counts, const int64_t* samples, int64_t n, int64_t t, uint8_t* decided) {
     (*(const std::function<void()>*)context)();
     for (int64_t i = 0; i < n; i++) {
+        if (!counts) {
+            decided[i] = (samples[i] + t / 2) % 3 == 0;
+            continue;
+        }
         int32_t sum = 0;
         for (int64_t c = 0; c < classes; c++) sum += counts[i * classes + c];
         decided[i] = sum >= enough;
@@ -121,19 +160,23 @@ struct Session {
     Answer run(
         const float* x, int64_t N, int64_t T, int64_t threads, bool stops, const std::vector<int64_t>& chunks,
         std::function<void()> meanwhile = [] {}) {
+        const int64_t frame = frame_bytes();
         Answer answer{std::vector<uint8_t>(N * T * frame), std::vector<int32_t>(N * classes), std::vector<int64_t>(N, T)};
-        std::vector<int64_t> tally(2 * 5);
+        std::vector<int64_t> tally(engine::tallies * 7);
         int64_t start = 0;
         for (const int64_t steps : chunks) {
             std::vector<uint8_t> part(N * steps * frame);
             engine::Run run{};
             run.x = x, run.kind = engine::HeldValues, run.T = steps, run.N = N, run.threads = threads;
             run.fresh = !start, run.goes_on = start + steps < T;
-            run.spikes = part.data(), run.counts = answer.counts.data(), run.tally = tally.data();
+            run.tally = tally.data();
+            if (changes) run.values = (float*)part.data();
+            else run.spikes = part.data(), run.counts = answer.counts.data();
             if (stops) run.stop = stop, run.context = &meanwhile, run.steps = answer.steps.data();
             run.may_go_on = [](void*) -> int64_t { return 1; };
             if (library.run(session, &run) != engine::Ran) abort();
-            for (int64_t n = 0; n < N; n++)
+            if (changes) memcpy(&answer.spikes[start * N * frame], part.data(), part.size());
+            for (int64_t n = 0; n < N && !changes; n++)
                 memcpy(&answer.spikes[(n * T + start) * frame], &part[n * steps * frame], steps * frame);
             start += steps;
         }
@@ -254,6 +297,7 @@ void call(Expected& expected, Random random, time_t end) {
         const Answer& right = expected(N, T, stops);
         if (!(session->run(expected.x, N, T, threads, stops, chunks) == right)) wrong("at random", N, T, threads, stops);
         for (const int32_t count : right.counts) fired += count;
+        for (const uint8_t part : right.spikes) fired += changes && part;
         for (const int64_t steps : right.steps) stopped += steps < T;
         runs++;
     }
@@ -282,7 +326,8 @@ int shown_time(clockid_t, timespec* time) {
     return 0;
 }
 
-int main(int, char** arguments) {
+int main(int count, char** arguments) {
+    changes = count > 3;
     Random random{strtoull(arguments[1], nullptr, 10)};
     engine::Plan* plan;
     {
@@ -292,7 +337,8 @@ int main(int, char** arguments) {
     }
     const std::vector<float> x = random.sixteenths(most_N * C * H * W, 0, 16);
     Expected expected{plan, x.data(), {}, {}};
-    for (const int64_t threads : {2, 3}) std::thread([&] { wake_in_the_midst(expected, threads); }).join();
+    for (const int64_t threads : {2, 3})
+        if (!changes) std::thread([&] { wake_in_the_midst(expected, threads); }).join();
     stage.in_turns = false;
     const time_t end = time(nullptr) + atoi(arguments[2]);
     std::vector<std::thread> callers;

@@ -22,8 +22,8 @@ def build(folder: Path) -> Path:
     return program
 
 
-def run(program: Path, seed: int = 0, seconds: int = 3) -> subprocess.CompletedProcess:
-    command = ["setarch", "-R", program, str(seed), str(seconds)]  # its shadow memory has fixed addresses
+def run(program: Path, *neurons: str, seed: int = 0, seconds: int = 3) -> subprocess.CompletedProcess:
+    command = ["setarch", "-R", program, str(seed), str(seconds), *neurons]  # its shadow memory has fixed addresses
     environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -32,10 +32,12 @@ def run(program: Path, seed: int = 0, seconds: int = 3) -> subprocess.CompletedP
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="setarch and libtsan are Linux's")
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
 def test_threads_that_wake_late(tmp_path):
-    done = run(build(tmp_path))
-    assert done.returncode == 0 and "0 wrong" in done.stdout and "ThreadSanitizer" not in done.stderr, (
-        done.stdout + done.stderr
-    )
+    program = build(tmp_path)
+    for neurons in ((), ("changes",)):
+        done = run(program, *neurons)
+        assert done.returncode == 0 and "0 wrong" in done.stdout and "ThreadSanitizer" not in done.stderr, (
+            done.stdout + done.stderr
+        )
 
 
 DEFECTS = {

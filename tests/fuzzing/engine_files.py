@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
@@ -14,17 +15,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import proxykernels as pk
+from proxykernels.plan.changes import follow_changes
 from proxykernels.plan.file import checksum
 from proxykernels.plan.follow import follow
-from proxykernels.plan.values import CannotFollowError
+from proxykernels.plan.plan import Plan
 from proxykernels.running.engine import Engine
 
 from . import draw, ways
 from .case import Case, Mismatch
 from .graphs import UNIT, Graph
+from .models import Drawn
 from .networks import Input
+from .translations import SIZES
 
 VALUES = None, True, -1, 0, 1, 2, 3, 7, 1 << 31, 1 << 40, 0.5, 1e300, "", "neurons", "move", "flatten", [], {}, [1, 1]
+KINDS = *VALUES, "changes of the input", "sigma-delta", "sigma-delta maxima", "sum of changes"
 MOST_RUN = 4000  # values of a sample, of an engine that is run
 
 
@@ -34,18 +39,17 @@ class Damaged(Input, Case):
 
     damages: int = 1
     plain: bool = True
+    changes: bool = False  # of sigma-delta neurons
 
     @classmethod
     def draw(cls, random: Random, **common) -> "Damaged":
-        return cls(**common, **cls.draw_input(random), plain=random.random() < 0.5, damages=20)
+        return cls(**common, **cls.draw_input(random), plain=random.random() < 0.5, damages=20,
+                   changes=random.random() < 0.4)  # fmt: skip
 
     def check(self) -> bool:
-        g = draw.generator(self.seed)
-        x = (draw.whole(self.shape, 4, g) * UNIT).expand(6, *self.shape)
-        net = Graph(self.layers, self.seed, self.plain).build(x)
         try:
-            plan = follow(net, tuple(self.shape[1:]), True)
-        except CannotFollowError:
+            plan = self.plan()
+        except (TypeError, ValueError):  # convert or the engine does not take the network
             return False
         ways.executed[ways.TARGETS[-1], "engine"] += 1
         with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +64,19 @@ class Damaged(Input, Case):
                 else:
                     self.check_hostile(path, whole, random)
         return True
+
+    def plan(self) -> Plan:
+        g = draw.generator(self.seed)
+        if self.changes:
+            random = Random(self.seed)
+            size = random.choice(SIZES)
+            x = torch.rand(6, *size, generator=g)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                net = pk.convert(Drawn(random.randint(1, 6), self.seed, x), x, neuron="sigma-delta")
+            return follow_changes(net, size)
+        x = (draw.whole(self.shape, 4, g) * UNIT).expand(6, *self.shape)
+        return follow(Graph(self.layers, self.seed, self.plain).build(x), tuple(self.shape[1:]), True)
 
     def check_bytes(self, path: str, whole: bytes, changed: bytes) -> None:
         write(path, changed)
@@ -165,4 +182,4 @@ def change(random: Random, plan) -> None:
     elif isinstance(place[key], int) and random.random() < 0.5:
         place[key] = int(place[key]) + random.choice((-1, 1, 2))
     else:
-        place[key] = deepcopy(random.choice(VALUES))
+        place[key] = deepcopy(random.choice(KINDS))

@@ -14,6 +14,7 @@ from .ports import LIBRARIES, Port
 from .rounding import Rounding
 from .scans import Scan
 from .sigma_delta import SigmaDelta, SigmaDeltaPool
+from .sigma_delta_engines import SigmaDeltaEngine
 from .translations import Translation
 from .words import Pool, WordCase
 
@@ -35,6 +36,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "translations": (Translation, 2),
     "sigma-delta": (SigmaDelta, 3),
     "sigma-delta pools": (SigmaDeltaPool, 1),
+    "sigma-delta engines": (SigmaDeltaEngine, 2),
 }
 
 if LIBRARIES:  # which need not be installed

@@ -162,8 +162,6 @@ def test_what_these_networks_do_not_take(nets):
             use(net, 2)
     with pytest.raises(TypeError, match="NIR has no node for SigmaDelta"):
         pk.to_nir(net, x.shape[1:])
-    with pytest.raises(TypeError, match="does not take module stem_0"):
-        pk.compile(net, x)
     with pytest.raises(ValueError, match="explain is not supported for networks of sigma-delta neurons$"):
         pk.explain(net, x, 2)
     with pytest.raises(TypeError, match="already"):

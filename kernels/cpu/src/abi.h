@@ -100,6 +100,7 @@ struct SigmaDelta {
     int64_t real;
     int64_t N, T, T_in, P, C, C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
+    int64_t groups;  // of channels; a depthwise convolution and a max pooling have one
 };
 
 // Weights to be rounded to whole multiples of a unit: rounding.h.

@@ -1,7 +1,8 @@
 // The C interface of the engine: a network compiled once, and run by one function. library.py reads the structs as they stand here.
 //
 // A network is a list of operations on slots. A slot holds what an operation gives at each step: spikes, packed as in
-// ../abi.h, [N, steps, P, ceil(C / 8)], or real values, float [N, steps, P, C]. Slot 0 is the network's input. Weights are
+// ../abi.h, [N, steps, P, ceil(C / 8)], or real values, float [N, steps, P, C]; in a network of sigma-delta neurons, whose first
+// operation is Changes, their codes int8 [N, steps, P, C], or values. Slot 0 is the network's input. Weights are
 // copied when the plan is made, and everything that a run writes to lies in the session, which belongs to one caller at a
 // time; a plan may serve many sessions at once. Nothing here knows Python, torch or OpenMP.
 #pragma once
@@ -10,11 +11,28 @@
 namespace engine {
 
 // Neurons, whose potentials after each step are given where they never fire; poolings of each step, and of sums over time,
-// which are states like potentials; and what puts values elsewhere.
-enum : int64_t { Fire, MaxPool, AveragePool, MaxRatePool, RunningMaxPool, Flatten, Unflatten, Move };
+// which are states like potentials; and what puts values elsewhere. In networks of sigma-delta neurons: what the input changes
+// by; neurons, whose input is passed on where they never fire; max pooling of all that was sent, with neurons behind it or not;
+// and what the changes of the output add up to.
+enum : int64_t {
+    Fire,
+    MaxPool,
+    AveragePool,
+    MaxRatePool,
+    RunningMaxPool,
+    Flatten,
+    Unflatten,
+    Move,
+    Changes,
+    Send,
+    SendMaxima,
+    Sum
+};
 enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of inputs
 
 constexpr int64_t stop_steps = 8;  // between two questions whether samples are decided
+constexpr int64_t change_stop_steps = 2;  // the same, of sigma-delta neurons
+constexpr int64_t tallies = 3;  // numbers that are counted of an operation
 
 // Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.h); or by a kernel of
 // ../conv2d.
@@ -34,9 +52,12 @@ struct Line {
 // Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
 struct Term {
     int64_t slot;
-    const float* weight;  // [C_out, C_in / groups, kernel_h * kernel_w]; null: the input itself is the current
+    // [C_out, C_in / groups, kernel_h * kernel_w], of sigma-delta neurons as sigma_delta/synapses.h has them; null: the input
+    // itself is the current.
+    const float* weight;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
     int64_t joined;  // groups that can be run as one, with zeros between them; 0: none can
+    const float* bias;  // [C_out], of sigma-delta neurons; or null
 };
 
 struct Operation {
@@ -56,6 +77,10 @@ struct Operation {
     // as they lie.
     const int64_t *pixels, *channels;
     Line lines[8];  // of Fire with weights of one input, by the kernel; infinite: it cannot run
+    const float* limit;  // [C], of Send and SendMaxima, like the next two: as SigmaDelta has them
+    float lowest;
+    int64_t exponents;
+    const float* scale;  // [C], of Sum: what its outputs are multiplied by
 };
 
 struct Input {
@@ -80,10 +105,11 @@ struct Run {
     float* values;  // [T, N, P, C], likewise
     int32_t* counts;  // [N, C, P], added to: spikes of the last operation; or null
     const Kept* kept;  // null, or of each operation
-    int64_t* tally;  // [operations][2], added to: spikes, and additions of a weight to a potential
+    int64_t* tally;  // [operations][tallies], added to: spikes; additions of a weight for a spike; of sigma-delta for a value
     // Null, or a rule that is asked every stop_steps steps which samples are decided, and end: it writes 1 to their `decided`
-    // [n], and 0 to that of the others. counts [n, C, P]: of the n samples that have not ended, after t steps.
-    void (*stop)(void* context, const int32_t* counts, int64_t n, int64_t t, uint8_t* decided);
+    // [n], and 0 to that of the others. counts [n, C, P]: of the n `samples` that have not ended, after t steps. Of sigma-delta
+    // neurons null: the rule looks at `values`; it is asked every change_stop_steps steps, and not after the last one.
+    void (*stop)(void* context, const int32_t* counts, const int64_t* samples, int64_t n, int64_t t, uint8_t* decided);
     void* context;  // of the rule, and of the question
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
     // Null, or a question that is asked once in a while, by the thread that runs: 1 lets the run go on, all else ends it.
@@ -117,7 +143,8 @@ struct Functions {
     // An outcome; NotFinite and NoMemory leave states as they were. Interrupted does so with states, counts and tallies, if the
     // run goes on; of a fresh run states are lost. What else is written is looked at after Ran alone.
     int64_t (*run)(Session*, const Run*);
-    // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run. An outcome.
+    // The states of an operation, [N, states, P, C], read (to) or written (from); N is that of the last run. An outcome. Of
+    // sigma-delta neurons z of all samples, [N, P, C], and behind it a.
     int64_t (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
     void (*sizes)(const Session*, Sizes*);
     uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash, by which a file tells that it is damaged

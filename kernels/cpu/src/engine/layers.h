@@ -1,5 +1,6 @@
 // The operations of a plan, one after another, for a segment of steps of some samples.
 #pragma once
+#include "changes_between.h"
 #include "choice.h"
 #include "fire.h"
 #include "pools.h"
@@ -129,7 +130,7 @@ struct Between {
 // What stands between neurons: each step of each image by itself, or with states each image, in bands of rows.
 static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Step& step = session.plan.steps[k];
-    if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_size() * sizeof(float));
+    if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_size * sizeof(float));
     Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
     if (session.threads > 1)
         between.parts = least(step.states ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
@@ -149,14 +150,15 @@ static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, b
 // states of all operations are wanted, whatever `kept` asks for.
 static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, const engine::Kept* kept,
                         int64_t* tally) {
-    look_at_slots(session, steps, fresh);
+    const bool changes = session.plan.changes();
+    if (!changes) look_at_slots(session, steps, fresh);
     for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
-    for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += 2) {
-        for (int64_t i = 0; i < session.threads; i++) session.scratch[i].tally[0] = session.scratch[i].tally[1] = 0;
-        const auto run = session.plan.steps[k].kind == engine::Fire ? run_neurons : run_between;
+    for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += engine::tallies) {
+        for (int64_t i = 0; i < session.threads; i++) memset(session.scratch[i].tally, 0, sizeof session.scratch[i].tally);
+        const auto run = changes ? run_change : session.plan.steps[k].kind == engine::Fire ? run_neurons : run_between;
         run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
         for (int64_t i = 0; i < session.threads; i++)
-            for (int64_t j = 0; j < 2; j++) tally[j] += session.scratch[i].tally[j];
+            for (int64_t j = 0; j < engine::tallies; j++) tally[j] += session.scratch[i].tally[j];
     }
 }
 

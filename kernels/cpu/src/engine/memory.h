@@ -3,6 +3,7 @@
 #pragma once
 #include <unistd.h>
 
+#include "changes.h"
 #include "choice.h"
 #include "tasks.h"
 
@@ -30,7 +31,9 @@ static int64_t bytes_present(const void* memory, int64_t bytes) {
 
 static State cut_state(const Step& step, int64_t N, Carver& carver) {
     State state;
-    state.v = carver.take<float>(N * step.state_size());
+    if (step.state_size) state.v = carver.take<float>(N * step.state_size);
+    if (step.sent_size) state.sent = carver.take<float>(N * step.sent_size);
+    if (step.sent_size && !step.real) state.restless = carver.take<uint8_t>(N * step.P());
     if (step.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * step.P());
     return state;
 }
@@ -64,12 +67,15 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
     Carver before{session.state_arena}, after{session.state_arena};
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Step& step = session.plan.steps[k];
-        const int64_t size = step.state_size();
         const State from = cut_state(step, N, before), to = cut_state(step, n, after);
-        for (int64_t i = 0, kept = 0; i < N; i++)
-            if (!leaves[i]) memmove(to.v + kept++ * size, from.v + i * size, size * sizeof(float));
-        for (int64_t i = 0, kept = 0; i < N && to.alike; i++)
-            if (!leaves[i]) memmove(to.alike + kept++ * step.P(), from.alike + i * step.P(), step.P());
+        const auto keep = [&](const void* of, void* at, int64_t bytes) {
+            for (int64_t i = 0, kept = 0; i < N && at; i++)
+                if (!leaves[i]) memmove((char*)at + kept++ * bytes, (const char*)of + i * bytes, bytes);
+        };
+        keep(from.v, to.v, step.state_size * (int64_t)sizeof(float));
+        keep(from.sent, to.sent, step.sent_size * (int64_t)sizeof(float));
+        keep(from.restless, to.restless, step.P());
+        keep(from.alike, to.alike, step.P());
         session.states[k] = to;
     }
     session.state_N = n;
@@ -122,6 +128,7 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.window_sums = carver.take<Block>(room.window);
     s.exact = carver.take<double>(columns);
     s.kernel = carver.take<char>(room.kernel);
+    s.changes = carver.take<char>(room.changes);
     s.key = -1;
     if (!carver.memory) return;
     memset(s.size, 0, room.sorted * sizeof *s.size);
@@ -140,6 +147,8 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
     Room room;
     for (int64_t k = 0; k < plan.count; k++) {
         const Step& step = plan.steps[k];
+        for (int64_t i = 0; i < step.count && (step.kind == engine::Send || step.kind == engine::SendMaxima); i++)
+            room.changes = most(room.changes, change_room(step, step.windows[i], steps));
         if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
         if (step.kind != engine::Fire) continue;
         room.kernel = most(room.kernel, kernel_room(step, N, steps, threads));
@@ -149,6 +158,25 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
                 if (some) room.include(Tasks(step, N, some, threads, held).room(step));
     }
     return room;
+}
+
+// What networks of sigma-delta neurons work on, beside their slots.
+static void cut_changes(Session& session, int64_t N, int64_t steps, Carver& carver) {
+    const Plan& plan = session.plan;
+    int64_t places = 0, row = 0, added = 0, brought = 0;
+    for (int64_t k = 0; k < plan.count; k++) {
+        const Step& step = plan.steps[k];
+        session.changes[k + 1].active = carver.take<uint8_t>(N * step.P());
+        places = most(places, N * step.P());
+        if (step.kind != engine::Send && step.kind != engine::SendMaxima) continue;
+        for (int64_t i = 0; i < step.count; i++) row = most(row, mark_room(step, step.windows[i]));
+        const int64_t values = N * steps * step.P() * step.C;
+        if (step.count > 1) added = most(added, values);
+        if (step.count > 2) brought = most(brought, values);
+    }
+    session.places = carver.take<int64_t>(places);
+    session.marks = carver.take<uint8_t>(places), session.mark_row = carver.take<uint8_t>(row);
+    session.added = carver.take<float>(added), session.brought = carver.take<float>(brought);
 }
 
 // Memory for so many images and steps, and work that is cut for so many threads: for one, or for all that there are. False if
@@ -162,6 +190,8 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         Carver carver{memory};
         char* const slots = carver.take<char>(cut_slots(session, N, steps, nullptr));
         if (memory) cut_slots(session, N, steps, slots);
+        if (plan.changes()) cut_changes(session, N, steps, carver);
+        session.change_bytes = room.changes;
         for (int64_t i = 0; i < crew; i++) cut_scratch(session.scratch[i], room, carver);
         return carver.bytes;
     };

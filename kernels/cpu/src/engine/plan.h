@@ -66,6 +66,8 @@ struct Window : engine::Term {
     float* unit = nullptr;  // of the channels, if rows are of integers; [blocks * columns]
     int64_t span = 0;         // with groups: inputs of a register, at most
     int64_t bytes = 0, row_bytes = 0;  // of the matrix; of a row of the first block
+    float* bias_copy = nullptr;
+    bool by_channel = false;  // of sigma-delta neurons
 
     int64_t taps() const { return kernel_h * kernel_w; }
     bool is_depthwise(int64_t C_out) const { return groups > 1 && groups == C && C == C_out; }
@@ -82,6 +84,7 @@ struct Step : Operation {
     Window* windows = nullptr;
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
     int64_t *pixels_copy = nullptr, *channels_copy = nullptr;
+    float *limit_copy = nullptr, *scale_copy = nullptr;
     int64_t states = 0, state_P = 0, rows = 0;  // of a neuron; pixels of a state; of all windows without groups
     // Whether it is a convolution, of the window `weighted`, and at most one input that adds as it is; what kernels of ../conv2d
     // make of it, without its neurons; how many parts of its channels have inputs of their own, which are groups that are joined.
@@ -98,10 +101,14 @@ struct Step : Operation {
     bool restarts = false;  // whether neurons begin each run as they begin anew after a spike
     bool moves = false,
          spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes
+    bool changes = false;  // whether it is one of a network of sigma-delta neurons
+    int64_t main_window = 0;  // of those: that with the most weights of a neuron
+    int64_t state_size = 0, sent_size = 0;  // of a sample: potentials, or z; and a
     bool of_input = false;  // whether it passes on what the network is given: spikes or values, as a run has them
 
     // Whether it gives spikes where it reads spikes, and values where it reads values.
     bool passes_on() const {
+        if (changes) return false;
         return kind == engine::MaxPool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move;
     }
     int64_t row_line() const {  // of engine::Line: of its slices
@@ -109,8 +116,7 @@ struct Step : Operation {
         return conv.row_channels == ShortRows::channels ? engine::ShortRow : engine::ByteRow;
     }
     int64_t P() const { return H * W; }
-    int64_t bytes() const { return (C + 7) / 8; }
-    int64_t state_size() const { return states * state_P * C; }  // of a sample, in values
+    int64_t bytes() const { return changes ? C : (C + 7) / 8; }
     int64_t blocks() const { return ceil_div(C, columns); }
     // Registers of a block: the last has fewer.
     int vecs_of(int64_t number) const { return (int)least(block_vecs, ceil_div(C - number * columns, Vec::width)); }
@@ -121,6 +127,8 @@ struct Plan {
     int64_t count;
     Input input;
     int64_t bytes;  // of weights
+
+    bool changes() const { return steps[0].kind == engine::Changes; }
 };
 
 // Weights [C][inputs][taps] as [block][tap][input][columns of the block]; null if there is no memory.
@@ -353,6 +361,35 @@ static bool copy_neurons(Step& step) {
     return true;
 }
 
+// What an operation of a network of sigma-delta neurons has; false if there is no memory.
+static bool copy_changes(Plan& plan, Step& step) {
+    const auto filled = [](int64_t channels) { return ceil_div(channels, 16) * 16; };
+    const bool pools = step.kind == engine::SendMaxima;
+    int64_t most_inputs = -1;
+    for (int64_t i = 0; i < step.count && step.kind == engine::Send; i++) {
+        Window& w = step.windows[i];
+        const int64_t inputs = w.weight ? w.C / w.groups * w.taps() : 0;
+        if (!w.weight) w.groups = w.C;  // each channel by itself, times 1
+        w.by_channel = w.groups > 1 && w.groups == w.C && w.groups == step.C;
+        const int64_t size = w.by_channel ? w.taps() * filled(w.C) : w.taps() * w.C * filled(step.C / w.groups);
+        if (!w.weight && (w.matrix = allocate_large<float>(size)))
+            for (int64_t c = 0; c < size; c++) w.matrix[c] = 1;
+        if (w.weight ? !copy_of(w.weight, size, size, w.matrix) : !w.matrix) return false;
+        if (!copy_of(w.bias, step.C, step.C, w.bias_copy)) return false;
+        w.weight = w.matrix, w.bias = w.bias_copy;
+        plan.bytes += size * (int64_t)sizeof(float);
+        if (inputs > most_inputs) most_inputs = inputs, step.main_window = i;
+    }
+    if (!copy_of(step.limit, step.C, step.C, step.limit_copy)) return false;
+    if (!copy_of(step.scale, step.C, step.C, step.scale_copy)) return false;
+    step.limit = step.limit_copy, step.scale = step.scale_copy;
+    const Window& first = step.windows[0];
+    const bool sends = step.kind == engine::Send && !step.real, ends = step.kind == engine::Changes || step.kind == engine::Sum;
+    step.state_size = pools ? first.H * first.W * first.C : sends || ends ? step.P() * step.C : 0;
+    step.sent_size = pools || sends ? step.P() * step.C : 0;
+    return true;
+}
+
 // Step k of a plan whose steps before it are made; false if there is no memory.
 static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     Step& step = plan.steps[k];
@@ -367,7 +404,9 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
         if (i) w.channel = step.windows[i - 1].channel + step.windows[i - 1].C;
         if (step.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
     }
-    if (!pack_windows(plan, step)) return false;
+    step.changes = plan.changes();
+    if (step.changes && !copy_changes(plan, step)) return false;
+    if (!step.changes && !pack_windows(plan, step)) return false;
     step.spikes_that_move = true;
     for (int64_t i = 0; i < step.count; i++) {
         const Step* const read = step.windows[i].slot ? &plan.steps[step.windows[i].slot - 1] : nullptr;
@@ -382,16 +421,20 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     const Window& first = step.windows[0];
     if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
         step.states = 1, step.state_P = first.H * first.W;
-    return step.kind != engine::Fire || copy_neurons(step);
+    if (step.kind == engine::Fire && !copy_neurons(step)) return false;
+    if (!step.changes) step.state_size = step.states * step.state_P * step.C;
+    return true;
 }
 
 static void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
         for (int64_t i = 0; i < step.count && step.windows; i++)
-            free(step.windows[i].matrix), free(step.windows[i].depthwise), free(step.windows[i].unit);
+            free(step.windows[i].matrix), free(step.windows[i].depthwise), free(step.windows[i].unit),
+                free(step.windows[i].bias_copy);
         free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
-            free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy);
+            free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy),
+            free(step.limit_copy), free(step.scale_copy);
         delete[] step.windows;
     }
     delete[] plan->steps;

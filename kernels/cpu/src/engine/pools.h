@@ -68,7 +68,23 @@ static void max_pool(const Step& step, const View& from, char* slot, const Steps
     }
 }
 
-// As torch has it: the sum, divided by the size of the window, of which the padding is a part or is not.
+// Divides the sums of a window by its size, of which the padding is a part or is not, as torch does: where windows divide an
+// image, by their rows and by their columns.
+static void divide(const Step& step, const Window& w, int64_t pixel, const Under& under, float* sum) {
+    if (step.adaptive && step.P() > 1) {
+        const float rows = (float)(under.y1 - under.y0), columns = (float)(under.x1 - under.x0);
+        for (int64_t c = 0; c < step.C; c++) sum[c] = sum[c] / rows / columns;
+        return;
+    }
+    int64_t size = under.size();
+    if (step.divisor) size = step.divisor;
+    else if (step.count_padding && !step.adaptive) {
+        const int64_t top = pixel / step.W * w.stride_h - w.padding_h, left = pixel % step.W * w.stride_w - w.padding_w;
+        size = (least(top + w.kernel_h, w.H + w.padding_h) - top) * (least(left + w.kernel_w, w.W + w.padding_w) - left);
+    }
+    for (int64_t c = 0; c < step.C; c++) sum[c] /= (float)size;
+}
+
 static void average_pool(const Step& step, const View& from, char* slot, const Steps& s) {
     const Window& w = step.windows[0];
     for (int64_t t = s.t0; t < s.t1; t++)
@@ -83,14 +99,7 @@ static void average_pool(const Step& step, const View& from, char* slot, const S
                     else
                         for (int64_t c = 0; c < step.C; c++) sum[c] += from.values_at(s.image, t, p)[c * from.channel];
                 }
-            int64_t size = under.size();
-            if (step.divisor) size = step.divisor;
-            else if (step.count_padding && !step.adaptive) {
-                const int64_t top = pixel / step.W * w.stride_h - w.padding_h, left = pixel % step.W * w.stride_w - w.padding_w;
-                size =
-                    (least(top + w.kernel_h, w.H + w.padding_h) - top) * (least(left + w.kernel_w, w.W + w.padding_w) - left);
-            }
-            for (int64_t c = 0; c < step.C; c++) sum[c] /= (float)size;
+            divide(step, w, pixel, under, sum);
         }
 }
 

@@ -24,7 +24,8 @@ struct Portion {
 
 static Portion portion_of(Session& session, const Run& run) {
     const bool kept = run.goes_on || !run.fresh;  // states, of all samples
-    Portion p{kept ? run.N : least(run.N, most_samples), least(run.T, run.stop ? engine::stop_steps : most_steps)};
+    const int64_t until_asked = session.plan.changes() ? engine::change_stop_steps : engine::stop_steps;
+    Portion p{kept ? run.N : least(run.N, most_samples), least(run.T, run.stop ? until_asked : most_steps)};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
     const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // copied
     const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));
@@ -81,12 +82,12 @@ static View view_of(const Input& in, int64_t kind, const void* x, int64_t N, int
 // The samples of a group that have not stopped.
 struct Running {
     int64_t first, n;  // of the group; how many
-    int64_t* sample;   // [n], ascending, counted from `first`; without a rule null: all
+    int64_t* sample;   // [n], ascending; without a rule null: all
     int32_t* counts;   // [n, C, P]
     uint8_t* decided;  // [n]
     char* x;           // their input in a segment
 
-    int64_t at(int64_t i) const { return first + (sample ? sample[i] : i); }
+    int64_t at(int64_t i) const { return sample ? sample[i] : first + i; }
 };
 
 // Cuts the memory of a group of n samples; its bytes.
@@ -104,7 +105,7 @@ static Running begin_group(Session& session, const Run& run, int64_t first, int6
     Running running{first, n, nullptr, nullptr, nullptr, nullptr};
     if (!run.stop) return running;
     cut_running(session, run, running, n, steps, session.running.data);
-    for (int64_t i = 0; i < n; i++) running.sample[i] = i;
+    for (int64_t i = 0; i < n; i++) running.sample[i] = first + i;
     return running;
 }
 
@@ -196,22 +197,33 @@ static void hand_over(Session& session, const Run& run, const Running& running, 
 // The states of the i-th sample that runs, which has come to its end.
 static void hand_over_states(const Session& session, const Run& run, const Running& running, int64_t i) {
     for (int64_t k = 0; k < session.plan.count && run.kept; k++) {
-        const int64_t size = session.plan.steps[k].state_size();
-        if (run.kept[k].v) memcpy(run.kept[k].v + running.at(i) * size, session.states[k].v + i * size, size * sizeof(float));
+        const Step& step = session.plan.steps[k];
+        const State& state = session.states[k];
+        float *const v = run.kept[k].v, *const sent = v + run.N * step.state_size;
+        const int64_t n = running.at(i), size = step.state_size, rest = step.sent_size;
+        if (v) memcpy(v + n * size, state.v + i * size, size * sizeof(float));
+        if (v && rest) memcpy(sent + n * rest, state.sent + i * rest, rest * sizeof(float));
     }
 }
 
 constexpr uint8_t no_answer = 2;  // in `decided`, until the rule writes there
+
+// The values of a sample that has ended after step t stay as they are.
+static void hold_values(const Session& session, const Run& run, int64_t sample, int64_t t) {
+    const int64_t frame = slot_bytes(session.plan.steps[session.plan.count - 1]);
+    const auto at = [&](int64_t step) { return (char*)run.values + (step * run.N + sample) * frame; };
+    for (int64_t later = t; later < run.T; later++) memcpy(at(later), at(t - 1), frame);
+}
 
 // Asks the rule after step t, and leaves the samples that go on; false if it gives no answer.
 static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     const int64_t size = last.C * last.P();
     for (int64_t i = 0; i < running.n; i++) {
-        memcpy(running.counts + i * size, run.counts + running.at(i) * size, size * sizeof *run.counts);
+        if (run.counts) memcpy(running.counts + i * size, run.counts + running.at(i) * size, size * sizeof *run.counts);
         running.decided[i] = no_answer;
     }
-    run.stop(run.context, running.counts, running.n, t, running.decided);
+    run.stop(run.context, run.counts ? running.counts : nullptr, running.sample, running.n, t, running.decided);
     if (running.decided[0] == no_answer) return false;
     int64_t n = 0;
     for (int64_t i = 0; i < running.n; i++) n += !running.decided[i];
@@ -220,12 +232,19 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
         if (!running.decided[i]) continue;
         run.steps[running.at(i)] = t;
         hand_over_states(session, run, running, i);
+        if (run.values) hold_values(session, run, running.at(i), t);
     }
     keep_states(session, running.decided, running.n, n);
     for (int64_t i = 0, to = 0; i < running.n; i++)
         if (!running.decided[i]) running.sample[to++] = running.sample[i];
     running.n = n;
     return true;
+}
+
+// Whether a rule is asked after so many steps.
+static bool asks_after(const Plan& plan, const Run& run, int64_t t) {
+    if (plan.changes()) return t % engine::change_stop_steps == 0 && t < run.T;
+    return t % engine::stop_steps == 0 || t == run.T;
 }
 
 // An outcome.
@@ -240,7 +259,7 @@ static int64_t run_group(Session& session, const Run& run, int64_t first, int64_
         run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.kept, run.tally);
         if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
         if (session.watch.over.load()) return engine::Interrupted;
-        const bool asks = run.stop && (end % engine::stop_steps == 0 || end == run.T);
+        const bool asks = run.stop && asks_after(session.plan, run, end);
         if (asks && session.watch.asks && ask_whether_over(session)) return engine::Interrupted;
         if (asks && !ask(session, run, running, end)) return engine::NoAnswer;
     }

@@ -28,6 +28,14 @@ struct View {
     }
 };
 
+// What a slot of a network of sigma-delta neurons holds in a segment.
+struct Change {
+    int64_t steps = 0;          // nothing comes after them
+    int64_t count = 0;          // pixels of all samples at which something may come
+    uint8_t* active = nullptr;  // [N, P]: 1 at those
+    bool silent = true;         // whether there are none; then its memory is not looked at
+};
+
 // What fired at a pixel of the input: segments of a list, one of each step or pattern; and the spikes in all steps.
 struct FiredPixel {
     uint32_t first, last, spikes;
@@ -72,24 +80,27 @@ struct Scratch {
     double* exact;                // [columns]
     int64_t key;                  // what the lists are of
     char* kernel;                 // of a kernel of ../conv2d: sliced.h, lookup.h, depthwise.h
-    int64_t tally[2];
+    char* changes;                // changes.h
+    int64_t tally[engine::tallies];
 };
 
 // How much of each a session has room for.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
-            window = 0, kernel = 0, taps = 0, whole = 0;
+            window = 0, kernel = 0, changes = 0, taps = 0, whole = 0;
 
     void include(const Room& o) {
         for (int64_t Room::* size :
              {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed, &Room::items, &Room::pixels,
-              &Room::alike, &Room::buckets, &Room::window, &Room::kernel, &Room::taps, &Room::whole})
+              &Room::alike, &Room::buckets, &Room::window, &Room::kernel, &Room::changes, &Room::taps, &Room::whole})
             this->*size = most(this->*size, o.*size);
     }
 };
 
 struct State {
-    float* v = nullptr;        // [N, states, P, C]; of a pooling the sums of its inputs
+    float* v = nullptr;        // [N, states, P, C]; of a pooling the sums of its inputs; of sigma-delta neurons z
+    float* sent = nullptr;     // of sigma-delta neurons: a
+    uint8_t* restless = nullptr;  // [N, P], of these: whether some have sent something at the last step
     uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
 };
 
@@ -119,6 +130,12 @@ struct Session {
     State* states;     // of the operations
     int64_t* ways;     // of the operations: how they were run last
     bool* real;        // of the operations: whether what each gives are values, in the run at hand
+    // Of a network of sigma-delta neurons, what is in the slots; and what changes.h works on, of all threads.
+    Change* changes;
+    int64_t* places = nullptr;                     // [N, P]
+    uint8_t *marks = nullptr, *mark_row = nullptr;  // [N, P]; of an input, with its padding
+    float *added = nullptr, *brought = nullptr;    // [N, steps, P, C]
+    int64_t change_bytes = 0;                      // of each thread
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
     int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds of one thread, samples times steps
@@ -129,6 +146,7 @@ struct Session {
 
     explicit Session(const Plan& plan) : plan(plan) {
         views = new View[plan.count + 1];
+        changes = new Change[plan.count + 1];
         slots = new char*[plan.count]();
         slot_at = new int64_t[2 * plan.count];
         states = new State[plan.count];
@@ -140,6 +158,7 @@ struct Session {
         delete team;
         free(arena), free(state_arena);
         delete[] views;
+        delete[] changes;
         delete[] slots;
         delete[] slot_at;
         delete[] states;

@@ -40,7 +40,7 @@ static void each_kept(const Session& session, const Run& run, Each each) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     if (!run.fresh) each(session.state_arena, session.state_bytes);
     if (run.counts) each((char*)run.counts, run.N * last.C * last.P() * (int64_t)sizeof *run.counts);
-    each((char*)run.tally, 2 * session.plan.count * (int64_t)sizeof *run.tally);
+    each((char*)run.tally, engine::tallies * session.plan.count * (int64_t)sizeof *run.tally);
 }
 
 // Begins to watch a run whose memory is there; `expected`: nanoseconds, 0 where nobody knows. Where there is no memory to keep

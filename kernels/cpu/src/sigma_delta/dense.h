@@ -32,16 +32,26 @@ static inline void multiply_tile(const float* values, int64_t stride, int64_t de
     each<rows>([&](auto r) { each<vecs>([&](auto v) { store(sums + (r * vecs + v) * Vec::width, sum[r][v]); }); });
 }
 
-// What a thread works on: the windows of a task's pixels, at all steps.
+// What a thread works on.
+struct DenseScratch {
+    static constexpr int64_t stride = dense_depth + 64 + Vec::width;  // 64 more fit, and a vector is stored whole
+    float *values, *sums;  // [dense_rows][stride]; [place, step][channels]
+    DenseScratch(const SigmaDelta& s, Carver& carver)
+        : values(carver.take<float>(dense_rows * stride)), sums(carver.take<float>((s.T_in + 1) * dense_rows * row_pass)) {}
+};
+
+// The windows of a task's pixels, at all steps.
 template <class Value>
 struct DenseWindows {
-    static constexpr int64_t stride = dense_depth + 64 + Vec::width;  // 64 more fit, and a vector is stored whole
+    static constexpr int64_t stride = DenseScratch::stride;
+    const SigmaDeltaCall& call;
     const SigmaDelta& s;
-    Memory<float> values, sums;  // [dense_rows][stride]; [place, step][channels]
-    int64_t first = 0, count = 0, filled = 0;
+    const DenseScratch& scratch;
+    const int64_t first, count;  // in the call's places
+    int64_t filled = 0;
 
-    explicit DenseWindows(const SigmaDelta& s)
-        : s(s), values(dense_rows * stride), sums((s.T_in + 1) * dense_rows * row_pass) {}
+    DenseWindows(const SigmaDeltaCall& call, const DenseScratch& scratch, int64_t first)
+        : call(call), s(call.s), scratch(scratch), first(first), count(least(dense_rows, call.count - first)) {}
 
     // All sums of `count` places from `first` on; returns the weights added.
     template <int channels>
@@ -53,11 +63,11 @@ struct DenseWindows {
         int64_t events = 0;
         for (int64_t from = 0; from < windows; from += dense_rows) {
             const int64_t some = least(dense_rows, windows - from);
-            float* const of_these = sums.data + from * channels;
+            float* const of_these = scratch.sums + from * channels;
             const Value* x[dense_rows];
             int64_t top[dense_rows], left[dense_rows];
             for (int64_t r = 0; r < some; r++) {
-                const int64_t place = first + (from + r) / s.T_in, t = (from + r) % s.T_in;
+                const int64_t place = call.place(first + (from + r) / s.T_in), t = (from + r) % s.T_in;
                 const int64_t image = place / s.P, pixel = place % s.P;
                 x[r] = (const Value*)s.x + (image * s.T_in + t) * frame;
                 top[r] = pixel / s.W_out * s.stride_h - s.padding_h, left[r] = pixel % s.W_out * s.stride_w - s.padding_w;
@@ -85,17 +95,17 @@ struct DenseWindows {
         return events * n;
     }
 
-    // The sums of a place at step t.
+    // The sums of a place, by its number of the task, at step t.
     template <int channels>
-    Lanes<channels> sum(int64_t place, int64_t t) const {
-        return load_block<channels>(sums.data + ((place - first) * s.T_in + t) * channels);
+    Lanes<channels> sum(int64_t i, int64_t t) const {
+        return load_block<channels>(scratch.sums + (i * s.T_in + t) * channels);
     }
 
 private:
     // 64 values of a window at most, of which those from `begin` to `end` lie in the image, and the others are zeros; returns
     // how many are not zero.
     int64_t copy(const Value* from, int64_t inputs, int64_t begin, int64_t end, int64_t r) {
-        float* const to = values.data + r * stride + filled;
+        float* const to = scratch.values + r * stride + filled;
         if (begin <= 0 && end >= inputs) {
             for (int64_t i = 0; i < inputs; i += Vec::width) store(to + i, load_values(from + i, inputs - i));
             return __builtin_popcountll(not_zero(from, inputs));
@@ -110,44 +120,39 @@ private:
     void multiply_filled(int64_t some, const float* weight, int64_t row, float* of_these) {
         constexpr int vecs = channels / Vec::width, rows = rows_of_tile(vecs);
         for (int64_t r = 0; r < some; r += rows)
-            multiply_tile<rows, vecs>(values.data + r * stride, stride, filled, weight, row, of_these + r * channels);
+            multiply_tile<rows, vecs>(scratch.values + r * stride, stride, filled, weight, row, of_these + r * channels);
     }
 };
 
-// As rows_sigma_delta.
+static int64_t dense_tasks(const SigmaDeltaCall& call) { return ceil_div(call.count, dense_rows) * Passes(call.s).count; }
+
+// As rows_task, of one group.
 template <class Value>
-static void dense_sigma_delta(const SigmaDelta& s) {
-    const int64_t places = s.N * s.P, groups = ceil_div(places, dense_rows), tasks = groups * ceil_div(s.C, row_pass);
-    int64_t additions = 0, spikes = 0;
-#pragma omp parallel reduction(+ : additions, spikes)
-    {
-        DenseWindows<Value> windows(s);
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < tasks; task++) {
-            const int64_t channel = task / groups * row_pass, block = channel / sigma_delta_row * sigma_delta_row;
-            const float* const weight = s.weight + block * s.kernel_h * s.kernel_w * s.C_in + (channel - block);
-            windows.first = task % groups * dense_rows;
-            windows.count = least(dense_rows, places - windows.first);
-            each<row_pass / Vec::width>([&](auto before) {
-                constexpr int channels = (before + 1) * Vec::width;
-                if (ceil_div(least(s.C - channel, row_pass), Vec::width) * Vec::width != channels) return;
-                additions += windows.template multiply<channels>(channel, weight, row_of(s, block));
-                for (int64_t place = windows.first; place < windows.first + windows.count; place++)
-                    spikes += fire_sigma_delta<channels>(
-                        s, place / s.P, place % s.P, channel, [&](int64_t t, auto steps, auto* sums) {
-                            each<steps>([&](auto k) { sums[k] = windows.template sum<channels>(place, t + k); });
-                        });
-            });
+static void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch, Counted& counted) {
+    const SigmaDelta& s = call.s;
+    const int64_t groups = ceil_div(call.count, dense_rows), channel = Passes(s).channel(s, task / groups);
+    const SigmaDeltaRows rows(s, channel);
+    DenseWindows<Value> windows(call, scratch, task % groups * dense_rows);
+    with_channels(s, channel, [&](auto channels) {
+        counted.additions += windows.template multiply<channels>(channel, rows.weight, rows.row);
+        for (int64_t i = 0; i < windows.count; i++) {
+            const int64_t place = call.place(windows.first + i);
+            const Fired fired =
+                fire_sigma_delta<channels>(s, place / s.P, place % s.P, channel, [&](int64_t t, auto steps, auto* sums) {
+                    each<steps>([&](auto k) { sums[k] = windows.template sum<channels>(i, t + k); });
+                });
+            call.note(place, fired);
+            counted.spikes += fired.all;
         }
-    }
-    s.counts[0] += spikes, s.counts[1] += additions;
+    });
 }
 
 // The share of inputs that are not silent, from which on products of matrices take less time: measured. Adding rows is as fast
 // where the sums of several steps, or of many channels, have registers at once; and it leaves out what is silent.
-static inline double dense_rate(const SigmaDelta& s) {
+static inline double dense_rate(const SigmaDeltaCall& call) {
     constexpr double never = 2;
-    if (s.N * s.P * s.T_in < dense_rows) return never;
+    const SigmaDelta& s = call.s;
+    if (!s.x || s.groups > 1 || call.count * s.T_in < dense_rows) return never;
     if (s.C <= 16) return 0.1;
     const int64_t sums = ceil_div(least(s.C, row_pass), Vec::width) * least(s.T_in, steps_together);
     return sums > 4 ? never : Vec::width == 16 ? 0.33 : 0.75;

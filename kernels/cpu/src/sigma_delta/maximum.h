@@ -13,35 +13,36 @@ static inline void maxima_of_place(const SigmaDelta& s, int64_t image, int64_t c
     const Value* x = (const Value*)s.x + image * s.T_in * frame + taps.first + channel;
     const float* const before = s.z ? s.z + image * frame + taps.first + channel : nullptr;
     for (int64_t k = 0; k < taps.count; k++)
-        sums[k] = s.z ? load_block<channels>(before + taps.x.data[k], (int)n) : broadcast_block<channels>(0.0f);
+        sums[k] = s.z ? load_block<channels>(before + taps.x[k], (int)n) : broadcast_block<channels>(0.0f);
     Lanes<channels> most = broadcast_block<channels>(0.0f);
     for (int64_t t = 0; t < s.T; t++, x += frame) {
         for (int64_t k = 0; k < taps.count && (t < s.T_in || t == 0); k++)
             for (int i = 0; i < most.vecs; i++) {
                 const int64_t left = t < s.T_in ? n - i * Vec::width : 0;
-                if (left > 0) sums[k].v[i] = sums[k].v[i] + load_values(x + taps.x.data[k] + i * Vec::width, left);
+                if (left > 0) sums[k].v[i] = sums[k].v[i] + load_values(x + taps.x[k] + i * Vec::width, left);
                 most.v[i] = k ? greater(most.v[i], sums[k].v[i]) : sums[k].v[i];
             }
         give(most);
     }
 }
 
-// The changes of the maxima, and 0, or the neurons' spikes, and their number.
+// The changes of the maxima, or the neurons' spikes.
 template <int channels, class Value>
-static int64_t pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const SigmaDeltaTaps& taps,
-                          Lanes<channels>* sums) {
+static Fired pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const SigmaDeltaTaps& taps,
+                        Lanes<channels>* sums) {
     using Sums = Lanes<channels>;
     const int n = (int)least(s.C - channel, channels);
     float* const kept = s.a ? s.a + (image * s.P + pixel) * s.C + channel : nullptr;
-    int64_t at = (image * s.T * s.P + pixel) * s.C + channel, spikes = 0;
+    int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
+    Fired fired;
     if (s.codes) {
         Senders<channels> neurons(s, channel, kept);
         maxima_of_place<channels, Value>(s, image, channel, taps, sums, [&](const Sums& most) {
-            spikes += neurons.send(most, s.codes + at);
+            fired.all += fired.last = neurons.send(most, s.codes + at);
             at += s.P * s.C;
         });
         if (kept) store_block(kept, neurons.a, n);
-        return spikes;
+        return fired;
     }
     Sums last = kept ? load_block<channels>(kept, n) : broadcast_block<channels>(0.0f);
     maxima_of_place<channels, Value>(s, image, channel, taps, sums, [&](const Sums& most) {
@@ -52,36 +53,37 @@ static int64_t pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int
         at += s.P * s.C;
     });
     if (kept) store_block(kept, last, n);
-    return 0;
+    return fired;
 }
 
-// What each input has sent after the steps.
+// What each input has sent after the steps, of `places` on, numbers of image * H * W + pixel.
 template <class Value>
-static void add_up(const SigmaDelta& s) {
-    const int64_t frame = s.H * s.W * s.C;
-#pragma omp parallel for
-    for (int64_t image = 0; image < s.N; image++)
+static void add_up(const SigmaDelta& s, int64_t first, int64_t last) {
+    const int64_t P = s.H * s.W;
+    for (int64_t place = first; place < last; place++)
         for (int64_t t = 0; t < s.T_in; t++) {
-            const Value* const x = (const Value*)s.x + (image * s.T_in + t) * frame;
-            for (int64_t i = 0; i < frame; i++) s.z[image * frame + i] += value_of(x[i]);
+            const Value* const x = (const Value*)s.x + ((place / P * s.T_in + t) * P + place % P) * s.C;
+            for (int64_t i = 0; i < s.C; i++) s.z[place * s.C + i] += value_of(x[i]);
         }
 }
 
+// What a thread works on.
+struct MaximumScratch {
+    SigmaDeltaTaps taps;
+    float* sums;  // [taps][row_pass]
+    MaximumScratch(const SigmaDelta& s, Carver& carver)
+        : taps(s, carver), sums(carver.take<float>(s.kernel_h * s.kernel_w * row_pass)) {}
+};
+
+// What has been sent is added up, by add_up, when all tasks are done.
 template <class Value>
-static void maximum_of_sigma_delta(const SigmaDelta& s) {
+static void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
     const auto tap_weights = [](int64_t) { return 0; };
-    constexpr int64_t room = 64;  // taps of most windows
-    each_place<row_pass>(s, tap_weights, [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
-        Lanes<channels> sums[room];
-        int64_t spikes;
-        if (taps.count <= room) spikes = pool_place<channels, Value>(s, image, pixel, channel, taps, sums);
-        else {
-            Memory<Lanes<channels>> more(taps.count);
-            spikes = pool_place<channels, Value>(s, image, pixel, channel, taps, more.data);
-        }
-        return std::pair<int64_t, int64_t>(0, spikes);
-    });
-    if (s.z) add_up<Value>(s);
+    each_place(call, task, scratch.taps, counted, tap_weights,
+               [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
+                   auto* const sums = (Lanes<channels>*)scratch.sums;
+                   return std::pair<int64_t, Fired>(0, pool_place<channels, Value>(call.s, image, pixel, channel, taps, sums));
+               });
 }
 
 }  // namespace PK_TARGET

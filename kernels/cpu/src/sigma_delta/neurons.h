@@ -87,6 +87,16 @@ static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t pl
     return sum;
 }
 
+// Channels from one on, to the end of its group.
+static inline int64_t channels_left(const SigmaDelta& s, int64_t channel) {
+    return s.groups == 1 ? s.C - channel : s.C / s.groups - channel % (s.C / s.groups);
+}
+
+// Spikes of all steps, and of the last one.
+struct Fired {
+    int64_t all = 0, last = 0;
+};
+
 // The neurons of some channels, and a, what they have sent.
 template <int channels>
 struct Senders {
@@ -96,7 +106,9 @@ struct Senders {
     int n;  // channels that there are
     // `before`: where a is; null: 0.
     Senders(const SigmaDelta& s, int64_t channel, const float* before)
-        : lowest(broadcast(s.lowest)), smallest((128u - (uint32_t)s.exponents) << 23), n((int)least(s.C - channel, channels)) {
+        : lowest(broadcast(s.lowest)),
+          smallest((128u - (uint32_t)s.exponents) << 23),
+          n((int)least(channels_left(s, channel), channels)) {
         limit = load_block<channels>(s.limit + channel, n);
         a = before ? load_block<channels>(before, n) : broadcast_block<channels>(0.0f);
     }
@@ -119,14 +131,14 @@ struct Senders {
 constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // whose sums have registers
 
 // All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent. arrive(t, steps, sums) adds
-// what the synapses bring at some steps, an integral constant, at a time. Returns the number of spikes.
+// what the synapses bring at some steps, an integral constant, at a time.
 template <int channels, class Arrive>
-static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, Arrive arrive) {
-    const int n = (int)least(s.C - channel, channels);
+static inline Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, Arrive arrive) {
+    const int n = (int)least(channels_left(s, channel), channels);
     const int64_t place = (image * s.P + pixel) * s.C + channel;
     Senders<channels> neurons(s, channel, s.z ? s.a + place : nullptr);
     Lanes<channels> z = s.z ? load_block<channels>(s.z + place, n) : broadcast_block<channels>(0.0f);
-    int64_t spikes = 0;
+    Fired fired;
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
     const auto part = [&](int64_t t, auto steps) __attribute__((always_inline)) {
         Lanes<channels> sums[steps];
@@ -140,7 +152,7 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
                 continue;
             }
             add(z, sums[k]);
-            spikes += neurons.send(z, s.codes + at);
+            fired.all += fired.last = neurons.send(z, s.codes + at);
         }
     };
     int64_t t = 0;
@@ -150,7 +162,7 @@ static inline int64_t fire_sigma_delta(const SigmaDelta& s, int64_t image, int64
         if (s.T - t == steps) part(t, std::integral_constant<int, steps>()), t += steps;
     });
     if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, neurons.a, n);
-    return spikes;
+    return fired;
 }
 
 }  // namespace PK_TARGET

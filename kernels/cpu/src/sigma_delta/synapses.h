@@ -1,12 +1,11 @@
 // What spikes of sigma-delta neurons bring to the neurons behind a convolution: for each that is not silent, its row of
 // weights, times its power of two. Values that are none, such as images, are taken alike.
 #pragma once
-#include "neurons.h"
+#include "call.h"
 
 namespace PK_TARGET {
 
 constexpr int64_t sigma_delta_row = 64;  // channels of a row of weights, at most
-constexpr int row_pass = Vec::width == 16 ? 64 : 32;  // channels whose sums have registers at a time
 
 // Which of n values, 64 at most, are not zero.
 static inline uint64_t not_zero(const int8_t* codes, int64_t n) {
@@ -52,63 +51,6 @@ static inline Vec load_values(const int8_t* codes, int64_t n) {
 }
 static inline Vec load_values(const float* values, int64_t n) { return load_first(values, (int)least(n, Vec::width)); }
 
-// The taps of a window that lie inside the image: where their values, from `first` on, and their weights are.
-struct SigmaDeltaTaps {
-    Memory<int64_t> x, weight;
-    int64_t first = 0, count = 0, inside = -1;  // whose weights the taps of a whole window are, if these are kept
-    explicit SigmaDeltaTaps(const SigmaDelta& s) : x(s.kernel_h * s.kernel_w), weight(s.kernel_h * s.kernel_w) {}
-    void find(const SigmaDelta& s, int64_t row, int64_t column, int64_t tap_weights) {
-        const int64_t top = row * s.stride_h - s.padding_h, left = column * s.stride_w - s.padding_w;
-        const bool whole = top >= 0 && top + (s.kernel_h - 1) * s.dilation_h < s.H && left >= 0 &&
-                           left + (s.kernel_w - 1) * s.dilation_w < s.W;
-        first = (top * s.W + left) * s.C_in;
-        if (whole && inside == tap_weights) return;
-        inside = whole ? tap_weights : -1;
-        count = 0;
-        for (int64_t ky = 0, y = 0; ky < s.kernel_h; ky++, y += s.dilation_h) {
-            if (top + y < 0 || top + y >= s.H) continue;
-            for (int64_t kx = 0, x_ = 0; kx < s.kernel_w; kx++, x_ += s.dilation_w) {
-                if (left + x_ < 0 || left + x_ >= s.W) continue;
-                x.data[count] = (y * s.W + x_) * s.C_in;
-                weight.data[count++] = (ky * s.kernel_w + kx) * tap_weights;
-            }
-        }
-    }
-};
-
-// Calls fire(channels, image, pixel, channel, taps) for each output pixel and each `pass` of its channels, `channels` an
-// integral constant; it returns the weights added and the spikes. tap_weights(channel): from one tap to the next.
-template <int pass, class TapWeights, class Fire>
-static void each_place(const SigmaDelta& s, TapWeights tap_weights, Fire fire) {
-    constexpr int64_t group = 16;  // pixels of a task
-    const int64_t places = s.N * s.P, groups = ceil_div(places, group), tasks = groups * ceil_div(s.C, pass);
-    int64_t additions = 0, spikes = 0;
-#pragma omp parallel reduction(+ : additions, spikes)
-    {
-        SigmaDeltaTaps taps(s);
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < tasks; task++) {
-            const int64_t channel = task / groups * pass, first = task % groups * group;
-            int64_t image = first / s.P, row = first % s.P / s.W_out, column = first % s.P % s.W_out;
-            each<pass / Vec::width>([&](auto before) {
-                constexpr int channels = (before + 1) * Vec::width;
-                if (ceil_div(least(s.C - channel, pass), Vec::width) * Vec::width != channels) return;
-                for (int64_t place = first; place < least(first + group, places); place++) {
-                    taps.find(s, row, column, tap_weights(channel));
-                    const auto [added, fired] =
-                        fire(std::integral_constant<int, channels>(), image, row * s.W_out + column, channel, taps);
-                    additions += added, spikes += fired;
-                    if (++column < s.W_out) continue;
-                    column = 0;
-                    if (++row * s.W_out < s.P) continue;
-                    row = 0, image++;
-                }
-            });
-        }
-    }
-    s.counts[0] += spikes, s.counts[1] += additions;
-}
-
 // Whether inputs that have `events` events in some steps, `any` of them at least one, are better multiplied at all these
 // steps: a row is loaded once, and its products wait for no others. An event alone takes a product's latency.
 template <int vecs, int steps>
@@ -126,8 +68,8 @@ static OUT_OF_LINE int64_t add_window(const SigmaDeltaTaps& taps, const Value* x
     each<steps>([&](auto t) { sum[t] = sums[t]; });
     int64_t rows = 0;
     for (int64_t tap = 0; tap < taps.count; tap++) {
-        const Value* const values = x + taps.first + taps.x.data[tap];
-        const float* const of_tap = weight + taps.weight.data[tap];
+        const Value* const values = x + taps.first + taps.x[tap];
+        const float* const of_tap = weight + taps.weight[tap];
         for (int64_t i = 0; i < C_in; i += 64) {
             uint64_t found[steps], any = 0;
             int64_t events = 0;
@@ -162,26 +104,40 @@ static OUT_OF_LINE int64_t add_window(const SigmaDeltaTaps& taps, const Value* x
     return rows;
 }
 
-// The weights are rows [tap][C_in][channels] of 64 output channels, then those of the next 64; the last ones' rows are filled
-// up to a multiple of 16.
-static inline int64_t row_of(const SigmaDelta& s, int64_t block) {
-    return least(sigma_delta_row, ceil_div(s.C - block, 16) * 16);
-}
+// The weights of each group are rows [tap][inputs][channels] of 64 output channels, then those of the next 64; the last ones'
+// rows are filled up to a multiple of 16.
+struct SigmaDeltaRows {
+    int64_t inputs, row;  // of a group; weights of a row
+    int64_t first_input = 0;
+    const float* weight;
+    SigmaDeltaRows(const SigmaDelta& s, int64_t channel) : inputs(s.C_in / s.groups) {
+        const int64_t outputs = s.C / s.groups, taps = s.kernel_h * s.kernel_w, group = channel / outputs;
+        const int64_t within = channel - group * outputs, block = within / sigma_delta_row * sigma_delta_row;
+        row = least(sigma_delta_row, ceil_div(outputs - block, 16) * 16);
+        first_input = group * inputs;
+        weight = s.weight + (group * ceil_div(outputs, 16) * 16 + block) * taps * inputs + (within - block);
+    }
+};
 
 template <class Value>
-static void rows_sigma_delta(const SigmaDelta& s) {
-    const auto tap_weights = [&](int64_t channel) { return s.C_in * row_of(s, channel / sigma_delta_row * sigma_delta_row); };
-    each_place<row_pass>(s, tap_weights, [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
-        const int64_t block = channel / sigma_delta_row * sigma_delta_row, row = row_of(s, block);
-        const int64_t frame = s.H * s.W * s.C_in;
-        const Value* const x = (const Value*)s.x + image * s.T_in * frame;
-        const float* const weight = s.weight + block * s.kernel_h * s.kernel_w * s.C_in + (channel - block);
-        int64_t rows = 0;
-        const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto steps, auto* sums) {
-            rows += add_window<channels, steps>(taps, x + t * frame, frame, weight, s.C_in, row, sums);
+static void rows_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted) {
+    const SigmaDelta& s = call.s;
+    const auto tap_weights = [&](int64_t channel) {
+        const SigmaDeltaRows rows(s, channel);
+        return rows.inputs * rows.row;
+    };
+    each_place(
+        call, task, taps, counted, tap_weights,
+        [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
+            const SigmaDeltaRows rows(s, channel);
+            const int64_t frame = s.H * s.W * s.C_in;
+            const Value* const x = (const Value*)s.x + image * s.T_in * frame + rows.first_input;
+            int64_t added = 0;
+            const Fired fired = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto steps, auto* sums) {
+                added += add_window<channels, steps>(taps, x + t * frame, frame, rows.weight, rows.inputs, rows.row, sums);
+            });
+            return std::pair(added * least(channels_left(s, channel), channels), fired);
         });
-        return std::pair(rows * least(s.C - channel, channels), spikes);
-    });
 }
 
 // Adds n channels of all pixels of a window times their weights, at some steps, and returns how many were not silent.
@@ -192,8 +148,8 @@ static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value
     each<steps>([&](auto t) { sum[t] = sums[t]; });
     int64_t additions = 0;
     for (int64_t tap = 0; tap < taps.count; tap++) {
-        const Value* const values = x + taps.first + taps.x.data[tap];
-        const float* const weights = weight + taps.weight.data[tap];
+        const Value* const values = x + taps.first + taps.x[tap];
+        const float* const weights = weight + taps.weight[tap];
         uint64_t any = 0;
         each<steps>([&](auto t) {
             const uint64_t found = not_zero(values + t * frame, n);
@@ -215,19 +171,22 @@ static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value
 
 // Output channel c sees input channel c alone. The weights are [tap][C, filled up to a multiple of 16].
 template <class Value>
-static void depthwise_sigma_delta(const SigmaDelta& s) {
+static void depthwise_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted) {
+    const SigmaDelta& s = call.s;
     const int64_t filled = ceil_div(s.C, 16) * 16, frame = s.H * s.W * s.C;
     const auto tap_weights = [&](int64_t) { return filled; };
-    each_place<row_pass>(s, tap_weights, [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
-        const int64_t n = least(s.C - channel, channels);
-        const Value* const x = (const Value*)s.x + image * s.T_in * frame + channel;
-        const float* const weight = s.weight + channel;
-        int64_t additions = 0;
-        const int64_t spikes = fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto steps, auto* sums) {
-            additions += add_depthwise<channels, steps>(taps, x + t * frame, frame, weight, n, sums);
-        });
-        return std::pair(additions, spikes);
-    });
+    each_place(call, task, taps, counted, tap_weights,
+               [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
+                   const int64_t n = least(s.C - channel, channels);
+                   const Value* const x = (const Value*)s.x + image * s.T_in * frame + channel;
+                   const float* const weight = s.weight + channel;
+                   int64_t additions = 0;
+                   const Fired fired =
+                       fire_sigma_delta<channels>(s, image, pixel, channel, [&](int64_t t, auto steps, auto* sums) {
+                           additions += add_depthwise<channels, steps>(taps, x + t * frame, frame, weight, n, sums);
+                       });
+                   return std::pair(additions, fired);
+               });
 }
 
 }  // namespace PK_TARGET

@@ -1,0 +1,230 @@
+// Networks of sigma-delta neurons. Slots hold what changes at each step, codes or values [N, steps, P, C], and say at which
+// pixels something does: the others are not visited, unless their neurons sent something at the last step, and may go on.
+#pragma once
+#include "../sigma_delta/dense.h"
+#include "../sigma_delta/maximum.h"
+#include "watch.h"
+
+namespace PK_TARGET {
+
+enum class ChangeKernel { Rows, Dense, Depthwise, Maxima };
+
+// What a window brings to an operation, in T steps; its biases if these are the first.
+static SigmaDelta sigma_delta_of(const Session& session, const Step& step, const Window& w, int64_t N, int64_t T, bool fresh) {
+    SigmaDelta s{};
+    const Change& x = session.changes[w.slot];
+    s.x = session.slots[w.slot - 1], s.T_in = x.silent ? 0 : x.steps;
+    s.real = session.plan.steps[w.slot - 1].real;
+    s.weight = w.matrix, s.bias = fresh ? w.bias : nullptr;
+    s.limit = step.limit, s.lowest = step.lowest, s.exponents = step.exponents;
+    s.N = N, s.T = T, s.P = step.P(), s.C = step.C, s.C_in = w.C, s.H = w.H, s.W = w.W, s.W_out = step.W;
+    s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w, s.stride_h = w.stride_h, s.stride_w = w.stride_w;
+    s.padding_h = w.padding_h, s.padding_w = w.padding_w, s.dilation_h = w.dilation_h, s.dilation_w = w.dilation_w;
+    s.groups = w.by_channel ? 1 : w.groups;
+    return s;
+}
+
+// Memory that a thread needs for a window, in a segment of so many steps.
+static int64_t change_room(const Step& step, const Window& w, int64_t steps) {
+    SigmaDelta s{};
+    s.T_in = steps, s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w;
+    Carver taps{nullptr}, dense{nullptr}, maximum{nullptr};
+    SigmaDeltaTaps(s, taps);
+    DenseScratch(s, dense);
+    MaximumScratch(s, maximum);
+    if (step.kind == engine::SendMaxima) return maximum.bytes;
+    return w.by_channel ? taps.bytes : most(taps.bytes, dense.bytes);
+}
+
+struct SharedCall {
+    const Session& session;
+    const SigmaDeltaCall& call;
+    const ChangeKernel kernel;
+
+    template <class Value>
+    void run(int64_t task, Carver& carver, Counted& counted) const {
+        if (kernel == ChangeKernel::Dense) {
+            DenseScratch scratch(call.s, carver);
+            return dense_task<Value>(call, task, scratch, counted);
+        }
+        if (kernel == ChangeKernel::Maxima) {
+            MaximumScratch scratch(call.s, carver);
+            return maximum_task<Value>(call, task, scratch, counted);
+        }
+        SigmaDeltaTaps taps(call.s, carver);
+        (kernel == ChangeKernel::Rows ? rows_task<Value> : depthwise_task<Value>)(call, task, taps, counted);
+    }
+    void run(int64_t task, int64_t thread) const {
+        Scratch& scratch = session.scratch[thread];
+        Carver carver{scratch.changes};
+        Counted counted;
+        if (call.s.real) run<float>(task, carver, counted);
+        else run<int8_t>(task, carver, counted);
+        PK_ASSERT(carver.bytes <= session.change_bytes);
+        scratch.tally[0] += counted.spikes;
+        scratch.tally[call.s.real ? 2 : 1] += counted.additions;
+    }
+};
+
+static void run_call(Session& session, const SigmaDeltaCall& call, ChangeKernel kernel) {
+    SharedCall shared{session, call, kernel};
+    const int64_t tasks = kernel == ChangeKernel::Dense ? dense_tasks(call) : place_tasks(call);
+    share(session, tasks, &shared,
+          [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
+}
+
+// The kernel that takes least time; where some pixels alone are visited, the others hold nothing.
+static ChangeKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const Change& x) {
+    if (w.by_channel) return ChangeKernel::Depthwise;
+    const double rate = dense_rate(call);
+    if (rate > 1) return ChangeKernel::Rows;
+    const double found = call.s.real ? rate_of<float>(call.s) : rate_of<int8_t>(call.s);
+    const double share = (double)most(x.count, 1) / (double)(call.s.N * call.s.H * call.s.W);
+    return found >= rate * share ? ChangeKernel::Dense : ChangeKernel::Rows;
+}
+
+// How many pixels hold something.
+static void count_active(Change& y, int64_t pixels) {
+    y.count = 0;
+    for (int64_t i = 0; i < pixels; i++) y.count += y.active[i];
+    y.silent = !y.count;
+}
+
+constexpr int64_t everywhere = -1;
+
+// Marks the output pixels of an image whose windows show an active one. `row`: room for one of the input, with its padding.
+static void mark_windows(const Step& step, const Window& w, const uint8_t* active, uint8_t* row, uint8_t* marks) {
+    const int64_t last = (step.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, width = most(last, w.padding_w + w.W);
+    for (int64_t oy = 0; oy < step.H; oy++, marks += step.W) {
+        memset(row, 0, width);
+        for (int64_t ky = 0; ky < w.kernel_h; ky++) {
+            const int64_t y = oy * w.stride_h - w.padding_h + ky * w.dilation_h;
+            for (int64_t x = 0; x < w.W && y >= 0 && y < w.H; x++) row[w.padding_w + x] |= active[y * w.W + x];
+        }
+        for (int64_t kx = 0; kx < w.kernel_w; kx++) {
+            const uint8_t* const from = row + kx * w.dilation_w;
+            if (w.stride_w == 1)
+                for (int64_t x = 0; x < step.W; x++) marks[x] |= from[x];
+            else
+                for (int64_t x = 0; x < step.W; x++) marks[x] |= from[x * w.stride_w];
+        }
+    }
+}
+
+// Bytes of the row of mark_windows.
+static int64_t mark_room(const Step& step, const Window& w) {
+    return most((step.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, w.padding_w + w.W);
+}
+
+// Lists the output pixels that an operation has to visit, and returns their number, or `everywhere`. `restless`: neurons that
+// may send something by themselves, or null.
+static int64_t list_places(Session& session, const Step& step, int64_t N, const uint8_t* restless) {
+    const int64_t P = step.P();
+    const auto is_most = [](int64_t some, int64_t all) { return 4 * some > 3 * all; };
+    for (int64_t i = 0; i < step.count; i++) {
+        const Window& w = step.windows[i];
+        if (is_most(session.changes[w.slot].count, N * w.H * w.W) && !session.changes[w.slot].silent) return everywhere;
+    }
+    uint8_t* const marks = session.marks;
+    if (restless) memcpy(marks, restless, N * P);
+    else memset(marks, 0, N * P);
+    for (int64_t i = 0; i < step.count; i++) {
+        const Window& w = step.windows[i];
+        const Change& x = session.changes[w.slot];
+        if (x.silent) continue;
+        for (int64_t image = 0; image < N; image++)
+            mark_windows(step, w, x.active + image * w.H * w.W, session.mark_row, marks + image * P);
+    }
+    int64_t count = 0;
+    for (int64_t place = 0; place < N * P; place++) {
+        session.places[count] = place;
+        count += marks[place] != 0;
+    }
+    return is_most(count, N * P) ? everywhere : count;
+}
+
+// Adds what a further window has brought to what others have, at the places of a call.
+static void add_brought(const SigmaDeltaCall& call, const float* brought, float* added) {
+    const SigmaDelta& s = call.s;
+    for (int64_t i = 0; i < call.count; i++) {
+        const int64_t place = call.place(i), image = place / s.P;
+        for (int64_t t = 0; t < s.T; t++) {
+            const int64_t at = ((image * s.T + t) * s.P + place % s.P) * s.C;
+            for (int64_t c = 0; c < s.C; c++) added[at + c] += brought[at + c];
+        }
+    }
+}
+
+// A call for the places that are listed.
+static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, int64_t count) {
+    SigmaDeltaCall call(s);
+    if (count != everywhere) call.places = session.places, call.count = count;
+    return call;
+}
+
+// What all windows but the main one bring, [N, T, P, C]; null: nothing.
+static const float* add_others(Session& session, const Step& step, int64_t N, int64_t T, int64_t count, bool fresh) {
+    float* added = nullptr;
+    for (int64_t i = 0; i < step.count; i++) {
+        const Window& w = step.windows[i];
+        const Change& x = session.changes[w.slot];
+        if (i == step.main_window || (x.silent && !(fresh && w.bias))) continue;
+        SigmaDelta s = sigma_delta_of(session, step, w, N, T, fresh);
+        s.arrived = added ? session.brought : session.added;
+        const SigmaDeltaCall call = listed(session, s, count);
+        run_call(session, call, kernel_of(call, w, x));
+        if (added) add_brought(call, s.arrived, added);
+        else added = s.arrived;
+    }
+    return added;
+}
+
+// What the inputs of a max pooling have sent after the steps.
+static void add_up_inputs(Session& session, const SigmaDelta& s, const Change& x) {
+    struct Context {
+        const SigmaDelta& s;
+        const Change& x;
+    } context{s, x};
+    share(session, s.N * s.H, &context, [](void* given, int64_t row, int64_t) {
+        const Context& c = *(const Context*)given;
+        for (int64_t place = row * c.s.W; place < (row + 1) * c.s.W; place++)
+            if (c.x.active[place]) (c.s.real ? add_up<float> : add_up<int8_t>)(c.s, place, place + 1);
+    });
+}
+
+// Sigma-delta neurons behind their synapses, or behind a max pooling; or without neurons what arrives, or by what the maxima of
+// what has arrived grow.
+static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
+    const Step& step = session.plan.steps[k];
+    const State& state = session.states[k];
+    Change& y = session.changes[k + 1];
+    const bool maxima = step.kind == engine::SendMaxima, keeps = state.v && (goes_on || !fresh);
+    const Window& w = step.windows[step.main_window];
+    y.steps = T;
+    if (step.real) {
+        y.steps = 0;
+        for (int64_t i = 0; i < step.count; i++) y.steps = most(y.steps, session.changes[step.windows[i].slot].steps);
+    }
+    const int64_t count = fresh ? everywhere : list_places(session, step, N, state.restless);
+    if (keeps && fresh) {
+        memset(state.v, 0, N * step.state_size * sizeof(float));
+        memset(state.sent, 0, N * step.sent_size * sizeof(float));
+    }
+    if (state.restless) memset(state.restless, 0, N * step.P());
+    y.silent = !count, y.count = 0;
+    if (!count) return;
+    memset(y.active, 0, N * step.P());
+    if (count != everywhere) memset(session.slots[k], 0, N * y.steps * slot_bytes(step));
+    SigmaDelta s = sigma_delta_of(session, step, w, N, y.steps, fresh);
+    if (step.count > 1) s.added = add_others(session, step, N, y.steps, count, fresh);
+    if (step.real) s.arrived = (float*)session.slots[k];
+    else s.codes = (int8_t*)session.slots[k];
+    if (keeps) s.z = state.v, s.a = state.sent;
+    SigmaDeltaCall call = listed(session, s, count);
+    call.sent = y.active, call.last = keeps ? state.restless : nullptr;
+    run_call(session, call, maxima ? ChangeKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
+    if (maxima && keeps && s.T_in) add_up_inputs(session, s, session.changes[w.slot]);
+    count_active(y, N * step.P());
+}
+
+}  // namespace PK_TARGET

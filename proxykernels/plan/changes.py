@@ -1,0 +1,125 @@
+"""Networks of sigma-delta neurons as plans: what follows their layers.
+
+The first operation tells by what the input changes, the last one adds up the changes of the output. A layer whose
+neurons are behind a max pooling is two: what arrives, and the maxima, which its neurons send.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import layers
+from ..checks import at
+from ..kernels import heap
+from ..kernels.weight_layouts import require_finite
+from ..layers.sigma_delta import SigmaDeltaNeurons
+from ..layers.synapses import synapse_of
+from ..network import Network
+from . import between
+from .follow import Follower
+from .plan import MOST_GROWTH, Kind, Operation, Plan, Senders, Shape, Window
+from .values import MOST_WINDOWS, CannotFollowError, Value, refuse
+
+
+@torch.no_grad()
+def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan:
+    """The plan of a network from ``convert(..., neuron="sigma-delta")`` for samples of ``shape``.
+
+    ``copies``: as of :func:`follow`.
+
+    Raises:
+        CannotFollowError: it has a module that the engine does not take.
+    """
+    if not isinstance(net, Network):
+        refuse("", net, "it has sigma-delta neurons, and is not what convert returned")
+    if 0 in shape:
+        raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
+    follower = _Follower(Plan(shape, True), copies)
+    values = {Network.INPUT: follower.append(Operation(Kind.CHANGES, "", (Window(0),), shape, True))}
+    scales, name = {Network.INPUT: torch.ones((), dtype=torch.float32, device=heap.CPU)}, Network.INPUT
+    for name, layer, sources in net.layers():
+        given = tuple(values[source] for source in sources)
+        values[name] = follower.module(name, layer, given if len(given) > 1 else given[0])
+        scales[name] = layer.scale if isinstance(layer, SigmaDeltaNeurons) else scales[sources[0]]
+    last, scale = values[name], scales[name].detach().float().cpu()
+    scale = scale.repeat_interleave(last.shape[0] // scale.numel()) if scale.ndim else scale.expand(last.shape[0])
+    follower.append(Operation(Kind.SUM, "", (Window(last.slot),), last.shape, True, scale=scale.clone()))
+    if not follower.plan.is_moderate:
+        refuse("", net, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
+    return follower.plan
+
+
+class _Follower(Follower):
+    def module(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
+        if isinstance(module, SigmaDeltaNeurons):
+            return self._layer(path, module, x if isinstance(x, tuple) else (x,))
+        return super().module(path, module, x)
+
+    def _layer(self, path: str, layer: SigmaDeltaNeurons, inputs: tuple[Value, ...]) -> Value:
+        if type(layer).run is not SigmaDeltaNeurons.run:
+            refuse(path, layer, "it computes in a way of its own")
+        if len(layer.synapses) != len(inputs) or len(inputs) > MOST_WINDOWS:
+            refuse(path, layer, f"{len(layer.synapses)} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS}")
+        windows: list[Window] = []
+        shape: Shape = ()
+        for module, x in zip(layer.synapses, inputs, strict=True):
+            synapse = synapse_of(module)
+            weight, bias = synapse.parameters()
+            window, its_shape = self._window(path, layer, synapse, x, weight)
+            if shape and its_shape != shape:
+                refuse(path, layer, f"its synapses give {shape} and {its_shape}")
+            shape = its_shape
+            if bias is not None:
+                bias = bias.detach().float().cpu().clone()
+                with at(f"layer {path}"):
+                    require_finite("bias", bias)
+            windows.append(replace(window, bias=bias))
+        neurons = layer.neurons(shape[0]) if layer.fires else None
+        senders = neurons and Senders(neurons.exponents, neurons.lowest, neurons.highest.detach().cpu().clone())
+        if senders is None or layer.pool is None:
+            return self.append(Operation(Kind.SEND, path, tuple(windows), shape, senders is None, senders=senders))
+        arrived = self.append(Operation(Kind.SEND, path, tuple(windows), shape, True))
+        window, shape = between.pooling(path, layer.pool, arrived)
+        return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, senders=senders))
+
+    def _maxima(self, path: str, module: layers.RunningMaxPool2d, x: Value) -> Value:
+        window, shape = between.pooling(path, module, x)
+        return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, True))
+
+    def _flatten(self, path: str, module: nn.Module, x: Value) -> Value:
+        if len(x.shape) == 1:
+            return x
+        return self.append(Operation(Kind.FLATTEN, path, (Window(x.slot),), (prod(x.shape),), x.real))
+
+    def _unflatten(self, path: str, module: layers.Unflatten, x: Value) -> Value:
+        between.check_unflatten(path, module, x)
+        return self.append(Operation(Kind.UNFLATTEN, path, (Window(x.slot),), module.size, True))
+
+    def _moved(self, path: str, module: Any, x: Value) -> Value:
+        """Codes become values, but between zeros."""
+        moved = (between.channels if isinstance(module, layers.Channels) else between.moved_pixels)(
+            self, path, module, x
+        )
+        if isinstance(module, layers.ZeroPad2d) and module.spread == (1, 1):
+            return moved
+        self.plan.operations[-1] = replace(self.plan.last, real=True)
+        return replace(moved, real=True)
+
+    _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
+        nn.Identity: Follower._same,
+        layers.Flatten: _flatten,
+        layers.AvgPool2d: between.pool,
+        layers.AvgPool1d: between.pool,
+        layers.AdaptiveAvgPool2d: between.adaptive_pool,
+        layers.AdaptiveAvgPool1d: between.adaptive_pool,
+        layers.RunningMaxPool2d: _maxima,
+        layers.Unflatten: _unflatten,
+        layers.Concatenate: between.concatenate,
+        layers.Channels: _moved,
+        layers.ZeroPad2d: _moved,
+        layers.Upsample: _moved,
+    }

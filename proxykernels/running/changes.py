@@ -1,0 +1,91 @@
+"""What an engine of sigma-delta neurons takes and keeps."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..kernels import heap
+from ..network import Network
+from ..plan.library import CONSTANT, VALUES, Given, Session
+from ..plan.plan import Kind, Plan, Shape
+
+
+def given_changes(plan: Plan, x: Any) -> Given:
+    """An input as the library takes it: images, held or over time.
+
+    Raises:
+        TypeError, ValueError: as :func:`proxykernels.simulate`.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError("x must be floating point for a network of sigma-delta neurons, images or frames of values")
+    checks.real("x", x)
+    checks.values("x", x)
+    dims = len(plan.shape)
+    if x.device.type != "cpu":
+        raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move it with .to('cpu')")
+    if x.ndim not in (dims + 1, dims + 2) or tuple(x.shape[-dims:]) != plan.shape:
+        shape = ", ".join(map(str, plan.shape))
+        raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
+    sequence = x.ndim == dims + 2
+    if sequence and not len(x):
+        raise ValueError("x must have at least one step")
+    values = x.detach().resolve_neg().float().contiguous()
+    kind, N = (VALUES, x.shape[1]) if sequence else (CONSTANT, len(x))
+    return Given(values, kind, N, len(x) if sequence else None, constant=not sequence)
+
+
+State = dict[
+    str, list[Tensor]
+]  # as simulate has it: of neurons z and a [N, P, C], under "" the last frame and the outputs
+
+
+def read_state(plan: Plan, session: Session, N: int) -> State:
+    """The state of N samples, as simulate has it."""
+    state: State = {Network.INPUT: []}
+    for k, op in enumerate(plan.operations):
+        if not (sizes := plan.change_states(op)):
+            continue
+        buffer = heap.empty(N, sum(P * C for P, C in sizes))
+        session.read(k, buffer)
+        parts = [part.view(N, *size) for part, size in zip(_split(buffer, sizes), sizes, strict=True)]
+        if op.kind in (Kind.CHANGES, Kind.SUM):
+            state[Network.INPUT].append(parts[0].transpose(1, 2).reshape(N, *op.shape))
+        else:
+            state[op.name] = [part.clone() for part in parts]
+    return state
+
+
+def ready_state(plan: Plan, given: Any, N: int) -> dict[int, Tensor]:
+    """A state of N samples that is given, as the library takes it, by the numbers of operations.
+
+    Raises:
+        ValueError: it is no such state.
+    """
+    wanted: dict[str, list[tuple[int, Shape, bool]]] = {Network.INPUT: []}
+    for k, op in enumerate(plan.operations):
+        ends = op.kind in (Kind.CHANGES, Kind.SUM)
+        for size in plan.change_states(op):
+            wanted.setdefault(op.name, []).append((k, op.shape if ends else size, ends))
+    if not isinstance(given, dict) or set(given) != set(wanted):
+        got = sorted(given) if isinstance(given, dict) else type(given).__name__
+        raise ValueError(f"state must hold the layers {sorted(wanted)}, got {got}")
+    ready: dict[int, list[Tensor]] = {}
+    for name, parts in wanted.items():
+        shapes = [[N, *shape] for _, shape, _ in parts]
+        of_name = given[name]
+        if not isinstance(of_name, list | tuple) or [list(getattr(part, "shape", ())) for part in of_name] != shapes:
+            raise ValueError(f"state of {name!r} must be two tensors {shapes}, as a stream or a result has them")
+        for (k, _, ends), part in zip(parts, of_name, strict=True):
+            checks.floating(f"state of {name!r}", part)
+            checks.finite(f"state of {name!r}", part)
+            part = part.detach().float()
+            part = part.flatten(2).transpose(1, 2) if ends and part.ndim > 2 else part
+            ready.setdefault(k, []).append(part.resolve_neg().contiguous().flatten())
+    return {k: torch.cat(parts).view(N, -1) for k, parts in ready.items()}
+
+
+def _split(buffer: Tensor, sizes: list[tuple[int, int]]) -> tuple[Tensor, ...]:
+    """z of all samples, and behind it a."""
+    return buffer.flatten().split([len(buffer) * P * C for P, C in sizes])
