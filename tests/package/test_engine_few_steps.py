@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
+import layerwise
 import pytest
 import torch
 from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.engine.engine import Engine
-from proxykernels.engine.follow import follow
 from proxykernels.kernels import cpu
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 NEURONS = {
@@ -50,7 +51,7 @@ def test_the_spikes_of_simulate(T, N, neuron, precision, target):
     if not N:
         assert result.count().shape == (0, 11)
         return
-    expected = pk.simulate(net, x, T, precision=precision)
+    expected = layerwise.simulate(net, x, T, precision=precision)
     assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.rates["1"] > 0
     assert T < 7 or expected.count().any()
     assert result.synops == expected.synops and result.rates == pytest.approx(expected.rates)
@@ -76,7 +77,7 @@ def test_large_matrices(T, N, module, precision, target):
     net = nn.Sequential(pk.IF(v_threshold=1.0), layer).eval()
     x = pk.pack(torch.rand(T, N, *shape, generator=generator) < 0.1)
     result = Engine(follow(net, shape, False, precision), target=target)(x, T)
-    expected = pk.simulate(net, x, T, precision=precision)
+    expected = layerwise.simulate(net, x, T, precision=precision)
     assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
     assert result.synops == expected.synops
 
@@ -88,7 +89,7 @@ def test_streams_in_chunks(parts, precision, target):
     """States go in and out, and on in another stream."""
     net, x = network(NEURONS["soft"]), spikes(9, 2)
     engine = Engine(follow(net, x.shape[2:], False, precision), target=target)
-    expected = pk.simulate(net, pk.pack(x), 9, precision=precision)
+    expected = layerwise.simulate(net, pk.pack(x), 9, precision=precision)
     stream, found = engine.stream(2), []
     for part in x.split(parts):
         if found:
@@ -106,7 +107,7 @@ def test_stop(precision, target):
     net, x = network(NEURONS["hard"]), pk.pack(spikes(20, 33))
     engine = Engine(follow(net, x.shape[2:], False, precision), target=target)
     stopped = engine(x, 20, stop=pk.margin(1))
-    expected = pk.simulate(net, x, 20, stop=pk.margin(1), precision=precision)
+    expected = layerwise.simulate(net, x, 20, stop=pk.margin(1), precision=precision)
     assert equal(stopped.spikes.dense(), expected.spikes.dense()) and equal(stopped.steps, expected.steps)
     assert stopped.steps.min() < 20
 
