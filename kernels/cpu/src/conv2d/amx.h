@@ -39,7 +39,7 @@ static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit
 
 // The spikes of a group of pixels, until those of a whole span of channels are there. Each 16 channels would else write two
 // bytes to a cache line of each step.
-struct Fired {
+struct FiredTiles {
     const int64_t first_channel, blocks;
     uint16_t* const bits;  // [pixel][step][16 channels]
     uint16_t* of(int64_t pixel, int64_t t, int64_t channel) const {
@@ -71,7 +71,7 @@ struct TileFiring {
     int64_t steps = 0;
     int channels, used = 0;
 
-    void begin(const Conv2d& c, const Unit& u, const Group<pixels>& group, int64_t channel, const Fired& to) {
+    void begin(const Conv2d& c, const Unit& u, const Group<pixels>& group, int64_t channel, const FiredTiles& to) {
         const Neurons& n = c.neurons;
         neurons = NeuronBlock<Model, tile_channels>(n.neuron, channel);
         bias = load(c.bias + channel);
@@ -91,7 +91,7 @@ struct TileFiring {
         each<digits * pixels>([&](auto i) { store_sum<i>(sums + i * tile_rows * tile_channels); });
     }
     // The parts of a pixel come one after another, with those of the others between them.
-    inline void step(int64_t part, const Conv2d& c, const Fired& to) {
+    inline void step(int64_t part, const Conv2d& c, const FiredTiles& to) {
         const int64_t i = part % pixels, first = part / pixels * part_steps, last = least(first + part_steps, steps);
         States<Model::states, tile_channels> its = state[i];
         for (int64_t t = first; t < last; t++) {
@@ -208,7 +208,7 @@ static inline void add_products(const int8_t* spikes, const Product<pixels>& pro
 template <int digits, int pixels, class Model>
 OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model, const int8_t* spikes,
                                     int64_t last, int64_t last_channel, const Product<pixels>* products, const int64_t* counts,
-                                    const Fired& fired) {
+                                    const FiredTiles& fired) {
     using Parts = TileFiring<digits, pixels, Model>;
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles, block = most_products * digits * tile_bytes;
     Parts firing;
@@ -243,7 +243,7 @@ struct TileMemory {
     Expanded expanded;
     Grown<Product<pixels>> products;  // [group][most of a group]
     Grown<int64_t> counts;            // [group]
-    Grown<uint16_t> bits;             // of Fired
+    Grown<uint16_t> bits;             // of FiredTiles
 
     static int64_t groups(const Tiling& g, const Conv2d& c) { return ceil_div(g.images * g.rows * c.W_out, pixels); }
     static int64_t most_products(const Tiling& g, const Conv2d& c) {
