@@ -43,7 +43,8 @@ class SigmaDeltaEngine(Case):
             **common | {"seed": random.randint(0, 10_000_000)}, operations=random.choice((1, 2, 3, 4, 5, 6, 8, 10)),
             size=random.choice(SIZES), T=random.choice((1, 2, 3, 4, 7, 12, 40)), N=random.choice((1, 1, 2, 5, 70)),
             exponents=random.choice((1, 4, 8, 12)), signed=random.random() < 0.5, exact=random.random() < 0.5,
-            moving=random.choice((0.0, 0.02, 0.3)), lead=random.choice((0, 0, 1, 4)), target=random.choice(ways.TARGETS),
+            moving=random.choice((0.0, 0.02, 0.3)), lead=random.choice((0, 0, 1, 4)),
+            target=random.choice(ways.TARGETS),
         )  # fmt: skip
 
     @torch.no_grad()
