@@ -1,0 +1,127 @@
+// What the kernels of ../conv2d read of a convolution: slices of rows of weights, matrix tiles, and what tables are made of.
+#pragma once
+#include "plan.h"
+
+namespace PK_TARGET {
+
+// Weights [C][inputs][taps] as [block][tap][input][columns of the block]; null if there is no memory.
+static float* columns_of(const float* weight, int64_t inputs, int64_t taps, const Step& step) {
+    const int64_t rows = inputs * taps, last = step.blocks() - 1;
+    float* const packed = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * rows);
+    for (int64_t b = 0; b <= last && packed; b++) {
+        const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns;
+        for (int64_t o = first; o < first + width; o += Vec::width) {  // the weights of few outputs stay in a cache
+            const int64_t channels = most(0, least(Vec::width, step.C - o));
+            float* to = packed + first * rows + o - first;
+            for (int64_t tap = 0; tap < taps; tap++)
+                for (int64_t c = 0; c < inputs; c++, to += width) {
+                    const float* const from = weight + o * rows + c * taps + tap;
+                    for (int64_t i = 0; i < channels; i++) to[i] = from[i * rows];
+                    for (int64_t i = channels; i < Vec::width; i++) to[i] = 0;
+                }
+        }
+    }
+    return packed;
+}
+
+// Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, or of a part of one. `periodic`:
+// whether few rows of each are added at a time.
+static int64_t slice_rows_of(const Conv2d& c, bool periodic) {
+    const int64_t most_rows = periodic ? most_slice_rows - 1 : 384;  // of 64 bytes
+    if (c.kernel_h * c.kernel_w * c.C_in <= most_rows || c.C_in > most_rows) return most_rows;
+    int64_t taps = c.kernel_w;
+    while (c.kernel_w % taps || taps * c.C_in > most_rows) taps--;
+    return taps * c.C_in;
+}
+
+constexpr int64_t no_memory = -1;
+
+// Of groups that are joined the weights [C][inputs of a part][taps], those between groups zeros; null if there is no memory.
+static float* join_groups(const Window& w, int64_t C) {
+    const int64_t own = w.C / w.groups * w.taps();
+    float* const weight = allocate_zeros<float>(C * w.joined * own);
+    for (int64_t o = 0; o < C && weight; o++)
+        memcpy(weight + (o * w.joined + o / (C / w.groups) % w.joined) * own, w.weight + o * own, own * sizeof(float));
+    return weight;
+}
+
+// Packs the weights of a convolution in slices; returns their bytes, or no_memory.
+static int64_t pack_slices(Step& step, bool periodic) {
+    const Window& w = step.windows[step.weighted];
+    if (!step.is_conv || step.P() == 1 || (w.groups > 1 && !w.joined)) return 0;
+    Conv2d& c = step.conv;
+    step.parts = w.groups > 1 ? w.groups / w.joined : 1;
+    c.row_channels = row;
+    if (step.exact) {
+        c.unit = step.unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
+        if (!step.unit) return no_memory;
+        c.row_channels = row_channels_of(w.weight, step.C, w.C / w.groups * w.taps(), step.unit);
+        while (step.parts > 1 && step.C / step.parts % c.row_channels) c.row_channels /= 2;  // parts are whole blocks
+    }
+    if (c.row_channels == row) c.unit = nullptr;
+    c.slice_rows = slice_rows_of(part_of(c, step.parts), periodic);
+    const Conv2d part = part_of(c, step.parts);
+    const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&part);
+    float* const joined = w.groups > 1 ? join_groups(w, step.C) : nullptr;
+    step.sliced = w.groups > 1 && !joined ? nullptr : try_allocate<char>(bytes);
+    if (step.sliced) pack_rows(joined ? joined : w.weight, step.sliced, &part);
+    free(joined);
+    return step.sliced ? bytes : no_memory;
+}
+
+// Packs the weights in matrix tiles; returns their bytes, which are none where they do not fit, or no_memory.
+static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
+#if defined(__AMX_INT8__)
+    const Window& w = step.windows[step.weighted];
+    if (!step.is_conv || step.P() == 1 || w.groups > 1) return 0;
+    step.digits = count_digits(w.weight, step.neuron.channels, step.C, w.rows);
+    if (!step.digits || std::isinf(step.lines[engine::Tiles + step.digits - 1].busy)) return 0;
+    Conv2d c = step.conv;
+    c.digits = step.digits;
+    const int64_t bytes = ceil_div(step.C, tile_channels) * tiles_size(&c);
+    step.tiles = allocate_zeros<int8_t>(bytes);
+    step.tile_unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
+    if (!step.tiles || !step.tile_unit) return no_memory;
+    pack_tiles(w.weight, step.tiles, step.tile_unit, &c);
+    return bytes;
+#else
+    return 0;
+#endif
+}
+
+// Packs what tables are made of, where they can be faster than rows; returns the bytes, or no_memory.
+static int64_t pack_tables(Step& step) {
+    const Window& w = step.windows[step.weighted];
+    if (!has_tables || !step.is_conv || step.P() == 1 || step.tiles || w.is_depthwise(step.C)) return 0;
+    if (w.groups > 1 && step.C / w.groups % table_group) return 0;
+    if (step.sliced && step.lines[step.row_line()].busy <= step.lines[engine::Tables].busy) return 0;
+    const int64_t inputs = w.C / w.groups;
+    step.tables = columns_of(w.weight, inputs, w.taps(), step);
+    return step.tables ? ceil_div(step.C, Vec::width) * Vec::width * inputs * w.taps() * (int64_t)sizeof(float) : no_memory;
+}
+
+static void find_conv(Step& step) {
+    int64_t weighted = 0;
+    for (int64_t i = 0; i < step.count; i++)
+        if (step.windows[i].weight) step.weighted = i, weighted++;
+    step.is_conv = step.kind == engine::Fire && !step.real && step.count <= 2 && weighted == 1;
+    if (!step.is_conv) return;
+    const Window& w = step.windows[step.weighted];
+    Conv2d& c = step.conv;
+    c.neurons.C = step.C, c.neurons.P = step.P(), c.groups = w.groups;
+    c.C_in = w.C, c.H = w.H, c.W = w.W, c.W_out = step.W;
+    c.kernel_h = w.kernel_h, c.kernel_w = w.kernel_w, c.stride_h = w.stride_h, c.stride_w = w.stride_w;
+    c.padding_h = w.padding_h, c.padding_w = w.padding_w, c.dilation_h = w.dilation_h, c.dilation_w = w.dilation_w;
+}
+
+// What the kernels of ../conv2d read of a convolution; false if there is no memory.
+static bool pack_for_kernels(Plan& plan, Step& step, bool periodic) {
+    find_conv(step);
+    const auto add = [&](int64_t bytes) {
+        plan.bytes += bytes == no_memory ? 0 : bytes;
+        return bytes != no_memory;
+    };
+    return add(pack_slices(step, periodic)) && add(pack_in_tiles(step)) && add(pack_tables(step));
+}
+
+}  // namespace PK_TARGET
