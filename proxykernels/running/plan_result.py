@@ -15,6 +15,7 @@ from ..neurons import IFNeuron
 from ..plan.library import TALLIES
 from ..plan.plan import Kind, Operation, Plan, Slot
 from ..spikes import Spikes
+from .changes import as_state
 from .result import Result as SimulationResult
 from .result import logits
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
@@ -176,6 +177,11 @@ class Result(SimulationResult):
 class ChangesResult(Result):
     """That of a network of sigma-delta neurons: ``potentials`` [T, N, ...] are the ReLU network's outputs as
     far as each step tells them, ``logits`` [N, ...] those of the last step."""
+
+    @cached_property
+    def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]
+        """Empty where none was asked for."""
+        return as_state(self._plan, self._kept.__getitem__, len(self.steps)) if self._kept else {}
 
     @property
     def logits(self) -> Tensor:
