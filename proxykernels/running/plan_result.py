@@ -75,6 +75,11 @@ class CountedChanges(Counted):
         fire = (op for op in plan.operations if op.senders)
         return places | {op.name: prod(op.shape) * self.sample_steps for op in fire}
 
+    def sums(self, plan: Plan) -> dict[str, int]:
+        """Values of z times steps and samples: more than places where a max pooling is before the neurons."""
+        fire = (op for op in plan.operations if op.senders)
+        return {op.name: prod(plan.change_states(op)[0]) * self.sample_steps for op in fire}
+
     def synops(self, plan: Plan) -> SynOps:
         accumulates, multiply_accumulates = (
             {op.name: self.tally[TALLIES * k + number] for k, op in _layers(plan)} for number in (1, 2)
@@ -177,6 +182,14 @@ class Result(SimulationResult):
 class ChangesResult(Result):
     """That of a network of sigma-delta neurons: ``potentials`` [T, N, ...] are the ReLU network's outputs as
     far as each step tells them, ``logits`` [N, ...] those of the last step."""
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"sums": self.sums}
+
+    @cached_property
+    def sums(self) -> dict[str, int]:
+        """Layer name -> values of z times steps and samples."""
+        return self._counted.sums(self._plan)  # type: ignore[attr-defined]
 
     @cached_property
     def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]

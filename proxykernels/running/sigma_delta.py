@@ -41,6 +41,12 @@ class SigmaDeltaResult(Result):
         )
 
     @property
+    def sums(self) -> dict[str, int]:
+        """Layer name -> values of z times steps and samples."""
+        tallies: Any = self._tallies
+        return {name: tally.sums for name, tally in tallies.items()}
+
+    @property
     def logits(self) -> Tensor:
         return self.potentials[-1]
 
