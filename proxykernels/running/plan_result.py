@@ -77,8 +77,9 @@ class CountedChanges(Counted):
 
     def sums(self, plan: Plan) -> dict[str, int]:
         """Values of z times steps and samples: more than places where a max pooling is before the neurons."""
+        sums = {op.name: 0 for _, op in _layers(plan)}
         fire = (op for op in plan.operations if op.senders)
-        return {op.name: prod(plan.change_states(op)[0]) * self.sample_steps for op in fire}
+        return sums | {op.name: prod(plan.change_states(op)[0]) * self.sample_steps for op in fire}
 
     def synops(self, plan: Plan) -> SynOps:
         accumulates, multiply_accumulates = (

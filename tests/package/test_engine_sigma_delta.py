@@ -154,6 +154,33 @@ def test_files(request, net_of, tmp_path):
     same_results(result, engine(x, 5))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("net_of", ["nets", "pooled"])
+def test_simulate_runs_the_plan(request, net_of, generator):
+    """Until something of the network changes; the states of samples that have stopped are those at their ends."""
+    ann, x = request.getfixturevalue(net_of)
+    x = x * torch.linspace(0.1, 4, 8).view(-1, 1, 1, 1)
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    results = [run(net, x, 12, stop=pk.settled(1), state={}) for run in (pk.simulate, by_layers)]
+    assert [type(result).__name__ for result in results] == ["ChangesResult", "SigmaDeltaResult"]
+    assert 2 <= results[1].steps.min() < results[1].steps.max()
+    same_results(*results)
+    states = [result.state for result in results]
+    assert states[0].keys() == states[1].keys()
+    assert all(equal(*pair) for name in states[0] for pair in zip(states[0][name], states[1][name], strict=True))
+    frames = video(x, 6, generator)
+    results = [run(net, frames, 6, state=state) for run, state in zip((pk.simulate, by_layers), states, strict=True)]
+    same_results(*results)
+    assert results[0].places == results[1].places and results[0].sums == results[1].sums
+    assert copy.deepcopy(results[0]).sums == results[1].sums and pk.simulate(net, x, 2).state == {}
+    before = results[0].potentials
+    next(net.parameters()).mul_(0.5)
+    same_results(*(run(net, frames, 6) for run in (pk.simulate, by_layers)))
+    net.stem_0.limit = 0.25
+    same_results(*(run(net, frames, 6) for run in (pk.simulate, by_layers)))
+    assert not torch.equal(pk.simulate(net, frames, 6).potentials, before)
+
+
 class Moves(nn.Module):
     """Average poolings, padding, features as images, larger images, other channels, a shortcut of three."""
 
