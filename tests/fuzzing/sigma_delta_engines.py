@@ -19,7 +19,6 @@ from proxykernels.running.engine import Engine
 
 from . import draw, ways
 from .case import Case, Mismatch, same
-from .engines import TARGETS
 from .models import Drawn
 from .translations import SIZES
 
@@ -37,7 +36,7 @@ class SigmaDeltaEngine(Case):
     exact: bool = True  # weights whose sums are not rounded; then the oracle is the definition
     moving: float = 0.0  # share of the input that changes from frame to frame; 0: held
     lead: int = 0  # of early exit; 0: none
-    target: str = TARGETS[-1]
+    target: str = ways.TARGETS[-1]
 
     @classmethod
     def draw(cls, random: Random, **common) -> "SigmaDeltaEngine":
@@ -45,7 +44,8 @@ class SigmaDeltaEngine(Case):
             **common | {"seed": random.randint(0, 10_000_000)}, operations=random.choice((1, 2, 3, 4, 5, 6, 8, 10)),
             size=random.choice(SIZES), T=random.choice((1, 2, 3, 4, 7, 12, 40)), N=random.choice((1, 1, 2, 5, 70)),
             exponents=random.choice((1, 4, 8, 12)), signed=random.random() < 0.5, exact=random.random() < 0.5,
-            moving=random.choice((0.0, 0.02, 0.3)), lead=random.choice((0, 0, 1, 4)), target=random.choice(TARGETS),
+            moving=random.choice((0.0, 0.02, 0.3)), lead=random.choice((0, 0, 1, 4)),
+            target=random.choice(ways.TARGETS),
         )  # fmt: skip
 
     @torch.no_grad()
