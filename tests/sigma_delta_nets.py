@@ -101,6 +101,11 @@ def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
     return values[name].cumsum(0)
 
 
+def by_layers(net: pk.Network, x: torch.Tensor, T: int, **options):
+    """simulate layer by layer, as it does where a chunk is given."""
+    return pk.simulate(net, x, T, **{"chunk": 2 if options.get("stop") else 32} | options)
+
+
 def exact(ann: nn.Module, x: torch.Tensor, neuron) -> tuple[pk.Network, torch.Tensor]:
     """A network and inputs of which no sum is rounded."""
     net = pk.convert(ann, x, neuron=neuron)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from accuracy.work import Work
-from proxykernels.layers.sigma_delta import Tally
 
 CODE_BITS = 8  # of a sigma-delta spike, as the kernels keep it
 
@@ -64,9 +63,8 @@ def of_simulation(net: nn.Module, result: Any, T: float, images: int, values: in
     """
     additions, products = result.synops.accumulates, result.synops.multiply_accumulates
     places = sum(result.places.values()) / images
-    tallies = getattr(result, "_tallies", {}).values()
     # Behind a max pooling neurons are fewer than the sums that it takes, which are states too.
-    pooled = sum(tally.sums - tally.places for tally in tallies if isinstance(tally, Tally)) / images
+    pooled = sum(count - result.places[name] for name, count in getattr(result, "sums", {}).items()) / images
     sizes = {name: sum(p.numel() for p in layer.parameters() if p.ndim > 1) for name, layer in net.named_modules()}
     read = sum(min((additions[name] + products[name]) / images, sizes[name] * T) for name in additions)
     return Work(

@@ -147,8 +147,9 @@ class _Reader:
         for k, operation in enumerate(about["operations"]):
             plan.operations.append(self._operation(plan, k, operation))
         _need(plan.is_moderate, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
-        problem, last = change_file.problem(plan), plan.last
-        _need(problem is None, problem)
+        if problem := change_file.problem(plan):
+            raise _Damaged(problem)
+        last = plan.last
         if not plan.changes:
             _need(any(op.neurons for op in plan.operations), "it has no neurons")
             _need(not last.real or (last.neurons is not None and not last.neurons.fires), "it ends in values")

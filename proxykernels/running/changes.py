@@ -1,15 +1,21 @@
 """What an engine of sigma-delta neurons takes and keeps."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import checks
 from ..kernels import heap
+from ..layers.sigma_delta import SigmaDeltaNeurons
 from ..network import Network
 from ..plan.library import CONSTANT, VALUES, Given, Session
 from ..plan.plan import Kind, Plan, Shape
+
+
+def has_sigma_delta(net: nn.Module) -> bool:
+    return any(isinstance(module, SigmaDeltaNeurons) for module in net.modules())
 
 
 def given_changes(plan: Plan, x: Any) -> Given:
@@ -41,14 +47,29 @@ State = dict[
 ]  # as simulate has it: of neurons z and a [N, P, C], under "" the last frame and the outputs
 
 
+def room_for(plan: Plan, k: int, N: int) -> Tensor:
+    """For the states of an operation, as the library has them: z of all samples, and behind it a."""
+    return heap.empty(N, sum(P * C for P, C in plan.change_states(plan.operations[k])))
+
+
 def read_state(plan: Plan, session: Session, N: int) -> State:
-    """The state of N samples, as simulate has it."""
+    """The state of N samples that a session has, as simulate has it."""
+
+    def read(k: int) -> Tensor:
+        buffer = room_for(plan, k, N)
+        session.read(k, buffer)
+        return buffer
+
+    return as_state(plan, read, N)
+
+
+def as_state(plan: Plan, read: Callable[[int], Tensor], N: int) -> State:
+    """The state of N samples, of what the library has of each operation."""
     state: State = {Network.INPUT: []}
     for k, op in enumerate(plan.operations):
         if not (sizes := plan.change_states(op)):
             continue
-        buffer = heap.empty(N, sum(P * C for P, C in sizes))
-        session.read(k, buffer)
+        buffer = read(k)
         parts = [part.view(N, *size) for part, size in zip(_split(buffer, sizes), sizes, strict=True)]
         if op.kind in (Kind.CHANGES, Kind.SUM):
             state[Network.INPUT].append(parts[0].transpose(1, 2).reshape(N, *op.shape))

@@ -8,9 +8,9 @@ from ..plan.changes import follow_changes
 from ..plan.follow import follow
 from ..sequences import is_sequence
 from ..spikes import Spikes
+from .changes import has_sigma_delta
 from .engine import LOOK_STEPS, Engine
 from .graph import GraphEngine
-from .sigma_delta import has_sigma_delta
 
 
 @torch.no_grad()

@@ -187,6 +187,8 @@ class Engine:
 
     def _room_for(self, k: int, N: int) -> Tensor:
         """For the states of an operation, as the library has them."""
+        if self.plan.changes:
+            return changes.room_for(self.plan, k, N)
         op = self.plan.operations[k]
         C, H, W = image_of(self.plan.state_shape(op))
         return heap.empty(N, op.states, H * W, C)

@@ -15,6 +15,7 @@ from ..neurons import IFNeuron
 from ..plan.library import TALLIES
 from ..plan.plan import Kind, Operation, Plan, Slot
 from ..spikes import Spikes
+from .changes import as_state
 from .result import Result as SimulationResult
 from .result import logits
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
@@ -73,6 +74,12 @@ class CountedChanges(Counted):
         places = {op.name: 0 for _, op in _layers(plan)}
         fire = (op for op in plan.operations if op.senders)
         return places | {op.name: prod(op.shape) * self.sample_steps for op in fire}
+
+    def sums(self, plan: Plan) -> dict[str, int]:
+        """Values of z times steps and samples: more than places where a max pooling is before the neurons."""
+        sums = {op.name: 0 for _, op in _layers(plan)}
+        fire = (op for op in plan.operations if op.senders)
+        return sums | {op.name: prod(plan.change_states(op)[0]) * self.sample_steps for op in fire}
 
     def synops(self, plan: Plan) -> SynOps:
         accumulates, multiply_accumulates = (
@@ -176,6 +183,19 @@ class Result(SimulationResult):
 class ChangesResult(Result):
     """That of a network of sigma-delta neurons: ``potentials`` [T, N, ...] are the ReLU network's outputs as
     far as each step tells them, ``logits`` [N, ...] those of the last step."""
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"sums": self.sums}
+
+    @cached_property
+    def sums(self) -> dict[str, int]:
+        """Layer name -> values of z times steps and samples."""
+        return self._counted.sums(self._plan)  # type: ignore[attr-defined]
+
+    @cached_property
+    def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]
+        """Empty where none was asked for."""
+        return as_state(self._plan, self._kept.__getitem__, len(self.steps)) if self._kept else {}
 
     @property
     def logits(self) -> Tensor:

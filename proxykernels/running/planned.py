@@ -18,11 +18,13 @@ from ..layers import Neurons
 from ..layers.parametrized import is_parametrized
 from ..network import Network
 from ..plan import library
+from ..plan.changes import follow_changes
 from ..plan.follow import follow
 from ..plan.plan import Plan
 from ..sequences import constant_dims
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like
+from .changes import has_sigma_delta, ready_state
 from .early_exit import Stop
 from .engine import Engine
 from .inputs import input_of
@@ -38,13 +40,14 @@ class _Known:
 
     Attributes:
         snapshot: None: it cannot be watched, and has no plans. dims: of its constant inputs.
-        trains: whether some module is in training mode.
+        trains: whether some module is in training mode. changes: whether its neurons are sigma-delta.
         engines: None where the engine does not take the network.
     """
 
     snapshot: Snapshot | None
     dims: tuple[int, ...] = ()
     trains: bool = False
+    changes: bool = False
     engines: dict[Key, Engine | None] = field(default_factory=dict)
 
 
@@ -64,7 +67,7 @@ def run(
     if not _may_run(x):
         return None
     known = _known_of(net)
-    if known is None:
+    if known is None or known.changes:
         return None
     given: Any = x
     usual = type(x) is Tensor and x.dtype == torch.float32 and x.ndim in known.dims and x.is_contiguous()
@@ -86,6 +89,27 @@ def run(
     keep_freed()
     numbers = [k for k, _ in engine.plan.stateful()]
     return engine.simulate(engine.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
+
+
+def run_changes(
+    net: Network, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None
+) -> Result | None:  # fmt: skip
+    """The same for a network of sigma-delta neurons; x, in float32, and what the state has were looked at."""
+    known = _known_of(net) if _may_run(x) else None
+    engine = None if known is None else _engine(net, known, (x.shape[1 + sequence :], True, None))
+    if engine is None:
+        return None
+    N = x.shape[int(sequence)]
+    start = None
+    if state:
+        try:
+            start = ready_state(engine.plan, state, N)
+        except ValueError:  # the layers say by their names what is wrong
+            return None
+    values = x.resolve_neg().contiguous()
+    given = library.Given(values, library.VALUES if sequence else library.CONSTANT, N, constant=not sequence)
+    keep = [] if state is None else [k for k, op in enumerate(engine.plan.operations) if engine.plan.change_states(op)]
+    return engine.simulate(given, T, stop, keep=keep, start=start)
 
 
 def output(net: Network, x: Any) -> Spikes | Tensor | None:
@@ -127,21 +151,31 @@ def _look_at(net: nn.Module) -> _Known:
             if isinstance(layer, Neurons):
                 _ = layer.neuron  # which it keeps from the first time on
         with suppress(CannotWatchError):
-            return _Known(Snapshot(net), constant_dims(net), any(module.training for module in net.modules()))
+            return _Known(
+                Snapshot(net),
+                constant_dims(net),
+                any(module.training for module in net.modules()),
+                has_sigma_delta(net),
+            )
     return _Known(None)
 
 
 def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
     with _lock:
         if key not in known.engines:
-            known.engines[key] = _made(net, key)
+            known.engines[key] = _made(net, known.changes, key)
         return known.engines[key]
 
 
-def _made(net: nn.Module, key: Key) -> Engine | None:
+def _made(net: nn.Module, changes: bool, key: Key) -> Engine | None:
     shape, real, precision = key
     try:
-        engine = Engine(follow(net, tuple(shape), real, precision, copies=False))
+        plan = (
+            follow_changes(net, tuple(shape), copies=False)
+            if changes
+            else follow(net, tuple(shape), real, precision, copies=False)
+        )
+        engine = Engine(plan)
     except (TypeError, ValueError, MemoryError):  # the layers take it, or say by their names what is wrong
         return None
     engine.plan = engine.plan.without_weights()

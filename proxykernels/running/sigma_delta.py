@@ -16,6 +16,7 @@ from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally, kept_state, 
 from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
+from . import planned as plans
 from .chunks import checked
 from .early_exit import Stop, decided_by
 from .result import Result
@@ -40,18 +41,20 @@ class SigmaDeltaResult(Result):
         )
 
     @property
+    def sums(self) -> dict[str, int]:
+        """Layer name -> values of z times steps and samples."""
+        tallies: Any = self._tallies
+        return {name: tally.sums for name, tally in tallies.items()}
+
+    @property
     def logits(self) -> Tensor:
         return self.potentials[-1]
-
-
-def has_sigma_delta(net: nn.Module) -> bool:
-    return any(isinstance(module, SigmaDeltaNeurons) for module in net.modules())
 
 
 def simulate(
     net: nn.Module, x: Tensor | Spikes, T: int, *, chunk: int | None, state: dict | None, stop: Stop | None,
     **unknown: Any,
-) -> SigmaDeltaResult:  # fmt: skip
+) -> Result:  # fmt: skip
     """``T`` steps of a network from ``convert(..., neuron="sigma-delta")``.
 
     Args:
@@ -83,6 +86,10 @@ def simulate(
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
+    if chunk is None and x.device.type == "cpu":
+        planned = plans.run_changes(net, x, sequence, T, state, stop)
+        if planned is not None:
+            return planned
     steps = checked(chunk) if chunk is not None else CHUNK if stop is None else STOP_CHUNK
     tallies = {name: Tally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     parts, start, samples = list[_Samples](), 0, FIRST

@@ -13,6 +13,7 @@ from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
 from . import planned as plans
 from . import sigma_delta
+from .changes import has_sigma_delta
 from .chunks import Chunks
 from .early_exit import Batch, Stop, check_rule
 from .inputs import input_of
@@ -102,7 +103,7 @@ def run(
         planned = plans.run(net, x, T, state, stop, precision)
         if planned is not None:
             return planned
-    if sigma_delta.has_sigma_delta(net):
+    if has_sigma_delta(net):
         explains, trains = watch is not unwatched, bool(batch_statistics or masks)
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
         return sigma_delta.simulate(net, x, T, **options, explain=explains, training=trains)

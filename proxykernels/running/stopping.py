@@ -25,7 +25,7 @@ class Asked:
         self.values: Tensor | None = None
         self.error: BaseException | None = None
 
-    def __call__(self, _: Any, counts: int | None, samples: int, n: int, t: int, decided: int) -> None:
+    def __call__(self, context: Any, counts: int | None, samples: int, n: int, t: int, decided: int) -> None:
         """As engine.h has it: ``counts``, ``samples`` and ``decided`` are addresses."""
         try:
             told = decided_by(self._stop, self._seen(counts, samples, n, t), t, n)

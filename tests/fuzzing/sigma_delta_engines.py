@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 import torch
+from sigma_delta_nets import by_layers
 from torch import Tensor
 
 import proxykernels as pk
@@ -72,8 +73,8 @@ class SigmaDeltaEngine(Case):
         if exact and not any(isinstance(layer, AVERAGES) for layer in net.modules()):
             oracle = ways.FALLBACK
         with ways.use(oracle, self.threads):
-            expected = pk.simulate(net, given, self.T, state={})
-            stopped = pk.simulate(net, given, self.T, stop=self.stop) if self.stops(expected) else None
+            expected = by_layers(net, given, self.T, state={})
+            stopped = by_layers(net, given, self.T, stop=self.stop) if self.stops(expected) else None
         ways.executed[self.target, "engine"] += 1
         with ways.use(self.target, self.threads):
             engine = Engine(plan, target=self.target)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from equality import equal
-from sigma_delta_nets import exact, nets_fixture, pooled_fixture  # noqa: F401 - fixtures
+from sigma_delta_nets import by_layers, exact, nets_fixture, pooled_fixture  # noqa: F401 - fixtures
 from torch import nn
 
 import proxykernels as pk
@@ -48,7 +48,7 @@ def test_runs_are_those_of_simulate(request, net_of, frames, signed, floats, gen
     given = video(x, 5, generator) if frames else x
     engine = pk.compile(net, given)
     for T in (5,) if frames else (2, 3, 5, 40):
-        expected = pk.simulate(net, given, T)
+        expected = by_layers(net, given, T)
         assert (expected.relu_joules is None) == frames
         same_results(engine(given, T), expected)
     assert equal(engine(given[:, :1] if frames else given[:1], T).potentials, expected.potentials[:, :1])
@@ -65,7 +65,7 @@ def test_instruction_sets(request, net_of, target, generator):
     except RuntimeError:
         pytest.skip(f"this machine has no {target}")
     frames = video(x, 6, generator)
-    same_results(engine(frames, 6), pk.simulate(net, frames, 6))
+    same_results(engine(frames, 6), by_layers(net, frames, 6))
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def test_streams_go_on_as_simulate_does(request, net_of, threads, generator):
         stream, state = pk.compile(net, x).stream(8), {}
         for start, steps in ((0, 1), (1, 1), (2, 1), (3, 4), (7, 1), (8, 1), (8, 1), (8, 1)):
             part = frames[start : start + steps]
-            expected = pk.simulate(net, part, steps, state=state)
+            expected = by_layers(net, part, steps, state=state)
             given = part[0] if steps == 1 else part
             assert equal(stream(given), expected.potentials) and equal(stream.logits, expected.logits)
             state = expected.state
@@ -93,7 +93,7 @@ def test_streams_go_on_as_simulate_does(request, net_of, threads, generator):
     other.state = state  # of simulate
     assert equal(other(x), stream(x))
     stream.reset()
-    assert stream.steps == 0 and equal(stream(x), pk.simulate(net, x, 1).potentials)
+    assert stream.steps == 0 and equal(stream(x), by_layers(net, x, 1).potentials)
 
 
 @torch.no_grad()
@@ -107,9 +107,9 @@ def test_a_still_frame_is_free(nets):
     assert equal(stream(x[:1]), before) and list(stream._past.tally) == tally
     frames = x[:1].repeat(40, 1, 1, 1, 1)
     frames[30:, :, :, 3, 3] += 1
-    assert equal(stream(frames[-1]), pk.simulate(net, torch.cat([frames[:30], frames[-1:]]), 31).potentials[-1:])
+    assert equal(stream(frames[-1]), by_layers(net, torch.cat([frames[:30], frames[-1:]]), 31).potentials[-1:])
     assert sum(stream._past.tally) > sum(tally)
-    same_results(engine(frames, 40), pk.simulate(net, frames, 40))
+    same_results(engine(frames, 40), by_layers(net, frames, 40))
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def test_samples_stop_when_they_have_settled(nets, frames, generator):
         potentials.zero_()  # it is the rule's own
         return told
 
-    engine, expected = pk.compile(net, given), pk.simulate(net, given, 12, stop=pk.settled(1))
+    engine, expected = pk.compile(net, given), by_layers(net, given, 12, stop=pk.settled(1))
     actual = engine(given, 12, stop=rule)
     assert 2 <= expected.steps.min() < expected.steps.max() < (13 if frames else 12)
     same_results(actual, expected)
@@ -152,6 +152,38 @@ def test_files(request, net_of, tmp_path):
     same_results(copy.deepcopy(engine)(x, 5), engine(x, 5))
     result = copy.deepcopy(engine(x, 5))
     same_results(result, engine(x, 5))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("net_of", ["nets", "pooled"])
+def test_simulate_runs_the_plan(request, net_of, generator):
+    """Until something of the network changes; the states of samples that have stopped are those at their ends."""
+    ann, x = request.getfixturevalue(net_of)
+    x = x * torch.linspace(0.1, 4, 8).view(-1, 1, 1, 1)
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    middle = by_layers(net, x, 2).logits[:, 0].median()
+
+    def stop(potentials, t):
+        return potentials[-1, :, 0] > middle
+
+    results = [run(net, x, 12, stop=stop, state={}) for run in (pk.simulate, by_layers)]
+    assert [type(result).__name__ for result in results] == ["ChangesResult", "SigmaDeltaResult"]
+    assert 2 <= results[1].steps.min() < results[1].steps.max()
+    same_results(*results)
+    states = [result.state for result in results]
+    assert states[0].keys() == states[1].keys()
+    assert all(equal(*pair) for name in states[0] for pair in zip(states[0][name], states[1][name], strict=True))
+    frames = video(x, 6, generator)
+    results = [run(net, frames, 6, state=state) for run, state in zip((pk.simulate, by_layers), states, strict=True)]
+    same_results(*results)
+    assert results[0].places == results[1].places and results[0].sums == results[1].sums
+    assert copy.deepcopy(results[0]).sums == results[1].sums and pk.simulate(net, x, 2).state == {}
+    before = results[0].potentials
+    next(net.parameters()).mul_(0.5)
+    same_results(*(run(net, frames, 6) for run in (pk.simulate, by_layers)))
+    net.stem_0.limit = 0.25
+    same_results(*(run(net, frames, 6) for run in (pk.simulate, by_layers)))
+    assert not torch.equal(pk.simulate(net, frames, 6).potentials, before)
 
 
 class Moves(nn.Module):
@@ -201,7 +233,7 @@ def test_what_is_between_neurons(frames, generator):
         pk.Flatten,
     }
     given = video(x, 6, generator) if frames else x
-    engine, expected = pk.compile(net, given), pk.simulate(net, given, 6)
+    engine, expected = pk.compile(net, given), by_layers(net, given, 6)
     same_results(engine(given, 6), expected)
 
 
@@ -213,10 +245,10 @@ def test_maxima_of_what_was_sent(taken, generator):
     net, x = exact(Skip(taken).eval(), torch.randn(8, 2, 8, 8, generator=generator), "sigma-delta")
     frames = video(x, 6, generator)
     engine = pk.compile(net, x)
-    same_results(engine(frames, 6), pk.simulate(net, frames, 6))
+    same_results(engine(frames, 6), by_layers(net, frames, 6))
     stream, state = engine.stream(8), {}
     for frame in frames:
-        expected = pk.simulate(net, frame, 1, state=state)
+        expected = by_layers(net, frame, 1, state=state)
         state = expected.state
         assert equal(stream(frame), expected.potentials)
 
@@ -228,11 +260,11 @@ def test_rows_of_values(generator):
         nn.Flatten(), nn.Linear(8, 3), nn.ReLU(),
     ).eval()  # fmt: skip
     net, x = exact(ann, torch.randn(5, 2, 14, generator=generator), "sigma-delta")
-    same_results(pk.compile(net, x)(x, 4), pk.simulate(net, x, 4))
+    same_results(pk.compile(net, x)(x, 4), by_layers(net, x, 4))
     features, y = exact(
         nn.Sequential(nn.Linear(7, 70), nn.ReLU(), nn.Linear(70, 3)).eval(), torch.randn(5, 7), "sigma-delta"
     )
-    same_results(pk.compile(features, y)(y, 4), pk.simulate(features, y, 4))
+    same_results(pk.compile(features, y)(y, 4), by_layers(features, y, 4))
 
 
 @torch.no_grad()
@@ -244,7 +276,7 @@ def test_samples_of_other_kinds(nets):
     for same in (x.double(), x.to(memory_format=torch.channels_last), x.expand(3, *x.shape), x.flip(3).flip(3)):
         assert equal(engine(same, 3).potentials, expected)
     binary = (x > 0).float().expand(3, *x.shape).clone()  # values, and no spikes
-    assert equal(engine(binary, 3).potentials, pk.simulate(net, binary, 3).potentials)
+    assert equal(engine(binary, 3).potentials, by_layers(net, binary, 3).potentials)
     assert engine(x[:0], 3).potentials.shape == (3, 0, 5)
     many = x.repeat(9, 1, 1, 1)  # more than go at a time
     assert equal(engine(many, 3).potentials[:, -8:], expected)

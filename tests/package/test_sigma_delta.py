@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from equality import equal
-from sigma_delta_nets import exact, nets_fixture, step_loop  # noqa: F401 - a fixture
+from sigma_delta_nets import by_layers, exact, nets_fixture, step_loop  # noqa: F401 - a fixture
 from torch import nn
 
 import proxykernels as pk
@@ -25,6 +25,7 @@ def test_simulation_is_the_step_loop(nets, frames, signed, generator):
     result = pk.simulate(net, x, 5)
     assert all(rate > 0 for rate in result.rates.values() if rate == rate)
     assert equal(result.potentials, step_loop(net, sequence, 5))
+    assert equal(by_layers(net, x, 5).potentials, result.potentials)
 
 
 @torch.no_grad()
@@ -83,7 +84,7 @@ def test_batches_are_their_samples(nets, monkeypatch):
     net = pk.convert(ann, x, neuron="sigma-delta")
     whole = pk.simulate(net, x, 4)
     monkeypatch.setattr("proxykernels.running.sigma_delta.BYTES", {"cpu": 1})
-    one_by_one = pk.simulate(net, x, 4)
+    one_by_one = by_layers(net, x, 4)
     assert equal(whole.potentials, one_by_one.potentials) and whole.rates == one_by_one.rates
     assert pk.simulate(net, x[:0], 3).potentials.shape == (3, 0, 5)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from equality import equal
-from sigma_delta_nets import exact, nets_fixture, pooled_fixture, step_loop  # noqa: F401 - fixtures
+from sigma_delta_nets import by_layers, exact, nets_fixture, pooled_fixture, step_loop  # noqa: F401 - fixtures
 from torch import nn
 
 import proxykernels as pk
@@ -125,5 +125,5 @@ def test_what_arrives_before_the_pooling_counts_as_memory(pooled, monkeypatch):
     monkeypatch.setattr(
         sigma_delta._Samples, "run", lambda self, *given: (run(self, *given), needed.append(self.needed))[0]
     )
-    pk.simulate(net, x[:1], 4)
+    by_layers(net, x[:1], 4)
     assert needed[0] >= 4 * 4 * 18 * 18 * 12

@@ -101,7 +101,7 @@ def test_rules_that_do_not_fit(nets):
         pk.simulate(net, x, 4, stop=pk.margin(3))
     with pytest.raises(TypeError, match="stop must be a rule such as proxykernels.settled"):
         pk.simulate(net, x, 4, stop=3)
-    with pytest.raises(TypeError, match=r"stop must return a bool tensor \[4\]"):
+    with pytest.raises(TypeError, match=r"stop must return a bool tensor \[8\]"):
         pk.simulate(net, x, 4, stop=lambda potentials, t: potentials[-1, :, 0])
     with pytest.raises(ValueError, match=r"settled compares .* pk.margin\(3\) for IF neurons"):
         pk.simulate(pk.convert(ann, x), x, 16, stop=pk.settled())
