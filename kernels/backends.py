@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,6 +164,15 @@ class CpuBackend(Backend, Protocol):
 
     def pack_binary(self, dense: Tensor, /) -> tuple[Tensor, bool]:
         """Values [T, N, C, H, W] to words, and whether they are all 0 and 1, without which the words mean nothing."""
+
+    def first_and_last(self, values: np.ndarray, /) -> tuple[int, int]:
+        """The least and the largest of integers of up to 64 bits, of any stride."""
+
+    def pack_events(
+        self, fields: Sequence[np.ndarray], first: int, share: tuple[int, int], T: int, size: tuple[int, int], /
+    ) -> Tensor | None:
+        """Events of a camera, t, x, y and p, to words: of the step (t - first) * share[0] // share[1]. None: one lies
+        outside."""
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: periods, and potentials."""

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +16,13 @@ from ..neurons import AnyNeuron
 LARGEST = torch.finfo(torch.float32).max
 SOFT = math.inf  # in a state_dict, of a v_reset that is None
 
-_reads: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+READS = "_reads"  # of a layer whose reads are counted
 
 
-def reads_of(layer: nn.Module) -> int:
-    """How often a layer was asked for a tensor of its own: whoever has it may write to it past torch's count."""
-    return _reads.get(layer, 0)
+def count_reads(layer: "NeuronAttributes") -> list[int]:
+    """Where it is counted, from now on, how often a layer is asked for a tensor of its own: whoever has it may write to
+    it past torch's count."""
+    return vars(layer).setdefault(READS, [0])
 
 
 class NeuronAttributes(nn.Module):
@@ -73,8 +73,9 @@ class NeuronAttributes(nn.Module):
         self._buffers.pop(name, None)
 
     def __getattr__(self, name: str) -> Any:
-        if not torch.compiler.is_compiling():
-            _reads[self] = _reads.get(self, 0) + 1
+        reads = self.__dict__.get(READS)
+        if reads is not None and not torch.compiler.is_compiling():
+            reads[0] += 1
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:

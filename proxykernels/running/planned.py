@@ -31,7 +31,7 @@ from .inputs import input_of
 from .result import Result
 from .snapshot import CannotWatchError, Snapshot
 
-Key = tuple[torch.Size, bool, str | None]  # shape of a sample, whether of values, precision
+Key = tuple[tuple[int, ...], bool, str | None]  # shape of a sample, whether of values, precision
 
 
 @dataclass
@@ -133,7 +133,9 @@ def _may_run(x: Any) -> bool:
     """Whether nothing but the plan has to see the run."""
     if not nobody_follows() or any(_GLOBAL_HOOKS) or not library.is_built():
         return False
-    return isinstance(x, Tensor | Spikes) and x.device.type == "cpu"
+    if not isinstance(x, Tensor | Spikes) or x.device.type != "cpu":
+        return False
+    return isinstance(x, Spikes) or not x.is_nested
 
 
 def _known_of(net: nn.Module) -> _Known | None:

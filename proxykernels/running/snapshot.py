@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers.attributes import reads_of
+from ..layers.attributes import READS, NeuronAttributes, count_reads
 from ..plan import library
 
 LINES = 512  # of 64 bytes
@@ -48,8 +48,9 @@ class Snapshot:
         self._empty: list[Any] = []
         self._times: dict[int, int] = {}  # id of a tensor -> how many of these hold it
         self._tensors: list[Tensor] = []
-        self._layers: list[nn.Module] = []
+        self._counted: list[list[int]] = []  # reads of layers
         self._seen = {id(net)}
+        self._count_reads(net)
         self._follow_dict(vars(net))
         self._sources = self._tensors_now()
         self._large = [t for t in self._tensors if t.nbytes > WHOLE]
@@ -57,7 +58,7 @@ class Snapshot:
         self._pieces = (library.Piece * len(self._tensors))()
         for piece, t in zip(self._pieces, self._tensors, strict=True):
             piece.bytes, piece.size = t.data_ptr(), t.nbytes
-        self._reads = sum(map(reads_of, self._layers))
+        self._reads = sum(reads for (reads,) in self._counted)
         self._hash, self._sample = self._hashed(EVERY_LINE), self._hashed(LINES)
 
     def holds(self, net: nn.Module) -> bool:
@@ -78,7 +79,7 @@ class Snapshot:
         return self._tensors_now() == self._sources and self._values_hold()
 
     def _values_hold(self) -> bool:
-        reads = sum(map(reads_of, self._layers))
+        reads = sum(reads for (reads,) in self._counted)
         if reads == self._reads and not self._are_shared():
             return self._hashed(LINES) == self._sample
         self._reads = reads
@@ -120,17 +121,21 @@ class Snapshot:
             self._empty.append(thing)
         elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("proxykernels."):
             self._objects.append((thing, type(thing)))
-            self._layers += [thing] * isinstance(thing, nn.Module)
+            self._count_reads(thing)
             self._follow_dict(vars(thing))
         else:
             return False
         return True
 
+    def _count_reads(self, thing: Any) -> None:
+        if isinstance(thing, NeuronAttributes):
+            self._counted.append(count_reads(thing))
+
     def _follow_dict(self, things: dict) -> None:
         if not things:
             self._empty.append(things)
             return
-        known = [key for key, thing in things.items() if self._follow(thing)]
+        known = [key for key, thing in things.items() if key != READS and self._follow(thing)]
         get = _getter(known)
         self._dicts.append((things, len(things), get, get(things)))
 

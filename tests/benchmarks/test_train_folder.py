@@ -159,6 +159,9 @@ def test_every_command_runs_by_it():
 IN_CHILDREN = ("gpu_speed",)  # where torch is imported when it is known what to do
 
 
+NEEDED = {"video": ["clip.mp4"]}  # arguments of commands
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize(
     "path", [path for path in COMMANDS if path.stem not in IN_CHILDREN], ids=lambda path: path.stem
@@ -167,7 +170,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line_too(path, tmp_path):
     (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
     module = path.relative_to(BENCHMARKS).with_suffix("").parts
     with subprocess.Popen(
-        [sys.executable, "-m", ".".join(module)] if len(module) > 1 else [sys.executable, str(path)],
+        [sys.executable, *(["-m", ".".join(module)] if len(module) > 1 else [str(path)]), *NEEDED.get(path.stem, ())],
         cwd=BENCHMARKS,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,

@@ -113,9 +113,9 @@ struct Network {
 
     explicit Network(Random& random) {
         terms.reserve(8);
-        const engine::Term window{0, nullptr, 3, 3, 1, 1, 1, 1, 1, 1, 1, nullptr};
-        const engine::Term all{0, nullptr, 1, 1, 1, 1, 0, 0, 1, 1, 1, nullptr};
-        engine::Term pool{1, nullptr, 2, 2, 2, 2, 0, 0, 1, 1, 1, nullptr};
+        const engine::Term window{0, nullptr, 3, 3, 1, 1, 1, 1, 1, 1, 1, 0, nullptr};
+        const engine::Term all{0, nullptr, 1, 1, 1, 1, 0, 0, 1, 1, 1, 0, nullptr};
+        engine::Term pool{1, nullptr, 2, 2, 2, 2, 0, 0, 1, 1, 1, 0, nullptr};
         if (changes) {
             add_changes(random, window, all, pool);
             return;
