@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import runpy
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -76,6 +77,15 @@ def remove_libraries(folder, but=()):
                 library.unlink()
 
 
+def is_current(made):
+    """Whether an object is younger than all files that its compiler read."""
+    listed = made.with_suffix(".d")
+    if not (made.is_file() and listed.is_file()):
+        return False
+    read = [Path(name) for name in listed.read_text().replace("\\\n", " ").split()[1:]]  # a name has no spaces here
+    return all(file.is_file() and file.stat().st_mtime <= made.stat().st_mtime for file in read)
+
+
 class BuildKernels(build_ext):
     user_options = [
         *build_ext.user_options,
@@ -109,6 +119,9 @@ class BuildKernels(build_ext):
             )
         if not self.knows([], "#include <atomic>\n"):
             return self.build_nothing()
+        for program in filter(None, self.programs()):
+            if shutil.which("ccache") and Path(shutil.which(program[0]) or "").resolve().name != "ccache":
+                program.insert(0, "ccache")
         start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
         jobs = {extension.name: self.jobs_of(extension) for extension in self.extensions}
         say(f"compiling {sum(map(len, jobs.values()))} C++ files, which together take about four minutes of a core")
@@ -148,10 +161,10 @@ class BuildKernels(build_ext):
             if Path(source).stem == "dispatch":
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
                 macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
-                jobs.append((source, "common", macros, openmp, extension.depends))
+                jobs.append((source, "common", macros, openmp))
             else:
                 jobs += [
-                    (source, target, [("PK_TARGET", target)], [*openmp, *targets[target]], extension.depends)
+                    (source, target, [("PK_TARGET", target)], [*openmp, *targets[target]])
                     for target in reversed(targets)
                 ]
         return jobs
@@ -182,19 +195,25 @@ class BuildKernels(build_ext):
         """Without the version of Python: the library does not depend on it."""
         return str(Path(*name.split(".")).with_suffix(".so"))
 
-    def compile(self, source, folder, macros, flags, depends):
+    def programs(self):
+        """The compilers of C and C++, which setuptools keeps apart, with their flags."""
+        return [getattr(self.compiler, name, []) for name in ("compiler_so", "compiler_so_cxx")]
+
+    def compile(self, source, folder, macros, flags):
+        """The object of a source; one is kept if neither the command nor a file that it read has changed."""
         output = str(Path(self.build_temp) / folder)
         if self.checked:
             macros, flags = [*macros, ("PK_CHECKED", None)], [*flags, *CHECKED]
         if self.checked or self.emulate_tiles:
             macros = [*macros, ("PK_EMULATED_TILES", None)]
-        return self.compiler.compile(
-            [source],
-            output_dir=output,
-            macros=macros,
-            extra_postargs=[*sources["FLAGS"], *flags],
-            depends=depends,
-        )
+        made = Path(self.compiler.object_filenames([source], output_dir=output)[0])
+        command, how = made.with_suffix(".command"), repr((self.programs(), macros, sources["FLAGS"], flags))
+        if command.is_file() and command.read_text() == how and is_current(made):
+            return [str(made)]
+        flags = [*sources["FLAGS"], *flags, "-MMD"]  # which writes the names of the files that it read
+        self.compiler.compile([source], output_dir=output, macros=macros, extra_postargs=flags)
+        command.write_text(how)
+        return [str(made)]
 
     def knows(self, flags, text=""):
         """Whether the compiler takes some flags, and a text with them."""
@@ -202,7 +221,7 @@ class BuildKernels(build_ext):
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_text(text)
         try:
-            self.compile(str(source), "flags", [], flags, [])
+            self.compile(str(source), "flags", [], flags)
         except CompileError:
             return False
         return True
