@@ -18,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONV = "kernels/cpu/src/conv2d"
+ENGINE = "kernels/cpu/src/engine"
+SCATTERED = "tests/package/test_engine_scatter.py"
 NEURONS = "tests/cpu/test_neurons.py"
 MAX_RATE_POOL = "tests/cpu/test_max_rate_pool.py"
 SUMS = "tests/cpu/test_left_out_sums.py"
@@ -54,6 +56,21 @@ DEFECTS = {
         NEURONS,
     ),
     "start: that of each pixel": Defect("kernels/cpu/src/neurons.h", "pixel * n.start_pixel", "n.start_pixel", KERNELS),
+    "scattered spikes: a silent step of a leak too few": Defect(
+        f"{ENGINE}/scatter.h", "now - done);", "now - done - (now > done + 1));", SCATTERED
+    ),
+    "scattered spikes: neurons that fire again": Defect(
+        f"{ENGINE}/scatter.h", "uint64_t visited = touched | again;", "uint64_t visited = touched;", SCATTERED
+    ),
+    "scattered spikes: the currents of another pixel": Defect(
+        f"{ENGINE}/scatter.h", "new_place += is_new,", "new_place += is_new & (at % 64 < 63),", SCATTERED
+    ),
+    "scattered spikes: a full list": Defect(
+        f"{ENGINE}/fired_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
+    ),
+    "scattered spikes: pooled windows": Defect(
+        f"{ENGINE}/listed.h", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
+    ),
     "lists of spikes: more than half a word": Defect(
         "kernels/cpu/src/bit_lists.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
     ),

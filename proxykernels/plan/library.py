@@ -18,7 +18,7 @@ from .plan import Kind, Plan
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
-WAYS = "patterns", "depthwise", "rows", "tables", "tiles"  # how neurons are run: engine.h
+WAYS = "patterns", "depthwise", "rows", "tables", "tiles", "scattered"  # how neurons are run: engine.h
 TALLIES = 3  # numbers that the library counts of an operation
 NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 

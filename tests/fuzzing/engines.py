@@ -41,6 +41,7 @@ class Compiled(Input, Case):
     given: str = GIVEN[0]
     plain: bool = True
     sequential: bool = False
+    few: float = 0  # as of a camera, such a part of all spikes; 0: many
     lead: int = 0  # of early exit; 0: none
     moves: tuple[str, ...] = ()
     precision: str | None = None  # then against simulate, with weights that are not exact
@@ -54,12 +55,14 @@ class Compiled(Input, Case):
             sequential=plain and random.random() < 0.5, lead=random.choice((0, 0, 0, random.randint(1, 4))),
             moves=tuple(random.choices(MOVES, k=random.choice((0, 0, 1, 2, 3)))),
             precision=random.choice((None, None, None, "int16", "int8")), target=random.choice(ways.TARGETS),
+            few=random.choice((0, 0, 0.003, 0.02, 0.1)),
         )  # fmt: skip
 
     def check(self) -> bool:
         g, shape = draw.generator(self.seed), (self.T, *self.shape)
         if self.given == "spikes":
-            x = draw.spikes(shape, "mixed", (0.1, 0.4, 0.4, 0.8)[self.seed // 4 % 4], g)
+            train, rate = ("few", self.few) if self.few else ("mixed", (0.1, 0.4, 0.4, 0.8)[self.seed // 4 % 4])
+            x = draw.spikes(shape, train, rate, g)
         elif self.given == "counts":
             x = draw.whole(shape, 3, g)
         else:

@@ -35,8 +35,8 @@ constexpr int64_t change_stop_steps = 2;  // the same, of sigma-delta neurons
 constexpr int64_t tallies = 3;  // numbers that are counted of an operation
 
 // Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.h); or by a kernel of
-// ../conv2d.
-enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles };
+// ../conv2d; or each spike's are added where it reaches (scatter.h).
+enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScattering };
 
 // The kernels of ../conv2d that are compared by their time: those that add rows of weights, by what a row holds; tables; and
 // matrix tiles, of 1 to 4 digits.

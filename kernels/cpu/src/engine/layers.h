@@ -3,8 +3,7 @@
 #include "changes_between.h"
 #include "choice.h"
 #include "fire.h"
-#include "pools.h"
-#include "watch.h"
+#include "listed.h"
 
 namespace PK_TARGET {
 
@@ -22,6 +21,7 @@ static bool gives_held(const Session& session, const Step& step, bool fresh) {
 
 // What the slots hold, and whether at each step; that of the input is set.
 static void look_at_slots(Session& session, int64_t steps, bool fresh) {
+    for (int64_t k = 0; k <= session.plan.count; k++) session.lists[k].is_listed = false, session.lists[k].has_bits = true;
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Step& step = session.plan.steps[k];
         const int64_t frame = slot_bytes(step, session.real[k]);
@@ -156,7 +156,8 @@ static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, 
     for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += engine::tallies) {
         for (int64_t i = 0; i < session.threads; i++) memset(session.scratch[i].tally, 0, sizeof session.scratch[i].tally);
         const auto run = changes ? run_change : session.plan.steps[k].kind == engine::Fire ? run_neurons : run_between;
-        run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
+        if (changes || !run_listed(session, k, N, steps, fresh))
+            run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
         for (int64_t i = 0; i < session.threads; i++)
             for (int64_t j = 0; j < engine::tallies; j++) tally[j] += session.scratch[i].tally[j];
     }

@@ -137,6 +137,33 @@ static bool copy_changes(Plan& plan, Step& step) {
     return true;
 }
 
+// What scattering needs, of a convolution of few channels of spikes; `weight`: as it was given. False if there is no memory.
+static bool make_reach(Step& step, const float* weight) {
+    const Window& w = step.windows[0];
+    if (step.real || step.count != 1 || !w.rows || step.P() == 1 || step.blocks() > 1) return true;
+    if (!can_be_listed(w.C, w.H * w.W) || !can_be_listed(step.C, step.P())) return true;
+    if (w.H * w.kernel_h > most_reached || w.W * w.kernel_w > most_reached) return true;
+    Reach& reach = *(step.reach = new Reach);
+    reach.width = step.vecs_of(0) * Vec::width, reach.weights = w.matrix;
+    if (w.kind != RowKind::Floats) {
+        reach.weights = reach.copy = allocate_zeros<float>(w.rows * reach.width);
+        for (int64_t i = 0; i < step.C * w.rows && reach.copy; i++) {
+            const int64_t o = i / w.rows, c = i % w.rows / w.taps(), tap = i % w.taps();
+            reach.copy[(tap * w.C + c) * reach.width + o] = weight[i];
+        }
+    }
+    if (!reach.weights) return false;
+    const int64_t tap = w.C * reach.width;
+    if (!reach.rows.find(w.H, step.H, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, w.kernel_w * tap)) return false;
+    if (!reach.columns.find(w.W, step.W, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, tap)) return false;
+    reach.outputs = (double)(reach.rows.all(w.H) * reach.columns.all(w.W)) / (double)(w.H * w.W);
+    reach.waits = neurons_wait(step.neuron, step.bias, step.C);
+    reach.leaks = step.neuron.model != models::HardReset && step.neuron.model != models::SoftReset;
+    int64_t parameters = 0;
+    with_model(step.neuron, [&](auto model) { parameters = channelwise<decltype(model)>; });
+    return repeat_channels(reach, step.neuron, parameters, step.bias, step.C);
+}
+
 // Step k of a plan whose steps before it are made; false if there is no memory.
 static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     Step& step = plan.steps[k];
@@ -168,7 +195,7 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     const Window& first = step.windows[0];
     if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
         step.states = 1, step.state_P = first.H * first.W;
-    if (step.kind == engine::Fire && !copy_neurons(step)) return false;
+    if (step.kind == engine::Fire && !(copy_neurons(step) && make_reach(step, operation.terms[0].weight))) return false;
     if (!step.changes) step.state_size = step.states * step.state_P * step.C;
     return true;
 }
@@ -183,6 +210,7 @@ static void free_plan(Plan* plan) {
             free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy),
             free(step.limit_copy), free(step.scale_copy);
         delete[] step.windows;
+        delete step.reach;
     }
     delete[] plan->steps;
     delete plan;

@@ -5,6 +5,7 @@
 
 #include "changes.h"
 #include "choice.h"
+#include "marks.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
@@ -35,6 +36,8 @@ static State cut_state(const Step& step, int64_t N, Carver& carver) {
     if (step.sent_size) state.sent = carver.take<float>(N * step.sent_size);
     if (step.sent_size && !step.real) state.restless = carver.take<uint8_t>(N * step.P());
     if (step.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * step.P());
+    if (step.reach) state.again = carver.take<uint64_t>(N * pixel_words(step));
+    if (step.reach && step.reach->waits && step.reach->leaks) state.done = carver.take<uint32_t>(N * step.P() + 1);
     return state;
 }
 
@@ -64,6 +67,7 @@ static bool cut_states(Session& session, int64_t N) {
 
 // Of N samples, keeps the n that do not leave: the same memory, and each value moves down or stays.
 static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int64_t n) {
+    catch_up(session);
     Carver before{session.state_arena}, after{session.state_arena};
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Step& step = session.plan.steps[k];
@@ -129,9 +133,39 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.exact = carver.take<double>(columns);
     s.kernel = carver.take<char>(room.kernel);
     s.changes = carver.take<char>(room.changes);
+    s.marks = carver.take<uint64_t>(room.marks);
+    s.place_of = carver.take<uint32_t>(room.marks * word_pixels);
+    s.currents = carver.take<float>(room.currents);
     s.key = -1;
     if (!carver.memory) return;
     memset(s.size, 0, room.sorted * sizeof *s.size);
+    memset(s.marks, 0, room.marks * sizeof *s.marks);
+}
+
+// What one thread needs to scatter a layer.
+static Room scatter_room(const Step& step, int64_t N, int64_t threads) {
+    Room room;
+    if (!step.reach) return room;
+    const PixelBands bands(step.P(), N, threads);
+    room.marks = ceil_div(bands.words, bands.count);
+    room.currents = room.marks * word_pixels * step.reach->width;
+    return room;
+}
+
+// Lists of the slots that scattered layers read or write, and of maxima of these.
+static void cut_lists(Session& session, int64_t N, int64_t steps, int64_t threads, Carver& carver) {
+    const Plan& plan = session.plan;
+    for (int64_t slot = 0; slot <= plan.count; slot++) {
+        const Step* const step = slot ? &plan.steps[slot - 1] : nullptr;
+        FiredList& list = session.lists[slot] = FiredList{};
+        list.C = step ? step->C : plan.input.C, list.P = step ? step->P() : plan.input.H * plan.input.W;
+        list.N = N, list.steps = steps;
+        bool wanted = step && step->reach;
+        if (step && step->kind == engine::MaxPool && can_be_listed(list.C, list.P))
+            wanted |= session.lists[step->windows[0].slot].room > 0;
+        for (int64_t k = slot; k < plan.count; k++) wanted |= plan.steps[k].reach && plan.steps[k].windows[0].slot == slot;
+        if (wanted) cut_list(list, threads, carver);
+    }
 }
 
 static Team& team_of(Session& session, int64_t threads) {
@@ -151,6 +185,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
             room.changes = most(room.changes, change_room(step, step.windows[i], steps));
         if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
         if (step.kind != engine::Fire) continue;
+        room.include(scatter_room(step, N, threads));
         room.kernel = most(room.kernel, kernel_room(step, N, steps, threads));
         if (step.spikes_that_move && has_kernel(step, N, steps)) continue;
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
@@ -193,6 +228,7 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         if (plan.changes()) cut_changes(session, N, steps, carver);
         session.change_bytes = room.changes;
         for (int64_t i = 0; i < crew; i++) cut_scratch(session.scratch[i], room, carver);
+        cut_lists(session, N, steps, crew, carver);
         return carver.bytes;
     };
     if (all_threads > session.scratches) {

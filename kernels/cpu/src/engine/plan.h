@@ -7,6 +7,7 @@
 #include "../conv2d/depthwise.h"
 #include "../neurons.h"
 #include "engine.h"
+#include "reach.h"
 #include "row_kinds.h"
 
 namespace PK_TARGET {
@@ -98,6 +99,7 @@ struct Step : Operation {
     int8_t* tiles = nullptr;
     float* tile_unit = nullptr;
     int64_t digits = 0;
+    Reach* reach = nullptr;  // of a convolution that can be scattered (scatter.h)
     bool restarts = false;  // whether neurons begin each run as they begin anew after a spike
     bool moves = false,
          spikes_that_move = false;  // whether what it gives is never held; whether all that it reads is such spikes

@@ -166,8 +166,14 @@ struct HandOver {
             if (run.spikes) memcpy(run.spikes + (n * run.T + start + t) * frame + p0 * pixel, at, (p1 - p0) * pixel);
             if (run.values) memcpy((char*)run.values + ((start + t) * run.N + n) * frame + p0 * pixel, at, (p1 - p0) * pixel);
         }
-        for (int64_t p = p0; p < p1 && run.counts; p++)
+        const FiredList& list = session.lists[session.plan.count];
+        if (list.is_listed && run.counts && task % parts == 0) return count(last, list, i, n);
+        for (int64_t p = p0; p < p1 && run.counts && !list.is_listed; p++)
             for (int64_t c = 0; c < last.C; c += 64) count(last, n, p, c, (const uint8_t*)from + p * pixel + c / 8);
+    }
+    void count(const Step& last, const FiredList& list, int64_t i, int64_t n) const {
+        for (int64_t t = 0; t < steps; t++)
+            list.each(i, t, [&](int64_t pixel, int64_t channel) { run.counts[(n * last.C + channel) * last.P() + pixel]++; });
     }
     // The spikes of up to 64 channels.
     void count(const Step& last, int64_t n, int64_t p, int64_t channel, const uint8_t* x) const {
@@ -184,6 +190,7 @@ struct HandOver {
 };
 
 static void hand_over(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
+    make_bits(session, session.plan.count);
     const Step& last = session.plan.steps[session.plan.count - 1];
     const int64_t bytes = running.n * steps * slot_bytes(last);
     const int64_t parts = bytes > worth_threads / 8 ? least(last.P(), ceil_div(2 * session.threads, running.n)) : 1;
@@ -201,6 +208,7 @@ static void hand_over_states(const Session& session, const Run& run, const Runni
         const State& state = session.states[k];
         float *const v = run.kept[k].v, *const sent = v + run.N * step.state_size;
         const int64_t n = running.at(i), size = step.state_size, rest = step.sent_size;
+        if (v) catch_up(session, k);
         if (v) memcpy(v + n * size, state.v + i * size, size * sizeof(float));
         if (v && rest) memcpy(sent + n * rest, state.sent + i * rest, rest * sizeof(float));
     }

@@ -81,18 +81,23 @@ struct Scratch {
     int64_t key;                  // what the lists are of
     char* kernel;                 // of a kernel of ../conv2d: sliced.h, lookup.h, depthwise.h
     char* changes;                // changes.h
+    uint64_t* marks;              // [pixel of a band]: bits, zeros between uses; scatter.h
+    uint32_t* place_of;           // [pixel of a band]: if it is marked, where its currents are
+    float* currents;              // [place][width of a row]
     int64_t tally[engine::tallies];
 };
 
 // How much of each a session has room for.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
-            window = 0, kernel = 0, changes = 0, taps = 0, whole = 0;
+            window = 0, kernel = 0, changes = 0, taps = 0, whole = 0,
+            marks = 0, currents = 0;
 
     void include(const Room& o) {
         for (int64_t Room::* size :
              {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed, &Room::items, &Room::pixels,
-              &Room::alike, &Room::buckets, &Room::window, &Room::kernel, &Room::changes, &Room::taps, &Room::whole})
+              &Room::alike, &Room::buckets, &Room::window, &Room::kernel, &Room::changes, &Room::taps, &Room::whole, &Room::marks,
+              &Room::currents})
             this->*size = most(this->*size, o.*size);
     }
 };
@@ -102,6 +107,40 @@ struct State {
     float* sent = nullptr;     // of sigma-delta neurons: a
     uint8_t* restless = nullptr;  // [N, P], of these: whether some have sent something at the last step
     uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
+    bool is_looked_at = true;  // alike may be other than 0
+    // Of a layer that can be scattered (scatter.h): bits [N, words of pixels], which fire again if nothing arrives; and, where
+    // potentials decay, how many steps each pixel has done [N, P], and how many there were.
+    uint64_t* again = nullptr;
+    uint32_t* done = nullptr;
+    // Whether those hold something; whether `again` has all pixels that do; whether pixels may have steps to do.
+    bool is_marked = false, is_settled = false, is_behind = false;
+};
+
+// What fired in a slot at each step (fired_lists.h): entries pixel << channel_bits(C) | channel.
+struct FiredSpan {
+    int64_t first, last;
+};
+struct FiredList {
+    int64_t C = 0, P = 0, N = 0, steps = 0;
+    int64_t room = 0;  // entries
+    int64_t bands = 1;  // of an image, each with spans of its own
+    int64_t count = 0;  // entries of all bands
+    uint32_t* entry = nullptr;
+    FiredSpan* span = nullptr;  // [N, steps, bands]
+    int64_t* fired = nullptr;  // [N, bands]: entries; -1: too many
+    bool is_listed = false, has_bits = true;
+
+    int64_t shift() const { return channel_bits(C); }
+    // Calls visit(pixel, channel).
+    template <class Visit>
+    inline void each_of(const FiredSpan& span, Visit visit) const {
+        const int64_t bits = shift(), mask = (int64_t(1) << bits) - 1;
+        for (int64_t i = span.first; i < span.last; i++) visit((int64_t)(entry[i] >> bits), (int64_t)entry[i] & mask);
+    }
+    template <class Visit>
+    inline void each(int64_t image, int64_t t, Visit visit) const {
+        for (int64_t band = 0; band < bands; band++) each_of(span[(image * steps + t) * bands + band], visit);
+    }
 };
 
 // Whether a run is to end before its time (watch.h).
@@ -128,6 +167,7 @@ struct Session {
     char** slots;      // where operations write
     int64_t* slot_at;  // [2][operation]: where, seen from the first, and the last one that reads it
     State* states;     // of the operations
+    FiredList* lists;  // of the slots
     int64_t* ways;     // of the operations: how they were run last
     bool* real;        // of the operations: whether what each gives are values, in the run at hand
     // Of a network of sigma-delta neurons, what is in the slots; and what changes.h works on, of all threads.
@@ -150,6 +190,7 @@ struct Session {
         slots = new char*[plan.count]();
         slot_at = new int64_t[2 * plan.count];
         states = new State[plan.count];
+        lists = new FiredList[plan.count + 1];
         ways = new int64_t[plan.count]();
         real = new bool[plan.count];
         for (int64_t k = 0; k < plan.count; k++) real[k] = plan.steps[k].real;
@@ -162,6 +203,7 @@ struct Session {
         delete[] slots;
         delete[] slot_at;
         delete[] states;
+        delete[] lists;
         delete[] ways;
         delete[] real;
         delete[] scratch;

@@ -11,9 +11,11 @@ static int64_t states(Session* session, int64_t k, float* to, const float* from,
     const Step& step = session->plan.steps[k];
     const State& state = session->states[k];
     const int64_t n = N * step.state_size, sent = N * step.sent_size;
+    if (to) catch_up(*session, k);
     if (to) memcpy(to, state.v, n * sizeof(float));
     if (to && sent) memcpy(to + n, state.sent, sent * sizeof(float));
     if (from) {
+        forget(session->states[k]);
         memcpy(state.v, from, n * sizeof(float));
         if (sent) memcpy(state.sent, from + n, sent * sizeof(float));
         if (state.alike) memset(state.alike, 0, N * step.P());

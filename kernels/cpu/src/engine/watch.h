@@ -1,7 +1,7 @@
 // A run that is to end before its time: the caller's thread asks once in a while, between tasks, and no thread begins another
 // task after that. Who goes on from the session finds it as it was before the run.
 #pragma once
-#include "session.h"
+#include "marks.h"
 
 namespace PK_TARGET {
 
@@ -51,6 +51,7 @@ static void watch_run(Session& session, const Run& run, int64_t expected) {
     if (!run.may_go_on) return;
     if (run.goes_on) {
         if (expected && expected < worth_keeping) return;
+        catch_up(session);
         int64_t bytes = 0;
         each_kept(session, run, [&](char*, int64_t size) { bytes += size; });
         char* to = session.kept.try_reserve(bytes);
@@ -62,6 +63,7 @@ static void watch_run(Session& session, const Run& run, int64_t expected) {
 
 // Of a run that was interrupted.
 static void put_back(Session& session, const Run& run) {
+    for (int64_t k = 0; k < session.plan.count; k++) forget(session.states[k]);
     if (!run.goes_on) return;
     const char* from = session.kept.data;
     each_kept(session, run, [&](char* to, int64_t size) { memcpy(to, from, size), from += size; });

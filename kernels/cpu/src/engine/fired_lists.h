@@ -1,0 +1,184 @@
+// What fired in a slot, as a list of entries for each step, in the place of bits or beside them. Bits are made of a list when
+// somebody reads them.
+#pragma once
+#include "move.h"
+
+namespace PK_TARGET {
+
+constexpr int64_t word_pixels = 64;  // a band is so many pixels, or a multiple
+
+// Pixels of an image in bands, one a task.
+struct PixelBands {
+    int64_t P, words, count;
+    // Of one image where there is enough to share.
+    PixelBands(int64_t P, int64_t N, int64_t threads) : P(P), words(ceil_div(P, word_pixels)) {
+        count = threads > 1 && N < 2 * threads ? most(1, least(2 * threads, P / 1024)) : 1;
+    }
+    int64_t first_word(int64_t band) const { return words * band / count; }
+    int64_t first_pixel(int64_t band) const { return least(P, first_word(band) * word_pixels); }
+};
+
+// Memory for a list: of as many spikes as neurons, or at a few steps of one in four.
+static void cut_list(FiredList& list, int64_t threads, Carver& carver) {
+    const int64_t bands = PixelBands(list.P, list.N, threads).count, images = list.N;
+    list.room = images * (list.P * list.C * least(list.steps, 4) / 4 + 64 * list.steps);
+    list.entry = carver.take<uint32_t>(list.room);
+    list.span = carver.take<FiredSpan>(images * list.steps * bands);
+    list.fired = carver.take<int64_t>(images * bands);
+}
+
+// The bits of a slot, where they are written.
+struct SlotBits {
+    uint8_t* bytes;
+    int64_t C, P, steps;
+
+    int64_t pixel_bytes() const { return (C + 7) / 8; }
+    uint8_t* at(int64_t image, int64_t t, int64_t pixel) const {
+        return bytes + ((image * steps + t) * P + pixel) * pixel_bytes();
+    }
+    void clear(int64_t image, int64_t first, int64_t last) const {
+        for (int64_t t = 0; t < steps; t++) memset(at(image, t, first), 0, (last - first) * pixel_bytes());
+    }
+    void set(int64_t image, int64_t t, int64_t pixel, int64_t channel) const {
+        at(image, t, pixel)[channel / 8] |= (uint8_t)(1 << channel % 8);
+    }
+};
+
+// Writes what fires at the pixels of a band of an image, step after step: to the list of a slot, or to its bits once the list
+// is full.
+class FiredWriter {
+public:
+    FiredWriter(FiredList& list, SlotBits bits, int64_t image, int64_t band, int64_t bands, int64_t first, int64_t last)
+        : list(list), bits(bits), image(image), band(band), bands(bands), first(first), last(last), shift(list.shift()) {
+        const int64_t task = image * bands + band, tasks = list.N * bands;
+        begin = n = list.room / tasks * task, end = begin + list.room / tasks;
+    }
+    void begin_step(int64_t step) { t = step, span().first = n; }
+    void end_step() { span().last = n; }
+    void finish() { list.fired[image * bands + band] = in_bits ? -1 : n - begin; }
+
+    inline void fires(int64_t pixel, int64_t channel) {
+        spikes++;
+        if (!in_bits && n == end) go_on_in_bits();
+        if (in_bits) bits.set(image, t, pixel, channel);
+        else list.entry[n++] = (uint32_t)(pixel << shift | channel);
+    }
+
+    int64_t spikes = 0;
+
+private:
+    FiredSpan& span() { return list.span[(image * list.steps + t) * bands + band]; }
+    OUT_OF_LINE void go_on_in_bits() {
+        in_bits = true;
+        span().last = n;
+        bits.clear(image, first, last);
+        for (int64_t step = 0; step <= t; step++)
+            list.each_of(list.span[(image * list.steps + step) * bands + band],
+                         [&](int64_t pixel, int64_t channel) { bits.set(image, step, pixel, channel); });
+    }
+
+    FiredList& list;
+    const SlotBits bits;
+    const int64_t image, band, bands, first, last, shift;
+    int64_t begin, end, n, t = 0;
+    bool in_bits = false;
+};
+
+// Once all tasks have written a list: where one of them had to write bits, all have bits.
+static void finish_list(FiredList& list, SlotBits bits, const PixelBands& bands) {
+    list.bands = bands.count, list.count = 0;
+    list.is_listed = true, list.has_bits = false;
+    for (int64_t task = 0; task < list.N * bands.count; task++) {
+        list.is_listed &= list.fired[task] >= 0;
+        list.count += list.fired[task];
+    }
+    if (list.is_listed) return;
+    for (int64_t task = 0; task < list.N * bands.count; task++) {
+        if (list.fired[task] < 0) continue;
+        const int64_t image = task / bands.count, band = task % bands.count;
+        bits.clear(image, bands.first_pixel(band), bands.first_pixel(band + 1));
+        for (int64_t t = 0; t < list.steps; t++)
+            list.each_of(list.span[(image * list.steps + t) * bands.count + band],
+                         [&](int64_t pixel, int64_t channel) { bits.set(image, t, pixel, channel); });
+    }
+    list.has_bits = true;
+}
+
+static SlotBits bits_of(const Session& session, int64_t slot) {
+    const Step& step = session.plan.steps[slot - 1];
+    return {(uint8_t*)session.slots[slot - 1], step.C, step.P(), session.lists[slot].steps};
+}
+
+// Makes the bits of a slot, if it has a list alone.
+static void make_bits(Session& session, int64_t slot) {
+    FiredList& list = session.lists[slot];
+    if (list.has_bits) return;
+    const SlotBits bits = bits_of(session, slot);
+    for (int64_t image = 0; image < list.N; image++) bits.clear(image, 0, list.P);
+    for (int64_t image = 0; image < list.N; image++)
+        for (int64_t t = 0; t < list.steps; t++)
+            list.each(image, t, [&](int64_t pixel, int64_t channel) { bits.set(image, t, pixel, channel); });
+    list.has_bits = true;
+}
+
+// Whether a slot whose bits are there may have fired so often, by a few of its lines.
+static bool looks_fuller(const View& x, const FiredList& list, int64_t limit) {
+    constexpr int64_t line = 64, every = 16;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < list.N * list.steps; i++) {
+        const uint8_t* const bytes = x.spikes_at(i / list.steps, i % list.steps, 0);
+        for (int64_t at = 0; at + line <= list.P * x.pixel; at += every * line) sum += count_bits(bytes + at, line);
+    }
+    return sum * every > 2 * limit;
+}
+
+// Whether all of so many bytes are 0.
+template <int64_t n>
+static inline bool is_silent(const uint8_t* bytes) {
+    uint64_t words[n / 8], any = 0;
+    memcpy(words, bytes, n);
+    for (const uint64_t word : words) any |= word;
+    return !any;
+}
+
+// Lists the bits of n bytes, of pixels from the first one on; false if there are more than `room`.
+static inline bool list_bytes(const uint8_t* bytes, int64_t n, int64_t pixel_bytes, int64_t shift, uint32_t* entry,
+                              int64_t& count, int64_t room) {
+    constexpr int64_t line = 64, lines = 8 * line;
+    for (int64_t at = 0; at < n; at += line) {
+        while (at + lines <= n && is_silent<lines>(bytes + at)) at += lines;
+        if (at >= n) break;
+        uint64_t words[line / 8] = {};
+        if (at + line > n) memcpy(words, bytes + at, n - at);
+        else if (is_silent<line>(bytes + at)) continue;
+        else memcpy(words, bytes + at, line);
+        for (int64_t i = 0; i < line / 8; i++)
+            for (uint64_t word = words[i]; word; word &= word - 1) {
+                if (count == room) return false;
+                const int64_t bit = __builtin_ctzll(word), byte = at + 8 * i + bit / 8;
+                const int64_t pixel = pixel_bytes == 1 ? byte : (int64_t)((uint32_t)byte / (uint32_t)pixel_bytes);
+                entry[count++] = (uint32_t)(pixel << shift | ((byte - pixel * pixel_bytes) * 8 + bit % 8));
+            }
+    }
+    return true;
+}
+
+// Lists a slot whose bits are there; false if more than `limit` spikes are in it, or more than there is room for.
+static bool list_slot(const Session& session, int64_t slot, int64_t limit) {
+    FiredList& list = session.lists[slot];
+    if (list.is_listed) return list.count <= limit;
+    const View& x = session.views[slot];
+    const int64_t room = least(limit, list.room);
+    if (looks_fuller(x, list, room)) return false;
+    int64_t count = 0;
+    for (int64_t i = 0; i < list.N * list.steps; i++) {
+        list.span[i].first = count;
+        const uint8_t* const bytes = x.spikes_at(i / list.steps, i % list.steps, 0);
+        if (!list_bytes(bytes, list.P * x.pixel, x.pixel, list.shift(), list.entry, count, room)) return false;
+        list.span[i].last = count;
+    }
+    list.bands = 1, list.count = count;
+    return list.is_listed = true;
+}
+
+}  // namespace PK_TARGET
