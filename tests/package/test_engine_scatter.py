@@ -92,9 +92,9 @@ def check(net: nn.Module, x: Tensor, target: str = TARGETS[0], cuts=CUTS) -> Non
 def test_it_is_chosen_where_few_spikes_come():
     torch.manual_seed(0)
     engine = compiled(network(WINDOWS[1], NEURONS["hard"], True), events(1, 1, 2, 40, 40))
-    for rate, steps, ways in ((0.01, 1, ["scattered"] * 2), (0.01, 20, ["scattered"] * 2), (0.9, 1, ["patterns"] * 2)):
+    for rate, steps, way in ((0.01, 1, "scattered"), (0.01, 20, "scattered"), (0.9, 1, "patterns")):
         engine(pk.pack(torch.rand(steps, 1, 2, 40, 40) < rate), steps)
-        assert list(engine.ways.values())[:2] == ways
+        assert engine.ways[0] == way
 
 
 @pytest.mark.parametrize("target", TARGETS)
