@@ -90,14 +90,12 @@ struct Scratch {
 // How much of each a session has room for.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
-            window = 0, kernel = 0, changes = 0, taps = 0, whole = 0,
-            marks = 0, currents = 0;
+            window = 0, kernel = 0, changes = 0, taps = 0, whole = 0, marks = 0, currents = 0;
 
     void include(const Room& o) {
-        for (int64_t Room::* size :
-             {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed, &Room::items, &Room::pixels,
-              &Room::alike, &Room::buckets, &Room::window, &Room::kernel, &Room::changes, &Room::taps, &Room::whole, &Room::marks,
-              &Room::currents})
+        for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed,
+                                     &Room::items, &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::kernel,
+                                     &Room::changes, &Room::taps, &Room::whole, &Room::marks, &Room::currents})
             this->*size = most(this->*size, o.*size);
     }
 };
@@ -157,31 +155,31 @@ struct Session {
     char *arena = nullptr, *state_arena = nullptr;
     int64_t arena_bytes = 0, state_bytes = 0;
     int64_t N = 0, steps = 0, threads = 0;  // that the arena is cut for
-    int64_t most_threads = 0;               // that it has room for
-    int64_t scratches = 0;                  // of scratch: of all threads
-    int64_t state_N = 0;                    // that the states are cut for
-    int64_t frame_bytes = 0;                // of all slots, of one sample at one step; 0: not known yet
-    Run room{};                             // that has all memory it needs, or none
-    int64_t refused = 0;                    // bytes that there was no memory for
-    View* views;       // of the slots: 0 is the input
-    char** slots;      // where operations write
+    int64_t most_threads = 0;  // that it has room for
+    int64_t scratches = 0;  // of scratch: of all threads
+    int64_t state_N = 0;  // that the states are cut for
+    int64_t frame_bytes = 0;  // of all slots, of one sample at one step; 0: not known yet
+    Run room{};  // that has all memory it needs, or none
+    int64_t refused = 0;  // bytes that there was no memory for
+    View* views;  // of the slots: 0 is the input
+    char** slots;  // where operations write
     int64_t* slot_at;  // [2][operation]: where, seen from the first, and the last one that reads it
-    State* states;     // of the operations
+    State* states;  // of the operations
     FiredList* lists;  // of the slots
-    int64_t* ways;     // of the operations: how they were run last
-    bool* real;        // of the operations: whether what each gives are values, in the run at hand
+    int64_t* ways;  // of the operations: how they were run last
+    bool* real;  // of the operations: whether what each gives are values, in the run at hand
     // Of a network of sigma-delta neurons, what is in the slots; and what changes.h works on, of all threads.
     Change* changes;
-    int64_t* places = nullptr;                     // [N, P]
+    int64_t* places = nullptr;  // [N, P]
     uint8_t *marks = nullptr, *mark_row = nullptr;  // [N, P]; of an input, with its padding
-    float *added = nullptr, *brought = nullptr;    // [N, steps, P, C]
-    int64_t change_bytes = 0;                      // of each thread
+    float *added = nullptr, *brought = nullptr;  // [N, steps, P, C]
+    int64_t change_bytes = 0;  // of each thread
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // of what was run last
     int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds of one thread, samples times steps
     Watch watch;
-    Grown<char> kept;      // of the session before a run; watch.h
-    Grown<char> running;   // run.h, like
+    Grown<char> kept;  // of the session before a run; watch.h
+    Grown<char> running;  // run.h, like
     Grown<float> rounded;  // the input of a run
 
     explicit Session(const Plan& plan) : plan(plan) {
