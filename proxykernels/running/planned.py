@@ -12,6 +12,7 @@ from torch.nn.modules import module as torch_module
 
 from .. import checks
 from ..checks import passes
+from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..kernels.value_checks_cache import nobody_follows
 from ..layers import Neurons
@@ -53,6 +54,7 @@ class _Known:
 
 _networks: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 _lock = RLock()
+_CPU_BACKEND = backends.cpu_backend
 _GLOBAL_HOOKS = [
     hooks
     for name, hooks in vars(torch_module).items()
@@ -132,6 +134,8 @@ Network._whole = staticmethod(output)
 def _may_run(x: Any) -> bool:
     """Whether nothing but the plan has to see the run."""
     if not nobody_follows() or any(_GLOBAL_HOOKS) or not library.is_built():
+        return False
+    if backends.cpu_backend is not _CPU_BACKEND:  # others were put in its place, such as Triton's interpreter
         return False
     if not isinstance(x, Tensor | Spikes) or x.device.type != "cpu":
         return False
