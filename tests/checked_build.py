@@ -30,15 +30,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
 
 
-def build_checked(folder: str | Path, kind: str = "--checked") -> Path:
+def build_checked(folder: str | Path, kind: str = "--checked", target: str | None = None) -> Path:
     """Build the package in ``folder``; returns the path of the kernels, for ``proxykernels.kernels.cpu.load``.
 
-    ``kind``: "--checked" or "--emulate-tiles", which only emulates matrix tiles.
+    ``kind``: "--checked" or "--emulate-tiles", which only emulates matrix tiles. ``target``: the only instruction set;
+    None: all.
     """
     package = Path(folder, "package")
     shutil.rmtree(package, ignore_errors=True)  # of a former build
     options = ["--build-lib", str(package), "--build-temp", str(Path(folder, "objects"))]
     command = [sys.executable, "setup.py", "-q", "build_py", *options[:2], "build_ext", *options, kind]
+    command += [] if target is None else ["--target", target]
     subprocess.run(command, cwd=ROOT, check=True)
     kernels, engine = (list(package.rglob(f"{name}.*")) for name in ("_cpu", "_engine"))
     if not len(kernels) == len(engine) == 1:
@@ -65,16 +67,19 @@ def environment(folder: str | Path, kind: str = "--checked") -> dict[str, str]:
     }
 
 
-def main(command: list[str], kind: str) -> int:
+def main(command: list[str], kind: str, target: str | None) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        build_checked(folder, kind)
+        build_checked(folder, kind, target)
         return subprocess.run(command, env=environment(folder, kind)).returncode
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--emulate-tiles", action="store_true", help="no checks: only matrix tiles are emulated")
+    parser.add_argument("--target", help="the only instruction set, such as amx or avx2 (default: all)")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="runs on the build")
     options = parser.parse_args()
     kind = "--emulate-tiles" if options.emulate_tiles else "--checked"
-    sys.exit(main(options.command or parser.error("COMMAND is missing: what to run on the build"), kind))
+    sys.exit(
+        main(options.command or parser.error("COMMAND is missing: what to run on the build"), kind, options.target)
+    )
