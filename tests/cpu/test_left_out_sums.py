@@ -69,7 +69,7 @@ def test_windows_of_neurons_with_two_states(backend, generator, v_reset):
 
 def test_sums_of_bytes_with_weights_taken_off(monkeypatch):
     """All negative weights are taken off at the step at which all positive ones fire: twice what 16 bits hold."""
-    kernels = cpu.load("portable", "bytes")
+    kernels = cpu.load(None, "bytes")
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     weight = torch.full((70, 128, 3, 3), 56 * 2.0**-9)
     weight[:, :64] *= -1

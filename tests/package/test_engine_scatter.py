@@ -12,7 +12,7 @@ from proxykernels.kernels import cpu
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 
-TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
+TARGETS = [target for target in cpu.TARGETS if cpu.load(target)]
 n = pk.neurons
 NEURONS = {
     "hard": n.IFNeuron(v_threshold=0.5),

@@ -135,9 +135,12 @@ static bool looks_fuller(const View& x, const FiredList& list, int64_t limit) {
 // Whether all of so many bytes are 0.
 template <int64_t n>
 static inline bool is_silent(const uint8_t* bytes) {
-    uint64_t words[n / 8], any = 0;
-    memcpy(words, bytes, n);
-    for (const uint64_t word : words) any |= word;
+    uint64_t any = 0;
+    for (int64_t i = 0; i < n; i += 8) {
+        uint64_t word;
+        memcpy(&word, bytes + i, 8);
+        any |= word;
+    }
     return !any;
 }
 
@@ -148,14 +151,12 @@ static inline bool list_bytes(const uint8_t* bytes, int64_t n, int64_t pixel_byt
     for (int64_t at = 0; at < n; at += line) {
         while (at + lines <= n && is_silent<lines>(bytes + at)) at += lines;
         if (at >= n) break;
-        uint64_t words[line / 8] = {};
-        if (at + line > n) memcpy(words, bytes + at, n - at);
-        else if (is_silent<line>(bytes + at)) continue;
-        else memcpy(words, bytes + at, line);
-        for (int64_t i = 0; i < line / 8; i++)
-            for (uint64_t word = words[i]; word; word &= word - 1) {
+        const int64_t here = least(line, n - at);
+        if (here == line && is_silent<line>(bytes + at)) continue;
+        for (int64_t i = 0; i < here; i += 8)
+            for (uint64_t word = load_bits(bytes + at + i, least(8, here - i)); word; word &= word - 1) {
                 if (count == room) return false;
-                const int64_t bit = __builtin_ctzll(word), byte = at + 8 * i + bit / 8;
+                const int64_t bit = __builtin_ctzll(word), byte = at + i + bit / 8;
                 const int64_t pixel = pixel_bytes == 1 ? byte : (int64_t)((uint32_t)byte / (uint32_t)pixel_bytes);
                 entry[count++] = (uint32_t)(pixel << shift | ((byte - pixel * pixel_bytes) * 8 + bit % 8));
             }
