@@ -55,11 +55,7 @@ class _Known:
 _networks: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 _lock = RLock()
 _CPU_BACKEND = backends.cpu_backend
-_GLOBAL_HOOKS = [
-    hooks
-    for name, hooks in vars(torch_module).items()
-    if name.startswith("_global_forward") and isinstance(hooks, dict)
-]
+_GLOBAL_HOOKS = [hooks for name, hooks in vars(torch_module).items() if name.startswith("_global_forward_")]
 
 
 def run(

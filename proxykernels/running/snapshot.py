@@ -41,9 +41,7 @@ class Snapshot:
     def __init__(self, net: nn.Module):
         self._kind, self._net = type(net), id(net)  # not the network itself, which is to be let go
         self._objects: list[tuple[Any, type]] = []
-        self._dicts: list[
-            tuple[dict, int, Callable[[dict], tuple], tuple]
-        ] = []  # with their length, and values that are known
+        self._dicts: list[tuple[dict, int, Callable[[dict], tuple], tuple]] = []  # with length, and what is known
         self._lists: list[tuple[list, tuple]] = []
         self._empty: list[Any] = []
         self._times: dict[int, int] = {}  # id of a tensor -> how many of these hold it

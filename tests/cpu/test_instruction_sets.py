@@ -15,8 +15,11 @@ def test_an_environment_variable_names_the_fastest_that_may_be_taken(monkeypatch
     allowed = compiled.TARGETS[compiled.TARGETS.index(most) :]
     assert [abi.load(target) is not None for target in allowed] == [here[target] is not None for target in allowed]
     assert not any(map(abi.load, set(compiled.TARGETS) - set(allowed)))
-    fastest = next(here[target] for target in allowed if here[target])
-    assert ctypes.addressof(abi.load(None)) == ctypes.addressof(fastest)
+    found = [here[target] for target in allowed if here[target]]
+    if not found:  # the library was built for a faster one alone
+        assert abi.load(None) is None
+        return
+    assert ctypes.addressof(abi.load(None)) == ctypes.addressof(found[0])
 
 
 def test_another_name_is_refused(monkeypatch):
