@@ -82,4 +82,13 @@ static inline void count_part(const Conv2d& c, const View& x, const Part& out, i
     if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
 }
 
+// In the place of a kernel that an instruction set lacks: it fits nowhere.
+struct NoKernel {
+    NoKernel(const Step&, const Neurons&, const View&, const uint8_t*, int64_t) {}
+    static bool fits(const Step&, int64_t, int64_t) { return false; }
+    static int64_t room(const Step&, int64_t, int64_t, int64_t) { return 0; }
+    int64_t tasks() const { return 0; }
+    void run(const View&, int64_t, char*, int64_t*) const {}
+};
+
 }  // namespace PK_TARGET

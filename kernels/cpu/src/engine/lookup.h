@@ -38,13 +38,7 @@ struct LookedUp {
     }
 };
 #else
-struct LookedUp {  // registers hold no table
-    LookedUp(const Step&, const Neurons&, const View&, const uint8_t*, int64_t) {}
-    static bool fits(const Step&, int64_t, int64_t) { return false; }
-    static int64_t room(const Step&, int64_t, int64_t, int64_t) { return 0; }
-    int64_t tasks() const { return 0; }
-    void run(const View&, int64_t, char*, int64_t*) const {}
-};
+using LookedUp = NoKernel;  // registers hold no table
 #endif
 
 }  // namespace PK_TARGET

@@ -47,13 +47,7 @@ private:
 };
 
 #else
-struct Tiled {  // there are none
-    Tiled(const Step&, const Neurons&, const View&, const uint8_t*, int64_t) {}
-    static bool fits(const Step&, int64_t, int64_t) { return false; }
-    static int64_t room(const Step&, int64_t, int64_t, int64_t) { return 0; }
-    int64_t tasks() const { return 0; }
-    void run(const View&, int64_t, char*, int64_t*) const {}
-};
+using Tiled = NoKernel;  // there are none
 #endif
 
 }  // namespace PK_TARGET
