@@ -20,15 +20,24 @@ static inline Under window_of(const Step& step, const Window& w, int64_t pixel) 
     return window_at(step, w, pixel / step.W, pixel % step.W);
 }
 
-static inline void or_bytes(uint8_t* to, const uint8_t* from, int64_t n) {
-    int64_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        uint64_t a, b;
-        memcpy(&a, to + i, 8), memcpy(&b, from + i, 8);
-        a |= b;
-        memcpy(to + i, &a, 8);
+// The OR of a window's pixels, whose rows lie `next_row` bytes apart, from byte i on; in words of so many bytes, and of half as
+// many what is left.
+template <int size>
+static inline void or_window(uint8_t* to, const uint8_t* x, int64_t rows, int64_t pixels, int64_t next_row, int64_t bytes,
+                             int64_t i = 0) {
+    typedef uint8_t Word __attribute__((vector_size(size)));
+    for (; i + size <= bytes; i += size) {
+        Word any{};
+        for (int64_t y = 0; y < rows; y++)
+            for (int64_t p = 0; p < pixels; p++) {
+                Word one;
+                memcpy(&one, x + y * next_row + p * bytes + i, size);
+                any |= one;
+            }
+        memcpy(to + i, &any, size);
     }
-    for (; i < n; i++) to[i] |= from[i];
+    if constexpr (size > 1)
+        if (i < bytes) or_window<size / 2>(to, x, rows, pixels, next_row, bytes, i);
 }
 
 static void max_pool_values(const Step& step, const View& from, char* slot, const Steps& s) {
@@ -56,14 +65,9 @@ static void max_pool(const Step& step, const View& from, char* slot, const Steps
         uint8_t* any = (uint8_t*)s.of(slot, t);
         for (int64_t oy = 0; oy < step.H; oy++)
             for (int64_t ox = 0; ox < step.W; ox++, any += bytes) {
-                const Under under = window_at(step, w, oy, ox);
-                if (!under.size()) memset(any, 0, bytes);
-                for (int64_t y = under.y0; y < under.y1 && under.size(); y++) {
-                    const uint8_t* const x = from.spikes_at(s.image, t, y * w.W + under.x0);
-                    if (y == under.y0) or_pixels(any, x, under.x1 - under.x0, bytes);
-                    else
-                        for (int64_t p = 0; p < under.x1 - under.x0; p++) or_bytes(any, x + p * bytes, bytes);
-                }
+                const Under u = window_at(step, w, oy, ox);
+                const uint8_t* const x = from.spikes_at(s.image, t, u.y0 * w.W + u.x0);
+                or_window<16>(any, x, u.y1 - u.y0, u.x1 - u.x0, w.W * bytes, bytes);
             }
     }
 }
