@@ -1,7 +1,7 @@
 // Threads that share the tasks of runs. The caller is one of them, and never waits for another to wake: whoever is there
 // takes tasks, and a part is over when its tasks are done. Threads without tasks spin for a bounded time, then sleep. To wake
-// one takes the caller some microseconds, and the thread, whose core has slept as well, 20 to 1,000 of them, by the machine
-// and what else it does. That time is measured, and threads are woken for runs that take several times as long alone.
+// one takes the caller some microseconds, and the thread, whose core has slept as well, a good part of a millisecond: it is
+// done once a run, and only for runs that are long or come one after another.
 #pragma once
 #include <atomic>
 #include <pthread.h>
@@ -85,18 +85,16 @@ public:
 
     // Around each run. `expected`: nanoseconds that it takes the caller alone.
     void begin(int64_t expected) {
-        began = nanoseconds(), called = 0;
-        wakes = expected >= worth_waking() || began - ended < pause_between;
-        helped.store(0, std::memory_order_relaxed);
+        began = nanoseconds();
+        wakes = expected >= worth_waking || began - ended < pause_between;
+        helped.store(false, std::memory_order_relaxed);
         woken = began - wake_again;
         alone = size == 1 || (!wakes && sleepers.load() == size - 1);
     }
     // Returns about how long the run would have taken the caller alone: half as long again as with others, who came late.
     int64_t end() {
         ended = nanoseconds();
-        const int64_t came = helped.load(std::memory_order_relaxed);
-        if (called) learn(came ? came - called : 2 * (ended - called));  // who has not come would have later
-        return came ? (ended - began) * 3 / 2 : ended - began;
+        return helped.load(std::memory_order_relaxed) ? (ended - began) * 3 / 2 : ended - began;
     }
 
     // How many threads the work of this run is to be cut for: the caller alone, or all. It holds for the whole run: a thread
@@ -123,11 +121,8 @@ private:
         Team* team;
         int64_t thread;
     };
-    // In nanoseconds. Others are woken for a run that comes so soon after the last: more will.
-    static constexpr int64_t spin_time = 150000, wake_again = 500000, pause_between = 1000000;
-    // Others are woken for a run that takes the caller alone `waking_times` as long as they took to come so far: a mean, of
-    // at most so many nanoseconds, in which the last time has a weight of an eighth. Now and then for a shorter one, to look.
-    static constexpr int64_t waking_times = 4, most_waking = 500000, look_again = 32;
+    // In nanoseconds. Others are woken for a run that takes so long, and for one that comes so soon after the last: more will.
+    static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, pause_between = 1000000;
     // Of a part: as many as the ticket has bits for, with room for each thread's last, vain look. In the checked build few,
     // so that a test has several parts.
     static constexpr int64_t ticket_bits = 20, ticket_mask = (1 << ticket_bits) - 1;
@@ -147,9 +142,6 @@ private:
         pthread_mutex_unlock(&mutex);
     }
 
-    int64_t worth_waking() { return ++runs % look_again ? waking_times * waking : waking; }
-    void learn(int64_t time) { waking += (least(most(time, 0), most_waking) - waking) / 8; }
-
     const int64_t asked;
     int64_t size;
     const pid_t pid;
@@ -158,16 +150,13 @@ private:
     Job jobs[2];
     uint64_t epoch = 0;
     int64_t began = 0, ended = 0, woken = 0;
-    int64_t called = 0;  // when sleepers were woken first in this run, of whom none was awake; 0: not
-    int64_t waking = 100000, runs = 0;  // how long they took to come; runs so far
     bool wakes = true, alone = true;
     // The part that is shared: its number, how many tasks it has, and the next one; in one word, so that a thread that comes
     // late cannot take the task of one part for that of another.
     alignas(64) std::atomic<uint64_t> ticket{0};
     alignas(64) std::atomic<int64_t> done{0};
     alignas(64) std::atomic<int64_t> sleepers{0};
-    std::atomic<int64_t> helped{0};  // when another thread took its first task of the run; 0: none has
-    std::atomic<bool> ends{false}, waits{false};
+    std::atomic<bool> ends{false}, waits{false}, helped{false};
     pthread_mutex_t mutex;
     pthread_cond_t work_there, all_done;
 
@@ -177,9 +166,7 @@ private:
         epoch = (epoch + 1) & 0xffffff;
         if (last) ends.store(true);
         ticket.store(epoch << 2 * ticket_bits | (uint64_t)count << ticket_bits);
-        const int64_t asleep = sleepers.load();
-        if (!asleep || !(last || may_wake())) return;
-        if (!called && asleep == size - 1) called = nanoseconds();
+        if (!sleepers.load() || !(last || may_wake())) return;
         pthread_mutex_lock(&mutex);
         pthread_cond_broadcast(&work_there);
         pthread_mutex_unlock(&mutex);
@@ -202,7 +189,7 @@ private:
             if (task >= count) return;
             const uint64_t at = epoch_of(mine);  // a new part may have begun: its task is as good
             const Job job = jobs[at % 2];
-            if (thread && !helped.load(std::memory_order_relaxed)) helped.store(nanoseconds(), std::memory_order_relaxed);
+            if (thread && !helped.load(std::memory_order_relaxed)) helped.store(true, std::memory_order_relaxed);
             job.work(job.context, job.first + task, thread);
             if (done.fetch_add(1) + 1 == count && waits.load()) {
                 pthread_mutex_lock(&mutex);
