@@ -24,8 +24,8 @@ NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
-Line, Term, Operation, Input, Kept, Run, Sizes, Piece, Functions = map(
-    STRUCTS.__getitem__, ("Line", "Term", "Operation", "Input", "Kept", "Run", "Sizes", "Piece", "Functions")
+Line, Term, Operation, Input, Kept, Run, Lead, Sizes, Piece, Functions = map(
+    STRUCTS.__getitem__, ("Line", "Term", "Operation", "Input", "Kept", "Run", "Lead", "Sizes", "Piece", "Functions")
 )
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
 
@@ -129,7 +129,8 @@ class Rule(Protocol):
     steps: Tensor
     error: BaseException | None
 
-    def __call__(self, context: Any, counts: int | None, samples: int, n: int, t: int, decided: int) -> None: ...
+    def put(self, run: Any, functions: Any) -> None:
+        """Write itself into a run."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ class Session:
             for k, states in written.kept.items():
                 run.kept[k].v = states.data_ptr()
         if asked is not None:
-            run.stop, run.steps = STOP(asked), asked.steps.data_ptr()
+            asked.put(run, self._functions)
+            run.steps = asked.steps.data_ptr()
         if steps is not None:
             run.steps_so_far = ctypes.addressof(steps)
         run.may_go_on = self._interrupts.question()

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from .. import checks
 from ..spikes import Spikes
-from .early_exit import Stop
+from .early_exit import STOP_EVERY, Stop, looks_at_logits
 
 CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
 LONGEST_CHUNK = 256  # layers that are fed by spikes that repeat themselves gain from long chunks
 CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUNK, so that its spikes take little memory
-STOP_CHUNK = 8  # steps between two looks at which samples are decided
 CHUNK_BYTES = 256 << 20  # of what all layers give in a chunk
 LARGE_INPUT = 1 << 17  # values of a step, above which a network may give more than that
 WHOLE = 16  # steps that kernels take at a time: a chunk of two and more is a multiple of them
@@ -31,7 +30,8 @@ class Chunks:
         self.given = None if given is None else checked(given)
         self.T, self.device, self.step_bytes = shape[0], device, 0.0
         inputs = max(1, math.prod(shape[1:]))
-        self.most = STOP_CHUNK if stop else max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
+        most = max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
+        self.most = most if stop is None else 1 if looks_at_logits(stop) else STOP_EVERY
         self.first = FIRST_CHUNK if inputs > LARGE_INPUT else self.most
 
     def add(self, y: Any) -> None:

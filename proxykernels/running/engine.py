@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 from ctypes import c_int64
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,10 +18,10 @@ from ..plan.plan import Plan, Slot, image_of
 from ..plan.quantize import round_input
 from ..spikes import Spikes, is_binary, pack_if_binary
 from . import changes
-from .early_exit import Stop, check_rule
+from .early_exit import Margin, Stop, check_rule, looks_at_logits
 from .plan_result import ChangesResult, Counted, CountedChanges, Output, Result
 from .result import table
-from .stopping import Asked
+from .stopping import Asked, AskedLead, Told
 from .stream import Stream
 
 LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
@@ -62,8 +63,9 @@ class Engine:
                 number of samples. Spikes only, if the engine was compiled with Spikes or bool and its input goes to
                 something else than neurons.
             T: number of steps.
-            stop: a rule such as ``pk.margin(8)``, asked every 8 steps, by which samples stop early. Of sigma-delta
-                neurons one such as ``pk.settled()``, asked every 2 steps.
+            stop: a rule by which samples stop early: ``pk.margin(8)``, asked every 8 steps, or
+                ``pk.margin(0.5, of="logits")``, asked after 1, 4, 16, ... steps. Of sigma-delta neurons one such as
+                ``pk.settled()``, asked every 2 steps.
 
         Returns:
             A :class:`Result`, with the spikes or potentials, counts, rates, logits and steps that simulate's has.
@@ -87,7 +89,13 @@ class Engine:
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
         operations that have some, as the library has them; None: from rest."""
         session, tally = self.session(), self.tally()
-        asked = None if stop is None else Asked(stop, self.plan.last.shape, given.N, T)
+        if start is not None and looks_at_logits(stop):
+            raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
+        asked: Asked | AskedLead | None = None
+        if isinstance(stop, Margin) and looks_at_logits(stop):
+            asked = AskedLead(stop, self._told, given.N, T)
+        elif stop is not None:
+            asked = Asked(stop, self.plan, given.N, T)
         try:
             for k, states in (start or {}).items():
                 session.write(k, states)
@@ -96,13 +104,17 @@ class Engine:
             )
         finally:
             self._sessions.append(session)
-        sample_steps = given.N * T if asked is None else int(asked.steps.sum())
+        sample_steps, runs = (given.N * T, given.N) if asked is None else asked.ran()
         input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
         counted = (CountedChanges if self.plan.changes else Counted)(
-            tally, sample_steps, given.N, input_slot, given.constant
+            tally, sample_steps, given.N, runs, input_slot, given.constant
         )
         result = ChangesResult if self.plan.changes else Result
         return result(self.plan, output, None if asked is None else asked.steps, kept, counted, start)
+
+    @cached_property
+    def _told(self) -> Told:
+        return Told(self.plan)
 
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
@@ -139,7 +151,8 @@ class Engine:
 
     def advance(
         self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
-        keep: Iterable[int] = (), goes_on: bool = True, asked: Asked | None = None, steps: c_int64 | None = None,
+        keep: Iterable[int] = (), goes_on: bool = True, asked: Asked | AskedLead | None = None,
+        steps: c_int64 | None = None,
     ) -> tuple[Output, dict[int, Tensor]]:  # fmt: skip
         """What T steps give, from where the session is, and the states [N, states, P, C] of the operations ``keep``,
         each sample's after its last step.

@@ -27,12 +27,14 @@ class Counted:
 
     Attributes:
         tally: of each operation spikes, and additions of a weight to a potential, in turn.
-        sample_steps: steps times samples. given: what the input was run as. constant: whether its steps were alike.
+        sample_steps: steps times samples. runs: from rest, of all samples.
+        given: what the input was run as. constant: whether its steps were alike.
     """
 
     tally: Any
     sample_steps: int
     samples: int
+    runs: int
     given: Slot
     constant: bool
 
@@ -48,7 +50,7 @@ class Counted:
         return {op.name: 0 if op.real else prod(op.shape) * self.sample_steps for _, op in plan.stateful()}
 
     def synops(self, plan: Plan) -> SynOps:
-        done, products = SynOps(), plan.products(self.given, self.samples, self.sample_steps)
+        done, products = SynOps(), plan.products(self.given, self.runs, self.sample_steps)
         for k, op in plan.stateful():
             done.accumulates[op.name] = self.tally[TALLIES * k + 1]
             done.multiply_accumulates[op.name] = products[k]

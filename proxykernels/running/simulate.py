@@ -15,11 +15,11 @@ from . import planned as plans
 from . import sigma_delta
 from .changes import has_sigma_delta
 from .chunks import Chunks
-from .early_exit import Batch, Stop, check_rule
+from .early_exit import Batch, Stop, check_rule, looks_at_logits
 from .inputs import input_of
 from .prepared_network import PreparedNetwork
 from .replay import Replay
-from .result import Result
+from .result import Result, logits
 from .stateful_layer import StatefulLayer, unwatched
 
 
@@ -54,8 +54,9 @@ def simulate(
             sigma-delta neurons: 32, 2 with ``stop``.
         state: ``result.state`` of an earlier call, to continue from it. Networks of sigma-delta neurons keep a state
             only if one is given, ``{}`` at the start.
-        stop: a rule that stops samples early: ``pk.margin(8)``, or ``pk.settled()`` for sigma-delta neurons. It is
-            applied after every chunk. The remaining samples continue in a smaller batch.
+        stop: a rule that stops samples early: ``pk.margin(8)``, ``pk.margin(0.5, of="logits")``, whose chunk is one
+            step, or ``pk.settled()`` for sigma-delta neurons. It is applied after every chunk. The remaining samples
+            continue in a smaller batch.
         record: names of layers to record. "conv1" records its output spikes. "conv1.v" records its potentials after
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
@@ -108,6 +109,8 @@ def run(
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
         return sigma_delta.simulate(net, x, T, **options, explain=explains, training=trains)
     check_rule(stop)
+    if state and looks_at_logits(stop):
+        raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")
     dtype = x.dtype if isinstance(x, Tensor) and x.dtype.is_floating_point else None
@@ -132,6 +135,11 @@ def run(
             prepared.look(x)
         stateful_layers, replay, start = prepared.stateful_layers, Replay(prepared), 0
         batch = Batch(x.shape[1], T, stop, x.device)
+
+        def told(counts: Tensor, t: int) -> Tensor:
+            last, steps = list(stateful_layers.values())[-1], torch.full((len(counts),), t, device=counts.device)
+            return logits(last.firing.layer, counts, last.states.now, (), steps)
+
         while start < T:
             steps = chunks.steps(start)
             to_come = (T - start) // steps if stop is None else 0
@@ -141,7 +149,7 @@ def run(
                 checks.room(T, part.shape[1:], part.device)
             parts.append(batch.whole(part))
             start += len(part)
-            batch.retire(part, start, (stateful.states for stateful in stateful_layers.values()))
+            batch.retire(part, start, (stateful.states for stateful in stateful_layers.values()), told)
             if stop is not None and not len(batch.index):
                 break
     silent = T - sum(map(len, parts))

@@ -1,17 +1,22 @@
 """Early exit: the library asks which samples are decided, and goes on without them."""
 
 import ctypes
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..kernels import heap
-from .early_exit import Stop, decided_by
+from ..plan.library import STOP, Lead
+from ..plan.plan import Plan
+from .early_exit import STOP_EVERY, Margin, Stop, decided_by, runs_of
+
+STOP_EVERY_CHANGES = 2  # steps between two looks of a rule on sigma-delta neurons
 
 
 class Asked:
-    """A rule as the library asks it, of samples whose outputs have ``shape``.
+    """A rule as the library asks it, of N samples and up to T steps of a network.
 
     Attributes:
         steps: int64 [N], those that each sample ran; the library writes them.
@@ -19,14 +24,25 @@ class Asked:
         error: what the rule raised, which is no answer: the run ends, and the error goes on from there.
     """
 
-    def __init__(self, stop: Stop, shape: tuple[int, ...], N: int, T: int):
-        self._stop, self._shape = stop, shape
+    def __init__(self, stop: Stop, plan: Plan, N: int, T: int):
+        self._stop, self._shape = stop, plan.last.shape
+        self._every = STOP_EVERY_CHANGES if plan.changes else STOP_EVERY
+        self._function = STOP(self._answer)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
         self.values: Tensor | None = None
         self.error: BaseException | None = None
 
-    def __call__(self, context: Any, counts: int | None, samples: int, n: int, t: int, decided: int) -> None:
-        """As engine.h has it: ``counts``, ``samples`` and ``decided`` are addresses."""
+    def put(self, run: Any, functions: Any) -> None:
+        run.stop, run.stop_every = self._function, self._every
+
+    def ran(self) -> tuple[int, int]:
+        """Steps and runs from rest, of all samples."""
+        return int(self.steps.sum()), len(self.steps)
+
+    def _answer(
+        self, context: Any, counts: int | None, v: int | None, samples: int, n: int, t: int, decided: int
+    ) -> None:  # fmt: skip
+        """As engine.h has it: ``counts``, ``v``, ``samples`` and ``decided`` are addresses."""
         try:
             told = decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
             torch.frombuffer((ctypes.c_uint8 * n).from_address(decided), dtype=torch.uint8).copy_(told)
@@ -40,6 +56,57 @@ class Asked:
             return _int32(counts, (n, *self._shape))
         index = torch.frombuffer((ctypes.c_int64 * n).from_address(samples), dtype=torch.int64)
         return self.values[:t, index].transpose(2, 3).reshape(t, n, *self._shape)
+
+
+class AskedLead:
+    """``margin(..., of="logits")``, which the library decides by itself.
+
+    Attributes: as of :class:`Asked`.
+    """
+
+    values, error = None, None
+
+    def __init__(self, stop: Margin, told: "Told", N: int, T: int):
+        lowest, highest = told.range
+        self._told = told
+        self._lead = Lead(*(part.data_ptr() for part in told.parts), len(told.parts[0]), stop.lead, lowest, highest)
+        self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
+
+    def put(self, run: Any, functions: Any) -> None:
+        run.stop, run.stop_reads = functions.leads, self._told.operation + 1
+        run.context = ctypes.addressof(self._lead)
+
+    def ran(self) -> tuple[int, int]:
+        """Steps and runs from rest, of all samples."""
+        runs = [runs_of(T) for T in self.steps.tolist()]
+        return sum(map(sum, runs)), sum(map(len, runs))
+
+
+class Told:
+    """What logits are told by.
+
+    Attributes:
+        operation: its number. parts: thresholds, potentials at the start, and scale, float32 [C]. range: of logits.
+    """
+
+    def __init__(self, plan: Plan):
+        """Raises:
+        ValueError: the network has no logits, or not of at least two classes.
+        """
+        neurons = None if plan.with_logits is None else plan.operations[plan.with_logits].neurons
+        if plan.with_logits is None or neurons is None or len(plan.last.shape) != 1 or plan.last.shape[0] < 2:
+            raise ValueError(
+                "margin(of='logits') needs logits [N, classes] of at least 2 classes, of a network of IF neurons that "
+                f"convert made, with soft reset; this one gives {['N', *plan.last.shape]}"
+                f"{' and has no logits' if neurons is None else ''}; of sigma-delta neurons take pk.settled()"
+            )
+        self.operation = plan.with_logits
+        told = neurons.channels[0], neurons.start[0], neurons.scale
+        parts = (torch.as_tensor(part, dtype=torch.float32, device=heap.CPU) for part in told)
+        self.parts = [part.expand(plan.last.shape).contiguous() for part in parts]
+        self.range = (0.0 if neurons.rectifies else -math.inf), math.inf
+        if neurons.rectifies and neurons.limit is not None:
+            self.range = 0.0, float(neurons.limit)
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

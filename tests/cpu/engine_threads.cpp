@@ -137,7 +137,7 @@ struct Answer {
     bool operator==(const Answer& o) const { return spikes == o.spikes && counts == o.counts && steps == o.steps; }
 };
 
-void stop(void* context, const int32_t* counts, const int64_t* samples, int64_t n, int64_t t, uint8_t* decided) {
+void stop(void* context, const int32_t* counts, const float*, const int64_t* samples, int64_t n, int64_t t, uint8_t* decided) {
     (*(const std::function<void()>*)context)();
     for (int64_t i = 0; i < n; i++) {
         if (!counts) {
@@ -172,7 +172,7 @@ struct Session {
             run.tally = tally.data();
             if (changes) run.values = (float*)part.data();
             else run.spikes = part.data(), run.counts = answer.counts.data();
-            if (stops) run.stop = stop, run.context = &meanwhile, run.steps = answer.steps.data();
+            if (stops) run.stop = stop, run.stop_every = changes ? 2 : 8, run.context = &meanwhile, run.steps = answer.steps.data();
             run.may_go_on = [](void*) -> int64_t { return 1; };
             if (library.run(session, &run) != engine::Ran) abort();
             if (changes) memcpy(&answer.spikes[start * N * frame], part.data(), part.size());

@@ -30,8 +30,6 @@ enum : int64_t {
 };
 enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of inputs
 
-constexpr int64_t stop_steps = 8;  // between two questions whether samples are decided
-constexpr int64_t change_stop_steps = 2;  // the same, of sigma-delta neurons
 constexpr int64_t tallies = 3;  // numbers that are counted of an operation
 
 // Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.h); or by a kernel of
@@ -106,15 +104,31 @@ struct Run {
     int32_t* counts;  // [N, C, P], added to: spikes of the last operation; or null
     const Kept* kept;  // null, or of each operation
     int64_t* tally;  // [operations][tallies], added to: spikes; additions of a weight for a spike; of sigma-delta for a value
-    // Null, or a rule that is asked every stop_steps steps which samples are decided, and end: it writes 1 to their `decided`
-    // [n], and 0 to that of the others. counts [n, C, P]: of the n `samples` that have not ended, after t steps. Of sigma-delta
-    // neurons null: the rule looks at `values`; it is asked every change_stop_steps steps, and not after the last one.
-    void (*stop)(void* context, const int32_t* counts, const int64_t* samples, int64_t n, int64_t t, uint8_t* decided);
+    // Null, or a rule that is asked which samples are decided, and end: it writes 1 to their `decided` [n], and 0 to that of the
+    // others. counts [n, C, P]: of the n `samples` that have not ended, after t steps. It is asked every `stop_every` steps. Of
+    // sigma-delta neurons counts are null: the rule looks at `values`, and is not asked after the last step.
+    void (*stop)(void* context, const int32_t* counts, const float* v, const int64_t* samples, int64_t n, int64_t t,
+                 uint8_t* decided);
+    int64_t stop_every;
+    // 0, or 1 + an operation of `kept`, with one state: the rule is given its `v`, [n, C, P]. Then it is asked after 1, `again`,
+    // again^2, ... steps and not after the last one, and samples that are not decided start again from rest: to go on, every
+    // sample would have to keep the states of all layers. Tallies have all steps that ran.
+    int64_t stop_reads;
     void* context;  // of the rule, and of the question
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
     // Null, or a question that is asked once in a while, by the thread that runs: 1 lets the run go on, all else ends it.
     int64_t (*may_go_on)(void* context);
     int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
+};
+
+constexpr int64_t again = 4;
+
+// A sample is decided if the largest of its C logits is ahead of all others by so much. A logit is what proxykernels/running/
+// result.py defines: of spikes, potentials, and steps.
+struct Lead {
+    const float *theta, *start, *scale;  // [C]: of the neurons threshold and potential at the start; of the logits
+    int64_t C;
+    float least, lowest, highest;  // lead; logits are not below or above these
 };
 
 // Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it; it
@@ -151,6 +165,9 @@ struct Functions {
     // A hash of pieces; of each that has more than `lines` lines of 64 bytes, of so many, evenly spread.
     uint64_t (*sample)(const Piece* pieces, int64_t count, int64_t lines);
     int64_t (*way)(const Session*, int64_t operation);  // of neurons: the one that they were run in last
+    // A rule, whose context is a Lead.
+    void (*leads)(void* context, const int32_t* counts, const float* v, const int64_t* samples, int64_t n, int64_t t,
+                  uint8_t* decided);
 };
 
 }  // namespace engine

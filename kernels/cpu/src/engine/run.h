@@ -24,8 +24,7 @@ struct Portion {
 
 static Portion portion_of(Session& session, const Run& run) {
     const bool kept = run.goes_on || !run.fresh;  // states, of all samples
-    const int64_t until_asked = session.plan.changes() ? engine::change_stop_steps : engine::stop_steps;
-    Portion p{kept ? run.N : least(run.N, most_samples), least(run.T, run.stop ? until_asked : most_steps)};
+    Portion p{kept ? run.N : least(run.N, most_samples), least(run.T, run.stop && !run.stop_reads ? run.stop_every : most_steps)};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
     const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // copied
     const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));
@@ -231,7 +230,8 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
         if (run.counts) memcpy(running.counts + i * size, run.counts + running.at(i) * size, size * sizeof *run.counts);
         running.decided[i] = no_answer;
     }
-    run.stop(run.context, run.counts ? running.counts : nullptr, running.sample, running.n, t, running.decided);
+    const float* const v = run.stop_reads ? session.states[run.stop_reads - 1].v : nullptr;
+    run.stop(run.context, run.counts ? running.counts : nullptr, v, running.sample, running.n, t, running.decided);
     if (running.decided[0] == no_answer) return false;
     int64_t n = 0;
     for (int64_t i = 0; i < running.n; i++) n += !running.decided[i];
@@ -242,7 +242,7 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
         hand_over_states(session, run, running, i);
         if (run.values) hold_values(session, run, running.at(i), t);
     }
-    keep_states(session, running.decided, running.n, n);
+    if (!run.stop_reads) keep_states(session, running.decided, running.n, n);
     for (int64_t i = 0, to = 0; i < running.n; i++)
         if (!running.decided[i]) running.sample[to++] = running.sample[i];
     running.n = n;
@@ -251,26 +251,56 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
 
 // Whether a rule is asked after so many steps.
 static bool asks_after(const Plan& plan, const Run& run, int64_t t) {
-    if (plan.changes()) return t % engine::change_stop_steps == 0 && t < run.T;
-    return t % engine::stop_steps == 0 || t == run.T;
+    return t == run.T ? !plan.changes() : t % run.stop_every == 0;
 }
 
-// An outcome.
+// An outcome: of some steps, up to the T-th.
+static int64_t run_steps(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps, int64_t T) {
+    if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
+    session.views[0] = input_of(session, run, running, start, steps);
+    session.views[0].scaled = run.scaled;
+    run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T, run.kept, run.tally);
+    if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
+    return session.watch.over.load() ? engine::Interrupted : engine::Ran;
+}
+
+static int64_t ask_or_end(Session& session, const Run& run, Running& running, int64_t t) {
+    if (session.watch.asks && ask_whether_over(session)) return engine::Interrupted;
+    return ask(session, run, running, t) ? engine::Ran : engine::NoAnswer;
+}
+
+// Samples that are not decided start again.
+static int64_t run_again(Session& session, const Run& run, Running& running, int64_t most_here) {
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    int64_t outcome = engine::Ran;
+    for (int64_t T = 1; running.n && outcome == engine::Ran; T *= engine::again) {
+        T = least(T, run.T);
+        for (int64_t i = 0; i < running.n && run.counts; i++)
+            memset(run.counts + running.at(i) * last.C * last.P(), 0, last.C * last.P() * sizeof *run.counts);
+        for (int64_t start = 0; start < T && outcome == engine::Ran; start += most_here)
+            outcome = run_steps(session, run, running, start, least(most_here, T - start), T);
+        if (T == run.T) break;
+        if (outcome == engine::Ran) outcome = ask_or_end(session, run, running, T);
+    }
+    return outcome;
+}
+
+static int64_t run_on(Session& session, const Run& run, Running& running, int64_t most_here) {
+    int64_t outcome = engine::Ran;
+    for (int64_t start = 0; start < run.T && running.n && outcome == engine::Ran; start += most_here) {
+        const int64_t steps = least(most_here, run.T - start), end = start + steps;
+        outcome = run_steps(session, run, running, start, steps, run.T);
+        const bool asks = outcome == engine::Ran && run.stop && asks_after(session.plan, run, end);
+        if (asks) outcome = ask_or_end(session, run, running, end);
+    }
+    return outcome;
+}
+
 static int64_t run_group(Session& session, const Run& run, int64_t first, int64_t n, int64_t most_here) {
     Running running = begin_group(session, run, first, n, most_here);
     if (!cut_states(session, n)) return engine::NoMemory;
-    for (int64_t start = 0; start < run.T && running.n; start += most_here) {
-        const int64_t steps = least(most_here, run.T - start), end = start + steps;
-        if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
-        session.views[0] = input_of(session, run, running, start, steps);
-        session.views[0].scaled = run.scaled;
-        run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || end < run.T, run.kept, run.tally);
-        if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
-        if (session.watch.over.load()) return engine::Interrupted;
-        const bool asks = run.stop && asks_after(session.plan, run, end);
-        if (asks && session.watch.asks && ask_whether_over(session)) return engine::Interrupted;
-        if (asks && !ask(session, run, running, end)) return engine::NoAnswer;
-    }
+    const int64_t outcome = (run.stop && run.stop_reads ? run_again : run_on)(session, run, running, most_here);
+    if (outcome != engine::Ran) return outcome;
     for (int64_t i = 0; i < running.n; i++) hand_over_states(session, run, running, i);
     return engine::Ran;
 }

@@ -30,6 +30,20 @@ static void sizes(const Session* session, Sizes* sizes) {
     *sizes = {s.plan.bytes, arena + s.kept.size + s.running.size + s.rounded.size * (int64_t)sizeof(float), s.refused};
 }
 
+static void leads(void* context, const int32_t* counts, const float* v, const int64_t*, int64_t n, int64_t t, uint8_t* decided) {
+    const engine::Lead& rule = *(const engine::Lead*)context;
+    for (int64_t i = 0; i < n; i++, counts += rule.C, v += rule.C) {
+        float first = -INFINITY, second = -INFINITY;
+        for (int64_t c = 0; c < rule.C; c++) {
+            const float charge = rule.theta[c] * (float)counts[c] + (v[c] - rule.start[c]);
+            const float logit = fminf(fmaxf(rule.scale[c] * charge / (float)t, rule.lowest), rule.highest);
+            second = logit > first ? first : fmaxf(second, logit);
+            first = fmaxf(first, logit);
+        }
+        decided[i] = first - second >= rule.least;
+    }
+}
+
 extern const engine::Functions functions;
 const engine::Functions functions = {
     [](const Input* input, const Operation* operations, int64_t count) {
@@ -50,6 +64,7 @@ const engine::Functions functions = {
         return sum;
     },
     [](const engine::Session* session, int64_t k) { return ((const Session*)session)->ways[k]; },
+    leads,
 };
 
 }  // namespace PK_TARGET
