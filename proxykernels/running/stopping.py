@@ -27,19 +27,18 @@ class Asked:
     def __init__(self, stop: Stop, plan: Plan, N: int, T: int):
         self._stop, self._shape = stop, plan.last.shape
         self._every = STOP_EVERY_CHANGES if plan.changes else STOP_EVERY
-        self._function = STOP(self._answer)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
         self.values: Tensor | None = None
         self.error: BaseException | None = None
 
     def put(self, run: Any, functions: Any) -> None:
-        run.stop, run.stop_every = self._function, self._every
+        run.stop, run.stop_every = STOP(self), self._every
 
     def ran(self) -> tuple[int, int]:
         """Steps and runs from rest, of all samples."""
         return int(self.steps.sum()), len(self.steps)
 
-    def _answer(
+    def __call__(
         self, context: Any, counts: int | None, v: int | None, samples: int, n: int, t: int, decided: int
     ) -> None:  # fmt: skip
         """As engine.h has it: ``counts``, ``v``, ``samples`` and ``decided`` are addresses."""

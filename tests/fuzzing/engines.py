@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import layerwise
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.plan.follow import follow
+from proxykernels.plan.plan import Plan
 from proxykernels.plan.values import CannotFollowError
+from proxykernels.running.early_exit import runs_of
 from proxykernels.running.engine import Engine
 
 from . import draw, ways
@@ -96,6 +98,7 @@ class Compiled(Input, Case):
                 self.check_file(engine, given, expected)
             if self.lead and expected.ndim == 3 and expected.shape[2] > 1:
                 self.check_stop(engine, given, expected)
+                self.check_lead(plan, given, expected)
         finally:
             torch.set_num_threads(threads)
         return bool(expected.any())
@@ -221,3 +224,25 @@ class Compiled(Input, Case):
         result = engine(given, self.T, stop=pk.margin(self.lead))
         same("steps", result.steps, steps)
         same("spikes of stopped samples", result.spikes.dense(), spikes * running[..., None])
+
+    def check_lead(self, plan: Plan, given, spikes: Tensor) -> None:
+        """By the definition: after 1, 4, 16, ... steps, samples fall silent whose first logit leads."""
+        last = plan.shaped
+        if last.neurons is None or last.neurons.model != "SoftReset":
+            return
+        scaled = replace(last, neurons=replace(last.neurons, scale=torch.tensor(1.0)))
+        plan = replace(plan, operations=tuple(scaled if op is last else op for op in plan.operations))
+        engine = Engine(plan, target=self.target)
+        leads = {}
+        for t in runs_of(self.T):
+            logits = engine(given if self.given == "held" else given[:t], t).logits
+            leads[t] = logits.topk(2, dim=1).values.diff(dim=1).abs().flatten()
+        lead = leads[1].median().item() or 1.0
+        steps = torch.full((self.N,), self.T)
+        for t in reversed(list(leads)[:-1]):
+            steps[leads[t] >= lead] = t
+        result = engine(given, self.T, stop=pk.margin(lead, of="logits"))
+        same("steps of a rule on logits", result.steps, steps)
+        running = torch.arange(self.T)[:, None] < steps
+        same("spikes of samples that logits stop", result.spikes.dense(), spikes * running[..., None])
+        ways.executed[self.target, "engine: logits"] += 1
