@@ -7,13 +7,15 @@
         --state-dict resnet18.pth --root imagenette
 
 The ReLU network runs in torch and in OpenVINO, in float32, bfloat16 (where the processor has it) and int8 (nncf). IF
-networks are what pk.convert makes of it, in float32 and int8, compiled by pk.compile, at each T of --T; networks of
+networks are what pk.convert makes of it, in float32 and int8, compiled by pk.compile, at each T of --T; and with early
+exit by logits, for up to 4 and up to 8 steps, by a lead that the images of calibration have chosen. Networks of
 sigma-delta neurons run for up to four steps. Two signed powers are the same activations sent in one pass
 (evaluate.py sigma-delta --controls); there is no kernel for them, so they have no time.
 
 Accuracy is that of the logits on all test images: 10,000 of Fashion-MNIST or CIFAR-10, or the crops of photographs of
-EfficientNet-Lite0. Times are medians and quartiles of calls, each of other images, and all contenders take turns. The
-fewest steps that are at most 0.1 points below the ReLU network are marked, with their time in passes of OpenVINO's.
+EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of calls, each of other images, and all
+contenders take turns. The fewest steps that are at most 0.1 points below the ReLU network are marked, with their time
+in passes of OpenVINO's.
 Writes results/against_relu_NET.csv and .png.
 
 Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python benchmarks/train.py

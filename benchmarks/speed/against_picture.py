@@ -43,7 +43,7 @@ def _panel(panel, rows: levels.Rows) -> None:
         panel.plot(
             float(row["ms"]), float(row["right"]), marker, color=look.color, label=look.label, zorder=3, markersize=7
         )
-    for contender, precision in levels.LINES:
+    for contender, precision in levels.lines(rows):
         line = levels.line(rows, contender, precision)
         times, right = ([float(row[key]) for row in line] for key in ("ms", "right"))
         panel.plot(times, right, marker=".", **figures.line(f"{contender}, {precision}"))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from statistics import quantiles
+from statistics import mean, quantiles
 
 import torch
 from accuracy import cost, sigma_delta_controls, subjects
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.running.result import Result
-from speed import against_picture, answers, levels, relu_passes, turns
+from speed import against_picture, answers, levels, logit_exit, relu_passes, turns
 from speed.answers import Answers
-from speed.levels import IF, POWERS, RELU, SIGMA_DELTA
+from speed.levels import EARLY, IF, POWERS, RELU, SIGMA_DELTA
 from speed.relu_passes import Logits
 from speed.rivals import NotOffered
 
@@ -30,8 +30,8 @@ COUNTED = 500  # images whose messages are counted, the first ones
 QUICK = 64  # images of --quick
 MOST_BATCHES = 256
 COLUMNS = [
-    "net", "contender", "precision", "T", "by", "images", "right", "rate", "million_additions", "million_products",
-    "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch", "openvino", "nncf", "proxykernels", "commit",
+    "net", "contender", "precision", "T", "mean_T", "by", "images", "right", "rate", "million_additions",
+    "million_products", "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch", "openvino", "nncf", "proxykernels", "commit",
 ]  # fmt: skip
 HEADINGS = [
     "", "by", "T", "right, %", "rate, %", "million\nadditions", "million\nproducts", "ms an\nimage", "quartiles",
@@ -83,7 +83,9 @@ def run(options: argparse.Namespace) -> None:
     rows = [dict.fromkeys(COLUMNS, "") | row for row, one in zip(found, contenders, strict=True) if not one.timed]
     for batch in options.batch:
         seconds = timed(contenders, subject.images, batch, 0.0 if options.quick else turns.BUDGET_S)
-        rows += [row | time_of(seconds[k], batch) for k, row in enumerate(found) if k in seconds]
+        rows += [
+            row | time_of(seconds[k], batch, row["contender"] == EARLY) for k, row in enumerate(found) if k in seconds
+        ]
         write_csv(path, COLUMNS, rows)  # so far
         print_rows(console, rows, batch)
     for sentence in levels.sentences(rows):
@@ -97,6 +99,7 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int]) -> It
     net = pk.convert(subject.ann, subject.calibration)
     for precision in (None, "int8"):
         yield from spiking_contenders(console, IF, net, subject.images, precision, steps)
+        yield from early_contenders(subject, net, precision, steps)
     net = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta")
     few = [T for T in SIGMA_DELTA_STEPS if T <= max(steps)]
     yield from spiking_contenders(console, SIGMA_DELTA, net, subject.images, None, few)
@@ -138,6 +141,23 @@ def spiking_contenders(
         )  # fmt: skip
 
 
+def early_contenders(
+    subject: subjects.Subject, net: nn.Module, precision: str | None, steps: list[int]
+) -> Iterator[Contender]:
+    """The same with early exit by logits, by a lead that is chosen on the images of calibration."""
+    neurons = answers.neurons_of(net, subject.images)
+    by, simulated = runner(net, subject.images, precision)
+    for T in (T for T in steps if T in logit_exit.AT):
+        run = partial(simulated, T=T, stop=logit_exit.rule(simulated, subject.calibration, T))
+        answers_of = partial(
+            answers.spiking, run, neurons=neurons, read=lambda result: result.logits, name=f"{EARLY}, T = {T}"
+        )
+        yield Contender(
+            EARLY, precision or "float32", T, by.partition(" ")[0], answers_of,
+            lambda batch, run=run: lambda x: run(x).logits,
+        )  # fmt: skip
+
+
 def runner(net: nn.Module, images: Tensor, precision: str | None) -> tuple[str, Callable[..., Result]]:
     """What runs a network, in words, and the call."""
     try:
@@ -157,6 +177,7 @@ def row_of(subject: subjects.Subject, contender: Contender) -> dict:
     found, steps = contender.answers(subject.images), "" if contender.T is None else str(contender.T)
     return {
         "contender": contender.name, "precision": contender.precision, "T": steps, "by": contender.by,
+        "mean_T": f"{found.steps:.2f}" if contender.name == EARLY else "",
         "images": len(subject.images), "right": f"{100 * subject.accuracy(found.outputs):.2f}",
         "rate": f"{100 * found.rate:.2f}" if found.rate else "",
         "million_additions": f"{found.additions / 1e6:.3f}", "million_products": f"{found.products / 1e6:.3f}",
@@ -170,15 +191,19 @@ def timed(contenders: list[Contender], images: Tensor, batch: int, budget_s: flo
     return turns.back_to_back(runs, batches, budget_s)
 
 
-def time_of(seconds: list[float], batch: int) -> dict:
-    low, middle, high = (f"{1e3 * value / batch:.4f}" for value in quantiles(seconds, n=4, method="inclusive"))
-    return {"batch": str(batch), "ms": middle, "ms_low": low, "ms_high": high}
+def time_of(seconds: list[float], batch: int, is_mean: bool) -> dict:
+    """``is_mean``: the middle is the mean, as where calls end early and a median would leave the long ones out."""
+    low, middle, high = quantiles(seconds, n=4, method="inclusive")
+    if is_mean:
+        middle = mean(seconds)
+    told = (f"{1e3 * value / batch:.4f}" for value in (middle, low, high))
+    return {"batch": str(batch)} | dict(zip(("ms", "ms_low", "ms_high"), told, strict=True))
 
 
 def print_rows(console: Console, rows: list[dict], batch: int) -> None:
     """The table of a batch; times in passes are those of OpenVINO."""
     rows = levels.of_batch(rows, str(batch))
-    marked = [levels.first_level(rows, *line) for line in levels.LINES]
+    marked = [levels.first_level(rows, *line) for line in levels.lines(rows)]
     cells = []
     for row in sorted(rows, key=lambda row: row["contender"] == POWERS):
         times = ["", "", "", ""]
@@ -188,7 +213,7 @@ def print_rows(console: Console, rows: list[dict], batch: int) -> None:
             times = [f"{float(row['ms']):.3f}", quartiles, *(f"{shares[name]:.2f}" for name in levels.PASSES)]
         name = row["contender"] if row["contender"] == POWERS else f"{row['contender']}, {row['precision']}"
         cells.append(
-            [name, row["by"], row["T"], row["right"], row["rate"], row["million_additions"], row["million_products"],
-             *times, "first level" if row in marked else ""]
+            [name, row["by"], levels.steps(row), row["right"], row["rate"], row["million_additions"],
+             row["million_products"], *times, "first level" if row in marked else ""]
         )  # fmt: skip
     print_table(console, f"{rows[0]['net']}, {levels.images(batch)} a call", HEADINGS, cells, left=2)

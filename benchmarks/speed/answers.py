@@ -1,5 +1,6 @@
 """What a network answers to many images, and what an image costs it."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,13 +18,15 @@ class Answers(NamedTuple):
     """Of all images.
 
     Attributes:
-        outputs: [N, classes]. rate: spikes a neuron and step. additions, products: of an image, in the mean.
+        outputs: [N, classes]. rate: spikes a neuron and step. additions, products, steps: of an image, in the
+            mean.
     """
 
     outputs: Tensor
     rate: float
     additions: float
     products: float
+    steps: float = math.nan
 
 
 def neurons_of(net: nn.Module, images: Tensor) -> dict[str, int]:
@@ -39,15 +42,16 @@ def spiking(
     name: str,
 ) -> Answers:
     """Of a spiking network: ``run`` simulates a batch, ``read`` takes the outputs from the result."""
-    outputs, spikes, additions, products = [], 0.0, 0, 0
+    outputs, spikes, additions, products, steps = [], 0.0, 0, 0, 0
     for x in tqdm(images.split(AT_ONCE), name, unit="batch", leave=False, mininterval=1.0):
         result = run(x)
         outputs.append(read(result))
         spikes += len(x) * sum(result.rates[layer] * count for layer, count in neurons.items())
         additions += sum(result.synops.accumulates.values())
         products += sum(result.synops.multiply_accumulates.values())
+        steps += int(result.steps.sum())
     N = len(images)
-    return Answers(torch.cat(outputs), spikes / N / sum(neurons.values()), additions / N, products / N)
+    return Answers(torch.cat(outputs), spikes / N / sum(neurons.values()), additions / N, products / N, steps / N)
 
 
 def relu(run: Callable[[Tensor], Tensor], images: Tensor, name: str) -> Tensor:

@@ -3,11 +3,26 @@
 from collections.abc import Iterable
 
 LEVEL = 0.1  # points below the ReLU network's accuracy that are level with it
-RELU, IF, SIGMA_DELTA, POWERS = "ReLU network", "IF", "sigma-delta", "two signed powers, one pass"
-LINES = ((IF, "float32"), (IF, "int8"), (SIGMA_DELTA, "float32"))  # spiking networks, and what they compute in
+RELU, IF, EARLY, SIGMA_DELTA, POWERS = (
+    "ReLU network", "IF", "IF, early exit", "sigma-delta", "two signed powers, one pass"
+)  # fmt: skip
+LINES = (  # spiking networks, and what they compute in
+    *((name, precision) for name in (IF, EARLY) for precision in ("float32", "int8")),
+    (SIGMA_DELTA, "float32"),
+)
 PASSES = ("float32", "int8")  # OpenVINO's, which times are compared with
 
 Rows = list[dict[str, str]]
+
+
+def steps(row: dict[str, str]) -> str:
+    """As tables show it: the most steps, and the mean, if samples end early."""
+    return f"{row['T']}, mean {row['mean_T']}" if row.get("mean_T") else row["T"]
+
+
+def lines(rows: Rows) -> list[tuple[str, str]]:
+    """Those of LINES that the rows have."""
+    return [one for one in LINES if line(rows, *one)]
 
 
 def images(batch: int | str) -> str:
@@ -49,7 +64,7 @@ def passes(rows: Rows, row: dict[str, str]) -> dict[str, float]:
 def sentences(rows: Rows) -> Iterable[str]:
     """One for each spiking network, whichever way it goes."""
     relu = f"the ReLU network ({reference(rows):.2f} %)"
-    for contender, precision in LINES:
+    for contender, precision in lines(rows):
         shares, level, last = [], None, None
         for batch in batches(rows):
             part = of_batch(rows, batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import checks
 from ..spikes import Spikes
-from .early_exit import STOP_EVERY, Stop, looks_at_logits
+from .early_exit import STOP_EVERY, LogitMargin, Stop
 
 CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
 LONGEST_CHUNK = 256  # layers that are fed by spikes that repeat themselves gain from long chunks
@@ -31,7 +31,7 @@ class Chunks:
         self.T, self.device, self.step_bytes = shape[0], device, 0.0
         inputs = max(1, math.prod(shape[1:]))
         most = max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
-        self.most = most if stop is None else 1 if looks_at_logits(stop) else STOP_EVERY
+        self.most = most if stop is None else 1 if isinstance(stop, LogitMargin) else STOP_EVERY
         self.first = FIRST_CHUNK if inputs > LARGE_INPUT else self.most
 
     def add(self, y: Any) -> None:

@@ -1,6 +1,6 @@
 """Early exit: when a sample need not be simulated any further."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal
@@ -13,7 +13,6 @@ from ..spikes import Spikes, spike_autograd, word_ops
 from .state import States
 
 STOP_EVERY = 8  # steps between two looks of a rule
-AGAIN = 4  # times the steps after which a rule looks at logits again: engine.h
 
 # Output spikes so far [n, classes] and steps so far, to bool [n]; of sigma-delta neurons potentials [t, n, classes].
 Stop = Callable[[Tensor, int], Tensor]
@@ -21,67 +20,83 @@ Stop = Callable[[Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Margin:
-    """What :func:`margin` gives: a function (counts or logits, t) -> bool [n].
-
-    Attributes:
-        of: "spikes" or "logits", what it looks at.
-    """
+    """What :func:`margin` gives for spikes: a function (counts, t) -> bool [n]."""
 
     lead: float
-    of: Literal["spikes", "logits"]
+    of = "spikes"
 
     def __call__(self, seen: Tensor, t: int) -> Tensor:
+        first, second = self._first_two(seen)
+        return first - second >= self.lead
+
+    def _first_two(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         if seen.ndim != 2 or seen.shape[1] < 2:
             raise ValueError(
                 f"margin compares the {self.of} of classes, and the output must have the shape [N, classes] with at "
                 f"least 2, got {list(seen.shape)}; give stop a rule of your own, or pk.settled() for sigma-delta "
                 "neurons"
             )
-        first, second = seen.topk(2, dim=1).values.unbind(1)
-        return first - second >= self.lead
+        return seen.topk(2, dim=1).values.unbind(1)  # type: ignore[return-value]
 
 
-def margin(lead: float, *, of: Literal["spikes", "logits"] = "spikes") -> Stop:
-    """A rule for ``simulate(..., stop=...)``: stop a sample when its first class leads by ``lead``.
+@dataclass(frozen=True)
+class LogitMargin(Margin):
+    """What :func:`margin` gives for logits: a function (logits, t) -> bool [n].
 
-    Logits tell classes apart from the first step on, when few outputs have fired. How far they must be apart depends on
-    the network: choose ``lead`` by the accuracy and the mean of ``result.steps`` on images that you do not report. They
-    are looked at after 1, 4, 16, 64, ... steps.
+    Attributes:
+        at: the steps after which it looks, ascending.
+    """
+
+    at: tuple[int, ...]
+    of = "logits"
+
+    def __call__(self, seen: Tensor, t: int) -> Tensor:
+        first, second = self._first_two(seen)
+        return (first - second) * t >= self.lead
+
+    def runs(self, T: int) -> list[int]:
+        """Steps of the runs up to T steps, after which it looks."""
+        return [*(t for t in self.at if t < T), T]
+
+
+def margin(
+    lead: float, *, of: Literal["spikes", "logits"] = "spikes", at: Sequence[int] = (1, 4, 16, 64)
+) -> Margin:  # fmt: skip
+    """A rule for ``simulate(..., stop=...)``: stop a sample when its first class leads.
+
+    Output spikes need several steps to tell classes apart; logits differ from the first step on. After t steps they are
+    off by up to about a constant over t, so the first one must lead by ``lead`` / t. What that constant is depends on
+    the network: choose ``lead`` and ``at`` by the accuracy and the mean of ``result.steps`` on images that you do not
+    report.
 
     Args:
-        lead: above 0: output spikes, or logits, by which the first class must be ahead of the second.
+        lead: above 0. Of spikes: by how many the class that fired most must be ahead of the second. Of logits: by how
+            much the first must be ahead, times the steps.
         of: "spikes": looks at the counts of output spikes, every 8 steps or at the end of each chunk. "logits": looks
             at the logits, of a network that :func:`convert` made with soft reset. On a CPU samples that are not decided
             then start again, with more steps, which takes less time than to keep the states of all.
+        at: of logits: the steps after which they are looked at, ascending.
 
     Returns:
         A function (seen, t) -> bool [n] with the spikes so far, int32 [n, classes], or the logits, float32, of the n
         samples that are still simulated, and the steps so far. Any other function of the spikes is a rule as well.
 
     Raises:
-        TypeError, ValueError: ``lead`` is not a number above 0, or ``of`` is something else.
+        TypeError, ValueError: an argument is no number above 0, or numbers of steps; the message names it.
 
     Example:
-        >>> result = pk.simulate(net, images, T=8, stop=pk.margin(0.5, of="logits"))
+        >>> result = pk.simulate(net, images, T=4, stop=pk.margin(0.5, of="logits", at=[1]))
         >>> result.logits.argmax(1), result.steps
     """
     if of not in ("spikes", "logits"):
         raise ValueError(f"of must be 'spikes' or 'logits', got {of!r}")
-    _check("lead", lead, f" {of}")
-    return Margin(float(lead), of)
-
-
-def looks_at_logits(stop: Stop | None) -> bool:
-    """Whether a rule is given logits, not counts."""
-    return isinstance(stop, Margin) and stop.of == "logits"
-
-
-def runs_of(T: int) -> list[int]:
-    """Steps of the runs up to T steps that a rule on logits looks at."""
-    found = [1]
-    while found[-1] < T:
-        found.append(min(AGAIN * found[-1], T))
-    return found
+    _check("lead", lead, " spikes" if of == "spikes" else "")
+    if of == "spikes":
+        return Margin(float(lead))
+    looks = [*at] if isinstance(at, Sequence) else []
+    if not looks or not all(isinstance(t, int) and t > 0 for t in looks) or sorted({*looks}) != looks:
+        raise ValueError(f"at must be ascending numbers of steps, such as [1, 4], got {at!r}")
+    return LogitMargin(float(lead), tuple(looks))
 
 
 def settled(times: float = 1.0) -> Stop:
@@ -174,9 +189,10 @@ class Batch:
         if self.stop is None:
             return
         self.counts = self.counts + y.count()
-        if looks_at_logits(self.stop) and t not in runs_of(AGAIN * t):
+        of_logits = isinstance(self.stop, LogitMargin)
+        if of_logits and t not in self.stop.at:
             return
-        seen = logits(self.counts, t) if looks_at_logits(self.stop) else self.counts.clone()  # a rule may change it
+        seen = logits(self.counts, t) if of_logits else self.counts.clone()  # a rule may change it
         decided = decided_by(self.stop, seen, t, len(self.index))
         if not decided.any():
             return

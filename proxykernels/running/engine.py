@@ -18,7 +18,7 @@ from ..plan.plan import Plan, Slot, image_of
 from ..plan.quantize import round_input
 from ..spikes import Spikes, is_binary, pack_if_binary
 from . import changes
-from .early_exit import Margin, Stop, check_rule, looks_at_logits
+from .early_exit import LogitMargin, Stop, check_rule
 from .plan_result import ChangesResult, Counted, CountedChanges, Output, Result
 from .result import table
 from .stopping import Asked, AskedLead, Told
@@ -64,7 +64,7 @@ class Engine:
                 something else than neurons.
             T: number of steps.
             stop: a rule by which samples stop early: ``pk.margin(8)``, asked every 8 steps, or
-                ``pk.margin(0.5, of="logits")``, asked after 1, 4, 16, ... steps. Of sigma-delta neurons one such as
+                ``pk.margin(0.5, of="logits")``, asked after 1, 4, 16, 64 steps. Of sigma-delta neurons one such as
                 ``pk.settled()``, asked every 2 steps.
 
         Returns:
@@ -89,10 +89,10 @@ class Engine:
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
         operations that have some, as the library has them; None: from rest."""
         session, tally = self.session(), self.tally()
-        if start is not None and looks_at_logits(stop):
+        if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
         asked: Asked | AskedLead | None = None
-        if isinstance(stop, Margin) and looks_at_logits(stop):
+        if isinstance(stop, LogitMargin):
             asked = AskedLead(stop, self._told, given.N, T)
         elif stop is not None:
             asked = Asked(stop, self.plan, given.N, T)

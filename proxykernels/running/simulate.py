@@ -15,7 +15,7 @@ from . import planned as plans
 from . import sigma_delta
 from .changes import has_sigma_delta
 from .chunks import Chunks
-from .early_exit import Batch, Stop, check_rule, looks_at_logits
+from .early_exit import Batch, LogitMargin, Stop, check_rule
 from .inputs import input_of
 from .prepared_network import PreparedNetwork
 from .replay import Replay
@@ -109,7 +109,7 @@ def run(
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
         return sigma_delta.simulate(net, x, T, **options, explain=explains, training=trains)
     check_rule(stop)
-    if state and looks_at_logits(stop):
+    if state and isinstance(stop, LogitMargin):
         raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
     if stop is not None and record:
         raise ValueError("record and stop exclude each other: a record holds all samples at every step")

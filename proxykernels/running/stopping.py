@@ -10,7 +10,7 @@ from torch import Tensor
 from ..kernels import heap
 from ..plan.library import STOP, Lead
 from ..plan.plan import Plan
-from .early_exit import STOP_EVERY, Margin, Stop, decided_by, runs_of
+from .early_exit import STOP_EVERY, LogitMargin, Stop, decided_by
 
 STOP_EVERY_CHANGES = 2  # steps between two looks of a rule on sigma-delta neurons
 
@@ -65,19 +65,23 @@ class AskedLead:
 
     values, error = None, None
 
-    def __init__(self, stop: Margin, told: "Told", N: int, T: int):
+    def __init__(self, stop: LogitMargin, told: "Told", N: int, T: int):
         lowest, highest = told.range
         self._told = told
         self._lead = Lead(*(part.data_ptr() for part in told.parts), len(told.parts[0]), stop.lead, lowest, highest)
+        self._runs = stop.runs(T)
+        self._at = (ctypes.c_int64 * len(self._runs))(*self._runs)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
 
     def put(self, run: Any, functions: Any) -> None:
         run.stop, run.stop_reads = functions.leads, self._told.operation + 1
+        run.stop_at, run.stops = ctypes.addressof(self._at), len(self._at)
         run.context = ctypes.addressof(self._lead)
 
     def ran(self) -> tuple[int, int]:
         """Steps and runs from rest, of all samples."""
-        runs = [runs_of(T) for T in self.steps.tolist()]
+        steps = self.steps.tolist()
+        runs = [[run for run in self._runs if run <= T] for T in steps]
         return sum(map(sum, runs)), sum(map(len, runs))
 
 

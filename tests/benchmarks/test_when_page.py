@@ -26,11 +26,13 @@ def label(row: dict[str, str]) -> str:
 def table(rows: levels.Rows) -> str:
     """Of a network: a line for each contender and number of steps, times by images a call."""
     batches, lines = levels.batches(rows), {}
-    marked = [level for line in levels.LINES if (level := levels.first_level(levels.of_batch(rows, batches[0]), *line))]
+    marked = [
+        level for line in levels.lines(rows) if (level := levels.first_level(levels.of_batch(rows, batches[0]), *line))
+    ]
     bold = {(row["contender"], row["precision"], row["T"]) for row in marked}
     for row in rows:
         key = row["contender"], row["precision"], row["T"]
-        steps = f"**{row['T']}**" if key in bold else row["T"]
+        steps = f"**{levels.steps(row)}**" if key in bold else levels.steps(row)
         counts = (f"{float(row[name]):.3g}" if "million" in name else row[name] for name in NUMBERS)
         lines.setdefault((*key, row["by"]), [label(row), steps, *counts, *[""] * len(batches)])
         if row["batch"]:
@@ -60,13 +62,13 @@ def headline() -> str:
             continue
         rows = read_csv(path)
         batches = batches or levels.batches(rows)
-        for contender, precision in levels.LINES:
+        for contender, precision in levels.lines(rows):
             shares, told = [], []
             for batch in levels.batches(rows):
                 part = levels.of_batch(rows, batch)
                 level = levels.first_level(part, contender, precision)
                 told = (
-                    [level["T"], level["right"]]
+                    [levels.steps(level), level["right"]]
                     if level
                     else ["-", levels.line(part, contender, precision)[-1]["right"]]
                 )

@@ -15,7 +15,6 @@ import proxykernels as pk
 from proxykernels.plan.follow import follow
 from proxykernels.plan.plan import Plan
 from proxykernels.plan.values import CannotFollowError
-from proxykernels.running.early_exit import runs_of
 from proxykernels.running.engine import Engine
 
 from . import draw, ways
@@ -234,14 +233,15 @@ class Compiled(Input, Case):
         plan = replace(plan, operations=tuple(scaled if op is last else op for op in plan.operations))
         engine = Engine(plan, target=self.target)
         leads = {}
-        for t in runs_of(self.T):
+        rule = pk.margin(1, of="logits")
+        for t in rule.runs(self.T):
             logits = engine(given if self.given == "held" else given[:t], t).logits
-            leads[t] = logits.topk(2, dim=1).values.diff(dim=1).abs().flatten()
+            leads[t] = logits.topk(2, dim=1).values.diff(dim=1).abs().flatten() * t
         lead = leads[1].median().item() or 1.0
         steps = torch.full((self.N,), self.T)
         for t in reversed(list(leads)[:-1]):
             steps[leads[t] >= lead] = t
-        result = engine(given, self.T, stop=pk.margin(lead, of="logits"))
+        result = engine(given, self.T, stop=replace(rule, lead=lead))
         same("steps of a rule on logits", result.steps, steps)
         running = torch.arange(self.T)[:, None] < steps
         same("spikes of samples that logits stop", result.spikes.dense(), spikes * running[..., None])

@@ -23,7 +23,7 @@ def expected(engine: pk.Engine, images: torch.Tensor, T: int, lead: float) -> tu
     logits = {t: engine(images, t).logits for t in (1, 4, 16, T)}
     for t in (16, 4, 1):
         first, second = logits[t].topk(2, dim=1).values.unbind(1)
-        steps[first - second >= lead] = t
+        steps[(first - second) * t >= lead] = t
     return steps, torch.stack([logits[t][n] for n, t in enumerate(steps.tolist())])
 
 
@@ -32,7 +32,7 @@ def expected(engine: pk.Engine, images: torch.Tensor, T: int, lead: float) -> tu
 def test_samples_stop_where_logits_lead(precision, rectifies):
     net, images = network(rectifies=rectifies)
     engine = pk.compile(net, images, precision=precision)
-    leads = torch.cat([engine(images, T).logits.topk(2, dim=1).values.diff(dim=1).abs() for T in (1, 4, 16)])
+    leads = torch.cat([engine(images, T).logits.topk(2, dim=1).values.diff(dim=1).abs() * T for T in (1, 4, 16)])
     found = [expected(engine, images, 24, lead) for lead in leads.sort(dim=0).values.flatten().tolist()]
     best = max(range(len(found)), key=lambda k: len(found[k][0].unique()))
     lead, (steps, logits) = leads.sort(dim=0).values[best].item(), found[best]
@@ -93,7 +93,8 @@ def test_sigma_delta_has_settled():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"lead": 0}, "lead must be above 0 logits"), ({"lead": 1, "of": "rates"}, "of must be 'spikes' or 'logits'"),
+    ({"lead": 0}, "lead must be above 0, got 0"), ({"lead": 1, "at": [4, 1]}, "at must be ascending"),
+    ({"lead": 1, "at": []}, "at must be ascending"), ({"lead": 1, "of": "rates"}, "of must be 'spikes' or 'logits'"),
 ])  # fmt: skip
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -110,10 +110,12 @@ struct Run {
     void (*stop)(void* context, const int32_t* counts, const float* v, const int64_t* samples, int64_t n, int64_t t,
                  uint8_t* decided);
     int64_t stop_every;
-    // 0, or 1 + an operation of `kept`, with one state: the rule is given its `v`, [n, C, P]. Then it is asked after 1, `again`,
-    // again^2, ... steps and not after the last one, and samples that are not decided start again from rest: to go on, every
-    // sample would have to keep the states of all layers. Tallies have all steps that ran.
+    // 0, or 1 + an operation of `kept`, with one state: the rule is given its `v`, [n, C, P]. Then it is asked after each of
+    // the runs of stop_at[stops] steps but the last one, of T, and samples that are not decided start again from rest: to go on,
+    // every sample would have to keep the states of all layers. Tallies have all steps that ran.
     int64_t stop_reads;
+    const int64_t* stop_at;
+    int64_t stops;
     void* context;  // of the rule, and of the question
     int64_t* steps;  // [N], with a rule: of those that it ends their steps, written
     // Null, or a question that is asked once in a while, by the thread that runs: 1 lets the run go on, all else ends it.
@@ -121,10 +123,8 @@ struct Run {
     int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
 };
 
-constexpr int64_t again = 4;
-
-// A sample is decided if the largest of its C logits is ahead of all others by so much. A logit is what proxykernels/running/
-// result.py defines: of spikes, potentials, and steps.
+// A sample is decided if the largest of its C logits, times the steps, is ahead of all others by so much. A logit is what
+// proxykernels/running/result.py defines: of spikes, potentials, and steps.
 struct Lead {
     const float *theta, *start, *scale;  // [C]: of the neurons threshold and potential at the start; of the logits
     int64_t C;

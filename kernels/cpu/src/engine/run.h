@@ -273,14 +273,13 @@ static int64_t ask_or_end(Session& session, const Run& run, Running& running, in
 static int64_t run_again(Session& session, const Run& run, Running& running, int64_t most_here) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     int64_t outcome = engine::Ran;
-    for (int64_t T = 1; running.n && outcome == engine::Ran; T *= engine::again) {
-        T = least(T, run.T);
+    for (int64_t k = 0; k < run.stops && running.n && outcome == engine::Ran; k++) {
+        const int64_t T = run.stop_at[k];
         for (int64_t i = 0; i < running.n && run.counts; i++)
             memset(run.counts + running.at(i) * last.C * last.P(), 0, last.C * last.P() * sizeof *run.counts);
         for (int64_t start = 0; start < T && outcome == engine::Ran; start += most_here)
             outcome = run_steps(session, run, running, start, least(most_here, T - start), T);
-        if (T == run.T) break;
-        if (outcome == engine::Ran) outcome = ask_or_end(session, run, running, T);
+        if (outcome == engine::Ran && T < run.T) outcome = ask_or_end(session, run, running, T);
     }
     return outcome;
 }

@@ -40,7 +40,7 @@ static void leads(void* context, const int32_t* counts, const float* v, const in
             second = logit > first ? first : fmaxf(second, logit);
             first = fmaxf(first, logit);
         }
-        decided[i] = first - second >= rule.least;
+        decided[i] = (first - second) * (float)t >= rule.least;
     }
 }
 
