@@ -31,7 +31,8 @@ QUICK = 64  # images of --quick
 MOST_BATCHES = 256
 COLUMNS = [
     "net", "contender", "precision", "T", "mean_T", "by", "images", "right", "rate", "million_additions",
-    "million_products", "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch", "openvino", "nncf", "proxykernels", "commit",
+    "million_products", "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch", "openvino", "nncf",
+    "proxykernels", "commit",
 ]  # fmt: skip
 HEADINGS = [
     "", "by", "T", "right, %", "rate, %", "million\nadditions", "million\nproducts", "ms an\nimage", "quartiles",
