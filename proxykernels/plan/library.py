@@ -123,11 +123,14 @@ class Rule(Protocol):
     """By which samples stop early, as engine.h has it.
 
     Attributes:
-        steps: int64 [N], written: those that each sample ran. error: what it raised in the place of an answer.
+        steps: int64 [N], written: those that each sample ran.
     """
 
     steps: Tensor
-    error: BaseException | None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it raised in the place of an answer."""
 
     def put(self, run: Any, functions: Any) -> None:
         """Write itself into a run."""

@@ -189,10 +189,11 @@ class Batch:
         if self.stop is None:
             return
         self.counts = self.counts + y.count()
-        of_logits = isinstance(self.stop, LogitMargin)
-        if of_logits and t not in self.stop.at:
-            return
-        seen = logits(self.counts, t) if of_logits else self.counts.clone()  # a rule may change it
+        seen = self.counts.clone()  # which the rule may change
+        if isinstance(self.stop, LogitMargin):
+            if t not in self.stop.at:
+                return
+            seen = logits(seen, t)
         decided = decided_by(self.stop, seen, t, len(self.index))
         if not decided.any():
             return

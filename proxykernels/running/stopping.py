@@ -63,7 +63,8 @@ class AskedLead:
     Attributes: as of :class:`Asked`.
     """
 
-    values, error = None, None
+    values: Tensor | None = None
+    error: BaseException | None = None
 
     def __init__(self, stop: LogitMargin, told: "Told", N: int, T: int):
         lowest, highest = told.range

@@ -172,7 +172,8 @@ struct Session {
             run.tally = tally.data();
             if (changes) run.values = (float*)part.data();
             else run.spikes = part.data(), run.counts = answer.counts.data();
-            if (stops) run.stop = stop, run.stop_every = changes ? 2 : 8, run.context = &meanwhile, run.steps = answer.steps.data();
+            if (stops)
+                run.stop = stop, run.stop_every = changes ? 2 : 8, run.context = &meanwhile, run.steps = answer.steps.data();
             run.may_go_on = [](void*) -> int64_t { return 1; };
             if (library.run(session, &run) != engine::Ran) abort();
             if (changes) memcpy(&answer.spikes[start * N * frame], part.data(), part.size());

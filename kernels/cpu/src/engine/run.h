@@ -24,7 +24,8 @@ struct Portion {
 
 static Portion portion_of(Session& session, const Run& run) {
     const bool kept = run.goes_on || !run.fresh;  // states, of all samples
-    Portion p{kept ? run.N : least(run.N, most_samples), least(run.T, run.stop && !run.stop_reads ? run.stop_every : most_steps)};
+    Portion p{kept ? run.N : least(run.N, most_samples),
+              least(run.T, run.stop && !run.stop_reads ? run.stop_every : most_steps)};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
     const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // copied
     const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));

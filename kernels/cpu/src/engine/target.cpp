@@ -30,7 +30,8 @@ static void sizes(const Session* session, Sizes* sizes) {
     *sizes = {s.plan.bytes, arena + s.kept.size + s.running.size + s.rounded.size * (int64_t)sizeof(float), s.refused};
 }
 
-static void leads(void* context, const int32_t* counts, const float* v, const int64_t*, int64_t n, int64_t t, uint8_t* decided) {
+static void leads(void* context, const int32_t* counts, const float* v, const int64_t*, int64_t n, int64_t t,
+                  uint8_t* decided) {
     const engine::Lead& rule = *(const engine::Lead*)context;
     for (int64_t i = 0; i < n; i++, counts += rule.C, v += rule.C) {
         float first = -INFINITY, second = -INFINITY;
