@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..recording import Choice
 from . import im2col
-from .cost_model import ROWS, Layer, Machine, adding, line, lookup, modelled_cycles, tiles, tiles_hold
+from .cost_model import ROWS, Layer, Machine, adding, line, lookup, modelled_cycles, patterns, tiles, tiles_hold
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
@@ -93,14 +93,16 @@ def _only(kernel: str, reason: str, joined: int = 0) -> Options:
 
 
 DIGITS = range(1, 5)  # of weights in tiles: src/conv2d/amx_weights.h
+PIXEL_DIGITS = range(1, 3)  # the same, of few steps: src/conv2d/pixel_tiles.h
 SEGMENT = 64  # steps: line_steps of src/engine/engine.h
 
 
-def lines(layer: Layer, groups: int, joined: int, machine: Machine) -> list[tuple[float, float]]:
+def lines(layer: Layer, groups: int, joined: int, row: str, machine: Machine) -> list[tuple[float, float]]:
     """What kernels take for a layer of one sample and SEGMENT steps: cycles at the rates 0 and 1.
 
-    Of those that add rows of weights, in the order of ROWS, of the lookup kernel, and of tiles with DIGITS: what an
-    engine chooses from, with rates that it counts. ``joined``: how many groups are run as one convolution.
+    Of those that add rows of weights, in the order of ROWS, of the lookup kernel, of tiles with DIGITS, of pixel tiles
+    with PIXEL_DIGITS, and of patterns of few steps: what an engine chooses from, with rates that it counts. ``joined``:
+    how many groups are run as one convolution. ``row``: of ROWS, what patterns add.
     """
     parts = groups // joined if joined else 1
     (N, P, C), (C_out, C_in, height, width) = layer.neurons, layer.weight
@@ -112,8 +114,11 @@ def lines(layer: Layer, groups: int, joined: int, machine: Machine) -> list[tupl
         found.append((parts * silent, parts * busy))
     found.append(line(machine, "lookup", lookup(layer), lookup(layer)))
     can = "tiles" in machine.costs and groups == 1 and tiles_hold(layer)
-    for counts in (tiles(layer, digits) for digits in DIGITS):
-        found.append(line(machine, "tiles", counts, counts) if can else (math.inf, math.inf))
+    for kernel, possible in (("tiles", DIGITS), ("pixel tiles", PIXEL_DIGITS)):
+        for counts in (tiles(layer, digits) for digits in possible):
+            found.append(line(machine, kernel, counts, counts) if can else (math.inf, math.inf))
+    if can:
+        found.append(line(machine, "patterns", *(patterns(layer, rate, ROWS[row]) for rate in (0.0, 1.0))))
     return found
 
 

@@ -18,7 +18,7 @@ from .plan import Kind, Plan
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
-WAYS = "patterns", "depthwise", "rows", "tables", "tiles", "scattered"  # how neurons are run: engine.h
+WAYS = "patterns", "depthwise", "rows", "tables", "tiles", "scattered", "pixel tiles"  # how neurons are run: engine.h
 TALLIES = 3  # numbers that the library counts of an operation
 NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 
@@ -287,4 +287,5 @@ def _lines(plan: Plan, operation, machine: Machine) -> list[tuple[float, float]]
     (window,), (C, H, W) = windows, operation.image
     shape, size = tuple(window.weight.shape), plan.source(window)[1:]
     layer = Layer(choice.SEGMENT, (1, H * W, C), size, shape, window.stride, window.padding, window.dilation)
-    return choice.lines(layer, window.groups, choice.join_in_rows(shape, window.groups), machine)
+    row = {"int8": "bytes", "int16": "shorts"}.get(plan.precision, "events")
+    return choice.lines(layer, window.groups, choice.join_in_rows(shape, window.groups), row, machine)

@@ -7,7 +7,7 @@
 
 namespace PK_TARGET {
 
-// Whether a layer that reads nothing but spikes is run by a kernel of ../conv2d.
+// Whether a layer that reads nothing but spikes is run by a kernel of ../conv2d, whatever came.
 static bool has_kernel(const Step& step, int64_t N, int64_t steps) {
     if (Depthwise::fits(step) || Sliced::fits(step, N, steps)) return true;
     return step.conv.groups > 1 && LookedUp::fits(step, N, steps);
@@ -15,8 +15,9 @@ static bool has_kernel(const Step& step, int64_t N, int64_t steps) {
 
 // Memory of one thread, whichever kernel that is.
 static int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-    if (!has_kernel(step, N, steps)) return 0;
-    int64_t room = Depthwise::room(step);
+    int64_t room = PixelTiled::room(step, N, steps, threads);
+    if (!has_kernel(step, N, steps)) return room;
+    room = most(room, Depthwise::room(step));
     for (const int64_t kernel :
          {Sliced::room(step, N, steps, threads), LookedUp::room(step, N, steps, threads), Tiled::room(step, N, steps, threads)})
         room = most(room, kernel);
@@ -43,14 +44,17 @@ static double rate_of(const View& x, const Window& w, int64_t N, int64_t steps) 
     return (double)least(rows[0], rows[1]) / (double)(pixels * w.C * steps);
 }
 
-// The kernels that can run a layer, with the cycles of each at any rate (cost_model.py).
+// What can run a layer, with the cycles of each at any rate (cost_model.py).
 class Candidates {
 public:
     Candidates(const Step& step, int64_t N, int64_t steps) {
-        const int64_t whole = ceil_div(steps, whole_steps) * whole_steps;
-        if (Sliced::fits(step, N, steps)) add(engine::BySlices, step.lines[step.row_line()], steps);
+        const double whole = (double)(ceil_div(steps, whole_steps) * whole_steps);
+        if (!has_kernel(step, N, steps)) add(engine::ByPatterns, step.lines[engine::Patterns], (double)steps);
+        if (Sliced::fits(step, N, steps)) add(engine::BySlices, step.lines[step.row_line()], (double)steps);
         if (LookedUp::fits(step, N, steps)) add(engine::ByTables, step.lines[engine::Tables], whole);
         if (Tiled::fits(step, N, steps)) add(engine::ByTiles, step.lines[engine::Tiles + step.digits - 1], whole);
+        if (PixelTiled::fits(step, steps))
+            add(engine::ByPixelTiles, step.lines[engine::PixelTiles + step.digits - 1], PixelTiled::whole_tiles(step, steps));
     }
     // The first of the fastest; one that is so at the rates 0 and 1 is between them, too.
     int64_t fastest(double rate) const {
@@ -62,18 +66,20 @@ public:
 
 private:
     static constexpr int64_t whole_steps = 16;  // that tables and tiles take together
-    int64_t way[3] = {}, count = 0;
-    engine::Line line[3] = {};
+    static constexpr int64_t most_ways = 5;
+    int64_t way[most_ways] = {}, count = 0;
+    engine::Line line[most_ways] = {};
 
-    void add(int64_t its_way, const engine::Line& its_line, int64_t steps) {
+    void add(int64_t its_way, const engine::Line& its_line, double steps) {
         way[count] = its_way;
-        line[count++] = {its_line.silent * (double)steps, its_line.busy * (double)steps};
+        line[count++] = {its_line.silent * steps, its_line.busy * steps};
     }
     double at(int64_t i, double rate) const { return line[i].silent + rate * (line[i].busy - line[i].silent); }
 };
 
 static int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
-    if (!has_kernel(step, N, steps) || !reads_spikes(session, step, steps)) return engine::ByPatterns;
+    const bool may_have = has_kernel(step, N, steps) || PixelTiled::fits(step, steps);
+    if (!may_have || !reads_spikes(session, step, steps)) return engine::ByPatterns;
     if (Depthwise::fits(step)) return engine::ByDepthwise;
     const View& x = session.views[step.windows[step.weighted].slot];
     if (x.periodic && Sliced::fits(step, N, steps)) return engine::BySlices;

@@ -34,11 +34,11 @@ constexpr int64_t tallies = 3;  // numbers that are counted of an operation
 
 // Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.h); or by a kernel of
 // ../conv2d; or each spike's are added where it reaches (scatter.h).
-enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScattering };
+enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScattering, ByPixelTiles };
 
-// The kernels of ../conv2d that are compared by their time: those that add rows of weights, by what a row holds; tables; and
-// matrix tiles, of 1 to 4 digits.
-enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles };
+// What is compared by its time: kernels of ../conv2d that add rows of weights, by what a row holds; tables; matrix tiles, of 1 to
+// 4 digits; the same of few steps, of 1 and 2 digits; and patterns of few steps.
+enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles, PixelTiles = Tiles + 4, Patterns = PixelTiles + 2, Lines };
 
 // What a kernel takes for a segment of line_steps steps of a sample, in cycles: if nothing fires, and if all inputs do at each
 // step. Between them it is as much as rows are added (../../cost_model.py).
@@ -74,7 +74,7 @@ struct Operation {
     // Of a Move: which pixel of its inputs each pixel is, and which channel, counted on through all inputs; -1: zeros. Null:
     // as they lie.
     const int64_t *pixels, *channels;
-    Line lines[8];  // of Fire with weights of one input, by the kernel; infinite: it cannot run
+    Line lines[11];  // of Fire with weights of one input, by the kernel; infinite: it cannot run
     const float* limit;  // [C], of Send and SendMaxima, like the next two: as SigmaDelta has them
     float lowest;
     int64_t exponents;

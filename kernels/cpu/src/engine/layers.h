@@ -41,13 +41,14 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
     }
 }
 
-// Neurons by a kernel of ../conv2d, for all steps of a segment.
+// Neurons by a kernel of ../conv2d, for all steps of a segment. `keeps`: whether it is to write their states.
 template <class Kernel>
-static void run_kernel(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+static void run_kernel(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps = true) {
     const Step& step = session.plan.steps[k];
     const View& x = session.views[step.windows[step.weighted].slot];
     Neurons neurons = neurons_of(session, k, N, steps, fresh);
     neurons.spikes = (uint8_t*)session.slots[k];
+    if (!keeps) neurons.v = nullptr;
     const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.weighted].slot].spikes : nullptr;
     const Kernel kernel(step, neurons, x, shortcut, session.threads);
     memset(session.states[k].alike, 0, N * step.P());  // nobody has looked
@@ -91,6 +92,7 @@ static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, b
         case engine::BySlices: return run_kernel<Sliced>(session, k, N, steps, fresh);
         case engine::ByTables: return run_kernel<LookedUp>(session, k, N, steps, fresh);
         case engine::ByTiles: return run_kernel<Tiled>(session, k, N, steps, fresh);
+        case engine::ByPixelTiles: return run_kernel<PixelTiled>(session, k, N, steps, fresh, goes_on);
         default: break;
     }
     if (fresh) memset(session.states[k].alike, 1, N * step.P());

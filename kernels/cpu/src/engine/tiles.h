@@ -1,11 +1,17 @@
 // Convolutions of spikes by matrix tiles (../conv2d/amx.h), whose time does not depend on how many there are.
 #pragma once
-#include "../conv2d/amx.h"
+#include "../conv2d/pixel_tiles.h"
 #include "convolution.h"
 
 namespace PK_TARGET {
 
 #if defined(__AMX_INT8__)
+// A convolution by tiles.
+static Conv2d in_tiles(Conv2d c, const Step& step) {
+    c.digits = step.digits, c.unit = step.tile_unit;
+    return c;
+}
+
 struct Tiled {
     const Conv2d c;
     const Tiling tiling;
@@ -38,16 +44,53 @@ struct Tiled {
         const int64_t first = task / tiling.units * tiling.span, last = least(c.neurons.C, first + tiling.span);
         count_part(c, x, out, first, last, tally);
     }
+};
 
-private:
-    static Conv2d in_tiles(Conv2d c, const Step& step) {
-        c.digits = step.digits, c.unit = step.tile_unit;
-        return c;
+// The same of few steps (../conv2d/pixel_tiles.h), which takes less time where little fires.
+struct PixelTiled {
+    const Conv2d c;
+    const PixelTiling tiling;
+
+    PixelTiled(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+        : c(in_tiles(conv_of(step, neurons, x, shortcut, step.tiles), step)), tiling(c, threads) {}
+
+    static bool fits(const Step& step, int64_t steps) {
+        return step.tiles && step.digits <= most_pixel_tile_digits && steps <= most_pixel_tile_steps;
+    }
+    static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
+        if (!fits(step, steps)) return 0;
+        const PixelTiled kernel(step, shape_of(step, N, steps), View{}, nullptr, threads);
+        Carver carver{nullptr};
+        PixelTileMemory(kernel.tiling, carver);
+        return carver.bytes;
+    }
+    // Whole tiles of an image, in steps of Tiled.
+    static double whole_tiles(const Step& step, int64_t steps) {
+        const PlaneLayout layout(in_tiles(conv_of(step, shape_of(step, 1, steps), View{}, nullptr, nullptr), step));
+        return (double)(step.H * layout.groups * tile_rows) / (double)step.P();
+    }
+    int64_t tasks() const { return tiling.tasks(c); }
+
+    void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
+        Carver carver{scratch};
+        const PixelTileMemory memory(tiling, carver);
+        const TileSession session;
+        with_model(c.neurons.neuron, [&](auto model) {
+            if (c.digits == 1) run_pixel_tiles<1>(c, tiling, model, task, memory);
+            else run_pixel_tiles<2>(c, tiling, model, task, memory);
+        });
+        const int64_t first = tiling.first_channel(c, task), last = least(c.neurons.C, first + tiling.span);
+        count_part(c, x, tiling.part(c, task), first, last, tally);
     }
 };
 
 #else
 using Tiled = NoKernel;  // there are none
+struct PixelTiled : NoKernel {
+    using NoKernel::NoKernel;
+    static bool fits(const Step&, int64_t) { return false; }
+    static double whole_tiles(const Step&, int64_t) { return 0; }
+};
 #endif
 
 }  // namespace PK_TARGET

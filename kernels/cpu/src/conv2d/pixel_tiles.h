@@ -1,0 +1,292 @@
+// Convolution of a few steps as a product of matrix tiles (AMX), with the neurons in the same pass. Tiles in which nothing fires
+// are left out; else its speed does not depend on the firing rate.
+//
+// The rows of a tile of spikes are some steps of neighbouring output pixels: of 4 steps those of 4 pixels of a row. Weights
+// are those of amx.h, of one or two digits. A task is some output rows of an image, and a span of output channels:
+//
+// 1. expand: the bits of the input rows below become bytes, 0 or -1. Under each tap the 64 inputs of a pixel and step follow
+//    those of the step before, and pixels follow each other: a tile is one piece of memory, wherever it begins.
+// 2. list: for each two tiles of output pixels, the products in which anything fired.
+// 3. multiply, two tiles of spikes by two of weights, and fire.
+#pragma once
+#include "amx.h"
+#if defined(__AMX_INT8__)
+
+namespace PK_TARGET {
+
+constexpr int most_pixel_tile_digits = 2;
+constexpr int64_t most_pixel_tile_steps = 8;
+
+// Inputs as bytes. Of a row of the input there is a plane for each tile of a run (amx_units.h) and each place of the run
+// under a stride: every stride-th pixel with its borders, so that a step of the output is a step of the plane.
+struct PlaneLayout {
+    const Layout runs;
+    int64_t steps, pixels;  // of a tile: 16 in all
+    int64_t groups;  // tiles of a row of the output
+    int64_t phases, planes, width;  // pixels between two of a plane; planes of a row; pixels of a plane
+    int64_t pixel, row;  // bytes
+    int64_t bits;  // bytes of a row with its borders, before it is expanded
+
+    PlaneLayout(const Conv2d& c) : runs(c) {
+        for (steps = 1; steps < c.neurons.T;) steps *= 2;
+        pixels = tile_rows / steps;
+        groups = ceil_div(c.W_out, pixels);
+        const int64_t reach = (runs.runs_in_row - 1) * c.dilation_w;
+        phases = least(c.stride_w, reach + 1);
+        planes = phases * runs.run_tiles;
+        width = groups * pixels + reach / c.stride_w;
+        pixel = steps * tile_width;
+        row = planes * width * pixel;
+        bits = (c.padding_w + c.W) * ceil_div(c.C_in, 8) + runs.run_tiles * 8;
+    }
+};
+
+// How the work is cut.
+struct PixelTiling {
+    const PlaneLayout layout;
+    int64_t rows, rows_in, bands;  // of an image
+    int64_t span, spans;  // of output channels
+
+    PixelTiling(const Conv2d& c, int64_t threads) : layout(c) {
+        const int64_t N = c.neurons.N, H = rows_out(c), wanted = threads > 1 ? 3 * threads : 1;
+        rows = least(H, most(1, H * most(N, 1) / wanted));
+        while (rows > 1 && input_rows(c, rows) * layout.row > tile_unit_bytes) rows--;
+        bands = ceil_div(H, rows);
+        rows = ceil_div(H, bands);
+        rows_in = input_rows(c, rows);
+        const int64_t pairs = ceil_div(c.neurons.C, 2 * tile_channels), for_threads = ceil_div(wanted, most(1, N * bands));
+        const int64_t for_cache = ceil_div(pairs * 2 * block_bytes(c), tile_span_bytes);
+        span = ceil_div(pairs, least(pairs, most(for_threads, for_cache))) * 2 * tile_channels;
+        spans = ceil_div(c.neurons.C, span);
+    }
+    int64_t most_products() const { return layout.runs.runs * layout.runs.run_tiles; }
+    int64_t block_bytes(const Conv2d& c) const { return most_products() * c.digits * tile_bytes; }
+    int64_t tasks(const Conv2d& c) const { return c.neurons.N * bands * spans; }
+    int64_t first_channel(const Conv2d& c, int64_t task) const { return task / (c.neurons.N * bands) * span; }
+    Part part(const Conv2d& c, int64_t task) const {
+        const int64_t unit = task % (c.neurons.N * bands), row = unit % bands * rows;
+        return {unit / bands, 1, row, least(rows, rows_out(c) - row), 0, c.neurons.T};
+    }
+};
+
+// Two tiles of spikes, and where those of weights begin in each block of output channels.
+struct PairProduct {
+    const int8_t* spikes[2];
+    int64_t weights;
+};
+
+// Memory of one thread.
+struct PixelTileMemory {
+    static constexpr int64_t tile_sums = tile_rows * tile_channels, pair_sums = 4 * tile_sums;
+    uint8_t* bits;  // [step][layout.bits]
+    int8_t* spikes;  // [row of the input][plane][pixel][step][64 inputs]
+    int8_t* silent;  // a tile of zeros
+    uint8_t* live;  // [row of the input][plane][pixel]: whether anything fires
+    PairProduct* products;
+    int32_t* sums;  // [2 tiles of spikes][2 of weights][tile]
+
+    PixelTileMemory(const PixelTiling& g, Carver& carver) {
+        bits = carver.take<uint8_t>(g.layout.steps * g.layout.bits);
+        spikes = carver.take<int8_t>(g.rows_in * g.layout.row);
+        silent = carver.take<int8_t>(tile_bytes);
+        live = carver.take<uint8_t>(g.rows_in * g.layout.planes * g.layout.width + tile_rows);
+        products = carver.take<PairProduct>(g.most_products() + 1);
+        sums = carver.take<int32_t>(pair_sums);
+    }
+};
+
+// One row of an input, whose bits have their borders, in all its planes.
+static inline void expand_planes(const Conv2d& c, const PlaneLayout& layout, const uint8_t* bits, int8_t* to, uint8_t* live) {
+    const int64_t bytes = ceil_div(c.C_in, 8), end = c.padding_w + c.W;
+    for (int64_t plane = 0; plane < layout.planes; plane++, to += layout.width * layout.pixel, live += layout.width) {
+        const int64_t phase = plane / layout.runs.run_tiles;
+        const int64_t inside = least(layout.width, phase < end ? ceil_div(end - phase, c.stride_w) : 0);
+        const uint8_t* const from = bits + phase * bytes + plane % layout.runs.run_tiles * 8;
+        for (int64_t x = 0; x < inside; x++) {
+            uint64_t any = 0;
+            for (int64_t t = 0; t < layout.steps; t++) {
+                uint64_t word;
+                memcpy(&word, from + x * c.stride_w * bytes + t * layout.bits, 8);
+                _mm512_storeu_si512(to + x * layout.pixel + t * tile_width, _mm512_movm_epi8(word));
+                any |= word;
+            }
+            live[x] = any != 0;
+        }
+        memset(to + inside * layout.pixel, 0, (layout.width - inside) * layout.pixel);
+        memset(live + inside, 0, layout.width - inside);
+    }
+}
+
+OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout, const Part& in, const PixelTileMemory& memory) {
+    const int64_t bytes = c.W * ceil_div(c.C_in, 8), before = c.padding_w * ceil_div(c.C_in, 8);
+    memset(memory.bits, 0, layout.steps * layout.bits);
+    memset(memory.silent, 0, tile_bytes);
+    memset(memory.live + in.rows * layout.planes * layout.width, 0, tile_rows);
+    for (int64_t row = 0; row < in.rows; row++) {
+        const uint8_t* const from = c.x + in.image * x_image(c) + (in.row + row) * bytes;
+        for (int64_t t = 0; t < c.neurons.T; t++)
+            memcpy(memory.bits + t * layout.bits + before, from + t * x_frame(c), bytes);
+        expand_planes(c, layout, memory.bits, memory.spikes + row * layout.row,
+                      memory.live + row * layout.planes * layout.width);
+    }
+}
+
+// Neighbouring output pixels of a row, whose steps are a tile.
+struct PixelGroup {
+    int64_t y, x;
+    PixelGroup(const PlaneLayout& layout, const Part& out, int64_t index)
+        : y(out.row + index / layout.groups), x(index % layout.groups * layout.pixels) {}
+};
+
+// The products of two groups without those in which nothing fires; returns how many there are.
+OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout, const Part& in, const PixelGroup (&group)[2],
+                                         const PixelTileMemory& memory) {
+    const __mmask16 of_tile = (__mmask16)((1 << layout.pixels) - 1);
+    const int64_t tile_step = c.digits * tile_bytes;
+    PairProduct* end = memory.products;
+    int64_t weights = 0;
+    for (int64_t ky = 0; ky < c.kernel_h; ky++) {
+        int64_t row[2];
+        bool inside[2];
+        for (int i = 0; i < 2; i++) {
+            row[i] = group[i].y * c.stride_h - c.padding_h + ky * c.dilation_h - in.row;
+            inside[i] = row[i] >= 0 && row[i] < in.rows;
+        }
+        int64_t phase = 0, ahead = 0;  // of the tap, in strides
+        for (int64_t run = 0; run < layout.runs.runs_in_row; run++) {
+            for (int64_t k = 0; k < layout.runs.run_tiles; k++, weights += tile_step) {
+                const int64_t plane = phase * layout.runs.run_tiles + k;
+                __mmask16 live = 0;
+                for (int i = 0; i < 2; i++) {
+                    const int64_t at = (row[i] * layout.planes + plane) * layout.width + group[i].x + ahead;
+                    __mmask16 fires = 0;
+                    if (inside[i]) {
+                        const __m128i flags = _mm_loadu_si128((const __m128i*)(memory.live + at));
+                        fires = _mm_test_epi8_mask(flags, flags) & of_tile;
+                    }
+                    end->spikes[i] = fires ? memory.spikes + at * layout.pixel : memory.silent;
+                    live |= fires;
+                }
+                end->weights = weights;
+                end += live != 0;
+            }
+            for (phase += c.dilation_w; phase >= c.stride_w; phase -= c.stride_w) ahead++;
+        }
+    }
+    return end - memory.products;
+}
+
+// Two tiles of spikes by one or two of weights, which lie `next` bytes apart. The sums stay in their registers.
+template <int columns_>
+static inline void multiply(const PairProduct* product, int64_t count, const int8_t* weights, int64_t next) {
+    _tile_zero(0);
+    _tile_zero(2);
+    if constexpr (columns_ == 2) {
+        _tile_zero(1);
+        _tile_zero(3);
+    }
+    for (const PairProduct* const end = product + count; product < end; product++) {
+        const int8_t* const from = weights + product->weights;
+        _tile_loadd(4, product->spikes[0], tile_width);
+        _tile_loadd(6, from, tile_width);
+        _tile_dpbssd(0, 4, 6);
+        if constexpr (columns_ == 2) {
+            _tile_loadd(7, from + next, tile_width);
+            _tile_dpbssd(1, 4, 7);
+        }
+        _tile_loadd(5, product->spikes[1], tile_width);
+        _tile_dpbssd(2, 5, 6);
+        if constexpr (columns_ == 2) _tile_dpbssd(3, 5, 7);
+    }
+}
+static inline void store_pair(int32_t* sums) {
+    constexpr int64_t next = PixelTileMemory::tile_sums;
+    _tile_stored(0, sums, tile_width);
+    _tile_stored(1, sums + next, tile_width);
+    _tile_stored(2, sums + 2 * next, tile_width);
+    _tile_stored(3, sums + 3 * next, tile_width);
+}
+
+// 16 output channels, whose sums are turned to currents, and fired.
+template <int digits, class Model>
+struct ChannelBlock {
+    const Conv2d& c;
+    const int64_t channel;
+    const int channels;
+    const NeuronBlock<Model, tile_channels> neurons;
+    const Vec bias;
+    const __m512 unit, high_unit;
+
+    ChannelBlock(const Conv2d& c, int64_t channel)
+        : c(c), channel(channel), channels((int)least(c.neurons.C - channel, tile_channels)), neurons(c.neurons.neuron, channel),
+          bias(load(c.bias + channel)), unit(_mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x)),  // spikes are -1
+          high_unit(_mm512_mul_ps(unit, _mm512_set1_ps(65536.0f))) {}
+
+    // Some pixels side by side: each step of a neuron waits for the one before.
+    template <int together>
+    inline void fire(const int32_t* sums, int64_t rows, int64_t image, int64_t place) const {
+        const Neurons& n = c.neurons;
+        const int64_t frame = frame_bytes(c), pixel_bytes = ceil_div(n.C, 8);
+        const int64_t first = image * n.T * frame + place * pixel_bytes + channel / 8;
+        States<Model::states, tile_channels> state[together];
+        each<together>([&](auto i) { load_states<Model>(state[i], n, 0, image, place + i, channel, channels); });
+        for (int64_t t = 0; t < n.T; t++)
+            each<together>([&](auto i) {
+                const int32_t* const row = sums + (i * rows + t) * tile_channels;
+                const int64_t at = first + t * frame + i * pixel_bytes;
+                Lanes<tile_channels> current{
+                    {{current_of<digits>(row, PixelTileMemory::tile_sums, unit, high_unit, bias.x)}}};
+                if (c.shortcut) add_spikes(current, c.shortcut + at, channels);
+                const uint32_t fired = (uint32_t)bits(neurons.step(state[i], current.v[0], 0));
+                store_spikes<tile_channels>(n.spikes + at, fired, channels);
+            });
+        if (!n.v) return;
+        each<together>([&](auto i) { store_states(states_of<Model>(n, image, place + i, channel), n, state[i], channels); });
+    }
+    void fire_group(const PlaneLayout& layout, const int32_t* sums, int64_t image, const PixelGroup& group) const {
+        const int64_t pixels = least(layout.pixels, c.W_out - group.x), place = group.y * c.W_out + group.x;
+        const int64_t next = layout.steps * tile_channels;
+        int64_t i = 0;
+        for (; i + 2 <= pixels; i += 2) fire<2>(sums + i * next, layout.steps, image, place + i);
+        if (i < pixels) fire<1>(sums + i * next, layout.steps, image, place + i);
+    }
+};
+
+// A task. While the tiles of two groups are multiplied, which takes its own part of the processor, those before are fired: the
+// sums leave their registers after that.
+template <int digits, class Model>
+static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, Model, int64_t task, const PixelTileMemory& memory) {
+    constexpr int wide = digits == 1 ? 2 : 1;  // blocks of channels whose tiles are multiplied together
+    const PlaneLayout& layout = tiling.layout;
+    const Part out = tiling.part(c, task), in = input_of(c, out);
+    const int64_t first_channel = tiling.first_channel(c, task), last_channel = least(c.neurons.C, first_channel + tiling.span);
+    const int64_t block = tiling.block_bytes(c), groups = out.rows * layout.groups;
+    expand_input(c, layout, in, memory);
+    PixelGroup before[2] = {{layout, out, 0}, {layout, out, 0}};
+    int64_t used_before = 0, channel_before = 0;
+    const auto fire_before = [&] {
+        for (int64_t j = 0; j < wide && channel_before + j * tile_channels < last_channel && used_before; j++) {
+            const ChannelBlock<digits, Model> channels(c, channel_before + j * tile_channels);
+            for (int64_t i = 0; i < used_before; i++)
+                channels.fire_group(layout, memory.sums + (2 * i + j) * PixelTileMemory::tile_sums, out.image, before[i]);
+        }
+    };
+    for (int64_t g = 0; g < groups; g += 2) {
+        const PixelGroup group[2] = {{layout, out, g}, {layout, out, least(g + 1, groups - 1)}};
+        const int64_t count = list_pair(c, layout, in, group, memory);
+        for (int64_t channel = first_channel; channel < last_channel; channel += wide * tile_channels) {
+            const int8_t* const weights = (const int8_t*)c.weight + channel / tile_channels * block;
+            if (digits == 2) multiply<2>(memory.products, count, weights, tile_bytes);
+            else if (channel + tile_channels < c.neurons.C) multiply<2>(memory.products, count, weights, block);
+            else multiply<1>(memory.products, count, weights, block);
+            fire_before();
+            store_pair(memory.sums);
+            before[0] = group[0], before[1] = group[1];
+            used_before = least(2, groups - g), channel_before = channel;
+        }
+    }
+    fire_before();
+}
+
+}  // namespace PK_TARGET
+#endif  // __AMX_INT8__
