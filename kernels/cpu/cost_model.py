@@ -73,8 +73,8 @@ WITH_TILES = Machine(event_slice=1152, costs={
     },
     "lookup": {"look up": 10, "block": 130, "table": 72, "read": 260, "read tap": 3, "fetch": 0.071, "call": 3.6e5},
     "tiles": {"multiply": 29, "fire": 180, "list": 38, "expand": 110, "fetch": 0.64, "call": 4.1e5},
-    "pixel tiles": {"multiply": 17, "fire": 150, "list": 16, "expand": 110, "fetch": 0.64, "call": 0},
-    "patterns": {"add": 1.5, "list": 1, "start": 100, "fire": 5, "call": 0},
+    "pixel tiles": {"multiply": 18, "fire": 90, "list": 10, "expand": 40, "fetch": 0.64, "call": 0},
+    "patterns": {"add": 3.5, "start": 130, "fire": 10, "call": 0},
     "dense": {"multiply": 0.041, "fire": 3.2, "move": 0.99, "unpack": 9.4, "call": 1.5e6},
 })  # fmt: skip
 
@@ -201,7 +201,6 @@ def patterns(layer: Layer, rate: float, row: int) -> Counts:
     spikes = layer.inputs * rate * steps
     return {
         "add": math.ceil(layer.weight[0] / row) * spikes,
-        "list": spikes,
         "start": steps,
         "fire": math.ceil(layer.weight[0] / 16) * steps,
         "call": 1,

@@ -117,15 +117,15 @@ static inline void expand_planes(const Conv2d& c, const PlaneLayout& layout, con
     }
 }
 
-OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout, const Part& in, const PixelTileMemory& memory) {
+OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout, const Part& in,
+                                     const PixelTileMemory& memory) {
     const int64_t bytes = c.W * ceil_div(c.C_in, 8), before = c.padding_w * ceil_div(c.C_in, 8);
     memset(memory.bits, 0, layout.steps * layout.bits);
     memset(memory.silent, 0, tile_bytes);
     memset(memory.live + in.rows * layout.planes * layout.width, 0, tile_rows);
     for (int64_t row = 0; row < in.rows; row++) {
         const uint8_t* const from = c.x + in.image * x_image(c) + (in.row + row) * bytes;
-        for (int64_t t = 0; t < c.neurons.T; t++)
-            memcpy(memory.bits + t * layout.bits + before, from + t * x_frame(c), bytes);
+        for (int64_t t = 0; t < c.neurons.T; t++) memcpy(memory.bits + t * layout.bits + before, from + t * x_frame(c), bytes);
         expand_planes(c, layout, memory.bits, memory.spikes + row * layout.row,
                       memory.live + row * layout.planes * layout.width);
     }
@@ -140,7 +140,7 @@ struct PixelGroup {
 
 // The products of two groups without those in which nothing fires; returns how many there are.
 OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout, const Part& in, const PixelGroup (&group)[2],
-                                         const PixelTileMemory& memory) {
+                                     const PixelTileMemory& memory) {
     const __mmask16 of_tile = (__mmask16)((1 << layout.pixels) - 1);
     const int64_t tile_step = c.digits * tile_bytes;
     PairProduct* end = memory.products;
@@ -218,27 +218,33 @@ struct ChannelBlock {
     const __m512 unit, high_unit;
 
     ChannelBlock(const Conv2d& c, int64_t channel)
-        : c(c), channel(channel), channels((int)least(c.neurons.C - channel, tile_channels)), neurons(c.neurons.neuron, channel),
-          bias(load(c.bias + channel)), unit(_mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x)),  // spikes are -1
+        : c(c),
+          channel(channel),
+          channels((int)least(c.neurons.C - channel, tile_channels)),
+          neurons(c.neurons.neuron, channel),
+          bias(load(c.bias + channel)),
+          unit(_mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x)),  // spikes are -1
           high_unit(_mm512_mul_ps(unit, _mm512_set1_ps(65536.0f))) {}
 
     // Some pixels side by side: each step of a neuron waits for the one before.
     template <int together>
     inline void fire(const int32_t* sums, int64_t rows, int64_t image, int64_t place) const {
         const Neurons& n = c.neurons;
-        const int64_t frame = frame_bytes(c), pixel_bytes = ceil_div(n.C, 8);
-        const int64_t first = image * n.T * frame + place * pixel_bytes + channel / 8;
+        const int64_t T = n.T, frame = frame_bytes(c), next = ceil_div(n.C, 8);
+        const int64_t first = image * T * frame + place * next + channel / 8;
+        uint8_t* to = n.spikes + first;  // copies: for all that a compiler knows, stored spikes could change what is in memory
+        const uint8_t* shortcut = c.shortcut ? c.shortcut + first : nullptr;
+        const ChannelBlock own = *this;
         States<Model::states, tile_channels> state[together];
         each<together>([&](auto i) { load_states<Model>(state[i], n, 0, image, place + i, channel, channels); });
-        for (int64_t t = 0; t < n.T; t++)
+        for (int64_t t = 0; t < T; t++, to += frame, shortcut += shortcut ? frame : 0)
             each<together>([&](auto i) {
                 const int32_t* const row = sums + (i * rows + t) * tile_channels;
-                const int64_t at = first + t * frame + i * pixel_bytes;
                 Lanes<tile_channels> current{
-                    {{current_of<digits>(row, PixelTileMemory::tile_sums, unit, high_unit, bias.x)}}};
-                if (c.shortcut) add_spikes(current, c.shortcut + at, channels);
-                const uint32_t fired = (uint32_t)bits(neurons.step(state[i], current.v[0], 0));
-                store_spikes<tile_channels>(n.spikes + at, fired, channels);
+                    {{current_of<digits>(row, PixelTileMemory::tile_sums, own.unit, own.high_unit, own.bias.x)}}};
+                if (shortcut) add_spikes(current, shortcut + i * next, own.channels);
+                const uint32_t fired = (uint32_t)bits(own.neurons.step(state[i], current.v[0], 0));
+                store_spikes<tile_channels>(to + i * next, fired, own.channels);
             });
         if (!n.v) return;
         each<together>([&](auto i) { store_states(states_of<Model>(n, image, place + i, channel), n, state[i], channels); });

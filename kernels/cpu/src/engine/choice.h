@@ -53,8 +53,10 @@ public:
         if (Sliced::fits(step, N, steps)) add(engine::BySlices, step.lines[step.row_line()], (double)steps);
         if (LookedUp::fits(step, N, steps)) add(engine::ByTables, step.lines[engine::Tables], whole);
         if (Tiled::fits(step, N, steps)) add(engine::ByTiles, step.lines[engine::Tiles + step.digits - 1], whole);
-        if (PixelTiled::fits(step, steps))
-            add(engine::ByPixelTiles, step.lines[engine::PixelTiles + step.digits - 1], PixelTiled::whole_tiles(step, steps));
+        if (PixelTiled::fits(step, N, steps)) {
+            const double cycles = PixelTiled::cycles(step, steps);
+            add(engine::ByPixelTiles, {cycles, cycles}, engine::line_steps);
+        }
     }
     // The first of the fastest; one that is so at the rates 0 and 1 is between them, too.
     int64_t fastest(double rate) const {
@@ -78,7 +80,7 @@ private:
 };
 
 static int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
-    const bool may_have = has_kernel(step, N, steps) || PixelTiled::fits(step, steps);
+    const bool may_have = has_kernel(step, N, steps) || PixelTiled::fits(step, N, steps);
     if (!may_have || !reads_spikes(session, step, steps)) return engine::ByPatterns;
     if (Depthwise::fits(step)) return engine::ByDepthwise;
     const View& x = session.views[step.windows[step.weighted].slot];

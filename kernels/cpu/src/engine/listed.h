@@ -10,9 +10,12 @@ namespace PK_TARGET {
 // that the other ways take as long as.
 static int64_t most_scattered(const Step& step, int64_t N, int64_t steps) {
     constexpr double entry = 4, visit = 2;  // of a spike; of each output that it reaches, besides its row of weights
-    const double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // rows of integers are faster
+    constexpr double addition = 7;  // cycles, where pixel tiles are the other way
+    const double outputs = (double)(step.P() * steps);
+    double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // rows of integers are faster
+    if (PixelTiled::fits(step, N, steps)) worth = fmin(worth, PixelTiled::cycles(step, steps) / outputs / addition);
     const double taken = entry + step.reach->outputs * (visit + (double)(step.reach->width / Vec::width));
-    return (int64_t)(worth * (double)(N * step.P() * steps) / taken);
+    return (int64_t)(worth * (double)N * outputs / taken);
 }
 
 // Whether a layer is run so; then its input is listed.

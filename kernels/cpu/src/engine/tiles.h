@@ -54,20 +54,23 @@ struct PixelTiled {
     PixelTiled(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
         : c(in_tiles(conv_of(step, neurons, x, shortcut, step.tiles), step)), tiling(c, threads) {}
 
-    static bool fits(const Step& step, int64_t steps) {
-        return step.tiles && step.digits <= most_pixel_tile_digits && steps <= most_pixel_tile_steps;
+    static bool fits(const Step& step, int64_t N, int64_t steps) {
+        constexpr int64_t least_uses = 64;  // pixels times steps
+        if (!step.tiles || step.digits > most_pixel_tile_digits) return false;
+        return steps <= most_pixel_tile_steps && N * step.P() * steps >= least_uses;
     }
     static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-        if (!fits(step, steps)) return 0;
+        if (!fits(step, N, steps)) return 0;
         const PixelTiled kernel(step, shape_of(step, N, steps), View{}, nullptr, threads);
         Carver carver{nullptr};
         PixelTileMemory(kernel.tiling, carver);
         return carver.bytes;
     }
-    // Whole tiles of an image, in steps of Tiled.
-    static double whole_tiles(const Step& step, int64_t steps) {
-        const PlaneLayout layout(in_tiles(conv_of(step, shape_of(step, 1, steps), View{}, nullptr, nullptr), step));
-        return (double)(step.H * layout.groups * tile_rows) / (double)step.P();
+    // The cycles of so many steps of a sample (cost_model.py), which counts tiles that are full.
+    static double cycles(const Step& step, int64_t steps) {
+        const PlaneLayout layout(conv_of(step, shape_of(step, 1, steps), View{}, nullptr, nullptr));
+        const double whole_steps = (double)(step.H * layout.groups * tile_rows) / (double)step.P();
+        return step.lines[engine::PixelTiles + step.digits - 1].busy * whole_steps / engine::line_steps;
     }
     int64_t tasks() const { return tiling.tasks(c); }
 
@@ -88,8 +91,7 @@ struct PixelTiled {
 using Tiled = NoKernel;  // there are none
 struct PixelTiled : NoKernel {
     using NoKernel::NoKernel;
-    static bool fits(const Step&, int64_t) { return false; }
-    static double whole_tiles(const Step&, int64_t) { return 0; }
+    static double cycles(const Step&, int64_t) { return 0; }
 };
 #endif
 
