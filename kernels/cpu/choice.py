@@ -6,7 +6,19 @@ from dataclasses import dataclass, field
 
 from ..recording import Choice
 from . import im2col
-from .cost_model import ROWS, Layer, Machine, adding, line, lookup, modelled_cycles, patterns, tiles, tiles_hold
+from .cost_model import (
+    ROWS,
+    Layer,
+    Machine,
+    adding,
+    line,
+    lookup,
+    modelled_cycles,
+    patterns,
+    pixel_tiles,
+    tiles,
+    tiles_hold,
+)
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
@@ -114,8 +126,8 @@ def lines(layer: Layer, groups: int, joined: int, row: str, machine: Machine) ->
         found.append((parts * silent, parts * busy))
     found.append(line(machine, "lookup", lookup(layer), lookup(layer)))
     can = "tiles" in machine.costs and groups == 1 and tiles_hold(layer)
-    for kernel, possible in (("tiles", DIGITS), ("pixel tiles", PIXEL_DIGITS)):
-        for counts in (tiles(layer, digits) for digits in possible):
+    for kernel, count, possible in (("tiles", tiles, DIGITS), ("pixel tiles", pixel_tiles, PIXEL_DIGITS)):
+        for counts in (count(layer, digits) for digits in possible):
             found.append(line(machine, kernel, counts, counts) if can else (math.inf, math.inf))
     if can:
         found.append(line(machine, "patterns", *(patterns(layer, rate, ROWS[row]) for rate in (0.0, 1.0))))

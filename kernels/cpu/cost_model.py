@@ -73,8 +73,8 @@ WITH_TILES = Machine(event_slice=1152, costs={
     },
     "lookup": {"look up": 10, "block": 130, "table": 72, "read": 260, "read tap": 3, "fetch": 0.071, "call": 3.6e5},
     "tiles": {"multiply": 29, "fire": 180, "list": 38, "expand": 110, "fetch": 0.64, "call": 4.1e5},
-    "pixel tiles": {"multiply": 18, "fire": 90, "list": 10, "expand": 40, "fetch": 0.64, "call": 0},
-    "patterns": {"add": 3.5, "start": 130, "fire": 10, "call": 0},
+    "pixel tiles": {"multiply": 18, "fire": 60, "list": 6, "expand": 20, "fetch": 0.18, "call": 0},
+    "patterns": {"add": 1.7, "start": 90, "fire": 5.5, "call": 0},
     "dense": {"multiply": 0.041, "fire": 3.2, "move": 0.99, "unpack": 9.4, "call": 1.5e6},
 })  # fmt: skip
 
@@ -192,8 +192,14 @@ def tiles(layer: Layer, digits: int) -> Counts:
     }
 
 
+def pixel_tiles(layer: Layer, digits: int) -> Counts:
+    """The engine's matrix tiles of few steps: 16 pixels times steps, in a run of some 4 steps."""
+    counts = tiles(layer, digits)
+    return counts | {"fetch": counts["fetch"] * layer.T / 4}
+
+
 def patterns(layer: Layer, rate: float, row: int) -> Counts:
-    """The engine's rows of a few steps: for each spike in a window, a row of weights of all output channels.
+    """The engine's rows of few steps: for each spike in a window, a row of weights of all output channels.
 
     ``row``: output channels of a cache line.
     """

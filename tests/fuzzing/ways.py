@@ -89,7 +89,7 @@ def expected() -> list[tuple[str, str]]:
     functions = [(FALLBACK, "everything"), (TARGETS[0], "torch's convolution")]
     for target in TARGETS:
         kernels = ["patterns", "depthwise", "rows"]
-        kernels += ["tables"] * (target in ("amx", "avx512")) + ["tiles"] * (target == "amx")
+        kernels += ["tables"] * (target in ("amx", "avx512")) + ["tiles", "pixel tiles"] * (target == "amx")
         functions += [(target, "engine"), *((target, f"engine: {kernel}") for kernel in kernels)]
     for target in TARGETS:
         table = cpu.load(target)._table
