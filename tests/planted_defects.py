@@ -148,6 +148,12 @@ DEFECTS = {
     "tiles: the joined digits": Defect(
         f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
     ),
+    "pixel tiles: the last pixel of a tile": Defect(
+        f"{CONV}/pixel_tiles.h",
+        "(1 << layout.pixels) - 1",
+        "(1 << (layout.pixels - 1)) - 1",
+        "tests/package/test_engine_pixel_tiles.py",
+    ),
     "depthwise: the last steps": Defect(
         f"{CONV}/pixel.h",
         "for (Block& sum : current) sum = bias;",

@@ -24,7 +24,8 @@ class EngineLayer(Convolution):
     @classmethod
     def draw(cls, random: Random, **common) -> "EngineLayer":
         drawn, given = super().draw(random, **common), random.choice(("spikes", "spikes", "spikes", "real", "held"))
-        return replace(drawn, given=given, weight_dtype="float32", layout=draw.LAYOUTS[0], as_linear=False)
+        T = random.choice((drawn.T, drawn.T, random.randint(1, 8)))  # few steps have kernels of their own
+        return replace(drawn, T=T, given=given, weight_dtype="float32", layout=draw.LAYOUTS[0], as_linear=False)
 
     def check(self) -> bool:
         g, u = draw.generator(self.seed), 2.0**-self.unit

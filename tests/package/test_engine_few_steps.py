@@ -13,7 +13,7 @@ from proxykernels.kernels import cpu
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 
-TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
+TARGETS = [target for target in cpu.TARGETS if cpu.load(target)]
 NEURONS = {
     "hard": pk.neurons.IFNeuron(v_threshold=0.5),
     "soft": pk.neurons.IFNeuron(v_threshold=0.5, v_reset=None),
