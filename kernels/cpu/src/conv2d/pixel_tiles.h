@@ -17,24 +17,25 @@ namespace PK_TARGET {
 constexpr int most_pixel_tile_digits = 2;
 constexpr int64_t most_pixel_tile_steps = 8;
 
-// Inputs as bytes. Of a row of the input there is a plane for each tile of a run (amx_units.h) and each place of the run
-// under a stride: every stride-th pixel with its borders, so that a step of the output is a step of the plane.
+// Inputs as bytes. Of a row of the input there is a plane for each tile of a run (amx_units.h): the pixels that the run sees of
+// each output pixel. Runs of a kernel row see the same pixels, moved; with strides each has planes of its own.
 struct PlaneLayout {
     const Layout runs;
     int64_t steps, pixels;  // of a tile: 16 in all
     int64_t groups;  // tiles of a row of the output
-    int64_t phases, planes, width;  // pixels between two of a plane; planes of a row; pixels of a plane
+    int64_t own_runs, planes, width;  // runs of a kernel row that have planes of their own; planes of a row; pixels of a plane
+    int64_t apart;  // pixels of a plane between runs that share it
     int64_t pixel, row;  // bytes
     int64_t bits;  // bytes of a row with its borders, before it is expanded
 
-    PlaneLayout(const Conv2d& c) : runs(c) {
+    explicit PlaneLayout(const Conv2d& c) : runs(c) {
         for (steps = 1; steps < c.neurons.T;) steps *= 2;
         pixels = tile_rows / steps;
         groups = ceil_div(c.W_out, pixels);
-        const int64_t reach = (runs.runs_in_row - 1) * c.dilation_w;
-        phases = least(c.stride_w, reach + 1);
-        planes = phases * runs.run_tiles;
-        width = groups * pixels + reach / c.stride_w;
+        own_runs = c.stride_w > 1 ? runs.runs_in_row : 1;
+        apart = c.stride_w > 1 ? 0 : c.dilation_w;
+        planes = own_runs * runs.run_tiles;
+        width = groups * pixels + (runs.runs_in_row - 1) * apart;
         pixel = steps * tile_width;
         row = planes * width * pixel;
         bits = (c.padding_w + c.W) * ceil_div(c.C_in, 8) + runs.run_tiles * 8;
@@ -99,9 +100,9 @@ struct PixelTileMemory {
 static inline void expand_planes(const Conv2d& c, const PlaneLayout& layout, const uint8_t* bits, int8_t* to, uint8_t* live) {
     const int64_t bytes = ceil_div(c.C_in, 8), end = c.padding_w + c.W;
     for (int64_t plane = 0; plane < layout.planes; plane++, to += layout.width * layout.pixel, live += layout.width) {
-        const int64_t phase = plane / layout.runs.run_tiles;
-        const int64_t inside = least(layout.width, phase < end ? ceil_div(end - phase, c.stride_w) : 0);
-        const uint8_t* const from = bits + phase * bytes + plane % layout.runs.run_tiles * 8;
+        const int64_t first = plane / layout.runs.run_tiles * c.dilation_w;
+        const int64_t inside = first < end ? least(layout.width, ceil_div(end - first, c.stride_w)) : 0;
+        const uint8_t* const from = bits + first * bytes + plane % layout.runs.run_tiles * 8;
         for (int64_t x = 0; x < inside; x++) {
             uint64_t any = 0;
             for (int64_t t = 0; t < layout.steps; t++) {
@@ -152,13 +153,12 @@ OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout,
             row[i] = group[i].y * c.stride_h - c.padding_h + ky * c.dilation_h - in.row;
             inside[i] = row[i] >= 0 && row[i] < in.rows;
         }
-        int64_t phase = 0, ahead = 0;  // of the tap, in strides
-        for (int64_t run = 0; run < layout.runs.runs_in_row; run++) {
+        for (int64_t run = 0; run < layout.runs.runs_in_row; run++)
             for (int64_t k = 0; k < layout.runs.run_tiles; k++, weights += tile_step) {
-                const int64_t plane = phase * layout.runs.run_tiles + k;
+                const int64_t plane = (layout.own_runs > 1 ? run : 0) * layout.runs.run_tiles + k;
                 __mmask16 live = 0;
                 for (int i = 0; i < 2; i++) {
-                    const int64_t at = (row[i] * layout.planes + plane) * layout.width + group[i].x + ahead;
+                    const int64_t at = (row[i] * layout.planes + plane) * layout.width + group[i].x + run * layout.apart;
                     __mmask16 fires = 0;
                     if (inside[i]) {
                         const __m128i flags = _mm_loadu_si128((const __m128i*)(memory.live + at));
@@ -170,8 +170,6 @@ OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout,
                 end->weights = weights;
                 end += live != 0;
             }
-            for (phase += c.dilation_w; phase >= c.stride_w; phase -= c.stride_w) ahead++;
-        }
     }
     return end - memory.products;
 }
