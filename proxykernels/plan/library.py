@@ -287,5 +287,5 @@ def _lines(plan: Plan, operation, machine: Machine) -> list[tuple[float, float]]
     (window,), (C, H, W) = windows, operation.image
     shape, size = tuple(window.weight.shape), plan.source(window)[1:]
     layer = Layer(choice.SEGMENT, (1, H * W, C), size, shape, window.stride, window.padding, window.dilation)
-    row = {"int8": "bytes", "int16": "shorts"}.get(plan.precision, "events")
+    row = {"int8": "bytes", "int16": "shorts", None: "events"}[plan.precision]
     return choice.lines(layer, window.groups, choice.join_in_rows(shape, window.groups), row, machine)
