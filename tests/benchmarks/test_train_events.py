@@ -85,7 +85,7 @@ def test_it_learns(arguments, tmp_path):
     rows = list(csv.DictReader((tmp_path / "train_events.csv").open()))
     assert list(rows[0]) == events.COLUMNS
     assert [(row["method"], row["epoch"]) for row in rows] == [
-        (method, str(epoch)) for method in ("surrogate", "proxy") for epoch in range(1, 7)
+        (method, str(epoch)) for method in ("surrogate", "surrogate, each movement", "proxy") for epoch in range(1, 7)
     ]
     assert all(float(row["strict"]) > 0.55 for row in rows if row["epoch"] == "6")  # of the images it was trained on
 
