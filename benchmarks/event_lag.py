@@ -2,7 +2,7 @@
 
     python benchmarks/event_lag.py recording.raw
     python benchmarks/event_lag.py recording.raw --net stride-2 --minutes 10
-    python benchmarks/event_lag.py recording.raw --speed 2 --contenders proxykernels
+    python benchmarks/event_lag.py recording.raw --speed 2 --contenders plain
 
 Files are what faery reads: .raw (EVT 2.0, 2.1, 3.0), .aedat4, .es, .dat, .csv (pip install "proxykernels[events]").
 The recording is cut into packets of --ms. Each is handed over when its time is over, and played again from the start
