@@ -63,8 +63,7 @@ def engine(net: nn.Sequential, size: Size) -> Answer:
     stream = pk.compile(net, pk.events([], [], [], [], size=size, T=1)).stream()
 
     def answer(packet: Packet) -> Tensor:
-        t = packet.t - packet.start
-        stream(pk.events(t, packet.x, packet.y, packet.p, size=size, dt=packet.length, T=1))
+        stream(pk.events(packet.t, packet.x, packet.y, packet.p, size=size, T=1))
         return stream.count()
 
     return answer

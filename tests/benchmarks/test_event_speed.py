@@ -39,6 +39,7 @@ def small(monkeypatch):
     monkeypatch.setattr(turns, "SETTLE_S", 0.0)
 
 
+@pytest.mark.long
 def test_the_command(small, tmp_path, capsys):
     before = torch.get_num_threads()
     event_speed.main(["--sizes", "128x128", "--seconds", "0.001", "--out", str(tmp_path)])
