@@ -1,6 +1,7 @@
 """Ctrl-C while the library runs: it asks once in a while whether it may go on."""
 
 import ctypes
+import inspect
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -29,7 +30,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             return self._none
         self.raised.clear()
-        if self._answers.gi_frame is None:  # by a second signal beside the first
+        if inspect.getgeneratorstate(self._answers) == inspect.GEN_CLOSED:  # by a second signal beside the first
             self._begin()
         return self._ask
 

@@ -101,7 +101,7 @@ def test_accuracy_is_read_from_the_first_event_on(last):
     net = events.network(last, 0.0).eval()
     for layer in net:
         if hasattr(layer, "weight"):
-            layer.weight.data *= 4
+            layer.weight.data *= 3
     result = pk.simulate(net, pk.time_first(frames > 0), 9)
     dense = result.spikes.dense().cumsum(0) if last is events.firing else result.potentials
     labels = dense[-1].argmax(1)  # its own answers at the end are right
