@@ -79,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
     rows, shown, memory = [], [], []
     with refusing("event_lag.py"):
         contenders = list(line_up(console, net, recording.size, packets, options.contenders))
+        if not contenders:
+            raise ValueError("none of --contenders runs here")
     for number, (name, answer) in enumerate(contenders):
         seconds = 60 * options.minutes if not number else min(60 * options.minutes, RIVAL_S)
         played = play(packets, options.ms * 1e-3, seconds, answer)
@@ -97,8 +99,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def cut(recording: Recording, ms: float) -> Iterator[Packet]:
-    """The packets of a recording, also those without events; the last one is filled up by silence."""
-    length = max(round(1000 * ms), 1)
+    """The packets of a recording, also those without events; the last one is filled up by silence.
+
+    Raises:
+        ValueError: a packet is no whole number of microseconds.
+    """
+    length = round(1000 * ms)
+    if length < 1 or abs(length - 1000 * ms) > 1e-6:
+        raise ValueError(f"--ms must be a whole number of microseconds, got {ms:g} ms")
     count = int(recording.t[-1]) // length + 1
     ends = np.searchsorted(recording.t, np.arange(count + 1) * length)
     for k in range(count):

@@ -182,6 +182,22 @@ def test_files_that_are_no_recordings(tmp_path, name, content, message):
     assert not list(tmp_path.glob("event_lag*"))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ms", "0.0004"], "--ms must be a whole number of microseconds, got 0.0004 ms"),
+        (["--ms", "1.0005"], "--ms must be a whole number of microseconds, got 1.0005 ms"),
+        (["--contenders", "spikingjelly-s"], "none of --contenders runs here"),
+    ],
+)
+def test_options_that_cannot_be_taken(tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(event_lag_table, "read", lambda path: moving(30))
+    monkeypatch.setitem(sys.modules, "spikingjelly.datasets.utils", None)
+    with pytest.raises(SystemExit, match=message):
+        event_lag.main(["a.raw", *options, "--out", str(tmp_path)])
+    assert not list(tmp_path.glob("event_lag*"))
+
+
 def test_without_faery(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faery", None)
     write(tmp_path / "a.csv", moving(2))
