@@ -4,10 +4,13 @@
     python benchmarks/train_events.py --methods proxy --images 6000 --epochs 2
 
 surrogate: by backpropagation through time, pk.SurrogateNet. proxy: by the ReLU network that shares the weights and sees
-the mean of the frames, pk.ProxyNet. Both from the same weights, on the same batches and with the same loss.
+the mean of the frames, pk.ProxyNet. Both from the same weights, on the same batches and with the same loss of counts.
+surrogate, each movement: outputs do not fire, and their potentials are to be right after each of the three movements.
 
 The frames (`pk.samples.saccade_frames`) are computed first, 35 kB an image. docs/events.md explains it piece by piece.
-Writes results/train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence.
+Writes results/train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence;
+results/train_events_time.csv, the same of the last epoch's network after each step of a stream, by the milliseconds
+since an image's first event (the three movements take 100 ms each, as N-MNIST's), and its picture.
 """
 
 from pathlib import Path

@@ -39,6 +39,7 @@ LOOKS = {
     "proxykernels int16": Look("proxykernels, int16", GRAY, width=3.2),
     "proxykernels int8": Look("proxykernels, int8", GRAY, "--", width=3.2),
     "net(x)": Look("proxykernels, net(x)", BLACK, ":", width=2.2),
+    "with bias": Look("proxykernels, with biases", BLACK, "--", 1.6),  # of event_speed.py
     "relu": Look("one pass of the ReLU network", GRAY, ":"),
     "plain": Look("PyTorch step loop", BLUE),
     "compiled": Look("step loop, compiled", SKY),
@@ -73,6 +74,7 @@ LOOKS = {
     "relu twin": Look("proxy, twin of ReLUs", ORANGE),
     "clipped relu twin": Look("proxy, twin of clipped ReLUs", PINK),
     "surrogate": Look("backpropagation through time", VERMILION),
+    "surrogate, each movement": Look("the same, read after each movement", ORANGE),
     "bptt": Look("backpropagation through time, tdBN, T = 4", VERMILION),
     "tet": Look("TET, T = 4", ORANGE),
     "conversion": Look("ReLU network, converted", BLUE, width=2.6),

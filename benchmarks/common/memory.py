@@ -39,12 +39,17 @@ class PeakMemory:
             self.growth_bytes = max(_status_bytes("VmHWM") - self._before, 0)
 
 
+def resident_bytes() -> int:
+    """Of this process, now; on Linux."""
+    return _status_bytes("VmRSS")
+
+
 def _reset_resident_peak() -> int | None:
     """Bytes resident now, after the peak was set back to them."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         (PROC / "clear_refs").write_text("5")  # "5" sets VmHWM back to VmRSS, see proc(5)
-        return _status_bytes("VmRSS")
+        return resident_bytes()
     except (AttributeError, OSError):  # another C library, another system, or not permitted
         return None
 

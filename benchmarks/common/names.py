@@ -32,7 +32,7 @@ GPU_RIVALS = (
 IMAGENET_MODEL = "efficientnet-lite0"
 IMAGENET_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # each twice the one before
 ZOO_STEPS = (64, 1024)  # of supported_models.py
-EVENT_METHODS = ("surrogate", "proxy")  # training/events.py
+EVENT_METHODS = ("surrogate", "surrogate, each movement", "proxy")  # training/events.py
 WAYS = {  # of compare_methods.py, by its --neuron: methods/ways.py
     "if": (
         "conversion", "qcfs", "the authors' recipe", "the authors' recipe with statistics of each step", "proxy",
@@ -60,3 +60,6 @@ SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", 
 RELU_NETS = ("lenet5", "resnet20", "resnet20-cifar10", "vgg11-cifar10")  # training/relu_networks.py
 SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # accuracy/subjects.py
 VIDEO_NETS = ("resnet20-cifar10", "vgg11-cifar10", "lite0")  # of video.py: those that take colours
+EVENT_NETS = ("stride-4", "stride-2")  # of event_lag.py: speed/event_nets.py
+EVENT_CONTENDERS = ("proxykernels", "plain", "spikingjelly-s")  # of event_lag.py: speed/event_contenders.py
+EVENT_SIZES = ("128x128", "260x346", "720x1280")  # of event_speed.py: speed/event_table.py

@@ -10,7 +10,8 @@ from accuracy import anytime_table, every_step, sigma_delta_picture
 from images import picture, torchvision_nets_table
 from methods import recipes_table
 from methods import report as report_of_methods
-from speed import against_picture, ops_report, ops_table, report
+from speed import against_picture, event_lag_picture, event_picture, ops_report, ops_table, report
+from training import events
 
 from common import photographs
 from common.command import refusing
@@ -49,7 +50,10 @@ def drawers(folder: Path) -> dict[str, Callable[[Path], None]]:
         "anytime_paper.csv": partial(anytime_table.draw, net="paper"),
         "anytime_small.csv": partial(anytime_table.draw, net="small"),
         "few_steps_sigma_delta.csv": sigma_delta_picture.draw,
+        "event_lag_packets.csv": event_lag_picture.draw,
+        "event_speed.csv": event_picture.draw,
         "recipes.csv": recipes_table.draw,
+        "train_events_time.csv": events.draw,
         "torchvision_rates.csv": torchvision_nets_table.draw,
     }
     for table in sorted(folder.glob("accuracy_*.csv")):

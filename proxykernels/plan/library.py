@@ -3,10 +3,9 @@
 import ctypes
 import sys
 from ctypes import c_int64
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from torch import Tensor
 
@@ -102,8 +101,7 @@ class Compiled:
 Tally = ctypes.Array
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """An input as the library takes it: the tensor, its kind, how many samples it has, and steps; None: constant.
 
     ``rounds``: whether its values are taken in 24 bits, as :func:`plan.quantize.round_input` does. ``scaled``:
@@ -136,8 +134,7 @@ class Rule(Protocol):
         """Write itself into a run."""
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """Where a run writes, as engine.h has it: tensors, or None; ``kept``: of some operations, by their numbers."""
 
     spikes: Tensor | None

@@ -50,7 +50,7 @@ class Engine:
         self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
         self.takes_floats = plan.real or plan.takes_any
         self._rounds = plan.precision is not None
-        C, H, W = plan.last.image
+        self._image = C, H, W = plan.last.image
         self._step_bytes = H * W * (4 * C if plan.last.real else pixel_bytes(C))  # of the output of a sample
         self._fixed_bytes = H * W * 4 * C  # of its counts
         self._room = checks.memory(heap.CPU)
@@ -167,7 +167,7 @@ class Engine:
                 f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
                 f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
             )
-        C, H, W = op.image
+        C, H, W = self._image
         spikes = values = None
         if op.real:
             values = heap.empty(T, N, H * W, C)
@@ -211,6 +211,8 @@ class Engine:
         plan, dims = self.plan, len(self.plan.shape)
         if plan.changes:
             return changes.given_changes(plan, x)
+        if type(x) is Spikes and x.scale == 1 and x.shape[2:] == plan.shape and x.T and x.device.type == "cpu":
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
         if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
             usual = x.shape[1:] == plan.shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
             if usual and not torch.jit.is_tracing():

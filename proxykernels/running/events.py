@@ -25,8 +25,8 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
 
     Args:
         t, x, y, p: time in any unit, column, row and polarity (above 0: ON) of each event, as tensors, arrays or lists
-            [events] in any order. Or t alone: a structured array with these fields, as of tonic and expelliarmus, a
-            dictionary, or an object with these attributes, as of evt3.
+            [events] in any order. Or t alone: a structured array with these fields (or titles of fields), as of tonic
+            and faery, a dictionary, or an object with these attributes, as of evt3.
         size: height and width of the sensor.
         dt: length of a step, in the unit of t. None: T steps of equal length that cover all events.
         T: number of steps. None: as many steps of length ``dt`` as cover all events.
@@ -75,7 +75,7 @@ def _refuse(x: np.ndarray, y: np.ndarray, p: np.ndarray, height: int, width: int
 
 def _fields_of(given: Any) -> dict[str, Any]:
     """Those of a structured array, of a dictionary, or of an object that has them as attributes."""
-    names = getattr(getattr(given, "dtype", None), "names", None)  # a record array has them as attributes, too
+    names = getattr(getattr(given, "dtype", None), "fields", None)  # with titles, such as faery's p of the field "on"
     if names is not None or isinstance(given, Mapping):
         fields = {name: given[name] for name in FIELDS if name in (given if names is None else names)}
     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,8 +100,7 @@ def _layers(plan: Plan) -> list[tuple[int, Operation]]:
     return [(k, op) for k, op in enumerate(plan.operations) if op.kind == Kind.SEND]
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What the last operation gave: packed spikes [N, T, P, bytes] or values [T, N, P, C]; and of spikes the counts."""
 
     raw: Tensor

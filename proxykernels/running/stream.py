@@ -112,7 +112,7 @@ class Stream:
 
     def _is_held(self, x: Tensor | Spikes) -> bool:
         """Not one step of events, which the engine knows in a sequence alone."""
-        if self.engine.plan.changes:
+        if isinstance(x, Spikes) or self.engine.plan.changes:
             return True
         step = isinstance(x, Tensor) and x.ndim == len(self.engine.plan.shape) + 1
         return not step or (x.is_floating_point() and self.engine.takes_floats)

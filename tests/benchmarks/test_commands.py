@@ -9,7 +9,7 @@ from accuracy import anytime_table, subjects
 from common import accuracy, names, nets
 from gpu import rivals as gpu_rivals
 from methods import recipes_table, ways
-from speed import rivals, surrogate_models
+from speed import event_contenders, event_lag_table, event_table, rivals, surrogate_models
 from training import augment, data, events, methods, relu_networks, step
 
 from proxykernels.training import proxy
@@ -62,6 +62,9 @@ for command in sys.argv[1:]:
         (names.RIVALS, rivals.RIVALS),
         (names.GPU_RIVALS, gpu_rivals.GPU_RIVALS),
         (names.EVENT_METHODS, events.METHODS),
+        (names.EVENT_NETS, event_lag_table.STRIDES),
+        (names.EVENT_CONTENDERS, event_contenders.CONTENDERS),
+        (names.EVENT_SIZES, event_table.SIZES),
         (names.WAYS["if"], ways.WAYS["if"]),
         (names.WAYS["lif"], ways.WAYS["lif"]),
         (names.RECIPES, recipes_table.RECIPES),

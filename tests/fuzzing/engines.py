@@ -51,12 +51,22 @@ class Compiled(Input, Case):
     @classmethod
     def draw(cls, random: Random, **common) -> "Compiled":
         plain = random.random() < 0.5
-        return cls(
+        drawn = cls(
             **common, **cls.draw_input(random), plain=plain, given=random.choice(GIVEN),
             sequential=plain and random.random() < 0.5, lead=random.choice((0, 0, 0, random.randint(1, 4))),
             moves=tuple(random.choices(MOVES, k=random.choice((0, 0, 1, 2, 3)))),
             precision=random.choice((None, None, None, "int16", "int8")), target=random.choice(ways.TARGETS),
             few=random.choice((0, 0, 0.003, 0.02, 0.1)),
+        )  # fmt: skip
+        return drawn.of_a_camera(random) if random.random() < 0.15 else drawn
+
+    def of_a_camera(self, random: Random) -> "Compiled":
+        """The same for few spikes of an image that threads share, in bands of at least 1024 pixels."""
+        return replace(
+            self, given="spikes", few=random.choice((0.001, 0.003, 0.01)), C=random.choice((1, 2, 2, 3)),
+            size=(random.randint(30, 70), random.randint(40, 70)), N=random.choice((1, 1, 1, 2)),
+            T=random.choice((1, 2, 5, 12, 33)), layers=random.choice((1, 1, 2, 3)), moves=(),
+            threads=random.choice((1, 2, 2, 3)),
         )  # fmt: skip
 
     def check(self) -> bool:
@@ -89,8 +99,7 @@ class Compiled(Input, Case):
         try:
             engine = Engine(plan, target=self.target)
             self.check_run(engine, given, expected, values)
-            for way in engine.ways.values():
-                ways.executed[self.target, f"engine: {way}"] += 1
+            self.count_ways(engine)
             self.check_operations(engine, tried, given)
             self.check_stream(engine, given, expected, {name: v[-1:] for name, v in states.items()})
             if self.seed % 4 == 0:
@@ -101,6 +110,10 @@ class Compiled(Input, Case):
         finally:
             torch.set_num_threads(threads)
         return bool(expected.any())
+
+    def count_ways(self, engine: Engine) -> None:
+        for way in engine.ways.values():
+            ways.executed[self.target, f"engine: {way}"] += 1
 
     def add_moves(self, net: pk.Network, x: Tensor) -> None:
         """What moves values behind the graph, and neurons that take what these give."""
@@ -168,6 +181,7 @@ class Compiled(Input, Case):
         try:
             engine = Engine(plan, target=self.target)
             same("spikes", engine(given, self.T).spikes.dense(), expected)
+            self.count_ways(engine)
             if self.given in ("spikes", "counts"):  # values are rounded for all steps of a call together
                 neurons = [name for name, layer, _ in net.layers() if isinstance(layer, pk.layers.Neurons)]
                 self.check_stream(engine, given, expected, {name: simulated.state[name] for name in neurons})

@@ -9,7 +9,7 @@ import run as docs
 ROOT = Path(__file__).parents[2]
 
 NEEDS = {
-    "events.md": ("matplotlib",),
+    "events.md": ("matplotlib", "faery"),
     "exchange.md": ("nir", "spikingjelly", "snntorch", "norse"),
     "look.md": ("matplotlib",),
 }

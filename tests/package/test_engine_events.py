@@ -67,7 +67,17 @@ def test_one_argument_that_has_all_four():
     records = np.rec.fromarrays([T_, X, Y, P], names="t, x, y, p")
     expected = pk.events(T_, X, Y, P, size=SIZE, dt=5).dense()
     named = SimpleNamespace(t=T_, x=torch.tensor(X), y=Y, p=P)
-    for given in (records, records.view(np.ndarray), {"t": T_, "x": X, "y": Y, "p": P, "q": 3}, Attributes(), named):
+    titled = np.zeros(len(X), [("t", "<u8"), ("x", "<u2"), ("y", "<u2"), (("p", "on"), "?")])  # as of faery and aedat
+    for name, values in zip("txyp", (T_, X, Y, P), strict=True):
+        titled[name] = values
+    for given in (
+        titled,
+        records,
+        records.view(np.ndarray),
+        {"t": T_, "x": X, "y": Y, "p": P, "q": 3},
+        Attributes(),
+        named,
+    ):
         assert equal(pk.events(given, size=SIZE, dt=5).dense(), expected) and expected.any()
     for given in (torch.tensor(T_), np.array(T_), {"t": T_, "x": X, "p": P}, SimpleNamespace(t=T_), None):
         with pytest.raises(TypeError, match=f"got a {type(given).__name__} without (t, x, )?.*y"):
@@ -80,6 +90,38 @@ def test_events_of_evt3():
     decoded = evt3.Events.from_arrays(**arrays, geometry=(7, 5))
     expected = pk.events(T_, X, Y, P, size=SIZE, dt=5).dense()
     assert equal(pk.events(decoded, size=SIZE, dt=5).dense(), expected) and expected.any()
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """The events as a file of faery's: path -> the file, by its name and options."""
+    faery = pytest.importorskip("faery")
+    events = np.zeros(len(X), faery.EVENTS_DTYPE)
+    for name, values in zip("txyp", (T_, X, Y, P), strict=True):
+        events[name] = values
+
+    def write(name: str, **options: str):
+        faery.events_stream_from_array(events, dimensions=SIZE[::-1]).to_file(tmp_path / name, **options)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["a.aedat4", "a.dat", "a.es", "a.csv", "evt2.raw", "evt3.raw"])
+def test_files_read_by_faery(recorded, name):
+    import faery
+
+    path = recorded(name, **({"version": name[:4]} if name.endswith(".raw") else {}))
+    packets = list(faery.events_stream_from_file(path, dimensions_fallback=SIZE[::-1]))
+    expected = pk.events(T_, X, Y, P, size=SIZE, dt=5).dense()
+    assert equal(pk.events(np.concatenate(packets), size=SIZE, dt=5).dense(), expected) and expected.any()
+
+
+def test_packets_of_aedat(recorded):
+    aedat = pytest.importorskip("aedat")
+    packets = [packet["events"] for packet in aedat.Decoder(recorded("a.aedat4")) if len(packet.get("events", ()))]
+    expected = pk.events(T_, X, Y, P, size=SIZE, dt=5).dense()
+    assert equal(pk.events(*packets, size=SIZE, dt=5).dense(), expected) and expected.any()
 
 
 def test_steps_that_memory_does_not_hold_are_refused(monkeypatch):

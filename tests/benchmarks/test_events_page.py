@@ -1,0 +1,128 @@
+"""docs/events.md says what the tables of event_speed.py, event_lag.py and train_events.py hold; where it does not, the
+failure has the lines to put in. A table that was not measured leaves its place empty, a comment."""
+
+import pytest
+from common.checkout import RESULTS
+from common.tables import read_csv
+
+PAGE = RESULTS.parents[1] / "docs" / "events.md"
+Rows = list[dict[str, str]]
+SHOWN = ("none", "edges 0.1", "edges 1", "anywhere 20")  # of event_speed.csv; the others are for its picture
+
+
+def markdown(lines: list[list[str]]) -> str:
+    rule = f"|{'---|' * len(lines[0])}"
+    head, *rest = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, rule, *rest])
+
+
+def number(text: str) -> str:
+    return f"{float(text):,.0f}" if float(text) >= 100 else f"{float(text):.3g}"
+
+
+def where(rows: Rows) -> str:
+    first = rows[0]
+    commits = ", ".join(dict.fromkeys(row["commit"] for row in rows))
+    return f"{first['device']}, torch {first['torch']}, commit {commits}"
+
+
+def of_time(rows: Rows) -> str:
+    """Accuracy of each method, a column for each time."""
+    times = list(dict.fromkeys(row["ms"] for row in rows))
+    lines = [["accuracy, %, so many ms after the first event", *times]]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        line = {row["ms"]: row for row in rows if row["method"] == method}
+        lines.append([method, *(f"{100 * float(line[ms]['strict']):.1f}" for ms in times)])
+    about = f"{rows[0]['images']} training images; strict argmax, a tie is wrong."
+    return block("train_events_time", "accuracy against the time after the first event", about, markdown(lines))
+
+
+def of_steps(rows: Rows) -> str:
+    """A line for each size, strides and events; columns by biases and threads."""
+    columns = list(dict.fromkeys((row["bias"], row["threads"]) for row in rows))
+    heads = [f"{bias} biases, {count} thread{'s' * (count != '1')}" for bias, count in columns]
+    lines = {}
+    for row in rows:
+        events = row["events"] if row["events"] == "none" else f"{row['events']} {row['percent']}"
+        if events not in SHOWN:
+            continue
+        told = (
+            events if events == "none" else f"{row['percent']} % {'along edges' if 'edges' in events else 'anywhere'}"
+        )
+        key = row["size"], row["strides"], told
+        line = lines.setdefault(key, [*key, *[""] * len(columns)])
+        engine, torch = float(row["engine_ms"]), float(row["torch_ms"])
+        cell = f"{engine:.3g}, {torch:.3g}: **{torch / engine:.3g}**"
+        line[3 + columns.index((row["bias"], row["threads"]))] = cell
+    about = f"ms a step of the engine and of PyTorch, and times as fast; medians; {where(rows)}."
+    return block(
+        "event_speed", "cost of a step against its events", about,
+        markdown([["sensor", "strides", "pixels with an event", *heads], *lines.values()]),
+    )  # fmt: skip
+
+
+def of_lag(rows: Rows) -> str:
+    heads = [
+        "recording", "network", "million events/s", "", "threads", "lag, ms: p50", "p99", "a packet, ms: p50", "p99",
+        "kept up, %", "minutes", "MB after a second", "MB at most",
+    ]  # fmt: skip
+    lines = []
+    for row in rows:
+        speed = "" if row["speed"] == "1" else f", played {row['speed']} times as fast"
+        times = [number(row[name]) for name in ("lag_p50_ms", "lag_p99_ms", "packet_p50_ms", "packet_p99_ms")]
+        sensor = f"{row['file']}, {row['width']} x {row['height']}, packets of {row['packet_ms']} ms{speed}"
+        minutes = f"{float(row['seconds']) / 60:.2g}"
+        words = [sensor, row["net"], row["million_events_s"], row["contender"], row["threads"]]
+        lines.append([*words, *times, row["kept_up"], minutes, row["mb_first"], row["mb_most"]])
+    return block("event_lag", "lag against time", f"{where(rows)}.", markdown([heads, *lines]))
+
+
+def block(name: str, picture: str, about: str, table: str) -> str:
+    results = "../benchmarks/results"
+    return f"![{picture}]({results}/{name}.png)\n\n[{name}.csv]({results}/{name}.csv): {about}\n\n{table}"
+
+
+TABLES = {"train_events_time": of_time, "event_speed": of_steps, "event_lag": of_lag}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_page_has_the_table(name):
+    rows, place = read_csv(RESULTS / f"{name}.csv"), f"<!-- table of {name}.csv -->"
+    page = PAGE.read_text()
+    if not rows:
+        assert place in page
+        pytest.skip("not measured")
+    wanted = TABLES[name](rows)
+    assert place not in page and wanted in page, f"docs/events.md must have, for {place}:\n{wanted}"
+
+
+def test_lines_are_made_of_rows():
+    about = {"device": "a CPU", "torch": "2.13", "commit": "abc"}
+    step = about | {
+        "size": "128x128", "strides": "2, 2, 2", "bias": "with", "events": "edges", "percent": "1", "threads": "2",
+        "engine_ms": "0.0200", "torch_ms": "0.4000",
+    }  # fmt: skip
+    other = step | {"bias": "without", "threads": "1", "engine_ms": "0.1", "torch_ms": "0.05"}
+    found = of_steps([step, other, step | {"percent": "3"}, step | {"events": "none", "percent": "0"}])
+    assert found.splitlines()[4:] == [
+        "| sensor | strides | pixels with an event | with biases, 2 threads | without biases, 1 thread |",
+        "|---|---|---|---|---|",
+        "| 128x128 | 2, 2, 2 | 1 % along edges | 0.02, 0.4: **20** | 0.1, 0.05: **0.5** |",
+        "| 128x128 | 2, 2, 2 | none | 0.02, 0.4: **20** |  |",
+    ]
+    assert "event_speed.png" in found and "a CPU, torch 2.13, commit abc." in found
+    time = {"method": "surrogate", "images": "60", "ms": "20", "strict": "0.25", "tied": "0"}
+    lines = of_time([time, time | {"ms": "40", "strict": "0.5"}]).splitlines()
+    assert lines[-1] == "| surrogate | 25.0 | 50.0 |"
+    assert lines[-3] == "| accuracy, %, so many ms after the first event | 20 | 40 |"
+    lag = about | {
+        "file": "a.raw", "net": "stride-4", "packet_ms": "1", "speed": "2", "height": "480", "width": "640",
+        "million_events_s": "10.9", "contender": "plain", "lag_p50_ms": "0.25", "lag_p99_ms": "1234.5678",
+        "packet_p50_ms": "0.1", "packet_p99_ms": "0.2", "kept_up": "99.9", "seconds": "30.0", "mb_first": "300.0",
+        "mb_most": "300.1", "threads": "2",
+    }  # fmt: skip
+    line = of_lag([lag]).splitlines()[-1]
+    assert line == (
+        "| a.raw, 640 x 480, packets of 1 ms, played 2 times as fast | stride-4 | 10.9 | plain | 2 | 0.25 | 1,235 "
+        "| 0.1 | 0.2 | 99.9 | 0.5 | 300.0 | 300.1 |"
+    )
