@@ -87,6 +87,15 @@ class Backend(Protocol):
             The third are float64 [1 + parameters of a channel, C]: first of a bias, which is in all currents.
         """
 
+    def recurrent_scan(self, current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor, /) -> Fired:
+        """Neurons on currents [T, N, 1, C] and on what they fired one step before: recurrent.py has the arguments."""
+
+    def recurrent_scan_backward(
+        self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,
+        surrogate: Surrogate, recurrent: Tensor, /,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """As scan_backward; the gradient of what comes back to the neurons is in that of the currents."""
+
     def conv2d_currents(
         self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
         stride: Pair, padding: Pair, dilation: Pair, groups: int, /,

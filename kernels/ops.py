@@ -120,6 +120,23 @@ def scan_backward(grad_spikes, grad_v, current, v, neuron, surrogate):
     return torch.empty_like(current, **options), torch.empty_like(v, **options), sums
 
 
+@operator("(Tensor current, Tensor v, Neuron neuron, Tensor recurrent) -> (Tensor, Tensor)")
+def recurrent_scan(current, v, neuron, recurrent):
+    """Recurrent neurons on currents [T, N, 1, C]; v [N, states + 1, 1, C], recurrent.py has the rest."""
+    return _layer(current, current.shape[0], v)
+
+
+@operator(
+    "(Tensor grad_spikes, Tensor? grad_v, Tensor current, Tensor v, Neuron neuron, Surrogate surrogate,"
+    " Tensor recurrent) -> (Tensor, Tensor, Tensor)"
+)
+def recurrent_scan_backward(grad_spikes, grad_v, current, v, neuron, surrogate, recurrent):
+    """As scan_backward; the gradient of what comes back is in that of the currents."""
+    sums = v.new_empty(1 + len(neuron.channels), v.shape[-1], dtype=torch.float64)
+    options = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
+    return torch.empty_like(current, **options), torch.empty_like(v, **options), sums
+
+
 @operator(
     "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
     " int[] stride, int[] padding, int[] dilation, int groups) -> Tensor"

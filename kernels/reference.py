@@ -14,6 +14,11 @@ Leaky neurons with a second state:
     s[t] = 1 if h[t] >= theta + a[t-1], and
     a[t] = adaptation_decay a[t-1] + adaptation s[t]            adaptive: each spike raises the threshold
     after a spike, for so many steps h[t] = v[t-1], s[t] = 0    refractory
+
+Recurrent neurons of any of these models also take what the layer fired one step before:
+
+    I[t] = (W * x[t]) + b + R s[t-1]                            R [C, C], or one value a neuron [C]; s[-1] = 0 or given
+
 Sigma-delta neurons send what their activation has become, less what they have sent, in signed powers of two
 (``theta`` is the largest; ``f`` is a ReLU, clipped or not, or an identity):
 
@@ -129,6 +134,29 @@ def scan(current: Tensor, v: Tensor | None, neuron: Neuron, fire: Callable = fir
         spike, state = step(state, step_current, neuron, fire)
         spikes.append(spike)
     return torch.stack(spikes), state[0] if neuron.states == 1 else torch.stack(state, 1)
+
+
+def feedback(spike: Tensor, recurrent: Tensor) -> Tensor:
+    """R s: what spikes [N, C] of one step add to the currents of the next."""
+    return recurrent * spike if recurrent.ndim == 1 else F.linear(spike, recurrent)
+
+
+def recurrent_scan(
+    current: Tensor, v: Tensor | None, neuron: Neuron, recurrent: Tensor, fire: Callable = fire
+) -> tuple[Tensor, Tensor]:
+    """:func:`scan` of neurons that their own layer's spikes come back to: currents [T, N, C].
+
+    Args:
+        v: [N, states + 1, C], of which the last are the spikes of the step before the first; None: all 0.
+        recurrent: [C, C], of which row i has the weights of what neuron i receives, or one value a neuron [C].
+    """
+    zero = torch.zeros(current.shape[1:], dtype=torch.float32, device=current.device)
+    *state, spike = (zero,) * (neuron.states + 1) if v is None else v.float().unbind(1)
+    spikes = []
+    for step_current in current.float():
+        spike, state = step(tuple(state), step_current + feedback(spike, recurrent.float()), neuron, fire)
+        spikes.append(spike)
+    return torch.stack(spikes), torch.stack([*state, spike], 1)
 
 
 def integrate(current: Tensor, v: Tensor | float, neuron: Neuron) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .neurons import Neuron
-from .reference import scan
+from .reference import recurrent_scan, scan
 from .surrogates import Surrogate
 
 
@@ -74,3 +74,10 @@ def fire(
 def surrogate_scan(current: Tensor, v: Tensor | None, neuron: Neuron, surrogate: Surrogate) -> tuple[Tensor, Tensor]:
     """reference.scan, differentiable by currents, state and the neuron's channels."""
     return scan(current, v, neuron, partial(fire, surrogate))
+
+
+def surrogate_recurrent_scan(
+    current: Tensor, v: Tensor | None, neuron: Neuron, recurrent: Tensor, surrogate: Surrogate
+) -> tuple[Tensor, Tensor]:
+    """reference.recurrent_scan, differentiable by the recurrent weights as well."""
+    return recurrent_scan(current, v, neuron, recurrent, partial(fire, surrogate))

@@ -75,7 +75,7 @@ def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, d
     weight, C_in = weight.float(), weight.shape[1] * groups
     height, width = output_size(size, weight.shape[2:], stride, padding, dilation)
     currents = torch.empty(T, N, height * width, len(weight), dtype=torch.float32, device=words.device)
-    steps = chunk_steps(N * max(C_in * size[0] * size[1], currents[0, 0].numel()), words.device)
+    steps = chunk_steps(N * max(C_in * size[0] * size[1], height * width * len(weight)), words.device)
     for start in range(0, T, steps):
         stop = min(start + steps, T)
         x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in).unflatten(3, size)

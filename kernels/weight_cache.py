@@ -69,14 +69,15 @@ class PackedWeights:
         self._known: WeakKeyDictionary[UntypedStorage, dict[Any, tuple[Any, dict]]] = WeakKeyDictionary()
         self._lock = RLock()  # of the dictionaries
 
-    def of(self, weight: Tensor, *others: Tensor | None) -> "Packed":
+    def of(self, weight: Tensor, *others: Tensor | None, name: str = "weight") -> "Packed":
         """The cache entry of a weight.
 
         Args:
             weight: the weight.
             others: tensors that are packed with it: its bias, then weight and bias of each further synapse.
+            name: what errors call the weights.
         """
-        return Packed(self, weight, *others)
+        return Packed(self, weight, *others, name=name)
 
     def known(self, weight: Tensor, fingerprints: Any) -> dict[Any, Any]:
         """The packed forms, by kind, of a weight with these fingerprints."""
@@ -100,8 +101,8 @@ class Packed:
     The packed values are those at the time of the first :meth:`get`.
     """
 
-    def __init__(self, weights: PackedWeights, weight: Tensor, *others: Tensor | None):
-        self._weights, self._weight = weights, weight
+    def __init__(self, weights: PackedWeights, weight: Tensor, *others: Tensor | None, name: str = "weight"):
+        self._weights, self._weight, self._name = weights, weight, name
         self._given = weight, *others
         self._tensors: list[Tensor | None] = []
         self._fingerprints: list[int | None] = []
@@ -150,7 +151,7 @@ class Packed:
         floats = [t if t is None else t.float() for t in copies]
         for index, values in enumerate(floats):
             if values is not None:
-                require_finite("bias" if index % 2 else "weight", values)
+                require_finite("bias" if index % 2 else self._name, values)
         return floats
 
 

@@ -21,6 +21,7 @@ Networks
                                    the same with leaky neurons
     FusedConv2d, FusedConv1d, FusedLinear, FusedSum, Population
                                    the same with any neurons: current-based, adaptive, refractory
+    FusedRecurrentLinear           nn.Linear and neurons whose own spikes come back to them one step later
     FusedLILinear, LI              a readout: leaky integrators whose output are their potentials
     neurons                        neuron models; time constants of other libraries
     MaxPool2d, MaxRatePool2d       max pooling: the OR of spikes; the input with the most spikes
@@ -118,6 +119,7 @@ from .layers import (  # noqa: E402
     FusedLIFSum,
     FusedLILinear,
     FusedLinear,
+    FusedRecurrentLinear,
     FusedSum,
     MaxPool1d,
     MaxPool2d,
@@ -178,6 +180,7 @@ __all__ = [
     "FusedLIFSum",
     "FusedLILinear",
     "FusedLinear",
+    "FusedRecurrentLinear",
     "FusedSum",
     "MaxPool1d",
     "MaxPool2d",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
+from .. import recurrent as loops
 from ..neurons import Neuron
 from ..recording import SCAN, note
 from . import abi, words
@@ -138,6 +139,11 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
         del held
         return words, v
+
+    def recurrent_scan(self, current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+        return loops.recurrent_scan(self.pack, current, v, neuron, recurrent)
+
+    recurrent_scan_backward = staticmethod(loops.recurrent_scan_backward)
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials.

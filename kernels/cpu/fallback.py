@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import max_rate_pool, reference, rounding, sigma_delta, unfused, unfused_backward
+from .. import max_rate_pool, recurrent, reference, rounding, sigma_delta, unfused, unfused_backward
 from ..neurons import Neuron
 from ..recording import SCAN, Choice, note, recording
 from ..reference_gradients import surrogate_scan
@@ -28,6 +28,11 @@ class Fallback:
     running_maximum = staticmethod(sigma_delta.running_maximum)
     pooled_sigma_delta = staticmethod(sigma_delta.pooled_sigma_delta)
     sigma_delta = staticmethod(sigma_delta.sigma_delta)
+    recurrent_scan_backward = staticmethod(recurrent.recurrent_scan_backward)
+
+    def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:
+        """Recurrent neurons on currents [T, N, 1, C]."""
+        return recurrent.recurrent_scan(self.pack, *neurons)
 
     def pack(self, dense: Tensor) -> Tensor:
         """Bool [T, N, C, P] to packed spikes uint8 [N, T, P, ceil(C / 8)]."""

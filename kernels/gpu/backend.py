@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .. import max_rate_pool, rounding, unfused, unfused_backward
+from .. import max_rate_pool, recurrent, rounding, unfused, unfused_backward
 from ..cpu.fallback import Fallback
 from . import counters, packing, words
 from .convolutions import convolutions, noting
@@ -24,10 +24,15 @@ class GpuKernels:
     round_weights = staticmethod(rounding.round_weights)
     if_scan, if_hold = noting(if_scan, "Triton scan"), noting(if_hold, "Triton scan")
     scan_backward = staticmethod(scan_backward)
+    recurrent_scan_backward = staticmethod(recurrent.recurrent_scan_backward)
 
     sigma_delta = noting(sigma_delta, "Triton scan")
     pooled_sigma_delta = staticmethod(pooled_sigma_delta)
     running_maximum = staticmethod(definition.running_maximum)
+
+    def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:
+        """Recurrent neurons on currents [T, N, 1, C]: a step loop."""
+        return recurrent.recurrent_scan(self.pack, *neurons)
 
     def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:
         """Convolution of packed spikes, then IF."""

@@ -102,6 +102,32 @@ def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: t
     finite("v", v)
 
 
+def recurrent(weight: Tensor, channels: int, device: torch.device) -> None:
+    """Recurrent weights of so many neurons: [C, C], or one value a neuron [C]."""
+    floating("recurrent_weight", weight)
+    same_device("recurrent_weight", weight, device)
+    if tuple(weight.shape) not in ((channels, channels), (channels,)):
+        raise ValueError(
+            f"recurrent_weight must have the shape [{channels}, {channels}], or [{channels}] with one value for each "
+            f"neuron, got {list(weight.shape)}"
+        )
+    if weight.is_cuda:  # a CPU looks when it packs them
+        _known_finite("recurrent_weight", weight)
+
+
+def recurrent_state(v: Tensor | float | None, shape: Sequence[int], states: int, device: torch.device) -> None:
+    """What recurrent neurons of ``shape`` [N, C] start from: a potential, or [N, states + 1, C], the last of which are the
+    spikes of the step before."""
+    state(v, shape, states + 1, device)
+    if isinstance(v, Tensor) and can_be_read(v):
+        spikes = value_checks_cache.plain(v).detach()[..., -1, :]
+        if not bool(((spikes == 0) | (spikes == 1)).all()):
+            raise ValueError(
+                f"v[:, {states}] must be the spikes of the step before, 0 or 1, which come back to the neurons; got "
+                f"values from {spikes.min():.3g} to {spikes.max():.3g}"
+            )
+
+
 def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | None = None) -> Spikes | Tensor:
     """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it.
 

@@ -9,6 +9,7 @@ from .learnable import learn_neurons
 from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d, SumPool2d
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
 from .rearranging import Channels, Concatenate, Unflatten, Upsample, ZeroPad2d
+from .recurrent import FusedRecurrentLinear
 from .running_max import RunningMaxPool1d, RunningMaxPool2d
 from .sums import FusedSum
 
@@ -37,6 +38,7 @@ __all__ = [
     "FusedLIFSum",
     "FusedLILinear",
     "FusedLinear",
+    "FusedRecurrentLinear",
     "FusedSum",
     "MaxPool1d",
     "MaxPool2d",

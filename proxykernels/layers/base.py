@@ -88,6 +88,10 @@ class SpikingLayer(nn.Module):
         """The synapses whose currents add up, each with the input that it takes."""
         return [(self.synapse(self), x)]
 
+    def returning(self, y: Spikes | Tensor) -> list[tuple[Synapse, Spikes | Tensor]]:
+        """The synapses by which its own output comes back to it, each with that output; of most layers none."""
+        return []
+
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether its spikes on a constant input of T steps are kept as periods."""
         return False
@@ -133,6 +137,12 @@ class Neurons(NeuronAttributes, SpikingLayer):
         if len(v_init) != C:
             raise ValueError(f"v_init must be a number or one value for each of {C} channels, got {len(v_init)}")
         return v_init.view(-1, *[1] * len(size)).expand(N, C, *size)
+
+    @property
+    def states(self) -> int:
+        """Values that a neuron keeps from step to step: its state is [N, ...], of several [N, states, ...], the potential
+        first."""
+        return self.neuron.states
 
     @property
     def at_rest(self) -> bool:

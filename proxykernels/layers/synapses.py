@@ -130,6 +130,18 @@ class Product(_Weighted):
         return math.prod(shape[1:]) * self.fan_out
 
 
+class Returning(Synapse):
+    """What a recurrent layer's own spikes pass on the way back to it: weights [C, C], or one a neuron [C]."""
+
+    @property
+    def fan_out(self) -> int:
+        weight = self.module.recurrent_weight
+        return len(weight) if weight.ndim == 2 else 1
+
+    def products(self, shape: Shape) -> int:
+        return math.prod(shape[1:]) * self.fan_out
+
+
 class Convolution(_Weighted):
     """nn.Conv2d with zero padding."""
 

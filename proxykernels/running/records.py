@@ -44,7 +44,7 @@ class Records:
             step = tuple(part[t : t + 1] for part in parts)
             given: Any = step if isinstance(x, tuple) else step[0]
             _, v = self.layer.spike(given, v)
-            several = isinstance(self.layer, Neurons) and self.layer.neuron.states > 1
+            several = isinstance(self.layer, Neurons) and self.layer.states > 1
             steps.append(v[:, 0] if several else v)
         return torch.stack(steps)
 

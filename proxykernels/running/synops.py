@@ -160,7 +160,7 @@ class Tally:
                 self.counters.add(y, (self.name, "spikes"))
             else:
                 self._spikes.append(y._total())
-        for synapse, part in self.layer.terms(x) if self.with_synops else ():
+        for synapse, part in (*self.layer.terms(x), *self.layer.returning(y)) if self.with_synops else ():
             if first:
                 self.products += synapse.products(tuple(part.shape))
             if isinstance(part, Spikes) and self.counters.take(part):

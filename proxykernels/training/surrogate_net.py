@@ -179,7 +179,7 @@ class _Part:
         if self.model.readout == "potential":
             last: Any = stateful_layers[self.model._last]
             v = last.states.now[0]
-            return v if last.firing.layer.neuron.states == 1 else v[:, 0]
+            return v if last.firing.layer.states == 1 else v[:, 0]
         return count.float() / (self.model.T if self.model.readout == "rate" else 1)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels import ops, unfused
 from ...kernels.neurons import Neuron
-from ...kernels.reference_gradients import surrogate_scan
+from ...kernels.reference_gradients import surrogate_recurrent_scan, surrogate_scan
 from ...kernels.surrogates import Surrogate
 from ...spikes import spike_autograd
 from . import inputs
@@ -28,18 +28,22 @@ def gradients(
     grad_spikes: Tensor,
     grad_v: Tensor | None,
 ) -> list[Tensor | None]:
-    """The gradients of ``operands``: handle, x, weight, bias, v and channels, as fire takes them.
+    """The gradients of ``operands``: handle, x, weight, bias, v and channels, as fire takes them, and of recurrent neurons
+    their weights.
 
     ``grad_spikes`` [T, N, P, C]; ``grad_v`` like v.
     """
     numbers = [k for k, operand in enumerate(operands) if operand is not None and operand.is_floating_point()]
 
     def run(*values: Tensor) -> tuple[Tensor, Tensor]:
-        handle, x, weight, bias, v, channels = (
+        handle, x, weight, bias, v, channels, *recurrent = (
             values[numbers.index(k)] if k in numbers else operand for k, operand in enumerate(operands)
         )
-        current = _currents(given, handle, x, weight, bias)
-        spikes, after = surrogate_scan(current, v.transpose(-1, -2), neuron._replace(channels=channels), surrogate)
+        current, its = _currents(given, handle, x, weight, bias), neuron._replace(channels=channels)
+        if recurrent:
+            spikes, after = surrogate_recurrent_scan(current.squeeze(3), v.squeeze(2), its, *recurrent, surrogate)
+            return spikes.unsqueeze(2), after.unsqueeze(2)
+        spikes, after = surrogate_scan(current, v.transpose(-1, -2), its, surrogate)
         return spikes.transpose(-1, -2), after.transpose(-1, -2)
 
     (_, after), pull = torch.func.vjp(  # type: ignore[misc]  # without has_aux they are two

@@ -3,7 +3,7 @@
 None of these holds a tensor: what they need of the forward pass is handed to them, as autograd keeps it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import checks
 from ...kernels import ops, unfused, unfused_backward
 from ...kernels.neurons import Neuron
-from ...spikes import storage
+from ...spikes import storage, word_ops
 
 Fired = tuple[Tensor, Tensor]  # words or periods, and the state after the last step
 
@@ -50,6 +50,10 @@ class SpikeWords:
 
     T: int
     window: Window
+
+    def piece(self, x: Tensor, start: int, stop: int) -> "tuple[SpikeWords, Tensor]":
+        """The input in the steps start .. stop - 1."""
+        return replace(self, T=stop - start), word_ops.cut(x, self.T, start, stop)
 
     def fire(self, words: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Fired:
         w = self.window
@@ -100,6 +104,10 @@ class Values:
     T: int
     window: Window
 
+    def piece(self, x: Tensor, start: int, stop: int) -> "tuple[Values, Tensor]":
+        """The input in the steps start .. stop - 1."""
+        return replace(self, T=stop - start), x[start:stop]
+
     def fire(self, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Fired:
         return ops.if_conv2d_real(x, weight, bias, v, neuron, *self.window.pairs, self.window.groups)
 
@@ -120,6 +128,10 @@ class ConstantImage:
     T: int
     window: Window
     repeats: bool  # whether the neurons repeat themselves: kernels.backends.CpuBackend.find_periods
+
+    def piece(self, x: Tensor, start: int, stop: int) -> "tuple[ConstantImage, Tensor]":
+        """The input in the steps start .. stop - 1."""
+        return replace(self, T=stop - start), x
 
     def fire(self, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Fired:
         current = self.currents(x, weight, bias, v, neuron)

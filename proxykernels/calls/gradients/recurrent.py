@@ -1,0 +1,174 @@
+"""Recurrent neurons as one function of autograd: forward and back a piece of steps at a time.
+
+Kept for the backward pass: what fire.py keeps, the layer's own spikes as bits, and the states before each piece. Going
+back, the currents of a piece are computed anew, and one kernel runs its steps forward and back
+(ops.recurrent_scan_backward). So no more than a piece of currents is ever in memory.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...kernels import ops
+from ...kernels.neurons import Neuron, if_neuron
+from ...kernels.surrogates import Surrogate
+from ...spikes import word_ops
+from ...spikes.spike_autograd import Function, applied, new_handle
+from . import again
+from .fire import _like
+from .inputs import ConstantImage, SpikeWords, Values
+
+PIECE_BYTES = 1 << 20  # of currents: what stays in the cache until they are used
+WORD = 32  # steps of a word of a GPU
+
+Input = SpikeWords | Values | ConstantImage
+Pieces = list[tuple[int, int]]  # first and last step of each
+
+
+class Operands(NamedTuple):
+    """What may have a gradient; all but the last as of fire.Operands.
+
+    Attributes:
+        recurrent: [C, C], of which row i has the weights of what neuron i receives, or one value a neuron [C].
+    """
+
+    handle: Tensor | None
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    v: Tensor
+    channels: Tensor
+    recurrent: Tensor
+
+
+def pieces(T: int, v: Tensor) -> Pieces:
+    """The pieces of T steps of neurons with states v [N, states + 1, 1, C]."""
+    neurons = max(1, v.shape[0] * v.shape[-1])
+    steps = max(1, PIECE_BYTES // (4 * neurons) // WORD) * WORD
+    return [(start, min(start + steps, T)) for start in range(0, T, steps)]
+
+
+def run(
+    given: Input, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron, recurrent: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Words, the states after the last step, and those before each piece, [pieces, N, states + 1, 1, C]."""
+    words, steps, starts = [], [], []
+    for start, stop in pieces(given.T, v):
+        starts.append(v)
+        fired, v = ops.recurrent_scan(_currents(given, x, weight, bias, start, stop, v), v, neuron, recurrent)
+        words.append(fired)
+        steps.append(stop - start)
+    return word_ops.cat(words, steps), v, torch.stack(starts)
+
+
+def fire(given: Input, operands: Operands, neuron: Neuron, surrogate: Surrogate) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`run` with a gradient: words, the handle of the spikes, and the states after the last step."""
+    model = neuron.model, tuple(neuron.scalars)
+    words, handle, after, _ = applied(_Fire, *operands, model, given, surrogate)
+    return words, handle, after
+
+
+def _currents(given: Input, x: Tensor, weight: Tensor, bias: Tensor | None, start: int, stop: int, v: Tensor) -> Tensor:
+    """What the input makes in some steps, [t, N, 1, C]; of a constant one without a copy for each."""
+    given, x = given.piece(x, start, stop)
+    silent = if_neuron(torch.full((len(weight),), torch.inf, device=v.device), None)  # kernels fire neurons as well
+    current = given.currents(x, weight, bias, v[:, 0], silent)
+    return current.expand(given.T, *current.shape[-3:])
+
+
+class _Fire(Function):
+    @staticmethod
+    def forward(
+        handle, x, weight, bias, v, channels, recurrent, model: tuple, given: Input, surrogate: Surrogate
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        words, after, starts = run(given, x, weight, bias, v, Neuron(model[0], channels, model[1]), recurrent)
+        return words, new_handle((given.T, after.shape[0], 1, after.shape[-1]), after.device), after, starts
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs, output):
+        *tensors, ctx.model, ctx.given, ctx.surrogate = inputs
+        ctx.save_for_backward(*tensors, output[0], output[3])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[0], output[3])
+
+    @staticmethod
+    def backward(ctx: Any, _, grad_spikes: Tensor | None, grad_v: Tensor | None, __):
+        if grad_spikes is None and grad_v is None:
+            return (None,) * 10
+        given, wanted = ctx.given, ctx.needs_input_grad
+        *operands, words, starts = ctx.saved_tensors  # read once, as checkpoints of torch allow
+        neuron = Neuron(ctx.model[0], operands[5], ctx.model[1])
+        if grad_spikes is None:
+            N, C = starts.shape[1], starts.shape[-1]
+            grad_spikes = torch.zeros((), dtype=torch.float32, device=starts.device).expand(given.T, N, 1, C)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            found = again.gradients(given, operands, neuron, ctx.surrogate, grad_spikes, grad_v)
+        else:
+            found = _back(given, Operands(*operands), words, starts, neuron, ctx.surrogate, grad_spikes, grad_v, wanted)
+        return *(g if needed else None for g, needed in zip(found, wanted, strict=False)), None, None, None
+
+
+def _back(
+    given: Input,
+    operands: Operands,
+    words: Tensor,
+    starts: Tensor,
+    neuron: Neuron,
+    surrogate: Surrogate,
+    grad_spikes: Tensor,
+    grad_v: Tensor | None,
+    wanted: tuple[bool, ...],
+) -> list[Tensor | None]:
+    """The gradients of the operands, a piece of steps after the other, from the last."""
+    handle, x, weight, bias, v, channels, recurrent = operands
+    of_input: list[Tensor] = []
+    of_weight = of_recurrent = sums = None
+    for (start, stop), before in reversed(list(zip(pieces(given.T, v), starts, strict=True))):
+        current = _currents(given, x, weight, bias, start, stop, v)
+        grad_current, grad_v, grown = ops.recurrent_scan_backward(
+            grad_spikes[start:stop], grad_v, current, before, neuron, surrogate, recurrent
+        )
+        del current
+        sums = _added(sums, grown)
+        if wanted[6]:
+            fired = _fired_before(words, given.T, start, stop, before)
+            of_recurrent = _added(of_recurrent, _recurrent_gradient(grad_current, fired, recurrent))
+        its, values = given.piece(x, start, stop)
+        if isinstance(its, ConstantImage):  # of which all steps have the same currents
+            grad_current = grad_current.sum(0)
+        if wanted[2]:
+            of_weight = _added(of_weight, its.weight_gradient(grad_current, weight, values))
+        if wanted[0] or wanted[1]:
+            of_input.append(its.input_gradient(grad_current, weight))
+    input_gradient = None
+    if of_input:
+        input_gradient = sum(of_input) if isinstance(given, ConstantImage) else torch.cat(of_input[::-1])
+    return [
+        input_gradient if wanted[0] else None,  # as float32 as handles are
+        _like(x, input_gradient) if wanted[1] else None,
+        _like(weight, of_weight) if wanted[2] else None,
+        _like(bias, sums[0]) if wanted[3] else None,  # type: ignore[arg-type, index]
+        _like(v, grad_v) if wanted[4] else None,
+        _like(channels, sums[1 : 1 + len(channels)]) if wanted[5] else None,  # type: ignore[index]
+        _like(recurrent, of_recurrent) if wanted[6] else None,
+    ]
+
+
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total + part
+
+
+def _fired_before(words: Tensor, T: int, start: int, stop: int, before: Tensor) -> Tensor:
+    """What came back to the neurons in each of some steps: the spikes [t, N, C] of the steps before."""
+    C = before.shape[-1]
+    dense = ops.unpack(word_ops.cut(words, T, start, stop), stop - start, C, torch.float32).squeeze(3)
+    return torch.cat([before[:, -1].transpose(0, 1), dense[:-1]])
+
+
+def _recurrent_gradient(grad_current: Tensor, fired: Tensor, recurrent: Tensor) -> Tensor:
+    """Of the recurrent weights, of the gradient [t, N, 1, C] of the currents."""
+    grad_current = grad_current.squeeze(2)
+    if recurrent.ndim == 1:
+        return (grad_current * fired).sum((0, 1))
+    return grad_current.flatten(0, 1).t() @ fired.flatten(0, 1)

@@ -1,0 +1,157 @@
+"""FusedRecurrentLinear: what it computes, its state, and what it refuses."""
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from equality import equal
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
+
+
+def layer(inputs=6, outputs=9, **options) -> pk.FusedRecurrentLinear:
+    """With weights of a dyadic grid."""
+    options.setdefault("neuron", IFNeuron(v_threshold=1.0, v_reset=None))
+    made, generator = pk.FusedRecurrentLinear(inputs, outputs, **options), torch.Generator().manual_seed(1)
+    for parameter in made.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    return made.eval()
+
+
+def by_hand(net, x):
+    """The layer's spikes, of IF and leaky neurons: a loop that shares no code with the package."""
+    neuron, R = net.neuron, net.recurrent_weight
+    decay, rest = getattr(neuron, "decay", 1.0), getattr(neuron, "v_rest", 0.0)
+    v = torch.full((x.shape[1], len(R)), rest)
+    s, found = torch.zeros_like(v), []
+    for step in x:
+        back = s @ R.t() if R.ndim == 2 else s * R
+        h = rest + decay * (v - rest) + (step @ net.weight.t() + net.bias + back)
+        s = (h >= neuron.v_threshold).float()
+        v = h - neuron.v_threshold * s if neuron.v_reset is None else torch.where(s > 0, neuron.v_reset, h)
+        found.append(s)
+    return torch.stack(found).detach()
+
+
+def test_a_spike_goes_round():
+    """Three neurons in a ring: one spike goes in, and comes by every third step."""
+    ring = pk.FusedRecurrentLinear(1, 3, bias=False, neuron=IFNeuron())
+    ring.weight.data = torch.tensor([[1.0], [0.0], [0.0]])
+    ring.recurrent_weight.data = torch.eye(3).roll(1, 0)  # neuron i receives of neuron i - 1
+    x = torch.zeros(7, 1, 1)
+    x[0] = 1
+    assert ring.eval()(x)[:, 0].argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert ring(x).sum() == 7
+
+
+def test_a_neuron_that_excites_itself():
+    alone = pk.FusedRecurrentLinear(1, 2, bias=False, neuron=IFNeuron(), recurrence="elementwise")
+    alone.weight.data, alone.recurrent_weight.data = torch.ones(2, 1), torch.tensor([1.0, 0.5])
+    x = torch.zeros(5, 1, 1)
+    x[0] = 1
+    assert alone.eval()(x)[:, 0].tolist() == [[1, 1], [1, 0], [1, 0], [1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("recurrence", ["full", "elementwise"])
+@pytest.mark.parametrize(
+    "neuron",
+    [IFNeuron(), IFNeuron(v_reset=None), LIFNeuron(decay=0.5), LIFNeuron(v_reset=-0.5, decay=0.5, v_rest=0.25)],
+    ids=str,
+)
+def test_a_plain_loop(neuron, recurrence):
+    net = layer(neuron=neuron, recurrence=recurrence)
+    x = spikes(40, 3, 6, generator=torch.Generator().manual_seed(0))
+    x = x + spikes(40, 3, 6, generator=torch.Generator().manual_seed(1)) > 0
+    wanted = by_hand(net, x.float())
+    assert 0.02 < wanted.mean() < 0.9
+    assert equal(net(x), wanted) and equal(net(pk.pack(x)).dense(), wanted)
+
+
+@pytest.mark.parametrize("neuron", [IFNeuron(), CubaLIFNeuron(v_reset=None)], ids=str)
+def test_a_state_goes_on_where_it_ended(neuron):
+    net, x = layer(neuron=neuron), spikes(30, 3, 6, generator=torch.Generator().manual_seed(0))
+    whole, last = net.spike(x)
+    rest = torch.zeros(3, neuron.states + 1, 9)
+    first, v = net(x[:11], rest)
+    second, v = net(x[11:], v)
+    assert whole.count().any() and v[:, -1].any()
+    assert equal(torch.cat([first, second]), whole.dense()) and equal(v, last)
+
+
+def test_in_networks():
+    x = spikes(40, 3, 6, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(layer(), pk.FusedIFLinear(9, 4), layer(4, 5)).eval()
+    y = net(x)
+    for chunk in (None, 1, 7, 40):
+        result = pk.simulate(net, x, T=40, chunk=chunk)
+        assert y.any() and equal(result.spikes.dense(), y)
+    halves = [pk.simulate(net, x[:20], T=20)]
+    halves.append(pk.simulate(net, x[20:], T=20, state=halves[0].state))
+    assert equal(torch.cat([half.spikes.dense() for half in halves]), y)
+
+
+def test_operations_count_what_comes_back():
+    x = spikes(40, 3, 6, generator=torch.Generator().manual_seed(0))
+    full, alone = (pk.simulate(layer(recurrence=kind), x, T=40) for kind in ("full", "elementwise"))
+    for result, reached in ((full, 9), (alone, 1)):
+        name, fired = "FusedRecurrentLinear", int(result.spikes.count().sum())
+        assert fired and result.synops.accumulates[name] == 9 * int(x.sum()) + reached * fired
+
+
+def test_records_and_a_start_that_is_given():
+    net, x = layer(v_init=0.5), spikes(20, 2, 6, generator=torch.Generator().manual_seed(0))
+    result = pk.simulate(nn.Sequential(net), x, T=20, chunk=6, record=["0", "0.v"])
+    assert equal(result.records["0"], result.spikes) and result.records["0.v"].shape == (20, 2, 9)
+    assert equal(result.records["0.v"][-1], result.state["0"][0][:, 0])
+    channels = layer(v_init=torch.arange(9) / 8)
+    assert not torch.equal(channels(x), net(x))
+
+
+def test_a_saved_layer():
+    net, other = layer(), layer(neuron=IFNeuron(v_threshold=0.5))
+    with torch.no_grad():
+        other.recurrent_weight.zero_()
+    other.load_state_dict(net.state_dict())
+    x = spikes(20, 2, 6, generator=torch.Generator().manual_seed(0))
+    assert set(net.state_dict()) >= {"weight", "bias", "recurrent_weight", "v_threshold"}
+    assert net(x).any() and equal(other(x), net(x))
+
+
+REFUSED = {
+    "shape": (lambda: layer(neuron=IFNeuron(), recurrence="all"), ValueError, "recurrence must be one of full"),
+    "readout": (lambda: layer(neuron=LINeuron()), TypeError, "neuron must fire, .*FusedLILinear is a readout"),
+    "bias": (lambda: pk.FusedRecurrentLinear(3, 4, 1.0, neuron=IFNeuron()), TypeError, "bias must be True or False"),
+    "features": (lambda: layer()(torch.zeros(4, 2, 5)), ValueError, "x must have 6 features"),
+    "state-shape": (
+        lambda: layer()(torch.zeros(4, 2, 6), torch.zeros(2, 9)), ValueError, r"v must have the shape .*\[2, 2, 9\]"
+    ),
+    "spikes-of-the-state": (
+        lambda: layer()(torch.zeros(4, 2, 6), torch.full((2, 2, 9), 0.5)),
+        ValueError,
+        r"v\[:, 1\] must be the spikes of the step before, 0 or 1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name):
+    call, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 2.0**101])
+def test_recurrent_weights_that_are_not_finite(value):
+    net = layer()
+    with torch.no_grad():
+        net.recurrent_weight[2, 3] = value
+    with pytest.raises(ValueError, match="recurrent_weight must be finite"):
+        net(torch.ones(4, 2, 6))
+
+
+def test_weights_of_another_shape():
+    net = layer()
+    net.recurrent_weight = nn.Parameter(torch.zeros(9, 8))
+    with pytest.raises(ValueError, match=r"recurrent_weight must have the shape \[9, 9\], or \[9\]"):
+        net(torch.ones(4, 2, 6))
