@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from .. import recurrent as loops
 from ..neurons import Neuron
 from ..recording import SCAN, note
 from . import abi, words
 from .conv2d import Convolutions
 from .gradients import Gradients
 from .packing import for_library, start_for_library
+from .recurrent import Recurrences
 from .sigma_delta import SigmaDeltas
 from .words import PACKABLE, pixel_bytes
 
@@ -35,7 +35,7 @@ def load(target: str | None = None, kernel: str | None = None, library: Path | N
     return CpuKernels(table, kernel) if table else None
 
 
-class CpuKernels(Convolutions, Gradients, SigmaDeltas):
+class CpuKernels(Convolutions, Gradients, Recurrences, SigmaDeltas):
     """A backend (kernels/backends.py): the functions of one instruction set."""
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
@@ -139,11 +139,6 @@ class CpuKernels(Convolutions, Gradients, SigmaDeltas):
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
         del held
         return words, v
-
-    def recurrent_scan(self, current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor) -> tuple[Tensor, Tensor]:
-        return loops.recurrent_scan(self.pack, current, v, neuron, recurrent)
-
-    recurrent_scan_backward = staticmethod(loops.recurrent_scan_backward)
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials.

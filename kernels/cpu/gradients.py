@@ -18,6 +18,11 @@ MOST_RATE = 0.4  # spikes an input and step
 MOST_SUMS = 5  # of a bias and of four parameters of a channel: src/scan_backward.h
 
 
+def surrogate_for_library(surrogate: Surrogate) -> abi.Surrogate:
+    """A surrogate derivative as the library takes it."""
+    return abi.Surrogate(SHAPES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
+
+
 class Gradients:
     """The backward passes of backend.CpuKernels."""
 
@@ -37,10 +42,10 @@ class Gradients:
         grad_current, grad_start = torch.empty_like(current), torch.empty_like(v)
         sums = heap.empty(MOST_SUMS, C, dtype=torch.float64)
         its, kept = for_library(neuron)
-        shape = abi.Surrogate(SHAPES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
         self._table.scan_backward(
             abi.ScanBackward(
-                its, shape, v.data_ptr(), current.data_ptr(), 0 if constant else N * P * C, grad_spikes.data_ptr(),
+                its, surrogate_for_library(surrogate), v.data_ptr(), current.data_ptr(), 0 if constant else N * P * C,
+                grad_spikes.data_ptr(),
                 None if grad_v is None else grad_v.data_ptr(), grad_current.data_ptr(), grad_start.data_ptr(),
                 sums.data_ptr(), T, N, P, C,
             )

@@ -98,6 +98,16 @@ def pack_columns(weight: Tensor) -> Tensor:
     return columns.unflatten(0, (-1, BLOCK)).transpose(1, 2).contiguous()
 
 
+def padded_rows(weight: Tensor) -> Tensor:
+    """A matrix [C, C] with rows filled up to whole blocks of channels."""
+    return torch.nn.functional.pad(weight, (0, -weight.shape[1] % BLOCK)).contiguous()
+
+
+def pack_sent(weight: Tensor) -> Tensor:
+    """Recurrent weights [C, C], of which a row is what a neuron receives, by rows of what a neuron sends."""
+    return padded_rows(weight.t())
+
+
 def padded(values: Tensor, fill: float) -> Tensor:
     """Per-channel values [C], filled up to whole blocks of channels."""
     missing = -values.shape[0] % BLOCK

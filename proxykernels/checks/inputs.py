@@ -116,8 +116,8 @@ def recurrent(weight: Tensor, channels: int, device: torch.device) -> None:
 
 
 def recurrent_state(v: Tensor | float | None, shape: Sequence[int], states: int, device: torch.device) -> None:
-    """What recurrent neurons of ``shape`` [N, C] start from: a potential, or [N, states + 1, C], the last of which are the
-    spikes of the step before."""
+    """What recurrent neurons of ``shape`` [N, C] start from: a potential, or [N, states + 1, C], of which the last are
+    the spikes of the step before."""
     state(v, shape, states + 1, device)
     if isinstance(v, Tensor) and can_be_read(v):
         spikes = value_checks_cache.plain(v).detach()[..., -1, :]

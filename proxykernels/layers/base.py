@@ -140,8 +140,8 @@ class Neurons(NeuronAttributes, SpikingLayer):
 
     @property
     def states(self) -> int:
-        """Values that a neuron keeps from step to step: its state is [N, ...], of several [N, states, ...], the potential
-        first."""
+        """Values that a neuron keeps from step to step, the potential first: of one the state is [N, ...], of several
+        [N, states, ...]."""
         return self.neuron.states
 
     @property

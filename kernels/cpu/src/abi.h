@@ -51,6 +51,23 @@ struct ScanBackward {
     int64_t T, N, P, C;
 };
 
+// Recurrent neurons: `v` and `start` have one state more, the spikes of the step before, and P is 1. Rows of weights are filled
+// up to `stride` floats, whole blocks of 32 channels.
+struct Recurrent {
+    Scan scan;
+    const float* weight;  // [C][stride], of which row j has the weights of what neuron j sends; or [stride], one a neuron
+    int64_t stride;
+    int64_t full;         // whether there is a row for each neuron
+};
+
+struct RecurrentBackward {
+    ScanBackward scan;    // of which `current` is not `grad_current`, and the latter [T, N, 1, C] of a constant current too
+    const float* weight;  // as of Recurrent
+    const float* back;    // [C][stride], of which row i has the weights of what neuron i receives; or as `weight`
+    int64_t stride;
+    int64_t full;
+};
+
 struct Conv2d {
     Neurons neurons;       // P = H_out * W_out, C = C_out
     const uint8_t* x;      // [N, T, H * W, ceil(C_in / 8)]

@@ -3,6 +3,8 @@
 // clang-format off: a list
 KERNEL(void, if_scan, const Scan*)
 KERNEL(void, scan_backward, const ScanBackward*)
+KERNEL(void, recurrent_scan, const Recurrent*)
+KERNEL(void, recurrent_scan_backward, const RecurrentBackward*)
 KERNEL(void, conv2d_weight_gradient, const WeightGradient*)
 KERNEL(void, max_pool2d_backward, const PoolBackward*)
 KERNEL(void, event_conv2d, const Conv2d*)

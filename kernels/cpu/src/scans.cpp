@@ -3,6 +3,7 @@
 #include "conv2d/product.h"
 #include "if_scan.h"
 #include "periods.h"
+#include "recurrent/scan.h"
 
 namespace PK_TARGET {
 

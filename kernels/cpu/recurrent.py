@@ -1,0 +1,75 @@
+"""Recurrent neurons on a CPU, forward and back: kernels/recurrent.py has the arguments."""
+
+import torch
+from torch import Tensor
+
+from .. import heap
+from ..neurons import Neuron
+from ..recording import Choice, note
+from ..surrogates import Surrogate
+from ..weight_cache import PackedWeights
+from . import abi
+from .gradients import MOST_SUMS, surrogate_for_library
+from .packing import for_library, pack_sent, padded, padded_rows, start_for_library
+
+ROWS = Choice("recurrent", "adds a row of weights for each spike that comes back")
+
+
+class Recurrences:
+    """The recurrent neurons of backend.CpuKernels."""
+
+    _table: abi.Kernels
+    _packed: PackedWeights
+
+    def recurrent_scan(self, current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+        """Words, and the states [N, states + 1, 1, C] after the last step."""
+        note(ROWS)
+        current, time_stride = _steps(current)
+        neurons, words, last, held = start_for_library(len(current), v, neuron)
+        rows, _, stride = self._rows(recurrent, back=False)
+        scan = abi.Scan(neurons, current.data_ptr(), time_stride)
+        self._table.recurrent_scan(abi.Recurrent(scan, rows.data_ptr(), stride, recurrent.ndim == 2))
+        del held
+        return words, last
+
+    def recurrent_scan_backward(
+        self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,
+        surrogate: Surrogate, recurrent: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """See backends.Backend."""
+        T, N, P, C = grad_spikes.shape
+        grad_spikes, v = grad_spikes.float().contiguous(), v.float().contiguous()
+        current, time_stride = _steps(current)
+        grad_v = None if grad_v is None else grad_v.float().contiguous()
+        grad_current, grad_start = heap.empty(T, N, P, C), torch.empty_like(v)
+        sums = heap.empty(MOST_SUMS, C, dtype=torch.float64)
+        its, kept = for_library(neuron)
+        scan = abi.ScanBackward(
+            its, surrogate_for_library(surrogate), v.data_ptr(), current.data_ptr(), time_stride,
+            grad_spikes.data_ptr(), None if grad_v is None else grad_v.data_ptr(), grad_current.data_ptr(),
+            grad_start.data_ptr(), sums.data_ptr(), T, N, P, C,
+        )  # fmt: skip
+        rows, back, stride = self._rows(recurrent, back=True)
+        full = recurrent.ndim == 2
+        given = abi.RecurrentBackward(scan, rows.data_ptr(), back.data_ptr(), stride, full)
+        self._table.recurrent_scan_backward(given)
+        del kept
+        return grad_current, grad_start, sums[: 1 + len(neuron.channels)]
+
+    def _rows(self, recurrent: Tensor, *, back: bool) -> tuple[Tensor, Tensor, int]:
+        """Rows of what neurons send; if ``back``, of what they receive; and the floats of a row."""
+        packed = self._packed.of(recurrent, name="recurrent_weight")
+        if recurrent.ndim == 1:
+            row = packed.get("own", lambda weight: padded(weight, 0.0))
+            return row, row, len(row)
+        rows = packed.get("sent", pack_sent)
+        return rows, packed.get("received", padded_rows) if back else rows, rows.shape[1]
+
+
+def _steps(current: Tensor) -> tuple[Tensor, int]:
+    """Currents [T, N, 1, C] as the library reads them, and floats from one step to the next: of constant ones none."""
+    current = current.float()
+    if len(current) > 1 and current.stride(0) == 0 and current[0].is_contiguous():
+        return current, 0
+    current = current.contiguous()
+    return current, current[0].numel() if len(current) else 0

@@ -1,0 +1,124 @@
+// Steps of recurrent neurons on given currents: I[t] = current[t] + R s[t-1].
+//
+// R lies transposed, so that what a neuron sends is a row: a step adds the rows of the neurons that fired one step before. The
+// sums of a span of channels stay in registers, a neuron's states and what fired in the first-level cache. With one value a
+// neuron there is one row, of which each neuron takes its own value where it fired.
+#pragma once
+#include "../neurons.h"
+#include "../work.h"
+
+namespace PK_TARGET {
+
+constexpr int wide_vecs = 8, wide = wide_vecs * Vec::width;  // of sums in registers: enough that no addition waits for another
+static_assert(wide % block == 0, "a span is whole blocks");
+
+// Rows of weights, from what fired to all.
+struct RecurrentRows {
+    const float* weight;
+    int64_t stride;  // floats from one row to the next
+    bool full;  // false: one row, of which each neuron takes its own
+};
+
+// Memory of one image at a time: states [states][stride], the spikes of the step before, and their list.
+struct RecurrentMemory {
+    const int64_t stride;
+    float* const states;
+    uint8_t* const fired;
+    uint32_t* const list;
+    RecurrentMemory(Carver& carver, int64_t states, int64_t C)
+        : stride(ceil_div(C, block) * block),
+          states(carver.take<float>(states * stride)),
+          fired(carver.take<uint8_t>(ceil_div(C, 8))),
+          list(carver.take<uint32_t>(C)) {}
+    static int64_t bytes(int64_t states, int64_t C) {
+        Carver counts{nullptr};
+        RecurrentMemory(counts, states, C);
+        return counts.bytes;
+    }
+};
+
+// Writes the indices of the bits that are set, lowest first, and returns how many there are.
+static inline int64_t list_fired(const uint8_t* bytes, int64_t n, uint32_t* list) {
+    const uint32_t* const start = list;
+    for (int64_t i = 0; i < n; i += 8)
+        for (uint64_t word = load_bits(bytes + i, n - i); word; word &= word - 1)
+            *list++ = (uint32_t)(8 * i + __builtin_ctzll(word));
+    return list - start;
+}
+
+// The currents of some channels, of which `n` are there: those given and what comes back.
+template <int channels>
+static inline Lanes<channels> with_rows_of(const float* current, int n, const RecurrentRows& rows, int64_t channel,
+                                           const uint32_t* list, int64_t count) {
+    Lanes<channels> sum = load_block<channels>(current, n);
+    const float* const row = rows.weight + channel;
+    for (int64_t k = 0; k < count; k++) add(sum, load_block<channels>(row + list[k] * rows.stride));
+    return sum;
+}
+
+template <int channels>
+static inline void add_own(Lanes<channels>& sum, const RecurrentRows& rows, int64_t channel, const uint8_t* fired,
+                           int64_t bytes) {
+    const uint32_t bits = (uint32_t)load_bits(fired + channel / 8, least(channels / 8, bytes - channel / 8));
+    const Lanes<channels> own = load_block<channels>(rows.weight + channel);
+    for (int i = 0; i < sum.vecs; i++) sum.v[i] = add_where(mask_of(bits >> (i * Vec::width)), sum.v[i], own.v[i]);
+}
+
+// Steps of one image, whose channels' currents are at current(t) and whose spikes go to spikes(t). keep(t, channel, n, state,
+// current) sees what each block of n channels starts a step from.
+template <class Model, class Current, class Spikes, class Keep>
+static void recurrent_steps(const Neuron& neuron, const RecurrentRows& rows, int64_t T, int64_t C,
+                            const RecurrentMemory& memory, Current current_of, Spikes spikes_of, Keep keep) {
+    const int64_t bytes = ceil_div(C, 8);
+    const uint8_t* fired = memory.fired;
+    for (int64_t t = 0; t < T; t++) {
+        const float* const current = current_of(t);
+        uint8_t* const spikes = spikes_of(t);
+        const int64_t count = rows.full ? list_fired(fired, bytes, memory.list) : 0;
+        const auto step = [&](int64_t channel, const Block& input) {
+            const int n = (int)least(block, C - channel);
+            const NeuronBlock<Model, block> neurons(neuron, channel);
+            States<Model::states, block> state;
+            for (int k = 0; k < Model::states; k++) state.part[k] = load_block(memory.states + k * memory.stride + channel);
+            keep(t, channel, n, state, input);
+            store_spikes(spikes + channel / 8, step_block(neurons, state, input), n);
+            for (int k = 0; k < Model::states; k++) store_block(memory.states + k * memory.stride + channel, state.part[k]);
+        };
+        int64_t channel = 0;
+        for (; channel + wide <= C; channel += wide) {
+            Lanes<wide> sum = with_rows_of<wide>(current + channel, wide, rows, channel, memory.list, count);
+            each<wide / block>([&](auto part) {
+                Block input;
+                for (int i = 0; i < vecs; i++) input.v[i] = sum.v[part * vecs + i];
+                if (!rows.full) add_own(input, rows, channel + part * block, fired, bytes);
+                step(channel + part * block, input);
+            });
+        }
+        for (; channel < C; channel += block) {
+            const int n = (int)least(block, C - channel);
+            Block input = with_rows_of<block>(current + channel, n, rows, channel, memory.list, count);
+            if (!rows.full) add_own(input, rows, channel, fired, bytes);
+            step(channel, input);
+        }
+        fired = spikes;
+    }
+    if (fired != memory.fired) memcpy(memory.fired, fired, bytes);
+}
+
+// The states of an image before the first step: `v` [states + 1][C], `stride` floats from one to the next. What fills the last
+// block is zero, so that it never fires.
+static void load_recurrent(const RecurrentMemory& memory, int64_t states, const float* v, int64_t stride, int64_t C) {
+    memset(memory.states, 0, states * memory.stride * sizeof(float));
+    for (int64_t k = 0; k < states; k++) memcpy(memory.states + k * memory.stride, v + k * stride, C * sizeof(float));
+    const float* const spikes = v + states * stride;
+    memset(memory.fired, 0, ceil_div(C, 8));
+    for (int64_t c = 0; c < C; c++) memory.fired[c / 8] |= (uint8_t)((spikes[c] != 0) << (c % 8));
+}
+
+static void store_recurrent(const RecurrentMemory& memory, int64_t states, float* v, int64_t C) {
+    for (int64_t k = 0; k < states; k++) memcpy(v + k * C, memory.states + k * memory.stride, C * sizeof(float));
+    float* const spikes = v + states * C;
+    for (int64_t c = 0; c < C; c++) spikes[c] = memory.fired[c / 8] >> (c % 8) & 1;
+}
+
+}  // namespace PK_TARGET
