@@ -138,6 +138,14 @@ class Returning(Synapse):
         weight = self.module.recurrent_weight
         return len(weight) if weight.ndim == 2 else 1
 
+    def plain(self) -> nn.Linear:
+        """A matrix product, also of one value a neuron."""
+        weight = self.module.recurrent_weight.detach()
+        weight = weight if weight.ndim == 2 else torch.diag(weight)
+        made = nn.Linear(*weight.shape, bias=False, device="meta")
+        made.weight = nn.Parameter(weight)
+        return made
+
     def products(self, shape: Shape) -> int:
         return math.prod(shape[1:]) * self.fan_out
 

@@ -8,6 +8,7 @@
     an operation   {"kind", "name", "shape", "real", "divisor", "count_padding", "adaptive",
                     "windows": [...], "neurons": null | ..., "pixels", "channels": names of tensors of int64 | null}
     a window       {"slot", "kernel", "stride", "padding", "dilation", "groups", "weight": name of a tensor | null}
+    recurrent      neurons, and "recurrent": name of a tensor
     the neurons    {"model", "scalars", "fires", "rectifies", "limit": number | null, "channels", "bias", "start",
                     "scale"}; the last four name tensors, and scale may be null
 
@@ -76,6 +77,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
                 "kind": op.kind, "name": op.name, "shape": op.shape, "real": op.real, "divisor": op.divisor,
                 "count_padding": op.count_padding, "adaptive": op.adaptive, "windows": windows, "neurons": neurons,
                 **{name: put(f"{k}.{name}", getattr(op, name)) for name in ("pixels", "channels")},
+                **({"recurrent": put(f"{k}.recurrent", op.recurrent)} if op.kind == Kind.RECUR else {}),
                 **(change_file.of_operation(k, op, put) if plan.changes else {}),
             }
         )  # fmt: skip
@@ -174,11 +176,13 @@ class _Reader:
         adaptive = _bool(about["adaptive"])
         _need(not adaptive or kind == Kind.AVERAGE_POOL, "only an average is adaptive")
         made = tuple(self._window(plan, k, kind, image_of(shape), adaptive, window) for window in windows)
-        neurons = self._neurons(about["neurons"], shape[0]) if kind == Kind.FIRE else None
+        neurons = self._neurons(about["neurons"], shape[0], kind) if kind in (Kind.FIRE, Kind.RECUR) else None
         moved = self._moves(plan, about, made, image_of(shape)) if kind == Kind.MOVE else {}
+        recurs = kind == Kind.RECUR
+        recurrent = self._recurrent(plan, about["recurrent"], made[0], shape, neurons) if recurs else None
         op = Operation(
             kind, name, made, shape, _bool(about["real"]), neurons, _int("divisor", about["divisor"], 1 - MOST),
-            _bool(about["count_padding"]), adaptive, **moved,
+            _bool(about["count_padding"]), adaptive, **moved, recurrent=recurrent,
             senders=change_file.senders_of(about.get("senders"), shape[0], self),
             scale=None if about.get("scale") is None else self.tensor(about["scale"], _is_finite),
         )  # fmt: skip
@@ -187,11 +191,19 @@ class _Reader:
         reads_values = any(map(plan.is_real, made))
         expected = {
             Kind.FIRE: neurons is not None and not neurons.fires, Kind.AVERAGE_POOL: True, Kind.MAX_RATE_POOL: False,
-            Kind.RUNNING_MAX_POOL: True,
+            Kind.RUNNING_MAX_POOL: True, Kind.RECUR: False,
         }.get(kind, reads_values)  # fmt: skip
         _need(op.real == expected, f"operation {name!r} gives other values than it says")
         _need(kind != Kind.MAX_RATE_POOL or not reads_values, f"operation {name!r} reads values, and not spikes")
         return op
+
+    def _recurrent(self, plan: Plan, name: Any, window: Window, shape: tuple[int, ...], neurons: Any) -> Tensor:
+        weight, C = self.tensor(name), shape[0]
+        _need(shape == (C,) and neurons.fires, "recurrent neurons are images, or never fire")
+        _need(weight.shape in ((C, C), (C,)), f"a recurrent weight has the shape {list(weight.shape)}")
+        source = plan.operations[window.slot - 1] if window.slot else None
+        _need(source and source.neurons and source.neurons.forgets, "recurrent neurons read no currents")
+        return weight
 
     def _moves(self, plan: Plan, about: Any, windows: tuple[Window, ...], out: tuple[int, int, int]) -> dict:
         images = [plan.source(window) for window in windows]
@@ -232,6 +244,9 @@ class _Reader:
         if kind in change_file.ENDS:
             _need(window == Window(slot) and out == (C, *size), "what changes has a window, or another size")
             return window
+        if kind == Kind.RECUR:
+            _need(window == Window(slot) and out == (C, *size), "recurrent neurons have a window, or another size")
+            return window
         if kind == Kind.MOVE or adaptive:
             _need(window == Window(slot), "a move, or an adaptive average, has a window")
             _need(kind == Kind.MOVE or out[0] == C, "a pooling changes the channels")
@@ -261,7 +276,7 @@ class _Reader:
                 _need(first_of_last < n + padding, "a window lies outside of what it reads")
         return window
 
-    def _neurons(self, about: Any, C: int) -> Population:
+    def _neurons(self, about: Any, C: int, operation: Kind) -> Population:
         model = about["model"]
         _need(model in MODELS, f"neurons {model!r} are not known")
         kind, scalars = MODELS[model], about["scalars"]
@@ -271,7 +286,8 @@ class _Reader:
         bias, start = self.tensor(about["bias"]), self.tensor(about["start"], _is_finite)
         _need(channels.shape == (len(kind.channels), C), f"{model} has other parameters")
         _need(_is_finite(channels[1:]), "a parameter is no number")
-        _need(bias.shape == (C,) and start.shape == (kind.states, C), "a bias or a state has another size")
+        states = kind.states + int(operation == Kind.RECUR)  # its spikes
+        _need(bias.shape == (C,) and start.shape == (states, C), "a bias or a state has another size")
         scale = self.tensor(about["scale"], _is_finite) if about["scale"] is not None else None
         integrates = model in ("SoftReset", "HardReset") and about["fires"] is True
         _need(scale is None or integrates, f"scale needs integrate-and-fire neurons, which fire; got {model}")

@@ -116,6 +116,8 @@ class Follower:
         layer = with_plain_weights(merged.layer if merged else layer)
         if type(layer)._fire not in _FIRES:
             refuse(path, layer, "it computes in a way of its own")
+        if isinstance(layer, layers.FusedRecurrentLinear):
+            return self._recurrent(path, layer, inputs[0])
         count = len(layer.synapses) if isinstance(layer, layers.FusedSum) else 1
         if count != len(inputs) or count > MOST_WINDOWS:
             refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS} are taken")
@@ -139,6 +141,23 @@ class Follower:
         C = shape[0]
         neurons = _population(path, layer, C, bias)
         return self.append(Operation(Kind.FIRE, path, tuple(windows), shape, not neurons.fires, neurons))
+
+    def _recurrent(self, path: str, layer: layers.FusedRecurrentLinear, x: Value) -> Value:
+        """What makes the currents, and the neurons behind it."""
+        if self.plan.precision is not None:
+            quantized(path, layer, self.plan.precision)  # says that there is none
+        weight, bias = layer.synapse(layer).parameters()
+        window, shape = self._window(path, layer, layer.synapse(layer), x, weight)
+        currents = _population(path, layers.LI(decay=0.0), shape[0], bias)
+        x = self.append(Operation(Kind.FIRE, path, (window,), shape, True, currents))
+        neurons = _population(path, layer, shape[0], None)
+        silent = heap.zeros(1, shape[0])
+        neurons = replace(neurons, start=torch.cat([neurons.start, silent]))
+        recurrent = layer.recurrent_weight.detach().float().cpu()
+        with at(f"layer {path}"):
+            require_finite("recurrent_weight", recurrent)
+        recurrent = recurrent.clone() if self.copies else recurrent
+        return self.append(Operation(Kind.RECUR, path, (Window(x.slot),), shape, False, neurons, recurrent=recurrent))
 
     def _window(self, path, layer, synapse: Synapse, x: Value, weight: Tensor | None) -> tuple[Window, Shape]:
         if weight is None:
@@ -197,7 +216,12 @@ class Follower:
     }
 
 
-_FIRES = (layers.Fused._fire, layers.Population._fire, layers.FusedSum._fire)
+_FIRES = (
+    layers.Fused._fire,
+    layers.Population._fire,
+    layers.FusedSum._fire,
+    layers.FusedRecurrentLinear._fire,
+)
 
 
 def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Population:

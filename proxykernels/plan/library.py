@@ -81,7 +81,7 @@ class Compiled:
         operations = (Operation * len(plan.operations))(*made)
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
         if not self._plan:
-            plain = sum(w.weight.nbytes for op in plan.operations for w in op.windows if w.weight is not None)
+            plain = sum(weight.nbytes for op in plan.operations for weight in op.weights)
             raise MemoryError(
                 f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
                 "take a smaller network"
@@ -263,7 +263,12 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
     if operation.scale is not None:
         kept.append(operation.scale.contiguous())
         made.scale = kept[-1].data_ptr()  # type: ignore[attr-defined]
-    if operation.kind == Kind.FIRE:
+    if operation.recurrent is not None:
+        full = operation.recurrent.ndim == 2
+        rows = packing.pack_sent(operation.recurrent) if full else packing.padded(operation.recurrent, 0.0)
+        made.recurrent, made.recurrent_stride, made.recurrent_full = rows.data_ptr(), rows.shape[-1], full
+        kept.append(rows)
+    if operation.neurons:
         neurons = operation.neurons
         parameters = packing.Neuron(neurons.model, neurons.channels, neurons.scalars)
         made.neuron, channels = packing.for_library(parameters)

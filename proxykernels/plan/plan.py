@@ -26,6 +26,7 @@ class Kind(StrEnum):
     FLATTEN = "flatten"
     UNFLATTEN = "unflatten"
     MOVE = "move"
+    RECUR = "recurrent neurons"
     CHANGES = "changes of the input"
     SEND = "sigma-delta"
     SEND_MAXIMA = "sigma-delta maxima"
@@ -145,6 +146,8 @@ class Operation:
         adaptive: windows divide the image as evenly as they can, and have no sizes of their own.
         pixels, channels: of a move, int64 [P] and [C]: which pixel and channel of its inputs each is, -1: of zeros;
             None: as they lie.
+        recurrent: of RECUR, which reads the currents that the operation before it gives, [C, C], of which row i has the
+            weights of what neuron i receives, or one value a neuron [C].
         senders: of SEND, None: what arrives is passed on; of SEND_MAXIMA, None: what the maxima change by.
         scale: float32 [C], of SUM: what 1 stands for in the outputs.
     """
@@ -160,17 +163,25 @@ class Operation:
     adaptive: bool = False
     pixels: Tensor | None = None
     channels: Tensor | None = None
+    recurrent: Tensor | None = None
     senders: Senders | None = None
     scale: Tensor | None = None
 
     @property
     def states(self) -> int:
         """How many values of a neuron, or of an input of a pooling, go on from step to step."""
-        return self.neurons.states if self.neurons else int(self.kind in SUM_POOLS)
+        if self.neurons is None:
+            return int(self.kind in SUM_POOLS)
+        return self.neurons.states + int(self.kind == Kind.RECUR)  # its spikes come back
 
     @property
     def image(self) -> tuple[int, int, int]:
         return image_of(self.shape)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """All that it has."""
+        return [w for w in (*(window.weight for window in self.windows), self.recurrent) if w is not None]
 
 
 @dataclass(frozen=True)
@@ -240,7 +251,7 @@ class Plan:
 
     def state_shape(self, operation: Operation) -> Shape:
         """Of a sample's states: those of its outputs, or of a pooling of sums those of its input."""
-        if operation.kind == Kind.FIRE:
+        if operation.neurons:
             return operation.shape
         slot = operation.windows[0].slot
         return self.operations[slot - 1].shape if slot else self.shape
@@ -263,7 +274,8 @@ class Plan:
         operations = []
         for op in self.operations:
             windows = (replace(w, weight=None if w.weight is None else w.weight.to("meta")) for w in op.windows)
-            operations.append(replace(op, windows=tuple(windows)))
+            recurrent = None if op.recurrent is None else op.recurrent.to("meta")
+            operations.append(replace(op, windows=tuple(windows), recurrent=recurrent))
         return replace(self, operations=operations)
 
     @property
@@ -280,8 +292,18 @@ class Plan:
         return next(k for k, op in enumerate(self.operations) if op is shaped) if has_logits else None
 
     def stateful(self) -> list[tuple[int, Operation]]:
-        """Operations that have states, with their numbers."""
-        return [(k, op) for k, op in enumerate(self.operations) if op.states]
+        """Operations that have states, with their numbers. The currents of recurrent neurons are a part of these."""
+        return [(k, op) for k, op in enumerate(self.operations) if op.states and k not in self.within]
+
+    def parts(self, k: int) -> list[int]:
+        """The numbers of the operations that are one layer with the k-th: this one, and what makes its currents."""
+        op = self.operations[k]
+        return [k, op.windows[0].slot - 1] if op.kind == Kind.RECUR else [k]
+
+    @property
+    def within(self) -> set[int]:
+        """The numbers of operations that are a part of a later one's layer."""
+        return {part for k in range(len(self.operations)) for part in self.parts(k)[1:]}
 
     @property
     def is_moderate(self) -> bool:
@@ -295,8 +317,7 @@ class Plan:
                 else prod(op.windows[0].kernel)
             )
             values += prod(op.shape) * min(taps, prod(source[1:]))
-            weights = (window.weight for window in op.windows)
-            tensors = (*weights, op.pixels, op.channels)
+            tensors = (*op.weights, op.pixels, op.channels)
             made_of += len(op.windows) + sum(tensor.numel() for tensor in tensors if tensor is not None)
         return values <= MOST_GROWTH * made_of
 

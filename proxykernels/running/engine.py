@@ -14,7 +14,7 @@ from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..plan import file
 from ..plan.library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
-from ..plan.plan import Plan, Slot, image_of
+from ..plan.plan import Kind, Plan, Slot, image_of
 from ..plan.quantize import round_input
 from ..spikes import Spikes, is_binary, pack_if_binary
 from . import changes
@@ -279,7 +279,7 @@ class Engine:
     def ways(self) -> dict[int, str]:
         """How the last run took the neurons, by the numbers of operations: see docs/engine.md."""
         session = self.session()
-        ways = {k: session.way(k) for k, op in enumerate(self.plan.operations) if op.neurons}
+        ways = {k: session.way(k) for k, op in enumerate(self.plan.operations) if op.kind == Kind.FIRE}
         self._sessions.append(session)
         return ways
 
@@ -305,15 +305,15 @@ def described(engine: Engine) -> str:
     """What print(engine) shows."""
     plan, rows, ways = engine.plan, [("layer", "kind", "kernel", "output", "weights", "rate")], engine.ways
     for k, op in enumerate(plan.operations):
-        weights = sum(w.weight.numel() for w in op.windows if w.weight is not None)
-        kind = op.neurons.model if op.neurons else op.kind
-        rate = engine._rates.get(op.name, math.nan)
+        weights = sum(weight.numel() for weight in op.weights)
+        kind = "currents" if k in plan.within else op.neurons.model if op.neurons else op.kind
+        rate = math.nan if k in plan.within else engine._rates.get(op.name, math.nan)
         shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
         rows.append((op.name, kind, ways.get(k, ""), "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
     how = f"{plan.precision or 'float32'}, {engine.target}"
     about = f"Engine of {len(plan.operations)} operations, samples of {plan.shape}, {how}"
-    plain = sum(w.weight.nbytes for op in plan.operations for w in op.windows if w.weight is not None)
+    plain = sum(weight.nbytes for op in plan.operations for weight in op.weights)
     memory = (
         f"{weights / 1e6:.1f} MB of packed weights, {plain / 1e6:.1f} MB of weights that save writes, "
         f"{arena / 1e6:.1f} MB that a run works on"

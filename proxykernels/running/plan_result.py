@@ -52,8 +52,9 @@ class Counted:
     def synops(self, plan: Plan) -> SynOps:
         done, products = SynOps(), plan.products(self.given, self.runs, self.sample_steps)
         for k, op in plan.stateful():
-            done.accumulates[op.name] = self.tally[TALLIES * k + 1]
-            done.multiply_accumulates[op.name] = products[k]
+            parts = plan.parts(k)
+            done.accumulates[op.name] = sum(self.tally[TALLIES * part + 1] for part in parts)
+            done.multiply_accumulates[op.name] = sum(products[part] for part in parts)
         return done
 
     def relu_joules(self, plan: Plan) -> float | None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import heap
-from ..layers import Neurons, SpikingLayer
+from ..layers import FusedRecurrentLinear, Neurons, SpikingLayer
 from ..neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, RefractoryLIFNeuron
 from . import fi_curve
 
@@ -140,11 +140,16 @@ def check_twin(name: str, layer: SpikingLayer, *, last: bool) -> None:
     """Refuse neurons whose activation is not known: a ReLU in their place would be another network.
 
     Raises:
-        TypeError: they are of another class. ValueError: they pass potentials on that are not the currents.
+        TypeError: they are of another class, or recurrent. ValueError: they pass potentials on that are not the currents.
     """
     if not isinstance(layer, Neurons):
         return
     neuron = layer.neuron
+    if isinstance(layer, FusedRecurrentLinear):
+        raise TypeError(
+            f"layer {name} is recurrent, and a ReLU twin has no steps in which its output could come back; train it "
+            "with SurrogateNet"
+        )
     if type(neuron) not in KNOWN:
         raise TypeError(
             f"layer {name} has {type(neuron).__name__}s, whose activation in a ReLU twin is not known; train it with "

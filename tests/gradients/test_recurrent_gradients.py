@@ -59,7 +59,7 @@ def test_the_kernel_is_bit_equal(instruction_set, generator, model, recurrence, 
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 @pytest.mark.parametrize("kind", ["spikes", "real", "held"])
 def test_gradients_of_a_layer(generator, monkeypatch, kind, recurrence, neuron, surrogate):
-    """By input, weights, biases, recurrent weights and state, over several pieces of steps: autograd's by the definition."""
+    """By input, weights, biases, recurrent weights and state, over several pieces of steps: those of the definition."""
     monkeypatch.setattr(recurrent, "PIECE_BYTES", 1)
     T, N, C = 70, 2, 5
     neuron, surrogate = NEURONS[neuron], SURROGATES[surrogate]

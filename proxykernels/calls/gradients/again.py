@@ -28,8 +28,8 @@ def gradients(
     grad_spikes: Tensor,
     grad_v: Tensor | None,
 ) -> list[Tensor | None]:
-    """The gradients of ``operands``: handle, x, weight, bias, v and channels, as fire takes them, and then the weights of
-    recurrent neurons.
+    """The gradients of ``operands``: handle, x, weight, bias, v and channels, as fire takes them, and behind these the
+    weights of recurrent neurons.
 
     ``grad_spikes`` [T, N, P, C]; ``grad_v`` like v.
     """

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ... import layers
 from ...layers.synapses import synapse_of
@@ -41,6 +41,35 @@ def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: float | Non
     (synapse,) = synapses
     layer = next(layer for layer in of_one_input if layer.synapse is type(synapse))
     return synapse.into(layer, **options, v_init=v_init)
+
+
+def build_recurrent(
+    module: nn.Module, neuron: AnyNeuron, recurrent: Tensor, bias: Tensor | None = None, v_init: float | None = None
+) -> nn.Module:
+    """The layer of neurons that take ``module``, a Linear or Identity, and what their spikes bring back.
+
+    Args:
+        recurrent: [C, C], one value a neuron [C], or one for all []. bias: [C], of what comes back.
+    """
+    if isinstance(module, nn.Identity):
+        if not recurrent.ndim:
+            raise TypeError("recurrent neurons need a Linear in front of them, which tells how many there are")
+        module = nn.Linear(len(recurrent), len(recurrent), False, device="meta")
+        module.weight = nn.Parameter(torch.eye(len(recurrent)))
+    if not isinstance(module, nn.Linear):
+        raise TypeError(f"recurrent neurons take a Linear or an Identity, got {type(module).__name__}")
+    C = module.out_features
+    if recurrent.shape not in ((), (C,), (C, C)) or (bias is not None and bias.shape != (C,)):
+        raise ValueError(f"{C} neurons cannot take what comes back through weights {list(recurrent.shape)}")
+    recurrence = "full" if recurrent.ndim == 2 else "elementwise"
+    options = {"neuron": neuron, "recurrence": recurrence, "v_init": v_init}
+    layer: Any = synapse_of(module).into(layers.FusedRecurrentLinear, **options)
+    if bias is not None:
+        own = 0.0 if layer.bias is None else layer.bias.detach()
+        layer.bias = nn.Parameter(own + bias.to(layer.weight))
+    values = recurrent.detach().to(layer.weight)
+    layer.recurrent_weight = nn.Parameter((values if recurrent.ndim else values.expand(C)).clone())
+    return layer
 
 
 def shaping_layer(module: nn.Module, maxima: Pools, where: str) -> nn.Module:

@@ -36,16 +36,19 @@ class Watched:
         fired: their spikes, or of a readout their potentials.
         given: what was handed on in the place of these.
         gain: what the weights in front of them have been multiplied by here.
+        before: spikes that come back to them at each step, of recurrent neurons; ``current`` is with these.
     """
 
     current: Tensor
     fired: Tensor
     given: Tensor
     gain: float = 1.0
+    before: Tensor | None = None
 
     def of_samples(self, number: int) -> "Watched":
         """The same of the first samples."""
-        return Watched(self.current[:, :number], self.fired[:, :number], self.given[:, :number], self.gain)
+        before = None if self.before is None else self.before[:, :number]
+        return Watched(self.current[:, :number], self.fired[:, :number], self.given[:, :number], self.gain, before)
 
 
 @dataclass
@@ -107,12 +110,13 @@ def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
 
 def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -> Tensor:
     """``sizes``: of the inputs. Returns by how much rounding may change the currents."""
-    current: Any = sum(_of_steps(synapse.plain(), _dense(part)) for synapse, part in layer.terms(x)) / there.gain
+    current: Any = sum(_of_steps(synapse.plain(), _dense(part)) for synapse, part in _terms(layer, x, there.before))
+    current = current / there.gain
     if current.shape != there.current.shape:
         raise Difference(
             name, f"its neurons take currents of the shape {_shape(there.current)} there, and {_shape(current)} here"
         )
-    size = _sizes(layer, sizes) / abs(there.gain)
+    size = _sizes(layer, sizes, there.before) / abs(there.gain)
     limit = _rounding(there.current) * (size + size.max()) + TINY  # a folded bias has terms that do not show
     wrong = ~((current - there.current).abs() <= limit)
     if bool(wrong.any()):
@@ -135,9 +139,19 @@ def _of_steps(module: nn.Module, x: Tensor) -> Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def _sizes(layer: Any, sizes: Any) -> Any:
+def _terms(layer: Any, x: Any, before: Tensor | None) -> list[tuple[Any, Any]]:
+    """The synapses of a layer and what they take; ``before``: the spikes that come back to it."""
+    return layer.terms(x) if before is None else [*layer.terms(x), *layer.returning(before)]
+
+
+def _sizes(layer: Any, sizes: Any, before: Tensor | None = None) -> Any:
     """The sums [T, N, ...] of the sizes of all terms of a layer's currents, of inputs of those ``sizes``."""
-    return sum(_of_steps(_absolute(synapse.plain()), part) for synapse, part in layer.terms(sizes))
+    return sum(_of_steps(_absolute(synapse.plain()), _dense(part)) for synapse, part in _terms(layer, sizes, before))
+
+
+def shifted(given: Tensor) -> Tensor:
+    """What comes back at each step, of spikes [T, N, ...]: those of the step before."""
+    return torch.cat([torch.zeros_like(given[:1]), given[:-1]])
 
 
 def _absolute(module: nn.Module) -> nn.Module:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network import Network
-from ..graph.compare import RATE, STEPS, Difference, Watched, check_alone, check_output, compare
+from ..graph.compare import RATE, STEPS, Difference, Watched, check_alone, check_output, compare, shifted
 from ..graph.samples import SAMPLES, sample_of
 from .graph import Nodes
 from .neurons import RESET, SUBTRACT, is_neuron
 from .nodes import Shape
+from .recurrence import returned
 
 
 def compare_with(
@@ -33,24 +34,29 @@ def compare_with(
     if x is None:
         return
     values: dict[str, Tensor] = {}
-    watched: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+    watched: dict[str, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
     for name in nodes.order:
         node, taken = nodes.by_name[name], [values[sender] for sender in nodes.senders[name]]
         if isinstance(node, nir.Input):
             values[name] = x.double()
         elif is_neuron(nir, node):
-            current = _sum(taken)
-            given = fired = _solved(nir, node, current, dt, reset)
-            current = current * _gain(nir, node, dt, current)
+            current, before = _sum(taken), None
             if not isinstance(node, nir.I | nir.LI):
-                given = (torch.rand(fired.shape, generator=generator) < RATE).double()
-            values[name], watched[name] = given, (current, fired, given)
+                given = (torch.rand(current.shape, generator=generator) < RATE).double()
+            if name in nodes.returning:
+                before = shifted(given)
+                current = current + returned(nir, nodes.by_name, nodes.returning[name], name, before)
+            fired = _solved(nir, node, current, dt, reset)
+            if isinstance(node, nir.I | nir.LI):
+                given = fired
+            current = current * _gain(nir, node, dt, current)
+            values[name], watched[name] = given, (current, fired, given, before)
         else:
             values[name] = _value(nir, node, _sum(taken))
     there = {}
     for layer, name in made.items():
-        current, fired, given = (part.float() for part in watched[name])
-        there[layer] = Watched(current, fired, given)
+        current, fired, given, before = (None if part is None else part.float() for part in watched[name])
+        there[layer] = Watched(current, fired, given, before=before)  # type: ignore[arg-type]
     try:
         for layer, name in made.items():
             if not isinstance(nodes.by_name[name], nir.I | nir.LI):

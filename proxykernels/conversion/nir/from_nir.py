@@ -16,6 +16,7 @@ from .graph import Nodes, input_shape, nodes_of
 from .neurons import SUBTRACT, TO_V_RESET, check_shape, is_neuron, neuron
 from .nodes import Shape, check_dt, output_shape, scale_of, shaping, synapse
 from .origins import warn_of_others
+from .recurrence import layer_of
 
 FEW = 1024  # features that a matrix scales; more are scaled as channels
 
@@ -29,8 +30,8 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     Args:
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine, Linear
             and Scale, IF, LIF and CubaLIF neurons, AvgPool2d, SumPool2d and Flatten, in any order and number, and a
-            readout, I or LI, at the end. Neurons may have several inputs, which are added. Graphs within the graph are
-            unfolded. Values are copied, in float32.
+            readout, I or LI, at the end. Neurons may have several inputs, which are added. Their spikes may come back to
+            them through a Linear, an Affine or a Scale, one step later. Graphs within the graph are unfolded. Values are copied, in float32.
         dt: length of a step in the graph's unit of time. The decay of LIF neurons is 1 - dt / tau. Graphs of snnTorch
             have dt = 1e-4, which is SpikingJelly's default too.
         reset: "subtract": all neurons subtract their threshold. NIR cannot express this; use it for graphs of sinabs.
@@ -133,7 +134,11 @@ class _Builder:
         with checks.at(f"node '{name}'"):
             neurons, scale = neuron(self.nir, node, self.dt, self.reset)
             multiply(modules, scale)
-            layer = build_layer(list(modules), neurons)
+            if name in self.nodes.returning:
+                back = self.nodes.returning[name]
+                layer = layer_of(self.nir, self.nodes.by_name, back, name, list(modules), neurons)
+            else:
+                layer = build_layer(list(modules), neurons)
         key = self._append(name, keys[0], layer, sources)
         self.made[key] = name
         if shape := self.shapes[key]:

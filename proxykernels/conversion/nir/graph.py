@@ -8,14 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .nodes import Shape, check_size
+from .recurrence import ONLY, take_out
 
 
 class Nodes(NamedTuple):
-    """What a graph holds: nodes by name, those that send to each, and their order, senders before receivers."""
+    """What a graph holds: nodes by name, those that send to each, and their order, senders before receivers.
+
+    ``returning``: of recurrent neurons, the nodes that their spikes come back through (recurrence.py), which are in none
+    of the others but ``by_name``.
+    """
 
     by_name: dict[str, Any]
     senders: dict[str, list[str]]
     order: list[str]
+    returning: dict[str, list[str]]
 
     def only_sender(self, name: str) -> str:
         if len(self.senders[name]) != 1:
@@ -46,7 +52,8 @@ def nodes_of(nir, graph) -> Nodes:
         senders[end].append(start)
     for kind in (nir.Input, nir.Output):
         _one(kind, nodes, "the graph")
-    return Nodes(nodes, senders, _in_order(nir, nodes, senders))
+    returning = take_out(nir, nodes, senders)
+    return Nodes(nodes, senders, _in_order(nir, nodes, senders), returning)
 
 
 def input_shape(node) -> Shape | None:
@@ -125,9 +132,7 @@ def _in_order(nir, nodes: dict[str, Any], senders: dict[str, list[str]]) -> list
     try:
         order = list(graphlib.TopologicalSorter(senders).static_order())
     except graphlib.CycleError as error:
-        raise ValueError(
-            f"the graph has a cycle, {' -> '.join(error.args[1])}; only feed-forward is supported"
-        ) from None
+        raise ValueError(f"the graph has a cycle, {' -> '.join(error.args[1])}; {ONLY}") from None
     senders_of_any = {sender for names in senders.values() for sender in names}
     for name in order:
         if not senders[name] and not isinstance(nodes[name], nir.Input):

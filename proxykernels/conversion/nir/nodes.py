@@ -111,6 +111,11 @@ def shaping_node(nir, layer: nn.Module, input_shape: Shape):
     return nir.AvgPool2d(np.array(window), np.array(stride), np.array(padding))
 
 
+def recurrent_node(nir, weight: Tensor):
+    """What spikes pass on their way back to their neurons: a matrix [C, C], or one value a neuron [C]."""
+    return (nir.Linear if weight.ndim == 2 else nir.Scale)(_array("recurrent_weight", weight))
+
+
 def _array(name: str, tensor: Tensor) -> np.ndarray:
     checks.finite(name, tensor)
     return tensor.detach().cpu().float().numpy().copy()

@@ -20,7 +20,7 @@ from ... import checks, layers
 from ...network import Network, free_name
 from ...plan.plain_modules import check_forward
 from .neurons import neuron_node
-from .nodes import Shape, check_dt, check_size, output_shape, shaping_node, synapse_node
+from .nodes import Shape, check_dt, check_size, output_shape, recurrent_node, shaping_node, synapse_node
 
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
 
@@ -108,6 +108,11 @@ class _Writer:
                 self.link(start, key)
                 start = key
             self.link(start, self.last[name])
+        if isinstance(layer, layers.FusedRecurrentLinear):
+            key = self._free(f"{name}_recurrent")
+            self.nodes[key] = recurrent_node(self.nir, layer.recurrent_weight)
+            self.link(self.last[name], key)
+            self.link(key, self.last[name])
 
     def link(self, start: str, end: str) -> None:
         if (start, end) in self.edges:

@@ -11,7 +11,8 @@
 namespace engine {
 
 // Neurons, whose potentials after each step are given where they never fire; poolings of each step, and of sums over time,
-// which are states like potentials; and what puts values elsewhere. In networks of sigma-delta neurons: what the input changes
+// which are states like potentials; what puts values elsewhere; and neurons that their own spikes come back to, of one pixel, on
+// the currents in the slot that they read. In networks of sigma-delta neurons: what the input changes
 // by; neurons, whose input is passed on where they never fire; max pooling of all that was sent, with neurons behind it or not;
 // and what the changes of the output add up to.
 enum : int64_t {
@@ -23,6 +24,7 @@ enum : int64_t {
     Flatten,
     Unflatten,
     Move,
+    Recur,
     Changes,
     Send,
     SendMaxima,
@@ -74,6 +76,10 @@ struct Operation {
     // Of a Move: which pixel of its inputs each pixel is, and which channel, counted on through all inputs; -1: zeros. Null:
     // as they lie.
     const int64_t *pixels, *channels;
+    // Of Recur, which has the neurons of Fire, no bias, and in `start` the spikes before the first step besides: rows of weights
+    // [C][stride], of which row j has what neuron j sends; or without `recurrent_full` one row, of which each takes its own.
+    const float* recurrent;
+    int64_t recurrent_stride, recurrent_full;
     Line lines[11];  // of Fire with weights of one input, by the kernel; infinite: it cannot run
     const float* limit;  // [C], of Send and SendMaxima, like the next two: as SigmaDelta has them
     float lowest;

@@ -4,6 +4,7 @@
 #include "choice.h"
 #include "fire.h"
 #include "listed.h"
+#include "recurrent.h"
 
 namespace PK_TARGET {
 
@@ -15,7 +16,7 @@ static bool all_held(const Session& session, const Step& step) {
 
 // Whether what an operation gives is the same at each step. Maxima of sums grow evenly from rest on.
 static bool gives_held(const Session& session, const Step& step, bool fresh) {
-    if (step.kind == engine::Fire || step.kind == engine::MaxRatePool) return false;
+    if (step.kind == engine::Fire || step.kind == engine::MaxRatePool || step.kind == engine::Recur) return false;
     return all_held(session, step) && (fresh || step.kind != engine::RunningMaxPool);
 }
 
@@ -148,6 +149,14 @@ static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, b
         session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
 }
 
+static void run_step(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    switch (session.plan.steps[k].kind) {
+        case engine::Fire: return run_neurons(session, k, N, steps, fresh, goes_on);
+        case engine::Recur: return run_recurrent(session, k, N, steps, fresh);
+        default: return run_between(session, k, N, steps, fresh, goes_on);
+    }
+}
+
 // All operations, unless the run is to end; `fresh`: from rest. `kept` and `tally`: as Run has them. `goes_on`: whether the
 // states of all operations are wanted, whatever `kept` asks for.
 static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, const engine::Kept* kept,
@@ -157,7 +166,7 @@ static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, 
     for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
     for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += engine::tallies) {
         for (int64_t i = 0; i < session.threads; i++) memset(session.scratch[i].tally, 0, sizeof session.scratch[i].tally);
-        const auto run = changes ? run_change : session.plan.steps[k].kind == engine::Fire ? run_neurons : run_between;
+        const auto run = changes ? run_change : run_step;
         if (changes || !run_listed(session, k, N, steps, fresh))
             run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
         for (int64_t i = 0; i < session.threads; i++)

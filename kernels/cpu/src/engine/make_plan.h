@@ -99,12 +99,22 @@ static bool copy_neurons(Step& step) {
         PK_MODELS(MODEL)
 #undef MODEL
     }
+    step.states += step.kind == engine::Recur;
     const int64_t parameters = channelwise * ceil_div(step.C, block) * block, starts = step.states * step.C;
     if (!copy_of(step.neuron.channels, parameters, parameters, step.parameters)) return false;
     if (!copy_of(step.start, starts, starts, step.start_copy)) return false;
     if (!copy_of(step.bias, step.C, step.blocks() * columns, step.bias_copy)) return false;
     step.neuron.channels = step.parameters, step.start = step.start_copy;
     step.conv.bias = step.bias = step.bias_copy;
+    return true;
+}
+
+// The same of recurrent neurons, whose spikes are states, too.
+static bool copy_recurrent(Plan& plan, Step& step) {
+    const int64_t size = step.recurrent_stride * (step.recurrent_full ? step.C : 1);
+    if (!copy_neurons(step) || !copy_of(step.recurrent, size, size, step.recurrent_copy)) return false;
+    step.recurrent = step.recurrent_copy, step.restarts = false;
+    plan.bytes += size * (int64_t)sizeof(float);
     return true;
 }
 
@@ -188,7 +198,7 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
         step.spikes_that_move &= read && read->moves && !read->real && !read->of_input;
         step.of_input |= step.passes_on() && (!read || read->of_input);
     }
-    step.moves |= step.kind == engine::Fire || step.kind == engine::MaxRatePool;
+    step.moves |= step.kind == engine::Fire || step.kind == engine::Recur || step.kind == engine::MaxRatePool;
     if (!copy_of(step.pixels, step.P(), step.P(), step.pixels_copy)) return false;
     if (!copy_of(step.channels, step.C, step.C, step.channels_copy)) return false;
     step.pixels = step.pixels_copy, step.channels = step.channels_copy;
@@ -196,6 +206,7 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
         step.states = 1, step.state_P = first.H * first.W;
     if (step.kind == engine::Fire && !(copy_neurons(step) && make_reach(step, operation.terms[0].weight))) return false;
+    if (step.kind == engine::Recur && !copy_recurrent(plan, step)) return false;
     if (!step.changes) step.state_size = step.states * step.state_P * step.C;
     return true;
 }
@@ -208,7 +219,7 @@ static void free_plan(Plan* plan) {
                 free(step.windows[i].bias_copy);
         free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
             free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy),
-            free(step.limit_copy), free(step.scale_copy);
+            free(step.limit_copy), free(step.scale_copy), free(step.recurrent_copy);
         delete[] step.windows;
         delete step.reach;
     }

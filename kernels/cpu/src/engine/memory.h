@@ -6,6 +6,7 @@
 #include "changes.h"
 #include "choice.h"
 #include "marks.h"
+#include "recurrent.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
@@ -184,6 +185,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         for (int64_t i = 0; i < step.count && (step.kind == engine::Send || step.kind == engine::SendMaxima); i++)
             room.changes = most(room.changes, change_room(step, step.windows[i], steps));
         if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
+        if (step.kind == engine::Recur) room.kernel = most(room.kernel, recurrent_room(step));
         if (step.kind != engine::Fire) continue;
         room.include(scatter_room(step, N, threads));
         room.kernel = most(room.kernel, kernel_room(step, N, steps, threads));
