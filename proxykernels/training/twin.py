@@ -140,7 +140,8 @@ def check_twin(name: str, layer: SpikingLayer, *, last: bool) -> None:
     """Refuse neurons whose activation is not known: a ReLU in their place would be another network.
 
     Raises:
-        TypeError: they are of another class, or recurrent. ValueError: they pass potentials on that are not the currents.
+        TypeError: they are of another class, or recurrent.
+        ValueError: they pass potentials on that are not the currents.
     """
     if not isinstance(layer, Neurons):
         return

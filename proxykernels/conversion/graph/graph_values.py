@@ -86,6 +86,7 @@ class Population:
         fires: whether they fire; False: real values are passed on.
         signed: whether they fire for a current that no activation follows, in spikes of either sign.
         pool: max pooling between the current and the neurons; None: there is none.
+        recurrence: what comes back to them (libraries/recurrence.py); None: nothing.
     """
 
     current: Current
@@ -94,6 +95,7 @@ class Population:
     fires: bool = True
     signed: bool = False
     pool: Any = None
+    recurrence: Any = None
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
-from ..graph.build_layers import CARRIED, build_layer, multiply
-from ..graph.compare import STEPS
+from ..graph.build_layers import CARRIED, build_layer, build_recurrent, multiply
+from ..graph.compare import STEPS, Difference
 from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import path_of, trace
 from ..graph.graph_values import Population
 from ..graph.prepared import check_model, in_evaluation, prepared, without_autocast
 from ..graph.state import State, naming_what_is_kept
-from . import snntorch_neurons, spikingjelly_neurons
+from . import recurrence_proof, snntorch_neurons, spikingjelly_neurons
 from .described import Described
 from .learnt import constants, gain
 from .port_graph import Gate, PortGraph
@@ -25,6 +25,7 @@ from .port_proof import Proof, check_sample, neuron_paths
 from .port_repeats import MEMORY
 from .port_runs import Original, takes_all_steps
 from .ranked_trace import rank_of_input, ranked
+from .recurrence import SPIKES_BACK, Find, is_container, of_snntorch, of_spikingjelly
 from .time_loops import ONE_STEP, one_step
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
@@ -71,7 +72,8 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     described, dropouts = spikingjelly_neurons.described, (layer.Dropout, layer.Dropout2d)
     kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "products of spikes")
-    library = _Library("from_spikingjelly", is_neuron, described, kinds, (base.StepModule,), dropouts)
+    options = {"dropouts": dropouts, "recurrence": of_spikingjelly}
+    library = _Library("from_spikingjelly", is_neuron, described, kinds, (base.StepModule,), **options)
     return _take_over(net, library, sample, check)
 
 
@@ -114,7 +116,10 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
     described = snntorch_neurons.described
     kinds = tuple(snntorch_neurons.KINDS)
-    library = _Library("from_snntorch", lambda module: isinstance(module, neurons), described, kinds, neurons)
+    options = {"recurrence": of_snntorch}
+    library = _Library(
+        "from_snntorch", lambda module: isinstance(module, neurons), described, kinds, neurons, **options
+    )
     return _take_over(net, library, sample, check)
 
 
@@ -128,6 +133,7 @@ class _Library:
         described: such a neuron in our words, given how many axes are behind its channels.
         kinds: of neurons and other modules of its own that have a counterpart, for messages.
         leaves: types of modules that are not looked into. dropouts: those of its own.
+        recurrence: what comes back to the neurons of a module.
     """
 
     caller: str
@@ -136,6 +142,7 @@ class _Library:
     kinds: tuple[str, ...]
     leaves: tuple[type, ...]
     dropouts: tuple[type, ...] = ()
+    recurrence: Find = lambda _: None
 
 
 @without_autocast()
@@ -155,10 +162,15 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     _refuse_patches(model, is_neuron)
 
     def memory(module: nn.Module) -> frozenset[str]:
-        return MEMORY if is_neuron(module) else frozenset()
+        own = MEMORY if is_neuron(module) else frozenset()
+        return own | SPIKES_BACK if is_recurrent(module) else own
+
+    def is_recurrent(module: nn.Module) -> bool:
+        return is_container(module) or (is_neuron(module) and hasattr(module, "recurrent"))
 
     state = State(model, name, memory)
-    multi_step = any(is_neuron(module) and takes_all_steps(module) for module in model.modules())
+    firing = (module for module in model.modules() if is_neuron(module) or is_recurrent(module))
+    multi_step = any(map(takes_all_steps, firing))
     try:
         rank = rank_of_input(model)
         tracer = ranked(rank + multi_step if rank else None)
@@ -168,7 +180,13 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     state.check()
     with naming_what_is_kept(model):
         graph = PortGraph(
-            traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=", ".join(library.kinds)
+            traced,
+            name,
+            is_neuron,
+            library.dropouts,
+            steps_first=multi_step,
+            neurons=", ".join(library.kinds),
+            recurrence=library.recurrence,
         )
     if graph.dropped:
         warnings.warn(
@@ -194,13 +212,13 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
             return build_layer(population.modules, CARRIED)
         with checks.at(f"{name}: {path_of(population.node)}"):
             multiply(population.modules, neurons[key].gain)
-        layer: Any = build_layer(population.modules, neurons[key].neuron, neurons[key].v_init)
+        layer: Any = _built(population, neurons[key])
         layer.surrogate = neurons[key].surrogate
         if norms.get(key) is not None:
             layer.bn = norms[key]
         learn = neurons[key].learn
         neuron: Any = population.neuron  # it has one, where it fires
-        names = constants(neuron, learn(layer) if learn else [])
+        names = constants(neuron, [*(learn(layer) if learn else []), *["V"] * bool(population.recurrence)])
         constant.extend(f"{name} of {path_of(population.node)}" for name in names)
         return layer
 
@@ -212,6 +230,9 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
             stacklevel=5,
         )
     if check:
+        for key, population in graph.firing.items():
+            if population.recurrence is not None:
+                _check_recurrence(f"{name}: {path_of(population.node)}", built.get_submodule(key), population)
         paths = neuron_paths(model, graph.firing)
         gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
         sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
@@ -240,6 +261,24 @@ def _compute_weights(model: nn.Module) -> None:
         if type(module).__name__ in ("WSConv2d", "WSLinear"):
             standardised: Any = module
             standardised.weight.copy_(standardised.get_weight())
+
+
+def _built(population: Population, described: Described) -> nn.Module:
+    back = population.recurrence
+    if back is None:
+        return build_layer(population.modules, described.neuron, described.v_init)
+    if len(population.modules) > 1:
+        raise TypeError("recurrent neurons take the output of one Linear; add inputs up in front of it")
+    layer: Any = build_recurrent(population.modules[0], described.neuron, back.weight, back.bias, described.v_init)
+    layer.recurrent_weight.requires_grad_(back.learnt)
+    return layer
+
+
+def _check_recurrence(place: str, layer: nn.Module, population: Population) -> None:
+    try:
+        recurrence_proof.check(place, layer, population.recurrence)
+    except Difference as difference:
+        raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
 
 
 def _described(population: Population, described: Callable[[Any, int | None], Described]) -> Described:

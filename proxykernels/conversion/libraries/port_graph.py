@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ... import checks
 from ...layers import Dropout, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
@@ -16,6 +17,7 @@ from ..graph.graph_values import Current, Projection, Signal
 from ..graph.refusals import remedy_of_imports
 from ..graph.rewrites import scaled_identity
 from ..graph.sized_trace import of_sizes
+from .recurrence import Find, Recurrence
 from .time_loops import ONE_STEP
 
 REPEATED = ("unsqueeze", "repeat", "expand")
@@ -36,9 +38,12 @@ class PortGraph(Graph):
 
     rates = False
 
-    def __init__(self, *arguments, steps_first: bool = False, neurons: str = "", **options):
+    def __init__(
+        self, *arguments, steps_first: bool = False, neurons: str = "", recurrence: Find = lambda _: None, **options
+    ):
         """``steps_first``: the model is called with all steps, [T, N, ...], and not with one. ``neurons``: that have a
-        counterpart here, for messages."""
+        counterpart here, for messages. ``recurrence``: what comes back to the neurons of a module."""
+        self.recurrence = recurrence
         self.supported = f"Conv2d, Conv1d, ConvTranspose2d, Linear, BatchNorm, {SHAPES}, {neurons}"
         self.dropped: list[str] = []  # dropouts that are left out, and why, for a warning
         self.axes = 2 if steps_first else 1  # in front of the channels
@@ -137,7 +142,20 @@ class PortGraph(Graph):
             return self._other(self._name(node), Voting(voting.voting_size), x, None, keeps_spikes=False)
         if hasattr(module, "p") and isinstance(module, self.negligible):
             return self._dropout(node, x, module, path)
+        with checks.at(f"{self.model}: {path}"):
+            found = self.recurrence(module)
+        if found is not None:
+            return self._recurrent(node, x, found, path)
         return super()._apply(node, x, module, path)
+
+    def _recurrent(self, node: fx.Node, x: Signal | Current, found: Recurrence, path: str) -> Signal:
+        """Neurons that take their own spikes of the step before."""
+        self._use(found.module, path)
+        if found.synapse is not None:
+            x = self._synapse(node, x, found.synapse, path)
+        signal = self._fire(node, x, found.neuron)
+        self.populations[signal.layer].recurrence = found
+        return signal
 
     def _dropout(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """Units of spikes are dropped here as there; what else is dropped in training is not."""

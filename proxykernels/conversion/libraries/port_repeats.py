@@ -23,7 +23,7 @@ from ..graph.compare import (
     output_limit,
 )
 from ..graph.state import CALLS, State
-from .port_runs import Original, at_rest, first, reset, takes_all_steps, tensor_of
+from .port_runs import Original, at_rest, current_of, first, reset, takes_all_steps, tensor_of
 
 MEMORIES = ("v", "v_seq", "c", "c_seq", "trace", "mem", "syn", "reset")  # of the libraries' neurons
 MEMORY = frozenset((*MEMORIES, *(f"_memories['{name}']" for name in MEMORIES), "_memories.len()"))
@@ -59,7 +59,7 @@ class Neurons:
         """Compare the currents that the neurons are given, and put others in their place."""
         if self.limit is not None:
             current, given = (
-                self._as_steps(module, arguments[0]),
+                self._as_steps(module, current_of(module, arguments)),
                 self._of_steps(self.watched.current, arguments[0], module),
             )
             wrong = ~((current - given).abs() <= self._of_steps(self.limit, arguments[0], module))
@@ -75,7 +75,7 @@ class Neurons:
             self.runs.append([])
         current, fired = (
             few_pixels(self._as_steps(module, part))[:, :1].clone()
-            for part in (arguments[0], first(module, arguments, given))
+            for part in (current_of(module, arguments), first(module, arguments, given))
         )
         self.runs[-1].append((current, fired))
         spikes = self._of_steps(self.watched.given, arguments[0], module)

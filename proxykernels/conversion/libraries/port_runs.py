@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..graph.compare import RATE, Watched
 from ..graph.prepared import copied
+from .recurrence import BiasAlone, cut
 
 
 class Original:
@@ -30,8 +31,8 @@ class Original:
         self.net = self.fresh()
 
     def fresh(self) -> nn.Module:
-        """Another copy, which has not run."""
-        net = copied(self.source, {})
+        """Another copy, which has not run; without what comes back to neurons, which is compared by itself."""
+        net = cut(copied(self.source, {}))
         for module in net.modules():
             if getattr(module, "backend", "torch") != "torch":
                 module.backend = "torch"  # type: ignore[assignment]  # SpikingJelly's kernels of a GPU
@@ -86,10 +87,10 @@ class Original:
                 self.starts_anew |= not self.one_call and at_rest(arguments)
                 fired = first(module, arguments, given)
                 if hasattr(module, "decode"):  # a readout, which gives its potentials
-                    calls[path].append((arguments[0].clone(), fired, fired))
+                    calls[path].append((current_of(module, arguments).clone(), fired, fired))
                     return given
                 spikes = (torch.rand(fired.shape, generator=generator) < RATE).to(fired)
-                calls[path].append((arguments[0].clone(), fired, spikes))
+                calls[path].append((current_of(module, arguments).clone(), fired, spikes))
                 spikes = spikes.clone()  # lest the net changes them
                 return (spikes, *given[1:]) if self.states and isinstance(given, tuple) else spikes
 
@@ -145,6 +146,12 @@ def reset(net: nn.Module) -> None:
         its_reset: Any = getattr(module, "reset_mem", getattr(module, "reset", None))
         if callable(its_reset):  # snnTorch's neurons have a tensor of that name
             its_reset()
+
+
+def current_of(module: nn.Module, arguments: tuple) -> Tensor:
+    """What neurons are given, with the bias of what would come back to them (recurrence.py)."""
+    back = getattr(module, "recurrent", None)
+    return arguments[0] + back.bias if isinstance(back, BiasAlone) and back.bias is not None else arguments[0]
 
 
 def at_rest(arguments: tuple) -> bool:

@@ -25,7 +25,7 @@ from .described import Described
 from .learnt import Clamped, is_learnt, learn, parameter
 
 InUnits = tuple[IFNeuron, Value]  # neurons, and how many times larger their potentials are here
-RECURRENT = ("RLeaky", "RSynaptic", "SLSTM", "SConv2dLSTM")
+RECURRENT = ("SLSTM", "SConv2dLSTM")
 
 
 def described(module: Any, axes: int | None) -> Described:
@@ -78,6 +78,20 @@ def _lapicque(module: Any, axes: int | None) -> InUnits:
     else:
         neuron = _delayed(LIFNeuron(v_threshold=threshold, v_reset=None, decay=decay))
     return neuron.scaled(factor), factor
+
+
+def _recurrent_leaky(module: Any, axes: int | None) -> InUnits:
+    """Leaky, whose "zero" drops the current of the step after a spike, unless it resets at once."""
+    if module.reset_mechanism != "zero" or not module.reset_delay:
+        return _leaky(module, axes)
+    beta, threshold = _share("beta", module.beta, axes), _by_channel("threshold", module.threshold, axes)
+    return RefractoryLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, refractory=1), 1.0
+
+
+def _recurrent_synaptic(module: Any, axes: int | None) -> InUnits:
+    if module.reset_mechanism == "zero":
+        raise ValueError("RSynaptic with reset_mechanism 'zero' has no counterpart here; use 'subtract'")
+    return _synaptic(module, axes)
 
 
 def _synaptic(module: Any, axes: int | None) -> InUnits:
@@ -189,4 +203,6 @@ KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {
     "Leaky": _leaky,
     "Lapicque": _lapicque,
     "Synaptic": _synaptic,
+    "RLeaky": _recurrent_leaky,
+    "RSynaptic": _recurrent_synaptic,
 }

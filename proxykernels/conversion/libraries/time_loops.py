@@ -159,7 +159,8 @@ class _Loop:
         before = self.calls[str(node.target)][step - 1]
         states: list[Any] = list(node.args[1:])
         parts = ((state.target, state.args) if isinstance(state, fx.Node) else None for state in states)
-        return all(part == (operator.getitem, (before, k)) for k, part in enumerate(parts, 1))
+        first = 0 if hasattr(self.traced.get_submodule(str(node.target)), "recurrent") else 1  # also takes its spikes
+        return all(part == (operator.getitem, (before, k)) for k, part in enumerate(parts, first))
 
     def check_start(self, node: fx.Node) -> None:
         """A neuron's first call must start at rest."""

@@ -30,8 +30,9 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     Args:
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine, Linear
             and Scale, IF, LIF and CubaLIF neurons, AvgPool2d, SumPool2d and Flatten, in any order and number, and a
-            readout, I or LI, at the end. Neurons may have several inputs, which are added. Their spikes may come back to
-            them through a Linear, an Affine or a Scale, one step later. Graphs within the graph are unfolded. Values are copied, in float32.
+            readout, I or LI, at the end. Neurons may have several inputs, which are added. Spikes may come back to
+            their neurons through a Linear, an Affine or a Scale, one step later. Graphs within the graph are unfolded.
+            Values are copied, in float32.
         dt: length of a step in the graph's unit of time. The decay of LIF neurons is 1 - dt / tau. Graphs of snnTorch
             have dt = 1e-4, which is SpikingJelly's default too.
         reset: "subtract": all neurons subtract their threshold. NIR cannot express this; use it for graphs of sinabs.

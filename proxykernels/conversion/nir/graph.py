@@ -14,8 +14,8 @@ from .recurrence import ONLY, take_out
 class Nodes(NamedTuple):
     """What a graph holds: nodes by name, those that send to each, and their order, senders before receivers.
 
-    ``returning``: of recurrent neurons, the nodes that their spikes come back through (recurrence.py), which are in none
-    of the others but ``by_name``.
+    ``returning``: of recurrent neurons, the nodes that their spikes come back through (recurrence.py). These are in
+    ``by_name``, and in none of the others.
     """
 
     by_name: dict[str, Any]

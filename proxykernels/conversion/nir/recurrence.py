@@ -40,7 +40,11 @@ def take_out(nir, nodes: Mapping[str, Any], senders: dict[str, list[str]]) -> di
 def layer_of(
     nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, modules: list[nn.Module], neuron
 ) -> nn.Module:
-    """The recurrent layer of neurons: ``names``: of what their spikes come back through; ``modules``: of what they take."""
+    """The layer of recurrent neurons.
+
+    Args:
+        names: what their spikes come back through. modules: what they take.
+    """
     if len(modules) > 1:
         raise TypeError(
             "recurrent neurons take one input, by a Linear, an Affine or nothing between; add them up before"
