@@ -57,6 +57,13 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
     terms = layer.terms(inputs if len(inputs) > 1 else x)
     current = sum(synapse.plain()(part) for synapse, part in terms)
     neuron = layer.neuron.on(current.shape[1] if current.ndim > 1 else 1, current.device)
+    if isinstance(layer, pk.FusedRecurrentLinear):
+        v = state.get(name)
+        if v is None:
+            v = torch.zeros(len(current), layer.states, current.shape[1])
+            v[:, 0] = torch.as_tensor(layer.v_init)
+        spikes, state[name] = reference.recurrent_scan(current.unsqueeze(0), v, neuron, layer.recurrent_weight)
+        return spikes[0]
     start = torch.as_tensor(layer.v_init)
     start = start.view(-1, *[1] * (current.ndim - 2)) if start.ndim else start
     rest = [torch.zeros_like(current) + start, *[torch.zeros_like(current)] * (neuron.states - 1)]

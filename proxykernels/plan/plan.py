@@ -333,7 +333,8 @@ class Plan:
     @property
     def relu_products(self) -> int:
         """Multiplications by a weight in one pass of a ReLU network, of a sample; zeros are not skipped."""
-        return sum(
+        returning = sum(op.recurrent.numel() for op in self.operations if op.recurrent is not None)
+        return returning + sum(
             prod(window.weight.shape[:2]) * window.taps_inside(self.source(window)[1:], op.image[1:])
             for op in self.operations
             for window in op.windows

@@ -32,6 +32,7 @@ MOVES = (
     "maxima",
     "unflatten",
     "adaptive",
+    "recurrent",
 )  # between graph and last layer
 
 
@@ -146,6 +147,8 @@ class Compiled(Input, Case):
                 powers = [2 ** random.randint(0, 1) for _ in size]  # whose averages are exact
                 if all(n % p == 0 for n, p in zip(size, powers, strict=True)):
                     layer = pk.AdaptiveAvgPool2d(tuple(n // p for n, p in zip(size, powers, strict=True)))
+            elif move == "recurrent" and not size:
+                layer = self.recurrent(C, random, g)
             if layer is None or y[0, 0].numel() > 20_000:
                 continue
             sources = (name, name) if move == "twice" else (name,)
@@ -160,6 +163,19 @@ class Compiled(Input, Case):
                 parameter.copy_(draw.whole(tuple(parameter.shape), 4, g) * UNIT)
         net.append("last", last_layer, (name,))
         net.eval()
+
+    @staticmethod
+    def recurrent(C: int, random: Random, g: torch.Generator) -> pk.FusedRecurrentLinear:
+        outputs, kind = random.choice((1, 5, 33, 140)), random.choice(("full", "full", "elementwise"))
+        neuron = random.choice((pk.neurons.IFNeuron, pk.neurons.LIFNeuron, pk.neurons.CubaLIFNeuron))
+        theta, v_reset = random.choice((2, 8)) * UNIT, random.choice((None, 0.0))
+        made = pk.FusedRecurrentLinear(
+            C, outputs, neuron=neuron(v_threshold=theta, v_reset=v_reset), recurrence=kind, v_init=0.0
+        )
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.copy_(draw.whole(tuple(parameter.shape), 3, g) * UNIT)
+        return made
 
     @torch.no_grad()
     def check_precision(self, net: pk.Network, given) -> bool:

@@ -11,6 +11,7 @@ from .gradients import LayerGradient, ScanGradient
 from .mixtures import Mixture
 from .networks import Invariance, Network, Proxy
 from .ports import LIBRARIES, Port
+from .recurrent import Recurrent
 from .rounding import Rounding
 from .scans import Scan
 from .sigma_delta import SigmaDelta, SigmaDeltaPool
@@ -23,6 +24,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "scans": (Scan, 3),
     "scan gradients": (ScanGradient, 1),
     "layer gradients": (LayerGradient, 3),
+    "recurrent": (Recurrent, 3),
     "words": (WordCase, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),

@@ -29,6 +29,13 @@ def dyadic(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def recurrent(inputs: int, outputs: int) -> nn.Module:
+    """Neurons that inhibit each other, so that not all of them fire at each step."""
+    layer = dyadic(pk.FusedRecurrentLinear(inputs, outputs, neuron=pk.neurons.IFNeuron(v_threshold=4.0)))
+    layer.recurrent_weight.data = -layer.recurrent_weight.data
+    return layer
+
+
 FIRST = {  # name -> module, channels and side of what it gives
     "convolution": (nn.Identity(), 2, 6),
     "averages": (pk.AvgPool2d(2), 2, 3),
@@ -49,6 +56,7 @@ FIRST = {  # name -> module, channels and side of what it gives
     "readout": (dyadic(pk.FusedConv2d(2, 3, 1, neuron=READOUT)), 3, 6),
     "currents": (pk.Population(READOUT), 2, 6),
     "neurons": (pk.IF(v_threshold=0.5), 2, 6),
+    "recurrent": (nn.Sequential(pk.Flatten(), recurrent(72, 32), pk.Unflatten((2, 4, 4))), 2, 4),
 }
 
 
@@ -100,7 +108,7 @@ COMPILED = {"constant": "image", "sequence": "values", "Spikes": "Spikes"}
 SPIKES = {"0 and 1", "0 and 1, float16", "0 and 1, float64", "bool", "0 and 1, uint8", "Spikes", "Spikes of 2"}
 SPIKES |= {"repeated 0 and 1", "repeated bool"}  # what an engine takes that was compiled for spikes alone
 TAKE_ANY = {"convolution", "dropout", "averages of one", "same padding", "groups", "readout", "currents", "neurons"}
-TAKE_ANY |= {"features"}  # neurons read the input
+TAKE_ANY |= {"features", "recurrent"}  # neurons read the input
 
 
 def dense(y) -> torch.Tensor:

@@ -1,0 +1,312 @@
+"""Recurrent neurons of other libraries and of NIR: the same spikes, and what does not fit is refused."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from cases import dyadic, spikes
+from equality import equal
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
+
+T = 20
+
+
+def louder(net: nn.Module) -> nn.Module:
+    """With weights that make most neurons fire."""
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(3)
+    return net.eval()
+
+
+def sequence() -> torch.Tensor:
+    return spikes(T, 4, 6, generator=torch.Generator().manual_seed(0), rate=0.5)
+
+
+# SpikingJelly
+
+
+def sj_net(kind: str, make, mode: str) -> nn.Module:
+    from spikingjelly.activation_based import layer, neuron
+
+    if kind == "linear":
+        back = layer.LinearRecurrentContainer(make(neuron), 8, 8, step_mode=mode)
+    else:
+        back = layer.ElementWiseRecurrentContainer(make(neuron), lambda x, y: 0.5 * x + y, step_mode=mode)
+    first, last = layer.Linear(6, 8, step_mode=mode), layer.Linear(8, 3, step_mode=mode)
+    return louder(nn.Sequential(first, back, last, neuron.IFNode(step_mode=mode)))
+
+
+SJ_NEURONS = {
+    "IFNode": lambda neuron: neuron.IFNode(),
+    "soft": lambda neuron: neuron.LIFNode(tau=2.0, v_reset=None, v_threshold=0.5),
+    "below zero": lambda neuron: neuron.LIFNode(tau=2.0, v_threshold=0.5, v_reset=-0.25),
+    "learnt": lambda neuron: neuron.ParametricLIFNode(v_threshold=0.25),
+    "currents": lambda neuron: neuron.CUBALIFNode(c_decay=0.5, v_decay=0.5),
+}
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.parametrize("kind", ["linear", "elementwise"])
+@pytest.mark.parametrize("make", SJ_NEURONS)
+def test_containers_of_spikingjelly(make, kind, mode):
+    functional = pytest.importorskip("spikingjelly.activation_based.functional")
+    theirs, x = sj_net(kind, SJ_NEURONS[make], mode), sequence()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = pk.from_spikingjelly(theirs)
+    functional.reset_net(theirs)
+    with torch.no_grad():
+        expected = theirs(x) if mode == "m" else torch.stack([theirs(step) for step in x])
+    assert any(isinstance(module, pk.FusedRecurrentLinear) for module in ours.modules())
+    assert expected.any() and equal(ours(x), expected)
+
+
+def test_what_a_container_must_hold():
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import neuron
+
+    inner = nn.Sequential(nn.Linear(8, 8), neuron.IFNode())
+    for back, message in (
+        (layer.LinearRecurrentContainer(inner, 8, 8), "must hold neurons alone"),
+        (layer.ElementWiseRecurrentContainer(neuron.IFNode(), lambda x, y: x * y), "must add the spikes to the input"),
+        (layer.ElementWiseRecurrentContainer(neuron.IFNode(), lambda x, y: x + 2 * y), "must add the spikes"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            pk.from_spikingjelly(nn.Sequential(nn.Linear(6, 8), back, nn.Linear(8, 3), neuron.IFNode()))
+
+
+def test_training_goes_on_as_in_spikingjelly():
+    """The same gradients of the recurrent weights, which are a part of the container's."""
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    generator, x = torch.Generator().manual_seed(0), sequence()
+    node = neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(), v_threshold=0.5)
+    theirs = nn.Sequential(layer.LinearRecurrentContainer(node, 6, 6, step_mode="m"))
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(dyadic(*parameter.shape, generator=generator, span=8, unit=1 / 8))
+    ours, outer = pk.from_spikingjelly(theirs), torch.randn(T, 4, 6, generator=generator)
+    functional.reset_net(theirs)
+    given = theirs(x)
+    (given * outer).sum().backward()
+    y = ours(x)
+    (y * outer).sum().backward()
+    (made,) = (module for module in ours.modules() if isinstance(module, pk.FusedRecurrentLinear))
+    expected = theirs[0].rc.weight.grad
+    assert equal(y, given) and y.any()
+    assert torch.allclose(made.weight.grad, expected[:, :6], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(made.recurrent_weight.grad, expected[:, 6:], rtol=1e-4, atol=1e-5)
+
+
+# snnTorch
+
+
+class Looped(nn.Module):
+    """As in snnTorch's tutorials: all potentials by hand, of ``kind`` RLeaky or RSynaptic."""
+
+    def __init__(self, kind: str, **options):
+        super().__init__()
+        import snntorch
+
+        states = {"alpha": 0.7} if kind == "RSynaptic" else {}
+        self.states = 2 + len(states)
+        self.fc1, self.fc2 = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.lif1 = getattr(snntorch, kind)(beta=0.9, **states, **options)
+        self.lif2 = snntorch.Leaky(beta=0.8)
+
+    def forward(self, x):
+        states, mem2, out = self.lif1.reset_mem(), self.lif2.reset_mem(), []
+        for t in range(T):
+            states = self.lif1(self.fc1(x[t]), *[states[k] for k in range(self.states)])
+            spk2, mem2 = self.lif2(self.fc2(states[0]), mem2)
+            out.append(spk2)
+        return torch.stack(out)
+
+
+BACK = {
+    "full": {"linear_features": 8},
+    "one value": {"all_to_all": False, "V": 0.4},
+    "one a neuron": {"all_to_all": False, "V": torch.linspace(-0.5, 0.5, 8)},
+}
+
+
+@pytest.mark.parametrize("back", BACK)
+@pytest.mark.parametrize("reset", ["subtract", "zero", "zero at once", "none"])
+@pytest.mark.parametrize("kind", ["RLeaky", "RSynaptic"])
+def test_recurrent_neurons_of_snntorch(kind, reset, back):
+    pytest.importorskip("snntorch")
+    options = {"reset_mechanism": reset.split()[0], "reset_delay": reset != "zero at once"}
+    theirs, x = louder(Looped(kind, **options, **BACK[back])), sequence()
+    if kind == "RSynaptic" and reset != "subtract":
+        with pytest.raises(ValueError, match="has no counterpart here; use"):
+            pk.from_snntorch(theirs)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = pk.from_snntorch(theirs)
+    with torch.no_grad():
+        expected = theirs(x)
+    assert any(isinstance(module, pk.FusedRecurrentLinear) for module in ours.modules())
+    assert expected.any() and equal(ours(x), expected)
+
+
+def test_hidden_states_of_snntorch():
+    snntorch = pytest.importorskip("snntorch")
+    neurons = snntorch.RLeaky(0.9, linear_features=8, init_hidden=True), snntorch.Leaky(0.8, init_hidden=True)
+    theirs = louder(nn.Sequential(nn.Linear(6, 8), neurons[0], nn.Linear(8, 3), neurons[1]))
+    ours, x = pk.from_snntorch(theirs), sequence()
+    with torch.no_grad():
+        expected = torch.stack([theirs(step) for step in x])
+    assert expected.any() and equal(ours(x), expected)
+
+
+def test_recurrent_convolutions_are_refused():
+    snntorch = pytest.importorskip("snntorch")
+    back = snntorch.RLeaky(0.9, conv2d_channels=4, kernel_size=3, init_hidden=True)
+    with pytest.raises(TypeError, match="a recurrent Conv2d has no counterpart here"):
+        pk.from_snntorch(nn.Sequential(nn.Conv2d(1, 4, 3), back))
+
+
+@pytest.mark.parametrize("what", ["weight", "time"])
+def test_a_layer_that_is_wrong_is_found(monkeypatch, what):
+    """The comparison can fail: other recurrent weights, or spikes that come back at once."""
+    pytest.importorskip("snntorch")
+    from proxykernels.conversion.libraries import from_libraries, recurrence_proof
+
+    theirs = louder(Looped("RLeaky", linear_features=8))
+    if what == "weight":
+        plain = from_libraries.build_recurrent
+        monkeypatch.setattr(
+            from_libraries, "build_recurrent", lambda module, neuron, weight, *o: plain(module, neuron, -weight, *o)
+        )
+    else:
+        monkeypatch.setattr(recurrence_proof, "shifted", lambda fired: fired)
+    with pytest.raises(ValueError, match="is not what was made of it: .* of its spikes differ"):
+        pk.from_snntorch(theirs)
+
+
+# NIR
+
+
+@pytest.mark.parametrize("recurrence", ["full", "elementwise"])
+@pytest.mark.parametrize(
+    "neuron",
+    [IFNeuron(), LIFNeuron(v_reset=None, decay=0.75), CubaLIFNeuron(decay=0.5)],
+    ids=lambda n: type(n).__name__,
+)
+def test_there_and_back_by_nir(tmp_path, neuron, recurrence):
+    nir = pytest.importorskip("nir")
+    net = louder(
+        nn.Sequential(pk.FusedRecurrentLinear(6, 8, neuron=neuron, recurrence=recurrence), pk.FusedIFLinear(8, 3))
+    )
+    graph, x = pk.to_nir(net, (6,)), sequence()
+    nir.write(tmp_path / "net.nir", graph)
+    for given in (graph, tmp_path / "net.nir"):
+        back = pk.from_nir(given, reset="v_reset")
+        assert net(x).any() and equal(back.eval()(x), net(x))
+
+
+def graph_of(nir, back: dict, edges: list, C: int = 4):
+    """Input -> fc -> lif -> output, with nodes ``back`` and edges besides."""
+    generator = np.random.default_rng(0)
+    one = np.ones(C, np.float32)
+    nodes = {
+        "input": nir.Input({"input": np.array([3])}),
+        "fc": nir.Affine(generator.integers(-2, 8, (C, 3)) / 8, np.full(C, 0.125)),
+        "lif": nir.LIF(tau=2 * one, r=2 * one, v_leak=0 * one, v_threshold=one, v_reset=0 * one),
+        "output": nir.Output({"output": np.array([C])}),
+        **back,
+    }
+    return nir.NIRGraph(nodes, [("input", "fc"), ("fc", "lif"), ("lif", "output"), *edges])
+
+
+def by_hand(graph, R: torch.Tensor, b: float, x: torch.Tensor) -> torch.Tensor:
+    """A loop that shares no code with the package: decay 1/2, currents as they are."""
+    weight = torch.as_tensor(graph.nodes["fc"].weight)
+    v = s = torch.zeros(x.shape[1], len(weight), dtype=torch.float64)
+    found = []
+    for step in x.double():
+        v = 0.5 * v + step @ weight.t() + 0.125 + s @ R.double().t() + b
+        s = (v >= 1).double()
+        v = v * (1 - s)
+        found.append(s)
+    return torch.stack(found).float()
+
+
+def cycles(nir) -> dict:
+    """Nodes, edges, and the matrix and bias that they are."""
+    R = (np.arange(16).reshape(4, 4) % 5 - 2) / 8
+    around = [("lif", "w"), ("w", "lif")]
+    scale = np.array([0.5, -0.25, 0.125, 0.75])
+    return {
+        "Linear": ({"w": nir.Linear(R)}, around, torch.tensor(R), 0.0),
+        "Affine": ({"w": nir.Affine(R, np.full(4, 0.25))}, around, torch.tensor(R), 0.25),
+        "Scale": ({"w": nir.Scale(scale)}, around, torch.diag(torch.tensor(scale)), 0.0),
+        "an edge": ({}, [("lif", "lif")], torch.eye(4), 0.0),
+        "two": (
+            {"w": nir.Linear(R), "z": nir.Scale(scale)}, [*around, ("lif", "z"), ("z", "lif")],
+            torch.tensor(R) + torch.diag(torch.tensor(scale)), 0.0,
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cycle", ["Linear", "Affine", "Scale", "an edge", "two"])
+def test_cycles_of_nir(cycle):
+    nir = pytest.importorskip("nir")
+    nodes, edges, R, b = cycles(nir)[cycle]
+    graph = graph_of(nir, nodes, edges)
+    x = spikes(50, 3, 3, generator=torch.Generator().manual_seed(0), rate=0.4)
+    expected = by_hand(graph, R, b, x)
+    assert 0.02 < expected.mean() < 0.95
+    assert equal(pk.from_nir(graph, reset="v_reset").eval()(x), expected)
+
+
+def test_a_cycle_within_a_graph():
+    """As snnTorch writes it: the neurons and what comes back are a graph of their own."""
+    nir = pytest.importorskip("nir")
+    nodes, edges, R, b = cycles(nir)["Affine"]
+    flat, C = graph_of(nir, nodes, edges), 4
+    inner = nir.NIRGraph(
+        {"input": nir.Input({"input": np.array([C])}), "lif": flat.nodes["lif"], "w": nodes["w"],
+         "output": nir.Output({"output": np.array([C])})},
+        [("input", "lif"), *edges, ("lif", "output")],
+    )  # fmt: skip
+    outer = {"input": flat.nodes["input"], "fc": flat.nodes["fc"], "rnn": inner, "output": flat.nodes["output"]}
+    graph = nir.NIRGraph(outer, [("input", "fc"), ("fc", "rnn"), ("rnn", "output")])
+    x = spikes(50, 3, 3, generator=torch.Generator().manual_seed(0), rate=0.4)
+    assert equal(pk.from_nir(graph, reset="v_reset").eval()(x), by_hand(flat, R, b, x))
+
+
+def test_other_cycles_are_refused():
+    nir = pytest.importorskip("nir")
+    R, one = np.eye(4) / 2, np.ones(4, np.float32)
+    other = nir.IF(r=one, v_threshold=one, v_reset=0 * one)
+    larger = {"w": nir.Linear(R), "if": other, "z": nir.Linear(R)}
+    edges = [("lif", "w"), ("w", "if"), ("if", "z"), ("z", "lif")]
+    with pytest.raises(ValueError, match="has a cycle, .*; only neurons -> weights -> the same neurons"):
+        pk.from_nir(graph_of(nir, larger, edges))
+    graph = graph_of(nir, {"w": nir.Linear(R)}, [("lif", "w"), ("w", "lif")])
+    for back, message in (
+        (nir.Scale(np.ones((4, 1))), "scale must have one value for each neuron, got"),
+        (nir.Linear(np.ones((4, 3))), "weight must be square, for spikes come back to the neurons, got"),
+        (nir.Linear(np.ones((3, 3))), "4 neurons cannot take what comes back through weights"),
+    ):
+        graph.nodes["w"] = back
+        with pytest.raises(ValueError, match=message):
+            pk.from_nir(graph)
+
+
+def test_recurrent_neurons_of_two_inputs_are_refused():
+    nir = pytest.importorskip("nir")
+    R = np.eye(4) / 2
+    edges = [("lif", "w"), ("w", "lif"), ("input", "other"), ("other", "lif")]
+    graph = graph_of(nir, {"w": nir.Linear(R), "other": nir.Linear(np.ones((4, 3)))}, edges)
+    with pytest.raises(TypeError, match="node 'lif': recurrent neurons take one input"):
+        pk.from_nir(graph)
