@@ -36,6 +36,7 @@ class SpikingLayer(nn.Module):
 
     synapse: type[Synapse] = Synapse  # what makes its currents
     surrogate: Surrogate | None = None
+    has_twin = True  # whether ProxyNet trains it
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         if v is None:
@@ -68,9 +69,9 @@ class SpikingLayer(nn.Module):
             _warned.add(type(self))
             warnings.warn(
                 f"{type(self).__name__} was called in training, and its spikes have no gradient: its weights and its "
-                "input get none from this call. Train through ProxyNet, or with a surrogate derivative "
-                "(proxykernels.use_surrogate(net, proxykernels.ATan())); where no gradient is "
-                "wanted, call it after .eval() or under torch.no_grad()",
+                f"input get none from this call. Train {'through ProxyNet, or ' * self.has_twin}with a surrogate "
+                "derivative (proxykernels.use_surrogate(net, proxykernels.ATan())); where no gradient is wanted, call it "
+                "after .eval() or under torch.no_grad()",
                 UserWarning,
                 stacklevel=2,
             )

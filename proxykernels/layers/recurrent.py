@@ -37,7 +37,7 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
 
-    synapse = Product
+    synapse, has_twin = Product, False
 
     def __init__(
         self,

@@ -269,6 +269,10 @@ class Plan:
         states = states.detach().float().reshape(len(states), op.states, C, H * W)
         return states.transpose(2, 3).resolve_neg().contiguous()
 
+    def takes_state(self, op: Operation, states: Tensor) -> bool:
+        """Whether an operation may start from finite ``states`` [N, ...]: of recurrent neurons the last are spikes."""
+        return op.kind != Kind.RECUR or bool(((states[:, -1] == 0) | (states[:, -1] == 1)).all())
+
     def without_weights(self) -> "Plan":
         """The same, whose weights have a shape and no values."""
         operations = []

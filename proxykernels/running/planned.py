@@ -198,7 +198,7 @@ def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:
         (v,) = given
         if v.shape != (N, *several, *plan.state_shape(op)) or v.dtype != torch.float32 or not v.is_cpu:
             return None
-        if not v.isfinite().all():
+        if not v.isfinite().all() or not plan.takes_state(op, v):
             return None
         start[k] = plan.as_run(k, v)
     return start

@@ -1,5 +1,7 @@
 """FusedRecurrentLinear: what it computes, its state, and what it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cases import dyadic, spikes
@@ -155,3 +157,92 @@ def test_weights_of_another_shape():
     net.recurrent_weight = nn.Parameter(torch.zeros(9, 8))
     with pytest.raises(ValueError, match=r"recurrent_weight must have the shape \[9, 9\], or \[9\]"):
         net(torch.ones(4, 2, 6))
+
+
+def test_engines_streams_and_files(tmp_path):
+    """Of layers in a row, on spikes, values and constant ones; and a state that is set."""
+    net = nn.Sequential(
+        layer(), pk.FusedIFLinear(9, 7, v_threshold=0.5), layer(7, 5, recurrence="elementwise", neuron=CubaLIFNeuron())
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net[1].parameters():
+            parameter.copy_(dyadic(*parameter.shape, generator=generator, span=8))
+    net.eval()
+    inputs = {
+        "spikes": spikes(90, 3, 6, generator=generator),
+        "values": dyadic(90, 3, 6, generator=generator),
+        "held": dyadic(3, 6, generator=generator),
+    }
+    for x in inputs.values():
+        steps = x if x.ndim == 3 else x.expand(90, 3, 6)
+        y, engine = net(steps), pk.compile(net, x)
+        assert y.any() and equal(engine(x, 90).spikes.dense(), y)
+        stream = engine.stream(3)
+        assert equal(torch.cat([stream(steps[t : t + 7]).dense() for t in range(0, 90, 7)]), y)
+        engine.save(tmp_path / "net")
+        assert equal(pk.load(tmp_path / "net")(x, 90).spikes.dense(), y)
+        result, by_layers = pk.simulate(net, x, 90), pk.simulate(net, x, 90, chunk=16)
+        assert result.rates == by_layers.rates and result.synops == by_layers.synops
+        for name, (v,) in by_layers.state.items():
+            assert equal(result.state[name][0], v) and equal(stream.state[name], v)
+    assert "currents" in str(engine) and set(result.rates) == {"0", "1", "2"}
+
+
+def test_states_of_streams_and_simulations_are_looked_at():
+    net, x = nn.Sequential(layer()).eval(), spikes(8, 2, 6, generator=torch.Generator().manual_seed(0))
+    stream = pk.compile(net, x).stream(2)
+    stream(x)
+    wrong = {"0": stream.state["0"] + 0.5}
+    with pytest.raises(ValueError, match="state of 0 must end in the spikes of the step before"):
+        stream.state = wrong
+    with pytest.raises(ValueError, match=r"layer 0: v\[:, 1\] must be the spikes of the step before"):
+        pk.simulate(net, x, 8, state={"0": [wrong["0"]]})
+
+
+def test_early_exit():
+    """Samples that stop leave the others' states as they are."""
+    x = spikes(64, 9, 6, generator=torch.Generator().manual_seed(0), rate=0.4)
+    net = nn.Sequential(layer(), pk.FusedIFLinear(9, 3)).eval()
+    whole, result = pk.simulate(net, x, 64), pk.simulate(net, x, 64, stop=pk.margin(4))
+    assert 1 < len(result.steps.unique())
+    for n, steps in enumerate(result.steps.tolist()):
+        assert equal(result.spikes.dense()[:steps, n], whole.spikes.dense()[:steps, n])
+
+
+def test_proxy_net_and_rounded_weights_refuse():
+    net, x = nn.Sequential(layer()), torch.rand(2, 6)
+    with pytest.raises(TypeError, match="layer 0 is recurrent, and a ReLU twin has no steps .*SurrogateNet"):
+        pk.ProxyNet(net, T=4)
+    for refused in (lambda: pk.simulate(net, x, 4, precision="int8"), lambda: pk.compile(net, x, precision="int16")):
+        with pytest.raises(TypeError, match="a FusedRecurrentLinear; simulate it with precision=None"):
+            refused()
+
+
+def test_a_call_in_training_says_what_trains_it():
+    from proxykernels.layers import base
+
+    net = layer().train()
+    base._warned.discard(type(net))
+    with pytest.warns(UserWarning, match=r"from this call\. Train with a surrogate derivative"):
+        net(torch.ones(4, 2, 6))
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    """What the library does not look at, the reader does."""
+    from proxykernels.plan import file
+    from proxykernels.plan.follow import follow
+
+    plan = follow(nn.Sequential(layer()).eval(), (6,), False)
+    operation = plan.operations[1]
+    for changed in (
+        {"recurrent": torch.zeros(9, 8)},
+        {"recurrent": torch.full((9, 9), torch.nan)},
+        {"neurons": replace(operation.neurons, start=torch.zeros(1, 9))},
+        {"windows": (replace(operation.windows[0], slot=0),)},
+        {"neurons": replace(operation.neurons, fires=False)},
+    ):
+        broken = replace(plan, operations=[plan.operations[0], replace(operation, **changed)])
+        file.save(broken, tmp_path / "net")
+        with pytest.raises(ValueError, match="cannot be loaded"):
+            pk.load(tmp_path / "net")

@@ -133,7 +133,8 @@ def _back(
         sums = _added(sums, grown)
         if wanted[6]:
             fired = _fired_before(words, given.T, start, stop, before)
-            of_recurrent = _added(of_recurrent, _recurrent_gradient(grad_current, fired, recurrent))
+            of_recurrent = _recurrent_gradient(of_recurrent, grad_current.squeeze(2), fired, recurrent)
+            del fired
         its, values = given.piece(x, start, stop)
         if isinstance(its, ConstantImage):  # of which all steps have the same currents
             grad_current = grad_current.sum(0)
@@ -156,7 +157,7 @@ def _back(
 
 
 def _added(total: Tensor | None, part: Tensor) -> Tensor:
-    return part if total is None else total + part
+    return part if total is None else total.add_(part)
 
 
 def _fired_before(words: Tensor, T: int, start: int, stop: int, before: Tensor) -> Tensor:
@@ -166,9 +167,9 @@ def _fired_before(words: Tensor, T: int, start: int, stop: int, before: Tensor) 
     return torch.cat([before[:, -1].transpose(0, 1), dense[:-1]])
 
 
-def _recurrent_gradient(grad_current: Tensor, fired: Tensor, recurrent: Tensor) -> Tensor:
-    """Of the recurrent weights, of the gradient [t, N, 1, C] of the currents."""
-    grad_current = grad_current.squeeze(2)
+def _recurrent_gradient(total: Tensor | None, grad_current: Tensor, fired: Tensor, recurrent: Tensor) -> Tensor:
+    """That of the recurrent weights so far, and what gradients [t, N, C] of the currents add to it."""
     if recurrent.ndim == 1:
-        return (grad_current * fired).sum((0, 1))
-    return grad_current.flatten(0, 1).t() @ fired.flatten(0, 1)
+        return _added(total, (grad_current * fired).sum((0, 1)))
+    grad_current, fired = grad_current.flatten(0, 1), fired.flatten(0, 1)
+    return grad_current.t() @ fired if total is None else total.addmm_(grad_current.t(), fired)

@@ -36,9 +36,10 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
     residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes,
-    Flatten, Dropout, VotingLayer; nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx
-    can trace, such as SpikingJelly's model zoo. If the last layer has no neurons, ``simulate(...).potentials`` are its
-    values at each step. A repetition of the input over time, and a mean over time at the end, are left out.
+    Flatten, Dropout, VotingLayer; LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons;
+    nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as SpikingJelly's
+    model zoo. If the last layer has no neurons, ``simulate(...).potentials`` are its values at each step. A repetition of
+    the input over time, and a mean over time at the end, are left out.
 
     With ``decay_input`` SpikingJelly divides currents by tau. Here threshold, reset and potentials are multiplied by
     tau instead (:meth:`LIFNeuron.from_tau`); weights stay the same. The surrogate functions ATan, Sigmoid,
@@ -80,7 +81,8 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
     """Import an snnTorch network. The spikes are the same, step by step, except for rounding.
 
-    Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), max and average pooling of
+    Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), RLeaky and RSynaptic behind
+    Linear, whose spikes come back through a Linear or one value a neuron, max and average pooling of
     spikes, Flatten, Dropout. The network is an nn.Sequential, a module whose forward computes one step, or a module
     whose forward loops over equal steps and returns ``torch.stack(spikes)`` of its last neurons, alone or first.
     Rewrite other modules as one step that calls each layer once, and neurons without their potentials.
@@ -88,7 +90,7 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     beta, alpha and threshold are one number, or one value per channel. The resets (``reset_mechanism``):
 
     - "zero": the same spikes always. snnTorch fires at mem > threshold, so the threshold becomes the next larger
-      float32. Synaptic needs reset_delay=False.
+      float32. Synaptic needs reset_delay=False, and RSynaptic has no counterpart.
     - "subtract", with reset_delay=True: snnTorch subtracts the threshold one step after the spike. Shifted potentials,
       v = mem + v_rest, fire in the same steps here, for one beta and one threshold per layer. A neuron whose potential
       equals the threshold exactly fires here, but not in snnTorch.
@@ -107,7 +109,7 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
         The network, in evaluation mode.
 
     Raises:
-        TypeError, ValueError: a module is not supported, such as recurrent neurons, or the imported one computes
+        TypeError, ValueError: a module is not supported, such as SLSTM, or the imported one computes
             something else. The message names the module's path and a remedy.
         ImportError: snntorch is not installed.
     """

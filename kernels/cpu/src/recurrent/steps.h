@@ -107,7 +107,7 @@ static void recurrent_steps(const Neuron& neuron, const RecurrentRows& rows, int
 
 // The states of an image before the first step: `v` [states + 1][C], `stride` floats from one to the next. What fills the last
 // block is zero, so that it never fires.
-static void load_recurrent(const RecurrentMemory& memory, int64_t states, const float* v, int64_t stride, int64_t C) {
+static inline void load_recurrent(const RecurrentMemory& memory, int64_t states, const float* v, int64_t stride, int64_t C) {
     memset(memory.states, 0, states * memory.stride * sizeof(float));
     for (int64_t k = 0; k < states; k++) memcpy(memory.states + k * memory.stride, v + k * stride, C * sizeof(float));
     const float* const spikes = v + states * stride;
@@ -115,7 +115,7 @@ static void load_recurrent(const RecurrentMemory& memory, int64_t states, const 
     for (int64_t c = 0; c < C; c++) memory.fired[c / 8] |= (uint8_t)((spikes[c] != 0) << (c % 8));
 }
 
-static void store_recurrent(const RecurrentMemory& memory, int64_t states, float* v, int64_t C) {
+static inline void store_recurrent(const RecurrentMemory& memory, int64_t states, float* v, int64_t C) {
     for (int64_t k = 0; k < states; k++) memcpy(v + k * C, memory.states + k * memory.stride, C * sizeof(float));
     float* const spikes = v + states * C;
     for (int64_t c = 0; c < C; c++) spikes[c] = memory.fired[c / 8] >> (c % 8) & 1;

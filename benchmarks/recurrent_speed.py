@@ -1,0 +1,38 @@
+"""How fast recurrent neurons are: forward, and in training with its memory.
+
+    python benchmarks/recurrent_speed.py
+    python benchmarks/recurrent_speed.py --cases layer --steps 200
+
+layer    1,024 recurrent leaky neurons that fire in 5 % of the steps, one sample: a call, an engine, and training by
+         surrogate gradients, against a step loop in plain torch
+braille  the network of NIR's paper, 12-38-7 of current-based neurons, batches of 1 and 64: simulated, against a step
+         loop, snnTorch and Norse, where they are installed
+
+Weights and inputs are random, so no speed has an accuracy beside it; train_vowels.py has those of a real task. The step
+loop multiplies all inputs at once, before its steps. Norse's neurons use the current of the step before; their work is
+the same. One thread, by processor time: the least of the rounds. memory: what the forward pass leaves for the backward
+pass, in bytes. Writes results/recurrent_speed.csv.
+"""
+
+from pathlib import Path
+
+import common.interrupt  # noqa: F401 - first of all that takes time
+from common.checkout import RESULTS
+from common.command import command, work
+from common.printed import new_parser, positive, some_of
+
+CASES = ["layer", "braille"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--cases", type=some_of(CASES), default=CASES, help=f"of {','.join(CASES)} (default: all)")
+    add("--rounds", type=positive, default=5, help="timed rounds of each contender (default: 5)")
+    add("--steps", type=positive, help="steps of each case (default: 1000 of the layer, 256 of braille)")
+    add("--out", type=Path, default=RESULTS, help="folder of the table")
+    work("speed.recurrent_table", parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    command(main)
