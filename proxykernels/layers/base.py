@@ -70,8 +70,8 @@ class SpikingLayer(nn.Module):
             warnings.warn(
                 f"{type(self).__name__} was called in training, and its spikes have no gradient: its weights and its "
                 f"input get none from this call. Train {'through ProxyNet, or ' * self.has_twin}with a surrogate "
-                "derivative (proxykernels.use_surrogate(net, proxykernels.ATan())); where no gradient is wanted, call it "
-                "after .eval() or under torch.no_grad()",
+                "derivative (proxykernels.use_surrogate(net, proxykernels.ATan())); where no gradient is wanted, call "
+                "it after .eval() or under torch.no_grad()",
                 UserWarning,
                 stacklevel=2,
             )

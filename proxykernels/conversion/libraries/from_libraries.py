@@ -37,9 +37,9 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
     residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes,
     Flatten, Dropout, VotingLayer; LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons;
-    nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as SpikingJelly's
-    model zoo. If the last layer has no neurons, ``simulate(...).potentials`` are its values at each step. A repetition of
-    the input over time, and a mean over time at the end, are left out.
+    nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as those of
+    SpikingJelly's model zoo. If the last layer has no neurons, ``simulate(...).potentials`` are its values at each
+    step. A repetition of the input over time, and a mean over time at the end, are left out.
 
     With ``decay_input`` SpikingJelly divides currents by tau. Here threshold, reset and potentials are multiplied by
     tau instead (:meth:`LIFNeuron.from_tau`); weights stay the same. The surrogate functions ATan, Sigmoid,
