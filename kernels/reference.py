@@ -151,10 +151,11 @@ def recurrent_scan(
         recurrent: [C, C], of which row i has the weights of what neuron i receives, or one value a neuron [C].
     """
     zero = torch.zeros(current.shape[1:], dtype=torch.float32, device=current.device)
-    *state, spike = (zero,) * (neuron.states + 1) if v is None else v.float().unbind(1)
+    *first, spike = (zero,) * (neuron.states + 1) if v is None else v.float().unbind(1)
+    state: State = tuple(first)
     spikes = []
     for step_current in current.float():
-        spike, state = step(tuple(state), step_current + feedback(spike, recurrent.float()), neuron, fire)
+        spike, state = step(state, step_current + feedback(spike, recurrent.float()), neuron, fire)
         spikes.append(spike)
     return torch.stack(spikes), torch.stack([*state, spike], 1)
 

@@ -1,12 +1,11 @@
 """Neurons behind a matrix product that their own layer's spikes come back to, over all time steps in one call."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels.neurons import Neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..surrogates import Surrogate
@@ -59,21 +58,16 @@ def linear(
     else:
         values = x[..., None, None]
         given, handle, values = inputs.input_of(values, _ONE_PIXEL, False)  # type: ignore[assignment]
-    operands = recurrent.Operands(
+    operands: Any = recurrent.Operands(
         handle, values, weight[:, :, None, None], None if bias is None else bias.float(), start, ready.channels,
         recurrent_weight,
     )  # fmt: skip
     if wants_gradient(surrogate, x, weight, bias, v, recurrent_weight, *tensors):
         words, handle, after = recurrent.fire(given, operands, ready, surrogate.kernel)  # type: ignore[union-attr]
         return Spikes(words, (x.shape[0], *shape), handle=handle), after.squeeze(2)
-    _, *detached = (operand if operand is None else operand.detach() for operand in operands)
-    words, after, _ = recurrent.run(given, *_in_order(detached, ready))
+    _, values, weight, bias, start, _, recurrent_weight = (o if o is None else o.detach() for o in operands)
+    words, after, _ = recurrent.run(given, values, weight, bias, start, ready.detach(), recurrent_weight)
     return Spikes(words, (x.shape[0], *shape)), after.squeeze(2)
-
-
-def _in_order(operands: Sequence[Tensor], neuron: Neuron) -> tuple:
-    values, weight, bias, start, channels, recurrent_weight = operands
-    return values, weight, bias, start, neuron._replace(channels=channels), recurrent_weight
 
 
 def _start(v: Tensor | float | None, shape: tuple[int, int], neuron: AnyNeuron, device: torch.device) -> Tensor:

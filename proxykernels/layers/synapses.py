@@ -142,7 +142,7 @@ class Returning(Synapse):
         """A matrix product, also of one value a neuron."""
         weight = self.module.recurrent_weight.detach()
         weight = weight if weight.ndim == 2 else torch.diag(weight)
-        made = nn.Linear(*weight.shape, bias=False, device="meta")
+        made = nn.Linear(len(weight), len(weight), bias=False, device="meta")
         made.weight = nn.Parameter(weight)
         return made
 

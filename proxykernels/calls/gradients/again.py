@@ -41,7 +41,7 @@ def gradients(
         )
         current, its = _currents(given, handle, x, weight, bias), neuron._replace(channels=channels)
         if recurrent:
-            spikes, after = surrogate_recurrent_scan(current.squeeze(3), v.squeeze(2), its, *recurrent, surrogate)
+            spikes, after = surrogate_recurrent_scan(current.squeeze(3), v.squeeze(2), its, recurrent[0], surrogate)
             return spikes.unsqueeze(2), after.unsqueeze(2)
         spikes, after = surrogate_scan(current, v.transpose(-1, -2), its, surrogate)
         return spikes.transpose(-1, -2), after.transpose(-1, -2)

@@ -5,14 +5,16 @@ back, the currents of a piece are computed anew, and one kernel runs its steps f
 (ops.recurrent_scan_backward). So no more than a piece of currents is ever in memory.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...kernels import ops
-from ...kernels.neurons import Neuron, if_neuron
+from ...kernels.neurons import Neuron
 from ...kernels.surrogates import Surrogate
+from ...neurons import IFNeuron
 from ...spikes import word_ops
 from ...spikes.spike_autograd import Function, applied, new_handle
 from . import again
@@ -21,6 +23,7 @@ from .inputs import ConstantImage, SpikeWords, Values
 
 PIECE_BYTES = 1 << 20  # of currents: what stays in the cache until they are used
 WORD = 32  # steps of a word of a GPU
+_SILENT = IFNeuron(v_threshold=math.inf, v_reset=None)
 
 Input = SpikeWords | Values | ConstantImage
 Pieces = list[tuple[int, int]]  # first and last step of each
@@ -72,7 +75,7 @@ def fire(given: Input, operands: Operands, neuron: Neuron, surrogate: Surrogate)
 def _currents(given: Input, x: Tensor, weight: Tensor, bias: Tensor | None, start: int, stop: int, v: Tensor) -> Tensor:
     """What the input makes in some steps, [t, N, 1, C]; of a constant one without a copy for each."""
     given, x = given.piece(x, start, stop)
-    silent = if_neuron(torch.full((len(weight),), torch.inf, device=v.device), None)  # kernels fire neurons as well
+    silent = _SILENT.on(len(weight), v.device)  # kernels fire neurons as well
     current = given.currents(x, weight, bias, v[:, 0], silent)
     return current.expand(given.T, *current.shape[-3:])
 
@@ -144,7 +147,8 @@ def _back(
             of_input.append(its.input_gradient(grad_current, weight))
     input_gradient = None
     if of_input:
-        input_gradient = sum(of_input) if isinstance(given, ConstantImage) else torch.cat(of_input[::-1])
+        constant = isinstance(given, ConstantImage)
+        input_gradient = torch.stack(of_input).sum(0) if constant else torch.cat(of_input[::-1])
     return [
         input_gradient if wanted[0] else None,  # as float32 as handles are
         _like(x, input_gradient) if wanted[1] else None,

@@ -73,7 +73,7 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     described, dropouts = spikingjelly_neurons.described, (layer.Dropout, layer.Dropout2d)
     kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "products of spikes")
-    options = {"dropouts": dropouts, "recurrence": of_spikingjelly}
+    options: dict = {"dropouts": dropouts, "recurrence": of_spikingjelly}
     library = _Library("from_spikingjelly", is_neuron, described, kinds, (base.StepModule,), **options)
     return _take_over(net, library, sample, check)
 
@@ -118,7 +118,7 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
     described = snntorch_neurons.described
     kinds = tuple(snntorch_neurons.KINDS)
-    options = {"recurrence": of_snntorch}
+    options: dict = {"recurrence": of_snntorch}
     library = _Library(
         "from_snntorch", lambda module: isinstance(module, neurons), described, kinds, neurons, **options
     )

@@ -40,7 +40,8 @@ def compare_with(
         if isinstance(node, nir.Input):
             values[name] = x.double()
         elif is_neuron(nir, node):
-            current, before = _sum(taken), None
+            current = _sum(taken)
+            before: Tensor | None = None
             if not isinstance(node, nir.I | nir.LI):
                 given = (torch.rand(current.shape, generator=generator) < RATE).double()
             if name in nodes.returning:

@@ -49,9 +49,10 @@ def layer_of(
         raise TypeError(
             "recurrent neurons take one input, by a Linear, an Affine or nothing between; add them up before"
         )
-    weights, biases = zip(*(_weight_of(nir, nodes, back, name) for back in names), strict=True)
-    biases = [bias for bias in biases if bias is not None]
-    return build_recurrent(modules[0], neuron, _joined(weights), sum(biases) if biases else None)
+    pairs = [_weight_of(nir, nodes, back, name) for back in names]
+    biases = [bias for _, bias in pairs if bias is not None]
+    bias = torch.stack(biases).sum(0) if biases else None
+    return build_recurrent(modules[0], neuron, _joined([weight for weight, _ in pairs]), bias)
 
 
 def returned(nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, before: Tensor) -> Tensor:
