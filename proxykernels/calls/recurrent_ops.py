@@ -65,8 +65,8 @@ def linear(
     if wants_gradient(surrogate, x, weight, bias, v, recurrent_weight, *tensors):
         words, handle, after = recurrent.fire(given, operands, ready, surrogate.kernel)  # type: ignore[union-attr]
         return Spikes(words, (x.shape[0], *shape), handle=handle), after.squeeze(2)
-    _, values, weight, bias, start, _, recurrent_weight = (o if o is None else o.detach() for o in operands)
-    words, after, _ = recurrent.run(given, values, weight, bias, start, ready.detach(), recurrent_weight)
+    plain: Any = recurrent.Operands(*(operand if operand is None else operand.detach() for operand in operands))
+    words, after, _ = recurrent.run(given, plain.x, plain.weight, plain.bias, plain.v, ready.detach(), plain.recurrent)
     return Spikes(words, (x.shape[0], *shape)), after.squeeze(2)
 
 

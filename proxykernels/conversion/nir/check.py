@@ -56,8 +56,9 @@ def compare_with(
             values[name] = _value(nir, node, _sum(taken))
     there = {}
     for layer, name in made.items():
-        current, fired, given, before = (None if part is None else part.float() for part in watched[name])
-        there[layer] = Watched(current, fired, given, before=before)  # type: ignore[arg-type]
+        *parts, before = watched[name]
+        current, fired, given = (part.float() for part in parts)
+        there[layer] = Watched(current, fired, given, before=None if before is None else before.float())
     try:
         for layer, name in made.items():
             if not isinstance(nodes.by_name[name], nir.I | nir.LI):
