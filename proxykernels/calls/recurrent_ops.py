@@ -65,7 +65,8 @@ def linear(
     if wants_gradient(surrogate, x, weight, bias, v, recurrent_weight, *tensors):
         words, handle, after = recurrent.fire(given, operands, ready, surrogate.kernel)  # type: ignore[union-attr]
         return Spikes(words, (x.shape[0], *shape), handle=handle), after.squeeze(2)
-    plain: Any = recurrent.Operands(*(operand if operand is None else operand.detach() for operand in operands))
+    detached: Any = [operand if operand is None else operand.detach() for operand in operands]
+    plain = recurrent.Operands(*detached)
     words, after, _ = recurrent.run(given, plain.x, plain.weight, plain.bias, plain.v, ready.detach(), plain.recurrent)
     return Spikes(words, (x.shape[0], *shape)), after.squeeze(2)
 
