@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Proof:
         model, caller: names for messages.
         paths: of each layer of neurons, the path of the module that they are; products of spikes have none.
         gains: of each, what the weights in front of it have been multiplied by.
+        shifts: of some, a constant current [C] that they have here besides.
         steps: that both run.
         memory: what a module keeps that is one of the library's neurons.
     """
@@ -36,6 +37,7 @@ class Proof:
     populations: Mapping[str, Population]
     paths: Mapping[str, str]
     gains: Mapping[str, float]
+    shifts: Mapping[str, Tensor]
     steps: int
     memory: Callable[[nn.Module], frozenset[str]]
 
@@ -57,6 +59,7 @@ class Proof:
                 raise ValueError(f"sample: {self.model} cannot run {list(sample.shape)}: {error}") from error
             self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, x.shape[2:]))}]: {error}")
             return
+        watched = {key: replace(there, shift=self.shifts.get(key)) for key, there in watched.items()}
         try:
             compared, different = compare(net, x, watched), None
             output = check_output(compared, output)
