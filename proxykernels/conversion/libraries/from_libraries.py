@@ -36,7 +36,7 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm or
     ThresholdDependentBatchNorm, and residual additions), torch's or SpikingJelly's; max and average pooling, products
-    x * y and x * (1 - y) of spikes, products with numbers, Flatten, Dropout, VotingLayer; nn.Sequential,
+    x * y and x * (1 - y) of spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay; nn.Sequential,
     SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo.
     If the last layer has no neurons, ``simulate(...).potentials`` are its values at each step. Also the package of
     0.0.0.0.12, spikingjelly.clock_driven.
@@ -76,7 +76,7 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     of_package = spikingjelly_neurons.modules()
     described = spikingjelly_neurons.described
-    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "products of spikes")
+    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "Delay", "products of spikes")
     library = _Library("from_spikingjelly", is_neuron, described, kinds, *of_package)
     return _take_over(net, library, sample, check)
 
@@ -230,7 +230,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         axes = TimeAxes(axes.input, axes.output or loop.stacked_last)
         original = Original(net, multi_step or loop.steps > 1, sequence, own_steps, loop.states, axes)
         shifts = {key: shift for key, described in neurons.items() if (shift := described.shift) is not None}
-        steps = max(loop.steps, STEPS)
+        steps = max(loop.steps, STEPS) + original.delay
         proof = Proof(name, library.caller, original, graph.populations, paths, gains, shifts, steps, memory)
         proof.check(built, sample)
     return built

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ...layers import Dropout, Voting
+from ...layers import Delay, Dropout, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Scaled, Times
@@ -18,6 +18,7 @@ from ..graph.graph_values import Affine, Current, Projection, Signal
 from ..graph.refusals import remedy_of_imports
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sized_trace import of_sizes
+from .spikingjelly_neurons import is_delay
 from .time_loops import ONE_STEP, over_time
 
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -151,6 +152,10 @@ class PortGraph(Graph):
             self._check_linear(self.reduced[node], module, path)
         if isinstance(module, Scaled):
             return self._scaled(node, x, module, path)
+        if is_delay(module):
+            delay: Any = module
+            x = self._carry(self._before(node), x)
+            return self._other(self._name(node), Delay(delay.delay_steps), x, shape_of(node))
         if type(module).__name__ == "VotingLayer":
             voting: Any = module
             x = self._carry(node.all_input_nodes[0], x)
@@ -248,7 +253,7 @@ class PortGraph(Graph):
 
     def _takes_factors(self, module: nn.Module, factor: float) -> bool:
         """Whether a module's result can be multiplied in the place of its input."""
-        voting = type(module).__name__ == "VotingLayer"
+        voting = type(module).__name__ == "VotingLayer" or is_delay(module)
         dropout = isinstance(module, self.negligible) and not isinstance(module, nn.Identity)
         scales = factor > 0 and (voting or dropout or isinstance(module, SCALABLE))
         return scales or isinstance(module, (*LINEAR, *self.norms, Scaled))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..graph.compare import RATE, Watched
 from ..graph.prepared import copied
-from .spikingjelly_neurons import ALL_STEPS
+from .spikingjelly_neurons import ALL_STEPS, is_delay
 from .time_axes import TimeAxes
 
 
@@ -33,6 +33,22 @@ class Original:
         self.one_call, self.takes_steps, self.own_steps, self.states = one_call, takes_steps, own_steps, states
         self.starts_anew = False
         self.net = self.fresh()
+
+    def undelayed(self) -> "Original":
+        """The same network without its delays, which give what they are given."""
+        net = copied(self.source, {})
+        for path in self._delays(net):
+            net.set_submodule(path, nn.Identity())
+        return Original(net, self.one_call, self.takes_steps, self.own_steps, self.states, self.axes)
+
+    @property
+    def delay(self) -> int:
+        """Steps of all its delays together."""
+        return sum(int(self.net.get_submodule(path).delay_steps) for path in self._delays(self.net))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _delays(net: nn.Module) -> list[str]:
+        return [path for path, module in net.named_modules() if is_delay(module)]
 
     def fresh(self) -> nn.Module:
         """Another copy, which has not run."""

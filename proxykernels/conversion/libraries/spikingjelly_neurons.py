@@ -43,6 +43,11 @@ def is_kind(kind: type) -> bool:
     return kind.__module__.startswith(tuple(f"spikingjelly.{package}.neuron" for package in PACKAGES))
 
 
+def is_delay(module: Any) -> bool:
+    """Whether a module is one of SpikingJelly's delays."""
+    return type(module).__name__ == "Delay" and type(module).__module__.startswith("spikingjelly.")
+
+
 def described(node: Any, axes: int | None) -> Described:
     """Neurons that fire in the same steps as ``node``, except for rounding.
 
