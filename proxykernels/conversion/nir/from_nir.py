@@ -61,8 +61,7 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     if reset not in (None, SUBTRACT, TO_V_RESET):
         raise ValueError(f"reset must be {SUBTRACT!r}, {TO_V_RESET!r} or None, got {reset!r}")
     given = nodes_of(nir, graph)
-    with checks.at("graph"):
-        nodes = simpler(nir, given, dt, reset)
+    nodes = simpler(nir, given, dt, reset)
     builder = _Builder(nir, nodes, dt, reset)
     for name in nodes.order:
         builder.add(name)

@@ -153,7 +153,8 @@ def neuron(nir, node, dt: float, reset: str | None = None) -> Made:
     v_rest = 0.0 if isinstance(node, nir.IF) else _by_channel("v_leak", node.v_leak) * factor
     kind = IFNeuron if isinstance(node, nir.IF) else LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron
     shared_reset, shared_rest = _shared(0.0 if v_reset is None else v_reset), _shared(v_rest)
-    if shared_reset is None or shared_rest is None or not _all_below(v_rest, theta):
+    fires_alone = not _all_below(v_rest, theta) and _all_below(0.0 if v_reset is None else v_reset, theta)
+    if shared_reset is None or shared_rest is None or fires_alone:
         return _shifted(kind, theta, v_reset, v_rest, decays)
     potentials: dict[str, Any] = {"v_threshold": theta, "v_reset": None if v_reset is None else shared_reset}
     rest = {} if kind is IFNeuron else {"v_rest": shared_rest}
@@ -166,8 +167,9 @@ def shares_potentials(nir, node, dt: float, reset: str | None) -> bool:
     factor = tau / (_positive("r", node.r) * dt) * (tau_syn / (_positive("w_in", node.w_in) * dt))
     v_rest = _by_channel("v_leak", node.v_leak) * factor
     v_reset = None if reset == SUBTRACT else _reset(node, factor)
+    theta = _by_channel("v_threshold", node.v_threshold) * factor
     shared = _shared(v_rest) is not None and (v_reset is None or _shared(v_reset) is not None)
-    return shared and _all_below(v_rest, _by_channel("v_threshold", node.v_threshold) * factor)
+    return shared and (_all_below(v_rest, theta) or not _all_below(0.0 if v_reset is None else v_reset, theta))
 
 
 def _shifted(kind, theta: Value, v_reset: Value | None, v_rest: Value, decays: dict[str, Value]) -> Made:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import checks
 from .graph import Nodes
 from .neurons import FIELDS, is_filtered, is_neuron, shares_potentials
 from .nodes import Shape
@@ -32,7 +33,9 @@ def simpler(nir, nodes: Nodes, dt: float, reset: str | None) -> Nodes:
     for name in nodes.order:
         node = given.by_name[name]
         given.order.append(name)
-        if is_filtered(nir, node) and (not _fires(nir, node) or not shares_potentials(nir, node, dt, reset)):
+        with checks.at(f"node '{name}'"):
+            splits = is_filtered(nir, node) and (not _fires(nir, node) or not shares_potentials(nir, node, dt, reset))
+        if splits:
             _put_before(given, name, f"{name}_filter", _filter(nir, node))
             node = given.by_name[name] = _unfiltered(nir, node)
         if is_neuron(nir, node) and (shape := _differs_within_channels(node)):
