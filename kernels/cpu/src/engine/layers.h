@@ -128,7 +128,8 @@ struct Between {
                 return session.real[k] ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
             case engine::Delay: {
                 const float* const past = session.states[k].v + image * step.state_size;
-                return session.real[k] ? delay_values(step, from, past, slot, some) : delay_spikes(step, from, past, slot, some);
+                return session.real[k] ? delay_values(step, from, past, slot, some)
+                                       : delay_spikes(step, from, past, slot, some);
             }
             default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
         }

@@ -212,8 +212,8 @@ static void free_plan(Plan* plan) {
             free(step.windows[i].matrix), free(step.windows[i].depthwise), free(step.windows[i].unit),
                 free(step.windows[i].bias_copy);
         free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
-            free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy), free(step.delays_copy),
-            free(step.limit_copy), free(step.scale_copy);
+            free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy),
+            free(step.delays_copy), free(step.limit_copy), free(step.scale_copy);
         delete[] step.windows;
         delete step.reach;
     }
