@@ -30,9 +30,10 @@ class Kind(StrEnum):
     SEND = "sigma-delta"
     SEND_MAXIMA = "sigma-delta maxima"
     SUM = "sum of changes"
+    DELAY = "delay"
 
 
-PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE  # spikes of spikes, and values of values
+PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY  # spikes of spikes, and values of values
 MOST_GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
 SUM_POOLS = Kind.MAX_RATE_POOL, Kind.RUNNING_MAX_POOL  # whose states are the sums of their inputs
 
@@ -147,6 +148,7 @@ class Operation:
             None: as they lie.
         senders: of SEND, None: what arrives is passed on; of SEND_MAXIMA, None: what the maxima change by.
         scale: float32 [C], of SUM: what 1 stands for in the outputs.
+        delays: int64 [C], of DELAY: by how many steps. Its states are the inputs of the last steps, the oldest first.
     """
 
     kind: Kind
@@ -162,10 +164,13 @@ class Operation:
     channels: Tensor | None = None
     senders: Senders | None = None
     scale: Tensor | None = None
+    delays: Tensor | None = None
 
     @property
     def states(self) -> int:
-        """How many values of a neuron, or of an input of a pooling, go on from step to step."""
+        """How many values of a neuron, or of an input of a pooling or delay, go on from step to step."""
+        if self.delays is not None:
+            return max(1, int(self.delays.max()))
         return self.neurons.states if self.neurons else int(self.kind in SUM_POOLS)
 
     @property
@@ -326,7 +331,8 @@ class Plan:
             read = [slots[window.slot] for window in op.windows]
             if op.kind in PASSES_ON:
                 parts = zip(*((slot.held, slot.scaled) for slot in read), strict=True)
-                slots.append(Slot(any(slot.real for slot in read), *map(all, parts)))
+                held, scaled = map(all, parts)
+                slots.append(Slot(any(slot.real for slot in read), held and op.kind != Kind.DELAY, scaled))
             else:
                 alike = op.neurons.forgets if op.neurons else op.kind != Kind.MAX_RATE_POOL
                 slots.append(Slot(op.real, alike and all(slot.held for slot in read)))
