@@ -35,6 +35,7 @@ Networks
     Concatenate                    several inputs side by side
     Channels                       some channels, in any order: a shuffle, a split
     Flatten, Unflatten             (T, N, C, H, W) to (T, N, features), and back
+    Delay                          what arrives some steps later, by channel
     Voting                         the mean over the neurons of each class
     Network                        a graph of layers, as made by conversion and import
 
@@ -61,6 +62,7 @@ Compiled networks
 In and out
     convert                        a trained ReLU network to a spiking one
     from_nir, to_nir               NIR graphs, which other simulators and chips read
+    from_nir_data, to_nir_data     NIR's recordings of spikes and potentials
     from_spikingjelly              networks of SpikingJelly
     from_snntorch                  networks of snnTorch
 
@@ -90,6 +92,7 @@ if not Path(__file__).with_name("kernels").is_dir():  # a checkout: it stands be
 from . import encode, neurons, plot, samples  # noqa: E402
 from .calls.spike_ops import max_pool2d  # noqa: E402
 from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly  # noqa: E402
+from .conversion.nir.data import from_nir_data, to_nir_data  # noqa: E402
 from .conversion.nir.from_nir import from_nir  # noqa: E402
 from .conversion.nir.to_nir import to_nir  # noqa: E402
 from .conversion.relu.convert import convert  # noqa: E402
@@ -105,6 +108,7 @@ from .layers import (  # noqa: E402
     AvgPool2d,
     Channels,
     Concatenate,
+    Delay,
     Dropout,
     Flatten,
     FusedConv1d,
@@ -164,6 +168,7 @@ __all__ = [
     "AvgPool2d",
     "Channels",
     "Concatenate",
+    "Delay",
     "Dropout",
     "Engine",
     "FastSigmoid",
@@ -209,6 +214,7 @@ __all__ = [
     "conversion_report",
     "explain",
     "from_nir",
+    "from_nir_data",
     "from_snntorch",
     "from_spikingjelly",
     "if_conv2d",
@@ -228,5 +234,6 @@ __all__ = [
     "simulate",
     "time_first",
     "to_nir",
+    "to_nir_data",
     "use_surrogate",
 ]

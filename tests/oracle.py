@@ -48,6 +48,14 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
         pool = layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode
         maximum = F.max_pool2d if isinstance(layer, pk.MaxRatePool2d) else F.max_pool1d
         return maximum(state[name], *pool) - maximum(before, *pool)
+    if isinstance(layer, pk.Delay):
+        delays = torch.as_tensor(layer.delay).expand(x.shape[1] if x.ndim > 1 else 1)
+        past = state.get(name)  # [N, D, ...], the oldest first
+        D = max(1, int(delays.max()))
+        past = x.new_zeros(len(x), D, *x.shape[1:]) if past is None else past.view(len(x), D, *x.shape[1:])
+        whole = torch.cat([past, x.unsqueeze(1)], 1)
+        state[name] = whole[:, 1:].reshape(past.shape if D > 1 else x.shape)
+        return torch.stack([whole[:, D - d, c] for c, d in enumerate(delays.tolist())], 1)
     if isinstance(layer, pk.RunningMaxPool2d):
         before = state.get(name, torch.zeros_like(x))
         state[name] = before + x

@@ -32,9 +32,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=positive, default=3, help="passes over the training images")
     parser.add_argument("--lr", type=positive_number, default=3e-3, help="highest learning rate")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="of products; weights are float32"
-    )
     parser.add_argument("--root", type=Path, help="folder of the images")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the file")
     return parser.parse_args(arguments)

@@ -36,14 +36,12 @@ def run(options: argparse.Namespace) -> None:
     print(heading(f"{options.net}, random weights", f"{len(train_set[0])} training images", path))
     ann, start = random(options.net), time.process_time()
     with refusing("train.py relu"):
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
-            train(ann, train_set, options.epochs, options.lr, options.net)
+        train(ann, train_set, options.epochs, options.lr, options.net)
     seconds = time.process_time() - start
     state = {key: value.half() if value.is_floating_point() else value for key, value in ann.state_dict().items()}
     ann.load_state_dict(state)  # as they are written
     accuracy = ann_accuracy(ann, TensorDataset(*test_set))
     about = {"net": options.net, "seed": SEED, "epochs": options.epochs, "lr": options.lr, "batch": BATCH}
-    about |= {"precision": options.precision}
     about |= {"test_accuracy": f"{accuracy:.4f}", "cpu_seconds": f"{seconds:.0f}", "torch": torch.__version__}
     publish(path, weights_file.content(state, {key: str(value) for key, value in about.items()}))
     print(f"{options.net}: {accuracy:.2%} of the test images right, {seconds:.0f} s of processor time; wrote {path}")

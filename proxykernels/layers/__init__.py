@@ -1,6 +1,7 @@
 """Layers: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps."""
 
 from .base import Neurons, SpikingLayer, each_step
+from .delay import Delay
 from .dropout import Dropout
 from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .integrate_and_fire import IF, FusedIFConv1d, FusedIFConv2d, FusedIFLinear, FusedIFSum
@@ -23,6 +24,7 @@ __all__ = [
     "AvgPool2d",
     "Channels",
     "Concatenate",
+    "Delay",
     "Dropout",
     "Flatten",
     "Fused",

@@ -16,7 +16,7 @@ from ..kernels import heap
 from . import pooling as averages
 from .plan import Kind, Operation, Shape, Window, image_of
 from .quantize import quantized
-from .values import MOST, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
+from .values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
 
 _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)
 
@@ -110,6 +110,14 @@ def channels(follower, path: str, module: Any, x: Value) -> Value:
         refuse(path, module, f"it needs {module.needed} channels, and its input has {x.shape[0]}")
     shape, index = (len(module.index), *x.shape[1:]), module.index.cpu().clone()
     return follower.append(Operation(Kind.MOVE, path, (Window(x.slot),), shape, x.real, channels=index))
+
+
+def delay(follower, path: str, module: Any, x: Value) -> Value:
+    x = follower.flattened(x, path)
+    delays = module.of_channels(x.shape[0])
+    if delays.max() > MOST_DELAY:
+        refuse(path, module, f"a delay of {int(delays.max())} steps; at most {MOST_DELAY} are taken")
+    return follower.append(Operation(Kind.DELAY, path, (Window(x.slot),), x.shape, x.real, delays=delays))
 
 
 def moved_pixels(follower, path: str, module: Any, x: Value) -> Value:

@@ -12,7 +12,7 @@
     the neurons    {"model", "scalars", "fires", "rectifies", "limit": number | null, "channels", "bias", "start",
                     "scale"}; the last four name tensors, and scale may be null
 
-Operations of sigma-delta neurons have more: change_file.py.
+A delay has "delays", the name of a tensor of int64 too. Operations of sigma-delta neurons have more: change_file.py.
 
 Weights lie in their plain layout and are packed for the machine that loads them. Of equal engines the bytes are equal.
 Nothing of a file is executed; what is not as described here is refused before any of it is used.
@@ -38,7 +38,7 @@ from . import change_file
 from .library import load
 from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Window, image_of
 from .replace_file import replace
-from .values import MOST, MOST_INPUTS, MOST_MOVED, MOST_WINDOWS
+from .values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, MOST_WINDOWS
 
 FORMAT, VERSION = "proxykernels-engine", "2"
 
@@ -78,6 +78,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
                 "count_padding": op.count_padding, "adaptive": op.adaptive, "windows": windows, "neurons": neurons,
                 **{name: put(f"{k}.{name}", getattr(op, name)) for name in ("pixels", "channels")},
                 **({"recurrent": put(f"{k}.recurrent", op.recurrent)} if op.kind == Kind.RECUR else {}),
+                **({} if op.delays is None else {"delays": put(f"{k}.delays", op.delays)}),
                 **(change_file.of_operation(k, op, put) if plan.changes else {}),
             }
         )  # fmt: skip
@@ -185,6 +186,7 @@ class _Reader:
             _bool(about["count_padding"]), adaptive, **moved, recurrent=recurrent,
             senders=change_file.senders_of(about.get("senders"), shape[0], self),
             scale=None if about.get("scale") is None else self.tensor(about["scale"], _is_finite),
+            delays=self._delays(about["delays"], shape[0]) if kind == Kind.DELAY else None,
         )  # fmt: skip
         if kind in change_file.KINDS and (kind == Kind.CHANGES or (plan.operations and plan.changes)):
             return op  # change_file.problem looks at it
@@ -241,8 +243,8 @@ class _Reader:
         if kind == Kind.UNFLATTEN:
             _need((C, *size) == (prod(out), 1, 1) and weight is None, "an unflattening changes the size")
             return window
-        if kind in change_file.ENDS:
-            _need(window == Window(slot) and out == (C, *size), "what changes has a window, or another size")
+        if kind in (*change_file.ENDS, Kind.DELAY):
+            _need(window == Window(slot) and out == (C, *size), f"a {kind.value} has a window, or another size")
             return window
         if kind == Kind.RECUR:
             _need(window == Window(slot) and out == (C, *size), "recurrent neurons have a window, or another size")
@@ -298,6 +300,11 @@ class _Reader:
             model, channels, tuple(map(float, scalars)), bias, start, _bool(about["fires"]), scale,
             _bool(about["rectifies"]), limit,
         )  # fmt: skip
+
+    def _delays(self, name: Any, C: int) -> Tensor:
+        delays = self._index(name, C)
+        _need(0 <= int(delays.min()) and int(delays.max()) <= MOST_DELAY, "a delay is out of range")
+        return delays
 
     def _index(self, name: Any, size: int) -> Tensor:
         tensor = self._named(name)

@@ -208,6 +208,7 @@ class Follower:
         layers.MaxRatePool1d: between.sum_pool,
         layers.RunningMaxPool2d: between.sum_pool,
         layers.Voting: between.voting,
+        layers.Delay: between.delay,
         layers.Unflatten: between.unflatten,
         layers.Concatenate: between.concatenate,
         layers.Channels: between.channels,

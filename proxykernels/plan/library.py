@@ -249,7 +249,7 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
     made = Operation(list(Kind).index(operation.kind), terms, len(terms), *operation.image, operation.real)
     made.exact, made.divisor = plan.precision is not None, operation.divisor
     made.count_padding, made.adaptive = operation.count_padding, operation.adaptive
-    for name in ("pixels", "channels"):
+    for name in ("pixels", "channels", "delays"):
         moved = getattr(operation, name)
         if moved is not None:
             kept.append(moved.contiguous())

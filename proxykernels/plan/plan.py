@@ -31,9 +31,10 @@ class Kind(StrEnum):
     SEND = "sigma-delta"
     SEND_MAXIMA = "sigma-delta maxima"
     SUM = "sum of changes"
+    DELAY = "delay"
 
 
-PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE  # spikes of spikes, and values of values
+PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY  # spikes of spikes, and values of values
 MOST_GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
 SUM_POOLS = Kind.MAX_RATE_POOL, Kind.RUNNING_MAX_POOL  # whose states are the sums of their inputs
 
@@ -150,6 +151,7 @@ class Operation:
             weights of what neuron i receives, or one value a neuron [C].
         senders: of SEND, None: what arrives is passed on; of SEND_MAXIMA, None: what the maxima change by.
         scale: float32 [C], of SUM: what 1 stands for in the outputs.
+        delays: int64 [C], of DELAY: by how many steps. Its states are the inputs of the last steps, the oldest first.
     """
 
     kind: Kind
@@ -166,10 +168,13 @@ class Operation:
     recurrent: Tensor | None = None
     senders: Senders | None = None
     scale: Tensor | None = None
+    delays: Tensor | None = None
 
     @property
     def states(self) -> int:
-        """How many values of a neuron, or of an input of a pooling, go on from step to step."""
+        """How many values of a neuron, or of an input of a pooling or delay, go on from step to step."""
+        if self.delays is not None:
+            return max(1, int(self.delays.max()))
         if self.neurons is None:
             return int(self.kind in SUM_POOLS)
         return self.neurons.states + int(self.kind == Kind.RECUR)  # its spikes come back
@@ -352,7 +357,8 @@ class Plan:
             read = [slots[window.slot] for window in op.windows]
             if op.kind in PASSES_ON:
                 parts = zip(*((slot.held, slot.scaled) for slot in read), strict=True)
-                slots.append(Slot(any(slot.real for slot in read), *map(all, parts)))
+                held, scaled = map(all, parts)
+                slots.append(Slot(any(slot.real for slot in read), held and op.kind != Kind.DELAY, scaled))
             else:
                 alike = op.neurons.forgets if op.neurons else op.kind != Kind.MAX_RATE_POOL
                 slots.append(Slot(op.real, alike and all(slot.held for slot in read)))

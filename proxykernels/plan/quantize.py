@@ -24,7 +24,7 @@ from ..kernels import constants, value_checks_cache
 from ..kernels.backends import backend_of, fingerprint
 from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
 from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights, Whole
-from ..layers import Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
+from ..layers import Delay, Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
 from ..layers.base import each_step
 from ..layers.parametrized import shallow_copy
 from ..spikes import Spikes
@@ -100,7 +100,7 @@ def _with_parameters(synapses, parameters) -> nn.ModuleList:
 
 def quantized(name: str, layer: SpikingLayer, precision: str) -> SpikingLayer:
     """A layer with weights of a name in PRECISIONS; batch normalisation is folded in."""
-    if isinstance(layer, Population | MaxRatePool1d | MaxRatePool2d):  # no weights, and sums of spikes are exact
+    if isinstance(layer, Delay | Population | MaxRatePool1d | MaxRatePool2d):  # no weights, and exact sums
         return layer
     if not isinstance(layer, Fused | FusedSum):
         raise TypeError(

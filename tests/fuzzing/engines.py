@@ -33,6 +33,7 @@ MOVES = (
     "unflatten",
     "adaptive",
     "recurrent",
+    "delay",
 )  # between graph and last layer
 
 
@@ -135,6 +136,13 @@ class Compiled(Input, Case):
                 layer = pk.Channels(torch.randint(-1, C, (random.choice((C, 2 * C, 7)),), generator=g))
             elif move == "twice":
                 layer = pk.Concatenate()
+            elif move == "delay":
+                most = random.choice((1, 3, 20))
+                layer = pk.Delay(
+                    random.randint(0, most)
+                    if random.random() < 0.5
+                    else torch.randint(0, most + 1, (C,), generator=g).tolist()
+                )
             elif move in ("rates", "maxima") and images and (spiking or move == "maxima"):
                 kind = pk.MaxRatePool2d if move == "rates" else pk.RunningMaxPool2d
                 kernel = min(random.choice((2, 3)), *size)

@@ -49,6 +49,8 @@ FIRST = {  # name -> module, channels and side of what it gives
     "channels": (pk.Channels(torch.tensor([1, -1, 0])), 3, 6),
     "concatenated": (Twice(), 4, 6),
     "dropout": (pk.Dropout(0.5), 2, 6),
+    "delay": (pk.Delay(2), 2, 6),
+    "delays": (pk.Delay([3, 0]), 2, 6),
     "features": (nn.Sequential(pk.Flatten(), pk.Unflatten((2, 6, 6))), 2, 6),
     "other images": (nn.Sequential(pk.Flatten(), pk.Unflatten((8, 3, 3))), 8, 3),
     "same padding": (dyadic(pk.FusedIFConv2d(2, 3, 2, padding="same", v_threshold=0.5)), 3, 6),

@@ -195,23 +195,3 @@ def test_dropout_of_spikingjelly(kind, kept):
 def test_importers_name_what_they_support(leaky, modules, message):
     with pytest.raises(TypeError, match=message):
         pk.from_snntorch(nn.Sequential(nn.Linear(8, 16), *modules, leaky()))
-
-
-@pytest.mark.parametrize("start", ["first", "zero"])
-def test_loops_that_add_spikes_are_to_be_written_as_one_step(start):
-    layer = pytest.importorskip("spikingjelly.activation_based.layer")
-    from spikingjelly.activation_based import neuron
-
-    class Loop(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.c, self.n = layer.Linear(8, 4), neuron.IFNode()
-
-        def forward(self, x):
-            total = 0 if start == "zero" else self.n(self.c(x))
-            for _ in range(3):
-                total = total + self.n(self.c(x))
-            return total / 4
-
-    with pytest.raises(TypeError, match="Loop: module 'n' is called twice; .* loop over time, write one step"):
-        pk.from_spikingjelly(Loop())

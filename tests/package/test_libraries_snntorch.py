@@ -124,7 +124,11 @@ def test_channels_of_snntorch_with_values_of_their_own(generator):
         ("Leaky", {"beta": 0.5, "reset_delay": False}, "needs two thresholds .* use reset_delay=True, or 'zero'"),
         ("Leaky", {"beta": 0.0}, "has no counterpart here where beta is 0; use 'zero'"),
         ("Leaky", {"beta": torch.full((8, 8), 0.5)}, r"beta must be one number.* shape \['C', 1, 1\]; got \[8, 8\]"),
-        ("Leaky", {"beta": torch.rand(8, 1, 1)}, "needs one beta and one threshold for all neurons of a layer"),
+        (
+            "Synaptic",
+            {"alpha": 0.5, "beta": torch.rand(8, 1, 1)},
+            "needs one beta and one threshold for all neurons of a layer",
+        ),
         ("Leaky", {"beta": 0.5, "graded_spikes_factor": 2.0}, "graded_spikes_factor is not supported"),
         ("Lapicque", {"beta": 0.2, "reset_mechanism": "zero"}, "decay must be from 0 to 1, got -0.6"),
         ("Synaptic", {"alpha": 0.5, "beta": 0.5, "reset_mechanism": "zero"}, "drops the current of the step after"),

@@ -167,7 +167,10 @@ def refused(layer, neuron) -> list:
 
     return [
         (Net(lambda m, x: m.sn(m.conv(x)).flatten(2)), r"flatten\(\) must flatten \[N, C, H, W\]"),
-        (Net(lambda m, x: 2 * m.sn(m.conv(x))), r"mul\(\) computes with a number; scale the weights"),
+        (
+            Net(lambda m, x: m.sn(m.conv(x - 0.5))),
+            r"sub\(\) computes with a number; .* normalise the input",
+        ),
         (Net(lambda m, x: 1 - m.sn(m.conv(x))), r"takes 1 - spikes; only products"),
         (Net(lambda m, x: x * m.sn(m.conv(x))), r"mul\(\) multiplies real values; only products"),
         (Net(lambda m, x: m.conv(x)), "must have neurons, it has none"),
@@ -315,8 +318,8 @@ REFUSED = {
     ),
     "charged": (charged, "Tutorial: module 'lif1' starts from a potential of its own; .*, or write one step"),
     "potentials alone": (lambda net, x: loop(net, x)[1], f"must return the spikes of its last neurons, .*{ONE_STEP}"),
-    "as long as its input": (
-        lambda net, x: torch.stack([net.lif2(net.fc(step))[0] for step in range(x.size(0))]),
+    "as long as a part of its input": (
+        lambda net, x: torch.stack([net.lif2(net.fc(x[step]))[0] for step in range(x.size(0) - 1)]),
         f"torch.fx cannot follow the forward pass of Tutorial.*{ONE_STEP}",
     ),
 }

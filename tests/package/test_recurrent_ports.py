@@ -157,6 +157,18 @@ def test_recurrent_neurons_of_snntorch(kind, reset, back):
     assert expected.any() and equal(ours(x), expected)
 
 
+def test_recurrent_neurons_that_differ_by_channel():
+    """Their subtraction of a step later is a constant current besides, in front of what comes back."""
+    pytest.importorskip("snntorch")
+    theirs, x = louder(Looped("RLeaky", linear_features=8)), sequence()
+    theirs.lif1.beta = torch.linspace(0.5, 0.9, 8)
+    theirs.lif1.threshold = torch.linspace(1.0, 0.5, 8)
+    ours = pk.from_snntorch(theirs)
+    with torch.no_grad():
+        expected = theirs(x)
+    assert expected.any() and equal(ours(x), expected)
+
+
 def test_hidden_states_of_snntorch():
     snntorch = pytest.importorskip("snntorch")
     neurons = snntorch.RLeaky(0.9, linear_features=8, init_hidden=True), snntorch.Leaky(0.8, init_hidden=True)
@@ -266,6 +278,52 @@ def test_cycles_of_nir(cycle):
     expected = by_hand(graph, R, b, x)
     assert 0.02 < expected.mean() < 0.95
     assert equal(pk.from_nir(graph, reset="v_reset").eval()(x), expected)
+
+
+@pytest.mark.parametrize("cycle", ["Linear", "Affine", "Scale", "two"])
+@pytest.mark.parametrize("weights", [True, False], ids=["weights", "none"])
+def test_cycles_of_neurons_that_rest_apart(cycle, weights):
+    """Potentials are shifted by neuron, and what comes back is as it was: a loop, and a delay in front."""
+    nir = pytest.importorskip("nir")
+    nodes, edges, R, b = cycles(nir)[cycle]
+    graph, rest, v_reset = graph_of(nir, nodes, edges), torch.tensor([0.25, 0, -0.5, 0.5]), torch.arange(4) / -8
+    graph.nodes["lif"].v_leak, graph.nodes["lif"].v_reset = rest.numpy(), v_reset.numpy()
+    graph.nodes["late"] = nir.Delay(np.array([2.0, 0.0, 1.0, 3.0]) if not weights else np.array([2.0, 0.0, 1.0]))
+    graph.edges.remove(("input", "fc") if weights else ("fc", "lif"))
+    graph.edges += [("input", "late"), ("late", "fc")] if weights else [("fc", "late"), ("late", "lif")]
+    x = spikes(50, 3, 3, generator=torch.Generator().manual_seed(0), rate=0.4)
+    inputs = x if not weights else late(x, (2, 0, 1))
+    currents = inputs.double() @ torch.as_tensor(graph.nodes["fc"].weight).t() + 0.125
+    currents = currents if weights else late(currents, (2, 0, 1, 3))
+    v, s, expected = rest.double().expand(3, 4), torch.zeros(3, 4, dtype=torch.float64), []
+    for current in currents:
+        v = v + 0.5 * (rest - v) + current + s @ R.double().t() + b
+        s = (v >= 1).double()
+        v = torch.where(s == 1, v_reset.double(), v)
+        expected.append(s)
+    expected = torch.stack(expected).float()
+    assert 0.02 < expected.mean() < 0.95
+    assert equal(pk.from_nir(graph, reset="v_reset").eval()(x), expected)
+
+
+def late(x: torch.Tensor, steps: tuple[int, ...]) -> torch.Tensor:
+    """[T, N, C], of which each channel comes so many steps later."""
+    return torch.stack(
+        [torch.cat([torch.zeros_like(x[:k, :, c]), x[: len(x) - k, :, c]]) for c, k in enumerate(steps)], 2
+    )
+
+
+def test_filtered_recurrent_neurons_must_rest_together():
+    """A filter in front of them would not have what comes back."""
+    nir = pytest.importorskip("nir")
+    nodes, edges, *_ = cycles(nir)["Linear"]
+    graph, one = graph_of(nir, nodes, edges), np.ones(4, np.float32)
+    rest = np.arange(4, dtype=np.float32) / 8
+    graph.nodes["lif"] = nir.CubaLIF(
+        tau_mem=2 * one, tau_syn=2 * one, r=2 * one, w_in=2 * one, v_leak=rest, v_threshold=one
+    )
+    with pytest.raises(ValueError, match="node 'lif': recurrent CubaLIF neurons must all rest at one v_leak"):
+        pk.from_nir(graph)
 
 
 def test_a_cycle_within_a_graph():

@@ -31,7 +31,7 @@ NEGLIGIBLE = 1e-6  # relative: what float32 leaves of a factor of 1, or of a dec
 CARRIED = LINeuron(decay=0.0)  # forgets all at each step: its potential is the current
 
 
-def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: float | None = None) -> nn.Module:
+def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: Value | None = None) -> nn.Module:
     """The layer of neurons that take the sum of ``modules`` (Conv2d, Linear or Identity), whose parameters it holds."""
     synapses = [synapse_of(module) for module in modules]
     *of_one_input, of_several = NAMED.get(type(neuron), GENERAL)
@@ -44,7 +44,7 @@ def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: float | Non
 
 
 def build_recurrent(
-    module: nn.Module, neuron: AnyNeuron, recurrent: Tensor, bias: Tensor | None = None, v_init: float | None = None
+    module: nn.Module, neuron: AnyNeuron, recurrent: Tensor, bias: Tensor | None = None, v_init: Value | None = None
 ) -> nn.Module:
     """The layer of neurons that take ``module``, a Linear or Identity, and what their spikes bring back.
 

@@ -6,7 +6,7 @@ first one that is wrong is found, and no silence in front of a layer hides it.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ class Watched:
         given: what was handed on in the place of these.
         gain: what the weights in front of them have been multiplied by here.
         before: spikes that come back to them at each step, of recurrent neurons; ``current`` is with these.
+        shift: a constant current [C] that their layer has here besides; None: none.
     """
 
     current: Tensor
@@ -44,11 +45,18 @@ class Watched:
     given: Tensor
     gain: float = 1.0
     before: Tensor | None = None
+    shift: Tensor | None = None
 
     def of_samples(self, number: int) -> "Watched":
         """The same of the first samples."""
+        current, fired, given = (part[:, :number] for part in (self.current, self.fired, self.given))
         before = None if self.before is None else self.before[:, :number]
-        return Watched(self.current[:, :number], self.fired[:, :number], self.given[:, :number], self.gain, before)
+        return replace(self, current=current, fired=fired, given=given, before=before)
+
+    def here(self, current: Tensor) -> Tensor:
+        """Currents [T, N, C, ...] of the original as the layer's neurons have them."""
+        shift = 0.0 if self.shift is None else self.shift.view(-1, *[1] * (current.ndim - 3))
+        return current * self.gain + shift
 
 
 @dataclass
@@ -90,7 +98,7 @@ def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> Compared
             if name in watched:
                 there = watched[name]
                 limits[name] = _check_currents(name, layer, inputs, its_sizes, there)
-                check_neurons(name, layer, there.current[:, :1] * there.gain, there.fired[:, :1])  # one sample does
+                check_neurons(name, layer, there.here(there.current[:, :1]), there.fired[:, :1])  # one sample does
                 values[name] = pack(there.given) if layer.neuron.fires else there.given
             else:
                 values[name] = layer(inputs)
@@ -111,6 +119,8 @@ def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
 def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -> Tensor:
     """``sizes``: of the inputs. Returns by how much rounding may change the currents."""
     current: Any = sum(_of_steps(synapse.plain(), _dense(part)) for synapse, part in _terms(layer, x, there.before))
+    if there.shift is not None:
+        current = current - there.shift.view(-1, *[1] * (current.ndim - 3))
     current = current / there.gain
     if current.shape != there.current.shape:
         raise Difference(
@@ -192,7 +202,7 @@ def check_alone(name: str, layer: Any, there: Watched, fires: Callable[[Tensor],
     """Compare the neurons on currents on which they fire; ``fires``: the other library's spikes for these currents."""
     like = few_pixels(there.current[:1, :1]).expand(PROBED, *[-1] * (there.current.ndim - 1))
     current = drive(layer, like, there.gain, torch.Generator().manual_seed(1))
-    check_neurons(name, layer, current * there.gain, fires(current))
+    check_neurons(name, layer, there.here(current), fires(current))
 
 
 def drive(layer: Any, like: Tensor, gain: float, generator: torch.Generator) -> Tensor:

@@ -14,10 +14,8 @@ def fold_norms(population: Population, root: nn.Module) -> None:
 
     And factors and shifts of what projections take into these.
     """
+    fold_inputs(population)
     for projection in population.current.projections:
-        if projection.before is not None:
-            _fold_before(projection.module, projection.before)
-            projection.before = None
         norm, module = projection.norm, projection.module
         if norm is None:
             continue
@@ -30,6 +28,23 @@ def fold_norms(population: Population, root: nn.Module) -> None:
         if path is not None:  # not of a module that is called twice
             root.set_submodule(path, nn.Identity().train(norm.training))
         projection.norm = None
+
+
+def fold_inputs(population: Population) -> None:
+    """Fold factors and shifts of what projections take into these, in place."""
+    for projection in population.current.projections:
+        if projection.before is not None:
+            _fold_before(projection.module, projection.before)
+            projection.before = None
+
+
+def fold_gains(population: Population) -> None:
+    """Fold the factors of what projections give into these, in place; none of them has a normalisation left."""
+    for projection in population.current.projections:
+        if projection.gain != 1:
+            for parameter in projection.module.parameters():
+                parameter.data = parameter.data * projection.gain
+            projection.gain = 1.0
 
 
 def _fold_before(module: Any, affine: Affine) -> None:
@@ -45,6 +60,8 @@ def _fold_before(module: Any, affine: Affine) -> None:
     if module.bias is not None:
         bias += module.bias.detach()
     module.weight.data.copy_((rows * factor).flatten(0, 1))
+    if module.bias is None and not affine.shift.any():
+        return
     module.bias = nn.Parameter(bias.to(weight.dtype), module.weight.requires_grad)
 
 

@@ -44,6 +44,7 @@ class Graph(GraphLayers):
     """
 
     supported: str
+    norms: tuple[type, ...] = NORMS
     axes = 1  # in front of the channels
 
     def __init__(
@@ -141,7 +142,7 @@ class Graph(GraphLayers):
             return x
         if isinstance(module, (*WEIGHTED, *TRANSPOSED)):
             return self._synapse(node, x, module, path)
-        if isinstance(module, NORMS) or (isinstance(module, SAMPLE_NORMS) and module.track_running_stats):
+        if isinstance(module, self.norms) or (isinstance(module, SAMPLE_NORMS) and module.track_running_stats):
             return self._norm(node, x, module, path)
         if isinstance(module, SHAPING):
             return self._reshape(node, x, module, path)

@@ -20,6 +20,7 @@ class Signal:
         view: how the model rearranges the output: int64, the index into the output of each value that the model sees;
             None: not at all.
         inverted: whether the model uses 1 - s instead of the spikes s.
+        factor: by which the model multiplies the values, in a network of another library.
     """
 
     layer: str
@@ -29,6 +30,7 @@ class Signal:
     shape: tuple[int, ...] | None = None
     view: Tensor | None = None
     inverted: bool = False
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Projection:
         added: whether the conversion made ``module``; False for a module of the model.
         affine: what an added module does, if it is no more than this; else None.
         before: what the module's input has been through besides, which its weights take; or None.
+        gain: what the model multiplies the term by, behind the norm.
     """
 
     module: Any
@@ -58,6 +61,7 @@ class Projection:
     added: bool = False
     affine: Affine | None = None
     before: Affine | None = None
+    gain: float = 1.0
 
     @property
     def is_layer(self) -> bool:

@@ -12,8 +12,8 @@ from ... import checks
 from ...network import Network
 from ..graph.build_layers import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.compare import STEPS, Difference
-from ..graph.folding import fold_norms, untie
-from ..graph.fx_calls import path_of, trace
+from ..graph.folding import fold_gains, fold_inputs, fold_norms, untie
+from ..graph.fx_calls import path_of
 from ..graph.graph_values import Population
 from ..graph.prepared import check_model, in_evaluation, prepared, without_autocast
 from ..graph.state import State, naming_what_is_kept
@@ -24,8 +24,9 @@ from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_sample, neuron_paths
 from .port_repeats import MEMORY
 from .port_runs import Original, takes_all_steps
-from .ranked_trace import rank_of_input, ranked
+from .ranked_trace import followed
 from .recurrence import SPIKES_BACK, Find, is_container, of_snntorch, of_spikingjelly
+from .time_axes import TimeAxes, steps_first
 from .time_loops import ONE_STEP, one_step
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
@@ -34,12 +35,17 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
     """Import a SpikingJelly network. The spikes are the same, step by step, except for rounding.
 
-    Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm, and
-    residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes,
-    Flatten, Dropout, VotingLayer; LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons;
-    nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as those of
-    SpikingJelly's model zoo. If the last layer has no neurons, ``simulate(...).potentials`` are its values at each
-    step. A repetition of the input over time, and a mean over time at the end, are left out.
+    Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm or
+    ThresholdDependentBatchNorm, and residual additions), torch's or SpikingJelly's; max and average pooling, products
+    x * y and x * (1 - y) of spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay;
+    LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and
+    the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo. If the last layer has
+    no neurons, ``simulate(...).potentials`` are its values at each step. Also the package of 0.0.0.0.12,
+    spikingjelly.clock_driven.
+
+    Time is the caller's: left out are a repetition of the input, a loop over equal steps, a mean or sum over time at
+    the end, and the exchange of the first two axes of an input [N, T, ...]. Linear layers behind a mean over time are
+    computed in front of it, at each step: ``potentials.mean(0)`` is what they gave.
 
     With ``decay_input`` SpikingJelly divides currents by tau. Here threshold, reset and potentials are multiplied by
     tau instead (:meth:`LIFNeuron.from_tau`); weights stay the same. The surrogate functions ATan, Sigmoid,
@@ -66,15 +72,14 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
             subclass with its own forward. The message names the module's path and a remedy.
         ImportError: spikingjelly is not installed.
     """
-    from spikingjelly.activation_based import base, layer
 
     def is_neuron(module: nn.Module) -> bool:
         return any(map(spikingjelly_neurons.is_kind, type(module).__mro__))
 
-    described, dropouts = spikingjelly_neurons.described, (layer.Dropout, layer.Dropout2d)
-    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "products of spikes")
-    options: dict = {"dropouts": dropouts, "recurrence": of_spikingjelly}
-    library = _Library("from_spikingjelly", is_neuron, described, kinds, (base.StepModule,), **options)
+    of_package = spikingjelly_neurons.modules()
+    described = spikingjelly_neurons.described
+    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "Delay", "products of spikes")
+    library = _Library("from_spikingjelly", is_neuron, described, kinds, *of_package, of_spikingjelly)
     return _take_over(net, library, sample, check)
 
 
@@ -134,7 +139,7 @@ class _Library:
         is_neuron: whether a module is one of its neurons.
         described: such a neuron in our words, given how many axes are behind its channels.
         kinds: of neurons and other modules of its own that have a counterpart, for messages.
-        leaves: types of modules that are not looked into. dropouts: those of its own.
+        leaves: types of modules that are not looked into. dropouts, norms: those of its own.
         recurrence: what comes back to the neurons of a module.
     """
 
@@ -144,6 +149,7 @@ class _Library:
     kinds: tuple[str, ...]
     leaves: tuple[type, ...]
     dropouts: tuple[type, ...] = ()
+    norms: tuple[type, ...] = ()
     recurrence: Find = lambda _: None
 
 
@@ -174,22 +180,18 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     firing = (module for module in model.modules() if is_neuron(module) or is_recurrent(module))
     multi_step = any(map(takes_all_steps, firing))
     try:
-        rank = rank_of_input(model)
-        tracer = ranked(rank + multi_step if rank else None)
-        traced, loop = one_step(trace(model, library.leaves, tracer), name, is_neuron)
+        traced = followed(model, library.leaves, multi_step)
+        axes = steps_first(traced, name)
+        traced, loop = one_step(traced, name, is_neuron, axes.input)
     except TypeError as error:
         raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
     state.check()
     with naming_what_is_kept(model):
+        kinds = ", ".join(library.kinds)
         graph = PortGraph(
-            traced,
-            name,
-            is_neuron,
-            library.dropouts,
-            steps_first=multi_step,
-            neurons=", ".join(library.kinds),
+            traced, name, is_neuron, library.dropouts, steps_first=multi_step, neurons=kinds, norms=library.norms,
             recurrence=library.recurrence,
-        )
+        )  # fmt: skip
     if graph.dropped:
         warnings.warn(
             f"{name}: {', '.join(graph.dropped)}; the imported network trains without it",
@@ -204,8 +206,10 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     untie(graph.populations)
     norms = {key: _kept_norm(graph.firing[key]) for key, described in neurons.items() if described.neuron.fires}
     for key, population in graph.populations.items():
+        fold_inputs(population)
         if norms.get(key) is None:
             fold_norms(population, traced)
+            fold_gains(population)
 
     constant: list[str] = []  # what is learnable there
 
@@ -214,6 +218,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
             return build_layer(population.modules, CARRIED)
         with checks.at(f"{name}: {path_of(population.node)}"):
             multiply(population.modules, neurons[key].gain)
+            _shift(population.modules[0], norms.get(key), neurons[key].shift)
         layer: Any = _built(population, neurons[key])
         layer.surrogate = neurons[key].surrogate
         if norms.get(key) is not None:
@@ -234,13 +239,18 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     if check:
         for key, population in graph.firing.items():
             if population.recurrence is not None:
-                _check_recurrence(f"{name}: {path_of(population.node)}", built.get_submodule(key), population)
+                _check_recurrence(
+                    f"{name}: {path_of(population.node)}", built.get_submodule(key), population, neurons[key].shift
+                )
         paths = neuron_paths(model, graph.firing)
         gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
         sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
         own_steps = loop.steps > 1 or graph.repeats_input
-        original = Original(net, multi_step or loop.steps > 1, sequence, own_steps, loop.states)
-        proof = Proof(name, library.caller, original, graph.populations, paths, gains, max(loop.steps, STEPS), memory)
+        axes = TimeAxes(axes.input, axes.output or loop.stacked_last)
+        original = Original(net, multi_step or loop.steps > 1, sequence, own_steps, loop.states, axes)
+        shifts = {key: shift for key, described in neurons.items() if (shift := described.shift) is not None}
+        steps = max(loop.steps, STEPS) + original.delay
+        proof = Proof(name, library.caller, original, graph.populations, paths, gains, shifts, steps, memory)
         proof.check(built, sample)
     return built
 
@@ -276,9 +286,9 @@ def _built(population: Population, described: Described) -> nn.Module:
     return layer
 
 
-def _check_recurrence(place: str, layer: nn.Module, population: Population) -> None:
+def _check_recurrence(place: str, layer: nn.Module, population: Population, shift: Tensor | None) -> None:
     try:
-        recurrence_proof.check(place, layer, population.recurrence)
+        recurrence_proof.check(place, layer, population.recurrence, shift)
     except Difference as difference:
         raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
 
@@ -286,6 +296,18 @@ def _check_recurrence(place: str, layer: nn.Module, population: Population) -> N
 def _described(population: Population, described: Callable[[Any, int | None], Described]) -> Described:
     neuron = population.neuron
     return Described(neuron.neuron) if isinstance(neuron, Gate) else described(neuron, _axes(population))
+
+
+def _shift(module: Any, norm: Any, shift: Tensor | None) -> None:
+    """Add a constant to the currents of a layer's synapses, or to what its own normalisation gives."""
+    if shift is None:
+        return
+    biased = module if norm is None else norm
+    if isinstance(biased, nn.Identity):
+        raise ValueError("neurons that differ by channel in what they rest at need weights in front of them")
+    bias = shift if biased.bias is None else biased.bias.detach() + shift
+    learnt = biased.weight.requires_grad if biased.bias is None else biased.bias.requires_grad
+    biased.bias = nn.Parameter(bias.to(biased.weight), learnt)
 
 
 def _kept_norm(population: Population) -> nn.Module | None:
@@ -296,6 +318,7 @@ def _kept_norm(population: Population) -> nn.Module | None:
         len(population.modules) > 1
         or norm is None
         or not norm.affine
+        or projection.gain != 1
         or not isinstance(projection.module, CONVOLUTIONS)
     ):
         return None

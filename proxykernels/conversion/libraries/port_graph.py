@@ -1,25 +1,30 @@
 """The layers of a spiking network of another library, before any layer is built."""
 
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import Dropout, Voting
+from ...layers import Delay, Dropout, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Scaled, Times
 from ..graph.fx_calls import arguments, path_of
 from ..graph.fx_graph import Graph, Values
 from ..graph.graph_layers import shape_of
-from ..graph.graph_values import Current, Projection, Signal
+from ..graph.graph_values import Affine, Current, Projection, Signal
 from ..graph.refusals import remedy_of_imports
-from ..graph.rewrites import scaled_identity
+from ..graph.rewrites import scaled_identity, taps
 from ..graph.sized_trace import of_sizes
 from .recurrence import Find, Recurrence
-from .time_loops import ONE_STEP
+from .spikingjelly_neurons import is_delay
+from .time_loops import ONE_STEP, over_time
 
+LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
+SCALABLE = (nn.MaxPool1d, nn.MaxPool2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Flatten, *LINEAR)  # by factors > 0
 REPEATED = ("unsqueeze", "repeat", "expand")
 OVER_TIME = ("mean", "sum")
 SHAPES = "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations"
@@ -39,14 +44,19 @@ class PortGraph(Graph):
     rates = False
 
     def __init__(
-        self, *arguments, steps_first: bool = False, neurons: str = "", recurrence: Find = lambda _: None, **options
-    ):
+        self, *arguments, steps_first: bool = False, neurons: str = "", norms=(), recurrence: Find = lambda _: None,
+        **options,
+    ):  # fmt: skip
         """``steps_first``: the model is called with all steps, [T, N, ...], and not with one. ``neurons``: that have a
-        counterpart here, for messages. ``recurrence``: what comes back to the neurons of a module."""
+        counterpart here, for messages. ``norms``: of the library's own that are batch normalisations. ``recurrence``:
+        what comes back to the neurons of a module."""
+        self.norms = (*self.norms, *norms)
         self.recurrence = recurrence
         self.supported = f"Conv2d, Conv1d, ConvTranspose2d, Linear, BatchNorm, {SHAPES}, {neurons}"
         self.dropped: list[str] = []  # dropouts that are left out, and why, for a warning
+        self.steps_first = steps_first
         self.axes = 2 if steps_first else 1  # in front of the channels
+        self.reduced: dict[fx.Node, str] = {}  # what lies behind the "mean" or "sum" over all steps, and behind which
         self.repeats_input = False  # whether the model does so itself, for all steps
         super().__init__(*arguments, **options)
 
@@ -58,10 +68,23 @@ class PortGraph(Graph):
         return next((rank for rank in ranks if rank is not None), None)
 
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        kinds = {self.reduced.get(argument) for argument in arguments(node) if argument in values}
+        if len(kinds) > 1:
+            raise TypeError(f"{self.model}: {path_of(node)} takes what is of one step and what is over time")
+        kind = next(iter(kinds), None)
+        self.axes = 2 if self.steps_first and kind is None else 1
+        if kind is not None:
+            self.reduced[node] = kind
+        if node.target is over_time:
+            self.reduced[node] = str(node.args[1])
+            return values[arguments(node)[0]]
         if node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
             source = values.get(node.all_input_nodes[0]) if node.all_input_nodes else None
             if isinstance(source, Signal | Current):
+                if name in ("truediv", "div") and kind == "sum" and isinstance(node.args[1], fx.Node):
+                    self.reduced[node] = "mean"  # by the number of steps
+                    return source
                 if self.axes == 2 and self._is_over_time(node, name, source):
                     return source
                 if name in ("view", "reshape", "flatten"):
@@ -94,8 +117,10 @@ class PortGraph(Graph):
         if name == "stack":  # of the list of potentials that a readout gives
             return isinstance(node.args[0], fx.Node) and axis in (0, None)
         is_last = name == "getitem" and axis == -1
-        at_the_end = all(user.op == "output" for user in node.users)
-        return at_the_end and (is_last or name in OVER_TIME and axis in (0, [0], (0,)))
+        if name in OVER_TIME and axis in (0, [0], (0,)):
+            self.reduced[node] = name
+            return True
+        return is_last and all(user.op == "output" for user in node.users)
 
     def _flattened(self, node: fx.Node, name: str, x: Signal | Current) -> Signal | Current:
         """[N, C, H, W] as [N, features], of shapes that are not known; with the steps in front where it has them."""
@@ -125,17 +150,19 @@ class PortGraph(Graph):
             raise TypeError(f"{error}; if this is a loop over time, {ONE_STEP}") from error
 
     def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
-        if isinstance(module, Times) and len(terms) == 2:
+        if isinstance(module, Times) and len(terms) == 2 and node not in self.reduced:
             return self._product(node, terms, path)
         return super()._value(node, module, terms, path)
 
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
+        if node in self.reduced:
+            self._check_linear(self.reduced[node], module, path)
         if isinstance(module, Scaled):
-            if not isinstance(module.factor, Tensor) and (module.factor, module.shift) == (1, 0):
-                return x  # sum(steps) begins with 0
-            if isinstance(x, Signal) and x.binary and (module.factor, module.shift) == (-1, 1):
-                return replace(x, inverted=not x.inverted)
-            raise TypeError(f"{self.model}: {path} computes with a number; scale the weights or the input instead")
+            return self._scaled(node, x, module, path)
+        if is_delay(module):
+            delay: Any = module
+            x = self._carry(self._before(node), x)
+            return self._other(self._name(node), Delay(delay.delay_steps), x, shape_of(node))
         if type(module).__name__ == "VotingLayer":
             voting: Any = module
             x = self._carry(node.all_input_nodes[0], x)
@@ -157,6 +184,75 @@ class PortGraph(Graph):
         self.populations[signal.layer].recurrence = found
         return signal
 
+    def _check_linear(self, kind: str, module: nn.Module, path: str) -> None:
+        """What lies behind the mean over time is computed in front of it, at each step."""
+        norm = isinstance(module, self.norms)
+        if not (norm or isinstance(module, (*LINEAR, nn.Flatten, nn.Sequential, Scaled, *self.negligible))):
+            raise TypeError(
+                f"{self.model}: {path} stands behind the {kind} over time, where only linear layers and averages are "
+                "supported: put it in front"
+            )
+        if kind == "sum" and (norm or getattr(module, "bias", None) is not None):
+            raise TypeError(
+                f"{self.model}: {path} adds its bias once behind the sum over time, and would at each step here: take "
+                "the mean(0), or leave the bias out"
+            )
+
+    def _scaled(self, node: fx.Node, x: Signal | Current, scaled: Scaled, path: str) -> Signal | Current:
+        """Times a number: what takes spikes has it in its weights, and so does what gives a current."""
+        factor, shift = (
+            value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+            for value in (scaled.factor, scaled.shift)
+        )
+        if isinstance(x, Signal) and x.binary and (factor, shift) == (-1, 1) and x.factor == 1:
+            return replace(x, inverted=not x.inverted)
+        if isinstance(factor, Tensor) or isinstance(shift, Tensor) or shift != 0 or not isfinite(factor):
+            raise TypeError(
+                f"{self.model}: {path} computes with {'tensors' if isinstance(factor, Tensor) else 'a number'}; only "
+                "products with numbers are supported: scale the weights, or normalise the input before the network"
+            )
+        if factor == 1 or self._counts_steps(node, factor):
+            return x  # sum(steps) begins with 0
+        if isinstance(x, Signal):
+            return replace(x, factor=x.factor * factor)
+        projections = [replace(p, gain=p.gain * factor) for p in self._weighted_terms(x, path)]
+        return replace(x, projections=projections)
+
+    def _counts_steps(self, node: fx.Node, factor: float) -> bool:
+        """Whether a node makes the mean over time of the sum, at the end: that is the caller's, as the sum is."""
+        by_whole = factor > 0 and abs(1 / factor - round(1 / factor)) < 1e-6 / factor
+        return self.reduced.get(node) == "sum" and by_whole and all(user.op == "output" for user in node.users)
+
+    def _weighted_terms(self, x: Current, path: str) -> list[Projection]:
+        """The terms of a current, all with weights."""
+        terms = []
+        for term in x.projections:
+            if isinstance(term.module, nn.Identity):
+                term = self._times(term.source, path)
+            terms.append(term)
+        return sorted(terms, key=lambda term: -taps(term.module))
+
+    def _times(self, x: Signal, path: str) -> Projection:
+        """Weights that multiply a signal by its factor."""
+        module = scaled_identity(*self._channels(x, path), self.like)
+        module.weight.data.mul_(x.factor)
+        return Projection(module, replace(x, factor=1.0), added=True)
+
+    def _other(self, name: str, layer: nn.Module, x: Signal, shape, keeps_spikes: bool = True) -> Signal:
+        return replace(super()._other(name, layer, x, shape, keeps_spikes), factor=x.factor)
+
+    def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
+        current = super()._synapse(node, x, module, path)
+        assert isinstance(current, Current)
+        return replace(current, projections=[_with_factor(term) for term in current.projections])
+
+    def _norm(self, node: fx.Node, x: Signal | Current, norm: Any, path: str) -> Current:
+        if isinstance(x, Current) and any(term.gain != 1 for term in x.projections):
+            x = self._carry(self._before(node), x)
+        current = super()._norm(node, x, norm, path)
+        current.projections[:] = map(_with_factor, current.projections)
+        return current
+
     def _dropout(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """Units of spikes are dropped here as there; what else is dropped in training is not."""
         kind = type(module).__name__
@@ -171,7 +267,16 @@ class PortGraph(Graph):
         x = super()._taken(argument, values, module, path)
         if isinstance(x, Signal) and x.inverted and not isinstance(module, Times | Scaled):
             raise TypeError(f"{self.model}: {path} takes 1 - spikes; only products x * (1 - y) of spikes are supported")
+        if isinstance(x, Signal) and x.factor != 1 and not self._takes_factors(module, x.factor):
+            return Current(self._free(f"{argument.name}_scaled"), path, [self._times(x, path)])
         return x
+
+    def _takes_factors(self, module: nn.Module, factor: float) -> bool:
+        """Whether a module's result can be multiplied in the place of its input."""
+        voting = type(module).__name__ == "VotingLayer" or is_delay(module)
+        dropout = isinstance(module, self.negligible) and not isinstance(module, nn.Identity)
+        scales = factor > 0 and (voting or dropout or isinstance(module, SCALABLE))
+        return scales or isinstance(module, (*LINEAR, *self.norms, Scaled))
 
     def _product(self, node: fx.Node, terms: list[Signal | Current], path: str) -> Signal:
         """x y, and x (1 - y), of spikes: neurons that fire where x + y reaches 2, or x - y reaches 1."""
@@ -209,3 +314,12 @@ class PortGraph(Graph):
             x = Current(name, "its output", [Projection(nn.Identity(), x)])
         if isinstance(x, Current):
             self._carry(result, x)
+
+
+def _with_factor(term: Projection) -> Projection:
+    """A term whose weights take the factor of what it reads."""
+    if term.source.factor == 1:
+        return term
+    factor = torch.tensor([term.source.factor], dtype=torch.float64)
+    before = Affine(factor, torch.zeros_like(factor))
+    return replace(term, source=replace(term.source, factor=1.0), before=before)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Proof:
         model, caller: names for messages.
         paths: of each layer of neurons, the path of the module that they are; products of spikes have none.
         gains: of each, what the weights in front of it have been multiplied by.
+        shifts: of some, a constant current [C] that they have here besides.
         steps: that both run.
         memory: what a module keeps that is one of the library's neurons.
     """
@@ -36,6 +37,7 @@ class Proof:
     populations: Mapping[str, Population]
     paths: Mapping[str, str]
     gains: Mapping[str, float]
+    shifts: Mapping[str, Tensor]
     steps: int
     memory: Callable[[nn.Module], frozenset[str]]
 
@@ -57,6 +59,7 @@ class Proof:
                 raise ValueError(f"sample: {self.model} cannot run {list(sample.shape)}: {error}") from error
             self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, x.shape[2:]))}]: {error}")
             return
+        watched = self._with_shifts(watched)
         try:
             compared, different = compare(net, x, watched), None
             output = check_output(compared, output)
@@ -69,10 +72,19 @@ class Proof:
         except Difference as difference:
             raise ValueError(self._said(difference, x)) from difference
 
+    def _with_shifts(self, watched: Mapping[str, Watched]) -> dict[str, Watched]:
+        return {key: replace(there, shift=self.shifts.get(key)) for key, there in watched.items()}
+
     def _repeat(
         self, net: Network, x: Tensor, watched: Mapping[str, Watched], compared: Compared | None, output: Tensor | None
     ) -> None:
-        """``compared``: None: there was a difference, and only a state of its own may be the reason."""
+        """``compared``: None: there was a difference, and only a state of its own may be the reason. Delays are left
+        out: by them currents are not those of the same step's spikes."""
+        original = self.original
+        if original.delay:
+            original, output = original.undelayed(), None
+            _, watched, _ = original.watched(x, self.paths, self.gains)
+            watched = self._with_shifts(watched)
         if any(hasattr(self.populations[key].neuron, "decode") for key in watched):
             output = None  # of other currents
         samples = x.shape[1]
@@ -80,9 +92,9 @@ class Proof:
             neurons = {}
             for key, there in watched.items():
                 limit = compared.limits[key][:, :number] if compared else None
-                layer, states = net.get_submodule(key), self.original.states
+                layer, states = net.get_submodule(key), original.states
                 neurons[self.paths[key]] = Neurons(key, layer, there.of_samples(number), limit, states)
-            repeats = Repeats(self.original, x[:, :number], neurons, compared, output)
+            repeats = Repeats(original, x[:, :number], neurons, compared, output)
             try:
                 repeats.check(lambda copy: State(copy, self.model, self.memory))
                 return

@@ -25,7 +25,7 @@ from ..graph.compare import (
 from ..graph.state import CALLS, State
 from .port_runs import Original, at_rest, current_of, first, reset, takes_all_steps, tensor_of
 
-MEMORIES = ("v", "v_seq", "c", "c_seq", "trace", "mem", "syn", "reset")  # of the libraries' neurons
+MEMORIES = ("v", "v_seq", "c", "c_seq", "trace", "mem", "syn", "reset", "spike_seq")  # of the libraries' neurons
 MEMORY = frozenset((*MEMORIES, *(f"_memories['{name}']" for name in MEMORIES), "_memories.len()"))
 OTHERWISE = "of a call before, with the same input and the same spikes: something in front of it has a state"
 SHORT = 32  # calls of a few steps each
@@ -93,7 +93,7 @@ class Neurons:
         runs = [tuple(map(torch.cat, zip(*run, strict=True))) for run in self.runs]
         for _, alike in groupby(sorted(runs, key=lambda run: len(run[0])), key=lambda run: len(run[0])):
             current, fired = (torch.cat(parts, 1) for parts in zip(*alike, strict=True))
-            check_neurons(self.key, self.layer, current * self.watched.gain, fired)
+            check_neurons(self.key, self.layer, self.watched.here(current), fired)
 
     def _as_steps(self, module: nn.Module, values: Tensor) -> Tensor:
         return values if takes_all_steps(module) else values[None]
@@ -137,7 +137,7 @@ class Repeats:
                 for one in self.neurons.values():
                     one.begin(order, one_call or not call)
                 steps = self.x[order]
-                given = net(steps if one_call and self.original.takes_steps else steps[0])
+                given = self.original.call(net, steps)
                 state.check(self._places(), last=call == len(orders) - 1)
                 different = different or self._difference(given, order)
             if different or self.compared is None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ..graph.compare import RATE, Watched
 from ..graph.prepared import copied
 from .recurrence import BiasAlone, cut
+from .spikingjelly_neurons import ALL_STEPS, is_delay
+from .time_axes import TimeAxes
 
 
 class Original:
@@ -21,14 +23,33 @@ class Original:
         takes_steps: whether such a call is given [T, N, ...], or an input that it repeats itself.
         own_steps: whether such a call runs a number of steps that the network sets.
         states: whether it takes what its neurons give apart, spikes and potentials.
+        axes: which axis of what such a call takes and gives is that of the steps.
         starts_anew: whether its neurons start from rest at each call of one step, as a run has shown.
     """
 
-    def __init__(self, net: nn.Module, one_call: bool, takes_steps: bool, own_steps: bool, states: bool):
-        self.source = net
+    def __init__(
+        self, net: nn.Module, one_call: bool, takes_steps: bool, own_steps: bool, states: bool, axes: TimeAxes
+    ):  # fmt: skip
+        self.source, self.axes = net, axes
         self.one_call, self.takes_steps, self.own_steps, self.states = one_call, takes_steps, own_steps, states
         self.starts_anew = False
         self.net = self.fresh()
+
+    def undelayed(self) -> "Original":
+        """The same network without its delays, which give what they are given."""
+        net = copied(self.source, {})
+        for path in self._delays(net):
+            net.set_submodule(path, nn.Identity())
+        return Original(net, self.one_call, self.takes_steps, self.own_steps, self.states, self.axes)
+
+    @property
+    def delay(self) -> int:
+        """Steps of all its delays together."""
+        return sum(int(self.net.get_submodule(path).delay_steps) for path in self._delays(self.net))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _delays(net: nn.Module) -> list[str]:
+        return [path for path, module in net.named_modules() if is_delay(module)]
 
     def fresh(self) -> nn.Module:
         """Another copy, which has not run; without what comes back to neurons, which is compared by itself."""
@@ -66,7 +87,7 @@ class Original:
     def _run(self, x: Tensor) -> Any:
         reset(self.net)
         if self.one_call:
-            return self.net(x if self.takes_steps else x[0])
+            return self.call(self.net, x)
         steps = []
         for step in x:
             self.starts_anew = False
@@ -75,6 +96,12 @@ class Original:
                 steps = steps[:1]
                 break
         return torch.stack(steps) if all(isinstance(step, Tensor) for step in steps) else None
+
+    def call(self, net: nn.Module, x: Tensor) -> Any:
+        """What one call of ``net``, a copy, gives for the steps x [T, N, ...], of which it may take the first only."""
+        if not self.one_call or not self.takes_steps:
+            return self.axes.of_output(net(x[0]))
+        return self.axes.of_output(net(self.axes.of_input(x)))
 
     @contextmanager
     def _spikes_at_random(self, calls: Mapping[str, list[tuple[Tensor, Tensor, Tensor]]]) -> Iterator[None]:
@@ -168,7 +195,9 @@ def has_own_forward(module: nn.Module) -> bool:
 
 def takes_all_steps(neurons: nn.Module) -> bool:
     """Whether a call of them takes [T, N, ...]; else one step."""
-    return hasattr(neurons, "decode") or getattr(neurons, "step_mode", "s") == "m"
+    kinds = (kind.__name__ for kind in type(neurons).__mro__)
+    by_name = any(kind.startswith(ALL_STEPS) and kind.endswith("Node") for kind in kinds)
+    return by_name or hasattr(neurons, "decode") or getattr(neurons, "step_mode", "s") == "m"
 
 
 def first(module: Any, arguments: tuple, given: Any) -> Tensor:

@@ -1,13 +1,23 @@
-"""A torch.fx trace that knows the number of dimensions of all values: a forward pass may ask ``x.ndim``."""
+"""A torch.fx trace that knows the number of dimensions of all values: a forward pass may ask ``x.ndim``.
 
+It may also loop over the steps of its input, ``for t in range(x.size(0))``: so many as LOOPED says.
+"""
+
+import operator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import fx, nn
 
-from ..graph.fx_calls import CASTS
+from ..graph.compare import STEPS
+from ..graph.fx_calls import CASTS, trace
+from ..graph.sized_trace import of_sizes
 
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
-KEEP = ("add", "sub", "mul", "iadd", "isub", "imul", "truediv", "relu", "contiguous", "clone", "detach", *CASTS)
+SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "permute")
+KEEP = ("add", "sub", "mul", "iadd", "isub", "imul", "truediv", "relu", "contiguous", "clone", "detach", *SWAPS, *CASTS)
+SIZES = ("size", "getattr", "getitem")
+LOOPED = STEPS  # steps of an input that is looped over
 
 
 def rank_of_input(model: nn.Module) -> int | None:
@@ -16,8 +26,32 @@ def rank_of_input(model: nn.Module) -> int | None:
     return next(ranks, None)
 
 
+def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx.GraphModule:
+    """The graph of a forward pass that takes one step [N, ...], or all of them [T, N, ...]: if its neurons do
+    (``multi_step``), or if it loops over them."""
+    rank = rank_of_input(model)
+    tracer = ranked(rank + multi_step if rank else None)
+    try:
+        traced = trace(model, leaves, tracer)
+        if not tracer.loops or multi_step or rank is None:
+            return traced
+    except TypeError:
+        if multi_step or rank is None:
+            raise
+        of_steps = ranked(rank + 1)
+        try:
+            traced = trace(model, leaves, of_steps)
+        except TypeError:
+            of_steps.loops = False
+        if not of_steps.loops:
+            raise
+        return traced
+    return trace(model, leaves, ranked(rank + 1))
+
+
 class RankedProxy(fx.Proxy):
-    """A value whose number of dimensions may be known; its sizes never are."""
+    """A value whose number of dimensions may be known. Its sizes never are: where one must be a number, to loop over,
+    it is that of the steps."""
 
     @property
     def rank(self) -> int | None:
@@ -39,11 +73,42 @@ class RankedProxy(fx.Proxy):
 
     ndimension = dim
 
+    def __index__(self) -> int:
+        source: Any = self.node if of_sizes(self.node) else None
+        while isinstance(source, fx.Node) and source.op != "placeholder":
+            source = source.args[0] if source.args and _name(source) in (*SIZES, *SWAPS) else None
+        if source is None:
+            raise TypeError("what is computed of its values or sizes cannot be used as a number")
+        self.tracer.is_looped_over()  # type: ignore[attr-defined]
+        return LOOPED
 
-def ranked(rank: int | None) -> type[fx.Tracer]:
+    def __len__(self) -> int:
+        steps: Any = self.shape[0] if self.rank else self.size(0)
+        return operator.index(steps)
+
+
+class LoopTracer(fx.Tracer):
+    """
+    Attributes:
+        loops: whether the forward pass has asked how many steps there are.
+    """
+
+    loops = False
+
+
+def ranked(rank: int | None) -> type[LoopTracer]:
     """A tracer of models whose input has so many dimensions; None: as torch.fx's own."""
 
-    class RankedTracer(fx.Tracer):
+    class RankedTracer(LoopTracer):
+        def is_looped_over(self) -> None:
+            RankedTracer.loops = True
+
+        def iter(self, obj: Any) -> Iterator:
+            if obj.node.op != "placeholder":
+                return super().iter(obj)
+            self.is_looped_over()
+            return iter([obj[step] for step in range(LOOPED)])
+
         def proxy(self, node: fx.Node) -> fx.Proxy:
             node.meta["rank"] = self._rank(node)
             return RankedProxy(node, self)
@@ -55,9 +120,12 @@ def ranked(rank: int | None) -> type[fx.Tracer]:
                 reshapes = "latten" in type(self.root.get_submodule(str(node.target))).__name__  # Flatten, Unflatten
                 keeps = not reshapes
             else:
-                name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-                keeps = name in KEEP
+                keeps = _name(node) in KEEP
             inputs = [value for value in node.args if isinstance(value, fx.Node)]
             return inputs[0].meta.get("rank") if keeps and inputs else None
 
     return RankedTracer
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

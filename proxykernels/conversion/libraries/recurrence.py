@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .spikingjelly_neurons import is_kind
+
 CONTAINERS = ("LinearRecurrentContainer", "ElementWiseRecurrentContainer")
 SPIKES_BACK = frozenset(("y", "spk", "_memories['y']", "_memories['spk']", "_memories.len()"))  # what such modules keep
 
@@ -58,7 +60,7 @@ def of_spikingjelly(module: Any) -> Recurrence | None:
     if not is_container(module):
         return None
     kind, neuron = type(module).__name__, module.sub_module
-    if not type(neuron).__module__.startswith("spikingjelly.activation_based.neuron"):
+    if not is_kind(type(neuron)):
         raise TypeError(
             f"{kind} must hold neurons alone, such as IFNode, got {type(neuron).__name__}; put others outside"
         )

@@ -8,6 +8,7 @@ import copy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..graph.compare import PROBED, Difference, check_neurons, drive, shifted
 from .learnt import gain
@@ -18,8 +19,10 @@ FACTORS = 1, 4, 16, -1, -4, -16  # of inputs, of which some make neurons fire
 
 
 @torch.no_grad()
-def check(name: str, layer: Any, recurrence: Recurrence) -> None:
+def check(name: str, layer: Any, recurrence: Recurrence, shift: Tensor | None = None) -> None:
     """Run the module alone, from rest, on an input on which it fires.
+
+    ``shift``: a constant current [C] that the layer has here besides; None: none.
 
     Raises:
         Difference: its spikes do not follow from the input and from its spikes of the step before.
@@ -40,5 +43,6 @@ def check(name: str, layer: Any, recurrence: Recurrence) -> None:
         raise Difference(name, "it gives no spike on any input, so that what comes back cannot be compared", alone=True)
     current = x if recurrence.bias is None else x + recurrence.bias
     current = layer.affine(x) if synapse is not None else gain(layer) * current
+    current = current if shift is None else current + shift
     (back, before), *_ = layer.returning(shifted(fired))
     check_neurons(name, layer, current + back.plain()(before), fired)

@@ -8,7 +8,8 @@ snnTorch fires at mem > threshold and resets in the step after: of its potential
 The second is the hard reset here, with a threshold that is the next larger float32. The first takes off the threshold,
 where the soft reset here takes off what beta leaves of it. Potentials that are counted from elsewhere make them equal:
 v = mem + v_rest with v_rest = threshold / beta - threshold has the threshold threshold / beta, which is what the reset
-then takes off, and the decay towards v_rest. A reset that comes a step later has no gradient.
+then takes off, and the decay towards v_rest. Where v_rest differs by channel, a constant current (1 - beta) v_rest and
+a decay towards 0 do the same. A reset that comes a step later has no gradient.
 """
 
 import inspect
@@ -24,7 +25,8 @@ from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate
 from .described import Described
 from .learnt import Clamped, is_learnt, learn, parameter
 
-InUnits = tuple[IFNeuron, Value]  # neurons, and how many times larger their potentials are here
+Shift = Tensor | None  # [C], which is added to potentials: they start from it, and a constant current keeps it up
+InUnits = tuple[IFNeuron, Value, Shift]  # neurons, and how many times larger their potentials are here
 RECURRENT = ("SLSTM", "SConv2dLSTM")
 
 
@@ -50,19 +52,25 @@ def described(module: Any, axes: int | None) -> Described:
             f"{kind} with reset_mechanism 'subtract' and reset_delay=False needs two thresholds to fire again while it "
             "is above one, as no neuron here does; use reset_delay=True, or 'zero'"
         )
-    neuron, unit = KINDS[kind](module, axes)
-    return Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron, kind))
+    neuron, unit, shift = KINDS[kind](module, axes)
+    decay = getattr(neuron, "decay", 1.0)
+    described = Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron, kind))
+    if shift is None:
+        return described
+    shift = shift.float()
+    return described._replace(v_init=shift, shift=shift * (1 - torch.as_tensor(decay)))
 
 
 def _leaky(module: Any, axes: int | None) -> InUnits:
     beta = _share("beta", module.beta, axes)
     threshold = _by_channel("threshold", module.threshold, axes)
     if module.reset_mechanism == "none":
-        return _without_reset(threshold, beta), 1.0
+        return _without_reset(threshold, beta), 1.0, None
     if module.reset_mechanism == "zero":
         neuron = LIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta)
-        return (neuron if is_learnt(module.beta) else _plain(neuron)), 1.0
-    return _plain(_delayed(LIFNeuron(v_threshold=threshold, v_reset=None, decay=beta))), 1.0
+        return (neuron if is_learnt(module.beta) else _plain(neuron)), 1.0, None
+    neuron, shift = _delayed(LIFNeuron(v_threshold=threshold, v_reset=None, decay=beta))
+    return _plain(neuron), 1.0, shift
 
 
 def _lapicque(module: Any, axes: int | None) -> InUnits:
@@ -70,14 +78,14 @@ def _lapicque(module: Any, axes: int | None) -> InUnits:
     values = (torch.as_tensor(getattr(module, name)).double() for name in ("R", "C", "time_step"))
     R, C, step = values
     decay, factor = _by_channel("1 - time_step / (R C)", 1 - step / (R * C), axes), _by_channel("C", C / step, axes)
-    threshold = _by_channel("threshold", module.threshold, axes)
+    threshold, shift = _by_channel("threshold", module.threshold, axes), None
     if module.reset_mechanism == "none":
         neuron: LIFNeuron = _without_reset(threshold, decay)
     elif module.reset_mechanism == "zero":
         neuron = RefractoryLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=decay, refractory=1)
     else:
-        neuron = _delayed(LIFNeuron(v_threshold=threshold, v_reset=None, decay=decay))
-    return neuron.scaled(factor), factor
+        neuron, shift = _delayed(LIFNeuron(v_threshold=threshold, v_reset=None, decay=decay))
+    return neuron.scaled(factor), factor, None if shift is None else shift * factor
 
 
 def _recurrent_leaky(module: Any, axes: int | None) -> InUnits:
@@ -85,7 +93,7 @@ def _recurrent_leaky(module: Any, axes: int | None) -> InUnits:
     if module.reset_mechanism != "zero" or not module.reset_delay:
         return _leaky(module, axes)
     beta, threshold = _share("beta", module.beta, axes), _by_channel("threshold", module.threshold, axes)
-    return RefractoryLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, refractory=1), 1.0
+    return RefractoryLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, refractory=1), 1.0, None
 
 
 def _recurrent_synaptic(module: Any, axes: int | None) -> InUnits:
@@ -100,13 +108,19 @@ def _synaptic(module: Any, axes: int | None) -> InUnits:
     if module.reset_mechanism == "none":
         raise ValueError("Synaptic with reset_mechanism 'none' has no counterpart here; use 'zero' or 'subtract'")
     if module.reset_mechanism == "subtract":
-        return _delayed(CubaLIFNeuron(v_threshold=threshold, v_reset=None, decay=beta, current_decay=alpha)), 1.0
+        neuron, shift = _delayed(CubaLIFNeuron(v_threshold=threshold, v_reset=None, decay=beta, current_decay=alpha))
+        if shift is not None:  # whose constant current the filter would let in slowly
+            raise ValueError(
+                "Synaptic with reset_mechanism 'subtract' needs one beta and one threshold for all neurons of a layer, "
+                "unless beta is 1; use them, or 'zero'"
+            )
+        return neuron, 1.0, None
     if module.reset_delay:
         raise ValueError(
             "Synaptic with reset_mechanism 'zero' and reset_delay=True drops the current of the step after a spike, "
             "as no neuron here does; use reset_delay=False, or 'subtract'"
         )
-    return CubaLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, current_decay=alpha), 1.0
+    return CubaLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, current_decay=alpha), 1.0, None
 
 
 def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], list[str]] | None:
@@ -147,10 +161,11 @@ def _without_reset(threshold: Value, beta: Value) -> CubaLIFNeuron:
     return CubaLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=0.0, current_decay=beta)
 
 
-def _delayed(neuron: LIFNeuron) -> LIFNeuron:
+def _delayed(neuron: LIFNeuron) -> tuple[LIFNeuron, Shift]:
     """Neurons that subtract their threshold one step later: the same neurons with shifted potentials.
 
-    The threshold and what is left of what the reset takes off, beta times it, are then the same.
+    The threshold and what is left of what the reset takes off, beta times it, are then the same. One shift of all
+    neurons is their resting potential.
     """
     if torch.as_tensor(neuron.decay).min() == 0:
         raise ValueError("a reset by 'subtract' a step later has no counterpart here where beta is 0; use 'zero'")
@@ -158,12 +173,9 @@ def _delayed(neuron: LIFNeuron) -> LIFNeuron:
     rest = raised - neuron.v_threshold
     if isinstance(rest, Tensor):
         if not bool((rest == rest[0]).all()):
-            raise ValueError(
-                "reset_mechanism 'subtract' needs one beta and one threshold for all neurons of a layer, unless beta "
-                "is 1; use them, or 'zero'"
-            )
+            return replace(neuron, v_threshold=raised), rest
         rest = rest[0].item()
-    return replace(neuron, v_threshold=raised, v_rest=rest)
+    return replace(neuron, v_threshold=raised, v_rest=rest), None
 
 
 def _plain(neuron: LIFNeuron) -> IFNeuron:

@@ -14,10 +14,38 @@ from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
 from .described import Described
 from .learnt import Divided, Left, is_learnt, learn, makers_of_currents, parameter
 
+PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
+ALL_STEPS = "MultiStep"  # begins the names of clock_driven's neurons that take all steps
+INTEGERS = "ILIFNode", "STBIFNode"
+
+
+def modules() -> tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]]:
+    """Types of SpikingJelly's modules that are not looked into, of its dropouts, and of its normalisations.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        from spikingjelly.activation_based import base, layer
+    except ImportError:
+        from spikingjelly.clock_driven import base, layer
+    names = [name for name in vars(layer) if name.endswith(("DependentBatchNorm1d", "DependentBatchNorm2d"))]
+    norms = tuple(getattr(layer, name) for name in names)
+    if hasattr(base, "StepModule"):
+        leaves: tuple[type, ...] = (base.StepModule,)
+    else:
+        leaves = base.MemoryModule, layer.SeqToANNContainer, layer.MultiStepContainer, *norms
+    return leaves, (layer.Dropout, layer.Dropout2d), norms
+
 
 def is_kind(kind: type) -> bool:
     """Whether a class is one of SpikingJelly's neurons."""
-    return kind.__module__.startswith("spikingjelly.activation_based.neuron")
+    return kind.__module__.startswith(tuple(f"spikingjelly.{package}.neuron" for package in PACKAGES))
+
+
+def is_delay(module: Any) -> bool:
+    """Whether a module is one of SpikingJelly's delays."""
+    return type(module).__name__ == "Delay" and type(module).__module__.startswith("spikingjelly.")
 
 
 def described(node: Any, axes: int | None) -> Described:
@@ -27,6 +55,12 @@ def described(node: Any, axes: int | None) -> Described:
         TypeError, ValueError: there is no such neuron here; the message says what to do.
     """
     kind = next(kind.__name__ for kind in type(node).__mro__ if is_kind(kind))  # of a derived one, SpikingJelly's
+    kind = kind.removeprefix(ALL_STEPS)
+    if kind in INTEGERS:
+        raise TypeError(
+            f"{kind} gives integers, several spikes in a step, where neurons here fire once at most; replace it by "
+            "LIFNode and continue training"
+        )
     if kind not in KINDS:
         raise TypeError(
             f"{kind} has no counterpart here, only {', '.join(KINDS)} have; "

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from ..graph.fx_calls import path_of
+from ..graph.sized_trace import of_sizes
 
 ONE_STEP = (
     "write one step in a module of its own: a forward that calls the layers once, shortcuts too, neurons without their "
@@ -25,17 +26,25 @@ class Loop(NamedTuple):
         steps: that a call runs; 1: it is one step.
         sequence: whether each step has an input of its own.
         states: whether it takes what its neurons give apart, spikes and potentials.
+        stacked_last: whether it returns the steps behind the samples, [N, T, ...].
     """
 
     steps: int = 1
     sequence: bool = False
     states: bool = False
+    stacked_last: bool = False
 
 
-def one_step(traced: fx.GraphModule, model: str, is_neuron) -> tuple[fx.GraphModule, Loop]:
+def over_time(x: Any, kind: str) -> Any:
+    """Stands in a graph for the "mean" or "sum" of x over all steps, or for their "stack"."""
+    raise NotImplementedError
+
+
+def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool = False) -> tuple[fx.GraphModule, Loop]:
     """The graph of one step, without potentials going in and out, and the loop that it is taken from.
 
-    A graph that has but one step and hands no potentials out is left as it is.
+    A graph that has but one step and hands no potentials out is left as it is. ``samples_first``: whether the model
+    takes [N, T, ...], and so may stack its steps behind the samples.
 
     Raises:
         TypeError: the steps differ in more than the potentials, or these are used otherwise; the message says where.
@@ -45,11 +54,12 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron) -> tuple[fx.GraphMod
         module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
         if module is not None and is_neuron(module) and not hasattr(module, "decode"):  # else it has no states
             calls.setdefault(str(node.target), []).append(node)
-    loop = _Loop(traced, model, calls)
+    loop = _Loop(traced, model, calls, samples_first)
     with_state = any(len(node.args) > 1 or _parts(node) for node in loop.number)
     if not with_state and not loop.returns_several():
         return traced, Loop()
-    steps = loop.steps()
+    last, result = loop.steps()
+    steps = last.steps
     for k, step in enumerate(steps[1:], 1):
         if not loop.same(step, steps[0], k):
             raise TypeError(f"{model}: step {k} of its forward pass is another than step 0; {ONE_STEP}")
@@ -67,17 +77,37 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron) -> tuple[fx.GraphMod
             node.replace_all_uses_with(source)
             sequence = True
     output = next(node for node in traced.graph.nodes if node.op == "output")
-    output.args = (steps[0].args[0] if steps[0].target is operator.getitem else steps[0],)
+    given: Any = steps[0].args[0] if steps[0].target is operator.getitem else steps[0]
+    if last.node is result:
+        output.args = (given,)
+    else:
+        with traced.graph.inserting_before(last.node):
+            gathered = traced.graph.call_function(over_time, (given, last.kind))
+        last.node.replace_all_uses_with(gathered)
+        output.args = (result,)
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    return traced, Loop(len(steps), sequence, with_state)
+    return traced, Loop(len(steps), sequence, with_state, last.kind == STACKED_LAST)
+
+
+class _Gathered(NamedTuple):
+    """A node that puts what each step gave together: their "mean", "sum" or "stack"."""
+
+    node: fx.Node
+    kind: str
+    steps: list[fx.Node]
+
+
+STACKED_LAST = "stack behind the samples"
+ZEROS = ("zeros", "zeros_like", "new_zeros")
 
 
 class _Loop:
     """An unrolled loop: how its steps are compared."""
 
-    def __init__(self, traced: fx.GraphModule, model: str, calls: dict[str, list[fx.Node]]):
-        self.traced, self.model, self.calls = traced, model, calls
+    def __init__(self, traced: fx.GraphModule, model: str, calls: dict[str, list[fx.Node]], samples_first: bool):
+        self.traced, self.model, self.calls, self.samples_first = traced, model, calls, samples_first
+        self.count = max(map(len, calls.values()), default=0)  # of calls of a neuron
         self.number = {node: k for nodes in calls.values() for k, node in enumerate(nodes)}
         self.compared: set[tuple[fx.Node, fx.Node]] = set()
 
@@ -88,42 +118,86 @@ class _Loop:
         return returned if isinstance(returned, tuple) else (returned,)
 
     def returns_several(self) -> bool:
-        """Whether it returns what each of several steps gave."""
-        return any(len(self._listed(candidate)) > 1 for candidate in self.returned())
+        """Whether what it returns is made of what each of several steps gave."""
+        return any(len(self._gathered(candidate).steps) > 1 for candidate in self.returned())
 
-    def steps(self) -> list[fx.Node]:
-        """What is returned of each step: the spikes of some neurons."""
+    def steps(self) -> tuple[_Gathered, fx.Node]:
+        """What puts the steps together, and the result that is made of it: the first of spikes, or of several steps."""
         returned = self.returned()
         for candidate in returned:
-            steps = self._listed(candidate)
-            if steps and self._is_spikes(steps[0]):
-                return steps
+            gathered = self._gathered(candidate)
+            if gathered.steps and self._is_given(gathered.steps):
+                if gathered.kind not in ("mean", "sum") and gathered.node is not candidate:
+                    last = path_of(candidate)
+                    raise TypeError(f"{self.model}: {last} stands behind torch.stack of all steps; {ONE_STEP}")
+                return gathered, candidate
         raise TypeError(
             f"{self.model} must return the spikes of its last neurons, of one step or torch.stack of all; it returns "
             f"{', '.join(map(str, returned))}; or {ONE_STEP}"
         )
 
-    def _listed(self, value: Any) -> list[fx.Node]:
-        if isinstance(value, list):
-            return value
-        if not isinstance(value, fx.Node):
-            return []
-        name = getattr(value.target, "__name__", value.target)
-        if name in ("mean", "sum") and value.args[1:] in ((0,), ()) and value.kwargs.get("dim", 0) == 0:
-            return self._listed(value.args[0])
-        if name == "stack" and value.kwargs.get("dim", 0) == 0 and value.args[1:] in ((), (0,)):
-            steps = value.args[0] if value.args else value.kwargs["tensors"]
-            return list(steps) if isinstance(steps, list | tuple) else [value]  # or a readout's own list
-        return [value]
+    def _gathered(self, value: Any) -> _Gathered:
+        """What puts steps together on the way to a result; the result itself, if nothing does."""
+        node: Any = value
+        own = self._listed(value)
+        while len(own.steps) < 2:
+            inputs = node.all_input_nodes if isinstance(node, fx.Node) and node not in self.number else []
+            if len(inputs) != 1:
+                return self._listed(value)
+            (node,) = inputs
+            own = self._listed(node)
+        return own
 
-    def _is_spikes(self, node: fx.Node) -> bool:
-        """Whether a node is a neuron's first or only result."""
-        return (
-            node in self.number
-            or node.target is operator.getitem
-            and node.args[0] in self.number
-            and bool(node.args[1] == 0)
-        )
+    def _listed(self, value: Any) -> _Gathered:
+        """The steps that a value is made of, and how; itself, if it is made of one."""
+        if isinstance(value, list):
+            return _Gathered(value, "stack", value)  # type: ignore[arg-type]
+        if not isinstance(value, fx.Node):
+            return _Gathered(value, "", [])
+        name, alone = _name(value), _Gathered(value, "", [value])
+        if name in ("mean", "sum") and value.args[1:] in ((0,), ()) and value.kwargs.get("dim", 0) == 0:
+            return self._listed(value.args[0])._replace(node=value, kind=str(name))
+        if name == "stack":
+            axis: Any = value.args[1] if len(value.args) > 1 else value.kwargs.get("dim", 0)
+            steps = value.args[0] if value.args else value.kwargs["tensors"]
+            if axis not in ((0, 1) if self.samples_first else (0,)) or not isinstance(steps, list | tuple):
+                return alone  # or a readout's own list
+            return _Gathered(value, STACKED_LAST if axis else "stack", list(steps))  # type: ignore[arg-type]
+        if _is_sum(value) and self.count > 1:
+            terms = self._added(value)
+            return _Gathered(value, "sum", terms) if len(terms) == self.count else alone
+        if name in ("truediv", "div"):
+            summed, number = self._listed(value.args[0]), value.args[1]
+            is_number_of_steps = number == len(summed.steps) or isinstance(number, fx.Node) and of_sizes(number)
+            if len(summed.steps) > 1 and summed.kind == "sum" and is_number_of_steps:
+                return summed._replace(node=value, kind="mean")
+        return alone
+
+    def _added(self, value: Any) -> list[fx.Node]:
+        """The terms of a sum that grows by one in each step, and begins with 0 or with the first."""
+        terms: list[Any] = []
+        while len(terms) < self.count and _is_sum(value):
+            value, term = value.args
+            terms.insert(0, term)
+            is_first = not (_is_sum(value) and self._is_zero(value.args[0]))
+            if len(terms) == self.count - 1 and is_first and not self._is_zero(value):
+                return [value, *terms]
+        return terms if self._is_zero(value) else []
+
+    def _is_zero(self, value: Any) -> bool:
+        if not isinstance(value, fx.Node):
+            return isinstance(value, int | float) and value == 0
+        if value.op == "get_attr":  # a tensor that the forward pass makes
+            return not bool(operator.attrgetter(str(value.target))(self.traced).any())
+        return _name(value) in ZEROS
+
+    def _is_given(self, steps: list[fx.Node]) -> bool:
+        """Whether steps give a neuron's first or only result, or several of them something that is made of it."""
+        node: Any = steps[0]
+        if not isinstance(node, fx.Node):
+            return False
+        of_neuron = node.target is operator.getitem and node.args[0] in self.number
+        return node in self.number or bool(node.args[1] == 0 if of_neuron else len(steps) > 1)
 
     def same(self, node: Any, first: Any, step: int) -> bool:
         """Whether a value of one step is computed in the same way as one of the first step."""
@@ -172,6 +246,15 @@ class _Loop:
                     f"{self.model}: {path_of(node)} starts from a potential of its own; start from init_leaky(), or "
                     f"{ONE_STEP}"
                 )
+
+
+def _name(node: fx.Node) -> str:
+    """Of what a node calls; in place or not."""
+    return (node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")).strip("_")
+
+
+def _is_sum(value: Any) -> bool:
+    return isinstance(value, fx.Node) and _name(value) in ("add", "iadd") and len(value.args) == 2
 
 
 def _parts(node: fx.Node) -> list[fx.Node]:

@@ -13,18 +13,20 @@ from ...network import Network
 from ..graph.compare import RATE, STEPS, Difference, Watched, check_alone, check_output, compare, shifted
 from ..graph.samples import SAMPLES, sample_of
 from .graph import Nodes
-from .neurons import RESET, SUBTRACT, is_neuron
+from .neurons import RESET, SUBTRACT, fires, is_neuron
 from .nodes import Shape
 from .recurrence import returned
+from .simpler import Images
 
 
 def compare_with(
-    nir, nodes: Nodes, net: Network, made: Mapping[str, str], shape: Shape | None, dt: float, reset: str | None
-) -> None:
+    nir, nodes: Nodes, net: Network, made: Mapping[str, str], currents: Mapping[str, Tensor], shape: Shape | None,
+    dt: float, reset: str | None,
+) -> None:  # fmt: skip
     """Run a graph for a few steps, with random spikes in the place of what its neurons fire, and compare ``net``.
 
-    ``made``: which node a layer of neurons is. A graph that tells no shape of its input is compared on one that fits;
-    where none is found, it is not.
+    ``made``: which node a layer of neurons is. ``currents``: which constants [C] are added to its currents. A graph
+    that tells no shape of its input is compared on one that fits; where none is found, it is not.
 
     Raises:
         ValueError: they differ by more than rounding; the message names the node.
@@ -41,27 +43,26 @@ def compare_with(
             values[name] = x.double()
         elif is_neuron(nir, node):
             current = _sum(taken)
+            drawn = (torch.rand(current.shape, generator=generator) < RATE).double()
             before: Tensor | None = None
-            if not isinstance(node, nir.I | nir.LI):
-                given = (torch.rand(current.shape, generator=generator) < RATE).double()
             if name in nodes.returning:
-                before = shifted(given)
+                before = shifted(drawn)
                 current = current + returned(nir, nodes.by_name, nodes.returning[name], name, before)
             fired = _solved(nir, node, current, dt, reset)
-            if isinstance(node, nir.I | nir.LI):
-                given = fired
+            given = drawn if fires(nir, node) else fired
             current = current * _gain(nir, node, dt, current)
             values[name], watched[name] = given, (current, fired, given, before)
         else:
-            values[name] = _value(nir, node, _sum(taken))
+            values[name] = _value(nir, node, _sum(taken), dt)
     there = {}
     for layer, name in made.items():
         *parts, before = watched[name]
         current, fired, given = (part.float() for part in parts)
-        there[layer] = Watched(current, fired, given, before=None if before is None else before.float())
+        before = None if before is None else before.float()
+        there[layer] = Watched(current, fired, given, before=before, shift=currents.get(layer))
     try:
         for layer, name in made.items():
-            if not isinstance(nodes.by_name[name], nir.I | nir.LI):
+            if fires(nir, nodes.by_name[name]):
                 solved = partial(_fired, nir, nodes.by_name[name], dt=dt, reset=reset)
                 check_alone(layer, net.get_submodule(layer), there[layer], solved)
         check_output(compare(net, x, there), values[nodes.order[-1]].float())
@@ -77,9 +78,18 @@ def _sum(values: list[Tensor]) -> Tensor:
     return total
 
 
-def _value(nir, node, x: Tensor) -> Tensor:
+def _value(nir, node, x: Tensor, dt: float) -> Tensor:
     """What a node without neurons gives of x [T, N, ...]."""
+    if isinstance(node, nir.Delay):
+        return _delayed(x, (_spread(_numbers(node.delay), x[0]) / dt).round().long())
     return _of_samples(nir, node, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+def _delayed(x: Tensor, steps: Tensor) -> Tensor:
+    """x[t - steps], of as many steps as each value has, and 0 before the start."""
+    steps = steps.expand(x.shape[1:])
+    then = torch.arange(len(x)).view(-1, *[1] * steps.ndim) - steps
+    return torch.where(then >= 0, x.gather(0, then.clamp(min=0)), torch.zeros((), dtype=x.dtype))
 
 
 def _of_samples(nir, node, x: Tensor) -> Tensor:
@@ -98,6 +108,8 @@ def _of_samples(nir, node, x: Tensor) -> Tensor:
         return x * _spread(_numbers(node.scale), x)
     if isinstance(node, nir.Flatten):
         return x.flatten(1)
+    if isinstance(node, Images):
+        return x.unflatten(1, node.shape)
     if isinstance(node, nir.Output):
         return x
     kernel_size, stride, padding = (_integers(value, 2) for value in (node.kernel_size, node.stride, node.padding))
@@ -127,7 +139,9 @@ def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
             values = values.narrow(axis, 0, min(n, values.shape[axis])) if values.ndim > 1 else values
         return values  # perhaps of the first pixels alone
 
-    fires, leaks = not isinstance(node, nir.I | nir.LI), not isinstance(node, nir.IF | nir.I)
+    if isinstance(node, nir.Threshold):
+        return (current >= value("threshold")).double()
+    does_fire, leaks = fires(nir, node), not isinstance(node, nir.IF | nir.I)
     rest = value("v_leak") if leaks else torch.zeros((), dtype=torch.float64)
     tau = value("tau_mem" if isinstance(node, nir.CubaLIF) else "tau") if leaks else torch.ones((), dtype=torch.float64)
     note = (node.metadata or {}).get(RESET)
@@ -135,11 +149,15 @@ def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
     v_reset = torch.zeros((), dtype=torch.float64)
     if getattr(node, "v_reset", None) is not None:
         v_reset = value("v_reset")
-    v, i, given = rest.expand(current[0].shape), torch.zeros_like(current[0]), []
+    start = rest
+    if does_fire:  # neurons that fire by themselves start as after a spike
+        after = torch.zeros((), dtype=torch.float64) if subtract else v_reset
+        start = torch.where(rest < value("v_threshold"), rest, after)
+    v, i, given = start.expand(current[0].shape), torch.zeros_like(current[0]), []
     for step in current:
         i = i + dt / value("tau_syn") * (value("w_in") * step - i) if isinstance(node, nir.CubaLIF) else step
         v = v + dt / tau * ((rest - v if leaks else 0.0) + value("r") * i)
-        if fires:
+        if does_fire:
             theta = value("v_threshold")
             spike = v >= theta
             v = v - theta * spike if subtract else torch.where(spike, v_reset, v)

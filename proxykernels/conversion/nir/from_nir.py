@@ -8,16 +8,19 @@ from torch import nn
 from ... import checks
 from ...layers import Flatten, Unflatten
 from ...network import Network, free_name
-from ..graph.build_layers import CARRIED, build_layer, multiply
+from ...neurons import Value
+from ..graph.build_layers import CARRIED, NEGLIGIBLE, build_layer, multiply
 from ..graph.prepared import without_autocast
-from ..graph.rewrites import scaled_identity
+from ..graph.rewrites import affine, scaled_identity
 from .check import compare_with
 from .graph import Nodes, input_shape, nodes_of
-from .neurons import SUBTRACT, TO_V_RESET, check_shape, is_neuron, neuron
-from .nodes import Shape, check_dt, output_shape, scale_of, shaping, synapse
+from .neurons import SUBTRACT, TO_V_RESET, Made, check_shape, is_neuron, neuron
+from .nodes import Shape, check_dt, delay_layers, output_shape, scale_of, shaping, synapse
 from .origins import warn_of_others
 from .recurrence import layer_of
+from .simpler import Images, simpler
 
+Term = tuple[nn.Module, str, str]  # a synapse, the node that it is, and the layer that it takes
 FEW = 1024  # features that a matrix scales; more are scaled as channels
 
 
@@ -29,10 +32,10 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
 
     Args:
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine, Linear
-            and Scale, IF, LIF and CubaLIF neurons, AvgPool2d, SumPool2d and Flatten, in any order and number, and a
-            readout, I or LI, at the end. Neurons may have several inputs, which are added. Spikes may come back to
-            their neurons through a Linear, an Affine or a Scale, one step later. Graphs within the graph are unfolded.
-            Values are copied, in float32.
+            and Scale, neurons (IF, LIF, CubaLIF, Threshold, and I, LI and CubaLI, which give potentials), AvgPool2d,
+            SumPool2d, Flatten and Delay, in any order and number. Neurons may have several inputs, which are added.
+            Spikes may come back to their neurons through a Linear, an Affine or a Scale, one step later. Graphs within
+            the graph are unfolded. Values are copied, in float32.
         dt: length of a step in the graph's unit of time. The decay of LIF neurons is 1 - dt / tau. Graphs of snnTorch
             have dt = 1e-4, which is SpikingJelly's default too.
         reset: "subtract": all neurons subtract their threshold. NIR cannot express this; use it for graphs of sinabs.
@@ -44,13 +47,14 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
         A :class:`Network`. Layers have the names of the synapse nodes, with underscores for dots, and a number if a
         name is taken. Thresholds, resets and resting potentials are divided by the factor of the current (r dt for IF,
         r dt / tau for LIF), so weights stay the same; weights of readouts are multiplied by it. Layers without neurons
-        pass real values on; those of a last layer are ``simulate(...).potentials``.
+        pass real values on; those of a last layer are ``simulate(...).potentials``. Neurons start at ``v_leak``, and
+        those that rest above their threshold, which fire by themselves, at ``v_reset``.
 
     Raises:
         TypeError: the graph holds another node, or nodes connected in another way, or values of another kind.
-        ValueError: a cycle, nodes without sender or receiver, neurons that differ within a channel, resets that
-            differ, an IF's r * dt far from 1, a tau below dt, values that are not finite or of the wrong shape, a file
-            that cannot be read. The message names the node.
+        ValueError: another cycle, nodes without sender or receiver, a delay that is no whole number of steps, an IF's
+            r * dt far from 1, a tau below dt, values that are not finite or of the wrong shape, a file that cannot be
+            read. The message names the node.
         ImportError: nir is not installed.
     """
     import nir
@@ -58,15 +62,16 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     check_dt(dt)
     if reset not in (None, SUBTRACT, TO_V_RESET):
         raise ValueError(f"reset must be {SUBTRACT!r}, {TO_V_RESET!r} or None, got {reset!r}")
-    nodes = nodes_of(nir, graph)
+    given = nodes_of(nir, graph)
+    nodes = simpler(nir, given, dt, reset)
     builder = _Builder(nir, nodes, dt, reset)
     for name in nodes.order:
         builder.add(name)
     if not builder.made:
         raise TypeError("the graph must have neurons, it has none")
-    compare_with(nir, nodes, builder.net, builder.made, builder.shapes[Network.INPUT], dt, reset)
+    compare_with(nir, nodes, builder.net, builder.made, builder.currents, builder.shapes[Network.INPUT], dt, reset)
     if reset != TO_V_RESET:
-        warn_of_others(nir, nodes.by_name, dt, reset)
+        warn_of_others(nir, given.by_name, dt, reset)
     return builder.net
 
 
@@ -76,6 +81,7 @@ class _Builder:
     Attributes:
         given: a node -> the layer whose output it gives.
         made: a layer of neurons -> the node that they are.
+        currents: a layer of neurons -> its constant current, [C]; others have none.
         shapes: of each layer's output, as far as the graph tells the input's.
     """
 
@@ -84,6 +90,7 @@ class _Builder:
         self.net = Network()
         self.given: dict[str, str] = {}
         self.made: dict[str, str] = {}
+        self.currents: dict[str, torch.Tensor] = {}
         self.shapes: dict[str, Shape | None] = {}
 
     def add(self, name: str) -> None:
@@ -108,6 +115,14 @@ class _Builder:
                 self._append(name, name, layer, (self.given[sender],))
         elif isinstance(node, self.nir.Scale):
             self._add_scale(name, node)
+        elif isinstance(node, self.nir.Delay):
+            source = self.given[self.nodes.only_sender(name)]
+            with checks.at(f"node '{name}'"):
+                layers = delay_layers(node, self.shapes[source], self.dt)
+            for k, layer in enumerate(layers):
+                source = self._append(name, name if not k else f"{name}_{k}", layer, (source,))
+        elif isinstance(node, Images):
+            self._append(name, name, Unflatten(node.shape), (self.given[self.nodes.only_sender(name)],))
         elif isinstance(node, self.nir.AvgPool2d | self.nir.SumPool2d | self.nir.Flatten):
             sender = self.nodes.only_sender(name)
             with checks.at(f"node '{name}'"):
@@ -122,7 +137,7 @@ class _Builder:
 
     def _add_neurons(self, name: str, node) -> None:
         """With the synapses that send to them."""
-        terms = []
+        terms: list[Term] = []
         for sender in self.nodes.senders[name]:
             if self._is_synapse(sender):
                 with checks.at(f"node '{sender}'"):
@@ -131,38 +146,64 @@ class _Builder:
             else:
                 terms.append((nn.Identity(), name, self.given[sender]))
         terms.sort(key=lambda term: isinstance(term[0], nn.Identity))
-        modules, keys, sources = zip(*terms, strict=True)
         with checks.at(f"node '{name}'"):
-            neurons, scale = neuron(self.nir, node, self.dt, self.reset)
-            multiply(modules, scale)
+            made = neuron(self.nir, node, self.dt, self.reset)
+            terms = self._scaled(name, terms, made)
+            modules, keys, sources = zip(*terms, strict=True)
+            multiply([module for module in modules if not isinstance(module, nn.Identity)], made.gain)
+            if _is_needed(made.current) and not isinstance(modules[0], nn.Identity):
+                _add(modules[0], made.current)
+            v_init = _float(made.v_init)
             if name in self.nodes.returning:
                 back = self.nodes.returning[name]
-                layer = layer_of(self.nir, self.nodes.by_name, back, name, list(modules), neurons)
+                layer = layer_of(self.nir, self.nodes.by_name, back, name, list(modules), made.neuron, v_init)
             else:
-                layer = build_layer(list(modules), neurons)
+                layer = build_layer(list(modules), made.neuron, v_init)
         key = self._append(name, keys[0], layer, sources)
         self.made[key] = name
+        if _is_needed(made.current):
+            self.currents[key] = torch.as_tensor(made.current).float().reshape(-1)
         if shape := self.shapes[key]:
             with checks.at(f"node '{name}'"):
                 check_shape(node, shape)
 
+    def _scaled(self, name: str, terms: list[Term], made: Made) -> list[Term]:
+        """What has no weights is multiplied, and has a constant added, by a layer of its own where it must be."""
+        current, scaled = made.current, []
+        for number, (module, key, source) in enumerate(terms):
+            current = 0.0 if number else current
+            is_plain = isinstance(module, nn.Identity)
+            if is_plain and (_is_needed(made.gain, 1.0) or _is_needed(current)):
+                shape = self.shapes[source]
+                if shape is None:
+                    raise ValueError("neurons that scale or shift what they take need the shape of the graph's input")
+                scale, shift = (_of_neurons(value, shape) for value in (made.gain, current))
+                source = self._append_scale(source, name, f"{name}_scaled", scale, shift)
+            scaled.append((module, key, source))
+        return scaled
+
     def _add_scale(self, name: str, node) -> None:
-        """A product with one weight a channel, or of every value as a channel of its own."""
         source = self.given[self.nodes.only_sender(name)]
         with checks.at(f"node '{name}'"):
             scale = scale_of(node, self.shapes[source])
-        channels = scale.flatten(1)[:, 0] if scale.ndim > 1 else scale
-        by_channel = bool((scale == channels.view(-1, *[1] * (scale.ndim - 1))).all())
+        self._append_scale(source, name, name, scale, torch.zeros_like(scale))
+
+    def _append_scale(self, source: str, name: str, key: str, scale: torch.Tensor, shift: torch.Tensor) -> str:
+        """A product with one weight a channel, or of every value as a channel of its own, plus a shift."""
+        by_channel = all(
+            bool((v == v.flatten(1)[:, 0].view(-1, *[1] * (v.ndim - 1))).all()) for v in (scale, shift) if v.ndim > 1
+        )
         if by_channel and (scale.ndim > 1 or len(scale) <= FEW):
-            self._append(name, name, _scaling(channels, scale.ndim + 1), (source,))
-            return
+            channels = (v.flatten(1)[:, 0] if v.ndim > 1 else v for v in (scale, shift))
+            return self._append(name, key, _scaling(*channels, scale.ndim + 1), (source,))
         if scale.ndim > 1:
-            source = self._append(name, f"{name}_in_a_row", Flatten(), (source,))
-        source = self._append(name, f"{name}_as_channels", Unflatten((scale.numel(), 1, 1)), (source,))
-        source = self._append(name, name, _scaling(scale.flatten(), 4), (source,))
-        source = self._append(name, f"{name}_flat", Flatten(), (source,))
+            source = self._append(name, f"{key}_in_a_row", Flatten(), (source,))
+        source = self._append(name, f"{key}_as_channels", Unflatten((scale.numel(), 1, 1)), (source,))
+        source = self._append(name, key, _scaling(scale.flatten(), shift.flatten(), 4), (source,))
+        source = self._append(name, f"{key}_flat", Flatten(), (source,))
         if scale.ndim > 1:
-            self._append(name, f"{name}_back", Unflatten(tuple(scale.shape)), (source,))
+            source = self._append(name, f"{key}_back", Unflatten(tuple(scale.shape)), (source,))
+        return source
 
     def _append(self, name: str, key: str, layer: nn.Module, sources: tuple[str, ...]) -> str:
         """A layer that gives what the node ``name`` gives, until another does."""
@@ -174,8 +215,27 @@ class _Builder:
         return taken
 
 
-def _scaling(scale: torch.Tensor, ndim: int) -> nn.Module:
-    module: Any = scaled_identity(len(scale), ndim, scale, learnt=True)
-    with torch.no_grad():
-        module.weight.mul_(scale.view(-1, *[1] * (module.weight.ndim - 1)))
-    return build_layer([module], CARRIED)
+def _scaling(scale: torch.Tensor, shift: torch.Tensor, ndim: int) -> nn.Module:
+    module = scaled_identity(len(scale), ndim, scale, learnt=True)
+    return build_layer([affine(module, scale, shift)], CARRIED)
+
+
+def _add(module: Any, current: Value) -> None:
+    """Add a constant to what a synapse gives."""
+    bias = module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach()
+    module.bias = nn.Parameter((bias.double() + torch.as_tensor(current)).to(bias.dtype))
+
+
+def _is_needed(value: Value, neutral: float = 0.0) -> bool:
+    value = torch.as_tensor(value, dtype=torch.float64)
+    return not bool(torch.isclose(value, torch.full_like(value, neutral), rtol=NEGLIGIBLE, atol=0.0).all())
+
+
+def _of_neurons(value: Value, shape: Shape) -> torch.Tensor:
+    """One value, or one a channel, for neurons of a shape."""
+    values = torch.as_tensor(value).float()
+    return (values.view(-1, *[1] * (len(shape) - 1)) if values.ndim else values).expand(shape)
+
+
+def _float(value: Value | None) -> Value | None:
+    return value.float() if isinstance(value, torch.Tensor) else value

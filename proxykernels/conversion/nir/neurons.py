@@ -8,16 +8,18 @@ SpikingJelly, and the current i of a step is the one that its potential takes:
     nir.CubaLIF   tau_mem dv/dt = v_leak - v + r i       the same with tau_mem, and
                   tau_syn di/dt = w_in I - i             current_decay = 1 - dt / tau_syn, I times w_in dt / tau_syn too
     nir.I, LI     as IF and LIF, and never fire          readouts
+    nir.Threshold fires where I >= threshold             decay = 0
 
 What multiplies a current divides the threshold, reset and rest here (:meth:`LIFNeuron.scaled`), so that weights stay
 what they are. Written are the forms that most others read: r = 1 / dt of an IF, r = 1 of a LIF, whose potentials are
 then tau / dt times smaller than here, and of a CubaLIF, whose are not, r = tau_mem / dt and w_in = tau_syn / dt.
-Values that are computed are float64, from which float32's come back bit by bit. A readout's potentials are what it is
-for, so there the weights are multiplied instead; written, by 1.
+A resting or reset potential that differs by channel, or that lies above the threshold, is a shift of potentials and a
+constant current. Values that are computed are float64, from which float32's come back bit by bit. A readout's
+potentials are what it is for, so there the weights are multiplied instead; written, by 1.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,12 +31,22 @@ from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, 
 from ..graph.build_layers import NEGLIGIBLE
 from .nodes import Shape, numbers_of
 
+FIELDS = "v_threshold", "v_reset", "v_leak", "r", "tau", "tau_mem", "tau_syn", "w_in", "threshold"  # by neuron
 RESET, SUBTRACT, TO_V_RESET = "reset", "subtract", "v_reset"  # in the metadata of a node
 FAR = 100.0  # times 1
 
 
 def is_neuron(nir, node) -> bool:
-    return isinstance(node, nir.IF | nir.LIF | nir.CubaLIF | nir.I | nir.LI)
+    return isinstance(node, nir.IF | nir.LIF | nir.CubaLIF | nir.I | nir.LI | nir.Threshold)
+
+
+def is_filtered(nir, node) -> bool:
+    """Whether neurons take a filtered current."""
+    return isinstance(node, (nir.CubaLIF, getattr(nir, "CubaLI", nir.CubaLIF)))  # older ones have no CubaLI
+
+
+def fires(nir, node) -> bool:
+    return not isinstance(node, nir.I | nir.LI)
 
 
 # From layers to nodes
@@ -98,13 +110,28 @@ def _array(value: Value, shape: Shape) -> np.ndarray:
 # From nodes to neurons
 
 
-def neuron(nir, node, dt: float, reset: str | None = None) -> tuple[AnyNeuron, Value]:
-    """The neurons of a node, and by what the weights before them are multiplied.
+class Made(NamedTuple):
+    """Neurons, as layers here have them.
 
-    ``reset``: what they do whatever the node says; None: what it says.
+    Attributes:
+        neuron: what they are. gain: what the currents in front of them are multiplied by.
+        current: a constant current besides, one or one a channel; 0: none. v_init: where they start; None: at rest.
     """
+
+    neuron: AnyNeuron
+    gain: Value = 1.0
+    current: Value = 0.0
+    v_init: Value | None = None
+
+
+def neuron(nir, node, dt: float, reset: str | None = None) -> Made:
+    """The neurons of a node. ``reset``: what they do whatever the node says; None: what it says."""
     factor: Value = 1.0  # what divides a current
     decays: dict[str, Value] = {}
+    if isinstance(node, nir.Threshold):
+        return Made(
+            _made(LIFNeuron, {"v_threshold": _positive("threshold", node.threshold), "v_reset": 0.0, "decay": 0.0})
+        )
     if isinstance(node, nir.IF):
         factor = _integrators_factor(node, dt)
     elif isinstance(node, nir.I):
@@ -117,16 +144,60 @@ def neuron(nir, node, dt: float, reset: str | None = None) -> tuple[AnyNeuron, V
         decays["decay"], decays["current_decay"] = _decay("tau_mem", tau, dt), _decay("tau_syn", tau_syn, dt)
         factor = tau / (_positive("r", node.r) * dt) * (tau_syn / (_positive("w_in", node.w_in) * dt))
     if isinstance(node, nir.I | nir.LI):
-        v_rest = _shared("v_leak", node.v_leak, 1.0) if isinstance(node, nir.LI) else 0.0
-        return _made(LINeuron, decays | {"v_rest": v_rest}), 1 / factor
-    potentials = {
-        "v_threshold": _by_channel("v_threshold", node.v_threshold) * factor,
-        "v_reset": None if reset == SUBTRACT else _reset(node, factor),
-    }
-    if isinstance(node, nir.IF):
-        return _made(IFNeuron, potentials), 1.0
-    potentials["v_rest"] = _shared("v_leak", node.v_leak, factor)
-    return _made(LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron, potentials | decays), 1.0
+        v_rest = _by_channel("v_leak", node.v_leak) if isinstance(node, nir.LI) else 0.0
+        if (shared := _shared(v_rest)) is not None:
+            return Made(_made(LINeuron, decays | {"v_rest": shared}), 1 / factor)
+        return Made(_made(LINeuron, decays), 1 / factor, (1 - _decay_of(decays)) * v_rest, v_rest)
+    theta = _by_channel("v_threshold", node.v_threshold) * factor
+    v_reset = None if reset == SUBTRACT else _reset(node, factor)
+    v_rest = 0.0 if isinstance(node, nir.IF) else _by_channel("v_leak", node.v_leak) * factor
+    kind = IFNeuron if isinstance(node, nir.IF) else LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron
+    shared_reset, shared_rest = _shared(0.0 if v_reset is None else v_reset), _shared(v_rest)
+    fires_alone = not _all_below(v_rest, theta) and _all_below(0.0 if v_reset is None else v_reset, theta)
+    if shared_reset is None or shared_rest is None or fires_alone:
+        return _shifted(kind, theta, v_reset, v_rest, decays)
+    potentials: dict[str, Any] = {"v_threshold": theta, "v_reset": None if v_reset is None else shared_reset}
+    rest = {} if kind is IFNeuron else {"v_rest": shared_rest}
+    return Made(_made(kind, potentials | rest | decays))
+
+
+def shares_potentials(nir, node, dt: float, reset: str | None) -> bool:
+    """Whether neurons of a filtered current reset and rest at one potential, below their thresholds."""
+    tau, tau_syn = _positive("tau_mem", node.tau_mem), _positive("tau_syn", node.tau_syn)
+    factor = tau / (_positive("r", node.r) * dt) * (tau_syn / (_positive("w_in", node.w_in) * dt))
+    v_rest = _by_channel("v_leak", node.v_leak) * factor
+    v_reset = None if reset == SUBTRACT else _reset(node, factor)
+    theta = _by_channel("v_threshold", node.v_threshold) * factor
+    shared = _shared(v_rest) is not None and (v_reset is None or _shared(v_reset) is not None)
+    return shared and (_all_below(v_rest, theta) or not _all_below(0.0 if v_reset is None else v_reset, theta))
+
+
+def _shifted(kind, theta: Value, v_reset: Value | None, v_rest: Value, decays: dict[str, Value]) -> Made:
+    """Potentials counted from where they are reset to, so that all reset to 0: a constant current makes them rest.
+
+    Neurons that rest below their threshold start there, and others, which fire by themselves, as after a spike.
+    """
+    base: Value = 0.0 if v_reset is None else v_reset
+    theta, rest = theta - base, v_rest - base
+    if not _all_below(0.0, theta):
+        raise ValueError(f"v_reset must be below v_threshold, got thresholds {_some(theta)} above it")
+    zero = torch.zeros((), dtype=torch.float64)
+    start = torch.where(torch.as_tensor(rest) < torch.as_tensor(theta), torch.as_tensor(rest), zero)
+    current = 0.0 if kind is IFNeuron else (1 - _decay_of(decays)) * rest
+    potentials: dict[str, Any] = {"v_threshold": theta, "v_reset": None if v_reset is None else 0.0}
+    return Made(_made(kind, potentials | decays), 1.0, current, start.item() if not start.ndim else start)
+
+
+def _decay_of(decays: dict[str, Value]) -> Value:
+    return decays["decay"]
+
+
+def _all_below(low: Value, high: Value) -> bool:
+    return bool((torch.as_tensor(low, dtype=torch.float32) < torch.as_tensor(high, dtype=torch.float32)).all())
+
+
+def _some(value: Value) -> list[float]:
+    return torch.as_tensor(value).reshape(-1)[:3].tolist()
 
 
 def _integrators_factor(node, dt: float) -> Value:
@@ -145,7 +216,7 @@ def _integrators_factor(node, dt: float) -> Value:
 
 def check_shape(node, neurons: Shape) -> None:
     """A node's values are one for all neurons [C, H, W] or [features], one a channel or one a neuron."""
-    for name in ("v_threshold", "r", "tau", "tau_mem", "tau_syn", "w_in", "v_leak"):
+    for name in FIELDS:
         shape = tuple(np.shape(getattr(node, name, 0.0)))
         if math.prod(shape) > 1 and shape not in (neurons, neurons[:1], neurons[:1] + (1,) * len(neurons[1:])):
             raise ValueError(f"{name} must have the shape of the neurons, {neurons}, got {shape}")
@@ -168,7 +239,7 @@ def _decay(name: str, tau: Value, dt: float) -> Value:
     return decay.clamp(min=0) if isinstance(decay, Tensor) else max(decay, 0.0)
 
 
-def _reset(node, factor: Value) -> float | None:
+def _reset(node, factor: Value) -> Value | None:
     """v_reset, which a nir older than 1.0.6 does not have: newer ones then read 0."""
     note = (node.metadata or {}).get(RESET)
     note = note.decode() if isinstance(note, bytes) else note
@@ -177,15 +248,13 @@ def _reset(node, factor: Value) -> float | None:
     if note not in (None, TO_V_RESET):
         raise ValueError(f"metadata[{RESET!r}] must be {SUBTRACT!r}, {TO_V_RESET!r} or not be there, got {note!r}")
     value = getattr(node, "v_reset", None)
-    return 0.0 if value is None else _shared("v_reset", value, factor)
+    return 0.0 if value is None else _by_channel("v_reset", value) * factor
 
 
-def _shared(name: str, value, factor: Value) -> float:
-    """A potential in the units of this package, which all neurons must have in common."""
-    values = torch.as_tensor(_by_channel(name, value) * factor, dtype=torch.float64).flatten()
-    if not bool(torch.isclose(values, values[0], rtol=NEGLIGIBLE).all()):
-        raise ValueError(f"{name} must be the same for all neurons, got {values.float().unique().tolist()}")
-    return values[0].item()
+def _shared(value: Value) -> float | None:
+    """A potential that all neurons have in common; None: they have several."""
+    values = torch.as_tensor(value, dtype=torch.float64).flatten()
+    return values[0].item() if bool(torch.isclose(values, values[0], rtol=NEGLIGIBLE).all()) else None
 
 
 def _by_channel(name: str, value) -> Value:

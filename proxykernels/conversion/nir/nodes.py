@@ -92,7 +92,10 @@ NODES: dict[type[Synapse], Callable] = {
 }
 
 
-def shaping_node(nir, layer: nn.Module, input_shape: Shape):
+def shaping_node(nir, layer: nn.Module, input_shape: Shape, dt: float):
+    if isinstance(layer, layers.Delay):
+        steps = layer.of_channels(input_shape[0]).double().view(-1, *[1] * (len(input_shape) - 1))
+        return nir.Delay((steps * dt).expand(input_shape).numpy().copy())
     if isinstance(layer, layers.Flatten):
         return nir.Flatten({"input": np.array(input_shape)}, start_dim=0, end_dim=-1)
     if isinstance(layer, layers.AdaptiveAvgPool2d):
@@ -177,6 +180,26 @@ def scale_of(node, shape: Shape | None) -> Tensor:
     if not shape or scale.ndim > len(shape) or any(a not in (1, b) for a, b in pairs):
         raise ValueError(f"scale must have a value for each of {shape or 'the values it takes'}, got {given}")
     return scale.expand(shape)
+
+
+def delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
+    """A nir.Delay of whole steps as layers, for samples of ``shape``: one of every value is one of features."""
+    delays = numbers_of("delay", node.delay)
+    steps = (delays / dt).round()
+    if not torch.allclose(steps * dt, delays, rtol=1e-4, atol=1e-4 * dt) or bool((steps < 0).any()):
+        raise ValueError(
+            f"delay must be whole steps of dt = {dt:g}, at least 0, got {delays.reshape(-1)[:3].tolist()}; "
+            "from_nir(graph, dt=...) says how long a step is, in the graph's unit of time"
+        )
+    steps = steps.long()
+    if steps.numel() == 1:
+        return [layers.Delay(int(steps))]
+    by_channel = steps.flatten(1) if steps.ndim > 1 else steps.view(-1, 1)
+    if bool((by_channel == by_channel[:, :1]).all()):
+        return [layers.Delay(by_channel[:, 0])]
+    if shape is not None and tuple(steps.shape) != shape:
+        raise ValueError(f"delay must have the shape of what it takes, {shape}, got {tuple(steps.shape)}")
+    return [layers.Flatten(), layers.Delay(steps.flatten()), layers.Unflatten(tuple(steps.shape))]
 
 
 def numbers_of(name: str, value) -> Tensor:

@@ -52,6 +52,8 @@ def _of_dynamics(nir, node, dt: float) -> list[str]:
 
 
 def _of_reset(nir, node, dt: float) -> list[str]:
+    if isinstance(node, nir.Threshold):
+        return []
     if isinstance(node, nir.IF | nir.LIF) and dt == 1 and _is(node.r, 1):
         return [SINABS]
     tau = getattr(node, "tau_mem", getattr(node, "tau", None))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import checks
+from ...neurons import AnyNeuron, Value
 from ..graph.build_layers import build_recurrent
 from .neurons import is_neuron
 from .nodes import numbers_of, synapse
@@ -38,8 +39,9 @@ def take_out(nir, nodes: Mapping[str, Any], senders: dict[str, list[str]]) -> di
 
 
 def layer_of(
-    nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, modules: list[nn.Module], neuron
-) -> nn.Module:
+    nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, modules: list[nn.Module], neuron: AnyNeuron,
+    v_init: Value | None,
+) -> nn.Module:  # fmt: skip
     """The layer of recurrent neurons.
 
     Args:
@@ -52,7 +54,7 @@ def layer_of(
     pairs = [_weight_of(nir, nodes, back, name) for back in names]
     biases = [bias for _, bias in pairs if bias is not None]
     bias = torch.stack(biases).sum(0) if biases else None
-    return build_recurrent(modules[0], neuron, _joined([weight for weight, _ in pairs]), bias)
+    return build_recurrent(modules[0], neuron, _joined([weight for weight, _ in pairs]), bias, v_init)
 
 
 def returned(nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, before: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ...plan.plain_modules import check_forward
 from .neurons import neuron_node
 from .nodes import Shape, check_dt, check_size, output_shape, recurrent_node, shaping_node, synapse_node
 
-SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten)
+SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten, layers.Delay)
 
 
 def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
@@ -30,7 +30,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
 
     Args:
         net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, neurons alone and joining
-            layers, all of IF, LIF or CubaLIF neurons or readouts (LI), average and sum pooling and flattening.
+            layers, all of IF, LIF or CubaLIF neurons or readouts (LI), average and sum pooling, flattening and delays.
             Normalisations are folded, and a Dropout is left out.
         input_shape: of one sample and step, (C, H, W), (C, L) or (features,); NIR stores every neuron's threshold.
         dt: length of a step, the unit of the graph's time constants: 1.0 counts them in steps. snnTorch reads graphs
@@ -91,7 +91,7 @@ class _Writer:
 
     def add_shaping(self, name: str, layer: nn.Module, source: str, shape: Shape) -> None:
         self.last[name] = self.first[name]
-        self.nodes[self.last[name]] = shaping_node(self.nir, layer, shape)
+        self.nodes[self.last[name]] = shaping_node(self.nir, layer, shape, self.dt)
         self.link(self.last[source], self.last[name])
 
     def add_neurons(self, name: str, layer: Any, sources, taken: list[Shape], shape: Shape) -> None:

@@ -28,7 +28,8 @@ enum : int64_t {
     Changes,
     Send,
     SendMaxima,
-    Sum
+    Sum,
+    Delay
 };
 enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of inputs
 
@@ -85,6 +86,7 @@ struct Operation {
     float lowest;
     int64_t exponents;
     const float* scale;  // [C], of Sum: what its outputs are multiplied by
+    const int64_t* delays;  // [C], of a Delay: by how many steps
 };
 
 struct Input {

@@ -2,6 +2,7 @@
 #pragma once
 #include "changes_between.h"
 #include "choice.h"
+#include "delay.h"
 #include "fire.h"
 #include "listed.h"
 #include "recurrent.h"
@@ -16,7 +17,9 @@ static bool all_held(const Session& session, const Step& step) {
 
 // Whether what an operation gives is the same at each step. Maxima of sums grow evenly from rest on.
 static bool gives_held(const Session& session, const Step& step, bool fresh) {
-    if (step.kind == engine::Fire || step.kind == engine::MaxRatePool || step.kind == engine::Recur) return false;
+    if (step.kind == engine::Fire || step.kind == engine::Recur || step.kind == engine::MaxRatePool ||
+        step.kind == engine::Delay)
+        return false;
     return all_held(session, step) && (fresh || step.kind != engine::RunningMaxPool);
 }
 
@@ -110,8 +113,9 @@ struct Between {
     const Session& session;
     int64_t k, steps, parts;
 
+    bool adds_up() const { return step.states && step.kind != engine::Delay; }
     void run(int64_t task, int64_t thread) const {
-        const int64_t along = step.states ? step.H : steps, image = task / parts, part = task % parts;
+        const int64_t along = adds_up() ? step.H : steps, image = task / parts, part = task % parts;
         const int64_t first = along * part / parts, last = along * (part + 1) / parts;
         const View* const views = session.views;
         const View& from = views[step.windows[0].slot];
@@ -125,6 +129,11 @@ struct Between {
             case engine::Unflatten: return unflatten_image(step, from, slot, some);
             case engine::Move:
                 return session.real[k] ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
+            case engine::Delay: {
+                const float* const past = session.states[k].v + image * step.state_size;
+                return session.real[k] ? delay_values(step, from, past, slot, some)
+                                       : delay_spikes(step, from, past, slot, some);
+            }
             default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
         }
     }
@@ -136,16 +145,19 @@ static void run_between(Session& session, int64_t k, int64_t N, int64_t steps, b
     if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_size * sizeof(float));
     Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
     if (session.threads > 1)
-        between.parts = least(step.states ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
+        between.parts = least(between.adds_up() ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
     share(session, N * between.parts, &between,
           [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
     between.steps = steps;  // of the sums, also where what is given is held
     if (step.states && goes_on)
         share(session, N, &between, [](void* given, int64_t image, int64_t) {
             const Between& b = *(const Between*)given;
-            add_up(b.step, b.session.views[b.step.windows[0].slot], b.session.states[b.k].v, image, b.steps);
+            const View& from = b.session.views[b.step.windows[0].slot];
+            float* const v = b.session.states[b.k].v;
+            if (b.adds_up()) add_up(b.step, from, v, image, b.steps);
+            else keep_past(b.step, from, v + image * b.step.state_size, image, b.steps);
         });
-    if (step.kind == engine::MaxRatePool)
+    if (step.kind == engine::MaxRatePool || (step.kind == engine::Delay && !session.real[k]))
         session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
 }
 

@@ -198,13 +198,19 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
         step.spikes_that_move &= read && read->moves && !read->real && !read->of_input;
         step.of_input |= step.passes_on() && (!read || read->of_input);
     }
-    step.moves |= step.kind == engine::Fire || step.kind == engine::Recur || step.kind == engine::MaxRatePool;
+    step.moves |= step.kind == engine::Fire || step.kind == engine::Recur || step.kind == engine::MaxRatePool ||
+                  step.kind == engine::Delay;
     if (!copy_of(step.pixels, step.P(), step.P(), step.pixels_copy)) return false;
     if (!copy_of(step.channels, step.C, step.C, step.channels_copy)) return false;
-    step.pixels = step.pixels_copy, step.channels = step.channels_copy;
+    if (!copy_of(step.delays, step.C, step.C, step.delays_copy)) return false;
+    step.pixels = step.pixels_copy, step.channels = step.channels_copy, step.delays = step.delays_copy;
     const Window& first = step.windows[0];
     if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
         step.states = 1, step.state_P = first.H * first.W;
+    if (step.kind == engine::Delay) {
+        step.states = 1, step.state_P = step.P();
+        for (int64_t c = 0; c < step.C; c++) step.states = most(step.states, step.delays[c]);
+    }
     if (step.kind == engine::Fire && !(copy_neurons(step) && make_reach(step, operation.terms[0].weight))) return false;
     if (step.kind == engine::Recur && !copy_recurrent(plan, step)) return false;
     if (!step.changes) step.state_size = step.states * step.state_P * step.C;
@@ -219,7 +225,7 @@ static void free_plan(Plan* plan) {
                 free(step.windows[i].bias_copy);
         free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
             free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy),
-            free(step.limit_copy), free(step.scale_copy), free(step.recurrent_copy);
+            free(step.delays_copy), free(step.limit_copy), free(step.scale_copy), free(step.recurrent_copy);
         delete[] step.windows;
         delete step.reach;
     }

@@ -84,7 +84,7 @@ struct Window : engine::Term {
 struct Step : Operation {
     Window* windows = nullptr;
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
-    int64_t *pixels_copy = nullptr, *channels_copy = nullptr;
+    int64_t *pixels_copy = nullptr, *channels_copy = nullptr, *delays_copy = nullptr;
     float *limit_copy = nullptr, *scale_copy = nullptr, *recurrent_copy = nullptr;
     int64_t states = 0, state_P = 0, rows = 0;  // of a neuron; pixels of a state; of all windows without groups
     // Whether it is a convolution, of the window `weighted`, and at most one input that adds as it is; what kernels of ../conv2d
@@ -111,7 +111,8 @@ struct Step : Operation {
     // Whether it gives spikes where it reads spikes, and values where it reads values.
     bool passes_on() const {
         if (changes) return false;
-        return kind == engine::MaxPool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move;
+        return kind == engine::MaxPool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move ||
+               kind == engine::Delay;
     }
     int64_t row_line() const {  // of engine::Line: of its slices
         if (conv.row_channels == FloatRows::channels) return engine::FloatRow;

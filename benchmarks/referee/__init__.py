@@ -1,0 +1,1 @@
+"""Parts of nir_referee.py."""
