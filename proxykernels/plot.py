@@ -15,6 +15,8 @@ from .kernels import heap
 from .running.result import Result
 from .spikes import Spikes
 
+__all__ = ["accuracy", "accuracy_vs_T", "conversion", "potential", "raster", "rates"]
+
 
 def raster(spikes: Spikes, sample: int = 0, *, neurons: int | Sequence[int] = 200, ax=None):
     """Raster plot of one sample: a dot per spike, steps on the x axis, neurons on the y axis.

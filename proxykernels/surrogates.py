@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from .checks import is_number, neuron_checks
 from .kernels import surrogates as kernels
 
+__all__ = ["ATan", "FastSigmoid", "Sigmoid", "Surrogate", "Triangle"]
+
 
 class _Derivative:
     """Base of all, which checks their arguments: numbers above 0, the same for all neurons, and a bool."""
