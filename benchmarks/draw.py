@@ -1,7 +1,7 @@
 """Draw every picture of the results anew, from the tables; nothing is measured.
 
     python benchmarks/draw.py
-    python benchmarks/draw.py --results benchmarks/results   # those that git tracks
+    python benchmarks/draw.py --results benchmarks/results  # tracked
 
 Of sim_speed.csv: a picture for each network, reset, batch and neuron. At each T it shows one run, of those that timed
 the most contenders the last, so that points at one T come from one run and a small run puts no large one out.

@@ -10,4 +10,4 @@ HERE = Path(__file__).resolve().parent
 if not (HERE / "kernels").is_dir():
     spec = ModuleSpec(f"{__package__}.kernels", None, is_package=True)
     spec.submodule_search_locations = [str(HERE.parent / "kernels")]
-    sys.modules[__package__].kernels = sys.modules.setdefault(spec.name, module_from_spec(spec))
+    vars(sys.modules[__package__])["kernels"] = sys.modules.setdefault(spec.name, module_from_spec(spec))
