@@ -4,6 +4,7 @@ import doctest
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -78,3 +79,12 @@ def test_examples_in_docstrings_run(name):
     tests = doctest.DocTestFinder().find(module, extraglobs={"pk": pk, "torch": torch})
     results = [doctest.DocTestRunner().run(test) for test in tests if test.examples]
     assert len(results) >= 5 and not any(result.failed for result in results)
+
+
+def test_the_reference_has_every_name():
+    """Of the surface, and of its modules: each has a page of the site."""
+    pages = (Path(__file__).parents[2] / "docs" / "api").glob("*.rst")
+    listed = {line.strip().rpartition(".")[2] for page in pages for line in page.read_text().splitlines()}
+    of_modules = {name for module in MODULES.split() for name in getattr(pk, module).__all__}
+    internal = {"Stop", "Surrogate", "Value", "each_step"}
+    assert set(SURFACE) - set(MODULES.split()) <= listed and of_modules - internal <= listed
