@@ -4,15 +4,13 @@ pip install -e ".[docs]" && sphinx-build -W docs site
 """
 
 import re
-import sys
 import tomllib
 from pathlib import Path
 
+import proxykernels
+
 CHECKOUT = Path(__file__).parents[1]
 REPOSITORY = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-sys.path.insert(0, str(CHECKOUT))
-
-import proxykernels  # noqa: E402 - of this checkout
 
 project, author, release = "proxykernels", "the proxykernels authors", proxykernels.__version__
 project_copyright = author
