@@ -41,6 +41,7 @@ Networks
 Running and training them
     simulate                       all steps of a network; early exit, records, synaptic operations
     conversion_report              compares a converted network with its ReLU network, layer by layer
+    model_card                     what a simulation measured, as the README of a model hub
     explain                        the kernel of each layer, and why it was chosen
     stop                           rules for early exit: margin, settled
     Shards                         distributes a data set over processes
@@ -81,7 +82,9 @@ Functions under the layers, also in functional, with their equations
 from typing import TYPE_CHECKING
 
 from . import _checkout as _checkout
+from . import _loadable as _loadable
 from . import encode, functional, layers, neurons, plot, samples, stop, surrogates
+from .conversion.card import model_card
 from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
 from .conversion.nir.data import from_nir_data, to_nir_data
 from .conversion.nir.from_nir import from_nir
@@ -202,6 +205,7 @@ __all__ = [
     "learn_neurons",
     "load",
     "max_pool2d",
+    "model_card",
     "neurons",
     "pack",
     "plot",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..kernels import heap
 from ..spikes import Spikes
 from .drawing import given_or_new, legend
@@ -78,9 +79,4 @@ def _check_outputs(spikes: Spikes, labels: Tensor) -> None:
     if len(spikes.shape) != 3:
         raise ValueError(f"spikes must have the shape (T, N, classes), got {spikes.shape}")
     _, N, classes = spikes.shape
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}; torch.as_tensor(labels) makes one")
-    if labels.shape != (N,) or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 [{N}], one for each sample; got {labels.dtype} {list(labels.shape)}")
-    if N and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"labels must be within 0 .. {classes - 1}, got {labels.min()} to {labels.max()}")
+    checks.labels("labels", labels, N, classes)

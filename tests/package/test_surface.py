@@ -22,7 +22,7 @@ CONTRACT = """
     if_conv2d if_hold if_linear if_scan max_pool2d"""
 OTHERS = """
     ATan FastSigmoid Sigmoid Triangle Channels Concatenate Dropout FusedConv2d FusedLinear FusedSum Network Population
-    RunningMaxPool2d Shards Unflatten Upsample Voting ZeroPad2d conversion_report learn_neurons time_first"""
+    RunningMaxPool2d Shards Unflatten Upsample Voting ZeroPad2d conversion_report model_card learn_neurons time_first"""
 SURFACE = f"{MODULES} {CONTRACT} {OTHERS}".split()
 MOVED = [(home, name) for home, names in _moved.HOMES.items() for name in names]
 
