@@ -18,8 +18,8 @@ CONTRACT = """
     FusedIFConv1d FusedIFConv2d FusedIFLinear FusedIFSum FusedLIFConv1d FusedLIFConv2d FusedLIFLinear FusedLIFSum
     FusedLILinear IF LI LIF Delay AvgPool2d AdaptiveAvgPool2d MaxPool2d MaxRatePool2d SumPool2d Flatten
     ProxyNet SurrogateNet Spikes Engine Stream
-    compile convert events explain from_nir from_nir_data from_snntorch from_spikingjelly load pack simulate to_nir to_nir_data
-    use_surrogate
+    compile convert events explain from_nir from_nir_data from_snntorch from_spikingjelly load pack simulate to_nir
+    to_nir_data use_surrogate
     if_conv2d if_hold if_linear if_scan max_pool2d"""
 OTHERS = """
     ATan FastSigmoid Sigmoid Triangle Channels Concatenate Dropout FusedConv2d FusedLinear FusedSum Network Population
