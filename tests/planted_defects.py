@@ -69,7 +69,7 @@ DEFECTS = {
         f"{ENGINE}/fired_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
     ),
     "scattered spikes: pooled windows": Defect(
-        f"{ENGINE}/listed.h", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
+        f"{ENGINE}/scatter.cpp", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
     ),
     "lists of spikes: more than half a word": Defect(
         "kernels/cpu/src/bit_lists.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
@@ -272,16 +272,16 @@ DEFECTS = {
         SIGMA_DELTA,
     ),
     "sigma-delta: beyond the image": Defect(
-        "kernels/cpu/src/sigma_delta/dense.h", "inside ? begin : inputs", "begin", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/dense.cpp", "inside ? begin : inputs", "begin", SIGMA_DELTA
     ),
     "sigma-delta: a bias at each step": Defect(
         "kernels/cpu/src/sigma_delta/neurons.h", "t || !s.bias", "!s.bias", SIGMA_DELTA
     ),
     "sigma-delta maxima: of this step alone": Defect(
-        "kernels/cpu/src/sigma_delta/maximum.h", "        last = most;", "", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/maximum.cpp", "        last = most;", "", SIGMA_DELTA
     ),
     "sigma-delta maxima: neurons start anew": Defect(
-        "kernels/cpu/src/sigma_delta/maximum.h", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/maximum.cpp", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
     ),
     "sigma-delta engines: neurons that have not settled": Defect(
         "kernels/cpu/src/engine/changes.h", "    if (restless) memcpy", "    if (false) memcpy", SIGMA_DELTA_ENGINES

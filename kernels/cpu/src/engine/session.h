@@ -245,4 +245,11 @@ static inline Neurons neurons_of(const Session& session, int64_t number, int64_t
     return n;
 }
 
+// Whether all that an operation reads is the same at each step.
+static inline bool all_held(const Session& session, const Step& step) {
+    for (int64_t i = 0; i < step.count; i++)
+        if (!session.views[step.windows[i].slot].held()) return false;
+    return true;
+}
+
 }  // namespace PK_TARGET
