@@ -1,6 +1,6 @@
 // The pixels of a task of sigma-delta neurons, and their channels in registers.
 #pragma once
-#include "neurons.h"
+#include "senders.h"
 
 namespace PK_TARGET {
 
