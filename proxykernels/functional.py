@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .calls import neuron_ops
-from .checks import passes
+from .checks import chunked_passes
 from .neurons import IFNeuron
 from .spikes import Spikes
 
@@ -44,7 +44,7 @@ def if_scan(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_scan", "IF", v)
+    chunked_passes.check_function("if_scan", "IF", v)
     return neuron_ops.scan(current, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
@@ -69,7 +69,7 @@ def if_hold(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_hold", "IF", v)
+    chunked_passes.check_function("if_hold", "IF", v)
     return neuron_ops.hold(current, T, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
@@ -104,7 +104,7 @@ def if_conv2d(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_conv2d", "FusedIFConv2d", v)
+    chunked_passes.check_function("if_conv2d", "FusedIFConv2d", v)
     window = stride, padding, dilation, groups
     return neuron_ops.conv2d(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset), *window)
 
@@ -133,5 +133,5 @@ def if_linear(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_linear", "FusedIFLinear", v)
+    chunked_passes.check_function("if_linear", "FusedIFLinear", v)
     return neuron_ops.linear(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))

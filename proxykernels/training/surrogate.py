@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .. import checks, surrogates
 from ..calls import neuron_ops
-from ..checks import passes
+from ..checks import chunked_passes
 from ..layers import Neurons
 from ..neurons import IFNeuron
 from ..surrogates import Surrogate, Triangle
@@ -60,7 +60,7 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_scan_surrogate", "IF", takes_state=False)
+    chunked_passes.check_function("if_scan_surrogate", "IF", takes_state=False)
     checks.no_gradient("v_threshold", v_threshold)
     neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset)
     return neuron_ops.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()
