@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..calls import spike_ops
-from ..kernels import constants
+from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
 from . import planned as plans
@@ -125,7 +125,7 @@ def run(
         if not parts:
             chunks.add(y)
 
-    with constants.unchanging(*[x] * isinstance(x, Tensor)):
+    with constant_cache.unchanging(*[x] * isinstance(x, Tensor)):
         prepared = PreparedNetwork(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
             batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,

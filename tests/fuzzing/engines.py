@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.plan.follow import follow
+from proxykernels.plan.followed_values import CannotFollowError
 from proxykernels.plan.plan import Plan
-from proxykernels.plan.values import CannotFollowError
 from proxykernels.running.engine import Engine
 
 from . import draw, ways

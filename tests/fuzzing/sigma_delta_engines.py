@@ -14,8 +14,8 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 from proxykernels.plan.changes import follow_changes
+from proxykernels.plan.followed_values import CannotFollowError
 from proxykernels.plan.plan import Kind
-from proxykernels.plan.values import CannotFollowError
 from proxykernels.running.engine import Engine
 
 from . import draw, ways

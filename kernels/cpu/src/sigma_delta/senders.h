@@ -1,46 +1,10 @@
-// Sigma-delta neurons (the definition: reference.py). A code is what a neuron sends at a step: 0 for nothing, +-(k + 1) for
-// +-2^-k. A power of two is the exponent of a float, so that the nearest one takes a sum of integers, and no logarithm.
+// Sigma-delta neurons. A power of two is the exponent of a float, so that the nearest one takes a sum of integers, and no
+// logarithm.
 #pragma once
-#include "../simd.h"
-#include "../work.h"
+#include "call.h"
+#include "codes.h"
 
 namespace PK_TARGET {
-
-typedef uint32_t VecBits __attribute__((vector_size(4 * Vec::width)));  // the bits of a Vec
-typedef int8_t VecCodes __attribute__((vector_size(Vec::width)));
-
-template <class To, class From>
-static inline To same_bits(const From& from) {
-    static_assert(sizeof(To) == sizeof(From));
-    To to;
-    memcpy(&to, &from, sizeof to);
-    return to;
-}
-
-constexpr uint32_t sign_bit = 1u << 31, exponent_bits = 0xffu << 23, half_a_power = 1u << 22, bits_of_1 = 127u << 23;
-
-// The values that codes stand for, by their lowest five bits.
-alignas(64) constexpr float code_values[32] = {
-    0,          1,          1.0f / 2,     1.0f / 4,     1.0f / 8,    1.0f / 16,   1.0f / 32,   1.0f / 64,  1.0f / 128,
-    1.0f / 256, 1.0f / 512, 1.0f / 1024,  1.0f / 2048,  0,           0,           0,           0,          0,
-    0,          0,          -1.0f / 2048, -1.0f / 1024, -1.0f / 512, -1.0f / 256, -1.0f / 128, -1.0f / 64, -1.0f / 32,
-    -1.0f / 16, -1.0f / 8,  -1.0f / 4,    -1.0f / 2,    -1};
-static inline float value_of(int8_t code) { return code_values[code & 31]; }
-static inline float value_of(float value) { return value; }
-
-// Those of as many codes as a Vec has lanes.
-static inline Vec values_of(const int8_t* codes) {
-#if defined(__AVX512F__)
-    const __m512i places = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes));
-    return {_mm512_permutex2var_ps(_mm512_load_ps(code_values), places, _mm512_load_ps(code_values + 16))};
-#else
-    VecCodes narrow;
-    memcpy(&narrow, codes, sizeof narrow);
-    const Ints::Whole code = __builtin_convertvector(narrow, Ints::Whole);
-    const VecBits negative = (VecBits)(code < 0), size = ((VecBits)code ^ negative) - negative;
-    return same_bits<Vec>((((128u - size) << 23) | (negative & sign_bit)) & (VecBits)(code != 0));
-#endif
-}
 
 // What neurons send of what they have not sent yet: the nearest signed power of two, from 1 down to `least`, the bits of a
 // float; three quarters of a power are rounded up to it.
@@ -87,16 +51,6 @@ static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t pl
     return sum;
 }
 
-// Channels from one on, to the end of its group.
-static inline int64_t channels_left(const SigmaDelta& s, int64_t channel) {
-    return s.groups == 1 ? s.C - channel : s.C / s.groups - channel % (s.C / s.groups);
-}
-
-// Spikes of all steps, and of the last one.
-struct Fired {
-    int64_t all = 0, last = 0;
-};
-
 // The neurons of some channels, and a, what they have sent.
 template <int channels>
 struct Senders {
@@ -130,22 +84,40 @@ struct Senders {
 
 constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // whose sums have registers
 
-// All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent. arrive(t, steps, sums) adds
-// what the synapses bring at some steps, an integral constant, at a time.
-template <int channels, class Arrive>
-static inline Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, Arrive arrive) {
+// What adds to some channels' sums what the synapses bring at some steps: add(t, steps, sums), `steps` an integral constant. Its
+// type is hidden, so that the code of neurons is compiled once for all.
+template <int channels>
+class Arrive {
+public:
+    template <class Add>
+    explicit Arrive(const Add& add)
+        : add(&add), call([](const void* add, int64_t t, int steps, Lanes<channels>* sums) {
+              each<steps_together>([&](auto before) {
+                  if (steps == before + 1) (*(const Add*)add)(t, std::integral_constant<int, before + 1>(), sums);
+              });
+          }) {}
+    void operator()(int64_t t, int steps, Lanes<channels>* sums) const { call(add, t, steps, sums); }
+
+private:
+    const void* const add;
+    void (*const call)(const void*, int64_t, int, Lanes<channels>*);
+};
+
+// All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent.
+template <int channels>
+static OUT_OF_LINE Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel,
+                                          Arrive<channels> arrive) {
     const int n = (int)least(channels_left(s, channel), channels);
     const int64_t place = (image * s.P + pixel) * s.C + channel;
     Senders<channels> neurons(s, channel, s.z ? s.a + place : nullptr);
     Lanes<channels> z = s.z ? load_block<channels>(s.z + place, n) : broadcast_block<channels>(0.0f);
+    Lanes<channels> sums[steps_together];
     Fired fired;
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
-    const auto part = [&](int64_t t, auto steps) __attribute__((always_inline)) {
-        Lanes<channels> sums[steps];
+    for (int64_t t = 0; t < s.T; t += steps_together) {
+        const int steps = (int)least(steps_together, s.T - t), arriving = (int)least(steps, s.T_in - t);
         for (int k = 0; k < steps; k++) sums[k] = besides<channels>(s, t + k, (image * s.T + t + k) * s.P + pixel, channel, n);
-        if (t + steps <= s.T_in) arrive(t, steps, sums);
-        else
-            for (int k = 0; t + k < s.T_in; k++) arrive(t + k, std::integral_constant<int, 1>(), sums + k);
+        if (arriving > 0) arrive(t, arriving, sums);
         for (int k = 0; k < steps; k++, at += s.P * s.C) {
             if (s.arrived) {
                 store_block(s.arrived + at, sums[k], n);
@@ -154,13 +126,7 @@ static inline Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t
             add(z, sums[k]);
             fired.all += fired.last = neurons.send(z, s.codes + at);
         }
-    };
-    int64_t t = 0;
-    for (; t + steps_together <= s.T; t += steps_together) part(t, std::integral_constant<int, steps_together>());
-    each<steps_together - 1>([&](auto fewer) {  // what is left of them at once
-        constexpr int steps = steps_together - 1 - fewer;
-        if (s.T - t == steps) part(t, std::integral_constant<int, steps>()), t += steps;
-    });
+    }
     if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, neurons.a, n);
     return fired;
 }

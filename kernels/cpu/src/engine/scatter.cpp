@@ -1,6 +1,5 @@
 // What stands between scattered layers: pooling and flattening of what fired, from its list.
-#pragma once
-#include "choice.h"
+#include "operations.h"
 #include "pools.h"
 #include "scatter.h"
 
@@ -13,7 +12,7 @@ static int64_t most_scattered(const Step& step, int64_t N, int64_t steps) {
     constexpr double addition = 7;  // cycles, where pixel tiles are the other way
     const double outputs = (double)(step.P() * steps);
     double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // rows of integers are faster
-    if (PixelTiled::fits(step, N, steps)) worth = fmin(worth, PixelTiled::cycles(step, steps) / outputs / addition);
+    worth = fmin(worth, pixel_tile_cycles(step, N, steps) / outputs / addition);
     const double taken = entry + step.reach->outputs * (visit + (double)(step.reach->width / Vec::width));
     return (int64_t)(worth * (double)N * outputs / taken);
 }
@@ -75,8 +74,7 @@ static void flatten_list(Session& session, int64_t k) {
     }
 }
 
-// Runs an operation from a list, if it can be; else its inputs have bits.
-static bool run_listed(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+bool run_listed(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
     const Step& step = session.plan.steps[k];
     if (is_scattered(session, k, N, steps)) return run_scattered(session, k, N, steps, fresh), true;
     if (is_listed_between(session, step)) {

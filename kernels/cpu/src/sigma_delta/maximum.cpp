@@ -1,7 +1,6 @@
 // Max pooling of what has been sent, or has arrived, so far: what the maximum of a window changes by at each step, or what the
 // neurons behind it send.
-#pragma once
-#include "synapses.h"
+#include "places.h"
 
 namespace PK_TARGET {
 
@@ -56,9 +55,8 @@ static Fired pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64
     return fired;
 }
 
-// What each input has sent after the steps, of `places` on, numbers of image * H * W + pixel.
 template <class Value>
-static void add_up(const SigmaDelta& s, int64_t first, int64_t last) {
+static void add_up_values(const SigmaDelta& s, int64_t first, int64_t last) {
     const int64_t P = s.H * s.W;
     for (int64_t place = first; place < last; place++)
         for (int64_t t = 0; t < s.T_in; t++) {
@@ -67,23 +65,20 @@ static void add_up(const SigmaDelta& s, int64_t first, int64_t last) {
         }
 }
 
-// What a thread works on.
-struct MaximumScratch {
-    SigmaDeltaTaps taps;
-    float* sums;  // [taps][row_pass]
-    MaximumScratch(const SigmaDelta& s, Carver& carver)
-        : taps(s, carver), sums(carver.take<float>(s.kernel_h * s.kernel_w * row_pass)) {}
-};
-
-// What has been sent is added up, by add_up, when all tasks are done.
 template <class Value>
-static void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
+static void maximum_task_of(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
     const auto tap_weights = [](int64_t) { return 0; };
     each_place(call, task, scratch.taps, counted, tap_weights,
                [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
                    auto* const sums = (Lanes<channels>*)scratch.sums;
                    return std::pair<int64_t, Fired>(0, pool_place<channels, Value>(call.s, image, pixel, channel, taps, sums));
                });
+}
+void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
+    (call.s.real ? maximum_task_of<float> : maximum_task_of<int8_t>)(call, task, scratch, counted);
+}
+void add_up_sent(const SigmaDelta& s, int64_t first, int64_t last) {
+    (s.real ? add_up_values<float> : add_up_values<int8_t>)(s, first, last);
 }
 
 }  // namespace PK_TARGET

@@ -1,6 +1,6 @@
 // Makes a plan of the caller's operations: all that a run reads is copied, and weights are packed.
-#pragma once
 #include "kernel_weights.h"
+#include "operations.h"
 
 namespace PK_TARGET {
 
@@ -205,7 +205,7 @@ static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     return true;
 }
 
-static void free_plan(Plan* plan) {
+void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Step& step = plan->steps[k];
         for (int64_t i = 0; i < step.count && step.windows; i++)
@@ -221,8 +221,7 @@ static void free_plan(Plan* plan) {
     delete plan;
 }
 
-// Null if there is no memory.
-static Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
+Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
     Plan* const plan = new Plan{new Step[count](), count, *input, 0};
     for (int64_t k = 0; k < count; k++)
         if (!make_step(*plan, operations[k], k)) {

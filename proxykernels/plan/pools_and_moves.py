@@ -14,9 +14,9 @@ from .. import layers
 from ..checks import window_checks
 from ..kernels import heap
 from . import pooling as averages
+from .followed_values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
 from .plan import Kind, Operation, Shape, Window, image_of
 from .quantize import quantized
-from .values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
 
 _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)
 

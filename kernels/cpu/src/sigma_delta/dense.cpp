@@ -1,12 +1,9 @@
 // Where many inputs of a convolution are not silent at a step: a product of matrices, of the values in the windows of some
-// output pixels and the weights. Each sum is added up in the order of synapses.h, and so has the same bits.
-#pragma once
-#include "synapses.h"
+// output pixels and the weights. Each sum is added up in the order of rows.cpp, and so has the same bits.
+#include "places.h"
+#include "row_weights.h"
 
 namespace PK_TARGET {
-
-constexpr int64_t dense_rows = 24;     // pixels of a task, and windows that are multiplied at a time
-constexpr int64_t dense_depth = 1024;  // values of a window that are multiplied at a time
 
 // Windows whose sums have registers at a time, of some vectors of channels: a divisor of dense_rows.
 constexpr int rows_of_tile(int vecs) {
@@ -32,16 +29,7 @@ static inline void multiply_tile(const float* values, int64_t stride, int64_t de
     each<rows>([&](auto r) { each<vecs>([&](auto v) { store(sums + (r * vecs + v) * Vec::width, sum[r][v]); }); });
 }
 
-// What a thread works on.
-struct DenseScratch {
-    static constexpr int64_t stride = dense_depth + 64 + Vec::width;  // 64 more fit, and a vector is stored whole
-    float *values, *sums;  // [dense_rows][stride]; [place, step][channels]
-    DenseScratch(const SigmaDelta& s, Carver& carver)
-        : values(carver.take<float>(dense_rows * stride)), sums(carver.take<float>((s.T_in + 1) * dense_rows * row_pass)) {}
-};
-
 // The windows of a task's pixels, at all steps.
-template <class Value>
 struct DenseWindows {
     static constexpr int64_t stride = DenseScratch::stride;
     const SigmaDeltaCall& call;
@@ -64,12 +52,11 @@ struct DenseWindows {
         for (int64_t from = 0; from < windows; from += dense_rows) {
             const int64_t some = least(dense_rows, windows - from);
             float* const of_these = scratch.sums + from * channels;
-            const Value* x[dense_rows];
-            int64_t top[dense_rows], left[dense_rows];
+            int64_t frame_at[dense_rows], top[dense_rows], left[dense_rows];
             for (int64_t r = 0; r < some; r++) {
                 const int64_t place = call.place(first + (from + r) / s.T_in), t = (from + r) % s.T_in;
                 const int64_t image = place / s.P, pixel = place % s.P;
-                x[r] = (const Value*)s.x + (image * s.T_in + t) * frame;
+                frame_at[r] = (image * s.T_in + t) * frame;
                 top[r] = pixel / s.W_out * s.stride_h - s.padding_h, left[r] = pixel % s.W_out * s.stride_w - s.padding_w;
                 store_block(of_these + r * channels, besides<channels>(s, t, (image * s.T + t) * s.P + pixel, channel, n));
             }
@@ -82,7 +69,8 @@ struct DenseWindows {
                             const int64_t y = top[r] + ky * s.dilation_h, z = left[r] + kx * s.dilation_w;
                             const bool inside = y >= 0 && y < s.H;
                             const int64_t begin = -z * s.C_in - i, end = (s.W - z) * s.C_in - i;
-                            events += copy(x[r] + (y * s.W + z) * s.C_in + i, inputs, inside ? begin : inputs, end, r);
+                            const int64_t at = frame_at[r] + (y * s.W + z) * s.C_in + i;
+                            events += copy(at, inputs, inside ? begin : inputs, end, scratch.values + r * stride + filled);
                         }
                         filled += inputs;
                         if (filled < dense_depth) continue;
@@ -104,8 +92,12 @@ struct DenseWindows {
 private:
     // 64 values of a window at most, of which those from `begin` to `end` lie in the image, and the others are zeros; returns
     // how many are not zero.
-    int64_t copy(const Value* from, int64_t inputs, int64_t begin, int64_t end, int64_t r) {
-        float* const to = scratch.values + r * stride + filled;
+    int64_t copy(int64_t at, int64_t inputs, int64_t begin, int64_t end, float* to) const {
+        if (s.real) return copy_values((const float*)s.x + at, inputs, begin, end, to);
+        return copy_values((const int8_t*)s.x + at, inputs, begin, end, to);
+    }
+    template <class Value>
+    static int64_t copy_values(const Value* from, int64_t inputs, int64_t begin, int64_t end, float* to) {
         if (begin <= 0 && end >= inputs) {
             for (int64_t i = 0; i < inputs; i += Vec::width) store(to + i, load_values(from + i, inputs - i));
             return __builtin_popcountll(not_zero(from, inputs));
@@ -124,32 +116,28 @@ private:
     }
 };
 
-static int64_t dense_tasks(const SigmaDeltaCall& call) { return ceil_div(call.count, dense_rows) * Passes(call.s).count; }
-
-// As rows_task, of one group.
-template <class Value>
-static void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch, Counted& counted) {
+void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch, Counted& counted) {
     const SigmaDelta& s = call.s;
     const int64_t groups = ceil_div(call.count, dense_rows), channel = Passes(s).channel(s, task / groups);
     const SigmaDeltaRows rows(s, channel);
-    DenseWindows<Value> windows(call, scratch, task % groups * dense_rows);
+    DenseWindows windows(call, scratch, task % groups * dense_rows);
     with_channels(s, channel, [&](auto channels) {
-        counted.additions += windows.template multiply<channels>(channel, rows.weight, rows.row);
+        counted.additions += windows.multiply<channels>(channel, rows.weight, rows.row);
         for (int64_t i = 0; i < windows.count; i++) {
             const int64_t place = call.place(windows.first + i);
-            const Fired fired =
-                fire_sigma_delta<channels>(s, place / s.P, place % s.P, channel, [&](int64_t t, auto steps, auto* sums) {
-                    each<steps>([&](auto k) { sums[k] = windows.template sum<channels>(i, t + k); });
-                });
+            const auto add = [&](int64_t t, auto steps, auto* sums) {
+                each<steps>([&](auto k) { sums[k] = windows.sum<channels>(i, t + k); });
+            };
+            const Fired fired = fire_sigma_delta(s, place / s.P, place % s.P, channel, Arrive<channels>(add));
             call.note(place, fired);
             counted.spikes += fired.all;
         }
     });
 }
 
-// The share of inputs that are not silent, from which on products of matrices take less time: measured. Adding rows is as fast
-// where the sums of several steps, or of many channels, have registers at once; and it leaves out what is silent.
-static inline double dense_rate(const SigmaDeltaCall& call) {
+// Measured. Adding rows is as fast where the sums of several steps, or of many channels, have registers at once; and it leaves
+// out what is silent.
+double dense_rate(const SigmaDeltaCall& call) {
     constexpr double never = 2;
     const SigmaDelta& s = call.s;
     if (!s.x || s.groups > 1 || call.count * s.T_in < dense_rows) return never;
@@ -158,9 +146,8 @@ static inline double dense_rate(const SigmaDeltaCall& call) {
     return sums > 4 ? never : Vec::width == 16 ? 0.33 : 0.75;
 }
 
-// The share of the inputs that are not silent, of a part of them.
 template <class Value>
-static double rate_of(const SigmaDelta& s) {
+static double rate_of_values(const SigmaDelta& s) {
     const int64_t values = s.N * s.T_in * s.H * s.W * s.C_in, every = 64 * (1 + values / (64 << 10));
     int64_t events = 0, seen = 0;
     for (int64_t i = 0; i < values; i += every) {
@@ -170,5 +157,6 @@ static double rate_of(const SigmaDelta& s) {
     }
     return seen ? (double)events / (double)seen : 0;
 }
+double rate_of(const SigmaDelta& s) { return s.real ? rate_of_values<float>(s) : rate_of_values<int8_t>(s); }
 
 }  // namespace PK_TARGET

@@ -4,16 +4,16 @@
 
 namespace PK_TARGET {
 
-class JoinedLists {
+class BandWindowLists {
 public:
-    JoinedLists(const Conv2d& c, const Slices& slices, SharedPatterns& source)
+    BandWindowLists(const Conv2d& c, const Slices& slices, SharedPatterns& source)
         : c(c),
           slices(slices),
           source(source),
           columns((most(1, c.W_out) - 1) * c.stride_w + (c.kernel_w - slices.taps) * c.dilation_w + 1) {
         PK_ASSERT(slices.count == 1 || c.kernel_w % slices.taps == 0);
     }
-    JoinedLists(const JoinedLists&) = delete;
+    BandWindowLists(const BandWindowLists&) = delete;
 
     // For so many rows of inputs, images on images, with so many spikes; and for so many output pixels at a time.
     void borrow(Carver& carver, int64_t rows, int64_t spikes, int64_t steps, int64_t sums, int64_t places) {

@@ -1,6 +1,6 @@
 // What stands between sigma-delta neurons, and at the ends of their networks: by what the input changes, and what the changes of
 // the output add up to. All that is linear takes changes as it takes values.
-#pragma once
+#include "../sigma_delta/codes.h"
 #include "changes.h"
 #include "pools.h"
 
@@ -218,8 +218,7 @@ static void run_ends(Session& session, int64_t k, int64_t N, int64_t T, bool fre
     count_active(y, N * step.P());
 }
 
-// An operation of a network of sigma-delta neurons.
-static void run_change(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
+void run_change(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
     const int64_t kind = session.plan.steps[k].kind;
     if (kind == engine::Send || kind == engine::SendMaxima) run_send(session, k, N, T, fresh, goes_on);
     else if (kind == engine::Changes || kind == engine::Sum) run_ends(session, k, N, T, fresh, goes_on);

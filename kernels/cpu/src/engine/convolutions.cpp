@@ -1,20 +1,19 @@
-// Which way a layer of neurons is run in a segment: by what it is, and by what came.
-#pragma once
+// Neurons behind a convolution that a kernel of ../conv2d runs, and which way that is.
 #include "depthwise.h"
 #include "lookup.h"
 #include "sliced.h"
+#include "operations.h"
 #include "tiles.h"
+#include "watch.h"
 
 namespace PK_TARGET {
 
-// Whether a layer that reads nothing but spikes is run by a kernel of ../conv2d, whatever came.
-static bool has_kernel(const Step& step, int64_t N, int64_t steps) {
+bool has_kernel(const Step& step, int64_t N, int64_t steps) {
     if (Depthwise::fits(step) || Sliced::fits(step, N, steps)) return true;
     return step.conv.groups > 1 && LookedUp::fits(step, N, steps);
 }
 
-// Memory of one thread, whichever kernel that is.
-static int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
+int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
     int64_t room = PixelTiled::room(step, N, steps, threads);
     if (!has_kernel(step, N, steps)) return room;
     room = most(room, Depthwise::room(step));
@@ -79,7 +78,7 @@ private:
     double at(int64_t i, double rate) const { return line[i].silent + rate * (line[i].busy - line[i].silent); }
 };
 
-static int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
+int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
     const bool may_have = has_kernel(step, N, steps) || PixelTiled::fits(step, N, steps);
     if (!may_have || !reads_spikes(session, step, steps)) return engine::ByPatterns;
     if (Depthwise::fits(step)) return engine::ByDepthwise;
@@ -89,6 +88,42 @@ static int64_t way_of(const Session& session, const Step& step, int64_t N, int64
     const int64_t way = candidates.fastest(0);
     if (way == candidates.fastest(1)) return way;
     return candidates.fastest(rate_of(x, step.windows[step.weighted], N, steps));
+}
+
+// `keeps`: whether it is to write their states.
+template <class Kernel>
+static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps = true) {
+    const Step& step = session.plan.steps[k];
+    const View& x = session.views[step.windows[step.weighted].slot];
+    Neurons neurons = neurons_of(session, k, N, steps, fresh);
+    neurons.spikes = (uint8_t*)session.slots[k];
+    if (!keeps) neurons.v = nullptr;
+    const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.weighted].slot].spikes : nullptr;
+    const Kernel kernel(step, neurons, x, shortcut, session.threads);
+    memset(session.states[k].alike, 0, N * step.P());  // nobody has looked
+    struct Context {
+        const Kernel& kernel;
+        const View& x;
+        Scratch* scratch;
+    } context{kernel, x, session.scratch};
+    share(session, kernel.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        c.kernel.run(c.x, task, c.scratch[thread].kernel, c.scratch[thread].tally);
+    });
+}
+
+double pixel_tile_cycles(const Step& step, int64_t N, int64_t steps) {
+    return PixelTiled::fits(step, N, steps) ? PixelTiled::cycles(step, steps) : INFINITY;
+}
+
+void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    switch (way) {
+        case engine::ByDepthwise: return run_by<Depthwise>(session, k, N, steps, fresh);
+        case engine::BySlices: return run_by<Sliced>(session, k, N, steps, fresh);
+        case engine::ByTables: return run_by<LookedUp>(session, k, N, steps, fresh);
+        case engine::ByPixelTiles: return run_by<PixelTiled>(session, k, N, steps, fresh, goes_on);
+        default: return run_by<Tiled>(session, k, N, steps, fresh);
+    }
 }
 
 }  // namespace PK_TARGET
