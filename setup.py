@@ -124,15 +124,17 @@ class BuildKernels(build_ext):
                 program.insert(0, "ccache")
         start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
         jobs = {extension.name: self.jobs_of(extension) for extension in self.extensions}
-        say(f"compiling {sum(map(len, jobs.values()))} C++ files, which together take about four minutes of a core")
+        files = {job[:2]: job for of in jobs.values() for job in of}  # what both libraries have once
+        say(f"compiling {len(files)} C++ files, which together take about two minutes of a core")
 
         def compile_one(job):
-            files = self.compile(*job)
+            objects = self.compile(*job)
             say(f"{job[1]}/{Path(job[0]).name} compiled, {time.monotonic() - start:.0f} s after the start")
-            return files
+            return objects
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread waits for a compiler
-            self.objects = {name: [pool.submit(compile_one, job) for job in of] for name, of in jobs.items()}
+            made = {key: pool.submit(compile_one, job) for key, job in files.items()}
+            self.objects = {name: [made[job[:2]] for job in of] for name, of in jobs.items()}
             super().build_extensions()
         self.built = True
 
@@ -153,11 +155,12 @@ class BuildKernels(build_ext):
 
     def jobs_of(self, extension):
         """What to compile for a library: sources, each with a folder, macros and flags."""
-        engine = is_engine(extension)
+        engine, tasks = is_engine(extension), {f"kernels/cpu/src/{name}.cpp" for name in sources["TASKS"]}
         targets = {self.target: TARGETS[self.target]} if self.target else TARGETS
         targets = {name: flags for name, flags in targets.items() if name != "amx" or self.knows(flags)}
-        openmp, jobs = self.openmp(engine)[0], []
+        jobs = []
         for source in extension.sources:
+            openmp = self.openmp(engine or source in tasks)[0]
             if Path(source).stem == "dispatch":
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
                 macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
@@ -245,13 +248,15 @@ setup(
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
-            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", *sources["KERNELS"])],
+            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", *sources["KERNELS"], *sources["TASKS"])],
             depends=[str(path) for path in sources["paths"]()],
             language="c++",
         ),
         Extension(
             "proxykernels.kernels.cpu._engine",
-            sources=[f"kernels/cpu/src/engine/{name}.cpp" for name in ("dispatch", "target")],
+            sources=[
+                f"kernels/cpu/src/{name}.cpp" for name in ("engine/dispatch", *sources["ENGINE"], *sources["TASKS"])
+            ],
             depends=[str(path) for path in sources["paths"](engine=True)],
             language="c++",
         ),

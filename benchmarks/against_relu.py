@@ -16,20 +16,19 @@ Accuracy is that of the logits on all test images: 10,000 of Fashion-MNIST or CI
 EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of calls, each of other images, and all
 contenders take turns. The fewest steps that are at most 0.1 points below the ReLU network are marked, with their time
 in passes of OpenVINO's.
-Writes results/against_relu_NET.csv and .png.
+Writes against_relu_NET.csv and .png.
 
 Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python benchmarks/train.py
-relu --net vgg11-cifar10 --lr 1e-3 --root cifar10). --state-dict has those of any network of torchvision, for images in
-<root>/train/<class>/, which scale it, and <root>/test/<class>/, as many as 1 GB holds.
+relu --net vgg11-cifar10 --lr 1e-3 --root cifar10 --out benchmarks/weights). --state-dict has those of any network of
+torchvision, for images in <root>/train/<class>/, which scale it, and <root>/test/<class>/, as many as 1 GB holds.
 """
 
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, numbers
+from common.printed import add_out, new_parser, numbers
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--T", type=numbers, default=[1, 2, 4, 8, 16], help="steps of IF networks")
     parser.add_argument("--quick", action="store_true", help="few images and calls, to see that it works")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST, or of CIFAR-10's images")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and the picture")
+    add_out(parser, "the table and the picture")
     work("speed.against_table", parser.parse_args(arguments))
 
 

@@ -37,7 +37,7 @@ is most accurate on held-out training images. Then all trainings go on in turns,
 that curves grow together. A call goes on where the last one stopped, by Ctrl-C or by --stop-at; checkpoints are in
 --runs.
 
-Writes results/compare_methods_NET_WIDTH_N_epochs.csv (accuracy at each measured step, of held-out images, and of the
+Writes compare_methods_NET_WIDTH_N_epochs.csv (accuracy at each measured step, of held-out images, and of the
 test images after the last: strict, where a tie with the true class is wrong; lenient, where it is right; and by the
 potentials of a last layer that never fires) and .png, and compare_methods_NET_WIDTH_settings.csv (what was tried).
 """
@@ -47,9 +47,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import natural, new_parser, positive, positive_number, seeds, shown, some_of, written
+from common.printed import add_out, natural, new_parser, positive, positive_number, seeds, shown, some_of, written
 
 DECAY = 0.5
 
@@ -88,7 +87,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the checkpoints")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables and the picture")
+    add_out(parser, "the tables and the picture")
     options = parser.parse_args(arguments)
     known = names.WAYS[options.neuron]
     options.methods = list(known) if options.methods is None else options.methods

@@ -1,7 +1,7 @@
 """Draw every picture of the results anew, from the tables; nothing is measured.
 
     python benchmarks/draw.py
-    python benchmarks/draw.py --results my/results
+    python benchmarks/draw.py --results benchmarks/results  # tracked
 
 Of sim_speed.csv: a picture for each network, reset, batch and neuron. At each T it shows one run, of those that timed
 the most contenders the last, so that points at one T come from one run and a small run puts no large one out.
@@ -10,14 +10,15 @@ the most contenders the last, so that points at one T come from one run and a sm
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-from common.checkout import RESULTS
+from common.checkout import RUNS
 from common.command import command, work
 from common.printed import new_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables and pictures")
+    help = "folder of the tables, and of the pictures: the --out of the other commands"
+    parser.add_argument("--results", type=Path, default=RUNS, help=help)
     work("common.pictures", parser.parse_args(arguments))
 
 

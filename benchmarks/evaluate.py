@@ -13,8 +13,8 @@ For each file, by default the shipped networks, with float32 weights or as pk.si
 argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
 rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. With
 --converted the spiking network is what pk.convert's default makes of that twin on 1,000 training images; of a twin that
-was trained alone (train.py --method ann) it always is. Writes results/accuracy_<name>[_converted][_int16|_int8].csv,
-draws accuracy_<name>.png from all, and adds the last step's figures as a row to results/accuracy.csv. The exit status
+was trained alone (train.py --method ann) it always is. Writes accuracy_<name>[_converted][_int16|_int8].csv,
+draws accuracy_<name>.png from all, and adds the last step's figures as a row to accuracy.csv. The exit status
 is 1 if a network, with the precision that it was trained with, falls below the accuracy that its file records for the
 test images.
 """
@@ -23,9 +23,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive
+from common.printed import add_out, new_parser, positive
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", choices=sorted(names.DATA), default="fashion-mnist", help="its name")
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--device", default="cpu", help="as torch names it")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the tables and the plots")
+    add_out(parser, "the tables and the plots")
     return work("accuracy.every_step", parser.parse_args(arguments))
 
 

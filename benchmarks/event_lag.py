@@ -22,9 +22,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive_number, shown, some_of
+from common.printed import add_out, new_parser, positive_number, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--contenders", type=some_of(names.EVENT_CONTENDERS), default=list(names.EVENT_CONTENDERS),
         help=f"of {shown(names.EVENT_CONTENDERS)}",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables and the picture")
+    add_out(parser, "the tables and the picture")
     work("speed.event_lag_table", parser.parse_args(arguments))
 
 

@@ -13,13 +13,10 @@ spikes must be equal. Then the contenders take turns; times are medians, of proc
 Writes event_speed.csv and the picture event_speed.png: cost against events.
 """
 
-from pathlib import Path
-
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, numbers, positive_number, shown, some_of
+from common.printed import add_out, new_parser, numbers, positive_number, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--sizes", type=some_of(sizes), default=list(sizes), help=f"height and width, of {shown(sizes)}")
     add("--threads", type=numbers, default=[1, 2], help="of each contender")
     add("--seconds", type=positive_number, default=1.2, help="for the turns of a row")
-    add("--out", type=Path, default=RESULTS, help="folder of the table and the picture")
+    add_out(parser, "the table and the picture")
     work("speed.event_table", parser.parse_args(arguments))
 
 

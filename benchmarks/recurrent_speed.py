@@ -11,15 +11,12 @@ braille  the network of NIR's paper, 12-38-7 of current-based neurons, batches o
 Weights and inputs are random, so no speed has an accuracy beside it; train_vowels.py has those of a real task. The step
 loop multiplies all inputs at once, before its steps. Norse's neurons use the current of the step before; their work is
 the same. One thread, by processor time: the least of the rounds. memory: what the forward pass leaves for the backward
-pass, in bytes. Writes results/recurrent_speed.csv.
+pass, in bytes. Writes recurrent_speed.csv.
 """
 
-from pathlib import Path
-
 import common.interrupt  # noqa: F401 - first of all that takes time
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive, some_of
+from common.printed import add_out, new_parser, positive, some_of
 
 CASES = ["layer", "braille"]
 
@@ -30,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--cases", type=some_of(CASES), default=CASES, help=f"of {','.join(CASES)} (default: all)")
     add("--rounds", type=positive, default=5, help="timed rounds of each contender (default: 5)")
     add("--steps", type=positive, help="steps of each case (default: 1000 of the layer, 256 of braille)")
-    add("--out", type=Path, default=RESULTS, help="folder of the table")
+    add_out(parser, "the table")
     work("speed.recurrent_table", parser.parse_args(arguments))
 
 

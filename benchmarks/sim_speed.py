@@ -6,7 +6,7 @@
     python benchmarks/sim_speed.py --net paper --T 64 --neuron lif --tau 16
     python benchmarks/sim_speed.py --net paper --T 64 --shared --random --relu
 
-Prints a table for each T, adds rows to benchmarks/results/sim_speed.csv and draws a plot beside it.
+Prints a table for each T, adds rows to sim_speed.csv and draws a plot beside it.
 """
 
 import common.interrupt  # noqa: F401 - first of all that takes time

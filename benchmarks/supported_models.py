@@ -12,18 +12,15 @@ snnTorch, all with random weights and small real inputs; their normalisations ha
   translated and more than a tenth remains;
 - of spiking networks, which share of all neurons' spikes differs from the library's own run over 16 steps.
 
-Writes results/supported_models.csv, and the table in docs/models.md; rows of networks that are not run stay.
+Writes supported_models.csv, where rows of networks that are not run stay, and with --page the table of docs/models.md.
 """
 
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, some_of
-
-PAGE = RESULTS.parents[1] / "docs" / "models.md"
+from common.printed import add_out, new_parser, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,8 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--nets", type=nets, help=text)
     longest = names.ZOO_STEPS[-1]
     parser.add_argument("--longest", type=int, choices=names.ZOO_STEPS, default=longest, help="steps of ReLU networks")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page that holds the table")
+    add_out(parser, "the tables")
+    parser.add_argument("--page", type=Path, help="also write the table into this page: docs/models.md")
     work("zoo.models_table", parser.parse_args(arguments))
 
 

@@ -8,8 +8,8 @@ the mean of the frames, pk.ProxyNet. Both from the same weights, on the same bat
 surrogate, each movement: outputs do not fire, and their potentials are to be right after each of the three movements.
 
 The frames (`pk.samples.saccade_frames`) are computed first, 35 kB an image. docs/events.md explains it piece by piece.
-Writes results/train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence;
-results/train_events_time.csv, the same of the last epoch's network after each step of a stream, by the milliseconds
+Writes train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence;
+train_events_time.csv, the same of the last epoch's network after each step of a stream, by the milliseconds
 since an image's first event (the three movements take 100 ms each, as N-MNIST's), and its picture.
 """
 
@@ -17,9 +17,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive, positive_number, seed, share, shown, some_of
+from common.printed import add_out, new_parser, positive, positive_number, seed, share, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--dropout", type=share, default=0.25, help="of the inputs of the linear layer")
     add("--seed", type=seed, default=0, help="of weights and batches")
     add("--root", type=Path, help="folder of Fashion-MNIST")
-    add("--out", type=Path, default=RESULTS, help="folder of the table")
+    add_out(parser, "the table")
     work("training.events", parser.parse_args(arguments))
 
 

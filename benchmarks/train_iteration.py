@@ -9,7 +9,7 @@ the ReLU twin's pass, the spiking network's T steps, the loss, the twin's backwa
 everything but the T steps: the authors run them as a loop over time. Theirs is given the best settings we know
 (rivals.py: channels last, in place, normalisation folded, the first layer's currents computed once; with and without
 torch.compile), and normalisation is frozen, as it is after the first epoch. Times are medians of interleaved rounds, of
-the wall and of the process's CPU time, which other programs disturb less. Appends to results/train_iteration.csv.
+the wall and of the process's CPU time, which other programs disturb less. Appends to train_iteration.csv.
 """
 
 import argparse
@@ -18,9 +18,8 @@ from pathlib import Path
 import common.huge_pages  # noqa: F401 - before torch
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive, shown, some_of
+from common.printed import add_out, new_parser, positive, shown, some_of
 
 LOOPS = ["plain", "compiled"]  # of names.RIVALS
 
@@ -42,7 +41,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--snn-precision", choices=names.PRECISIONS, default="float32", help=text)
     add("--loops", type=some_of(LOOPS), default=LOOPS, help=f"of {shown(LOOPS)}; default: all")
     add("--root", type=Path, help="folder of Fashion-MNIST")
-    add("--out", type=Path, default=RESULTS, help="folder of the CSV file")
+    add_out(parser, "the CSV file")
     return parser.parse_args(arguments)
 
 

@@ -8,16 +8,15 @@ An utterance is 7 to 29 frames of 12 coefficients (Kudo, Toyama and Shimbo, "Mul
 passing-through regions", 1999). The network: recurrent leaky neurons, 12 to --neurons, and a readout of nine leaky
 integrators, whose mean over the frames is what cross-entropy is of. Adam, ATan, whole batches of --batch. Both have the
 same sizes, first weights, batches and number of epochs; the neurons reset by subtraction, snnTorch's a step later.
-Writes results/train_vowels.csv, a row for each seed and library: test accuracy after the last epoch, processor time of
+Writes train_vowels.csv, a row for each seed and library: test accuracy after the last epoch, processor time of
 one thread for an epoch of training, and for all test utterances.
 """
 
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive, positive_number, some_of
+from common.printed import add_out, new_parser, positive, positive_number, some_of
 
 LIBRARIES = ["proxykernels", "snntorch"]
 
@@ -32,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--batch", type=positive, default=30, help="utterances a step (default: 30)")
     add("--lr", type=positive_number, default=3e-3, help="learning rate (default: 0.003)")
     add("--root", type=Path, help="folder of JapaneseVowels_TRAIN.ts and _TEST.ts (default: aeon's)")
-    add("--out", type=Path, default=RESULTS, help="folder of the table")
+    add_out(parser, "the table")
     work("training.vowels", parser.parse_args(arguments))
 
 

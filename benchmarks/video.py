@@ -12,7 +12,7 @@ only inputs that have changed by more than a share of the layer's largest one, a
 computed densely and has no time. Thresholds are those of the first frames, which count in no figure.
 
 Printed of a frame: the share with the ReLU network's class, additions, products, energy of arithmetic and neurons
-(45 nm, memory not counted), and time, the median and quartiles of runs in turn. Writes results/video.csv, and leaves
+(45 nm, memory not counted), and time, the median and quartiles of runs in turn. Writes video.csv, and leaves
 other networks' rows there.
 """
 
@@ -20,9 +20,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import command, work
-from common.printed import new_parser, positive
+from common.printed import add_out, new_parser, positive
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--net", choices=names.VIDEO_NETS, default=names.VIDEO_NETS[0], help="network")
     parser.add_argument("--frames", type=positive, default=64, help="of each clip, the first ones")
     parser.add_argument("--rounds", type=positive, default=3, help="timed runs of each")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
+    add_out(parser, "the table")
     work("accuracy.video_table", parser.parse_args(arguments))
 
 

@@ -1,7 +1,7 @@
 """The neurons of a layer as one value, which is passed from the layers to the kernels.
 
 A new model is a line in MODELS, as in cpu/src/models.h, and a step in reference.py, cpu/src/neurons.h and
-gpu/neurons.py. Operators and kernels take any of them.
+gpu/neuron_steps.py. Operators and kernels take any of them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import constants
+from . import constant_cache
 from .weight_layouts import is_finite
 
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
@@ -31,7 +31,7 @@ def can_be_read(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or tensor.is_meta or torch._C._get_dispatch_mode(_FAKE) is not None:
         return False
-    return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constants.are_looked_at()))
+    return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constant_cache.are_looked_at()))
 
 
 def nobody_follows() -> bool:

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, UntypedStorage
 
-from . import constants, heap
+from . import constant_cache, heap
 from .weight_layouts import is_finite, refuse_infinite, require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
@@ -121,7 +121,9 @@ class Packed:
                 not checked for NaN here.
         """
         if self._weight.device.type != "cpu":
-            return constants.made_as((self._weights, kind), lambda *tensors: pack(*map(_float, tensors)), *self._given)
+            return constant_cache.made_as(
+                (self._weights, kind), lambda *tensors: pack(*map(_float, tensors)), *self._given
+            )
         if self._made is None:
             # Constants are identified by their addresses.
             self._fingerprints = (

@@ -19,7 +19,7 @@ Networks
     IF                             IF neurons alone
     FusedLIFConv2d, FusedLIFConv1d, FusedLIFLinear, FusedLIFSum, LIF
                                    the same with leaky neurons
-    FusedConv2d, FusedConv1d, FusedLinear, FusedSum, Population
+    FusedConv2d, FusedLinear, FusedSum, Population
                                    the same with any neurons: current-based, adaptive, refractory
     FusedRecurrentLinear           nn.Linear and neurons whose own spikes come back to them one step later
     FusedLILinear, LI              a readout: leaky integrators whose output are their potentials
@@ -28,8 +28,8 @@ Networks
     AvgPool2d, AdaptiveAvgPool2d   average pooling
     SumPool2d                      sum pooling
     RunningMaxPool2d               max pooling of real values over time
-    MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
-                                   the same along one axis
+    layers                         all of these, and those along one axis: MaxPool1d, MaxRatePool1d, RunningMaxPool1d,
+                                   AvgPool1d, AdaptiveAvgPool1d, FusedConv1d
     Dropout                        drops the same units at every step, and in both networks of ProxyNet
     ZeroPad2d, Upsample            zeros around and between pixels; larger images
     Concatenate                    several inputs side by side
@@ -42,14 +42,15 @@ Networks
 Running and training them
     simulate                       all steps of a network; early exit, records, synaptic operations
     conversion_report              compares a converted network with its ReLU network, layer by layer
+    model_card                     what a simulation measured, as the README of a model hub
     explain                        the kernel of each layer, and why it was chosen
-    margin, settled                rules for early exit
+    stop                           rules for early exit: margin, settled
     Shards                         distributes a data set over processes
     ProxyNet                       training by a ReLU network that shares the weights
     SurrogateNet                   training by backpropagation through time, in bounded memory
     use_surrogate                  makes layers differentiable by a surrogate derivative
     ATan, FastSigmoid, Sigmoid, Triangle
-                                   surrogate derivatives
+                                   surrogate derivatives; also in surrogates
     learn_neurons                  makes thresholds and decays learnable
     plot                           rasters, rates, potentials, accuracy against the number of steps
 
@@ -71,47 +72,38 @@ Data
     samples                        images, events and a trained network that come with the package
     time_first                     event frames [N, T, ...] of a DataLoader as [T, N, ...]
 
-Functions under the layers
+Functions under the layers, also in functional, with their equations
     pack, Spikes                   spikes at one bit each
     if_scan, if_hold               IF neurons on currents of every step; on a constant current
     if_conv2d, if_linear           convolution and matrix product with IF neurons
     max_pool2d                     max pooling of Spikes
-    if_scan_surrogate              IF neurons with a surrogate gradient
+    functional                     the functions, and if_scan_surrogate: IF neurons with a surrogate gradient
 """
 
-import sys
-from importlib.machinery import ModuleSpec
-from importlib.util import module_from_spec
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-if not Path(__file__).with_name("kernels").is_dir():  # a checkout: it stands beside us; once installed, in this folder
-    _spec = ModuleSpec(f"{__name__}.kernels", None, is_package=True)
-    _spec.submodule_search_locations = [str(Path(__file__).resolve().parents[1] / "kernels")]
-    kernels = sys.modules.setdefault(_spec.name, module_from_spec(_spec))
-
-from . import encode, neurons, plot, samples  # noqa: E402
-from .calls.spike_ops import max_pool2d  # noqa: E402
-from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly  # noqa: E402
-from .conversion.nir.data import from_nir_data, to_nir_data  # noqa: E402
-from .conversion.nir.from_nir import from_nir  # noqa: E402
-from .conversion.nir.to_nir import to_nir  # noqa: E402
-from .conversion.relu.convert import convert  # noqa: E402
-from .conversion.relu.report import conversion_report  # noqa: E402
-from .functional import if_conv2d, if_hold, if_linear, if_scan  # noqa: E402
-from .layers import (  # noqa: E402
+from . import _checkout as _checkout
+from . import _loadable as _loadable
+from . import encode, functional, layers, neurons, plot, samples, stop, surrogates
+from .conversion.card import model_card
+from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
+from .conversion.nir.data import from_nir_data, to_nir_data
+from .conversion.nir.from_nir import from_nir
+from .conversion.nir.to_nir import to_nir
+from .conversion.relu.convert import convert
+from .conversion.relu.report import conversion_report
+from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d
+from .layers import (
     IF,
     LI,
     LIF,
-    AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
-    AvgPool1d,
     AvgPool2d,
     Channels,
     Concatenate,
     Delay,
     Dropout,
     Flatten,
-    FusedConv1d,
     FusedConv2d,
     FusedIFConv1d,
     FusedIFConv2d,
@@ -125,12 +117,9 @@ from .layers import (  # noqa: E402
     FusedLinear,
     FusedRecurrentLinear,
     FusedSum,
-    MaxPool1d,
     MaxPool2d,
-    MaxRatePool1d,
     MaxRatePool2d,
     Population,
-    RunningMaxPool1d,
     RunningMaxPool2d,
     SumPool2d,
     Unflatten,
@@ -139,32 +128,26 @@ from .layers import (  # noqa: E402
     ZeroPad2d,
     learn_neurons,
 )
-from .network import Network  # noqa: E402
-from .running.compiling import compile  # noqa: E402
-from .running.early_exit import margin, settled  # noqa: E402
-from .running.engine import Engine, load  # noqa: E402
-from .running.events import events  # noqa: E402
-from .running.explain import explain  # noqa: E402
-from .running.simulate import simulate  # noqa: E402
-from .running.stream import Stream  # noqa: E402
-from .sequences import time_first  # noqa: E402
-from .shards import Shards  # noqa: E402
-from .spikes import Spikes, pack  # noqa: E402
-from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle  # noqa: E402
-from .training.proxy import ProxyNet  # noqa: E402
-from .training.surrogate import if_scan_surrogate, use_surrogate  # noqa: E402
-from .training.surrogate_net import SurrogateNet  # noqa: E402
+from .network import Network
+from .running.compiling import compile
+from .running.engine import Engine, load
+from .running.events import events
+from .running.explain import explain
+from .running.shards import Shards
+from .running.simulate import simulate
+from .running.stream import Stream
+from .sequences import time_first
+from .spikes import Spikes, pack
+from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle
+from .training.proxy import ProxyNet
+from .training.surrogate import use_surrogate
+from .training.surrogate_net import SurrogateNet
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "IF",
-    "LI",
-    "LIF",
     "ATan",
-    "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
-    "AvgPool1d",
     "AvgPool2d",
     "Channels",
     "Concatenate",
@@ -173,7 +156,6 @@ __all__ = [
     "Engine",
     "FastSigmoid",
     "Flatten",
-    "FusedConv1d",
     "FusedConv2d",
     "FusedIFConv1d",
     "FusedIFConv2d",
@@ -187,15 +169,15 @@ __all__ = [
     "FusedLinear",
     "FusedRecurrentLinear",
     "FusedSum",
-    "MaxPool1d",
+    "IF",
+    "LI",
+    "LIF",
     "MaxPool2d",
-    "MaxRatePool1d",
     "MaxRatePool2d",
     "Network",
     "Population",
-    "RunningMaxPool1d",
-    "RunningMaxPool2d",
     "ProxyNet",
+    "RunningMaxPool2d",
     "Shards",
     "Sigmoid",
     "Spikes",
@@ -207,33 +189,43 @@ __all__ = [
     "Upsample",
     "Voting",
     "ZeroPad2d",
+    "compile",
+    "conversion_report",
     "convert",
     "encode",
     "events",
-    "compile",
-    "conversion_report",
     "explain",
     "from_nir",
     "from_nir_data",
     "from_snntorch",
     "from_spikingjelly",
+    "functional",
     "if_conv2d",
     "if_hold",
     "if_linear",
     "if_scan",
-    "if_scan_surrogate",
+    "layers",
     "learn_neurons",
     "load",
-    "margin",
-    "settled",
     "max_pool2d",
+    "model_card",
     "neurons",
     "pack",
     "plot",
     "samples",
     "simulate",
+    "stop",
+    "surrogates",
     "time_first",
     "to_nir",
     "to_nir_data",
     "use_surrogate",
 ]
+
+if not TYPE_CHECKING:  # or any name would pass for one that has moved
+    from ._moved import __getattr__ as __getattr__
+
+
+def __dir__() -> list[str]:
+    """What is meant for users. The folders that the package is made of are not listed."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -12,6 +12,8 @@ from torch import Tensor
 from . import checks
 from .spikes import Spikes, pack_words, word_ops
 
+__all__ = ["latency", "poisson", "rate"]
+
 STEPS = 32  # packed at a time: one word of a GPU
 
 

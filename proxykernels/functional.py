@@ -7,8 +7,8 @@ One neuron, for t = 0 .. T-1 (theta is ``v_threshold``; the neuron of arXiv:2109
     v[t] = v_reset if s[t] else h[t]      hard reset (v_reset is a number)
     v[t] = h[t] - theta s[t]              soft reset (v_reset is None)
 
-v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever the input's type. None of the
-``if_*`` functions is differentiable: training goes through :class:`proxykernels.ProxyNet` or
+v[-1] is 0 or the state ``v`` that is passed in. Potentials are float32 whatever the input's type. Of these
+functions :func:`if_scan_surrogate` alone is differentiable; networks are trained by :class:`proxykernels.ProxyNet` or
 :class:`proxykernels.SurrogateNet`.
 """
 
@@ -16,10 +16,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from . import checks
 from .calls import neuron_ops
-from .checks import passes
+from .calls.spike_ops import max_pool2d
+from .checks import chunked_passes
 from .neurons import IFNeuron
-from .spikes import Spikes
+from .spikes import Spikes, pack
+from .surrogates import Triangle
+
+__all__ = ["if_conv2d", "if_hold", "if_linear", "if_scan", "if_scan_surrogate", "max_pool2d", "pack"]
 
 
 def if_scan(
@@ -44,7 +49,7 @@ def if_scan(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_scan", "IF", v)
+    chunked_passes.check_function("if_scan", "IF", v)
     return neuron_ops.scan(current, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
@@ -69,7 +74,7 @@ def if_hold(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_hold", "IF", v)
+    chunked_passes.check_function("if_hold", "IF", v)
     return neuron_ops.hold(current, T, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
@@ -104,7 +109,7 @@ def if_conv2d(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_conv2d", "FusedIFConv2d", v)
+    chunked_passes.check_function("if_conv2d", "FusedIFConv2d", v)
     window = stride, padding, dilation, groups
     return neuron_ops.conv2d(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset), *window)
 
@@ -133,5 +138,31 @@ def if_linear(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    passes.check_function("if_linear", "FusedIFLinear", v)
+    chunked_passes.check_function("if_linear", "FusedIFLinear", v)
     return neuron_ops.linear(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
+
+
+def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0) -> Tensor:
+    """Spikes of IF neurons on given currents, with a surrogate gradient (equations: :mod:`proxykernels.functional`).
+
+    Backward, the derivative of a spike by its neuron's potential h is a triangle around the threshold theta,
+
+        ds/dh = max(0, theta - |h - theta|) / theta^2          (Esser et al., PNAS 2016, arXiv:1603.08270)
+
+    and gradients do not pass through the reset: ``Triangle(1.0, detach_reset=True)``. One launch runs all steps
+    forward, and one all steps back.
+
+    Args:
+        current: [T, N, ...] of any float dtype; the neurons start at rest.
+        v_threshold, v_reset: as in :func:`if_scan`.
+
+    Returns:
+        Spikes of 0 and 1, float32 [T, N, ...].
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
+    """
+    chunked_passes.check_function("if_scan_surrogate", "IF", takes_state=False)
+    checks.no_gradient("v_threshold", v_threshold)
+    neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset)
+    return neuron_ops.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()

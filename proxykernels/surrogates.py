@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from .checks import is_number, neuron_checks
 from .kernels import surrogates as kernels
 
+__all__ = ["ATan", "FastSigmoid", "Sigmoid", "Surrogate", "Triangle"]
+
 
 class _Derivative:
     """Base of all, which checks their arguments: numbers above 0, the same for all neurons, and a bool."""
@@ -56,7 +58,7 @@ class ATan(_Derivative):
 
 @dataclass(frozen=True)
 class FastSigmoid(_Derivative):
-    """The derivative of a fast sigmoid: height / (1 + slope |x|)^2, x = h - threshold.
+    """The derivative of a fast sigmoid: ``height / (1 + slope |x|)^2``, x = h - threshold.
 
     snnTorch's ``fast_sigmoid(slope)``, Norse's "super" of alpha = slope. SpikingJelly's SuperSpike(alpha) has the slope
     1 and the height alpha, its SoftSign(alpha) the slope alpha and the height alpha / 2.
@@ -103,7 +105,7 @@ class Sigmoid(_Derivative):
 
 @dataclass(frozen=True)
 class Triangle(_Derivative):
-    """A triangle: max(0, 1 - |x| / w) / w, x = h - threshold, w = width times the threshold.
+    """A triangle: ``max(0, 1 - |x| / w) / w``, x = h - threshold, w = width times the threshold.
 
     Attributes:
         width: half of its base in thresholds, above 0; the derivative at the threshold is 1 / w.

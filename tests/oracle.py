@@ -42,7 +42,7 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
     x = inputs[0]
     if isinstance(layer, pk.Concatenate):
         return torch.cat(list(inputs), 1)
-    if isinstance(layer, pk.MaxRatePool2d | pk.MaxRatePool1d):
+    if isinstance(layer, pk.MaxRatePool2d | pk.layers.MaxRatePool1d):
         before = state.get(name, torch.zeros_like(x))
         state[name] = before + x
         pool = layer.kernel_size, layer.stride, layer.padding, 1, layer.ceil_mode

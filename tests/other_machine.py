@@ -25,7 +25,7 @@ def build(folder: str | Path, compiler: str = "c++") -> Path:
     program = Path(folder, "other_machine")
     flags = [*sources.FLAGS, *sources.OPENMP[0][0], "-static-libstdc++"]
     flags += [f"-I{sources.FOLDER}", "-DPK_TARGET=portable"]
-    files = [*(str(sources.FOLDER / f"{name}.cpp") for name in sources.KERNELS), str(PROGRAM)]
+    files = [*(str(sources.FOLDER / f"{name}.cpp") for name in (*sources.KERNELS, *sources.TASKS)), str(PROGRAM)]
     subprocess.run([*shlex.split(compiler), *flags, *files, "-o", str(program)], check=True)
     return program
 

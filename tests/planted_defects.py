@@ -69,14 +69,12 @@ DEFECTS = {
         f"{ENGINE}/fired_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
     ),
     "scattered spikes: pooled windows": Defect(
-        f"{ENGINE}/listed.h", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
+        f"{ENGINE}/scatter.cpp", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
     ),
     "lists of spikes: more than half a word": Defect(
-        "kernels/cpu/src/bit_lists.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
+        "kernels/cpu/src/set_bits.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
     ),
-    "lists of spikes: by bytes": Defect(
-        "kernels/cpu/src/bit_lists.h", "first += 8 * scale) {", "first += 7 * scale) {"
-    ),
+    "lists of spikes: by bytes": Defect("kernels/cpu/src/set_bits.h", "first += 8 * scale) {", "first += 7 * scale) {"),
     "window lists: another image's row": Defect(
         f"{CONV}/window_lists.h",
         "row_of((place.image - in.image) * in.rows + y - in.row)",
@@ -125,7 +123,7 @@ DEFECTS = {
         "tests/package/test_engine_few_steps.py",
     ),
     "engine: rows that add nothing": Defect(
-        "kernels/cpu/src/engine/lists.h",
+        "kernels/cpu/src/engine/listed_rows.h",
         "j < most_group; j++) end[j]",
         "j < most_group - 2; j++) end[j]",
         "tests/package/test_engine_few_steps.py",
@@ -215,7 +213,7 @@ DEFECTS = {
         "tests/gpu/test_triton_scan.py",
     ),
     "Triton neurons: the second state": Defect(
-        "kernels/gpu/neurons.py",
+        "kernels/gpu/neuron_steps.py",
         "(_reset(margin, h, neuron[0], h - loaded[0]), adapted)",
         "(_reset(margin, h, neuron[0], h - loaded[0]), state[1])",
         "tests/gpu/test_triton_neurons.py",
@@ -266,22 +264,22 @@ DEFECTS = {
         "tests/gradients/test_scan_backward.py",
     ),
     "sigma-delta: states go on": Defect(
-        "kernels/cpu/src/sigma_delta/neurons.h",
+        "kernels/cpu/src/sigma_delta/senders.h",
         "z = s.z ? load_block",
         "z = s.z && pixel ? load_block",
         SIGMA_DELTA,
     ),
     "sigma-delta: beyond the image": Defect(
-        "kernels/cpu/src/sigma_delta/dense.h", "inside ? begin : inputs", "begin", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/dense.cpp", "inside ? begin : inputs", "begin", SIGMA_DELTA
     ),
     "sigma-delta: a bias at each step": Defect(
-        "kernels/cpu/src/sigma_delta/neurons.h", "t || !s.bias", "!s.bias", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/senders.h", "t || !s.bias", "!s.bias", SIGMA_DELTA
     ),
     "sigma-delta maxima: of this step alone": Defect(
-        "kernels/cpu/src/sigma_delta/maximum.h", "        last = most;", "", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/maximum.cpp", "        last = most;", "", SIGMA_DELTA
     ),
     "sigma-delta maxima: neurons start anew": Defect(
-        "kernels/cpu/src/sigma_delta/maximum.h", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/maximum.cpp", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
     ),
     "sigma-delta engines: neurons that have not settled": Defect(
         "kernels/cpu/src/engine/changes.h", "    if (restless) memcpy", "    if (false) memcpy", SIGMA_DELTA_ENGINES

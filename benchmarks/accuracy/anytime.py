@@ -10,7 +10,7 @@ spikes, looked at every --chunk steps, at most --exit-steps. Operations are SynO
 of them (pk.running.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications, those
 with 0 left out. What the margin costs and saves is in evaluate.py energy, where held-out images choose it.
 
-Writes results/anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.
+Writes anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.
 """
 
 import argparse
@@ -18,9 +18,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, positive, shown, some_of
+from common.printed import add_out, new_parser, positive, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,5 +35,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--exit-steps", type=positive, default=64, help="most steps with early exit")
     parser.add_argument("--chunk", type=positive, default=2, help="steps between two looks at which images are decided")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    add_out(parser, "the tables")
     return parser.parse_args(arguments)

@@ -76,7 +76,7 @@ def exit_row(name: str, net: nn.Module, margin: int, dataset: TensorDataset, opt
     """A network's row at one margin of early exit."""
     counts, truth, steps, synops, joules = [], [], 0, 0, 0.0
     for images, labels in tqdm(DataLoader(dataset, BATCH), f"{name}, margin {margin}", unit="batch", mininterval=1.0):
-        result = pk.simulate(net, images, options.exit_steps, chunk=options.chunk, stop=pk.margin(margin))
+        result = pk.simulate(net, images, options.exit_steps, chunk=options.chunk, stop=pk.stop.margin(margin))
         counts.append(result.count())
         truth.append(labels)
         steps, synops = steps + result.steps.sum().item(), synops + result.synops.total

@@ -11,7 +11,7 @@ images.
 Three lines of energy: arithmetic; the neurons (an addition and a comparison a state value and step, a comparison priced
 as an addition); memory, by a model. What is counted, and at which cost: accuracy/work.py.
 
-Writes results/energy.csv, and prints the table of docs/paper.md.
+Writes energy.csv, and prints the table of docs/paper.md.
 """
 
 import argparse
@@ -19,9 +19,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, positive
+from common.printed import add_out, new_parser, positive
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,5 +33,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--longest", type=positive, default=64, help="most steps")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    add_out(parser, "the tables")
     return parser.parse_args(arguments)

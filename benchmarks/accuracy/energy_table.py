@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace, calibration: Tensor, held_out: Dataset,
                 choose_steps(counts, labels, wanted),
                 choose_margin(counts, labels, wanted),
             ):
-                stop = None if chosen.startswith("T") else pk.margin(choice)
+                stop = None if chosen.startswith("T") else pk.stop.margin(choice)
                 T = choice if stop is None else options.longest
                 accuracy, steps, work = spiking_work(net, test_set, T, stop, precision, first)
                 exits = "" if stop is None else ", early exit"

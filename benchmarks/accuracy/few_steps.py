@@ -9,7 +9,7 @@ arXiv:2303.04347). Each is converted by pk.convert's default, whose potentials a
 to start from. The network as shipped is run with signed neurons too ("Signed neuron with memory", Wang et al., IJCAI
 2022), which fire -1 when their potential falls to minus the threshold and they have fired before: in a step loop, for
 their accuracy, not their speed. A deep network, ResNet-20, is trained from random weights, and converted by the default
-and with half a threshold to start from. Writes results/few_steps.csv, or few_steps_resnet20.csv: for each T the
+and with half a threshold to start from. Writes few_steps.csv, or few_steps_resnet20.csv: for each T the
 accuracy of the test images by counts (a tie is wrong) and by logits, beside the ReLU network's.
 """
 
@@ -17,9 +17,8 @@ import argparse
 from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, positive, positive_number
+from common.printed import add_out, new_parser, positive, positive_number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,5 +32,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=positive_number, default=2e-4, help="highest learning rate; it goes down to 0")
     parser.add_argument("--images", type=positive, default=2000, help="test images, the first ones")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    add_out(parser, "the tables")
     return parser.parse_args(arguments)

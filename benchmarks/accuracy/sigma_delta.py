@@ -12,7 +12,7 @@ is scaled by crops of seven other photographs, the other networks by 1,000 train
 
 For each T: right answers of the labelled images, the correlation of logits with the ReLU network's, images with its
 class, spikes, operations and estimated energy an image (accuracy/cost.py; 45 nm). IF neurons, on the first --few
-images: logits of all steps, or of their second half if these correlate better. Writes results/few_steps_sigma_delta.csv
+images: logits of all steps, or of their second half if these correlate better. Writes few_steps_sigma_delta.csv
 and leaves other networks' rows there. --time: processor time of one thread, and that of a step loop in plain torch
 (few_steps_time.csv). --events: that of a spike, beside IF neurons (few_steps_events.csv). --controls: the same
 activations in one pass, as two signed powers and as whole numbers of 4 and 8 bits, and weights of 8 bits
@@ -24,9 +24,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, positive
+from common.printed import add_out, new_parser, positive
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,5 +43,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--events", action="store_true", help="time of a spike alone, in one convolution")
     parser.add_argument("--repeats", type=positive, default=5, help="timed runs of each")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST, or of CIFAR-10")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    add_out(parser, "the tables")
     return parser.parse_args(arguments)

@@ -91,7 +91,7 @@ def rows(subject: subjects.Subject, few: int) -> Iterator[dict]:
 
 def _settled(subject: subjects.Subject, net: pk.Network, expected: Tensor, few: int) -> dict[str, str | int]:
     """With early exit; T is the mean."""
-    stop, images = pk.settled(), subject.images
+    stop, images = pk.stop.settled(), subject.images
     results = [pk.simulate(net, batch, max(STEPS), stop=stop) for batch in images.split(BATCH)]
     logits, steps = (torch.cat([getattr(result, name) for result in results]) for name in ("logits", "steps"))
     parts = list(_simulated(net, images[:few], max(STEPS), stop=stop))

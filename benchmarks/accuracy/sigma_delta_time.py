@@ -27,7 +27,7 @@ def rows(subject: subjects.Subject, repeats: int) -> Iterator[dict]:
     last = x.contiguous(memory_format=torch.channels_last)
     timed: dict[tuple[str, Any], Callable[[], Any]] = {("ReLU network", ""): lambda: relu(last)}
     timed |= {("sigma-delta", T): lambda T=T: pk.simulate(net, x, T) for T in STEPS}
-    timed["sigma-delta, settled", 8] = lambda: pk.simulate(net, x, 8, stop=pk.settled())
+    timed["sigma-delta, settled", 8] = lambda: pk.simulate(net, x, 8, stop=pk.stop.settled())
     timed |= {("step loop", T): lambda T=T: list(sigma_delta_loop.outputs(net, x, T)) for T in LOOP_STEPS}
     timed["IF", IF_STEPS] = lambda: pk.simulate(other, x, IF_STEPS)
     _same(net, x)

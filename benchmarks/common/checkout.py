@@ -1,7 +1,8 @@
 """The checkout that a figure comes from: its commit, and where its tables belong.
 
-results/ holds what a commit measured. What a changed tree measures goes to results/scratch/, which git ignores: tables
-there begin as copies of those in results/.
+Commands write to runs/, which git ignores, and so change nothing that it tracks. results/ holds what maintainers
+measured, with ``--out benchmarks/results``, at a commit. What they measure of a changed tree goes to results/scratch/,
+which git ignores too: tables there begin as copies of those in results/.
 """
 
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 RESULTS = Path(__file__).parents[1] / "results"
 WEIGHTS = RESULTS.parent / "weights"
 SCRATCH = RESULTS / "scratch"
+RUNS = RESULTS.parents[1] / "runs"
 MEASURES_NOTHING = ("benchmarks/results", "docs", "*.md")  # changes there do not change a figure
 
 
@@ -28,7 +30,7 @@ def commit() -> str:
 
 def place(path: Path) -> Path:
     """Where what a command writes to ``path`` goes: elsewhere only from results/, if the tree is no commit's."""
-    inside = path.absolute().parent == RESULTS
+    inside = path.parent.resolve() == RESULTS.resolve()
     return SCRATCH / path.name if inside and commit().endswith("-dirty") else path
 
 

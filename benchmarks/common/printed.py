@@ -16,6 +16,8 @@ from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 
+from common.checkout import RUNS
+
 ITEM = r"- |\d+\. |\w+(?:,? \w+)* {2,}"  # what an item of a list begins with
 CHECKOUT = Path(__file__).parents[2]
 LARGEST_SEED = 2**32 - 1  # torch's generators take 64 bits, and an epoch's seed is a million times the training's
@@ -110,6 +112,17 @@ def _default(action: argparse.Action) -> str:
 def new_parser(doc: str) -> argparse.ArgumentParser:
     """A command's parser: ``--help`` shows its module's docstring, with its examples."""
     return argparse.ArgumentParser(description=doc, formatter_class=Help)
+
+
+def add_out(parser: argparse.ArgumentParser, holds: str, tracked: str = "benchmarks/results") -> None:
+    """The option ``--out``, by default a folder that git ignores.
+
+    Args:
+        holds: what is written there, for the help.
+        tracked: the folder that a maintainer gives, whose files git tracks.
+    """
+    help = f"folder of {holds}; those that git tracks are in {tracked}"
+    parser.add_argument("--out", type=Path, default=RUNS, help=help)
 
 
 def positive(text: str) -> int:

@@ -80,7 +80,7 @@ def write_csv(path: Path, columns: list[str], rows: list[dict]) -> None:
 def save_figure(path: Path, figure) -> None:
     """Save a matplotlib figure as PNG; makes its folder."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
+    figure.savefig(picture, format="png", dpi=240)
     publish(path, picture.getvalue())
 
 

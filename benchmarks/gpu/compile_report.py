@@ -5,7 +5,7 @@
 
 For NVIDIA's sm_75, 80, 86, 89, 90, 100, 103 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201: registers,
 spills, shared memory, tensor-core instructions, layout conversions, and instructions that mix the steps of spikes.
-Without --all of each kernel the most important variants. Writes benchmarks/results/compile_report.csv, where the rows
+Without --all of each kernel the most important variants. Writes compile_report.csv, where the rows
 of other versions of Triton stay. Ends with status 1, naming the variants, if one does not compile, spills registers in
 its main loop (or many elsewhere), needs more shared memory than its target has, multiplies without tensor cores, mixes
 steps, or stores every block of a pipelined loop in one slot; on sm_80 and sm_90 also if a multiprocessor holds one
@@ -16,9 +16,9 @@ interpreter, so TRITON_INTERPRET may be set or not.
 import argparse
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from common import printed
+from common.printed import add_out
 from common.tables import read_csv, write_csv
 from rich.console import Console
 from tqdm import tqdm
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"{len(VARIANTS)} variants, in place of {len(QUICK)}")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the CSV")
+    add_out(parser, "the CSV")
 
 
 def to_row(record: dict) -> dict:

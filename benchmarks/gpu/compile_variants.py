@@ -246,7 +246,7 @@ def _source(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, make_backend
 
-    from proxykernels.kernels.gpu.neurons import model_constants
+    from proxykernels.kernels.gpu.neuron_steps import model_constants
     from proxykernels.kernels.neurons import MODELS
 
     if neuron:  # a tuple: v_reset, which a soft reset has not, other scalars, and pointers

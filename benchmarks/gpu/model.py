@@ -8,16 +8,15 @@ multiprocessor, instructions, and clocks of a pass by unit; then, for each batch
 modelled milliseconds of pk.compile's graph, and those of a network that runs layer by layer, all steps at once, in
 cuDNN and a scan, as CUDA graphs (time_model.py and rival_model.py have the models and their assumptions); and the ratio
 of both, with its limit: if our layers did nothing but multiply. Writes
-gpu_model.csv and gpu_model_kernels.csv in benchmarks/results.
+gpu_model.csv and gpu_model_kernels.csv.
 """
 
 import argparse
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 from common import printed
-from common.printed import numbers
+from common.printed import add_out, numbers
 from common.tables import write_csv
 from rich.console import Console
 from tqdm import tqdm
@@ -62,8 +61,7 @@ def run(options: argparse.Namespace) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=numbers, default=[1, 32, 128], help="images, such as 1,32,128")
     parser.add_argument("--T", type=numbers, default=[16, 64, 512], help="steps, such as 16,64")
-    default = Path(__file__).parents[1] / "results"
-    parser.add_argument("--out", type=Path, default=default, help="folder of the CSV files")
+    add_out(parser, "the CSV files")
 
 
 def of_kernel(kernel, card) -> dict:

@@ -6,7 +6,7 @@
 The short code that expands spikes (kernels/gpu/spike_operands.py) is right only where a thread packs inputs of one
 step. It is compiled as far as layouts are chosen, for convolutions of all block sizes; counted are the instructions
 that need such a layout, and those that have it. kernels/gpu/one_step.py lists the pairs of GPU and Triton where all
-have it. Writes benchmarks/results/spike_operands.csv, where other rows stay. Ends with status 1 if that list differs.
+have it. Writes spike_operands.csv, where other rows stay. Ends with status 1 if that list differs.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.printed import add_out
 from common.tables import read_csv, write_csv
 from rich.console import Console
 
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--triton", choices=TRITONS, action="append", help="only this one; may be given again")
     parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; may be given again")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results", help="folder of the CSV")
+    add_out(parser, "the CSV")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of other Tritons (default: %(default)s)")
 
 

@@ -18,7 +18,7 @@ import proxykernels as pk
 from images import models, picture
 from images.contenders import speed
 from images.settling import STEPS, Reading, correlation, readings
-from proxykernels.shards import Shards
+from proxykernels.running.shards import Shards
 
 SURE = 0.5  # probability of the ReLU network's answer
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from images.models import Model
 from images.settling import STEPS, correlation, readings
-from proxykernels.shards import Shards
+from proxykernels.running.shards import Shards
 
 CROP = 0.875  # of the shorter side
 

@@ -11,16 +11,13 @@ and other real images are the calibration. For each network:
 - equality: weights and images rounded to a grid on which every float32 sum is exact; the spike counts must be those of
   the step loop, each and every one;
 - rates: how far the firing rates of the output are from the ReLU network's outputs at T = 8 .. 1024, from one pass, by
-  each method. Writes results/torchvision_rates.csv and .png;
-- speed and memory against the step loop at T = 64. Adds rows to results/torchvision_speed.csv.
+  each method. Writes torchvision_rates.csv and .png;
+- speed and memory against the step loop at T = 64. Adds rows to torchvision_speed.csv.
 """
 
-from pathlib import Path
-
 import common.interrupt  # noqa: F401 - first of all that takes time
-from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, shown, some_of
+from common.printed import add_out, new_parser, shown, some_of
 
 NETS = ("resnet18", "resnet50", "vgg16_bn")
 PARTS = ("equality", "rates", "speed")
@@ -36,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--T", type=int, default=64, help="steps for equality and speed")
     parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps for the rates")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
+    add_out(parser, "the tables")
     options = parser.parse_args(arguments)
     if options.size < 32:
         parser.error(f"--size must be at least 32, which the networks halve five times; got {options.size}")

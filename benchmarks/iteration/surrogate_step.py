@@ -6,17 +6,15 @@
 A step is the forward pass on images that are constant for T steps, the mean squared error of the spike counts, and the
 backward pass to all weights. Each contender runs in a process of its own: its peak memory is the growth of the process
 over all rounds, the first one included; the times are medians without it, of the wall and of the process's CPU time,
-which other programs disturb less. Appends to results/surrogate_step.csv.
+which other programs disturb less. Appends to surrogate_step.csv.
 """
 
 import argparse
-from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, positive, shown, some_of
+from common.printed import add_out, new_parser, positive, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,5 +28,5 @@ def main(arguments: list[str] | None = None) -> None:
         help=f"of {shown(names.SURROGATE_CONTENDERS)}; default: all",
     )  # fmt: skip
     parser.add_argument("--alone", choices=list(names.SURROGATE_CONTENDERS), help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the CSV file")
+    add_out(parser, "the CSV file")
     work("iteration.surrogate_step_table", parser.parse_args(arguments))

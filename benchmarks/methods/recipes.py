@@ -4,7 +4,7 @@
 
 Each recipe is a set of train.py's options. It trains the small network for --steps steps, from random weights or from
 those of a ReLU network that was trained for as many steps (--init ann). A run-away stops, as in train.py. Writes
-results/recipes.csv (running means over about 20 steps of the training batches) and recipes.png.
+recipes.csv (running means over about 20 steps of the training batches) and recipes.png.
 """
 
 import argparse
@@ -12,9 +12,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import RESULTS
 from common.command import work
-from common.printed import new_parser, positive, shown, some_of
+from common.printed import add_out, new_parser, positive, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,5 +29,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         "--recipes", type=some_of(names.RECIPES), default=names.RECIPES, help=f"of {shown(names.RECIPES)}; default: all"
     )
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table and the picture")
+    add_out(parser, "the table and the picture")
     return parser.parse_args(arguments)

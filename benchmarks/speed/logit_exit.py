@@ -20,4 +20,4 @@ def rule(run: Callable[..., Result], images: Tensor, T: int) -> Callable[[Tensor
     first, second = early.topk(2, dim=1).values.unbind(1)
     otherwise = early.argmax(1) != whole.argmax(1)
     lead = (look * (first - second))[otherwise].amax().item() if otherwise.any() else 0.0
-    return pk.margin(max(ROOM * lead, 1e-6), of="logits", at=[look])
+    return pk.stop.margin(max(ROOM * lead, 1e-6), of="logits", at=[look])

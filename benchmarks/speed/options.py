@@ -5,8 +5,7 @@ import math
 from pathlib import Path
 
 from common import names
-from common.checkout import RESULTS
-from common.printed import new_parser, positive
+from common.printed import add_out, new_parser, positive
 
 TAU = 2.0
 RIVALS = (*names.RIVALS, *names.GPU_RIVALS)
@@ -47,7 +46,7 @@ def make_parser(doc: str = "") -> argparse.ArgumentParser:
     add("--rivals", type=rival_list, help=f"all, none, or of {known} (default: all that the device can run)")
     add("--repeats", type=positive, help="timed rounds for each (default: as many as 90 s allow)")
     add("--root", type=Path, help="folder of Fashion-MNIST (default: the 256 images shipped)")
-    add("--out", type=Path, default=RESULTS, help="folder of the CSV file and the plot")
+    add_out(parser, "the CSV file and the plot")
     return parser
 
 

@@ -165,9 +165,12 @@ def _bars(rows: list[dict]):
     figure, (axes,) = figures.new_figure(1.3 + 0.36 * len(rows))
     axes.grid(visible=False, axis="y")
     bars = axes.barh([one.label for one in looks], times, color=[one.color for one in looks])
-    axes.bar_label(bars, [f"{time:.3g}" for time in times], padding=4)
-    axes.set_xlabel(f"ms an image (median), T = {rows[0]['T']}")
-    axes.margins(x=0.1)
+    batch = int(rows[0]["batch"])
+    right = [f"{batch * float(row['accuracy']):.0f}" for row in rows]
+    labels = [f"{time:.3g} ms, {count} of {batch} right" for time, count in zip(times, right, strict=True)]
+    axes.bar_label(bars, labels, padding=4)
+    axes.set_xlabel(f"ms an image (median), T = {rows[0]['T']}; images whose class is right")
+    axes.margins(x=0.3)
     return figure
 
 

@@ -7,8 +7,8 @@
 
 Adam, batches of 128 images, mirrored at random; the learning rate goes down to 0 in a line. LeNet-5 and
 ResNet-20 are trained on Fashion-MNIST, with ``-cifar10`` on CIFAR-10, as is VGG-11: images in <root>/train/<class>/ and
-<root>/test/<class>/. The seed is fixed. Writes <net>.safetensors, by default into benchmarks/weights: weights in
-float16, how they were trained, and how many test images they have right.
+<root>/test/<class>/. The seed is fixed. Writes <net>.safetensors: weights in float16, how they were
+trained, and how many test images they have right. Other commands take them from benchmarks/weights.
 """
 
 import argparse
@@ -16,9 +16,8 @@ from pathlib import Path
 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
-from common.checkout import WEIGHTS
 from common.command import work
-from common.printed import new_parser, positive, positive_number
+from common.printed import add_out, new_parser, positive, positive_number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,5 +32,5 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive, default=3, help="passes over the training images")
     parser.add_argument("--lr", type=positive_number, default=3e-3, help="highest learning rate")
     parser.add_argument("--root", type=Path, help="folder of the images")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder of the file")
+    add_out(parser, "the file", "benchmarks/weights")
     return parser.parse_args(arguments)

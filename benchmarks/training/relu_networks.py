@@ -65,7 +65,8 @@ def load(name: str) -> nn.Module:
     """
     path = file_of(name)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; python benchmarks/train.py relu --net {name} writes it")
+        command = f"python benchmarks/train.py relu --net {name} --out benchmarks/weights"
+        raise FileNotFoundError(f"{path} is missing; {command} writes it")
     ann = random(name)
     try:
         ann.load_state_dict(weights_file.read(path)[0])

@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> None:
         known[net.name] = row_of(net, options.longest) | {"date": date.today().isoformat()}
         rows = [known[net.name] for net in nets if net.name in known]
         write_csv(options.out / "supported_models.csv", list(COLUMNS), rows)
-    write_page(options.page, rows)
+    if options.page:
+        write_page(options.page, rows)
     console = Console()
     print_table(
         console,

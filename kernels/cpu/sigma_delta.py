@@ -17,7 +17,7 @@ ROWS, TAPS = "sigma-delta rows", "sigma-delta taps"  # how weights are packed
 
 
 def pack_rows(weight: Tensor, groups: int = 1) -> Tensor:
-    """Weights [C_out, C_in / groups, kh, kw] in rows: src/sigma_delta/synapses.h."""
+    """Weights [C_out, C_in / groups, kh, kw] in rows: src/sigma_delta/row_weights.h."""
     packed = []
     for part in weight.chunk(groups):
         taps = part.flatten(2).permute(2, 1, 0)

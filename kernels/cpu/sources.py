@@ -4,15 +4,27 @@ import hashlib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "src"
-KERNELS = (
-    "adding",
-    "tiles",
-    "gradients",
-    "scans",
-    "sigma_delta",
-    "spikes",
-    "target",
-)  # compiled for each instruction set
+# Compiled for each instruction set: the kernels, with OpenMP; the engine, which has its own threads; and tasks of both,
+# once for the two libraries. Tasks know nothing of threads.
+KERNELS = ("gradients", "adding", "scans", "spikes", "target", "tiles", "sigma_delta")
+TASKS = (
+    "conv2d/amx",
+    "conv2d/fire_sums",
+    "sigma_delta/rows",
+    "sigma_delta/dense",
+    "sigma_delta/depthwise",
+    "sigma_delta/maximum",
+)
+ENGINE = (
+    "engine/fire",
+    "engine/convolutions",
+    "engine/scatter",
+    "engine/plan",
+    "engine/target",
+    "engine/between",
+    "engine/recurrent",
+    "engine/changes",
+)
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -21,6 +33,7 @@ FLAGS = [
     "-fno-math-errno",
     "-g0",  # Python's own flags may ask for what a debugger reads: it takes longer, and 30 MB
     "-Wno-psabi",  # vectors are passed between functions of one file alone
+    "-Wno-unused-function",  # of a header that others read as well
 ]
 # Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]

@@ -10,7 +10,7 @@ from ..neurons import Neuron, current_sums
 from ..unfused import output_size
 from .block_sizes import architecture, choose_blocks, instructions, launch_options, multiprocessors, takes_digits
 from .if_conv2d_kernel import _if_conv2d_kernel
-from .neurons import arguments, by_sample, by_state
+from .neuron_steps import arguments, by_sample, by_state
 from .parts import parts_of
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**23  # elements of an image, and of one channel's weights

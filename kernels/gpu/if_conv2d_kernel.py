@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from .counters import popcount
-from .neurons import choose_states, read_states, write_states
+from .neuron_steps import choose_states, read_states, write_states
 from .spike_operands import expand, fence, finished, read_steps, times_64
 
 

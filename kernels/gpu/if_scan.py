@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..neurons import Neuron
-from .neurons import arguments, by_sample, by_state, read_states, write_states
+from .neuron_steps import arguments, by_sample, by_state, read_states, write_states
 
 # The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons
 # on 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and

@@ -11,7 +11,7 @@ if the reset is detached). The equations: cpu/src/scan_backward.h.
 import triton
 import triton.language as tl
 
-from .neurons import _leak
+from .neuron_steps import _leak
 
 
 @triton.jit

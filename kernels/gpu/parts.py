@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import constants
+from .. import constant_cache
 from ..weight_cache import WHOLE
 from ..weight_layouts import THREE_DIGITS, join_small_groups, places_of
 from .weight_parts import float16_parts, int8_digits
@@ -46,8 +46,8 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     whole = WHOLE.get(weight.untyped_storage())
     if takes_digits and (whole is not None or weight.dtype in (torch.float32, torch.float64)):
         bits = THREE_DIGITS if whole is None else whole.bits
-        return constants.made(_digits, weight, groups, places_of(bits, weight[0].numel()))
-    return constants.made(_float16, weight, groups)
+        return constant_cache.made(_digits, weight, groups, places_of(bits, weight[0].numel()))
+    return constant_cache.made(_float16, weight, groups)
 
 
 def _digits(weight: Tensor, groups: int, places: int) -> Parts:

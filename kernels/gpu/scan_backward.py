@@ -12,7 +12,7 @@ from torch import Tensor
 from ..neurons import MODELS, Neuron
 from ..surrogates import Surrogate
 from . import surrogates
-from .neurons import arguments, by_sample, by_state, read_states, write_states
+from .neuron_steps import arguments, by_sample, by_state, read_states, write_states
 from .neurons_backward import back_of
 
 BLOCK = 512

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks
 from ..checks import window_checks
 from ..checks.window_checks import symmetric
-from ..kernels import constants, ops, unfused, value_checks_cache
+from ..kernels import constant_cache, ops, unfused, value_checks_cache
 from ..neurons import IFNeuron
 from ..spikes import Spikes
 from ..spikes.channels_last import start
@@ -85,7 +85,7 @@ def batch_moments(
 
 def scaled(weight: Tensor, x: Spikes) -> Tensor:
     """The weight by what a spike of x counts."""
-    return weight if x.scale == 1 else constants.made(_times, weight, x.scale)
+    return weight if x.scale == 1 else constant_cache.made(_times, weight, x.scale)
 
 
 def _times(weight: Tensor, scale: float) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from .. import checks
 from ..checks import window_checks
 from ..checks.window_checks import symmetric
-from ..kernels import constants, operators, ops, reference, unfused
+from ..kernels import constant_cache, operators, ops, reference, unfused
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, word_ops
 from ..spikes.channels_last import channels, to_channels_last
@@ -22,7 +22,7 @@ from ..surrogates import Surrogate
 from .currents import currents_in_parts, scaled
 from .gradients import inputs
 from .gradients.calls import carrying, wants_gradient
-from .neurons import Fired, Neurons, neurons_of
+from .neuron_values import Fired, Neurons, neurons_of
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
@@ -248,8 +248,8 @@ def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Wi
     if checks.is_constant(x) if followed else T == 1 or x.stride(0) == 0:
         operands = x[:1], weight, bias, *window.convolution
         convolve = unfused.conv2d if followed else unfused.convolve
-        kept = constants.include(x, followed=followed)
-        currents = constants.made(convolve, *operands) if kept else convolve(*operands)
+        kept = constant_cache.include(x, followed=followed)
+        currents = constant_cache.made(convolve, *operands) if kept else convolve(*operands)
         return _fire_constant(currents[0], T, neurons)
     operands = x, weight, bias, neurons.start, neurons.parameters, *window.convolution
     return neurons.fired(T, *neurons.kernels.if_conv2d_real(*operands))

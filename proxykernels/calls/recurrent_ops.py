@@ -12,7 +12,7 @@ from ..surrogates import Surrogate
 from .currents import scaled
 from .gradients import inputs, recurrent
 from .gradients.calls import carrying, wants_gradient
-from .neurons import Fired
+from .neuron_values import Fired
 
 _ONE_PIXEL = inputs.Window((1, 1), (1, 1), (0, 0), (1, 1), 1)
 

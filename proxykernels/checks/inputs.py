@@ -44,6 +44,16 @@ def module(name: str, module: nn.Module) -> None:
         raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
 
 
+def labels(name: str, labels: Tensor, N: int, classes: int) -> None:
+    """The classes of N samples, int64 [N]."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(labels).__name__}; torch.as_tensor({name}) makes one")
+    if labels.shape != (N,) or labels.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64 [{N}], one for each sample; got {labels.dtype} {list(labels.shape)}")
+    if N and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"{name} must be within 0 .. {classes - 1}, got {labels.min()} to {labels.max()}")
+
+
 def neurons(name: str, layers: Collection[str]) -> None:
     """A network must have layers of neurons: the names of those that it has."""
     if not layers:

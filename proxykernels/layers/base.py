@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from .. import checks, surrogates
 from ..calls import spike_tensor_functions  # noqa: F401 - says what SpikeTensors can do
-from ..checks import passes
+from ..checks import chunked_passes
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
 from ..surrogates import Surrogate
@@ -40,7 +40,7 @@ class SpikingLayer(nn.Module):
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         if v is None:
-            passes.check_layer(self)
+            chunked_passes.check_layer(self)
         if self.training:
             self._warn_without_gradient(x)
         given = x if type(x) is Tensor or type(x) is Spikes else packed(x)

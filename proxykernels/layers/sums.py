@@ -13,7 +13,7 @@ from torch.func import functional_call
 from .. import checks
 from ..calls import neuron_ops, spike_ops
 from ..calls.gradients.calls import wants_gradient
-from ..checks import passes
+from ..checks import chunked_passes
 from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
@@ -67,7 +67,7 @@ class FusedSum(Neurons):
 
     def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):  # type: ignore[override]  # several inputs
         if v is None:
-            passes.check_layer(self)
+            chunked_passes.check_layer(self)
         self._check_inputs(x)
         if self.training:
             self._warn_without_gradient(*x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import keywords, neuron_checks
-from ..kernels import backends, constants
+from ..kernels import backends, constant_cache
 from ..kernels.neurons import Neuron, neuron
 from ..kernels.weight_cache import CONSTANTS
 
@@ -65,7 +65,7 @@ class AnyNeuron:
         """
         if kept:
             return _of_numbers(self, channels)
-        return constants.made(_ready, *self._operands(channels, device))
+        return constant_cache.made(_ready, *self._operands(channels, device))
 
     def _operands(self, channels: int, device: torch.device) -> tuple:
         values = [getattr(self, name) for name in self.channelwise]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks
 from ..checks import neuron_checks
-from ..kernels import constants
+from ..kernels import constant_cache
 from ..kernels.neurons import Neuron, neuron
 from .base import AnyNeuron, Value
 
@@ -216,7 +216,7 @@ class LINeuron(AnyNeuron):
 
     def on(self, channels: int, device: torch.device, *, kept: bool = False) -> Neuron:
         """As leaky neurons whose threshold no potential reaches."""
-        return constants.made(_ready_integrators, self.decay, float(self.v_rest), channels, device)
+        return constant_cache.made(_ready_integrators, self.decay, float(self.v_rest), channels, device)
 
 
 def _ready_integrators(decay: Value, v_rest: float, channels: int, device: torch.device) -> Neuron:

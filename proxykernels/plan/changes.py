@@ -19,10 +19,10 @@ from ..kernels.weight_layouts import require_finite
 from ..layers.sigma_delta import SigmaDeltaNeurons
 from ..layers.synapses import synapse_of
 from ..network import Network
-from . import between
+from . import pools_and_moves
 from .follow import Follower
+from .followed_values import MOST_WINDOWS, CannotFollowError, Value, refuse
 from .plan import MOST_GROWTH, Kind, Operation, Plan, Senders, Shape, Window
-from .values import MOST_WINDOWS, CannotFollowError, Value, refuse
 
 
 @torch.no_grad()
@@ -83,11 +83,11 @@ class _Follower(Follower):
         if senders is None or layer.pool is None:
             return self.append(Operation(Kind.SEND, path, tuple(windows), shape, senders is None, senders=senders))
         arrived = self.append(Operation(Kind.SEND, path, tuple(windows), shape, True))
-        window, shape = between.pooling(path, layer.pool, arrived)
+        window, shape = pools_and_moves.pooling(path, layer.pool, arrived)
         return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, senders=senders))
 
     def _maxima(self, path: str, module: layers.RunningMaxPool2d, x: Value) -> Value:
-        window, shape = between.pooling(path, module, x)
+        window, shape = pools_and_moves.pooling(path, module, x)
         return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, True))
 
     def _flatten(self, path: str, module: nn.Module, x: Value) -> Value:
@@ -96,12 +96,12 @@ class _Follower(Follower):
         return self.append(Operation(Kind.FLATTEN, path, (Window(x.slot),), (prod(x.shape),), x.real))
 
     def _unflatten(self, path: str, module: layers.Unflatten, x: Value) -> Value:
-        between.check_unflatten(path, module, x)
+        pools_and_moves.check_unflatten(path, module, x)
         return self.append(Operation(Kind.UNFLATTEN, path, (Window(x.slot),), module.size, True))
 
     def _moved(self, path: str, module: Any, x: Value) -> Value:
         """Codes become values, but between zeros."""
-        moved = (between.channels if isinstance(module, layers.Channels) else between.moved_pixels)(
+        moved = (pools_and_moves.channels if isinstance(module, layers.Channels) else pools_and_moves.moved_pixels)(
             self, path, module, x
         )
         if isinstance(module, layers.ZeroPad2d) and module.spread == (1, 1):
@@ -112,13 +112,13 @@ class _Follower(Follower):
     _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
         nn.Identity: Follower._same,
         layers.Flatten: _flatten,
-        layers.AvgPool2d: between.pool,
-        layers.AvgPool1d: between.pool,
-        layers.AdaptiveAvgPool2d: between.adaptive_pool,
-        layers.AdaptiveAvgPool1d: between.adaptive_pool,
+        layers.AvgPool2d: pools_and_moves.pool,
+        layers.AvgPool1d: pools_and_moves.pool,
+        layers.AdaptiveAvgPool2d: pools_and_moves.adaptive_pool,
+        layers.AdaptiveAvgPool1d: pools_and_moves.adaptive_pool,
         layers.RunningMaxPool2d: _maxima,
         layers.Unflatten: _unflatten,
-        layers.Concatenate: between.concatenate,
+        layers.Concatenate: pools_and_moves.concatenate,
         layers.Channels: _moved,
         layers.ZeroPad2d: _moved,
         layers.Upsample: _moved,

@@ -35,10 +35,10 @@ from ..kernels.neurons import MODELS
 from ..kernels.rounding import PRECISIONS
 from ..kernels.weight_layouts import is_finite as can_be_summed
 from . import change_file
+from .followed_values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, MOST_WINDOWS
 from .library import load
 from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Window, image_of
 from .replace_file import replace
-from .values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, MOST_WINDOWS
 
 FORMAT, VERSION = "proxykernels-engine", "2"
 

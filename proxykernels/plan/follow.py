@@ -16,11 +16,11 @@ from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
-from . import between, pooling
+from . import pooling, pools_and_moves
+from .followed_values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
 from .plain_modules import check_forward, is_replaced
 from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Shape, Window, image_of
 from .quantize import Rounded, RoundedSum, quantized
-from .values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
 
 
 @torch.no_grad()
@@ -192,28 +192,28 @@ class Follower:
         return Window(x.slot, kernel, synapse.stride, (top, left), dilation, weight, groups), shape
 
     _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
-        pooling.SparedPool: between.spared_pool,
+        pooling.SparedPool: pools_and_moves.spared_pool,
         nn.Sequential: _sequential,
         Network: _network,
         nn.Identity: _same,
         layers.Dropout: _same,
         Flatten: _flatten,
-        layers.MaxPool2d: between.pool,
-        layers.MaxPool1d: between.pool,
-        layers.AvgPool2d: between.pool,
-        layers.AvgPool1d: between.pool,
-        layers.AdaptiveAvgPool2d: between.adaptive_pool,
-        layers.AdaptiveAvgPool1d: between.adaptive_pool,
-        layers.MaxRatePool2d: between.sum_pool,
-        layers.MaxRatePool1d: between.sum_pool,
-        layers.RunningMaxPool2d: between.sum_pool,
-        layers.Voting: between.voting,
-        layers.Delay: between.delay,
-        layers.Unflatten: between.unflatten,
-        layers.Concatenate: between.concatenate,
-        layers.Channels: between.channels,
-        layers.ZeroPad2d: between.moved_pixels,
-        layers.Upsample: between.moved_pixels,
+        layers.MaxPool2d: pools_and_moves.pool,
+        layers.MaxPool1d: pools_and_moves.pool,
+        layers.AvgPool2d: pools_and_moves.pool,
+        layers.AvgPool1d: pools_and_moves.pool,
+        layers.AdaptiveAvgPool2d: pools_and_moves.adaptive_pool,
+        layers.AdaptiveAvgPool1d: pools_and_moves.adaptive_pool,
+        layers.MaxRatePool2d: pools_and_moves.sum_pool,
+        layers.MaxRatePool1d: pools_and_moves.sum_pool,
+        layers.RunningMaxPool2d: pools_and_moves.sum_pool,
+        layers.Voting: pools_and_moves.voting,
+        layers.Delay: pools_and_moves.delay,
+        layers.Unflatten: pools_and_moves.unflatten,
+        layers.Concatenate: pools_and_moves.concatenate,
+        layers.Channels: pools_and_moves.channels,
+        layers.ZeroPad2d: pools_and_moves.moved_pixels,
+        layers.Upsample: pools_and_moves.moved_pixels,
     }
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..calls import neuron_ops, spike_ops
-from ..kernels import constants, value_checks_cache
+from ..kernels import constant_cache, value_checks_cache
 from ..kernels.backends import backend_of, fingerprint
 from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
 from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights, Whole
@@ -46,7 +46,7 @@ class Rounded(Neurons):
     def _fire(self, x, v, batch_statistics):
         weight, bias = self.rounded
         if not isinstance(x, Spikes):  # real values times weights need float64
-            weight, bias = (p if p is None else constants.made(_double, p) for p in (weight, bias))
+            weight, bias = (p if p is None else constant_cache.made(_double, p) for p in (weight, bias))
         return self.layer._fire_with(weight, bias, x, v)
 
     def terms(self, x: Spikes | Tensor):

@@ -33,7 +33,7 @@ class Margin:
         if seen.ndim != 2 or seen.shape[1] < 2:
             raise ValueError(
                 f"margin compares the {self.of} of classes, and the output must have the shape [N, classes] with at "
-                f"least 2, got {list(seen.shape)}; give stop a rule of your own, or pk.settled() for sigma-delta "
+                f"least 2, got {list(seen.shape)}; give stop a rule of your own, or pk.stop.settled() for sigma-delta "
                 "neurons"
             )
         return seen.topk(2, dim=1).values.unbind(1)  # type: ignore[return-value]
@@ -85,7 +85,7 @@ def margin(
         TypeError, ValueError: an argument is no number above 0, or numbers of steps; the message names it.
 
     Example:
-        >>> result = pk.simulate(net, images, T=4, stop=pk.margin(0.5, of="logits", at=[1]))
+        >>> result = pk.simulate(net, images, T=4, stop=pk.stop.margin(0.5, of="logits", at=[1]))
         >>> result.logits.argmax(1), result.steps
     """
     if of not in ("spikes", "logits"):
@@ -122,7 +122,7 @@ def settled(times: float = 1.0) -> Stop:
         if potentials.ndim != 3 or potentials.shape[2] < 2:
             raise ValueError(
                 f"settled compares the potentials [t, N, classes] of at least 2 classes, got {list(potentials.shape)}; "
-                "give stop a rule of your own, or pk.margin(3) for IF neurons"
+                "give stop a rule of your own, or pk.stop.margin(3) for IF neurons"
             )
         if len(potentials) < 2:
             return torch.zeros(potentials.shape[1], dtype=torch.bool, device=potentials.device)
@@ -146,7 +146,9 @@ def check_rule(stop: Stop | None) -> None:
         TypeError: it is not.
     """
     if stop is not None and not callable(stop):
-        raise TypeError(f"stop must be a rule such as proxykernels.margin(8), a function of (counts, t), got {stop!r}")
+        raise TypeError(
+            f"stop must be a rule such as proxykernels.stop.margin(8), a function of (counts, t), got {stop!r}"
+        )
 
 
 def decided_by(stop: Stop, seen: Tensor, t: int, n: int) -> Tensor:

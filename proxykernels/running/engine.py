@@ -63,9 +63,9 @@ class Engine:
                 number of samples. Spikes only, if the engine was compiled with Spikes or bool and its input goes to
                 something else than neurons.
             T: number of steps.
-            stop: a rule by which samples stop early: ``pk.margin(8)``, asked every 8 steps, or
-                ``pk.margin(0.5, of="logits")``, asked after 1, 4, 16, 64 steps. Of sigma-delta neurons one such as
-                ``pk.settled()``, asked every 2 steps.
+            stop: a rule by which samples stop early: ``pk.stop.margin(8)``, asked every 8 steps, or
+                ``pk.stop.margin(0.5, of="logits")``, asked after 1, 4, 16, 64 steps. Of sigma-delta neurons one such as
+                ``pk.stop.settled()``, asked every 2 steps.
 
         Returns:
             A :class:`Result`, with the spikes or potentials, counts, rates, logits and steps that simulate's has.

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..calls import spike_ops
-from ..kernels import constants
+from ..kernels import constant_cache
 from ..layers import SpikingLayer
 from ..layers.parametrized import with_plain_weights
+from ..plan.followed_values import refuse
 from ..plan.quantize import round_input
-from ..plan.values import refuse
 from ..spikes import Spikes
 from . import replay
 from .chunks import Chunks
@@ -154,7 +154,7 @@ class _Graph:
 
     def __init__(self, net: nn.Module, x: Tensor | Spikes, precision: str | None, memory: replay.Memory):
         self._x: Any = _place(x)
-        with constants.unchanging() as self._constants:
+        with constant_cache.unchanging() as self._constants:
             chunks, parts = Chunks(None, None, tuple(x.shape), x.device), list[range]()
             self._prepared = PreparedNetwork(
                 net, None, ahead=len(x), record=(), precision=precision, batch_statistics=False, masks=None,
@@ -208,7 +208,7 @@ def _rounded(x: Any, precision: str | None) -> Any:
         return x
     if precision is not None and x.is_floating_point():
         x = round_input(x[0], 0).expand(x.shape) if checks.is_constant(x) else round_input(x, 1)
-    constants.hold(x)
+    constant_cache.hold(x)
     return x
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import checks
-from ..checks import passes
+from ..checks import chunked_passes
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..kernels.value_checks_cache import nobody_follows
@@ -112,7 +112,7 @@ def run_changes(
 
 def output(net: Network, x: Any) -> Spikes | Tensor | None:
     """net(x) by a plan, x (T, N, ...); None: the layers are to be run."""
-    if not _may_run(x) or passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
+    if not _may_run(x) or chunked_passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
         return None
     known = _known_of(net)
     if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):

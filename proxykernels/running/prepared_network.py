@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..checks import passes
-from ..kernels import constants, value_checks_cache
+from ..checks import chunked_passes
+from ..kernels import constant_cache, value_checks_cache
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
@@ -87,7 +87,7 @@ class PreparedNetwork:
             stateful.start_chunk(start)
         for dropout in self._dropouts:
             dropout.start_chunk()
-        with passes.of(self.net):
+        with chunked_passes.of(self.net):
             y = self.network(self._given(x))
         for name, stateful in self.stateful_layers.items():
             if start == 0:
@@ -144,7 +144,7 @@ class PreparedNetwork:
             if isinstance(layer, Neurons):
                 with checks.at(f"layer {name}"):
                     layer.neuron.check()
-        constants.looked_at()
+        constant_cache.looked_at()
 
 
 def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:

@@ -72,7 +72,7 @@ def simulate(
             got = "" if value is True else f", got {value!r}; leave it out"
             raise ValueError(f"{name} is not supported for networks of sigma-delta neurons{got}")
     if stop is not None and not callable(stop):
-        raise TypeError(f"stop must be a rule such as proxykernels.settled(), got {stop!r}")
+        raise TypeError(f"stop must be a rule such as proxykernels.stop.settled(), got {stop!r}")
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError("x must be floating point for a network of sigma-delta neurons, images or frames of values")
     if x.device.type not in BYTES:

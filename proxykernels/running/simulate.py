@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..calls import spike_ops
-from ..kernels import constants
+from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
 from . import planned as plans
@@ -54,9 +54,9 @@ def simulate(
             sigma-delta neurons: 32, 2 with ``stop``.
         state: ``result.state`` of an earlier call, to continue from it. Networks of sigma-delta neurons keep a state
             only if one is given, ``{}`` at the start.
-        stop: a rule that stops samples early: ``pk.margin(8)``, ``pk.margin(0.5, of="logits")``, whose chunk is one
-            step, or ``pk.settled()`` for sigma-delta neurons. It is applied after every chunk. The remaining samples
-            continue in a smaller batch.
+        stop: a rule that stops samples early: ``pk.stop.margin(8)``, ``pk.stop.margin(0.5, of="logits")``, whose chunk
+            is one step, or ``pk.stop.settled()`` for sigma-delta neurons. It is applied after every chunk. The
+            remaining samples continue in a smaller batch.
         record: names of layers to record. "conv1" records its output spikes. "conv1.v" records its potentials after
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
@@ -125,7 +125,7 @@ def run(
         if not parts:
             chunks.add(y)
 
-    with constants.unchanging(*[x] * isinstance(x, Tensor)):
+    with constant_cache.unchanging(*[x] * isinstance(x, Tensor)):
         prepared = PreparedNetwork(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
             batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,

@@ -102,7 +102,7 @@ class Told:
             raise ValueError(
                 "margin(of='logits') needs logits [N, classes] of at least 2 classes, of a network of IF neurons that "
                 f"convert made, with soft reset; this one gives {['N', *plan.last.shape]}"
-                f"{' and has no logits' if neurons is None else ''}; of sigma-delta neurons take pk.settled()"
+                f"{' and has no logits' if neurons is None else ''}; of sigma-delta neurons take pk.stop.settled()"
             )
         self.operation = plan.with_logits
         told = neurons.channels[0], neurons.start[0], neurons.scale

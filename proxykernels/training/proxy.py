@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks
-from ..checks import passes
+from ..checks import chunked_passes
 from ..layers import Neurons, SpikingLayer
 from ..layers.parametrized import with_plain_weights
 from ..neurons import IFNeuron
@@ -207,7 +207,7 @@ class ProxyNet(FromData):
         if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
             x = x.contiguous(memory_format=torch.channels_last)
         network = replace_neurons(self.net, twin, lambda name, layer: HeldDropout(name, layer, masks))
-        with passes.of(self.net):
+        with chunked_passes.of(self.net):
             output = network(x.unsqueeze(0)).squeeze(0)
         self.ann_output = output.detach()
         return output

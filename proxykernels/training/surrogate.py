@@ -2,14 +2,11 @@
 
 from typing import TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from .. import checks, surrogates
-from ..calls import neuron_ops
-from ..checks import passes
 from ..layers import Neurons
-from ..neurons import IFNeuron
-from ..surrogates import Surrogate, Triangle
+from ..surrogates import Surrogate
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -38,29 +35,3 @@ def use_surrogate(net: Net, surrogate: Surrogate | None) -> Net:
     for layer in layers.values():
         layer.surrogate = surrogate
     return net
-
-
-def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_reset: float | None = 0.0) -> Tensor:
-    """Spikes of IF neurons on given currents, with a surrogate gradient (equations: :mod:`proxykernels.functional`).
-
-    Backward, the derivative of a spike by its neuron's potential h is a triangle around the threshold theta,
-
-        ds/dh = max(0, theta - |h - theta|) / theta^2          (Esser et al., PNAS 2016, arXiv:1603.08270)
-
-    and gradients do not pass through the reset: ``Triangle(1.0, detach_reset=True)``. One launch runs all steps
-    forward, and one all steps back.
-
-    Args:
-        current: [T, N, ...] of any float dtype; the neurons start at rest.
-        v_threshold, v_reset: as in :func:`proxykernels.if_scan`.
-
-    Returns:
-        Spikes of 0 and 1, float32 [T, N, ...].
-
-    Raises:
-        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
-    """
-    passes.check_function("if_scan_surrogate", "IF", takes_state=False)
-    checks.no_gradient("v_threshold", v_threshold)
-    neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset)
-    return neuron_ops.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()

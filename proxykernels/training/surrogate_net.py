@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import checks, surrogates
-from ..checks import passes
+from ..checks import chunked_passes
 from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.parametrized import shallow_copy, with_plain_weights
@@ -163,7 +163,7 @@ class _Part:
                 stateful.start_chunk(first)
             for dropout in dropouts:
                 dropout.start_chunk()
-            with passes.of(self.model.net):
+            with chunked_passes.of(self.model.net):
                 y = network(checks.frames(x[first : first + self.steps]))
             for name, stateful in stateful_layers.items():
                 if not first:
@@ -237,7 +237,7 @@ class _Sizes:
             return stateful_layers[-1]
 
         network = replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))
-        with passes.of(model.net):
+        with chunked_passes.of(model.net):
             network(checks.frames(x))
         return stateful_layers
 

@@ -67,7 +67,7 @@ def test_anytime(tmp_path, capsys, few_images):
     net, _ = anytime_table.nets.load("small", None)
     for row in ours:
         if row["margin"]:
-            result = pk.simulate(net, images, 16, chunk=2, stop=pk.margin(int(row["margin"])))
+            result = pk.simulate(net, images, 16, chunk=2, stop=pk.stop.margin(int(row["margin"])))
         else:
             result = pk.simulate(net, images, int(row["steps"]))
         assert float(row["steps"]) == pytest.approx(result.steps.float().mean().item(), abs=0.01)

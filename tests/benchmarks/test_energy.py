@@ -76,7 +76,7 @@ def test_margins_are_judged_as_simulate_stops():
     counts, truth = energy.traced(net, data, 12, None)
     found = set()
     for margin in (1, 3):
-        accuracy, steps, _ = work.spiking_work(net, data, 12, pk.margin(margin), None, 0.0)
+        accuracy, steps, _ = work.spiking_work(net, data, 12, pk.stop.margin(margin), None, 0.0)
         assert energy._exit_accuracy(counts, truth, margin) == pytest.approx(accuracy)
         found.add(steps)
     assert len(found) == 2 and max(found) < 12

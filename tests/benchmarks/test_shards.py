@@ -13,7 +13,7 @@ import torch
 from torchvision import models
 from torchvision.io import write_png
 
-from proxykernels.shards import Shards
+from proxykernels.running.shards import Shards
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]

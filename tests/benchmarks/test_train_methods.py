@@ -70,7 +70,7 @@ def test_surrogate_is_autograd_through_all_steps(model, x):
     output = train_methods.Surrogate(model)(x)
     torch.testing.assert_close(output, model.snn(x))
     output.square().sum().backward()
-    scan = pk.if_scan_surrogate
+    scan = pk.functional.if_scan_surrogate
 
     def convolve(name, spikes):
         return F.conv2d(spikes.flatten(0, 1), layers[name].weight, layers[name].bias, padding=1).unflatten(0, (T, -1))
@@ -92,10 +92,10 @@ def test_unrolled_is_autograd_through_all_steps_up_to_the_last_currents(model, x
     def convolve(name, spikes):
         return F.conv2d(spikes.flatten(0, 1), layers[name].weight, layers[name].bias, padding=1).unflatten(0, (T, -1))
 
-    s = pk.if_scan_surrogate(convolve("conv1", x.expand(T, *x.shape)))
+    s = pk.functional.if_scan_surrogate(convolve("conv1", x.expand(T, *x.shape)))
     s = F.max_pool2d(s.flatten(0, 1), 2).unflatten(0, (T, -1))
-    s = pk.if_scan_surrogate(convolve("conv2", s)).flatten(2)
-    s = pk.if_scan_surrogate(F.linear(s, layers["linear1"].weight, layers["linear1"].bias))
+    s = pk.functional.if_scan_surrogate(convolve("conv2", s)).flatten(2)
+    s = pk.functional.if_scan_surrogate(F.linear(s, layers["linear1"].weight, layers["linear1"].bias))
     currents = F.linear(s, layers["linear2"].weight, layers["linear2"].bias)
     torch.testing.assert_close(output, currents)
     labels = torch.tensor([0, 1, 2, 3, 0])

@@ -9,7 +9,7 @@ from oracle import trace
 
 import proxykernels as pk
 from proxykernels.plan.follow import follow
-from proxykernels.plan.values import CannotFollowError
+from proxykernels.plan.followed_values import CannotFollowError
 from proxykernels.running.engine import Engine
 
 from . import draw, ways

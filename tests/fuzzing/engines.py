@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.plan.follow import follow
+from proxykernels.plan.followed_values import CannotFollowError
 from proxykernels.plan.plan import Plan
-from proxykernels.plan.values import CannotFollowError
 from proxykernels.running.engine import Engine
 
 from . import draw, ways
@@ -258,7 +258,7 @@ class Compiled(Input, Case):
             first, second = spikes[:t].sum(0).topk(2).values.unbind(1)
             steps[(first - second >= self.lead) & (steps == self.T)] = t
         running = torch.arange(self.T)[:, None] < steps
-        result = engine(given, self.T, stop=pk.margin(self.lead))
+        result = engine(given, self.T, stop=pk.stop.margin(self.lead))
         same("steps", result.steps, steps)
         same("spikes of stopped samples", result.spikes.dense(), spikes * running[..., None])
 
@@ -271,7 +271,7 @@ class Compiled(Input, Case):
         plan = replace(plan, operations=tuple(scaled if op is last else op for op in plan.operations))
         engine = Engine(plan, target=self.target)
         leads = {}
-        rule = pk.margin(1, of="logits")
+        rule = pk.stop.margin(1, of="logits")
         for t in rule.runs(self.T):
             logits = engine(given if self.given == "held" else given[:t], t).logits
             leads[t] = logits.topk(2, dim=1).values.diff(dim=1).abs().flatten() * t

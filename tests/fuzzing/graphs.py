@@ -88,7 +88,7 @@ class Graph:
             window["groups"], C_out = groups, groups * random.choice((1, 1, 2, 8) if groups < 20 else (1, 1, 2))
         norm = {"batch_norm": self.batch_norm and random.random() < 0.3, "bias": random.random() < 0.6}
 
-        layer = pk.FusedConv2d if x.ndim == 5 else pk.FusedConv1d
+        layer = pk.FusedConv2d if x.ndim == 5 else pk.layers.FusedConv1d
         return self._neurons(random, g, partial(layer, C, C_out, **window, **norm), (x,)), (source,)
 
     @staticmethod

@@ -137,7 +137,7 @@ class Network(Input, Case):
             steps[(first - second >= self.lead) & (steps == self.T)] = t
         running = torch.arange(self.T)[:, None] < steps
         x = given[0] if self.given == "held" else given
-        stop = pk.margin(self.lead)
+        stop = pk.stop.margin(self.lead)
         result = pk.simulate(net, x, self.T, chunk=self.chunk, stop=stop, precision=self.precision)
         same("steps", result.steps, steps)
         same("spikes of stopped samples", result.spikes.dense(), spikes * running[..., None])

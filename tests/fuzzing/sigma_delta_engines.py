@@ -14,8 +14,8 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 from proxykernels.plan.changes import follow_changes
+from proxykernels.plan.followed_values import CannotFollowError
 from proxykernels.plan.plan import Kind
-from proxykernels.plan.values import CannotFollowError
 from proxykernels.running.engine import Engine
 
 from . import draw, ways
@@ -23,7 +23,7 @@ from .case import Case, Mismatch, same
 from .models import Drawn
 from .translations import SIZES
 
-AVERAGES = pk.AvgPool1d, pk.AvgPool2d, pk.AdaptiveAvgPool1d, pk.AdaptiveAvgPool2d
+AVERAGES = pk.layers.AvgPool1d, pk.AvgPool2d, pk.layers.AdaptiveAvgPool1d, pk.AdaptiveAvgPool2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class SigmaDeltaEngine(Case):
 
     @property
     def stop(self):
-        return pk.settled(self.lead)
+        return pk.stop.settled(self.lead)
 
     def stops(self, expected) -> bool:
         return bool(self.lead) and expected.potentials.ndim == 3 and expected.potentials.shape[2] > 1

@@ -165,7 +165,7 @@ def test_values_that_are_not_finite_are_noticed(monkeypatch, generator):
 
 def test_other_ways_to_run(monkeypatch, generator):
     """With a rule to stop by, and with graphs turned off, the layers are launched as simulate launches them."""
-    net, x, rule = network("linear"), inputs("held", 64, generator), pk.margin(4)
+    net, x, rule = network("linear"), inputs("held", 64, generator), pk.stop.margin(4)
     with pretend_gpu(monkeypatch, executes=False) as card:
         engine, asked = pk.compile(card.moved(net), card.on_card(x)), []
         monkeypatch.setattr(graph, "simulate", lambda net, x, T, **options: asked.append((T, options)))

@@ -88,7 +88,7 @@ def check(record: dict, not_specialized: list[str]) -> None:
 
 def test_what_neurons_load_is_blocks_alone():
     """Triton 3.6 makes tensors of all that a function returns, which of a soft reset's None it cannot."""
-    tree = ast.parse((CHECKOUT / "kernels/gpu/neurons.py").read_text())
+    tree = ast.parse((CHECKOUT / "kernels/gpu/neuron_steps.py").read_text())
     loads = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("load_")]
     assert loads
     for load in loads:

@@ -280,7 +280,7 @@ def test_bad_input_is_named(generator):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("pool", [pk.MaxRatePool2d(2), pk.MaxRatePool1d(2)], ids=["2d", "1d"])
+@pytest.mark.parametrize("pool", [pk.MaxRatePool2d(2), pk.layers.MaxRatePool1d(2)], ids=["2d", "1d"])
 def test_pooling_of_rates_cuts_no_gradient_off(generator, recwarn, pool, training):
     """It is an error, of tensors as of Spikes, and no warning."""
     x = spikes(3, 2, *((1, 4, 4) if isinstance(pool, pk.MaxRatePool2d) else (1, 4)), generator=generator)

@@ -37,7 +37,7 @@ def test_decided_samples_stop(case, generator, chunk, kind):
     if kind != "held":
         dense = spikes(40, *x.shape, generator=generator, rate=0.4)
         x, out = pk.pack(dense) if kind == "spikes" else dense, oracle(net, dense, 0.0)[2]
-    result = pk.simulate(net, x, 40, chunk=chunk, stop=pk.margin(4))
+    result = pk.simulate(net, x, 40, chunk=chunk, stop=pk.stop.margin(4))
     steps = stopping_steps(out, 4, chunk or 8)
     assert equal(result.steps, steps) and 1 < len(steps.unique())
     alive = torch.arange(40).view(-1, 1, 1) < steps.view(-1, 1)
@@ -51,7 +51,7 @@ def test_decided_samples_stop(case, generator, chunk, kind):
 
 def test_states_of_stopped_samples_are_in_their_places(case):
     net, x, _ = case
-    result = pk.simulate(net, x, 40, chunk=5, stop=pk.margin(3))
+    result = pk.simulate(net, x, 40, chunk=5, stop=pk.stop.margin(3))
     for k, steps in enumerate(result.steps.tolist()):
         alone = pk.simulate(net, x[k : k + 1], steps)
         for name, (v,) in alone.state.items():
@@ -71,11 +71,11 @@ def test_bad_rules(case):
     with pytest.raises(TypeError, match="stop must return a bool tensor"):
         pk.simulate(net, x, 10, stop=lambda counts, t: counts)
     with pytest.raises(ValueError, match="lead must be above 0 spikes, got 0"):
-        pk.margin(0)
+        pk.stop.margin(0)
     with pytest.raises(TypeError, match="lead must be a number of spikes, got '3'"):
-        pk.margin("3")
+        pk.stop.margin("3")
     with pytest.raises(ValueError, match="record and stop exclude each other"):
-        pk.simulate(net, x, 10, stop=pk.margin(3), record=["0"])
+        pk.simulate(net, x, 10, stop=pk.stop.margin(3), record=["0"])
 
 
 @pytest.mark.parametrize("chunk", [1, 7, None])

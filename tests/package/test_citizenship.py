@@ -217,7 +217,7 @@ NOT_TRACED = "torch.jit.trace cannot follow .* torch.export or torch.compile"
         (lambda: pk.MaxRatePool2d(2), (2, 6, 4, 4)),
         (lambda: lambda x: pk.if_scan(x)[1], (2, 6)),
         (lambda: lambda x: pk.if_hold(x[0], 5)[1], (2, 6)),
-        (lambda: lambda x: pk.if_scan_surrogate(x), (2, 6)),
+        (lambda: lambda x: pk.functional.if_scan_surrogate(x), (2, 6)),
     ],
     ids=["linear", "conv2d", "if", "sum", "rates", "scan", "hold", "surrogate"],
 )

@@ -12,6 +12,7 @@ NEEDS = {
     "events.md": ("matplotlib", "faery"),
     "exchange.md": ("nir", "spikingjelly", "snntorch", "norse"),
     "look.md": ("matplotlib",),
+    "save.md": ("huggingface_hub",),
 }
 
 

@@ -92,7 +92,7 @@ def test_max_rate_pooling_keeps_the_scale(dropped):
 def test_max_rate_pooling_of_tensors_behind_dropout(generator, T):
     """Whether they are small, and dense, or not."""
     y = pk.Dropout(0.5).train()(pk.IF()(torch.rand(T, 1, 4, 4, 4, generator=generator)))
-    for pool, x in ((pk.MaxRatePool2d(2), y), (pk.MaxRatePool1d(2), y[:, :, 0])):
+    for pool, x in ((pk.MaxRatePool2d(2), y), (pk.layers.MaxRatePool1d(2), y[:, :, 0])):
         z = pool(x)
         assert z.any() and equal(z, 2 * pool((x != 0).float()))
     y[-1, 0, 0, 0, 0] = 1.5

@@ -116,7 +116,8 @@ def test_any_batch(N):
 
 def test_stop():
     net, x = network(), image(70)
-    stopped, expected = pk.compile(net, x)(x, 40, stop=pk.margin(3)), layerwise.simulate(net, x, 40, stop=pk.margin(3))
+    rule = pk.stop.margin(3)
+    stopped, expected = pk.compile(net, x)(x, 40, stop=rule), layerwise.simulate(net, x, 40, stop=rule)
     assert equal(stopped.spikes.dense(), expected.spikes.dense())
     assert equal(stopped.steps, expected.steps) and 8 <= stopped.steps.min() < stopped.steps.max()
     assert stopped.rates == pytest.approx(expected.rates)
@@ -133,7 +134,7 @@ def test_an_interrupt_of_the_rule_ends_the_run(monkeypatch):
 
     monkeypatch.setattr(Asked, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        engine(image(70), 40, stop=pk.margin(3))
+        engine(image(70), 40, stop=pk.stop.margin(3))
     assert len(asked) == 1
     monkeypatch.undo()
     test_stop()
@@ -178,7 +179,7 @@ def test_readout():
     stream = engine.stream(4)
     assert equal(torch.cat([stream(x) for _ in range(9)]), expected)
     with pytest.raises(ValueError, match="does not fire"):
-        engine(x, 9, stop=pk.margin(1))
+        engine(x, 9, stop=pk.stop.margin(1))
 
 
 @pytest.mark.parametrize("neuron", ["if", "cuba"])

@@ -25,7 +25,7 @@ BETWEEN = {
     "padded": [pk.ZeroPad2d((1, 0, 2, 3), spread=(2, 3))],
     "upsampled": [pk.Upsample(size=(9, 11))],
     "upsampled means": [pk.AvgPool2d(2), pk.Upsample(scale_factor=2)],
-    "one axis": [pk.Flatten(), pk.Unflatten((8, 30)), pk.MaxRatePool1d(4, 2)],
+    "one axis": [pk.Flatten(), pk.Unflatten((8, 30)), pk.layers.MaxRatePool1d(4, 2)],
     "voting": [pk.Flatten(), pk.Voting(4)],
     "adaptive": [pk.AdaptiveAvgPool2d((4, 4))],
     "groups": [pk.FusedIFConv2d(8, 24, 3, groups=4, v_threshold=0.25)],

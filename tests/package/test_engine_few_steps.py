@@ -106,8 +106,8 @@ def test_streams_in_chunks(parts, precision, target):
 def test_stop(precision, target):
     net, x = network(NEURONS["hard"]), pk.pack(spikes(20, 33))
     engine = Engine(follow(net, x.shape[2:], False, precision), target=target)
-    stopped = engine(x, 20, stop=pk.margin(1))
-    expected = layerwise.simulate(net, x, 20, stop=pk.margin(1), precision=precision)
+    stopped = engine(x, 20, stop=pk.stop.margin(1))
+    expected = layerwise.simulate(net, x, 20, stop=pk.stop.margin(1), precision=precision)
     assert equal(stopped.spikes.dense(), expected.spikes.dense()) and equal(stopped.steps, expected.steps)
     assert stopped.steps.min() < 20
 

@@ -126,7 +126,7 @@ def test_copies_of_engines():
 def test_copies_of_results():
     net, _, x = converted()
     engine = pk.compile(net, x)
-    for stop in (None, pk.margin(2)):
+    for stop in (None, pk.stop.margin(2)):
         plain = engine(x, T, stop=stop)
         for again in copies(engine(x, T, stop=stop)):
             assert equal(again.spikes.dense(), plain.spikes.dense()) and equal(again.logits, plain.logits)
@@ -164,5 +164,5 @@ def test_a_rule_may_write_to_the_counts():
 def test_a_rule_is_a_function(way):
     net, _, x = converted()
     run = pk.compile(net, x) if way == "engine" else lambda x, T, stop: layerwise.simulate(net, x, T, stop=stop)
-    with pytest.raises(TypeError, match=r"stop must be a rule such as proxykernels.margin\(8\), .* got 8"):
+    with pytest.raises(TypeError, match=r"stop must be a rule such as proxykernels.stop.margin\(8\), .* got 8"):
         run(x, 40, stop=8)

@@ -194,8 +194,8 @@ def test_early_exit():
     make_dyadic(net, 1 / 32)
     x = events(64, 5, 2, 37, 37, rate=0.1)
     x = pk.pack(x & (torch.rand(5, 1, 1, 1) < torch.linspace(0.05, 1, 5).view(-1, 1, 1, 1)))
-    expected = layerwise.simulate(net, x, 64, stop=pk.margin(2))
-    result = pk.compile(net, x)(x, 64, stop=pk.margin(2))
+    expected = layerwise.simulate(net, x, 64, stop=pk.stop.margin(2))
+    result = pk.compile(net, x)(x, 64, stop=pk.stop.margin(2))
     assert equal(result.steps, expected.steps) and len(expected.steps.unique()) > 1
     assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.count().any()
 

@@ -122,11 +122,11 @@ def test_samples_stop_when_they_have_settled(nets, frames, generator):
 
     def rule(potentials, t):
         seen.append((t, *potentials.shape))
-        told = pk.settled(1)(potentials, t)
+        told = pk.stop.settled(1)(potentials, t)
         potentials.zero_()  # it is the rule's own
         return told
 
-    engine, expected = pk.compile(net, given), by_layers(net, given, 12, stop=pk.settled(1))
+    engine, expected = pk.compile(net, given), by_layers(net, given, 12, stop=pk.stop.settled(1))
     actual = engine(given, 12, stop=rule)
     assert 2 <= expected.steps.min() < expected.steps.max() < (13 if frames else 12)
     same_results(actual, expected)
@@ -135,7 +135,7 @@ def test_samples_stop_when_they_have_settled(nets, frames, generator):
     with pytest.raises(TypeError, match="stop must be a rule"):
         engine(given, 12, stop=3)
     with pytest.raises(ValueError, match="margin"):
-        engine(given, 12, stop=lambda *_: pk.settled()(torch.zeros(1), 1))
+        engine(given, 12, stop=lambda *_: pk.stop.settled()(torch.zeros(1), 1))
 
 
 @torch.no_grad()

@@ -145,7 +145,7 @@ def test_unsigned_counts_are_rearranged(generator, dtype):
     blocks = numbers[..., :4].reshape(T, 2, 3, 3, 2, 2, 2)
     pooled = pk.MaxPool2d(2)(x)
     assert pooled.dtype == dtype and (pooled.numpy() == blocks.max((4, 6))).all()
-    assert (pk.MaxPool1d(2)(x[..., 0, :]).numpy() == numbers[..., 0, :4].reshape(T, 2, 3, 2, 2).max(-1)).all()
+    assert (pk.layers.MaxPool1d(2)(x[..., 0, :]).numpy() == numbers[..., 0, :4].reshape(T, 2, 3, 2, 2).max(-1)).all()
     constant = pk.MaxPool2d(2)(x[:1].expand(T, 2, 3, 6, 5))
     assert constant.stride(0) == 0 and equal(constant[3], pooled[0])
     moved = pk.Channels(torch.tensor([2, -1]))(x)

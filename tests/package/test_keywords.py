@@ -18,7 +18,9 @@ BY_POSITION = {
     ),
     "MaxPool2d": (lambda: pk.MaxPool2d(2, 1, 0, True), lambda: pk.MaxPool2d(2, 1, ceil_mode=True), "ceil_mode=True"),
     "MaxRatePool1d": (
-        lambda: pk.MaxRatePool1d(2, 1, 0, True), lambda: pk.MaxRatePool1d(2, 1, ceil_mode=True), "ceil_mode=True"
+        lambda: pk.layers.MaxRatePool1d(2, 1, 0, True),
+        lambda: pk.layers.MaxRatePool1d(2, 1, ceil_mode=True),
+        "ceil_mode=True",
     ),
     "ZeroPad2d": (lambda: pk.ZeroPad2d(1, (2, 2)), lambda: pk.ZeroPad2d(1, spread=(2, 2)), r"spread=\(2, 2\)"),
 }  # fmt: skip
@@ -55,7 +57,7 @@ def test_names_give_no_warning():
         lambda: pk.FusedIFLinear(8, 64, 1.0),
         lambda: pk.FusedLILinear(8, 64, 1),
         lambda: pk.FusedIFConv2d(8, 64, 3, 1, 1, 1, 1, 2.0),
-        lambda: pk.FusedConv1d(8, 64, 3, bias=0.9, neuron=IFNeuron()),
+        lambda: pk.layers.FusedConv1d(8, 64, 3, bias=0.9, neuron=IFNeuron()),
     ],
 )
 def test_a_bias_is_no_number(layer):

@@ -119,7 +119,11 @@ def test_channels_of_snntorch_with_values_of_their_own(generator):
 @pytest.mark.parametrize(
     "kind, options, message",
     [
-        ("RLeaky", {"beta": 0.9, "all_to_all": False}, "module '2': RLeaky feeds its spikes back to itself; replace"),
+        (
+            "RLeaky",
+            {"beta": 0.9, "conv2d_channels": 8, "kernel_size": 3},
+            "module '2': RLeaky with a recurrent Conv2d has no counterpart here; use linear_features",
+        ),
         ("Alpha", {"alpha": 0.9, "beta": 0.8}, "module '2': Alpha has no counterpart here; replace it by Leaky"),
         ("Leaky", {"beta": 0.5, "reset_delay": False}, "needs two thresholds .* use reset_delay=True, or 'zero'"),
         ("Leaky", {"beta": 0.0}, "has no counterpart here where beta is 0; use 'zero'"),

@@ -37,7 +37,7 @@ def test_samples_stop_where_logits_lead(precision, rectifies):
     best = max(range(len(found)), key=lambda k: len(found[k][0].unique()))
     lead, (steps, logits) = leads.sort(dim=0).values[best].item(), found[best]
     assert len(steps.unique()) >= 3 and steps.max() == 24
-    rule = pk.margin(lead, of="logits")
+    rule = pk.stop.margin(lead, of="logits")
     for run in (engine, lambda *args, **options: pk.simulate(net, *args, precision=precision, **options)):
         result = run(images, 24, stop=rule)
         assert torch.equal(result.steps, steps) and torch.equal(result.logits, logits)
@@ -55,7 +55,9 @@ def test_rate_and_operations_are_those_of_the_steps_that_ran():
     engine = pk.compile(net, images, precision="int8")
     first = engine(images, 1)
     early = engine(
-        images, 4, stop=pk.margin(first.logits.topk(2, dim=1).values.diff(dim=1).abs().median().item(), of="logits")
+        images,
+        4,
+        stop=pk.stop.margin(first.logits.topk(2, dim=1).values.diff(dim=1).abs().median().item(), of="logits"),
     )
     again = early.steps == 4
     assert again.any() and not again.all()
@@ -75,12 +77,12 @@ def test_errors(run):
     for module in (plain, one):
         call = pk.compile(module, images) if run == "engine" else lambda *a, m=module, **o: pk.simulate(m, *a, **o)
         with pytest.raises(ValueError, match="of='logits'"):
-            call(images, 4, stop=pk.margin(1, of="logits"))
+            call(images, 4, stop=pk.stop.margin(1, of="logits"))
     if run == "simulate":
         state = pk.simulate(net, images, 4).state
         for options in ({}, {"chunk": 1}):
             with pytest.raises(ValueError, match="leave state out"):
-                pk.simulate(net, images, 4, state=state, stop=pk.margin(1, of="logits"), **options)
+                pk.simulate(net, images, 4, state=state, stop=pk.stop.margin(1, of="logits"), **options)
 
 
 def test_sigma_delta_has_settled():
@@ -89,7 +91,7 @@ def test_sigma_delta_has_settled():
     net = pk.convert(ann, images, neuron="sigma-delta")
     for run in (pk.compile(net, images), lambda *args, **options: pk.simulate(net, *args, **options)):
         with pytest.raises(ValueError, match="settled"):
-            run(images, 4, stop=pk.margin(1, of="logits"))
+            run(images, 4, stop=pk.stop.margin(1, of="logits"))
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -98,4 +100,4 @@ def test_sigma_delta_has_settled():
 ])  # fmt: skip
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        pk.margin(**{"of": "logits"} | arguments)
+        pk.stop.margin(**{"of": "logits"} | arguments)

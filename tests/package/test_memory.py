@@ -43,7 +43,7 @@ def test_few_steps_that_fit_are_shared_out_alike(T, lengths):
 
 
 def test_looks_at_which_samples_are_decided_keep_their_distance():
-    plan = chunks.Chunks(None, pk.margin(1), (17, 2, 5), CPU)
+    plan = chunks.Chunks(None, pk.stop.margin(1), (17, 2, 5), CPU)
     assert [plan.steps(start) for start in (0, 8, 16)] == [chunks.STOP_CHUNK] * 3
 
 
@@ -92,8 +92,8 @@ def test_a_small_budget_changes_no_spike(generator, monkeypatch):
         (pk.AvgPool2d(3, 2, 1), (37, 2, 5, 9, 7)),
         (pk.AdaptiveAvgPool2d((2, 3)), (37, 2, 5, 9, 7)),
         (pk.SumPool2d(2), (37, 2, 5, 9, 7)),
-        (pk.AvgPool1d(2), (37, 2, 5, 9)),
-        (pk.AdaptiveAvgPool1d(4), (37, 2, 5, 9)),
+        (pk.layers.AvgPool1d(2), (37, 2, 5, 9)),
+        (pk.layers.AdaptiveAvgPool1d(4), (37, 2, 5, 9)),
         (pk.Voting(3), (37, 2, 9)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",

@@ -48,7 +48,7 @@ FUNCTIONS = {
     "if_hold": lambda net, x: pk.if_hold(x[0], len(x))[0],
     "if_conv2d": lambda net, x: pk.if_conv2d(x, torch.ones(4, 1, 3, 3))[0],
     "if_linear": lambda net, x: pk.if_linear(x.flatten(2), torch.ones(144, 64))[0],
-    "if_scan_surrogate": lambda net, x: pk.if_scan_surrogate(x),
+    "if_scan_surrogate": lambda net, x: pk.functional.if_scan_surrogate(x),
 }
 WAYS = {
     "simulate": lambda net, x: pk.simulate(net, x, T),  # also in one chunk

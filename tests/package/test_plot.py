@@ -9,6 +9,7 @@ from cases import spikes
 from equality import equal
 
 import proxykernels as pk
+from proxykernels.plot.animation import BETWEEN, mosaic
 
 pytest.importorskip("matplotlib").use("Agg")
 
@@ -35,6 +36,68 @@ def test_raster(generator, tmp_path):
     assert "drawn" not in ax.get_ylabel()
     few = pk.plot.raster(pk.pack(dense), neurons=10).collections[0].get_offsets().data[:, 1]
     assert set(few.astype(int)) <= set(range(0, 40, 4))
+
+
+def test_a_layers_output_is_drawn_as_its_spikes(generator):
+    dense = spikes(20, 3, 4, 5, 2, generator=generator)
+    y = pk.IF(v_threshold=1.0)(dense)  # a tensor that stays packed
+    for given in (dense, y, dense.clone().requires_grad_()):
+        drawn, expected = (pk.plot.raster(x, 1).collections[0].get_offsets().data for x in (given, pk.pack(dense)))
+        assert len(drawn) and (drawn == expected).all()
+
+
+def test_rasters(generator):
+    records = {"a": pk.pack(spikes(20, 3, 4, 5, 2, generator=generator)), "b": spikes(20, 3, 6, generator=generator)}
+    axes = pk.plot.rasters(records | {"b.v": torch.rand(20, 3, 6)}, 2, neurons=30)
+    assert len(axes) == 2 and len({ax.figure for ax in axes}) == 1
+    assert axes[1].get_title() == f"b, rate {records['b'].mean():.1%}" and "30 of 40" in axes[0].get_ylabel()
+    drawn = axes[1].collections[0].get_offsets().data.astype(int).tolist()
+    assert drawn and sorted(drawn) == sorted(records["b"][:, 2].nonzero().tolist())
+
+
+def test_rate_histogram():
+    """By hand: of four neurons two fire in each step of each sample, one in half of them, one never."""
+    dense = torch.zeros(4, 2, 4)
+    dense[:, :, :2], dense[::2, :, 2] = 1, 1
+    ax = pk.plot.rate_histogram({"a": pk.pack(dense)})
+    points = {tuple(point) for point in ax.patches[0].get_xy().round(3).tolist()}
+    assert {(0.0, 25.0), (50.0, 25.0), (100.0, 50.0)} <= points and {y for _, y in points} == {0.0, 25.0, 50.0}
+    assert ax.get_legend().get_texts()[0].get_text() == "a" and "%" in ax.get_xlabel() + ax.get_ylabel()
+    assert pk.plot.rate_histogram(dense).get_legend() is None
+
+
+def test_mosaic():
+    """By hand: maps beside each other with lines between, then a block of neurons whose last place is nobody's."""
+    fired = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])  # [1, 2, 1, 2]
+    line = BETWEEN
+    assert mosaic(fired)[0].tolist() == [[pytest.approx(line)] * 6, pytest.approx([line, 1, 0, line, 0, 1])]
+    block = mosaic(torch.tensor([[1.0, 0, 0, 1, 1, 0, 0]]))
+    assert block[0].tolist() == [[1, 0, 0], [1, 1, 0], [0, pytest.approx(line), pytest.approx(line)]]
+
+
+def test_animation(generator, tmp_path):
+    net = torch.nn.Sequential(
+        pk.FusedIFConv2d(1, 4, 3, v_threshold=0.5), pk.Flatten(), pk.FusedIFLinear(144, 3, v_threshold=0.05)
+    ).eval()
+    images = torch.rand(2, 1, 8, 8, generator=generator)
+    result = pk.simulate(net, images, 6, record=["0", "0.v"])
+    frames = pk.plot.animation(result, images[1], sample=1, classes=["a", "b", "c"])
+    first, mosaics, bars = (frames._fig.axes[k] for k in range(3))
+    counts = result.spikes.dense()[:, 1].cumsum(0)
+    assert counts[-1].sum() > 3
+    for t in (3, 5):
+        frames._draw_frame(t)
+        assert [bar.get_width() for bar in bars.patches] == counts[t].tolist()
+        fired = int(result.records["0"].dense()[t, 1].sum())
+        assert mosaics.get_title() == f"0: {fired:,} spikes" and fired == (mosaics.images[0].get_array() == 1).sum() > 0
+    assert equal(torch.from_numpy(first.images[0].get_array().data), images[1, 0])
+    frames.save(tmp_path / "spikes.gif", writer="pillow", dpi=40)
+    with pytest.importorskip("PIL.Image").open(tmp_path / "spikes.gif") as picture:
+        assert picture.n_frames == 6
+    with pytest.raises(ValueError, match="classes must be the names of 3 outputs, got 2"):
+        pk.plot.animation(result, classes=["a", "b"])
+    with pytest.raises(ValueError, match="sample must be within 0 .. 1, got 2"):
+        pk.plot.animation(result, sample=2)
 
 
 def test_rates(generator):
@@ -77,6 +140,9 @@ def test_accuracy_of_every_step():
     assert pk.plot.accuracy(pk.pack(dense), labels).tolist() == expected
     ax = pk.plot.accuracy_vs_T({"a": pk.pack(dense), "b": pk.pack(dense[:2])}, labels)
     assert ax.lines[0].get_ydata().tolist() == [100 * a for a in expected]
+    assert ax.lines[2].get_ydata()[0] == pytest.approx(100 / 3) and ax.texts[0].get_text() == "chance, 33.3 %"
+    ax.figure.canvas.draw()
+    assert [text.get_text() for text in ax.get_xticklabels()][1:4] == ["1", "2", "4"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     silent = pk.pack(torch.zeros(4, 3, 1))  # also where no other class could lead
     assert not pk.plot.accuracy(silent, torch.zeros(3, dtype=torch.int64)).any()
@@ -85,7 +151,12 @@ def test_accuracy_of_every_step():
 def test_bad_arguments(monkeypatch):
     packed = pk.pack(torch.zeros(4, 2, 3))
     for call, error, message in (
-        (lambda: pk.plot.raster(torch.zeros(4, 2, 3)), TypeError, "spikes must be Spikes"),
+        (lambda: pk.plot.raster([0, 1]), TypeError, "spikes must be Spikes .* or a tensor of 0 and 1, got list"),
+        (lambda: pk.plot.raster(torch.full((4, 2, 3), 0.5)), ValueError, "0 and 1"),
+        (lambda: pk.plot.rasters(packed), TypeError, "records must be spikes by the names of layers, got Spikes"),
+        (lambda: pk.plot.rasters({"a.v": packed}), ValueError, "records has no spikes; simulate"),
+        (lambda: pk.plot.rate_histogram(pk.pack(torch.zeros(2, 0, 3))), ValueError, "must have a step, a sample"),
+        (lambda: pk.plot.animation(packed), TypeError, "result must be what simulate returns, got Spikes"),
         (lambda: pk.plot.raster(packed, 2), ValueError, r"sample must be within 0 .. 1, got 2"),
         (lambda: pk.plot.raster(packed, neurons=[0, 3]), ValueError, r"neurons must be within 0 .. 2, got \[0, 3\]"),
         (lambda: pk.plot.raster(packed, neurons=-2), ValueError, "a number of at least 1, got -2"),

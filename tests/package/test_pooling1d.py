@@ -22,7 +22,7 @@ POOLS = {
 def test_max_pooling_is_torchs(generator, window):
     x = spikes(T, 2, 5, L, generator=generator, rate=0.2)
     expected = nn.MaxPool1d(**POOLS[window])(x.flatten(0, 1)).unflatten(0, (T, 2))
-    layer = pk.MaxPool1d(**POOLS[window])
+    layer = pk.layers.MaxPool1d(**POOLS[window])
     assert 0 < expected.mean() < 1 and equal(layer(pk.pack(x)).dense(), expected)
     assert equal(layer(x), expected) and equal(layer(x.bool()), expected.bool())
 
@@ -33,7 +33,7 @@ def test_max_pooling_of_counts_is_that_of_one_row(generator, window):
     across = {"kernel_size": 1, "stride": 1, "padding": 0}
     options = {name: (across[name], value) if name in across else value for name, value in POOLS[window].items()}
     rows = pk.MaxRatePool2d(**options)
-    layer = pk.MaxRatePool1d(**POOLS[window])
+    layer = pk.layers.MaxRatePool1d(**POOLS[window])
     expected = rows(pk.pack(x.unsqueeze(3))).dense().squeeze(3)
     assert expected.any() and equal(layer(x), expected)
     size = L + 1 if "ceil_mode" in POOLS[window] else L
@@ -45,14 +45,16 @@ def test_max_pooling_of_counts_is_that_of_one_row(generator, window):
     assert equal(torch.cat(parts), expected) and equal(v[..., :L], x.sum(0))
 
 
-@pytest.mark.parametrize("layer", [pk.AvgPool1d(3, 2, 1, True), pk.AdaptiveAvgPool1d(4)], ids=["window", "adaptive"])
+@pytest.mark.parametrize(
+    "layer", [pk.layers.AvgPool1d(3, 2, 1, True), pk.layers.AdaptiveAvgPool1d(4)], ids=["window", "adaptive"]
+)
 def test_averages_are_torchs(generator, layer):
     x = spikes(T, 2, 5, L, generator=generator)
     expected = super(type(layer), layer).forward(x.flatten(0, 1)).unflatten(0, (T, 2))
     assert expected.any()
     for given in (pk.pack(x), x, x.bool()):
         assert equal(layer(given), expected)
-    assert isinstance(pk.AdaptiveAvgPool1d(L)(pk.pack(x)), pk.Spikes)
+    assert isinstance(pk.layers.AdaptiveAvgPool1d(L)(pk.pack(x)), pk.Spikes)
 
 
 def test_votes_are_means(generator):
@@ -111,22 +113,26 @@ def test_the_step_loop_agrees(sound):
 def test_simulate_takes_samples_of_one_axis(generator):
     """Without a convolution, too: [N, C, L] is held."""
     x = dyadic(2, 3, 8, generator=generator).abs()
-    net = nn.Sequential(pk.MaxPool1d(2), pk.IF(v_threshold=2.0), pk.Flatten())
+    net = nn.Sequential(pk.layers.MaxPool1d(2), pk.IF(v_threshold=2.0), pk.Flatten())
     count = pk.simulate(net, x, 10).count()
     assert count.any() and count.shape == (2, 12)
 
 
 BAD = {
-    "images": (lambda: pk.MaxPool1d(2)(torch.zeros(2, 1, 3, 5, 5)), ValueError, r"shape \(T, N, C, L\)"),
-    "rates of images": (lambda: pk.MaxRatePool1d(2)(torch.zeros(2, 1, 3, 5, 5)), ValueError, r"shape \(T, N, C, L\)"),
-    "pair": (lambda: pk.AvgPool1d((2, 2)), TypeError, r"kernel_size must be an integer, got \(2, 2\)"),
-    "padding": (lambda: pk.MaxPool1d(2, padding=2), ValueError, "padding must be at most half of kernel_size"),
+    "images": (lambda: pk.layers.MaxPool1d(2)(torch.zeros(2, 1, 3, 5, 5)), ValueError, r"shape \(T, N, C, L\)"),
+    "rates of images": (
+        lambda: pk.layers.MaxRatePool1d(2)(torch.zeros(2, 1, 3, 5, 5)),
+        ValueError,
+        r"shape \(T, N, C, L\)",
+    ),
+    "pair": (lambda: pk.layers.AvgPool1d((2, 2)), TypeError, r"kernel_size must be an integer, got \(2, 2\)"),
+    "padding": (lambda: pk.layers.MaxPool1d(2, padding=2), ValueError, "padding must be at most half of kernel_size"),
     "voters": (lambda: pk.Voting(0), ValueError, "voters must be at least 1, got 0"),
     "votes": (lambda: pk.Voting(3)(torch.zeros(2, 1, 4)), ValueError, "x must have a multiple of 3 features"),
     "torch's, given spikes": (
         lambda: pk.simulate(nn.Sequential(pk.FusedIFConv1d(1, 2, 3), nn.AvgPool1d(2)), torch.zeros(2, 1, 8), 4),
         TypeError,
-        "layer 1 is an nn.AvgPool1d.* use proxykernels.AvgPool1d",
+        "layer 1 is an nn.AvgPool1d.* use proxykernels.layers.AvgPool1d",
     ),
 }
 

@@ -10,8 +10,8 @@ import proxykernels as pk
 FUNCTIONS = {name: getattr(pk, name) for name in pk.__all__ if inspect.isfunction(getattr(pk, name))} | {
     f"{module.__name__.removeprefix('proxykernels.')}.{name}": function
     for module in (pk.plot, pk.encode)
-    for name, function in vars(module).items()
-    if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
+    for name in module.__all__
+    if inspect.isfunction(function := getattr(module, name))
 }
 NO_TENSORS = ("plot.rates", "plot.conversion", "from_nir", "from_spikingjelly", "from_snntorch", "to_nir")
 CLASSES = {name: getattr(pk, name) for name in pk.__all__ if inspect.isclass(getattr(pk, name))}

@@ -38,7 +38,7 @@ def test_linear(generator, kind, decay):
     "layer, shape",
     [
         (lambda n: pk.FusedConv2d(3, 4, 3, padding=1, stride=2, neuron=n), (3, 5, 4)),
-        (lambda n: pk.FusedConv1d(3, 4, 3, padding=1, neuron=n), (3, 7)),
+        (lambda n: pk.layers.FusedConv1d(3, 4, 3, padding=1, neuron=n), (3, 7)),
         (lambda n: pk.FusedSum(nn.Linear(5, 5), nn.Identity(), neuron=n), (5,)),
         (lambda n: pk.FusedSum(nn.Conv1d(3, 3, 3, padding=1), nn.Identity(), neuron=n), (3, 6)),
         (pk.Population, (2, 3, 3)),
@@ -79,7 +79,7 @@ def test_a_network_may_end_in_potentials(generator, chunk):
     with pytest.raises(AttributeError, match="take result.potentials"):
         result.count()
     with pytest.raises(ValueError, match="stop counts output spikes"):
-        pk.simulate(net, x, 50, stop=pk.margin(2))
+        pk.simulate(net, x, 50, stop=pk.stop.margin(2))
     with pytest.raises(AttributeError, match="take result.spikes"):
         _ = pk.simulate(net[:1], x, 5).potentials
 

@@ -80,7 +80,7 @@ def test_the_energy_of_the_relu_network(generator, neuron):
             products += F.linear(ones, weight).sum().item()
         else:
             products += F.conv2d(ones, weight, None, module.stride, module.padding, 1, module.groups).sum().item()
-    stop = pk.settled() if neuron else pk.margin(1)
+    stop = pk.stop.settled() if neuron else pk.stop.margin(1)
     options: list[dict] = [{}, {"chunk": 2}, {"chunk": 2, "stop": stop}]
     results = [pk.simulate(net, x, 9, **each) for each in options]
     assert results[2].steps.min() < 9

@@ -12,7 +12,7 @@ import proxykernels as pk
 T = 9
 LAYERS = {
     "images": (lambda **o: pk.RunningMaxPool2d(2, **o), (3, 6, 5), F.max_pool2d),
-    "rows": (lambda **o: pk.RunningMaxPool1d(2, **o), (3, 7), F.max_pool1d),
+    "rows": (lambda **o: pk.layers.RunningMaxPool1d(2, **o), (3, 7), F.max_pool1d),
 }
 WINDOWS = {"plain": {}, "overlapping": {"stride": 1, "padding": 1}, "ceil": {"ceil_mode": True}}
 
@@ -79,6 +79,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"x must have the shape \(T, N, C, H, W\), got \[2, 1, 4\]"):
         pk.RunningMaxPool2d(2)(torch.zeros(2, 1, 4))
     with pytest.raises(ValueError, match=r"x must have the shape \(T, N, C, L\)"):
-        pk.RunningMaxPool1d(2)(torch.zeros(2, 1, 4))
+        pk.layers.RunningMaxPool1d(2)(torch.zeros(2, 1, 4))
     with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
         pk.RunningMaxPool2d(0)

@@ -107,7 +107,7 @@ def test_states_go_on(pooled):
 def test_samples_stop_when_they_have_settled(pooled):
     ann, x = pooled
     net = pk.convert(ann, x, neuron="sigma-delta")
-    whole, result = pk.simulate(net, x, 12), pk.simulate(net, x, 12, stop=pk.settled(8))
+    whole, result = pk.simulate(net, x, 12), pk.simulate(net, x, 12, stop=pk.stop.settled(8))
     assert 2 < result.steps.max() <= 12 and result.steps.min() < result.steps.max()
     for k, t in enumerate(result.steps.tolist()):
         assert equal(result.potentials[:t, k], whole.potentials[:t, k])

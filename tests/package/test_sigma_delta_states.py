@@ -71,7 +71,7 @@ def test_samples_stop_when_they_have_settled(nets, signed):
 
     def rule(potentials, t):
         seen.append((t, *potentials.shape))
-        return pk.settled(8)(potentials, t)
+        return pk.stop.settled(8)(potentials, t)
 
     result = pk.simulate(net, x, 12, stop=rule, state={}, chunk=1)
     steps = result.steps.tolist()
@@ -96,15 +96,15 @@ def test_rules_that_do_not_fit(nets):
     net = pk.convert(ann, x, neuron="sigma-delta")
     for times, error in ((0, ValueError), (-1.0, ValueError), ("2", TypeError), (True, TypeError)):
         with pytest.raises(error, match="times must be"):
-            pk.settled(times)
-    with pytest.raises(ValueError, match=r"pk.settled\(\) for sigma-delta"):
-        pk.simulate(net, x, 4, stop=pk.margin(3))
-    with pytest.raises(TypeError, match="stop must be a rule such as proxykernels.settled"):
+            pk.stop.settled(times)
+    with pytest.raises(ValueError, match=r"pk.stop.settled\(\) for sigma-delta"):
+        pk.simulate(net, x, 4, stop=pk.stop.margin(3))
+    with pytest.raises(TypeError, match="stop must be a rule such as proxykernels.stop.settled"):
         pk.simulate(net, x, 4, stop=3)
     with pytest.raises(TypeError, match=r"stop must return a bool tensor \[8\]"):
         pk.simulate(net, x, 4, stop=lambda potentials, t: potentials[-1, :, 0])
-    with pytest.raises(ValueError, match=r"settled compares .* pk.margin\(3\) for IF neurons"):
-        pk.simulate(pk.convert(ann, x), x, 16, stop=pk.settled())
+    with pytest.raises(ValueError, match=r"settled compares .* pk.stop.margin\(3\) for IF neurons"):
+        pk.simulate(pk.convert(ann, x), x, 16, stop=pk.stop.settled())
 
 
 def test_states_that_do_not_fit(nets):

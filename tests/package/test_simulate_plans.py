@@ -75,7 +75,7 @@ def test_a_plan_gives_what_the_layers_give(x, v_reset, precision):
         assert len(got.state[name]) == 1 and equal(got.state[name][0], states[0])
 
 
-@pytest.mark.parametrize("stop", [None, pk.margin(2)])
+@pytest.mark.parametrize("stop", [None, pk.stop.margin(2)])
 def test_a_state_goes_on(stop):
     net = network()
     first = planned(net, image(), T, stop=stop)

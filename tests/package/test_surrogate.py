@@ -36,7 +36,7 @@ def test_gradient_is_the_oracles(instruction_set, generator, shape, v_reset):
         current.view(-1)[:1] = 3  # above every threshold: some neuron fires in the smallest shape too
         gradient = torch.randn(shape, generator=generator)
         leaf = current.clone().requires_grad_()
-        spikes = pk.if_scan_surrogate(leaf, v_threshold=theta, v_reset=v_reset)
+        spikes = pk.functional.if_scan_surrogate(leaf, v_threshold=theta, v_reset=v_reset)
         (ours,) = torch.autograd.grad(spikes, leaf, gradient)
         expected, theirs = oracle(current, gradient, theta, v_reset)
         assert theirs.any() and expected.any() or not expected.numel()
@@ -46,7 +46,7 @@ def test_gradient_is_the_oracles(instruction_set, generator, shape, v_reset):
 def test_golden_gradient():
     """Worked by hand: currents 0.75 each, theta 1, hard reset; potentials h are 0.75, 1.5, 0.75."""
     current = torch.full((3, 1, 1), 0.75, requires_grad=True)
-    spikes = pk.if_scan_surrogate(current)
+    spikes = pk.functional.if_scan_surrogate(current)
     spikes.backward(torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1))
     # g = 1 - |h - 1| = 0.75, 0.5, 0.75. Step 3 keeps 4 * 0.75 = 3; the spike of step 2 cuts it: 2 * 0.5 = 1;
     # step 1 passes that on: 0.75 + 1.
@@ -58,12 +58,12 @@ def test_channels_last_and_half_precision(generator):
     gradient = dyadic(6, 2, 5, 4, 3, generator=generator)
     _, expected = oracle(current, gradient, 1.0, 0.0)
     leaf = current.movedim(2, -1).contiguous().movedim(-1, 2).bfloat16().requires_grad_()
-    (ours,) = torch.autograd.grad(pk.if_scan_surrogate(leaf), leaf, gradient)
+    (ours,) = torch.autograd.grad(pk.functional.if_scan_surrogate(leaf), leaf, gradient)
     assert ours.dtype == torch.bfloat16 and equal(ours, expected.bfloat16())
 
 
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="v_threshold must be positive"):
-        pk.if_scan_surrogate(torch.zeros(2, 1, 3), v_threshold=0.0)
+        pk.functional.if_scan_surrogate(torch.zeros(2, 1, 3), v_threshold=0.0)
     with pytest.raises(ValueError, match=r"current must have the shape \[T, N, ...\]"):
-        pk.if_scan_surrogate(torch.zeros(3))
+        pk.functional.if_scan_surrogate(torch.zeros(3))

@@ -46,7 +46,7 @@ def test_a_constant_input_is_multiplied_once_in_every_chunk(generator, kind, sta
     first = STAGES[stage]
     channels = {"concatenated": 4, "readout": 3}.get(stage, 2)
     net = nn.Sequential(first, pk.FusedIFConv2d(channels, 4, 3), pk.Flatten())
-    for chunk, stop in (1, None), (2, None), (4, None), (8, None), (9, None), (8, pk.margin(1000)), (8, _half):
+    for chunk, stop in (1, None), (2, None), (4, None), (8, None), (9, None), (8, pk.stop.margin(1000)), (8, _half):
         result = pk.simulate(net, x, T, chunk=chunk, stop=stop)
         neurons = math.prod(result.spikes.shape[2:])
         steps = N if kind != "moving" else int(result.steps.sum())

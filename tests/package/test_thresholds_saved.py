@@ -90,7 +90,7 @@ def test_a_threshold_that_asks_for_a_gradient_is_refused(generator):
             with pytest.raises(ValueError, match=r"v_threshold requires a gradient.*pass v_threshold.detach\(\)"):
                 make(v_threshold=v_threshold)
         with pytest.raises(ValueError, match="v_threshold requires a gradient"):
-            pk.if_scan_surrogate(torch.rand(3, 2, 4), v_threshold=v_threshold)
+            pk.functional.if_scan_surrogate(torch.rand(3, 2, 4), v_threshold=v_threshold)
     frozen = nn.Parameter(torch.full((4,), 2.0), requires_grad=False)
     assert equal(pk.IF(v_threshold=frozen).v_threshold, frozen)
 

@@ -39,7 +39,7 @@ TURNS = {
     "a signal": (lambda: pk.FusedIFConv1d(2, 3, 3)(torch.rand(2, 2, 9)), CONSTANT),
     "an image to pool": (lambda: pk.MaxPool2d(2)(IMAGES), CONSTANT),
     "stop": (lambda: pk.simulate(network(), IMAGES, 4, stop=3), "stop must be a rule .*margin.*, got 3"),
-    "one class": (lambda: pk.simulate(network(1), IMAGES, 4, stop=pk.margin(3)), r"margin .* classes.*got \[4, 1\]"),
+    "one class": (lambda: pk.simulate(network(1), IMAGES, 4, stop=pk.stop.margin(3)), r"margin .* got \[4, 1\]"),
     "tau": (
         lambda: pk.FusedLIFConv2d(1, 8, 3, tau=2.0),
         r"^FusedLIFConv2d has no argument 'tau': decay .*from_tau\(tau\) to FusedConv2d",

@@ -98,12 +98,12 @@ struct Product {
     int64_t C_in;
 };
 
-// Sigma-delta neurons, and what arrives at them: sigma_delta/neurons.h has the codes of their spikes. And max pooling, of x with
+// Sigma-delta neurons, and what arrives at them: sigma_delta/codes.h has the codes of their spikes. And max pooling, of x with
 // C channels, which keeps in z the sums of each input [N, H * W, C]. It writes what the maxima change by to `arrived`, of T_in =
 // T steps, and keeps the maxima in a; or, to `codes`, what neurons behind it send, and keeps that in a.
 struct SigmaDelta {
     const void* x;        // [N, T_in, H * W, C_in]: codes int8, or float values if `real`; null: `added` is all that arrives
-    const float* weight;  // rows, or taps of a depthwise convolution: sigma_delta/synapses.h
+    const float* weight;  // rows, or taps of a depthwise convolution: sigma_delta/row_weights.h
     const float* bias;    // [C], at the first step; null: none
     const float* added;   // [N, T, P, C], what arrives besides; null: nothing
     const float* limit;   // [C], the largest activation

@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "abi.h"
-#include "bit_lists.h"
+#include "set_bits.h"
 #include "models.h"
 
 namespace PK_TARGET {

@@ -1,6 +1,5 @@
 // The convolutions whose neurons send sigma-delta codes, and max pooling of them, on OpenMP's threads.
-#include "sigma_delta/dense.h"
-#include "sigma_delta/maximum.h"
+#include "sigma_delta/call.h"
 
 namespace PK_TARGET {
 
@@ -23,51 +22,33 @@ static void launch(const SigmaDelta& s, int64_t tasks, Task task) {
     s.counts[0] += spikes, s.counts[1] += additions;
 }
 
-template <class Value>
-static void any_sigma_delta(const SigmaDelta& s) {
+void sigma_delta_conv2d(const SigmaDelta* given) {
+    const SigmaDelta& s = *given;
     const SigmaDeltaCall call(s);
     const double rate = dense_rate(call);
-    if (rate <= 1 && rate_of<Value>(s) >= rate)
-        launch<DenseScratch>(s, dense_tasks(call), [&](int64_t task, auto& scratch, Counted& counted) {
-            dense_task<Value>(call, task, scratch, counted);
-        });
+    if (rate <= 1 && rate_of(s) >= rate)
+        launch<DenseScratch>(s, dense_tasks(call),
+                             [&](int64_t task, auto& scratch, Counted& counted) { dense_task(call, task, scratch, counted); });
     else
-        launch<SigmaDeltaTaps>(s, place_tasks(call), [&](int64_t task, auto& taps, Counted& counted) {
-            rows_task<Value>(call, task, taps, counted);
-        });
+        launch<SigmaDeltaTaps>(s, place_tasks(call),
+                               [&](int64_t task, auto& taps, Counted& counted) { rows_task(call, task, taps, counted); });
 }
 
-template <class Value>
-static void depthwise_sigma_delta(const SigmaDelta& s) {
-    const SigmaDeltaCall call(s);
-    launch<SigmaDeltaTaps>(s, place_tasks(call), [&](int64_t task, auto& taps, Counted& counted) {
-        depthwise_task<Value>(call, task, taps, counted);
-    });
+void sigma_delta_depthwise(const SigmaDelta* s) {
+    const SigmaDeltaCall call(*s);
+    launch<SigmaDeltaTaps>(*s, place_tasks(call),
+                           [&](int64_t task, auto& taps, Counted& counted) { depthwise_task(call, task, taps, counted); });
 }
 
-template <class Value>
-static void maximum_of_sigma_delta(const SigmaDelta& s) {
+void sigma_delta_maximum(const SigmaDelta* given) {
+    const SigmaDelta& s = *given;
     const SigmaDeltaCall call(s);
-    launch<MaximumScratch>(s, place_tasks(call), [&](int64_t task, auto& scratch, Counted& counted) {
-        maximum_task<Value>(call, task, scratch, counted);
-    });
+    launch<MaximumScratch>(s, place_tasks(call),
+                           [&](int64_t task, auto& scratch, Counted& counted) { maximum_task(call, task, scratch, counted); });
     const int64_t P = s.H * s.W;
     if (!s.z) return;
 #pragma omp parallel for
-    for (int64_t image = 0; image < s.N; image++) add_up<Value>(s, image * P, (image + 1) * P);
-}
-
-void sigma_delta_conv2d(const SigmaDelta* s) {
-    if (s->real) any_sigma_delta<float>(*s);
-    else any_sigma_delta<int8_t>(*s);
-}
-void sigma_delta_depthwise(const SigmaDelta* s) {
-    if (s->real) depthwise_sigma_delta<float>(*s);
-    else depthwise_sigma_delta<int8_t>(*s);
-}
-void sigma_delta_maximum(const SigmaDelta* s) {
-    if (s->real) maximum_of_sigma_delta<float>(*s);
-    else maximum_of_sigma_delta<int8_t>(*s);
+    for (int64_t image = 0; image < s.N; image++) add_up_sent(s, image * P, (image + 1) * P);
 }
 
 }  // namespace PK_TARGET

@@ -1,7 +1,7 @@
 // Work on packed spikes that needs no neuron: counting, pooling, flattening. Layout: see abi.h.
 #pragma once
 #include "abi.h"
-#include "bit_lists.h"
+#include "set_bits.h"
 
 namespace PK_TARGET {
 

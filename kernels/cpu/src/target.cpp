@@ -2,6 +2,7 @@
 // (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags. A kernel is defined in one of them; here are
 // those that others are made of.
 #include "abi.h"
+#include "conv2d/amx_weights.h"
 #include "conv2d/slices.h"
 #include "fingerprint.h"
 #include "spike_bits.h"

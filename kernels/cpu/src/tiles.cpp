@@ -8,16 +8,14 @@ void tile_conv2d(const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Tiling tiling(c, max_threads());
     with_digits(c.digits, [&](auto digits) {
-        with_model(c.neurons.neuron, [&](auto model) {
 #pragma omp parallel
-            {
-                TileSession session;
-                TileMemory<decltype(digits)::value> memory;
-                memory.begin(tiling, c);
+        {
+            TileSession session;
+            TileMemory<decltype(digits)::value> memory;
+            memory.begin(tiling, c);
 #pragma omp for schedule(dynamic)
-                for (int64_t task = 0; task < tiling.units * tiling.spans; task++) run_unit(c, tiling, model, task, memory);
-            }
-        });
+            for (int64_t task = 0; task < tiling.units * tiling.spans; task++) run_unit(c, tiling, task, memory);
+        }
     });
 }
 

@@ -2,7 +2,8 @@
 
 Kept for the backward pass: the input as it came (spikes as bits), the weights and the state before the first step. The
 currents are computed anew, then one scan goes forward and back through all steps (ops.scan_backward). A gradient that
-is to be differentiated in its turn (create_graph=True, torch.func) is computed by torch's operations alone (again.py).
+is to be differentiated in its turn (create_graph=True, torch.func) is computed by torch's operations alone
+(second_derivatives.py).
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from ...kernels import ops
 from ...kernels.neurons import Neuron
 from ...kernels.surrogates import Surrogate
 from ...spikes.spike_autograd import Function, applied, new_handle
-from . import again
+from . import second_derivatives
 from .inputs import Input
 
 
@@ -75,7 +76,7 @@ class _Fire(Function):
             zero = torch.zeros((), dtype=torch.float32, device=v.device)
             grad_spikes = zero.expand(given.T, v.shape[0], *v.shape[-2:])
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            gradients = again.gradients(given, saved, neuron, ctx.surrogate, grad_spikes, grad_v)
+            gradients = second_derivatives.gradients(given, saved, neuron, ctx.surrogate, grad_spikes, grad_v)
             return *(g if needed else None for g, needed in zip(gradients, wanted, strict=False)), None, None, None
         current = given.currents(x, weight, bias, v, neuron)
         grad_current, grad_start, sums = ops.scan_backward(grad_spikes, grad_v, current, v, neuron, ctx.surrogate)

@@ -17,7 +17,7 @@ from ...kernels.surrogates import Surrogate
 from ...neurons import IFNeuron
 from ...spikes import word_ops
 from ...spikes.spike_autograd import Function, applied, new_handle
-from . import again
+from . import second_derivatives
 from .fire import _like
 from .inputs import ConstantImage, SpikeWords, Values
 
@@ -106,7 +106,7 @@ class _Fire(Function):
             N, C = starts.shape[1], starts.shape[-1]
             grad_spikes = torch.zeros((), dtype=torch.float32, device=starts.device).expand(given.T, N, 1, C)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            found = again.gradients(given, operands, neuron, ctx.surrogate, grad_spikes, grad_v)
+            found = second_derivatives.gradients(given, operands, neuron, ctx.surrogate, grad_spikes, grad_v)
         else:
             found = _back(given, Operands(*operands), words, starts, neuron, ctx.surrogate, grad_spikes, grad_v, wanted)
         return *(g if needed else None for g, needed in zip(found, wanted, strict=False)), None, None, None

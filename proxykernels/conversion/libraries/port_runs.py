@@ -45,7 +45,8 @@ class Original:
     @property
     def delay(self) -> int:
         """Steps of all its delays together."""
-        return sum(int(self.net.get_submodule(path).delay_steps) for path in self._delays(self.net))  # type: ignore[arg-type]
+        modules: list[Any] = [self.net.get_submodule(path) for path in self._delays(self.net)]
+        return sum(int(module.delay_steps) for module in modules)
 
     @staticmethod
     def _delays(net: nn.Module) -> list[str]:

@@ -194,8 +194,8 @@ class _Builder:
             bool((v == v.flatten(1)[:, 0].view(-1, *[1] * (v.ndim - 1))).all()) for v in (scale, shift) if v.ndim > 1
         )
         if by_channel and (scale.ndim > 1 or len(scale) <= FEW):
-            channels = (v.flatten(1)[:, 0] if v.ndim > 1 else v for v in (scale, shift))
-            return self._append(name, key, _scaling(*channels, scale.ndim + 1), (source,))
+            gain, current = (v.flatten(1)[:, 0] if v.ndim > 1 else v for v in (scale, shift))
+            return self._append(name, key, _scaling(gain, current, scale.ndim + 1), (source,))
         if scale.ndim > 1:
             source = self._append(name, f"{key}_in_a_row", Flatten(), (source,))
         source = self._append(name, f"{key}_as_channels", Unflatten((scale.numel(), 1, 1)), (source,))

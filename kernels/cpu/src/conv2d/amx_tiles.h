@@ -65,7 +65,7 @@ private:
     }
 };
 
-static thread_local EmulatedTiles emulated_tiles;
+inline thread_local EmulatedTiles emulated_tiles;
 
 }  // namespace PK_TARGET
 

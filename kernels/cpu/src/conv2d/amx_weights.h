@@ -94,12 +94,12 @@ static int digits_needed(const float* weight, int64_t n, float theta) {
     return 0;
 }
 
-int64_t tiles_size(const Conv2d* c) {
+inline int64_t tiles_size(const Conv2d* c) {
     const Layout layout(*c);
     return layout.runs * layout.run_tiles * c->digits * tile_bytes;
 }
 
-int64_t count_digits(const float* weight, const float* theta, int64_t C_out, int64_t K) {
+inline int64_t count_digits(const float* weight, const float* theta, int64_t C_out, int64_t K) {
     int most_digits = 1, possible = 1;
 #pragma omp parallel for reduction(max : most_digits) reduction(min : possible)
     for (int64_t o = 0; o < C_out; o++) {
@@ -128,7 +128,7 @@ static inline uint32_t digit_of_four(const uint32_t (&four)[4], int digit) {
     return bytes;
 }
 
-void pack_tiles(const float* weight, int8_t* packed, float* unit, const Conv2d* conv) {
+inline void pack_tiles(const float* weight, int8_t* packed, float* unit, const Conv2d* conv) {
     const Conv2d& c = *conv;
     const Layout layout(c);
     const int64_t taps = c.kernel_h * c.kernel_w, K = c.C_in * taps, size = tiles_size(conv);

@@ -8,7 +8,7 @@
 // 2. list_slice (window_lists.h): for one output pixel, slice of its inputs and span or step, the lists of the pixels in its
 //    window, joined.
 // 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the sums of all lists.
-// 4. fire (row_sums.h): walk the steps with the potentials in registers; write the spikes.
+// 4. fire (fire_sums.h): walk the steps with the potentials in registers; write the spikes.
 //
 // A fully connected layer is the same thing on images of one pixel.
 #pragma once

@@ -8,7 +8,7 @@
 // For 8 output channels at a time, the tables of a window's inputs, or of as many as the second-level cache holds, are made
 // and used for many output pixels and steps. They are read in order, which that cache keeps up with; with fewer, for the
 // first-level cache, the sums would go to memory and back more often. The sums of 16 channels are then transposed, and
-// fired as in row_sums.h.
+// fired as in fire_sums.h.
 #pragma once
 #if defined(__AVX512F__)
 #include <type_traits>
@@ -51,7 +51,7 @@ struct LookupLists {
         windows.borrow(carver, c, words, cut.images * input_rows(c, cut.rows), cut.places, cut.steps);
         tables.borrow(carver, table_words * quads * table_channels * lanes);
         sums.borrow(carver, cut.places * cut.steps * row);
-        current.borrow(carver, together<FloatRows> * cut.steps * row);
+        current.borrow(carver, together * cut.steps * row);
     }
 };
 
@@ -170,7 +170,7 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
     const int64_t places = last - first, uses = places * steps / lanes;
     lists.tables.reserve(table_words * quads * table_channels * lanes);
     float* const sums = lists.sums.reserve(uses * row * lanes);
-    constexpr int most_places = together<FloatRows>;
+    constexpr int most_places = together;
     float* const current = lists.current.reserve(most_places * steps * row);
     int64_t found = -1;  // the group whose windows are found
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
@@ -190,7 +190,7 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
             n = i + most_places <= places ? most_places : 1;
             for (int64_t k = 0; k < n; k++) at[k] = Place(c, out, first + i + k);
             for (int64_t t = 0; t < n * steps; t += lanes) transpose(sums + (i * steps + t) * row, current + t * row);
-            fire<FloatRows>(c, in, at, n, channel, current, steps * row, 0);
+            fire(c, in, at, n, channel, sums_of<FloatRows>(current, steps * row, 0), 0);
         }
     }
 }

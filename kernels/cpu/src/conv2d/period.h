@@ -13,7 +13,7 @@
 // 1. list_periods: for each input pixel, the channels that fire in this segment with their buckets, and how many each has.
 // 2. list_slice: for one output pixel and slice of its inputs, the lists of the pixels in its window, sorted by bucket.
 // 3. add_slice (slices.h): for a block of output channels of a group of pixels, slice by slice, the sums of all buckets.
-// 4. sum_divisors: the sums of the buckets that meet at each step; then fire (row_sums.h).
+// 4. sum_divisors: the sums of the buckets that meet at each step; then fire (fire_sums.h).
 #pragma once
 #include "row_sums.h"
 

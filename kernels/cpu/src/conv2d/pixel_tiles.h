@@ -9,6 +9,7 @@
 // 2. list: for each two tiles of output pixels, the products in which anything fired.
 // 3. multiply, two tiles of spikes by two of weights, and fire.
 #pragma once
+#include "../neurons.h"
 #include "amx.h"
 #if defined(__AMX_INT8__)
 

@@ -1,8 +1,8 @@
 // What the event and the period kernel share: a convolution that adds chosen rows of weights, with the IF neuron in the same
 // pass. `Source` is one of the two: which rows, and to which sums.
 #pragma once
-#include "../neurons.h"
 #include "equal_windows.h"
+#include "fire_sums.h"
 #include "window_lists.h"
 
 namespace PK_TARGET {
@@ -20,74 +20,12 @@ struct Worker {
         : source(arguments...), lists(c, slices, source), windows(c) {}
 };
 
-// Walks the steps of a segment for some output pixels side by side: each step of a neuron waits for the one before. `sums`:
-// `size` numbers of each pixel, a sum of each step; then, with a `span` that is not 0, one that each span of so many steps
-// shares. `bare`: there is neither a shortcut nor are currents wanted.
-template <class Rows, int pixels, bool bare, class Model>
-OUT_OF_LINE static void fire_as(const Conv2d& c, const Part& segment, const Place* places, int64_t channel,
-                                const typename Rows::Number* sums, int64_t size, int64_t span) {
-    constexpr int lanes = Rows::lanes;
-    using Channels = Lanes<lanes>;
-    const Neurons n = c.neurons;  // copies: for all that a compiler knows, stored spikes could change what is in memory
-    const int64_t steps = segment.steps;
-    const int channels = (int)least(n.C - channel, lanes), part = (int)(channel % Rows::channels / lanes);
-    const int64_t bytes = (n.C + 7) / 8, frame = n.P * bytes;
-    const NeuronBlock<Model, lanes> neurons(n.neuron, channel);
-    const Channels bias = load_block<lanes>(c.bias + channel);
-    const typename Rows::Unit unit = Rows::unit(c.unit, channel);
-    uint8_t* out[pixels];
-    float *kept[pixels], *currents[pixels];
-    const uint8_t* shortcut[pixels];
-    States<Model::states, lanes> state[pixels];
-    each<pixels>([&](auto i) {
-        const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
-        const int64_t first = ((image * n.T + segment.t) * n.P + p) * bytes + channel / 8;
-        out[i] = n.spikes + first;
-        shortcut[i] = c.shortcut ? c.shortcut + first : nullptr;
-        kept[i] = states_of<Model>(n, image, p, channel);
-        currents[i] = c.currents ? c.currents + ((segment.t * n.N + image) * n.P + p) * n.C + channel : nullptr;
-        load_states<Model>(state[i], n, segment.t, image, p, channel, channels);
-    });
-    for (int64_t first = 0, last; first < steps; first = last) {
-        last = span ? least(first + span, steps) : steps;
-        Channels shared[pixels];
-        each<pixels>([&](auto i) {
-            const int64_t at = (steps + first / most(1, span)) * Rows::channels;
-            shared[i] = span ? Rows::current(sums + i * size + at, part, unit, bias) : bias;
-        });
-        for (int64_t t = first; t < last; t++)
-            each<pixels>([&](auto i) {
-                Channels input = Rows::current(sums + i * size + t * Rows::channels, part, unit, shared[i]);
-                if (!bare && shortcut[i]) add_spikes(input, shortcut[i] + t * frame, channels);
-                if (!bare && currents[i]) store_block(currents[i] + t * n.N * n.P * n.C, input, channels);
-                const uint32_t spikes = step_block(neurons, state[i], input);
-                store_spikes<lanes>(out[i] + t * frame, spikes, channels);
-            });
-    }
-    each<pixels>([&](auto i) { store_states(kept[i], n, state[i], channels); });
-}
-
-// Pixels that are fired together: their states are kept in registers.
+// Sums [pixel][sum][channel of a row], `size` numbers of each pixel.
 template <class Rows>
-constexpr int together = (int)most(2, 4 * Vec::width / Rows::lanes);
-
-// The same for the model of the layer's neurons, for one pixel or `together`. Nothing above is compiled for each model.
-template <class Rows>
-static void fire(const Conv2d& c, const Part& segment, const Place* places, int64_t count, int64_t channel,
-                 const typename Rows::Number* sums, int64_t size, int64_t span) {
-    const auto fire_pixels = [&](auto pixels, auto bare) {
-        with_model_or_sums(c.neurons.neuron, [&](auto model) {
-            fire_as<Rows, pixels, bare, decltype(model)>(c, segment, places, channel, sums, size, span);
-        });
-    };
-    const std::integral_constant<int, together<Rows>> all;
-    const std::integral_constant<int, 1> one;
-    PK_ASSERT(count == all || count == one);
-    const bool bare = !c.shortcut && !c.currents;
-    if (count == all && bare) fire_pixels(all, std::true_type());
-    else if (count == all) fire_pixels(all, std::false_type());
-    else if (bare) fire_pixels(one, std::true_type());
-    else fire_pixels(one, std::false_type());
+static Sums sums_of(const typename Rows::Number* sums, int64_t size, int64_t span) {
+    constexpr bool floats = std::is_same_v<typename Rows::Number, float>;
+    constexpr int64_t bytes = sizeof(typename Rows::Number);
+    return {(const char*)sums, size * bytes, Rows::channels * bytes, span, floats ? nullptr : sums_to_floats<Rows>};
 }
 
 // A group of output pixels.
@@ -110,11 +48,12 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
                 add_slice<Rows, Source::group>(weights, choice, slice == 0, all_sums + i * size);
             }
         for (int64_t i = 0, n; i < places; i += n) {
-            n = i + together<Rows> <= places ? together<Rows> : 1;
+            n = i + together <= places ? together : 1;
             for (int64_t k = i; k < i + n; k++) worker.source.template finish<Rows>(all_sums + k * size);
+            const Sums sums = sums_of<Rows>(all_sums + i * size, size, Source::span);
             const int64_t end_channel = least(channel + Rows::channels, c.neurons.C);
-            for (int64_t part = channel; part < end_channel; part += Rows::lanes)
-                fire<Rows>(c, out, at + i, n, part, all_sums + i * size, size, Source::span);
+            for (int64_t part = channel; part < end_channel; part += row)
+                fire(c, out, at + i, n, part, sums, (int)(part - channel) / Vec::width);
         }
     }
 }

@@ -13,14 +13,14 @@
 // So it is for rows of a line, 64 bytes. Rows of any number of registers (`vecs_`) are laid out alike: those of half as many
 // channels come before the others.
 //
-// Neurons are stepped through `lanes` channels at a time, which are a part of a row. The `current` of sums adds the rest of
-// it. Units are powers of two: what a sum stands for is exact, whether it is rounded before that addition or not.
+// `current` makes floats of sums, a register of channels at a time, in the channels' units. These are powers of two: what a sum
+// stands for is exact.
 #pragma once
 #include "../simd.h"
 
 namespace PK_TARGET {
 
-constexpr int row_line = 64;         // bytes of a row
+constexpr int row_line = 64;  // bytes of a row
 constexpr int largest_short = 8191;  // a group of four fits 16 bits
 constexpr int byte_offset = 64;
 
@@ -92,7 +92,7 @@ static inline void subtract(ByteSums<vecs>& a, const ByteSums<vecs>& b) {
 
 template <int vecs_>
 struct FloatRowsOf {
-    static constexpr int channels = vecs_ * Vec::width, lanes = channels;
+    static constexpr int channels = vecs_ * Vec::width;
     static constexpr int64_t bytes = channels * (int64_t)sizeof(float);  // of a row
     static constexpr int nothing = 0;  // the bytes of a row that adds nothing
     using Number = float;  // of sums
@@ -125,20 +125,14 @@ struct FloatRowsOf {
 
     // Writes a weight, in units of its channel.
     static inline void put(char* line, int channel, float weight) { ((float*)line)[channel] = weight; }
-    struct Unit {};
-    static inline Unit unit(const float*, int64_t) { return {}; }
-    static inline Sums current(const float* sums, int, Unit, const Sums& rest) {
-        Sums b = load_block<channels>(sums);
-        PK_TARGET::add(b, rest);
-        return b;
-    }
+    static inline Vec current(const float* sums, int i) { return load(sums + i * Vec::width); }
 };
 
 using FloatRows = FloatRowsOf<Row::vecs>;
 
 template <int vecs_>
 struct ShortRowsOf {
-    static constexpr int half = vecs_ * Vec::width, channels = 2 * half, lanes = channels;
+    static constexpr int half = vecs_ * Vec::width, channels = 2 * half;
     static constexpr int64_t bytes = channels * (int64_t)sizeof(int16_t);
     static constexpr int nothing = 0;
     using Number = int32_t;
@@ -167,20 +161,14 @@ struct ShortRowsOf {
     static inline void put(char* line, int channel, float weight) {
         ((int16_t*)line)[channel % half * 2 + channel / half] = (int16_t)weight;
     }
-    using Unit = Lanes<lanes>;
-    static inline Unit unit(const float* units, int64_t channel) { return load_block<lanes>(units + channel); }
-    static inline Unit current(const int32_t* sums, int, const Unit& unit, const Unit& rest) {
-        Unit b;
-        for (int i = 0; i < b.vecs; i++) b.v[i] = multiply_add(to_floats(load(sums + i * Vec::width)), unit.v[i], rest.v[i]);
-        return b;
-    }
+    static inline Vec current(const int32_t* sums, int i) { return to_floats(load(sums + i * Vec::width)); }
 };
 
 using ShortRows = ShortRowsOf<Row::vecs>;
 
 template <int vecs_>
 struct ByteRowsOf {
-    static constexpr int half = vecs_ * 2 * Vec::width, channels = 2 * half, lanes = half;
+    static constexpr int half = vecs_ * 2 * Vec::width, channels = 2 * half;
     static constexpr int64_t bytes = channels;
     static constexpr int nothing = byte_offset;
     using Number = int16_t;
@@ -217,19 +205,11 @@ struct ByteRowsOf {
     static inline void put(char* line, int channel, float weight) {
         line[channel % half * 2 + channel / half] = (char)((int)weight + byte_offset);
     }
-    using Unit = Lanes<lanes>;
-    static inline Unit unit(const float* units, int64_t channel) { return load_block<lanes>(units + channel); }
-    static inline Unit current(const int16_t* sums, int part, const Unit& unit, const Unit& rest) {
-        Sums all;
-        load_sums(sums, all);
-        Unit b;
-        for (int i = 0; i < all.vecs; i++) {
-            const Ints halves = part ? all.high[i] : low_bytes(all.words[i], all.high[i]);
-            const Ints first = widen_first(halves), second = widen_second(halves);
-            b.v[2 * i] = multiply_add(to_floats(first), unit.v[2 * i], rest.v[2 * i]);
-            b.v[2 * i + 1] = multiply_add(to_floats(second), unit.v[2 * i + 1], rest.v[2 * i + 1]);
-        }
-        return b;
+    static inline Vec current(const int16_t* sums, int i) {
+        const int of_half = i % (2 * vecs_), word = of_half / 2;
+        const Ints high = load((const int32_t*)sums + (vecs_ + word) * Vec::width);
+        const Ints halves = i < 2 * vecs_ ? low_bytes(load((const int32_t*)sums + word * Vec::width), high) : high;
+        return to_floats(of_half % 2 ? widen_second(halves) : widen_first(halves));
     }
 };
 using ByteRows = ByteRowsOf<Row::vecs>;

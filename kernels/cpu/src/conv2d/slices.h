@@ -3,7 +3,7 @@
 // before the next. (Where few rows are chosen, fewer and larger slices are better; they come from the second level.)
 #pragma once
 #include "rows.h"
-#include "../bit_lists.h"
+#include "../set_bits.h"
 
 namespace PK_TARGET {
 

@@ -1,7 +1,7 @@
 // Inputs that fire at more steps of a span than not, many at all but a few, as those do that a clip or a pool has saturated.
 // Their weights are added once for the span, and at the steps at which they are silent the negated weights are added.
 #pragma once
-#include "../bit_lists.h"
+#include "../set_bits.h"
 
 namespace PK_TARGET {
 

@@ -12,7 +12,7 @@
 //
 // Each thread has sums of its own, which are added in the order of the threads.
 #pragma once
-#include "../bit_lists.h"
+#include "../set_bits.h"
 #include "rows.h"
 #include "../work.h"
 

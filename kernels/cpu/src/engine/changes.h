@@ -1,8 +1,8 @@
 // Networks of sigma-delta neurons. Slots hold what changes at each step, codes or values [N, steps, P, C], and say at which
 // pixels something does: the others are not visited, unless their neurons sent something at the last step, and may go on.
 #pragma once
-#include "../sigma_delta/dense.h"
-#include "../sigma_delta/maximum.h"
+#include "../sigma_delta/call.h"
+#include "operations.h"
 #include "watch.h"
 
 namespace PK_TARGET {
@@ -24,8 +24,7 @@ static SigmaDelta sigma_delta_of(const Session& session, const Step& step, const
     return s;
 }
 
-// Memory that a thread needs for a window, in a segment of so many steps.
-static int64_t change_room(const Step& step, const Window& w, int64_t steps) {
+int64_t change_room(const Step& step, const Window& w, int64_t steps) {
     SigmaDelta s{};
     s.T_in = steps, s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w;
     Carver taps{nullptr}, dense{nullptr}, maximum{nullptr};
@@ -41,25 +40,23 @@ struct SharedCall {
     const SigmaDeltaCall& call;
     const ChangeKernel kernel;
 
-    template <class Value>
     void run(int64_t task, Carver& carver, Counted& counted) const {
         if (kernel == ChangeKernel::Dense) {
             DenseScratch scratch(call.s, carver);
-            return dense_task<Value>(call, task, scratch, counted);
+            return dense_task(call, task, scratch, counted);
         }
         if (kernel == ChangeKernel::Maxima) {
             MaximumScratch scratch(call.s, carver);
-            return maximum_task<Value>(call, task, scratch, counted);
+            return maximum_task(call, task, scratch, counted);
         }
         SigmaDeltaTaps taps(call.s, carver);
-        (kernel == ChangeKernel::Rows ? rows_task<Value> : depthwise_task<Value>)(call, task, taps, counted);
+        (kernel == ChangeKernel::Rows ? rows_task : depthwise_task)(call, task, taps, counted);
     }
     void run(int64_t task, int64_t thread) const {
         Scratch& scratch = session.scratch[thread];
         Carver carver{scratch.changes};
         Counted counted;
-        if (call.s.real) run<float>(task, carver, counted);
-        else run<int8_t>(task, carver, counted);
+        run(task, carver, counted);
         PK_ASSERT(carver.bytes <= session.change_bytes);
         scratch.tally[0] += counted.spikes;
         scratch.tally[call.s.real ? 2 : 1] += counted.additions;
@@ -78,7 +75,7 @@ static ChangeKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const
     if (w.by_channel) return ChangeKernel::Depthwise;
     const double rate = dense_rate(call);
     if (rate > 1) return ChangeKernel::Rows;
-    const double found = call.s.real ? rate_of<float>(call.s) : rate_of<int8_t>(call.s);
+    const double found = rate_of(call.s);
     const double share = (double)most(x.count, 1) / (double)(call.s.N * call.s.H * call.s.W);
     return found >= rate * share ? ChangeKernel::Dense : ChangeKernel::Rows;
 }
@@ -111,8 +108,7 @@ static void mark_windows(const Step& step, const Window& w, const uint8_t* activ
     }
 }
 
-// Bytes of the row of mark_windows.
-static int64_t mark_room(const Step& step, const Window& w) {
+int64_t mark_room(const Step& step, const Window& w) {
     return most((step.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, w.padding_w + w.W);
 }
 
@@ -188,7 +184,7 @@ static void add_up_inputs(Session& session, const SigmaDelta& s, const Change& x
     share(session, s.N * s.H, &context, [](void* given, int64_t row, int64_t) {
         const Context& c = *(const Context*)given;
         for (int64_t place = row * c.s.W; place < (row + 1) * c.s.W; place++)
-            if (c.x.active[place]) (c.s.real ? add_up<float> : add_up<int8_t>)(c.s, place, place + 1);
+            if (c.x.active[place]) add_up_sent(c.s, place, place + 1);
     });
 }
 

@@ -35,7 +35,7 @@ enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of in
 
 constexpr int64_t tallies = 3;  // numbers that are counted of an operation
 
-// Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.h); or by a kernel of
+// Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.cpp); or by a kernel of
 // ../conv2d; or each spike's are added where it reaches (scatter.h).
 enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScattering, ByPixelTiles };
 
@@ -53,7 +53,7 @@ struct Line {
 // Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
 struct Term {
     int64_t slot;
-    // [C_out, C_in / groups, kernel_h * kernel_w], of sigma-delta neurons as sigma_delta/synapses.h has them; null: the input
+    // [C_out, C_in / groups, kernel_h * kernel_w], of sigma-delta neurons as sigma_delta/row_weights.h has them; null: the input
     // itself is the current.
     const float* weight;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;

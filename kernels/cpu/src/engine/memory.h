@@ -3,10 +3,8 @@
 #pragma once
 #include <unistd.h>
 
-#include "changes.h"
-#include "choice.h"
 #include "marks.h"
-#include "recurrent.h"
+#include "operations.h"
 #include "tasks.h"
 
 namespace PK_TARGET {

@@ -3,7 +3,6 @@
 #pragma once
 #include <sys/mman.h>
 
-#include "../conv2d/amx.h"
 #include "../conv2d/depthwise.h"
 #include "../neurons.h"
 #include "engine.h"

@@ -46,11 +46,9 @@ static void add_buckets(const char* matrix, const uint32_t* rows, const Bucket* 
 // Adds what sums stand for to the currents of a block.
 template <class Rows>
 static void add_whole(const void* sums, const float* unit, float* currents) {
-    constexpr int lanes = Rows::lanes;
-    for (int first = 0; first < Rows::channels; first += lanes) {
-        const Lanes<lanes> rest = load_block<lanes>(currents + first);
-        const typename Rows::Number* const from = (const typename Rows::Number*)sums;
-        store_block(currents + first, Rows::current(from, first / lanes, Rows::unit(unit, first), rest));
+    for (int first = 0; first < Rows::channels; first += Vec::width) {
+        const Vec sum = Rows::current((const typename Rows::Number*)sums, first / Vec::width);
+        store(currents + first, multiply_add(sum, load(unit + first), load(currents + first)));
     }
 }
 

@@ -7,15 +7,14 @@
 
 namespace PK_TARGET {
 
-template <class Model>
-struct Scattered {
+struct ScatteredEvents {
     Session& session;
     const Step& step;
     const Reach& reach;
     const int64_t k, N, steps;
     const PixelBands bands;
 
-    Scattered(Session& session, int64_t k, int64_t N, int64_t steps)
+    ScatteredEvents(Session& session, int64_t k, int64_t N, int64_t steps)
         : session(session),
           step(session.plan.steps[k]),
           reach(*step.reach),
@@ -33,36 +32,13 @@ struct Scattered {
         FiredWriter out;
     };
 
-    void run(int64_t number, int64_t thread) const {
-        Scratch& s = session.scratch[thread];
-        const State& state = session.states[k];
-        const int64_t image = number / bands.count, band = number % bands.count;
-        const int64_t first = bands.first_pixel(band), last = bands.first_pixel(band + 1);
-        Task task{image,
-                  bands.first_word(band),
-                  bands.first_word(band + 1),
-                  first,
-                  last,
-                  s.marks,
-                  s.place_of,
-                  s.currents,
-                  0,
-                  FiredWriter(session.lists[k + 1], bits_of(session, k + 1), image, band, bands.count, first, last)};
-        const uint32_t now = state.done ? state.done[N * step.P()] : 0;
-        for (int64_t t = 0; t < steps; t++) {
-            task.out.begin_step(t);
-            switch (reach.width / Vec::width) {
-                case 1: add_events<1>(task, t); break;
-                case 2: add_events<2>(task, t); break;
-                case 4: add_events<4>(task, t); break;
-                default: add_events<0>(task, t);
-            }
-            const bool all = !reach.waits || (!t && !state.is_settled);
-            for (int64_t word = task.first_word; word < task.last_word; word++) visit(task, word, all, now + (uint32_t)t);
-            task.out.end_step();
+    void add_events(Task& task, int64_t t) const {
+        switch (reach.width / Vec::width) {
+            case 1: add_events<1>(task, t); break;
+            case 2: add_events<2>(task, t); break;
+            case 4: add_events<4>(task, t); break;
+            default: add_events<0>(task, t);
         }
-        task.out.finish();
-        s.tally[0] += task.out.spikes, s.tally[1] += task.added * step.C;
     }
 
     // Of a step, in so many registers; 0: as many as there are.
@@ -72,7 +48,7 @@ struct Scattered {
         const int64_t width = registers ? registers * Vec::width : reach.width, W = step.W, C = step.C, W_in = w.W;
         const int64_t first = task.first, last = task.last;
         const float *const matrix = reach.weights, *const bias = step.bias;
-        const float* const v = session.states[k].v + (task.image * Model::states * step.P() + first) * C;
+        const float* const v = session.states[k].v + (task.image * step.states * step.P() + first) * C;
         uint64_t* const touched = task.touched;
         uint32_t* const places = task.place;
         float* const currents = task.currents;
@@ -112,6 +88,38 @@ struct Scattered {
             }
         });
         task.added += added;
+    }
+};
+
+template <class Model>
+struct Scattered : ScatteredEvents {
+    using ScatteredEvents::ScatteredEvents;
+
+    void run(int64_t number, int64_t thread) const {
+        Scratch& s = session.scratch[thread];
+        const State& state = session.states[k];
+        const int64_t image = number / bands.count, band = number % bands.count;
+        const int64_t first = bands.first_pixel(band), last = bands.first_pixel(band + 1);
+        Task task{image,
+                  bands.first_word(band),
+                  bands.first_word(band + 1),
+                  first,
+                  last,
+                  s.marks,
+                  s.place_of,
+                  s.currents,
+                  0,
+                  FiredWriter(session.lists[k + 1], bits_of(session, k + 1), image, band, bands.count, first, last)};
+        const uint32_t now = state.done ? state.done[N * step.P()] : 0;
+        for (int64_t t = 0; t < steps; t++) {
+            task.out.begin_step(t);
+            add_events(task, t);
+            const bool all = !reach.waits || (!t && !state.is_settled);
+            for (int64_t word = task.first_word; word < task.last_word; word++) visit(task, word, all, now + (uint32_t)t);
+            task.out.end_step();
+        }
+        task.out.finish();
+        s.tally[0] += task.out.spikes, s.tally[1] += task.added * step.C;
     }
 
     // The pixels of a word after the events of a step.

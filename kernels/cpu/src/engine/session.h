@@ -6,7 +6,7 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t most_windows = 8;  // of an operation: proxykernels/engine/values.py
+constexpr int64_t most_windows = 8;  // of an operation: proxykernels/plan/followed_values.py
 
 // How the values of a slot lie in memory: of image n, step t, pixel p and channel c at data[n image + t step + p pixel + c
 // channel]; spikes in bytes of eight channels.
@@ -243,6 +243,13 @@ static inline Neurons neurons_of(const Session& session, int64_t number, int64_t
     n.start_state = fresh ? n.C : n.P * n.C;
     n.start_pixel = fresh ? 0 : n.C;
     return n;
+}
+
+// Whether all that an operation reads is the same at each step.
+static inline bool all_held(const Session& session, const Step& step) {
+    for (int64_t i = 0; i < step.count; i++)
+        if (!session.views[step.windows[i].slot].held()) return false;
+    return true;
 }
 
 }  // namespace PK_TARGET

@@ -7,7 +7,7 @@
 #pragma once
 #include "../conv2d/row_sums.h"
 #include "convolution.h"
-#include "joined_lists.h"
+#include "band_window_lists.h"
 
 namespace PK_TARGET {
 
@@ -19,7 +19,7 @@ struct Sliced {
     struct Worker {
         using Source = SharedPatterns;
         SharedPatterns source;
-        JoinedLists lists;
+        BandWindowLists lists;
         EqualWindows windows;
         Grown<char> sums;  // [output pixel][sum][channel of a block]
         Worker(const Conv2d& c, const Slices& slices) : lists(c, slices, source), windows(c) {}

@@ -1,5 +1,4 @@
 // The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP.
-#include "make_plan.h"
 #include "run.h"
 
 #include "../fingerprint.h"

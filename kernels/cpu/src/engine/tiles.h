@@ -37,7 +37,7 @@ struct Tiled {
             memory.borrow(carver, tiling, c);
             memory.begin(tiling, c);
             const TileSession session;
-            with_model(c.neurons.neuron, [&](auto model) { run_unit(c, tiling, model, task, memory); });
+            run_unit(c, tiling, task, memory);
         });
         const Unit unit = unit_of(c, tiling, task % tiling.units);
         const Part out{unit.image, unit.images, unit.row, unit.rows, 0, c.neurons.T};

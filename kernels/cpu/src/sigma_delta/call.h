@@ -1,12 +1,19 @@
 // A call of a kernel of sigma-delta neurons, cut into tasks: for all output pixels, or for those of a list. The caller shares the
-// tasks out, and brings the memory that each of its threads works on.
+// tasks out, and brings the memory that each of its threads works on. rows.cpp, depthwise.cpp, dense.cpp and maximum.cpp have the
+// tasks.
 #pragma once
-#include "neurons.h"
+#include "../simd.h"
+#include "../work.h"
 
 namespace PK_TARGET {
 
 constexpr int row_pass = Vec::width == 16 ? 64 : 32;  // channels whose sums have registers at a time
 constexpr int64_t place_group = 16;  // pixels of a task
+
+// Spikes of all steps, and of the last one.
+struct Fired {
+    int64_t all = 0, last = 0;
+};
 
 // What a task adds to what its caller counts: spikes, and weights that were added to a sum.
 struct Counted {
@@ -27,6 +34,11 @@ struct SigmaDeltaCall {
         if (last && fired.last) __atomic_store_n(last + place, 1, __ATOMIC_RELAXED);
     }
 };
+
+// Channels from one on, to the end of its group.
+static inline int64_t channels_left(const SigmaDelta& s, int64_t channel) {
+    return s.groups == 1 ? s.C - channel : s.C / s.groups - channel % (s.C / s.groups);
+}
 
 // Channels of the passes of a call, each of one group.
 struct Passes {
@@ -63,38 +75,47 @@ struct SigmaDeltaTaps {
     }
 };
 
-// Calls work(channels) with the vectors of a pass's channels as an integral constant.
-template <class Work>
-static inline void with_channels(const SigmaDelta& s, int64_t channel, Work work) {
-    const int64_t vecs = ceil_div(least(channels_left(s, channel), row_pass), Vec::width);
-    each<row_pass / Vec::width>([&](auto before) {
-        if (vecs == before + 1) work(std::integral_constant<int, (before + 1) * Vec::width>());
-    });
+static inline int64_t place_tasks(const SigmaDeltaCall& call) {
+    return ceil_div(call.count, place_group) * Passes(call.s).count;
 }
 
-static int64_t place_tasks(const SigmaDeltaCall& call) { return ceil_div(call.count, place_group) * Passes(call.s).count; }
+// What spikes bring to the neurons behind a convolution; the same of output channels that each see their own input channel.
+void rows_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted);
+void depthwise_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted);
 
-// Calls fire(channels, image, pixel, channel, taps) for each pixel of a task and some of its channels, `channels` an integral
-// constant; it returns the weights added and what was fired. tap_weights(channel): from one tap to the next.
-template <class TapWeights, class Fire>
-static void each_place(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted, TapWeights tap_weights,
-                       Fire fire) {
-    const SigmaDelta& s = call.s;
-    const int64_t groups = ceil_div(call.count, place_group), begin = task % groups * place_group;
-    const int64_t channel = Passes(s).channel(s, task / groups), weights = tap_weights(channel);
-    with_channels(s, channel, [&](auto channels) {
-        int64_t image = 0, row = 0, column = -1, before = -2;
-        for (int64_t i = begin; i < least(begin + place_group, call.count); i++) {
-            const int64_t place = call.place(i);
-            if (place == before + 1 && column + 1 < s.W_out) column++;
-            else image = place / s.P, row = place % s.P / s.W_out, column = place % s.P % s.W_out;
-            before = place;
-            taps.find(s, row, column, weights);
-            const auto [added, fired] = fire(channels, image, row * s.W_out + column, channel, taps);
-            call.note(place, fired);
-            counted.additions += added, counted.spikes += fired.all;
-        }
-    });
+constexpr int64_t dense_rows = 24;  // pixels of a task, and windows that are multiplied at a time
+constexpr int64_t dense_depth = 1024;  // values of a window that are multiplied at a time
+
+// What a thread works on.
+struct DenseScratch {
+    static constexpr int64_t stride = dense_depth + 64 + Vec::width;  // 64 more fit, and a vector is stored whole
+    float *values, *sums;  // [dense_rows][stride]; [place, step][channels]
+    DenseScratch(const SigmaDelta& s, Carver& carver)
+        : values(carver.take<float>(dense_rows * stride)), sums(carver.take<float>((s.T_in + 1) * dense_rows * row_pass)) {}
+};
+
+static inline int64_t dense_tasks(const SigmaDeltaCall& call) {
+    return ceil_div(call.count, dense_rows) * Passes(call.s).count;
 }
+
+// As rows_task, of one group, by a product of matrices.
+void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch, Counted& counted);
+
+// The share of inputs that are not silent, from which on products of matrices take less time; and that share, of a part of them.
+double dense_rate(const SigmaDeltaCall& call);
+double rate_of(const SigmaDelta& s);
+
+// What a thread works on.
+struct MaximumScratch {
+    SigmaDeltaTaps taps;
+    float* sums;  // [taps][row_pass]
+    MaximumScratch(const SigmaDelta& s, Carver& carver)
+        : taps(s, carver), sums(carver.take<float>(s.kernel_h * s.kernel_w * row_pass)) {}
+};
+
+// Max pooling. What has been sent is added up when all tasks are done: of the inputs from `first` to `last`, numbers of image *
+// H * W + pixel.
+void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted);
+void add_up_sent(const SigmaDelta& s, int64_t first, int64_t last);
 
 }  // namespace PK_TARGET

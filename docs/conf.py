@@ -1,0 +1,96 @@
+"""The site, by Sphinx: the guides in Markdown (MyST), and the docstrings, whose roles are Sphinx's own.
+
+pip install -e ".[docs]" && sphinx-build -W docs site
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import proxykernels
+
+CHECKOUT = Path(__file__).parents[1]
+REPOSITORY = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+project, author, release = "proxykernels", "the proxykernels authors", proxykernels.__version__
+project_copyright = author
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.githubpages",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+root_doc = "index"
+templates_path = ["_templates"]
+exclude_patterns = ["README.md", "notebooks/*.md"]  # the index on GitHub; what notebooks are made of
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+myst_heading_anchors = 4  # named as GitHub names them
+nb_execution_mode = "off"  # notebooks are run by their test
+copybutton_exclude = ".linenos, .gp, .go"
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 80
+napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = f"proxykernels {release}"
+html_theme_options = {
+    "source_repository": REPOSITORY,
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+
+
+def link_to_repository(app, page, source):
+    """What a guide links to outside docs/ is a file of the repository; pictures come along."""
+
+    def link(found):
+        path, heading = found[2], found[3] or ""
+        kind = "tree" if (CHECKOUT / path).is_dir() else "blob"
+        return f"{found[1]}({REPOSITORY}/{kind}/main/{path}{heading})"
+
+    source[0] = re.sub(r"(?<!!)(\[[^]\[]*\])\(\.\./([^)#]+)(#[^)]*)?\)", link, source[0])
+
+
+def mark_literal_blocks(app, what, name, obj, options, lines):
+    """An indented paragraph of a docstring, such as equations and code, is shown as it stands; shapes stand out."""
+    lines[:] = [re.sub(r"^Shapes: ", "**Shapes:** ", line) for line in lines]
+    marked: list[str] = []
+    literal = None  # the indentation before the block
+    for k, line in enumerate(lines):
+        indent = len(line) - len(line.lstrip())
+        if line and literal is not None and indent <= literal:
+            literal = None
+        if line and literal is None and k > 1 and not lines[k - 1]:
+            before = next((text for text in reversed(lines[: k - 1]) if text), "")
+            least = len(before) - len(before.lstrip())
+            if indent > least and not before.strip().startswith((">>>", "-", "|")):
+                literal = least
+                marked += [" " * least + "::", ""]
+        marked.append(line)
+    lines[:] = marked
+
+
+def find_by_name(app, env, node, contnode):
+    """A docstring names classes and functions as users do, without their modules."""
+    if node.get("refdomain") != "py":
+        return None
+    name, domain = node["reftarget"].removeprefix("proxykernels.").removeprefix("pk."), env.domains["py"]
+    for home in ("proxykernels.", "proxykernels.layers.", "proxykernels.running.result."):
+        if home + name in domain.objects:
+            target = home + name
+            return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, contnode)
+    return None
+
+
+def setup(app):
+    app.connect("source-read", link_to_repository)
+    app.connect("autodoc-process-docstring", mark_literal_blocks, priority=100)  # before napoleon
+    app.connect("missing-reference", find_by_name)

@@ -1,0 +1,64 @@
+// What stands between neurons.
+#include "delay.h"
+#include "operations.h"
+#include "pools.h"
+#include "watch.h"
+
+namespace PK_TARGET {
+
+// An operation without neurons: what it reads, and where it writes. A task is a part of an image: of its steps, or of its
+// rows where sums are states.
+struct Between {
+    const Step& step;
+    const Session& session;
+    int64_t k, steps, parts;
+
+    bool adds_up() const { return step.states && step.kind != engine::Delay; }
+    void run(int64_t task, int64_t thread) const {
+        const int64_t along = adds_up() ? step.H : steps, image = task / parts, part = task % parts;
+        const int64_t first = along * part / parts, last = along * (part + 1) / parts;
+        const View* const views = session.views;
+        const View& from = views[step.windows[0].slot];
+        char* const slot = session.slots[k];
+        const int64_t frame = slot_bytes(step, session.real[k]);
+        const Steps all{image, 0, steps, steps, frame}, some{image, first, last, steps, frame};
+        switch (step.kind) {
+            case engine::MaxPool: return max_pool(step, from, slot, some);
+            case engine::AveragePool: return average_pool(step, from, slot, some);
+            case engine::Flatten: return flatten_image(step, from, slot, some);
+            case engine::Unflatten: return unflatten_image(step, from, slot, some);
+            case engine::Move:
+                return session.real[k] ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
+            case engine::Delay: {
+                const float* const past = session.states[k].v + image * step.state_size;
+                return session.real[k] ? delay_values(step, from, past, slot, some)
+                                       : delay_spikes(step, from, past, slot, some);
+            }
+            default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
+        }
+    }
+};
+
+// Each step of each image by itself, or with states each image, in bands of rows.
+void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    const Step& step = session.plan.steps[k];
+    if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_size * sizeof(float));
+    Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
+    if (session.threads > 1)
+        between.parts = least(between.adds_up() ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
+    share(session, N * between.parts, &between,
+          [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
+    between.steps = steps;  // of the sums, also where what is given is held
+    if (step.states && goes_on)
+        share(session, N, &between, [](void* given, int64_t image, int64_t) {
+            const Between& b = *(const Between*)given;
+            const View& from = b.session.views[b.step.windows[0].slot];
+            float* const v = b.session.states[b.k].v;
+            if (b.adds_up()) add_up(b.step, from, v, image, b.steps);
+            else keep_past(b.step, from, v + image * b.step.state_size, image, b.steps);
+        });
+    if (step.kind == engine::MaxRatePool || (step.kind == engine::Delay && !session.real[k]))
+        session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,228 @@
+// What stands between sigma-delta neurons, and at the ends of their networks: by what the input changes, and what the changes of
+// the output add up to. All that is linear takes changes as it takes values.
+#include "../sigma_delta/codes.h"
+#include "changes.h"
+#include "pools.h"
+
+namespace PK_TARGET {
+
+// A value as an operation gives it: codes stay codes.
+template <class To, class From>
+static inline To as(From value) {
+    if constexpr (std::is_same_v<To, From>) return value;
+    else return value_of(value);
+}
+
+// An image of a slot at a step.
+template <class Value>
+static const Value* frame_of(const Session& session, const Window& w, int64_t image, int64_t t) {
+    const int64_t steps = session.changes[w.slot].steps;
+    return (const Value*)session.slots[w.slot - 1] + (image * steps + t) * w.H * w.W * w.C;
+}
+
+// By what each value of the input changes, and where.
+static void changes_of_row(Session& session, int64_t k, int64_t image, int64_t row, bool fresh, bool keeps) {
+    const Step& step = session.plan.steps[k];
+    const View& x = session.views[0];
+    const Change& y = session.changes[k + 1];
+    const int64_t P = step.P(), C = step.C;
+    for (int64_t p = row * step.W; p < (row + 1) * step.W; p++) {
+        float* const kept = session.states[k].v + (image * P + p) * C;
+        float* const to = (float*)session.slots[k] + (image * y.steps * P + p) * C;
+        bool moved = false;
+        for (int64_t c = 0; c < C; c++) {
+            float before = fresh ? 0.0f : kept[c];
+            for (int64_t t = 0; t < y.steps; t++) {
+                const float now = x.values_at(image, t, p)[c * x.channel], change = now - before;
+                to[t * P * C + c] = change, before = now;
+                moved |= change != 0;
+            }
+            if (keeps) kept[c] = before;
+        }
+        y.active[image * P + p] = moved;
+    }
+}
+
+// What the changes add up to after each step, times the scale of a channel.
+template <class Value>
+static void sums_of_image(Session& session, int64_t k, int64_t image, int64_t T, bool fresh, bool keeps) {
+    const Step& step = session.plan.steps[k];
+    const Window& w = step.windows[0];
+    const Change& x = session.changes[w.slot];
+    const int64_t P = step.P(), C = step.C, steps = x.silent ? 0 : x.steps;
+    for (int64_t p = 0; p < P; p++) {
+        float* const kept = session.states[k].v + (image * P + p) * C;
+        float* const to = (float*)session.slots[k] + (image * T * P + p) * C;
+        for (int64_t c = 0; c < C; c++) {
+            float sum = fresh ? 0.0f : kept[c];
+            for (int64_t t = 0; t < T; t++) {
+                if (t < steps) sum += value_of(frame_of<Value>(session, w, image, t)[p * C + c]);
+                to[t * P * C + c] = sum * step.scale[c];
+            }
+            if (keeps) kept[c] = sum;
+        }
+    }
+}
+
+template <class Value>
+static void average_frame(const Session& session, const Step& step, int64_t image, int64_t t, float* to) {
+    const Window& w = step.windows[0];
+    const Value* const x = frame_of<Value>(session, w, image, t);
+    const uint8_t* const active = session.changes[w.slot].active + image * w.H * w.W;
+    for (int64_t pixel = 0; pixel < step.P(); pixel++, to += step.C) {
+        const Under under = window_of(step, w, pixel);
+        memset(to, 0, step.C * sizeof(float));
+        for (int64_t y = under.y0; y < under.y1; y++)
+            for (int64_t p = y * w.W + under.x0; p < y * w.W + under.x1; p++)
+                for (int64_t c = 0; c < step.C && active[p]; c += Vec::width) {
+                    const int64_t n = step.C - c;
+                    const Vec sum = load_first(to + c, (int)least(n, Vec::width)) + load_values(x + p * step.C + c, n);
+                    store_first(to + c, sum, (int)least(n, Vec::width));
+                }
+        divide(step, w, pixel, under, to);
+    }
+}
+
+// Feature c * P + p, torch's order.
+template <class Value>
+static void flatten_frame(const Session& session, const Step& step, int64_t image, int64_t t, Value* to) {
+    const Window& w = step.windows[0];
+    const Value* const x = frame_of<Value>(session, w, image, t);
+    const uint8_t* const active = session.changes[w.slot].active + image * w.H * w.W;
+    const int64_t P = w.H * w.W;
+    memset(to, 0, P * w.C * sizeof(Value));
+    for (int64_t p = 0; p < P; p++)
+        for (int64_t c = 0; c < w.C && active[p]; c++) to[c * P + p] = x[p * w.C + c];
+}
+
+template <class To, class From>
+static void unflatten_frame(const Session& session, const Step& step, int64_t image, int64_t t, To* to) {
+    const From* const x = frame_of<From>(session, step.windows[0], image, t);
+    for (int64_t p = 0; p < step.P(); p++)
+        for (int64_t c = 0; c < step.C; c++) *to++ = as<To>(x[c * step.P() + p]);
+}
+
+// The channels of one window that an output frame has, at other pixels and channels, or as they lie.
+template <class To, class From>
+static void move_window(const Session& session, const Step& step, const Window& w, int64_t image, int64_t t, To* to) {
+    const From* const x = frame_of<From>(session, w, image, t);
+    for (int64_t p = 0; p < step.P(); p++, to += step.C) {
+        const int64_t pixel = step.pixels ? step.pixels[p] : p;
+        if (pixel < 0) continue;
+        const From* const from = x + pixel * w.C - w.channel;
+        if (!step.channels)
+            for (int64_t c = w.channel; c < w.channel + w.C; c++) to[c] = as<To>(from[c]);
+        else
+            for (int64_t c = 0; c < step.C; c++) {
+                const int64_t channel = step.channels[c];
+                if (channel >= w.channel && channel < w.channel + w.C) to[c] = as<To>(from[channel]);
+            }
+    }
+}
+
+template <class To>
+static void move_frame(const Session& session, const Step& step, int64_t image, int64_t t, To* to) {
+    memset(to, 0, step.P() * step.C * sizeof(To));
+    for (int64_t i = 0; i < step.count; i++) {
+        const Window& w = step.windows[i];
+        const Change& x = session.changes[w.slot];
+        if (x.silent || t >= x.steps) continue;
+        if constexpr (std::is_same_v<To, float>)
+            if (session.plan.steps[w.slot - 1].real) {
+                move_window<To, float>(session, step, w, image, t, to);
+                continue;
+            }
+        move_window<To, int8_t>(session, step, w, image, t, to);
+    }
+}
+
+// A step of an image.
+static void run_frame(const Session& session, int64_t k, int64_t image, int64_t t) {
+    const Step& step = session.plan.steps[k];
+    const bool reads_real = session.plan.steps[step.windows[0].slot - 1].real;
+    char* const slot = session.slots[k] + (image * session.changes[k + 1].steps + t) * slot_bytes(step);
+    float* const values = (float*)slot;
+    int8_t* const codes = (int8_t*)slot;
+    switch (step.kind) {
+        case engine::AveragePool:
+            return (reads_real ? average_frame<float> : average_frame<int8_t>)(session, step, image, t, values);
+        case engine::Flatten:
+            return reads_real ? flatten_frame(session, step, image, t, values) : flatten_frame(session, step, image, t, codes);
+        case engine::Unflatten:
+            if (!step.real) return unflatten_frame<int8_t, int8_t>(session, step, image, t, codes);
+            return (reads_real ? unflatten_frame<float, float> : unflatten_frame<float, int8_t>)(session, step, image, t,
+                                                                                                 values);
+        default: return step.real ? move_frame(session, step, image, t, values) : move_frame(session, step, image, t, codes);
+    }
+}
+
+// Where what is between neurons may give something.
+static void find_active(const Session& session, const Step& step, int64_t image, uint8_t* active) {
+    memset(active, 0, step.P());
+    for (int64_t i = 0; i < step.count; i++) {
+        const Window& w = step.windows[i];
+        const Change& x = session.changes[w.slot];
+        if (x.silent) continue;
+        const uint8_t* const from = x.active + image * w.H * w.W;
+        if (step.kind == engine::Move) {
+            for (int64_t p = 0; p < step.P(); p++) {
+                const int64_t pixel = step.pixels ? step.pixels[p] : p;
+                if (pixel >= 0) active[p] |= from[pixel];
+            }
+        } else if (memchr(from, 1, w.H * w.W)) memset(active, 1, step.P());
+    }
+}
+
+static void run_moves(Session& session, int64_t k, int64_t N) {
+    const Step& step = session.plan.steps[k];
+    Change& y = session.changes[k + 1];
+    y.steps = 0, y.silent = true;
+    for (int64_t i = 0; i < step.count; i++) {
+        const Change& x = session.changes[step.windows[i].slot];
+        y.steps = most(y.steps, x.steps), y.silent &= x.silent;
+    }
+    y.count = 0;
+    if (y.silent) return;
+    for (int64_t image = 0; image < N; image++) find_active(session, step, image, y.active + image * step.P());
+    struct Context {
+        const Session& session;
+        int64_t k, steps;
+    } context{session, k, y.steps};
+    share(session, N * y.steps, &context, [](void* given, int64_t task, int64_t) {
+        const Context& c = *(const Context*)given;
+        run_frame(c.session, c.k, task / c.steps, task % c.steps);
+    });
+    count_active(y, N * step.P());
+}
+
+static void run_ends(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
+    const Step& step = session.plan.steps[k];
+    struct Context {
+        Session& session;
+        int64_t k, T, rows;
+        bool fresh, keeps;
+    } context{session, k, T, step.H, fresh, goes_on || !fresh};
+    if (step.kind == engine::Sum)
+        return share(session, N, &context, [](void* given, int64_t image, int64_t) {
+            const Context& c = *(const Context*)given;
+            const int64_t slot = c.session.plan.steps[c.k].windows[0].slot;
+            const auto sums = c.session.plan.steps[slot - 1].real ? sums_of_image<float> : sums_of_image<int8_t>;
+            sums(c.session, c.k, image, c.T, c.fresh, c.keeps);
+        });
+    Change& y = session.changes[k + 1];
+    y.steps = session.views[0].held() ? 1 : T;
+    share(session, N * step.H, &context, [](void* given, int64_t row, int64_t) {
+        const Context& c = *(const Context*)given;
+        changes_of_row(c.session, c.k, row / c.rows, row % c.rows, c.fresh, c.keeps);
+    });
+    count_active(y, N * step.P());
+}
+
+void run_change(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
+    const int64_t kind = session.plan.steps[k].kind;
+    if (kind == engine::Send || kind == engine::SendMaxima) run_send(session, k, N, T, fresh, goes_on);
+    else if (kind == engine::Changes || kind == engine::Sum) run_ends(session, k, N, T, fresh, goes_on);
+    else run_moves(session, k, N);
+}
+
+}  // namespace PK_TARGET

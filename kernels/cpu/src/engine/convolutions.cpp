@@ -1,0 +1,129 @@
+// Neurons behind a convolution that a kernel of ../conv2d runs, and which way that is.
+#include "depthwise.h"
+#include "lookup.h"
+#include "sliced.h"
+#include "operations.h"
+#include "tiles.h"
+#include "watch.h"
+
+namespace PK_TARGET {
+
+bool has_kernel(const Step& step, int64_t N, int64_t steps) {
+    if (Depthwise::fits(step) || Sliced::fits(step, N, steps)) return true;
+    return step.conv.groups > 1 && LookedUp::fits(step, N, steps);
+}
+
+int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
+    int64_t room = PixelTiled::room(step, N, steps, threads);
+    if (!has_kernel(step, N, steps)) return room;
+    room = most(room, Depthwise::room(step));
+    for (const int64_t kernel :
+         {Sliced::room(step, N, steps, threads), LookedUp::room(step, N, steps, threads), Tiled::room(step, N, steps, threads)})
+        room = most(room, kernel);
+    return room;
+}
+
+static bool reads_spikes(const Session& session, const Step& step, int64_t steps) {
+    const View& x = session.views[step.windows[step.weighted].slot];
+    if (!x.spikes || x.held()) return false;
+    if (step.count == 1) return true;
+    const View& shortcut = session.views[step.windows[1 - step.weighted].slot];
+    const int64_t frame = step.P() * step.bytes();
+    return shortcut.spikes && shortcut.step == frame && shortcut.image == steps * frame;
+}
+
+// Rows that adding takes for each input and step, as some pixels tell: those of rows.py's SpikeSample.
+static double rate_of(const View& x, const Window& w, int64_t N, int64_t steps) {
+    const int64_t P = w.H * w.W, bytes = (w.C + 7) / 8;
+    int64_t rows[2] = {}, pixels = 0;
+    for (int64_t image = 0; image < N; image += most(1, N / 4))
+        for (int64_t pixel = 0; pixel < P; pixel += most(1, P / 16), pixels++)
+            for (const int64_t negated : {0, 1})
+                rows[negated] += count_rows_of(x.spikes_at(image, 0, pixel), steps, x.step, bytes, negated);
+    return (double)least(rows[0], rows[1]) / (double)(pixels * w.C * steps);
+}
+
+// What can run a layer, with the cycles of each at any rate (cost_model.py).
+class Candidates {
+public:
+    Candidates(const Step& step, int64_t N, int64_t steps) {
+        const double whole = (double)(ceil_div(steps, whole_steps) * whole_steps);
+        if (!has_kernel(step, N, steps)) add(engine::ByPatterns, step.lines[engine::Patterns], (double)steps);
+        if (Sliced::fits(step, N, steps)) add(engine::BySlices, step.lines[step.row_line()], (double)steps);
+        if (LookedUp::fits(step, N, steps)) add(engine::ByTables, step.lines[engine::Tables], whole);
+        if (Tiled::fits(step, N, steps)) add(engine::ByTiles, step.lines[engine::Tiles + step.digits - 1], whole);
+        if (PixelTiled::fits(step, N, steps)) {
+            const double cycles = PixelTiled::cycles(step, steps);
+            add(engine::ByPixelTiles, {cycles, cycles}, engine::line_steps);
+        }
+    }
+    // The first of the fastest; one that is so at the rates 0 and 1 is between them, too.
+    int64_t fastest(double rate) const {
+        int64_t best = 0;
+        for (int64_t i = 1; i < count; i++)
+            if (at(i, rate) < at(best, rate)) best = i;
+        return way[best];
+    }
+
+private:
+    static constexpr int64_t whole_steps = 16;  // that tables and tiles take together
+    static constexpr int64_t most_ways = 5;
+    int64_t way[most_ways] = {}, count = 0;
+    engine::Line line[most_ways] = {};
+
+    void add(int64_t its_way, const engine::Line& its_line, double steps) {
+        way[count] = its_way;
+        line[count++] = {its_line.silent * steps, its_line.busy * steps};
+    }
+    double at(int64_t i, double rate) const { return line[i].silent + rate * (line[i].busy - line[i].silent); }
+};
+
+int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
+    const bool may_have = has_kernel(step, N, steps) || PixelTiled::fits(step, N, steps);
+    if (!may_have || !reads_spikes(session, step, steps)) return engine::ByPatterns;
+    if (Depthwise::fits(step)) return engine::ByDepthwise;
+    const View& x = session.views[step.windows[step.weighted].slot];
+    if (x.periodic && Sliced::fits(step, N, steps)) return engine::BySlices;
+    const Candidates candidates(step, N, steps);
+    const int64_t way = candidates.fastest(0);
+    if (way == candidates.fastest(1)) return way;
+    return candidates.fastest(rate_of(x, step.windows[step.weighted], N, steps));
+}
+
+// `keeps`: whether it is to write their states.
+template <class Kernel>
+static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps = true) {
+    const Step& step = session.plan.steps[k];
+    const View& x = session.views[step.windows[step.weighted].slot];
+    Neurons neurons = neurons_of(session, k, N, steps, fresh);
+    neurons.spikes = (uint8_t*)session.slots[k];
+    if (!keeps) neurons.v = nullptr;
+    const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.weighted].slot].spikes : nullptr;
+    const Kernel kernel(step, neurons, x, shortcut, session.threads);
+    memset(session.states[k].alike, 0, N * step.P());  // nobody has looked
+    struct Context {
+        const Kernel& kernel;
+        const View& x;
+        Scratch* scratch;
+    } context{kernel, x, session.scratch};
+    share(session, kernel.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        c.kernel.run(c.x, task, c.scratch[thread].kernel, c.scratch[thread].tally);
+    });
+}
+
+double pixel_tile_cycles(const Step& step, int64_t N, int64_t steps) {
+    return PixelTiled::fits(step, N, steps) ? PixelTiled::cycles(step, steps) : INFINITY;
+}
+
+void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    switch (way) {
+        case engine::ByDepthwise: return run_by<Depthwise>(session, k, N, steps, fresh);
+        case engine::BySlices: return run_by<Sliced>(session, k, N, steps, fresh);
+        case engine::ByTables: return run_by<LookedUp>(session, k, N, steps, fresh);
+        case engine::ByPixelTiles: return run_by<PixelTiled>(session, k, N, steps, fresh, goes_on);
+        default: return run_by<Tiled>(session, k, N, steps, fresh);
+    }
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,177 @@
+// Neurons behind their windows, for the steps of a segment: the inputs that fired are listed once, their rows are added block
+// by block of output channels, and the neurons walk the steps with their states in registers.
+//
+// A pixel whose windows show what those of the pixel before it show, and whose neurons have always been like those, is
+// copied: of most images the background.
+#include "currents.h"
+#include "operations.h"
+#include "watch.h"
+
+namespace PK_TARGET {
+
+struct Firing : Currents {
+    using FireBlock = void (*)(const Firing&, int64_t b);  // the neurons of a block of a batch, of one model
+    const FireBlock fire_block;
+    const int64_t number, start, all_steps;  // of the operation; its first step in the segment, which has so many
+    const bool fresh, goes_on;  // from rest; and whether there are steps, or somebody, that states are kept for
+
+    Firing(FireBlock fire_block, Session& session, const Step& step, const Tasks& cut, int64_t number, int64_t start,
+           int64_t all_steps, bool fresh, bool goes_on)
+        : Currents{{{session, step, cut}}},
+          fire_block(fire_block),
+          number(number),
+          start(start),
+          all_steps(all_steps),
+          fresh(fresh),
+          goes_on(goes_on) {
+        for (int64_t i = 0; i < step.count; i++) views[i] = session.views[step.windows[i].slot].from(start);
+    }
+
+    void run(int64_t task, int64_t thread) {
+        s = session.scratch + thread;
+        const int64_t part = task / cut.spans, span = task % cut.spans;
+        const int64_t key = (session.serial & 0xffffff) << 36 | part;  // none outlives a segment
+        const int64_t first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : step.blocks();
+        const bool listed = s->key == key;  // by this thread, for another block
+        s->key = key;
+        if (cut.one_pixel) {
+            image = part * cut.images, first_row = 0, last_row = 1;
+            pixels = least(cut.images, session.N - image), copies = 0;
+            if (!listed) {
+                for (int64_t i = 0; i < pixels; i++) s->pixels[i] = i;
+                list_input();
+                list_batch();
+            }
+            run_blocks(first_block, last_block);
+            return;
+        }
+        image = part / cut.bands, first_row = part % cut.bands * cut.rows, last_row = least(first_row + cut.rows, step.H);
+        first_pixel = first_row * step.W;
+        list_input();
+        walk_band(first_block, last_block);
+    }
+
+    // Pixels of the band, one after another; a batch is run when it is full.
+    void walk_band(int64_t first_block, int64_t last_block) {
+        pixels = copies = 0;
+        uint8_t* const alike = session.states[number].alike + image * step.P();
+        const bool look = cut.spans == 1;
+        const auto flush = [&] {
+            if (pixels) {
+                list_batch();
+                run_blocks(first_block, last_block);
+            }
+            for (int64_t i = 0; i < copies; i++) copy(s->copies[i]);
+            pixels = copies = 0;
+        };
+        for (int64_t y = first_row; y < last_row; y++)
+            for (int64_t x = 0; x < step.W; x++) {
+                const int64_t pixel = y * step.W + x;
+                if (look && x && alike[pixel] && windows_alike(y, x)) {
+                    s->copies[copies++] = pixel;
+                    continue;
+                }
+                __atomic_store_n(alike + pixel, 0, __ATOMIC_RELAXED);  // of several blocks' tasks, all write the same
+                s->pixels[pixels++] = pixel;
+                if (pixels == cut.pixels) flush();
+            }
+        flush();
+    }
+
+    void run_blocks(int64_t first_block, int64_t last_block) {
+        for (int64_t b = first_block; b < last_block; b++) {
+            sum_up(b);
+            fire_block(*this, b);
+            if (b == 0)
+                for (int64_t i = 0; i < pixels; i++) s->tally[1] += s->additions[in_band(i)];
+        }
+    }
+
+    // A pixel takes over what the one before it has.
+    void copy(int64_t pixel) const {
+        char* const slot = session.slots[number];
+        const int64_t P = step.P(), bytes = slot_bytes(step) / P;
+        for (int64_t t = 0; t < cut.steps; t++) {
+            char* const to = slot + ((image * all_steps + start + t) * P + pixel) * bytes;
+            copy_bytes((const uint8_t*)to - bytes, (uint8_t*)to, bytes);
+        }
+        for (int64_t k = 0; k < step.states && goes_on; k++) {
+            float* const to = session.states[number].v + ((image * step.states + k) * P + pixel) * step.C;
+            memcpy(to, to - step.C, step.C * sizeof(float));
+        }
+        const int64_t at = pixel - first_pixel;
+        s->tally[0] += s->spikes[at] = s->spikes[at - 1];
+        s->tally[1] += s->additions[at] = s->additions[at - 1];
+    }
+};
+
+// What some channels of a batch's pixels fire, in all steps.
+template <class Model, int together>
+static inline void fire_pixels(const Firing& f, const NeuronBlock<Model, block>& neurons, const Neurons& n, int64_t b,
+                               int64_t first, int64_t channel) {
+    const Step& step = f.step;
+    const bool real = step.real;  // copies: for all that a compiler knows, stored spikes could change what is in memory
+    const int64_t steps = f.cut.steps, next_sum = f.cut.sums > 1 ? columns : 0, bytes = slot_bytes(step) / n.P,
+                  next = n.P * bytes;
+    const int count = (int)least(block, step.C - channel);
+    const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // what else a register holds may fire
+    States<Model::states, block> state[together];
+    const float* sum[together];
+    char* out[together];
+    int64_t spikes[together] = {};
+    each<together>([&](auto k) {
+        const int64_t at = f.image_of(first + k), pixel = f.pixel_of(first + k);
+        load_states<Model>(state[k], n, 0, at, pixel, channel, count);
+        sum[k] = f.sums(first + k, 0) + channel - b * columns;
+        out[k] = f.session.slots[f.number] + (at * f.all_steps + f.start) * next + pixel * bytes +
+                 (real ? channel * (int64_t)sizeof(float) : channel / 8);
+    });
+    for (int64_t t = 0; t < steps; t++)
+        each<together>([&](auto k) {
+            const uint32_t fired = step_block(neurons, state[k], load_block<block>(sum[k] + t * next_sum)) & is_channel;
+            if (real) store_block((float*)(out[k] + t * next), state[k].part[0], count);
+            else store_spikes((uint8_t*)out[k] + t * next, fired, count);
+            spikes[k] += __builtin_popcount(fired);
+        });
+    each<together>([&](auto k) {
+        if (f.goes_on)
+            store_states(states_of<Model>(n, f.image_of(first + k), f.pixel_of(first + k), channel), n, state[k], count);
+        f.s->tally[0] += spikes[k];
+        f.s->spikes[f.in_band(first + k)] += spikes[k];
+    });
+}
+
+template <class Model>
+static void fire_block(const Firing& f, int64_t b) {
+    constexpr int together = most(1, 8 / vecs);  // pixels: each step of a neuron waits for the one before
+    const Neurons n = neurons_of(f.session, f.number, f.session.N, f.cut.steps, f.fresh);
+    const int64_t last = least((b + 1) * columns, f.step.C);
+    for (int64_t channel = b * columns; channel < last; channel += block) {
+        const NeuronBlock<Model, block> neurons(n.neuron, channel);
+        int64_t i = 0;
+        for (; i + together <= f.pixels; i += together) fire_pixels<Model, together>(f, neurons, n, b, i, channel);
+        for (; i < f.pixels; i++) fire_pixels<Model, 1>(f, neurons, n, b, i, channel);
+    }
+}
+
+void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
+                bool goes_on) {
+    const Step& step = session.plan.steps[k];
+    struct Context {
+        Session& session;
+        const Step& step;
+        const Tasks cut;
+        int64_t k, start, all_steps;
+        bool fresh, goes_on;
+        Firing::FireBlock fire_block;
+    } context{session, step,   Tasks(step, N, steps, session.threads, all_held(session, step)), k, start, all_steps, fresh,
+              goes_on, nullptr};
+    session.serial++;
+    with_model(step.neuron, [&](auto model) { context.fire_block = fire_block<decltype(model)>; });
+    share(session, context.cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        Firing(c.fire_block, c.session, c.step, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);
+    });
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,246 @@
+// Makes a plan of the caller's operations: all that a run reads is copied, and weights are packed.
+#include "kernel_weights.h"
+#include "operations.h"
+
+namespace PK_TARGET {
+
+// Where a step reads spikes alone, rounded weights are rows of integers. False if there is no memory.
+static bool pack_matrix(Window& w, const Step& step, bool spikes) {
+    const int64_t last = step.blocks() - 1;
+    if (step.exact && spikes) {
+        w.unit = allocate_zeros<float>((last + 1) * columns);
+        if (!w.unit) return false;
+        w.kind = row_kind_of(w.weight, step.C, w.rows, w.unit);
+        if (w.kind == RowKind::Floats) free(w.unit), w.unit = nullptr;
+    }
+    for (int64_t b = 0; b <= last; b++)
+        with_block_rows(w.kind, step.vecs_of(b), [&](auto rows) {
+            w.row_bytes = b ? w.row_bytes : rows.bytes;
+            w.bytes += (w.rows + 1) * rows.bytes;
+        });
+    w.matrix = (float*)allocate_large<char>(w.bytes);
+    if (!w.matrix) return false;
+    for (int64_t b = 0; b <= last; b++)
+        with_block_rows(w.kind, step.vecs_of(b), [&](auto rows) {
+            const int64_t first = b * columns;
+            const float* const unit = w.unit ? w.unit + first : nullptr;
+            pack_block<decltype(rows)>(w.weight + first * w.rows, least(columns, step.C - first), w.C, w.taps(), unit,
+                                       w.block(b));
+        });
+    w.weight = w.matrix;  // the caller's is not ours
+    return w.matrix;
+}
+
+static bool pack_depthwise(Window& w, const Step& step) {
+    w.bytes = w.taps() * ceil_div(step.C, block) * block * (int64_t)sizeof(float);
+    w.depthwise = try_allocate<float>(w.bytes / (int64_t)sizeof(float));
+    if (w.depthwise) pack_taps(w.weight, w.depthwise, step.C, w.taps());
+    w.weight = w.depthwise;
+    return w.depthwise;
+}
+
+static bool pack_groups(Window& w, const Step& step) {
+    const int64_t taps = w.taps(), vecs = ceil_div(step.C, Vec::width), inputs = w.C / w.groups;
+    for (int64_t j = 0; j < vecs; j++) w.span = most(w.span, w.last_input(j, step.C) - w.first_input(j, step.C));
+    w.bytes = vecs * taps * w.span * Vec::width * (int64_t)sizeof(float);
+    w.matrix = allocate_zeros<float>(w.bytes / (int64_t)sizeof(float));
+    if (!w.matrix) return false;
+    for (int64_t o = 0; o < step.C; o++) {
+        const int64_t j = o / Vec::width, group = o / (step.C / w.groups), first = group * inputs - w.first_input(j, step.C);
+        for (int64_t i = 0; i < inputs; i++)
+            for (int64_t tap = 0; tap < taps; tap++)
+                w.matrix[((j * taps + tap) * w.span + first + i) * Vec::width + o % Vec::width] =
+                    w.weight[(o * inputs + i) * taps + tap];
+    }
+    w.weight = w.matrix;
+    return true;
+}
+
+// Neurons of one state that a spike puts back to where they start from: a constant current makes them fire in periods.
+static bool neurons_restart(const Step& step) {
+    const bool hard = step.neuron.model == models::HardReset || step.neuron.model == models::LeakyHardReset;
+    for (int64_t c = 0; c < step.C && hard; c++)
+        if (step.start[c] != step.neuron.scalars[0]) return false;
+    return hard;
+}
+
+// Packs what an operation reads of its inputs; false if there is no memory.
+static bool pack_windows(Plan& plan, Step& step) {
+    bool spikes = true;  // whether it reads nothing else, whatever the network is given
+    bool periodic = false;  // if the input of the network is constant
+    for (int64_t i = 0; i < step.count; i++) {
+        const int64_t slot = step.windows[i].slot;
+        periodic |= slot && plan.steps[slot - 1].restarts && !plan.steps[slot - 1].windows[0].slot;
+        spikes &= slot && !plan.steps[slot - 1].real && !plan.steps[slot - 1].of_input;
+    }
+    if (!pack_for_kernels(plan, step, periodic)) return false;
+    for (int64_t i = 0; i < step.count; i++) {
+        Window& w = step.windows[i];
+        if (step.kind == engine::Fire && w.weight && w.groups > 1) {
+            if (!(w.is_depthwise(step.C) ? pack_depthwise(w, step) : pack_groups(w, step))) return false;
+            plan.bytes += w.bytes;
+        } else if (step.kind == engine::Fire && w.weight) {
+            if (!pack_matrix(w, step, spikes)) return false;
+            plan.bytes += w.bytes;
+        }
+        step.rows += w.rows;
+    }
+    return true;
+}
+
+// The neurons of an operation; false if there is no memory.
+static bool copy_neurons(Step& step) {
+    step.state_P = step.P();
+    step.restarts = neurons_restart(step);
+    int64_t channelwise = 0;
+    switch (step.neuron.model) {
+#define MODEL(Name, states_, channels_, scalars_) \
+    case models::Name: step.states = states_, channelwise = channels_; break;
+        PK_MODELS(MODEL)
+#undef MODEL
+    }
+    step.states += step.kind == engine::Recur;
+    const int64_t parameters = channelwise * ceil_div(step.C, block) * block, starts = step.states * step.C;
+    if (!copy_of(step.neuron.channels, parameters, parameters, step.parameters)) return false;
+    if (!copy_of(step.start, starts, starts, step.start_copy)) return false;
+    if (!copy_of(step.bias, step.C, step.blocks() * columns, step.bias_copy)) return false;
+    step.neuron.channels = step.parameters, step.start = step.start_copy;
+    step.conv.bias = step.bias = step.bias_copy;
+    return true;
+}
+
+// The same of recurrent neurons, whose spikes are states, too.
+static bool copy_recurrent(Plan& plan, Step& step) {
+    const int64_t size = step.recurrent_stride * (step.recurrent_full ? step.C : 1);
+    if (!copy_neurons(step) || !copy_of(step.recurrent, size, size, step.recurrent_copy)) return false;
+    step.recurrent = step.recurrent_copy, step.restarts = false;
+    plan.bytes += size * (int64_t)sizeof(float);
+    return true;
+}
+
+// What an operation of a network of sigma-delta neurons has; false if there is no memory.
+static bool copy_changes(Plan& plan, Step& step) {
+    const auto filled = [](int64_t channels) { return ceil_div(channels, 16) * 16; };
+    const bool pools = step.kind == engine::SendMaxima;
+    int64_t most_inputs = -1;
+    for (int64_t i = 0; i < step.count && step.kind == engine::Send; i++) {
+        Window& w = step.windows[i];
+        const int64_t inputs = w.weight ? w.C / w.groups * w.taps() : 0;
+        if (!w.weight) w.groups = w.C;  // each channel by itself, times 1
+        w.by_channel = w.groups > 1 && w.groups == w.C && w.groups == step.C;
+        const int64_t size = w.by_channel ? w.taps() * filled(w.C) : w.taps() * w.C * filled(step.C / w.groups);
+        if (!w.weight && (w.matrix = allocate_large<float>(size)))
+            for (int64_t c = 0; c < size; c++) w.matrix[c] = 1;
+        if (w.weight ? !copy_of(w.weight, size, size, w.matrix) : !w.matrix) return false;
+        if (!copy_of(w.bias, step.C, step.C, w.bias_copy)) return false;
+        w.weight = w.matrix, w.bias = w.bias_copy;
+        plan.bytes += size * (int64_t)sizeof(float);
+        if (inputs > most_inputs) most_inputs = inputs, step.main_window = i;
+    }
+    if (!copy_of(step.limit, step.C, step.C, step.limit_copy)) return false;
+    if (!copy_of(step.scale, step.C, step.C, step.scale_copy)) return false;
+    step.limit = step.limit_copy, step.scale = step.scale_copy;
+    const Window& first = step.windows[0];
+    const bool sends = step.kind == engine::Send && !step.real, ends = step.kind == engine::Changes || step.kind == engine::Sum;
+    step.state_size = pools ? first.H * first.W * first.C : sends || ends ? step.P() * step.C : 0;
+    step.sent_size = pools || sends ? step.P() * step.C : 0;
+    return true;
+}
+
+// What scattering needs, of a convolution of few channels of spikes; `weight`: as it was given. False if there is no memory.
+static bool make_reach(Step& step, const float* weight) {
+    const Window& w = step.windows[0];
+    if (step.real || step.count != 1 || !w.rows || step.P() == 1 || step.blocks() > 1) return true;
+    if (!can_be_listed(w.C, w.H * w.W) || !can_be_listed(step.C, step.P())) return true;
+    if (w.H * w.kernel_h > most_reached || w.W * w.kernel_w > most_reached) return true;
+    Reach& reach = *(step.reach = new Reach);
+    reach.width = step.vecs_of(0) * Vec::width, reach.weights = w.matrix;
+    if (w.kind != RowKind::Floats) {
+        reach.weights = reach.copy = allocate_zeros<float>(w.rows * reach.width);
+        for (int64_t i = 0; i < step.C * w.rows && reach.copy; i++) {
+            const int64_t o = i / w.rows, c = i % w.rows / w.taps(), tap = i % w.taps();
+            reach.copy[(tap * w.C + c) * reach.width + o] = weight[i];
+        }
+    }
+    if (!reach.weights) return false;
+    const int64_t tap = w.C * reach.width;
+    if (!reach.rows.find(w.H, step.H, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, w.kernel_w * tap)) return false;
+    if (!reach.columns.find(w.W, step.W, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, tap)) return false;
+    reach.outputs = (double)(reach.rows.all(w.H) * reach.columns.all(w.W)) / (double)(w.H * w.W);
+    reach.waits = neurons_wait(step.neuron, step.bias, step.C);
+    reach.leaks = step.neuron.model != models::HardReset && step.neuron.model != models::SoftReset;
+    int64_t parameters = 0;
+    with_model(step.neuron, [&](auto model) { parameters = channelwise<decltype(model)>; });
+    return repeat_channels(reach, step.neuron, parameters, step.bias, step.C);
+}
+
+// Step k of a plan whose steps before it are made; false if there is no memory.
+static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
+    Step& step = plan.steps[k];
+    (Operation&)step = operation;
+    step.terms = nullptr;
+    step.windows = new Window[step.count];
+    for (int64_t i = 0; i < step.count; i++) {
+        Window& w = step.windows[i];
+        (engine::Term&)w = operation.terms[i];
+        if (w.slot) w.C = plan.steps[w.slot - 1].C, w.H = plan.steps[w.slot - 1].H, w.W = plan.steps[w.slot - 1].W;
+        else w.C = plan.input.C, w.H = plan.input.H, w.W = plan.input.W;
+        if (i) w.channel = step.windows[i - 1].channel + step.windows[i - 1].C;
+        if (step.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
+    }
+    step.changes = plan.changes();
+    if (step.changes && !copy_changes(plan, step)) return false;
+    if (!step.changes && !pack_windows(plan, step)) return false;
+    step.spikes_that_move = true;
+    for (int64_t i = 0; i < step.count; i++) {
+        const Step* const read = step.windows[i].slot ? &plan.steps[step.windows[i].slot - 1] : nullptr;
+        step.moves |= read && read->moves;
+        step.spikes_that_move &= read && read->moves && !read->real && !read->of_input;
+        step.of_input |= step.passes_on() && (!read || read->of_input);
+    }
+    step.moves |= step.kind == engine::Fire || step.kind == engine::Recur || step.kind == engine::MaxRatePool ||
+                  step.kind == engine::Delay;
+    if (!copy_of(step.pixels, step.P(), step.P(), step.pixels_copy)) return false;
+    if (!copy_of(step.channels, step.C, step.C, step.channels_copy)) return false;
+    if (!copy_of(step.delays, step.C, step.C, step.delays_copy)) return false;
+    step.pixels = step.pixels_copy, step.channels = step.channels_copy, step.delays = step.delays_copy;
+    const Window& first = step.windows[0];
+    if (step.kind == engine::MaxRatePool || step.kind == engine::RunningMaxPool)
+        step.states = 1, step.state_P = first.H * first.W;
+    if (step.kind == engine::Delay) {
+        step.states = 1, step.state_P = step.P();
+        for (int64_t c = 0; c < step.C; c++) step.states = most(step.states, step.delays[c]);
+    }
+    if (step.kind == engine::Fire && !(copy_neurons(step) && make_reach(step, operation.terms[0].weight))) return false;
+    if (step.kind == engine::Recur && !copy_recurrent(plan, step)) return false;
+    if (!step.changes) step.state_size = step.states * step.state_P * step.C;
+    return true;
+}
+
+void free_plan(Plan* plan) {
+    for (int64_t k = 0; k < plan->count; k++) {
+        Step& step = plan->steps[k];
+        for (int64_t i = 0; i < step.count && step.windows; i++)
+            free(step.windows[i].matrix), free(step.windows[i].depthwise), free(step.windows[i].unit),
+                free(step.windows[i].bias_copy);
+        free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
+            free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy),
+            free(step.delays_copy), free(step.limit_copy), free(step.scale_copy), free(step.recurrent_copy);
+        delete[] step.windows;
+        delete step.reach;
+    }
+    delete[] plan->steps;
+    delete plan;
+}
+
+Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
+    Plan* const plan = new Plan{new Step[count](), count, *input, 0};
+    for (int64_t k = 0; k < count; k++)
+        if (!make_step(*plan, operations[k], k)) {
+            free_plan(plan);
+            return nullptr;
+        }
+    return plan;
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,93 @@
+// What stands between scattered layers: pooling and flattening of what fired, from its list.
+#include "operations.h"
+#include "pools.h"
+#include "scatter.h"
+
+namespace PK_TARGET {
+
+// Spikes of a layer's input, up to which it is scattered: measured, in additions of a register for each output pixel and step,
+// that the other ways take as long as.
+static int64_t most_scattered(const Step& step, int64_t N, int64_t steps) {
+    constexpr double entry = 4, visit = 2;  // of a spike; of each output that it reaches, besides its row of weights
+    constexpr double addition = 7;  // cycles, where pixel tiles are the other way
+    const double outputs = (double)(step.P() * steps);
+    double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // rows of integers are faster
+    worth = fmin(worth, pixel_tile_cycles(step, N, steps) / outputs / addition);
+    const double taken = entry + step.reach->outputs * (visit + (double)(step.reach->width / Vec::width));
+    return (int64_t)(worth * (double)N * outputs / taken);
+}
+
+// Whether a layer is run so; then its input is listed.
+static bool is_scattered(const Session& session, int64_t k, int64_t N, int64_t steps) {
+    const Step& step = session.plan.steps[k];
+    if (!step.reach) return false;
+    const View& x = session.views[step.windows[0].slot];
+    return x.spikes && !x.held() && list_slot(session, step.windows[0].slot, most_scattered(step, N, steps));
+}
+
+static bool is_listed_between(const Session& session, const Step& step) {
+    if (!session.lists[step.windows[0].slot].is_listed) return false;
+    return step.kind == engine::Flatten || (step.kind == engine::MaxPool && !step.adaptive);
+}
+
+// The maximum of spikes is their OR: an output fires once, whatever reaches it.
+static void pool_list(Session& session, int64_t k) {
+    const Step& step = session.plan.steps[k];
+    const Window& w = step.windows[0];
+    FiredList& list = session.lists[k + 1];
+    const SlotBits bits = bits_of(session, k + 1);
+    const PixelBands whole(step.P(), list.N, 1);
+    const auto first_over = [](int64_t at, int64_t kernel, int64_t stride) {
+        return at < kernel ? 0 : (at - kernel) / stride + 1;
+    };
+    for (int64_t image = 0; image < list.N; image++) {
+        FiredWriter out(list, bits, image, 0, 1, 0, step.P());
+        bits.clear(image, 0, step.P());
+        for (int64_t t = 0; t < list.steps; t++) {
+            out.begin_step(t);
+            session.lists[w.slot].each(image, t, [&](int64_t pixel, int64_t channel) {
+                const int64_t y = pixel / w.W + w.padding_h, x = pixel % w.W + w.padding_w;
+                const int64_t y1 = least(y / w.stride_h + 1, step.H), x1 = least(x / w.stride_w + 1, step.W);
+                for (int64_t oy = first_over(y, w.kernel_h, w.stride_h); oy < y1; oy++)
+                    for (int64_t ox = first_over(x, w.kernel_w, w.stride_w); ox < x1; ox++) {
+                        uint8_t& byte = bits.at(image, t, oy * step.W + ox)[channel / 8];
+                        if (byte >> channel % 8 & 1) continue;
+                        out.fires(oy * step.W + ox, channel);
+                        byte |= (uint8_t)(1 << channel % 8);
+                    }
+            });
+            out.end_step();
+        }
+        out.finish();
+    }
+    finish_list(list, bits, whole);
+    list.has_bits = true;
+}
+
+static void flatten_list(Session& session, int64_t k) {
+    const FiredList &from = session.lists[session.plan.steps[k].windows[0].slot], &to = session.lists[k + 1];
+    const SlotBits bits = bits_of(session, k + 1);
+    for (int64_t image = 0; image < to.N; image++) {
+        bits.clear(image, 0, 1);
+        for (int64_t t = 0; t < to.steps; t++)
+            from.each(image, t, [&](int64_t pixel, int64_t channel) { bits.set(image, t, 0, channel * from.P + pixel); });
+    }
+}
+
+bool run_listed(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+    const Step& step = session.plan.steps[k];
+    if (is_scattered(session, k, N, steps)) return run_scattered(session, k, N, steps, fresh), true;
+    if (is_listed_between(session, step)) {
+        if (step.kind == engine::MaxPool) pool_list(session, k);
+        else flatten_list(session, k);
+        return true;
+    }
+    for (int64_t i = 0; i < step.count; i++) make_bits(session, step.windows[i].slot);
+    if (step.kind != engine::Fire) return false;
+    catch_up(session, k);
+    forget(session.states[k]);
+    session.states[k].is_looked_at = true;
+    return false;
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,134 @@
+// Sigma-delta neurons. A power of two is the exponent of a float, so that the nearest one takes a sum of integers, and no
+// logarithm.
+#pragma once
+#include "call.h"
+#include "codes.h"
+
+namespace PK_TARGET {
+
+// What neurons send of what they have not sent yet: the nearest signed power of two, from 1 down to `least`, the bits of a
+// float; three quarters of a power are rounded up to it.
+struct Sent {
+    Vec value;
+#if defined(__AVX512F__)
+    __m512i code;
+    __mmask16 fires;
+    explicit Sent(Vec left, uint32_t least) {
+        const __m512i bits = _mm512_castps_si512(left.x), sign = _mm512_set1_epi32((int)sign_bit);
+        const __m512i size = _mm512_add_epi32(_mm512_andnot_si512(sign, bits), _mm512_set1_epi32((int)half_a_power));
+        const __m512i one = _mm512_set1_epi32((int)bits_of_1);
+        const __m512i power = _mm512_min_epu32(_mm512_and_si512(size, _mm512_set1_epi32((int)exponent_bits)), one);
+        fires = _mm512_cmpge_epu32_mask(power, _mm512_set1_epi32((int)least));
+        value.x = _mm512_castsi512_ps(_mm512_mask_or_epi32(_mm512_setzero_si512(), fires, power, _mm512_and_si512(bits, sign)));
+        code = _mm512_sub_epi32(_mm512_set1_epi32(128), _mm512_srli_epi32(power, 23));
+        code = _mm512_mask_sub_epi32(code, _mm512_movepi32_mask(bits), _mm512_setzero_si512(), code);
+    }
+    void store_codes(int8_t* codes) const { _mm_storeu_si128((__m128i*)codes, _mm512_maskz_cvtepi32_epi8(fires, code)); }
+    int count() const { return __builtin_popcount(fires); }
+#else
+    Ints::Whole code;
+    explicit Sent(Vec left, uint32_t least) {
+        const VecBits bits = same_bits<VecBits>(left), rounded = ((bits & ~sign_bit) + half_a_power) & exponent_bits;
+        const VecBits large = (VecBits)(rounded > bits_of_1), power = (large & bits_of_1) | (rounded & ~large);
+        const VecBits fires = (VecBits)(power >= least), negative = (VecBits)((Ints::Whole)bits < 0);
+        const VecBits size = ((bits_of_1 - power) >> 23) + 1;
+        value = same_bits<Vec>((power | (bits & sign_bit)) & fires);
+        code = (Ints::Whole)(((size ^ negative) - negative) & fires);
+    }
+    void store_codes(int8_t* codes) const {
+        const VecCodes narrow = __builtin_convertvector(code, VecCodes);
+        memcpy(codes, &narrow, sizeof narrow);
+    }
+    int count() const { return __builtin_popcount(bits(same_bits<Vec::Mask>(code != 0))); }
+#endif
+};
+
+// What arrives at some channels besides what the synapses bring, at step t, and the place of its neurons then.
+template <int channels>
+static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t place, int64_t channel, int n) {
+    Lanes<channels> sum = t || !s.bias ? broadcast_block<channels>(0.0f) : load_block<channels>(s.bias + channel, n);
+    if (s.added) add(sum, load_block<channels>(s.added + place * s.C + channel, n));
+    return sum;
+}
+
+// The neurons of some channels, and a, what they have sent.
+template <int channels>
+struct Senders {
+    Lanes<channels> limit, a;
+    Vec lowest;
+    uint32_t smallest;
+    int n;  // channels that there are
+    // `before`: where a is; null: 0.
+    Senders(const SigmaDelta& s, int64_t channel, const float* before)
+        : lowest(broadcast(s.lowest)),
+          smallest((128u - (uint32_t)s.exponents) << 23),
+          n((int)least(channels_left(s, channel), channels)) {
+        limit = load_block<channels>(s.limit + channel, n);
+        a = before ? load_block<channels>(before, n) : broadcast_block<channels>(0.0f);
+    }
+    // What they send of what z, or its maximum, has come to: codes; returns the number of spikes.
+    __attribute__((always_inline)) int64_t send(const Lanes<channels>& z, int8_t* codes) {
+        int64_t spikes = 0;
+        int8_t last[channels];
+        int8_t* const to = n == channels ? codes : last;
+        each<channels / Vec::width>([&](auto i) __attribute__((always_inline)) {
+            const Sent sent(greater(lesser(z.v[i], limit.v[i]), lowest) - a.v[i], smallest);
+            a.v[i] = a.v[i] + sent.value;
+            spikes += sent.count();
+            sent.store_codes(to + i * Vec::width);
+        });
+        if (n < channels) memcpy(codes, last, n);
+        return spikes;
+    }
+};
+
+constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // whose sums have registers
+
+// What adds to some channels' sums what the synapses bring at some steps: add(t, steps, sums), `steps` an integral constant. Its
+// type is hidden, so that the code of neurons is compiled once for all.
+template <int channels>
+class Arrive {
+public:
+    template <class Add>
+    explicit Arrive(const Add& add)
+        : add(&add), call([](const void* add, int64_t t, int steps, Lanes<channels>* sums) {
+              each<steps_together>([&](auto before) {
+                  if (steps == before + 1) (*(const Add*)add)(t, std::integral_constant<int, before + 1>(), sums);
+              });
+          }) {}
+    void operator()(int64_t t, int steps, Lanes<channels>* sums) const { call(add, t, steps, sums); }
+
+private:
+    const void* const add;
+    void (*const call)(const void*, int64_t, int, Lanes<channels>*);
+};
+
+// All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent.
+template <int channels>
+static OUT_OF_LINE Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel,
+                                          Arrive<channels> arrive) {
+    const int n = (int)least(channels_left(s, channel), channels);
+    const int64_t place = (image * s.P + pixel) * s.C + channel;
+    Senders<channels> neurons(s, channel, s.z ? s.a + place : nullptr);
+    Lanes<channels> z = s.z ? load_block<channels>(s.z + place, n) : broadcast_block<channels>(0.0f);
+    Lanes<channels> sums[steps_together];
+    Fired fired;
+    int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
+    for (int64_t t = 0; t < s.T; t += steps_together) {
+        const int steps = (int)least(steps_together, s.T - t), arriving = (int)least(steps, s.T_in - t);
+        for (int k = 0; k < steps; k++) sums[k] = besides<channels>(s, t + k, (image * s.T + t + k) * s.P + pixel, channel, n);
+        if (arriving > 0) arrive(t, arriving, sums);
+        for (int k = 0; k < steps; k++, at += s.P * s.C) {
+            if (s.arrived) {
+                store_block(s.arrived + at, sums[k], n);
+                continue;
+            }
+            add(z, sums[k]);
+            fired.all += fired.last = neurons.send(z, s.codes + at);
+        }
+    }
+    if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, neurons.a, n);
+    return fired;
+}
+
+}  // namespace PK_TARGET

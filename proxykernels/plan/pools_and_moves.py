@@ -1,0 +1,175 @@
+"""What stands between layers of neurons, as operations: poolings, and what puts values elsewhere.
+
+Each function takes the follower of follow.py, a module's path, the module, and what it is called with.
+"""
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import layers
+from ..checks import window_checks
+from ..kernels import heap
+from . import pooling as averages
+from .followed_values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
+from .plan import Kind, Operation, Shape, Window, image_of
+from .quantize import quantized
+
+_POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)
+
+
+def pool(follower, path: str, module: Any, x: Value) -> Value:
+    maximum = isinstance(module, layers.MaxPool2d | layers.MaxPool1d)
+    divisor = getattr(module, "divisor_override", None) or 0
+    if abs(divisor) >= MOST:
+        refuse(path, module, f"divisor_override {divisor}; it must be below {MOST}")
+    window, shape = pooling(path, module, x)
+    operation = Operation(
+        Kind.MAX_POOL if maximum else Kind.AVERAGE_POOL, path, (window,), shape, x.real or not maximum,
+        divisor=divisor, count_padding=getattr(module, "count_include_pad", True),
+    )  # fmt: skip
+    return follower.append(operation)
+
+
+def sum_pool(follower, path: str, module: Any, x: Value) -> Value:
+    rates = isinstance(module, layers.MaxRatePool2d | layers.MaxRatePool1d)
+    if rates and x.real:
+        refuse(path, module, "its input holds values, and not spikes, which are bool or Spikes")
+    if follower.plan.precision is not None:
+        quantized(path, module, follower.plan.precision)  # refuses what simulate refuses
+    window, shape = pooling(path, module, x)
+    kind = Kind.MAX_RATE_POOL if rates else Kind.RUNNING_MAX_POOL
+    return follower.append(Operation(kind, path, (window,), shape, not rates))
+
+
+def adaptive_pool(follower, path: str, module: Any, x: Value) -> Value:
+    one_axis = isinstance(module, layers.AdaptiveAvgPool1d)
+    if len(x.shape) != (2 if one_axis else 3):
+        refuse_shape(path, module, x)
+    wanted = module.output_size
+    out = (1, wanted if isinstance(wanted, int) else wanted[0]) if one_axis else _output_size(wanted, x.shape)
+    C, *size = image_of(x.shape)
+    if tuple(out) == tuple(size):
+        return x
+    shape = (C, out[1]) if one_axis else (C, *out)
+    return follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
+
+
+def spared_pool(follower, path: str, module: averages.SparedPool, x: Value) -> Value:
+    """An average that the matrix product behind it takes over, of spikes of few pixels; else as it is."""
+    (pooled,) = module.pool
+    if not x.real and module.is_spared(x.shape):
+        return x
+    return (adaptive_pool if isinstance(pooled, layers.AdaptiveAvgPool2d) else pool)(follower, path, pooled, x)
+
+
+def voting(follower, path: str, module: Any, x: Value) -> Value:
+    """The mean of neighbouring features: of an image of one channel and one row."""
+    x = follower.flattened(x, path)
+    if len(x.shape) != 1 or x.shape[0] % module.voters:
+        refuse_shape(path, module, x)
+    classes, voters = x.shape[0] // module.voters, (1, module.voters)
+    row = follower.append(Operation(Kind.UNFLATTEN, path, (Window(x.slot),), (1, *x.shape), x.real))
+    mean = follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(row.slot, voters, voters),), (1, classes), True))
+    return follower.append(Operation(Kind.FLATTEN, path, (Window(mean.slot),), (classes,), True))
+
+
+def check_unflatten(path: str, module: Any, x: Value) -> None:
+    """Refuse features that are not as many as an image has values."""
+    if len(x.shape) != 1 or prod(module.size) != x.shape[0]:
+        refuse_shape(path, module, x)
+
+
+def unflatten(follower, path: str, module: Any, x: Value) -> Value:
+    size = module.size
+    check_unflatten(path, module, x)
+    if follower.image(x) == image_of(size):  # as it lies
+        return replace(x, shape=size, flat=False)
+    x = follower.flattened(x, path)
+    return follower.append(Operation(Kind.UNFLATTEN, path, (Window(x.slot),), size, x.real))
+
+
+def concatenate(follower, path: str, module: Any, x: Value | tuple[Value, ...]) -> Value:
+    parts = [follower.flattened(part, path) for part in (x if isinstance(x, tuple) else (x,))]
+    shapes = [part.shape for part in parts]
+    if len(parts) > MOST_MOVED:
+        refuse(path, module, f"{len(parts)} inputs; at most {MOST_MOVED} are taken")
+    if len({shape[1:] for shape in shapes}) > 1:
+        refuse(path, module, f"its inputs have the shapes {shapes}")
+    shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    windows = tuple(Window(part.slot) for part in parts)
+    return follower.append(Operation(Kind.MOVE, path, windows, shape, any(part.real for part in parts)))
+
+
+def channels(follower, path: str, module: Any, x: Value) -> Value:
+    x = follower.flattened(x, path)
+    if x.shape[0] < module.needed:
+        refuse(path, module, f"it needs {module.needed} channels, and its input has {x.shape[0]}")
+    shape, index = (len(module.index), *x.shape[1:]), module.index.cpu().clone()
+    return follower.append(Operation(Kind.MOVE, path, (Window(x.slot),), shape, x.real, channels=index))
+
+
+def delay(follower, path: str, module: Any, x: Value) -> Value:
+    x = follower.flattened(x, path)
+    delays = module.of_channels(x.shape[0])
+    if delays.max() > MOST_DELAY:
+        refuse(path, module, f"a delay of {int(delays.max())} steps; at most {MOST_DELAY} are taken")
+    return follower.append(Operation(Kind.DELAY, path, (Window(x.slot),), x.shape, x.real, delays=delays))
+
+
+def moved_pixels(follower, path: str, module: Any, x: Value) -> Value:
+    """Zeros around and between pixels, and larger images."""
+    if len(x.shape) != 3:
+        refuse_shape(path, module, x)
+    C, height, width = x.shape
+    places = torch.arange(1, height * width + 1, dtype=torch.float64, device=heap.CPU).view(1, 1, height, width)
+    if isinstance(module, layers.ZeroPad2d):
+        moved = module._pad(places)
+    elif module.mode.startswith("nearest"):
+        moved = nn.Upsample.forward(module, places)
+    else:
+        refuse(path, module, f"mode {module.mode!r}, which interpolates")
+    pixels = moved.long().flatten() - 1
+    shape = (C, *moved.shape[2:])
+    return follower.append(Operation(Kind.MOVE, path, (Window(x.slot),), shape, x.real, pixels=pixels))
+
+
+def pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
+    """The window of a pooling, and the shape of what it gives."""
+    one_axis = isinstance(module, _POOLS_1D)
+    if len(x.shape) != (2 if one_axis else 3):
+        refuse_shape(path, module, x)
+    given = [module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding]
+    kernel, stride, padding = (
+        _pair(v, default) if one_axis else window_checks.pair("window", v, 0)
+        for v, default in zip(given, (1, 1, 0), strict=True)
+    )
+    if prod(kernel) > MOST_INPUTS:
+        refuse(path, module, f"a window of {prod(kernel)} pixels; at most {MOST_INPUTS} are taken")
+    C, *size = image_of(x.shape)
+    out = [_outputs(*axis, module.ceil_mode) for axis in zip(size, kernel, stride, padding, strict=True)]
+    return Window(x.slot, kernel, stride, padding), (C, out[1]) if one_axis else (C, *out)
+
+
+def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
+    """Windows of a pooling along one axis."""
+    rest = n + 2 * padding - kernel
+    windows = (-(-rest // stride) if ceil_mode else rest // stride) + 1
+    if ceil_mode and (windows - 1) * stride >= n + padding:  # it would lie in the padding alone
+        windows -= 1
+    if windows < 1:
+        raise ValueError(f"a pooling window of {kernel} is larger than its input of {n} padded by {padding}")
+    return windows
+
+
+def _pair(value: Any, before: int) -> tuple[int, int]:
+    """A window along one axis as one of two."""
+    return before, value if isinstance(value, int) else value[0]
+
+
+def _output_size(wanted: Any, shape: Shape) -> tuple[int, int]:
+    height, width = wanted if isinstance(wanted, tuple | list) else (wanted, wanted)
+    return shape[1] if height is None else height, shape[2] if width is None else width

@@ -1,0 +1,134 @@
+"""Whole networks through torch.load with weights_only, and what a model card says."""
+
+import io
+import os
+
+import pytest
+import torch
+from equality import equal
+from torch import nn
+
+import proxykernels as pk
+
+TORCHS = [nn.Conv2d, nn.Linear, nn.ModuleList, nn.Identity, nn.Sequential]
+
+
+@pytest.fixture(scope="module")
+def converted():
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(200, 3)).eval()
+    images = torch.rand(16, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    return pk.convert(ann, images), ann, images
+
+
+def through_a_file(net: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_a_converted_network_is_loaded_without_code(converted):
+    net, _, images = converted
+    expected = pk.simulate(net, images, 20)
+    loaded = through_a_file(net)
+    assert equal(pk.simulate(loaded, images, 20).logits, expected.logits) and expected.spikes.rate() > 0.05
+    assert not {p.data_ptr() for p in loaded.parameters()} & {p.data_ptr() for p in net.parameters()}
+
+
+NEURONS = [
+    pk.neurons.IFNeuron(v_reset=None),
+    pk.neurons.LIFNeuron.from_tau(2.0),
+    pk.neurons.CubaLIFNeuron(decay=0.5, current_decay=0.25),
+    pk.neurons.ALIFNeuron(),
+    pk.neurons.RefractoryLIFNeuron(),
+]
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=lambda neuron: type(neuron).__name__)
+def test_so_is_a_network_of_layers(neuron, generator):
+    net = pk.Network()
+    layers = pk.FusedConv2d(1, 4, 3, neuron=neuron), pk.AvgPool2d(2), pk.LIF(v_threshold=0.2), pk.Flatten()
+    for k, layer in enumerate((*layers, pk.FusedLILinear(100, 3))):
+        net.append(f"layer{k}", layer, (f"layer{k - 1}" if k else net.INPUT,))
+    pk.use_surrogate(net, pk.ATan())
+    x = 3 * torch.rand(6, 2, 1, 12, 12, generator=generator)
+    expected = net.eval()(x)
+    assert equal(through_a_file(net)(x), expected) and expected.any()
+
+
+def test_torchs_modules_are_named(converted):
+    _, ann, images = converted
+    net = nn.Sequential(pk.convert(ann, images, neuron="sigma-delta"))
+    with pytest.raises(Exception, match="WeightsUnpickler error: Unsupported global: GLOBAL torch.nn"):
+        through_a_file(net)
+    with torch.serialization.safe_globals(TORCHS):
+        loaded = through_a_file(net)
+    assert equal(pk.simulate(loaded[0], images, 4).potentials, pk.simulate(net[0], images, 4).potentials)
+
+
+class Command:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def test_a_file_cannot_run_a_command(converted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    net = through_a_file(converted[0])
+    net.harm = Command()
+    with pytest.raises(Exception, match=r"unsupported GLOBAL \w+.system"):
+        through_a_file(net)
+    assert not (tmp_path / "harmed").exists()
+
+
+def cells(card: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card.splitlines() if line[:1] == "|"]
+    return {name: values for name, *values in rows}
+
+
+def test_a_card_is_what_was_measured(converted):
+    net, ann, images = converted
+    with torch.no_grad():
+        labels = ann(images).argmax(1)
+    labels[:4] = (labels[:4] + 1) % 3
+    result = pk.simulate(net, images, 64)
+    found = cells(pk.model_card(net, result, labels, title="A title"))
+    right = (result.logits.argmax(1) == labels).float().mean().item()
+    assert found["accuracy by the logits, %"] == [f"{100 * right:.2f}"] and 0.5 < right < 1
+    strict = pk.plot.accuracy(result.spikes, labels)[-1].item()
+    assert found["accuracy by counts (ties and silence are wrong), %"] == [f"{100 * strict:.2f}"]
+    assert found["steps T"] == ["64"] and found["images measured"] == ["16"]
+    assert found["synaptic operations an image"] == [f"{result.synops.total / 16:,.0f}"]
+    for name, rate in result.rates.items():
+        assert found[name][0] == f"{100 * rate:.2f}"
+    energies = [value[0] for name, value in found.items() if name.endswith("µJ")]
+    assert energies == [f"{1e6 * joules / 16:.3g}" for joules in (result.synops.joules, result.relu_joules)]
+
+
+def test_a_card_of_a_readout_and_of_a_stopped_run(converted, generator):
+    net, _, images = converted
+    labels = torch.arange(16) % 3
+    stopped = pk.simulate(net, images, 64, stop=pk.stop.margin(2))
+    found = cells(pk.model_card(net, stopped, labels))
+    assert found["steps taken, mean"] == [f"{stopped.steps.float().mean():.1f}"] and stopped.steps.min() < 64
+    readout = nn.Sequential(pk.Flatten(), pk.FusedIFLinear(144, 8), pk.FusedLILinear(8, 3))
+    result = pk.simulate(readout, images, 8)
+    found = cells(pk.model_card(readout, result, labels))
+    right = (result.potentials[-1].argmax(1) == labels).float().mean().item()
+    assert found["accuracy by the last potentials, %"] == [f"{100 * right:.2f}"] and found["2"][0] == ""
+
+
+def test_what_a_card_refuses(converted):
+    net, _, images = converted
+    result = pk.simulate(net, images, 4)
+    labels = torch.zeros(16, dtype=torch.int64)
+    for arguments, error, message in (
+        ((3, result, labels), TypeError, "net must be a torch.nn.Module, got int"),
+        ((net, net, labels), TypeError, "result must be what simulate returns, got Network"),
+        ((net, result, labels[:3]), ValueError, r"labels must be int64 \[16\]"),
+        ((net, result, labels + 3), ValueError, "labels must be within 0 .. 2, got 3 to 3"),
+        ((net, pk.simulate(pk.IF(), images, 4), labels), ValueError,
+         r"outputs \[N, classes\] and have a sample, got \[16, 1, 12, 12\]"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=message):
+            pk.model_card(*arguments)
