@@ -1,11 +1,12 @@
 """Train a recurrent network on JapaneseVowels, here and in snnTorch: nine speakers, told by how they say two vowels.
 
-    pip install --no-deps aeon          # its wheel has the data: 270 utterances to train on, 370 to test on
+    pip install --no-deps aeon          # its wheel has the data
     python benchmarks/train_vowels.py
     python benchmarks/train_vowels.py --seeds 1 --epochs 10
 
-An utterance is 7 to 29 frames of 12 coefficients (Kudo, Toyama and Shimbo, "Multidimensional curve classification using
-passing-through regions", 1999). The network: recurrent leaky neurons, 12 to --neurons, and a readout of nine leaky
+There are 270 utterances to train on and 370 to test on, of 7 to 29 frames of 12 coefficients (Kudo, Toyama and Shimbo,
+"Multidimensional curve classification using passing-through regions", 1999). The network: recurrent leaky neurons, 12
+to --neurons, and a readout of nine leaky
 integrators, whose mean over the frames is what cross-entropy is of. Adam, ATan, whole batches of --batch. Both have the
 same sizes, first weights, batches and number of epochs; the neurons reset by subtraction, snnTorch's a step later.
 Writes train_vowels.csv, a row for each seed and library: test accuracy after the last epoch, processor time of

@@ -204,7 +204,7 @@ def test_early_exit():
     """Samples that stop leave the others' states as they are."""
     x = spikes(64, 9, 6, generator=torch.Generator().manual_seed(0), rate=0.4)
     net = nn.Sequential(layer(), pk.FusedIFLinear(9, 3)).eval()
-    whole, result = pk.simulate(net, x, 64), pk.simulate(net, x, 64, stop=pk.margin(4))
+    whole, result = pk.simulate(net, x, 64), pk.simulate(net, x, 64, stop=pk.stop.margin(4))
     assert 1 < len(result.steps.unique())
     for n, steps in enumerate(result.steps.tolist()):
         assert equal(result.spikes.dense()[:steps, n], whole.spikes.dense()[:steps, n])
