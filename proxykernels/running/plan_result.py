@@ -39,15 +39,19 @@ class Counted:
     constant: bool
 
     def rates(self, plan: Plan) -> dict[str, float]:
+        slots = plan.slots(self.given)
         return {
             op.name: math.nan
-            if op.real or not self.sample_steps
+            if slots[k + 1].gives_values or not self.sample_steps
             else self.tally[TALLIES * k] / (prod(op.shape) * self.sample_steps)
             for k, op in plan.stateful()
         }
 
     def places(self, plan: Plan) -> dict[str, int]:
-        return {op.name: 0 if op.real else prod(op.shape) * self.sample_steps for _, op in plan.stateful()}
+        slots = plan.slots(self.given)
+        return {
+            op.name: 0 if slots[k + 1].gives_values else prod(op.shape) * self.sample_steps for k, op in plan.stateful()
+        }
 
     def synops(self, plan: Plan) -> SynOps:
         done, products = SynOps(), plan.products(self.given, self.runs, self.sample_steps)
