@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import checks
 from ..calls import spike_ops
+from ..kernels import heap
 from ..spikes import Spikes, pack
 from .base import SpikingLayer
 
@@ -33,7 +34,7 @@ class Delay(SpikingLayer):
     def __init__(self, delay: int | Sequence[int] | Tensor):
         super().__init__()
         if checks.is_integer(delay):
-            _check_steps(torch.tensor([int(delay)]))  # type: ignore[arg-type]
+            _check_steps(torch.tensor([int(delay)], dtype=torch.int64, device=heap.CPU))  # type: ignore[arg-type]
             self.delay = int(delay)  # type: ignore[arg-type]
         else:
             self.register_buffer("delay", _of_channels(delay))
@@ -69,7 +70,7 @@ class Delay(SpikingLayer):
         """The inputs [D, N, ...] of the last steps."""
         shape = (x.shape[1], self.steps, *x.shape[2:])
         if v is None:
-            return torch.zeros((self.steps, shape[0], *shape[2:]), device=x.device)
+            return torch.zeros((self.steps, shape[0], *shape[2:]), dtype=torch.float32, device=x.device)
         wanted = shape if self.steps > 1 else (shape[0], *shape[2:])
         if tuple(v.shape) != wanted:
             raise ValueError(f"v must have the shape {list(wanted)}, got {list(v.shape)}")
@@ -122,7 +123,7 @@ def _of_channels(delay: Any) -> Tensor:
     listed = delay.tolist() if isinstance(delay, Tensor) else delay
     if not isinstance(listed, list | tuple) or not listed or not all(map(checks.is_integer, listed)):
         raise TypeError(f"delay must be an integer number of steps, or one for each channel, got {delay!r}")
-    steps = torch.tensor([int(n) for n in listed], dtype=torch.int64)
+    steps = torch.tensor([int(n) for n in listed], dtype=torch.int64, device=heap.CPU)
     _check_steps(steps)
     return steps
 

@@ -202,6 +202,11 @@ class Slot:
     held: bool = False
     scaled: bool = False
 
+    @property
+    def gives_values(self) -> bool:
+        """Whether that are values, which are not spikes times a scale either."""
+        return self.real and not self.scaled
+
 
 @dataclass(frozen=True)
 class Plan:

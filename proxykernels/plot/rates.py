@@ -49,7 +49,7 @@ def rate_histogram(spikes: Mapping[str, Spikes | Tensor] | Spikes | Tensor, *, a
     ax = given_or_new(ax)
     found = {name: 100 * layer.count().float().mean(0).flatten().cpu() / layer.T for name, layer in layers.items()}
     highest = max(float(rates.max()) for rates in found.values())
-    edges = torch.linspace(0, highest or 1.0, 31, device=heap.CPU).tolist()
+    edges = torch.linspace(0, highest or 1.0, 31, dtype=torch.float32, device=heap.CPU).tolist()
     for name, rates in found.items():
         share = torch.full_like(rates, 100 / len(rates))
         ax.hist(rates.tolist(), edges, weights=share.tolist(), histtype="step", linewidth=1.5, label=name)

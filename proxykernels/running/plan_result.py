@@ -42,14 +42,16 @@ class Counted:
         slots = plan.slots(self.given)
         return {
             op.name: math.nan
-            if slots[k + 1].real or not self.sample_steps
+            if slots[k + 1].gives_values or not self.sample_steps
             else self.tally[TALLIES * k] / (prod(op.shape) * self.sample_steps)
             for k, op in plan.stateful()
         }
 
     def places(self, plan: Plan) -> dict[str, int]:
         slots = plan.slots(self.given)
-        return {op.name: 0 if slots[k + 1].real else prod(op.shape) * self.sample_steps for k, op in plan.stateful()}
+        return {
+            op.name: 0 if slots[k + 1].gives_values else prod(op.shape) * self.sample_steps for k, op in plan.stateful()
+        }
 
     def synops(self, plan: Plan) -> SynOps:
         done, products = SynOps(), plan.products(self.given, self.runs, self.sample_steps)

@@ -137,7 +137,8 @@ def run(
         batch = Batch(x.shape[1], T, stop, x.device)
 
         def told(counts: Tensor, t: int) -> Tensor:
-            last, steps = list(stateful_layers.values())[-1], torch.full((len(counts),), t, device=counts.device)
+            last = list(stateful_layers.values())[-1]
+            steps = torch.full((len(counts),), t, dtype=torch.int64, device=counts.device)
             return logits(last.firing.layer, counts, last.states.now, (), steps)
 
         while start < T:

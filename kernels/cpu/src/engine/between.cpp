@@ -57,8 +57,12 @@ void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fre
             if (b.adds_up()) add_up(b.step, from, v, image, b.steps);
             else keep_past(b.step, from, v + image * b.step.state_size, image, b.steps);
         });
-    if (step.kind == engine::MaxRatePool || (step.kind == engine::Delay && !session.real[k]))
-        session.scratch[0].tally[0] += count_bits((const uint8_t*)session.slots[k], N * steps * slot_bytes(step));
+    if (step.kind != engine::MaxRatePool && step.kind != engine::Delay) return;
+    const int64_t bytes = N * steps * slot_bytes(step, session.real[k]);
+    int64_t& spikes = session.scratch[0].tally[0];
+    if (!session.real[k]) spikes += count_bits((const uint8_t*)session.slots[k], bytes);
+    else  // which may be spikes times a scale
+        for (int64_t i = 0; i < bytes / (int64_t)sizeof(float); i++) spikes += ((const float*)session.slots[k])[i] != 0;
 }
 
 }  // namespace PK_TARGET
