@@ -157,7 +157,7 @@ class Compiled(Input, Case):
                     layer = pk.AdaptiveAvgPool2d(tuple(n // p for n, p in zip(size, powers, strict=True)))
             elif move == "recurrent" and not size:
                 layer = self.recurrent(C, random, g)
-            if layer is None or y[0, 0].numel() > 20_000:
+            if layer is None or y[0, 0].numel() > 20_000 or (move == "twice" and self.sequential):
                 continue
             sources = (name, name) if move == "twice" else (name,)
             name = f"move{k}"
