@@ -104,6 +104,7 @@ def test_an_operator_compiles(generator):
 
 
 LAYERS = [  # from the ground up; a folder stands where all of its files stand
+    "__version__",
     "kernels",
     "spikes",
     "checks",
@@ -114,9 +115,11 @@ LAYERS = [  # from the ground up; a folder stands where all of its files stand
     "functional",
     "layers",
     "network",
+    "_loadable",
     "sequences",
     "plan",
     "running",
+    "stop",
     "training",
     "conversion",
     "plot",
