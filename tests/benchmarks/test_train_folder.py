@@ -159,7 +159,7 @@ def test_every_command_runs_by_it():
 IN_CHILDREN = ("gpu_speed",)  # where torch is imported when it is known what to do
 
 
-NEEDED = {"video": ["clip.mp4"]}  # arguments of commands
+NEEDED = {"video": ["clip.mp4"], "event_lag": ["recording.raw"], "nir_referee": ["graph.nir"]}  # arguments
 
 
 @pytest.mark.costly
