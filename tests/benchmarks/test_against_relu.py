@@ -43,11 +43,17 @@ def test_every_contender_has_its_rows(subject, tmp_path, monkeypatch, capsys):
     passes = [precision for name, precision, _ in of_one if name == levels.RELU]
     assert passes[:2] == ["float32", "float32"] and passes[-1] == "int8" and len(passes) in (3, 4)  # or bfloat16
     assert of_one[len(passes) :] == [
-        *((levels.IF, precision, T) for precision in ("float32", "int8") for T in ("1", "8")),
+        *(
+            (name, precision, T)
+            for precision in ("float32", "int8")
+            for name, T in ((levels.IF, "1"), (levels.IF, "8"), (levels.EARLY, "8"))
+        ),
         *((levels.SIGMA_DELTA, "float32", T) for T in "1234"),
     ]
     assert len(timed) == 2 * len(of_one) and [row["contender"] for row in rows if not row["batch"]] == [levels.POWERS]
-    assert all(0 < float(row["ms_low"]) <= float(row["ms"]) <= float(row["ms_high"]) for row in timed)
+    medians = [row for row in timed if row["contender"] != levels.EARLY]
+    assert all(0 < float(row["ms_low"]) <= float(row["ms"]) <= float(row["ms_high"]) for row in medians)
+    assert all(4 <= float(row["mean_T"]) <= 8 and float(row["ms"]) > 0 for row in timed if row not in medians)
     assert all(row["commit"] and row["device"] and row["openvino"] and row["images"] == "64" for row in rows)
     right = {(row["contender"], row["by"], row["precision"], row["T"]): float(row["right"]) for row in rows}
     assert right[levels.RELU, "torch", "float32", ""] == right[levels.RELU, "OpenVINO", "float32", ""] == 100
