@@ -144,4 +144,5 @@ class SigmaDeltaEngine(Case):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "engine.safetensors")
             engine.save(path)
-            self.compare("from a file", pk.load(path)(given, self.T), expected)
+            loaded = Engine(pk.load(path).plan, target=self.target)  # products are rounded as there
+            self.compare("from a file", loaded(given, self.T), expected)
