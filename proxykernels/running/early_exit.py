@@ -13,6 +13,7 @@ from ..spikes import Spikes, spike_autograd, word_ops
 from .state import States
 
 STOP_EVERY = 8  # steps between two looks of a rule
+LOOKS = (1, 4, 16, 64)  # steps after which logits are looked at
 
 # Output spikes so far [n, classes] and steps so far, to bool [n]; of sigma-delta neurons potentials [t, n, classes].
 Stop = Callable[[Tensor, int], Tensor]
@@ -60,7 +61,7 @@ class LogitMargin(Margin):
 
 
 def margin(
-    lead: float, *, of: Literal["spikes", "logits"] = "spikes", at: Sequence[int] = (1, 4, 16, 64)
+    lead: float, *, of: Literal["spikes", "logits"] = "spikes", at: Sequence[int] | None = None
 ) -> Margin:  # fmt: skip
     """A rule for ``simulate(..., stop=...)``: stop a sample when its first class leads.
 
@@ -75,7 +76,7 @@ def margin(
         of: "spikes": looks at the counts of output spikes, every 8 steps or at the end of each chunk. "logits": looks
             at the logits, of a network that :func:`convert` made with soft reset. On a CPU samples that are not decided
             then start again, with more steps, which takes less time than to keep the states of all.
-        at: of logits: the steps after which they are looked at, ascending.
+        at: of logits alone: the steps after which they are looked at, ascending. Default: 1, 4, 16 and 64.
 
     Returns:
         A function (seen, t) -> bool [n] with the spikes so far, int32 [n, classes], or the logits, float32, of the n
@@ -92,7 +93,10 @@ def margin(
         raise ValueError(f"of must be 'spikes' or 'logits', got {of!r}")
     _check("lead", lead, " spikes" if of == "spikes" else "")
     if of == "spikes":
+        if at is not None:
+            raise ValueError(f"at={at!r} is for of='logits'; spikes are counted every 8 steps: leave at out")
         return Margin(float(lead))
+    at = LOOKS if at is None else at
     looks = [*at] if isinstance(at, Sequence) else []
     if not looks or not all(isinstance(t, int) and t > 0 for t in looks) or sorted({*looks}) != looks:
         raise ValueError(f"at must be ascending numbers of steps, such as [1, 4], got {at!r}")

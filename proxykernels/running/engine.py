@@ -21,7 +21,7 @@ from . import changes
 from .early_exit import LogitMargin, Stop, check_rule
 from .plan_result import ChangesResult, Counted, CountedChanges, Output, Result
 from .result import table
-from .stopping import Asked, AskedLead, Told
+from .stopping import Asked, AskedLead, LogitReadout
 from .stream import Stream
 
 LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
@@ -93,7 +93,7 @@ class Engine:
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
         asked: Asked | AskedLead | None = None
         if isinstance(stop, LogitMargin):
-            asked = AskedLead(stop, self._told, given.N, T)
+            asked = AskedLead(stop, self._readout, given.N, T)
         elif stop is not None:
             asked = Asked(stop, self.plan, given.N, T)
         try:
@@ -113,8 +113,8 @@ class Engine:
         return result(self.plan, output, None if asked is None else asked.steps, kept, counted, start)
 
     @cached_property
-    def _told(self) -> Told:
-        return Told(self.plan)
+    def _readout(self) -> LogitReadout:
+        return LogitReadout(self.plan)
 
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""

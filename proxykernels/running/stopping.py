@@ -66,16 +66,17 @@ class AskedLead:
     values: Tensor | None = None
     error: BaseException | None = None
 
-    def __init__(self, stop: LogitMargin, told: "Told", N: int, T: int):
-        lowest, highest = told.range
-        self._told = told
-        self._lead = Lead(*(part.data_ptr() for part in told.parts), len(told.parts[0]), stop.lead, lowest, highest)
+    def __init__(self, stop: LogitMargin, readout: "LogitReadout", N: int, T: int):
+        lowest, highest = readout.range
+        self._readout = readout
+        parts = readout.parts
+        self._lead = Lead(*(part.data_ptr() for part in parts), len(parts[0]), stop.lead, lowest, highest)
         self._runs = stop.runs(T)
         self._at = (ctypes.c_int64 * len(self._runs))(*self._runs)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
 
     def put(self, run: Any, functions: Any) -> None:
-        run.stop, run.stop_reads = functions.leads, self._told.operation + 1
+        run.stop, run.stop_reads = functions.leads, self._readout.operation + 1
         run.stop_at, run.stops = ctypes.addressof(self._at), len(self._at)
         run.context = ctypes.addressof(self._lead)
 
@@ -86,8 +87,8 @@ class AskedLead:
         return sum(map(sum, runs)), sum(map(len, runs))
 
 
-class Told:
-    """What logits are told by.
+class LogitReadout:
+    """What the last layer's logits are read from: scale (theta count + v - start) / t.
 
     Attributes:
         operation: its number. parts: thresholds, potentials at the start, and scale, float32 [C]. range: of logits.
@@ -105,8 +106,8 @@ class Told:
                 f"{' and has no logits' if neurons is None else ''}; of sigma-delta neurons take pk.stop.settled()"
             )
         self.operation = plan.with_logits
-        told = neurons.channels[0], neurons.start[0], neurons.scale
-        parts = (torch.as_tensor(part, dtype=torch.float32, device=heap.CPU) for part in told)
+        given = neurons.channels[0], neurons.start[0], neurons.scale
+        parts = (torch.as_tensor(part, dtype=torch.float32, device=heap.CPU) for part in given)
         self.parts = [part.expand(plan.last.shape).contiguous() for part in parts]
         self.range = (0.0 if neurons.rectifies else -math.inf), math.inf
         if neurons.rectifies and neurons.limit is not None:

@@ -96,7 +96,9 @@ def test_sigma_delta_has_settled():
 
 @pytest.mark.parametrize("arguments, message", [
     ({"lead": 0}, "lead must be above 0, got 0"), ({"lead": 1, "at": [4, 1]}, "at must be ascending"),
-    ({"lead": 1, "at": []}, "at must be ascending"), ({"lead": 1, "of": "rates"}, "of must be 'spikes' or 'logits'"),
+    ({"lead": 1, "at": []}, "at must be ascending"),
+    ({"lead": 1, "of": "spikes", "at": [1]}, "leave at out"),
+    ({"lead": 1, "of": "rates"}, "of must be 'spikes' or 'logits'"),
 ])  # fmt: skip
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
