@@ -16,7 +16,7 @@ namespace PK_TARGET {
 #if !defined(__AVX512F__)
 #define lookup_conv2d nullptr
 #endif
-#if !defined(__AMX_INT8__) && !defined(__AMXINT8__)
+#if !defined(__AMX_INT8__)
 #define tile_conv2d nullptr
 #define count_digits nullptr
 #define pack_tiles nullptr

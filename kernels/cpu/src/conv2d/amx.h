@@ -12,9 +12,6 @@
 // 2. list_products: for each group of output pixels, the tiles in which anything fired.
 // 3. fire: for 16 output channels at a time, walk the lists.
 #pragma once
-#if defined(__AMXINT8__) && !defined(__AMX_INT8__)  // as clang calls it before version 17
-#define __AMX_INT8__ 1
-#endif
 #if defined(__AMX_INT8__)
 #include "amx_units.h"
 #include "amx_weights.h"
