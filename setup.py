@@ -41,7 +41,12 @@ if platform.machine() in ("x86_64", "AMD64"):
     TARGETS |= {
         "avx2": avx2,
         "avx512": (avx512 := [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),
-        "amx": [*avx512, "-mamx-tile", "-mamx-int8", "-D__AMX_INT8__=1"],  # which clang before version 17 does not define
+        "amx": [
+            *avx512,
+            "-mamx-tile",
+            "-mamx-int8",
+            "-D__AMX_INT8__=1",  # which clang before version 17 does not define
+        ],
     }
 
 
