@@ -35,6 +35,16 @@ static inline void copy_bytes(const uint8_t* from, uint8_t* to, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
 
+// Whether none is set.
+static inline bool is_silent(const uint8_t* bytes, int64_t n) {
+    uint64_t any = 0, word;
+    for (; n >= 8; n -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        any |= word;
+    }
+    return !(any | load_bits(bytes, n));
+}
+
 static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
     int64_t sum = 0;
     uint64_t word;

@@ -84,9 +84,9 @@ private:
     bool in_bits = false;
 };
 
-// Once all tasks have written a list: where one of them had to write bits, all have bits.
-static void finish_list(FiredList& list, SlotBits bits, const PixelBands& bands) {
-    list.bands = bands.count, list.count = 0;
+// Once all tasks have written a list, `ascends`: each pixel after pixel. Where one of them had to write bits, all have bits.
+static void finish_list(FiredList& list, SlotBits bits, const PixelBands& bands, bool ascends) {
+    list.bands = bands.count, list.count = 0, list.ascends = ascends;
     list.is_listed = true, list.has_bits = false;
     for (int64_t task = 0; task < list.N * bands.count; task++) {
         list.is_listed &= list.fired[task] >= 0;
@@ -119,67 +119,6 @@ static void make_bits(Session& session, int64_t slot) {
         for (int64_t t = 0; t < list.steps; t++)
             list.each(image, t, [&](int64_t pixel, int64_t channel) { bits.set(image, t, pixel, channel); });
     list.has_bits = true;
-}
-
-// Whether a slot whose bits are there may have fired so often, by a few of its lines.
-static bool looks_fuller(const View& x, const FiredList& list, int64_t limit) {
-    constexpr int64_t line = 64, every = 16;
-    int64_t sum = 0;
-    for (int64_t i = 0; i < list.N * list.steps; i++) {
-        const uint8_t* const bytes = x.spikes_at(i / list.steps, i % list.steps, 0);
-        for (int64_t at = 0; at + line <= list.P * x.pixel; at += every * line) sum += count_bits(bytes + at, line);
-    }
-    return sum * every > 2 * limit;
-}
-
-// Whether all of so many bytes are 0.
-template <int64_t n>
-static inline bool is_silent(const uint8_t* bytes) {
-    uint64_t any = 0;
-    for (int64_t i = 0; i < n; i += 8) {
-        uint64_t word;
-        memcpy(&word, bytes + i, 8);
-        any |= word;
-    }
-    return !any;
-}
-
-// Lists the bits of n bytes, of pixels from the first one on; false if there are more than `room`.
-static inline bool list_bytes(const uint8_t* bytes, int64_t n, int64_t pixel_bytes, int64_t shift, uint32_t* entry,
-                              int64_t& count, int64_t room) {
-    constexpr int64_t line = 64, lines = 8 * line;
-    for (int64_t at = 0; at < n; at += line) {
-        while (at + lines <= n && is_silent<lines>(bytes + at)) at += lines;
-        if (at >= n) break;
-        const int64_t here = least(line, n - at);
-        if (here == line && is_silent<line>(bytes + at)) continue;
-        for (int64_t i = 0; i < here; i += 8)
-            for (uint64_t word = load_bits(bytes + at + i, least(8, here - i)); word; word &= word - 1) {
-                if (count == room) return false;
-                const int64_t bit = __builtin_ctzll(word), byte = at + i + bit / 8;
-                const int64_t pixel = pixel_bytes == 1 ? byte : (int64_t)((uint32_t)byte / (uint32_t)pixel_bytes);
-                entry[count++] = (uint32_t)(pixel << shift | ((byte - pixel * pixel_bytes) * 8 + bit % 8));
-            }
-    }
-    return true;
-}
-
-// Lists a slot whose bits are there; false if more than `limit` spikes are in it, or more than there is room for.
-static bool list_slot(const Session& session, int64_t slot, int64_t limit) {
-    FiredList& list = session.lists[slot];
-    if (list.is_listed) return list.count <= limit;
-    const View& x = session.views[slot];
-    const int64_t room = least(limit, list.room);
-    if (looks_fuller(x, list, room)) return false;
-    int64_t count = 0;
-    for (int64_t i = 0; i < list.N * list.steps; i++) {
-        list.span[i].first = count;
-        const uint8_t* const bytes = x.spikes_at(i / list.steps, i % list.steps, 0);
-        if (!list_bytes(bytes, list.P * x.pixel, x.pixel, list.shift(), list.entry, count, room)) return false;
-        list.span[i].last = count;
-    }
-    list.bands = 1, list.count = count;
-    return list.is_listed = true;
 }
 
 }  // namespace PK_TARGET

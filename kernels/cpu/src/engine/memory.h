@@ -147,7 +147,7 @@ static Room scatter_room(const Step& step, int64_t N, int64_t threads) {
     if (!step.reach) return room;
     const PixelBands bands(step.P(), N, threads);
     room.marks = ceil_div(bands.words, bands.count);
-    room.currents = room.marks * word_pixels * step.reach->width;
+    room.currents = word_pixels * (step.C + room.marks * step.reach->width);
     return room;
 }
 

@@ -35,6 +35,12 @@ struct Side {
         return true;
     }
     int64_t all(int64_t inputs) const { return first[inputs]; }
+    // The inputs that reach outputs from `begin` to `end`, and some more: from *from to *to.
+    void reaching(int64_t inputs, int64_t begin, int64_t end, int64_t* from, int64_t* to) const {
+        const auto none = [&](int64_t i) { return first[i] == first[i + 1]; };
+        for (*from = 0; *from < inputs && (none(*from) || reached[first[*from]].at < begin);) ++*from;
+        for (*to = inputs; *to > *from && (none(*to - 1) || reached[first[*to] - 1].at >= end);) --*to;
+    }
 };
 
 struct Reach {

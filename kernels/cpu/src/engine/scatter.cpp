@@ -9,16 +9,16 @@ namespace PK_TARGET {
 // that the other ways take as long as.
 static int64_t most_scattered(const Step& step, int64_t N, int64_t steps) {
     constexpr double entry = 4, visit = 2;  // of a spike; of each output that it reaches, besides its row of weights
-    constexpr double addition = 7;  // cycles, where pixel tiles are the other way
+    constexpr double addition = 7, around = 40;  // cycles, where pixel tiles are the other way; what they take besides products
     const double outputs = (double)(step.P() * steps);
     double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // rows of integers are faster
-    worth = fmin(worth, pixel_tile_cycles(step, N, steps) / outputs / addition);
+    worth = fmin(worth, (pixel_tile_cycles(step, N, steps) / outputs + around) / addition);
     const double taken = entry + step.reach->outputs * (visit + (double)(step.reach->width / Vec::width));
     return (int64_t)(worth * (double)N * outputs / taken);
 }
 
 // Whether a layer is run so; then its input is listed.
-static bool is_scattered(const Session& session, int64_t k, int64_t N, int64_t steps) {
+static bool is_scattered(Session& session, int64_t k, int64_t N, int64_t steps) {
     const Step& step = session.plan.steps[k];
     if (!step.reach) return false;
     const View& x = session.views[step.windows[0].slot];
@@ -60,7 +60,7 @@ static void pool_list(Session& session, int64_t k) {
         }
         out.finish();
     }
-    finish_list(list, bits, whole);
+    finish_list(list, bits, whole, false);
     list.has_bits = true;
 }
 

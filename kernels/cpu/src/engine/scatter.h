@@ -3,7 +3,7 @@
 // and those that are to fire again by themselves; potentials that decay are caught up with when they are visited. Other layers
 // go by as they lie in memory. A task is a band of pixels of an image, for all steps.
 #pragma once
-#include "watch.h"
+#include "listing.h"
 
 namespace PK_TARGET {
 
@@ -25,9 +25,10 @@ struct ScatteredEvents {
 
     struct Task {
         int64_t image, first_word, last_word, first, last;  // words and pixels of the band
+        int64_t from, to;  // pixels of the input that reach them, and some more
         uint64_t* touched;
         uint32_t* place;
-        float* currents;
+        float *word, *currents;  // of all pixels of a word; of the band's touched pixels
         int64_t added = 0;
         FiredWriter out;
     };
@@ -56,7 +57,7 @@ struct ScatteredEvents {
         int64_t row = 0, row_end = 0, added = 0;  // pixels of the row that the last event was in
         const Reached *row_first = nullptr, *row_last = nullptr;
         uint32_t new_place = 0;
-        session.lists[w.slot].each(task.image, t, [&](int64_t pixel, int64_t channel) {
+        session.lists[w.slot].each_within(task.image, t, task.from, task.to, [&](int64_t pixel, int64_t channel) {
             if (pixel < row || pixel >= row_end) {
                 const int64_t y = (uint32_t)pixel / (uint32_t)W_in;
                 row = y * W_in, row_end = row + W_in;
@@ -100,14 +101,20 @@ struct Scattered : ScatteredEvents {
         const State& state = session.states[k];
         const int64_t image = number / bands.count, band = number % bands.count;
         const int64_t first = bands.first_pixel(band), last = bands.first_pixel(band + 1);
+        const Window& w = step.windows[0];
+        int64_t row = 0, row_end = w.H;
+        if (bands.count > 1) reach.rows.reaching(w.H, first / step.W, ceil_div(last, step.W), &row, &row_end);
         Task task{image,
                   bands.first_word(band),
                   bands.first_word(band + 1),
                   first,
                   last,
+                  row * w.W,
+                  row_end * w.W,
                   s.marks,
                   s.place_of,
                   s.currents,
+                  s.currents + word_pixels * step.C,
                   0,
                   FiredWriter(session.lists[k + 1], bits_of(session, k + 1), image, band, bands.count, first, last)};
         const uint32_t now = state.done ? state.done[N * step.P()] : 0;
@@ -128,8 +135,10 @@ struct Scattered : ScatteredEvents {
         uint64_t& touched = task.touched[word - task.first_word];
         uint64_t& again = state.again[task.image * bands.words + word];
         const int64_t pixels = least(word_pixels, step.P() - word * word_pixels);
-        if (all && !touched && pixels == word_pixels && !state.done) {
-            again = step_word(task, word);
+        if (all && pixels == word_pixels && !state.done) {
+            if (touched) fill_word(task, word, touched);
+            again = step_word(task, word, touched ? task.word : nullptr);
+            touched = 0;
             return;
         }
         uint64_t visited = touched | again;
@@ -171,8 +180,21 @@ struct Scattered : ScatteredEvents {
         return again;
     }
 
-    // Pixels that nothing reaches, as they lie in memory: no lane is idle. Returns which of them fire again if nothing arrives.
-    OUT_OF_LINE uint64_t step_word(Task& task, int64_t word) const {
+    // The currents of all pixels of a word, as their potentials lie in memory.
+    void fill_word(Task& task, int64_t word, uint64_t touched) const {
+        const int64_t C = step.C, period = reach.period, whole = word_pixels * C;
+        for (int64_t i = 0; i < whole; i += period)
+            for (int64_t first = 0; first < period; first += Vec::width)
+                store(task.word + i + first, load(reach.pattern + first));
+        for (uint64_t left = touched; left; left &= left - 1) {
+            const int64_t i = __builtin_ctzll(left), place = task.place[word * word_pixels + i - task.first];
+            memcpy(task.word + i * C, task.currents + place * reach.width, C * sizeof(float));
+        }
+    }
+
+    // All pixels of a word, as they lie in memory: no lane is idle. `current`: theirs, or null where nothing reaches them. Returns
+    // which of them fire again if nothing arrives.
+    OUT_OF_LINE uint64_t step_word(Task& task, int64_t word, const float* current) const {
         Parameters<Vec> p = shared_parameters<Model, Vec>(step.neuron);
         float* const v = session.states[k].v + (task.image * Model::states * step.P() + word * word_pixels) * step.C;
         const int64_t C = step.C, next = step.P() * C, period = reach.period, all = word_pixels * C;
@@ -184,7 +206,7 @@ struct Scattered : ScatteredEvents {
             for (int64_t i = first; i < all; i += period) {
                 Vec state[Model::states];
                 for (int s = 0; s < Model::states; s++) state[s] = load(v + i + s * next);
-                uint32_t fired = bits(Model::step(state, bias, p).fires);
+                uint32_t fired = bits(Model::step(state, current ? load(current + i) : bias, p).fires);
                 for (int s = 0; s < Model::states; s++) store(v + i + s * next, state[s]);
                 if (!fired && !waits) continue;
                 for (; fired; fired &= fired - 1) {
@@ -213,6 +235,7 @@ static void run_scattered(Session& session, int64_t k, int64_t N, int64_t steps,
     session.ways[k] = engine::ByScattering;
     if (fresh) begin_at_rest(session, k, N);
     else begin_marks(session, k);
+    const bool by_words = !step.reach->waits || !state.is_settled, ascends = !by_words || step.reach->period <= Vec::width;
     if (state.is_looked_at) memset(state.alike, 0, N * step.P()), state.is_looked_at = false;
     const PixelBands bands(step.P(), N, session.threads);
     with_model(step.neuron, [&](auto model) {
@@ -224,7 +247,7 @@ static void run_scattered(Session& session, int64_t k, int64_t N, int64_t steps,
     if (session.watch.over.load()) return;
     if (state.done) state.done[N * step.P()] += (uint32_t)steps, state.is_behind = true;
     state.is_settled = true;
-    finish_list(list, bits_of(session, k + 1), bands);
+    finish_list(list, bits_of(session, k + 1), bands, ascends);
 }
 
 }  // namespace PK_TARGET

@@ -127,6 +127,7 @@ struct FiredList {
     FiredSpan* span = nullptr;  // [N, steps, bands]
     int64_t* fired = nullptr;  // [N, bands]: entries; -1: too many
     bool is_listed = false, has_bits = true;
+    bool ascends = false;  // the entries of each span, pixel after pixel
 
     int64_t shift() const { return channel_bits(C); }
     // Calls visit(pixel, channel).
@@ -138,6 +139,25 @@ struct FiredList {
     template <class Visit>
     inline void each(int64_t image, int64_t t, Visit visit) const {
         for (int64_t band = 0; band < bands; band++) each_of(span[(image * steps + t) * bands + band], visit);
+    }
+    // The same of entries at pixels from `from` to `to`, and, where the list does not ascend, of others.
+    template <class Visit>
+    inline void each_within(int64_t image, int64_t t, int64_t from, int64_t to, Visit visit) const {
+        for (int64_t band = 0; band < bands; band++) {
+            FiredSpan some = span[(image * steps + t) * bands + band];
+            if (ascends) some = {first_from(some, from), first_from(some, to)};
+            each_of(some, visit);
+        }
+    }
+    // The first entry of a span at such a pixel, or behind it.
+    inline int64_t first_from(const FiredSpan& span, int64_t pixel) const {
+        int64_t first = span.first, last = span.last;
+        while (first < last) {
+            const int64_t middle = (first + last) / 2;
+            if ((int64_t)(entry[middle] >> shift()) < pixel) first = middle + 1;
+            else last = middle;
+        }
+        return first;
     }
 };
 
