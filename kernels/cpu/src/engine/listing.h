@@ -59,14 +59,20 @@ struct Listing {
     }
 };
 
+constexpr int64_t worth_sharing = 1 << 18;  // bytes
+
 // Lists a slot whose bits are there; false if more than `limit` spikes are in it, or more than there is room for.
 static bool list_slot(Session& session, int64_t slot, int64_t limit) {
     FiredList& list = session.lists[slot];
     if (list.is_listed) return list.count <= limit;
     const View& x = session.views[slot];
     if (looks_fuller(x, list, least(limit, list.room))) return false;
-    Listing listing{list, x, PixelBands(list.P, list.N, session.threads), limit};
-    share(session, listing.tasks(), &listing, [](void* given, int64_t task, int64_t) { ((const Listing*)given)->run(task); });
+    const bool shares = list.N * list.steps * list.P * x.pixel > worth_sharing;
+    Listing listing{list, x, PixelBands(list.P, list.N, shares ? session.threads : 1), limit};
+    const auto work = [](void* given, int64_t task, int64_t) { ((const Listing*)given)->run(task); };
+    if (shares) share(session, listing.tasks(), &listing, work);
+    else
+        for (int64_t task = 0; task < listing.tasks(); task++) listing.run(task);
     if (session.watch.over.load()) return false;
     list.bands = listing.bands.count, list.count = 0, list.ascends = true;
     for (int64_t task = 0; task < listing.tasks(); task++) {

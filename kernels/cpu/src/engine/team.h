@@ -86,7 +86,8 @@ public:
     // Around each run. `expected`: nanoseconds that it takes the caller alone.
     void begin(int64_t expected) {
         began = nanoseconds();
-        wakes = expected >= worth_waking || began - ended < pause_between;
+        const int64_t pause = began - ended;
+        wakes = pause < spin_time || expected >= (pause < short_pause ? worth_waking / 2 : worth_waking);
         helped.store(false, std::memory_order_relaxed);
         woken = began - wake_again;
         alone = size == 1 || (!wakes && sleepers.load() == size - 1);
@@ -121,8 +122,10 @@ private:
         Team* team;
         int64_t thread;
     };
-    // In nanoseconds. Others are woken for a run that takes so long, and for one that comes so soon after the last: more will.
-    static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, pause_between = 1000000;
+    // In nanoseconds. Others are woken for a run that takes so long, of half that where it comes soon after the last, and for any
+    // that comes while they would still spin: more will. The step of a stream, after a packet of events was waited for, is faster
+    // alone.
+    static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, short_pause = 1000000;
     // Of a part: as many as the ticket has bits for, with room for each thread's last, vain look. In the checked build few,
     // so that a test has several parts.
     static constexpr int64_t ticket_bits = 20, ticket_mask = (1 << ticket_bits) - 1;
