@@ -12,7 +12,7 @@ from torch import nn
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from gpu import time_model
+from gpu import launches
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
@@ -136,7 +136,7 @@ def test_launches_of_the_papers_network(monkeypatch, precision, weights):
         engine(there, 64)
         assert card.launches["graph"] == 1
         around = card.launches.total() - 1
-    assert captured[0] + around == time_model.LAUNCHES_OF_CHUNK + time_model.LAUNCHES_OF_RUN[weights]
+    assert captured[0] + around == launches.LAUNCHES_OF_CHUNK + launches.LAUNCHES_OF_RUN[weights]
 
 
 def test_weights_are_copied(monkeypatch, generator):
