@@ -18,8 +18,9 @@ from ..network import Network
 from ..neurons import IFNeuron
 from . import pooling, pools_and_moves
 from .followed_values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
+from .operations import Kind, Operation, Population, Shape, Window, image_of
 from .plain_modules import check_forward, is_replaced
-from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Shape, Window, image_of
+from .plan import MOST_GROWTH, Plan
 from .quantize import Rounded, RoundedSum, quantized
 
 

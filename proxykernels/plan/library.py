@@ -13,7 +13,8 @@ from ..kernels import heap
 from ..kernels.cpu import abi, choice, compiled, headers, packing, sigma_delta, sources
 from ..kernels.cpu.cost_model import WITH_TILES, WITHOUT_TILES, Layer, Machine
 from .interrupts import Interrupts
-from .plan import Kind, Plan
+from .operations import Kind
+from .plan import Plan
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs

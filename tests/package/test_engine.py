@@ -220,7 +220,7 @@ if sys.argv[1] == "sigma-delta":
     x = torch.randn(2, 2, 18, 18)
     net = pk.convert(prepared(Pooled()), x, neuron=sys.argv[1])
 engine, count = pk.compile(net, x), ctypes.c_long.in_dll(ctypes.CDLL(None), "allocations")
-session, given = engine.new_session(), engine.given(x)
+session, given = engine.new_session(), engine.inputs.given(x)
 run, made = session._functions.run, []
 class Functions:
     def run(self, *arguments):
