@@ -12,7 +12,7 @@ DOCS = Path(__file__).parent
 PAGES = sorted(
     page
     for page in DOCS.glob("*.md")
-    if page.stem not in ("README", "index", "benchmarks", "kernels", "models", "paper", "recipes", "speed", "supported")
+    if page.stem not in ("README", "index", "benchmarks", "browser", "kernels", "models", "paper", "recipes", "speed", "supported")
 )
 
 
