@@ -10,21 +10,23 @@ Writes docs/extra/demo/built/, which git ignores. The engine is compiled again o
 import argparse
 import base64
 import gzip
-import io
+import importlib.util
 import json
-import runpy
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
-from math import ceil, log2
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import proxykernels as pk
+from proxykernels.kernels.cpu import sources
+from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 from proxykernels.kernels.rounding import PRECISIONS, round_weights
 
 CHECKOUT = Path(__file__).parents[1]
@@ -34,8 +36,17 @@ CALIBRATION = 128  # of the shipped images; the page shows some of the others
 EACH = 4  # images of a class
 STEPS = 15  # of a recording
 
-CPU = CHECKOUT / "kernels" / "cpu"
-TARGET = ["-target", "wasm32-wasi", "-msimd128"]
+HEADER = sources.LIBRARY / "include" / "proxykernels.h"
+TARGET = ["-target", "wasm32-wasi"]
+FLAGS = [*TARGET, "-msimd128", "-fno-exceptions", "-Wno-unknown-pragmas"]
+LINKED = [*TARGET, "-mexec-model=reactor", "-Wl,--strip-all"]
+MACROS = [
+    "-DPK_TARGET=portable",
+    "-DPK_TARGETS=TARGET(portable)",
+    '-DPK_SOURCES=""',
+    f'-DPK_VERSION="{pk.__version__}"',
+    *(f"-D{macro}" for macro in sources.JSON_MACROS),
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,15 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
     images, labels = pk.samples.fashion_mnist()
     shown = [k for k in range(CALIBRATION, len(images)) if (labels[CALIBRATION:k] == labels[k]).sum() < EACH]
     shown.sort(key=lambda k: (int((labels[CALIBRATION:k] == labels[k]).sum()), int(labels[k])))  # a row of each class
-    networks = {
-        "if": integrate_and_fire(images[:CALIBRATION]),
-        "sigma-delta": sigma_delta(images[:CALIBRATION]),
-        "events": events(),
-    }
-    for name, engine in networks.items():
-        write(out / f"{name}.safetensors.gz", saved(engine))
+    for name, network in networks(images[:CALIBRATION]).items():
+        write(out / f"{name}.safetensors.gz", saved(pk.compile(**network)))
     write(out / "samples.json.gz", json.dumps(samples(images[shown], labels[shown])).encode())
-    compile_engine(out / "engine.wasm")
+    compile_engine(out)
     for path in sorted(out.iterdir()):
         content = path.read_bytes()
         size = len(content if path.suffix == ".gz" else gzip.compress(content, 9))
@@ -71,20 +77,26 @@ def saved(engine: pk.Engine) -> bytes:
         return (Path(folder) / "net.safetensors").read_bytes()
 
 
-def integrate_and_fire(calibration: Tensor) -> pk.Engine:
-    """The package's ReLU network with integrate-and-fire neurons, its weights in 7 bits: spikes are the same everywhere."""
-    return pk.compile(pk.convert(pk.samples.relu_network(), calibration), calibration[:1], precision="int8")
+def networks(calibration: Tensor) -> dict[str, dict]:
+    """What pk.compile is given, by the names of the files. All sums are exact: spikes are the same everywhere."""
+    integrate_and_fire = pk.convert(pk.samples.relu_network(), calibration)
+    nothing = pk.events([], [], [], [], size=(34, 34), T=1)
+    return {
+        "if": {"net": integrate_and_fire, "x": calibration[:1], "precision": "int8"},
+        "sigma-delta": {"net": sigma_delta(calibration), "x": calibration[:1]},
+        "events": {"net": events(), "x": nothing, "precision": "int8"},
+    }
 
 
 @torch.no_grad()
-def sigma_delta(calibration: Tensor) -> pk.Engine:
-    """The same network with sigma-delta neurons, its weights in 7 bits times powers of two, like the thresholds: all sums
+def sigma_delta(calibration: Tensor) -> torch.nn.Module:
+    """The package's ReLU network with sigma-delta neurons, its weights in 7 bits times powers of two, like the thresholds: all sums
     are exact, and the file packs well."""
     ann = pk.samples.relu_network()
     net = pk.convert(ann, calibration, neuron="sigma-delta")
     incoming = torch.ones(1)
     for name, layer, _ in net.layers():
-        if not isinstance(layer, pk.layers.SigmaDeltaNeurons):
+        if not isinstance(layer, SigmaDeltaNeurons):
             continue
         source, (synapse,) = ann.get_submodule(name), layer.synapses
         weight, bias, _ = round_weights(source.weight, source.bias, PRECISIONS["int8"])
@@ -94,14 +106,14 @@ def sigma_delta(calibration: Tensor) -> pk.Engine:
         synapse.weight.copy_(weight * per_input.view(-1, *[1] * (weight.ndim - 2)) / _by_row(outgoing, weight))
         synapse.bias.copy_(bias / outgoing)
         incoming = outgoing
-    return pk.compile(net, calibration[:1])
+    return net
 
 
 def _by_row(scale: Tensor, weight: Tensor) -> Tensor:
     return scale.view(-1, *[1] * (weight.ndim - 1))
 
 
-def events() -> pk.Engine:
+def events() -> torch.nn.Module:
     """The network that benchmarks/train_events.py trained, whose potentials are right after each movement."""
     sys.path.insert(0, str(CHECKOUT / "benchmarks"))
     from common import weights_file
@@ -110,7 +122,7 @@ def events() -> pk.Engine:
     net = network(adding_up, dropout=0.0)
     state, _ = weights_file.read(CHECKOUT / "benchmarks" / "weights" / "events.safetensors")
     net.load_state_dict({name: value.float() for name, value in state.items()})
-    return pk.compile(net.eval(), pk.events([], [], [], [], size=(34, 34), T=1), precision="int8")
+    return net.eval()
 
 
 def samples(images: Tensor, labels: Tensor) -> dict:
@@ -132,3 +144,47 @@ def samples(images: Tensor, labels: Tensor) -> dict:
         "size": frames.shape[-1],
         "T": STEPS,
     }
+
+
+def is_current(out: Path) -> bool:
+    """Whether the engine in a folder was compiled from the sources as they are."""
+    made = out / "engine.sources"
+    return (out / "engine.wasm").is_file() and made.is_file() and made.read_text() == command()
+
+
+def command() -> str:
+    """By what, and of what, the engine is compiled."""
+    return f"{sources.fingerprint(engine=True)} {FLAGS} {LINKED}"
+
+
+def compile_engine(out: Path) -> None:
+    """The engine and its C interface, by zig, with one instruction set and one thread."""
+    if is_current(out):
+        return
+    if importlib.util.find_spec("ziglang") is None:
+        raise SystemExit("build_demo.py: zig compiles the engine to WebAssembly and is missing: pip install ziglang")
+    engine = [sources.FOLDER / f"{name}.cpp" for name in ("engine/dispatch", *sources.ENGINE, *sources.TASKS)]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = {source: Path(folder) / f"{k}.o" for k, source in enumerate([*engine, *sources.interface()])}
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+            list(pool.map(compile_one, *zip(*objects.items(), strict=True)))
+        functions = re.findall(r"^PK_API [^(]*?\b(pk_\w+)\(", HEADER.read_text(), re.MULTILINE)
+        exports = [f"-Wl,--export={name}" for name in ("malloc", "free", *functions)]
+        made = Path(folder) / "engine.wasm"
+        zig("c++", *objects.values(), *LINKED, *exports, "-o", made)
+        shutil.move(made, out / "engine.wasm")
+    (out / "engine.sources").write_text(command())
+
+
+def compile_one(source: Path, to: Path) -> None:
+    is_c = source.suffix == ".c"
+    flags = [flag for flag in sources.FLAGS if not (is_c and flag.startswith("-std"))]
+    zig("cc" if is_c else "c++", "-c", source, "-o", to, *flags, *FLAGS, *MACROS)
+
+
+def zig(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "ziglang", *map(str, arguments)], check=True)
+
+
+if __name__ == "__main__":
+    main()

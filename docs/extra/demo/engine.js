@@ -2,7 +2,7 @@
 
 export const IMAGE = 0, SPIKES = 2; // kinds of input
 export const GIVES = ["spikes", "values", "either", "signed"];
-const ERROR = 516, INFO = 128, LAYER = 184, WORK = 24; // bytes of the structs
+const ERROR = 516, INFO = 136, LAYER = 184, WORK = 24; // bytes of the structs
 const SENTENCE = 4;
 
 // A function that adds vectors: a browser that refuses it has no SIMD.
@@ -119,12 +119,12 @@ export class Network {
     this.at = engine.given(bytes, (at) => engine.handle((to) => engine.call("pk_network_read", at, bytes.length, 0, to)));
     engine.with(INFO, (at) => {
       engine.call("pk_network_info", this.at, at);
-      const names = ["C", "H", "W", "outC", "outH", "outW", "layers", "parameters", "packedBytes"];
+      const names = ["C", "H", "W", "dims", "outC", "outH", "outW", "layers", "parameters", "packedBytes"];
       Object.assign(this, integers(engine.view, at, names), { count: 0 });
-      this.isSigmaDelta = engine.view.getInt32(at + 80, true) !== 0;
-      this.fires = engine.view.getInt32(at + 84, true) !== 0;
-      this.hasLogits = engine.view.getInt32(at + 88, true) !== 0;
-      this.precision = engine.text(at + 92, 16);
+      this.isSigmaDelta = engine.view.getInt32(at + 88, true) !== 0;
+      this.fires = engine.view.getInt32(at + 92, true) !== 0;
+      this.hasLogits = engine.view.getInt32(at + 96, true) !== 0;
+      this.precision = engine.text(at + 100, 16);
     });
     this.layers = Array.from({ length: this.layers }, (_, k) => this.layer(k));
     this.outputs = this.outC * this.outH * this.outW;

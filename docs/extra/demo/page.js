@@ -181,10 +181,10 @@ async function begin() {
 }
 
 begin()
-  .then(() => find("main").setAttribute("aria-busy", "false"))
   .catch((error) => {
     find("notice").textContent = error.message;
     find("notice").hidden = false;
     find("main").hidden = true;
     console.error(error);
-  });
+  })
+  .finally(() => find("main").setAttribute("aria-busy", "false"));

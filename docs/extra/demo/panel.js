@@ -20,7 +20,6 @@ export class Panel {
       const part = document.createElement("div");
       part.className = "layer";
       part.innerHTML = "<div class=about><span><b></b> <span></span></span><span class=work></span></div><canvas></canvas>";
-      part.dataset.layer = layer.name;
       part.querySelector("b").textContent = layer.name;
       part.querySelector("span span").textContent = shape(layer);
       const canvas = part.querySelector("canvas");
@@ -38,6 +37,7 @@ export class Panel {
       maps.draw(run.maps[k], t);
       const { spikes, additions } = t ? run.steps[t - 1].layers[k] : { spikes: 0, additions: 0 };
       const rate = t ? (100 * spikes) / (t * layer.C * layer.H * layer.W) : 0;
+      Object.assign(canvas.dataset, { layer: layer.name, spikes, additions });
       work.textContent = `${number(spikes)} spikes (${rate.toFixed(1)} %), ${number(additions)} additions`;
       canvas.setAttribute("aria-label", `Spikes of ${layer.name} at step ${t}; so far ${work.textContent}`);
     });
