@@ -303,9 +303,10 @@ def test_the_keyboard_alone(opened):
     page.keyboard.press("Delete")
     assert shown(page, "if") != drawn
     page.locator("#gallery button").first.focus()
-    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    assert page.locator("#gallery button").nth(1).get_attribute("aria-pressed") == "true"
+    assert page.locator("#gallery button").nth(11).get_attribute("aria-pressed") == "true"
     unlabelled = "button:not([aria-label]):empty, canvas[role]:not([aria-label]), input:not([aria-label])"
     assert all(control.evaluate("node => node.labels?.length > 0") for control in page.locator(unlabelled).all())
 

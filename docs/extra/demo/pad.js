@@ -2,6 +2,7 @@
 import { paint } from "./maps.js";
 
 export const SIZE = 28;
+const LEVELS = 256; // of brightness: sums of multiples of a power of two are exact
 const RADIUS = 1.5, INK = 0.9; // of the pen: pixels, and how bright
 
 export class Pad {
@@ -64,7 +65,9 @@ export class Pad {
       const along = Math.min(1, Math.max(0, ((x - from.x) * dx + (y - from.y) * dy) / (dx * dx + dy * dy || 1)));
       const distance = Math.hypot(x - from.x - along * dx, y - from.y - along * dy);
       const share = Math.min(1, Math.max(0, RADIUS + 0.5 - distance));
-      if (share > 0) this.values[p] = ink ? Math.max(this.values[p], share * ink) : this.values[p] * (1 - share);
+      if (share === 0) continue;
+      const value = ink ? Math.max(this.values[p], share * ink) : this.values[p] * (1 - share);
+      this.values[p] = Math.round(value * LEVELS) / LEVELS;
     }
     this.show();
   }

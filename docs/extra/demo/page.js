@@ -13,17 +13,20 @@ const RELU = { id: "relu", name: "ReLU network" };
 const IF = {
   id: "if",
   name: "Integrate-and-fire",
-  about: "Each neuron adds up its inputs and fires when its potential reaches a threshold. Its rate stands for an activation.",
+  about:
+    "Each neuron adds up its inputs, and fires when its potential reaches a threshold. Its rate stands for an activation. " +
+    "What has fired fades over some steps.",
 };
 const SIGMA_DELTA = {
   id: "sigma-delta",
   name: "Sigma-delta",
-  about: "Each neuron sends what its activation has changed by, as signed powers of two, and is silent once it has sent it.",
+  about: "Each neuron sends what its activation has changed by, as signed powers of two, and is silent once it has " +
+    "sent it. Orange: more, blue: less.",
 };
 const EVENTS = {
   id: "if",
   name: "Integrate-and-fire, events",
-  about: "A camera moves three times before an image. Its pixels send events where the light changes.",
+  about: "A camera moves three times before an image. Its pixels send events where it gets brighter (orange) or darker (blue).",
 };
 const PAUSE = 120; // ms between answers while something is drawn
 const SHOWN = 2500, SHORTEST = 50, LONGEST = 400; // ms: of all steps together, and of a step
@@ -41,7 +44,8 @@ class Page {
     find("steps").oninput = () => this.count();
     find("steps").onchange = () => this.look();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paintAll());
-    new ResizeObserver(() => this.show(this.player.t)).observe(find("networks"));
+    new ResizeObserver(() => this.fit()).observe(find("networks"));
+    find("gallery").addEventListener("keydown", (event) => this.walk(event));
     this.see(false);
   }
 
@@ -98,8 +102,21 @@ class Page {
     this.look();
   }
 
+  // One of the gallery's buttons is in the order of Tab; arrows go to the others.
   mark(picked) {
-    [...find("gallery").children].forEach((button, k) => button.setAttribute("aria-pressed", k === picked));
+    [...find("gallery").children].forEach((button, k) => {
+      button.setAttribute("aria-pressed", k === picked);
+      button.tabIndex = k === (picked ?? 0) ? 0 : -1;
+    });
+  }
+
+  walk(event) {
+    const row = this.events ? 5 : 10, buttons = [...find("gallery").children];
+    const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -row, ArrowDown: row }[event.key];
+    const to = by && buttons[buttons.indexOf(document.activeElement) + by];
+    if (!to) return;
+    event.preventDefault();
+    to.focus();
   }
 
   take(id, ink) {
@@ -152,6 +169,13 @@ class Page {
     if (!this.player.playing) find("spoken").textContent = `After ${t} of ${this.runs[0].T} steps. ${words}`;
     this.panels.forEach((panel, k) => panel.show(this.runs[k], t));
     if (this.events) paint(find("pad"), eventPicture(this.recording, t - 1, t), this.recording.size);
+  }
+
+  // Pictures are as large as there is room for.
+  fit() {
+    const width = find("networks").clientWidth;
+    if (width !== this.width) this.show(this.player.t);
+    this.width = width;
   }
 
   paintAll() {
