@@ -26,8 +26,8 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.kernels.cpu import sources
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 from proxykernels.kernels.rounding import PRECISIONS, round_weights
+from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 
 CHECKOUT = Path(__file__).parents[1]
 BUILT = Path(__file__).parent / "extra" / "demo" / "built"
@@ -90,8 +90,8 @@ def networks(calibration: Tensor) -> dict[str, dict]:
 
 @torch.no_grad()
 def sigma_delta(calibration: Tensor) -> torch.nn.Module:
-    """The package's ReLU network with sigma-delta neurons, its weights in 7 bits times powers of two, like the thresholds: all sums
-    are exact, and the file packs well."""
+    """The package's ReLU network with sigma-delta neurons. Weights have 7 bits, and thresholds are powers of two: all
+    sums are exact, and the file packs well."""
     ann = pk.samples.relu_network()
     net = pk.convert(ann, calibration, neuron="sigma-delta")
     incoming = torch.ones(1)
