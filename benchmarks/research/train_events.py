@@ -11,7 +11,8 @@ surrogate, each movement: outputs do not fire, and their potentials are to be ri
 The frames (`pk.samples.saccade_frames`) are computed first, 35 kB an image. docs/events.md explains it piece by piece.
 Writes train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence;
 train_events_time.csv, the same of the last epoch's network after each step of a stream, by the milliseconds
-since an image's first event (the three movements take 100 ms each, as N-MNIST's), and its picture.
+since an image's first event (the three movements take 100 ms each, as N-MNIST's), and its picture; and
+train_events_METHOD.safetensors, the last epoch's weights. weights/events.safetensors is that of "surrogate, each movement".
 """
 
 import sys

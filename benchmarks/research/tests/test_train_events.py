@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import train_events
-from common import data
+from common import data, weights_file
 from common.accuracy import strict_accuracy
 from equality import equal
 from training import events
@@ -89,6 +89,9 @@ def test_it_learns(arguments, tmp_path):
         (method, str(epoch)) for method in ("surrogate", "surrogate, each movement", "proxy") for epoch in range(1, 7)
     ]
     assert all(float(row["strict"]) > 0.55 for row in rows if row["epoch"] == "6")  # of the images it was trained on
+    weights, about = weights_file.read(tmp_path / "train_events_surrogate_each_movement.safetensors")
+    assert {"method": "surrogate, each movement", "T": "9"}.items() <= about.items()
+    events.network(events.adding_up, 0.0).load_state_dict(weights)
 
 
 @pytest.mark.parametrize("last", [events.firing, events.adding_up])

@@ -8,18 +8,19 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from common import figures
+from common import figures, weights_file
 from common.accuracy import strict_accuracy, strict_correct, tied
 from common.command import refusing
 from common.data import fashion_mnist
 from common.machine import heading
-from common.tables import check_out, read_csv, save_figure, write_csv
+from common.tables import check_out, read_csv, replace, save_figure, write_csv
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 import proxykernels as pk
 from proxykernels.samples import saccade_frames
+from training.weights import stored
 
 COLUMNS = ["method", "epoch", "images", "T", "strict", "tied", "highest_rate"]
 TIME_COLUMNS = ["method", "images", "T", "ms", "strict", "tied"]
@@ -100,6 +101,9 @@ def run(options: argparse.Namespace) -> None:
             rows.append(row | evaluate(method, model, test))
             say(rows[-1])
             write_csv(table, COLUMNS, rows)
+        about = {key: str(rows[-1][key]) for key in ("method", "images", "T", "strict")}
+        file = f"train_events_{name.replace(',', '').replace(' ', '_')}.safetensors"
+        replace(options.out / file, content(model.net, about))
         found = [{"method": name, "images": len(train), "T": options.T} | row for row in over_time(model.net, test)]
         for row in found:
             say(row)
@@ -110,6 +114,11 @@ def run(options: argparse.Namespace) -> None:
 
 def say(row: dict) -> None:
     tqdm.write(", ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def content(net: nn.Module, about: dict[str, str]) -> bytes:
+    """A file of the weights, as train.py stores them."""
+    return weights_file.content({key: stored(key, value) for key, value in net.state_dict().items()}, about)
 
 
 def events(images: Tensor, labels: Tensor, count: int, T: int) -> TensorDataset:
