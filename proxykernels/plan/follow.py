@@ -145,16 +145,17 @@ class Follower:
 
     def _recurrent(self, path: str, layer: layers.FusedRecurrentLinear, x: Value) -> Value:
         """What makes the currents, and the neurons behind it."""
-        if self.plan.precision is not None:
-            quantized(path, layer, self.plan.precision)  # says that there is none
         weight, bias = layer.synapse(layer).parameters()
+        recurrent: Tensor = layer.recurrent_weight
+        if self.plan.precision is not None:
+            weight, bias, recurrent = quantized(path, layer, self.plan.precision).rounded  # type: ignore[assignment]
         window, shape = self._window(path, layer, layer.synapse(layer), x, weight)
         currents = _population(path, layers.LI(decay=0.0), shape[0], bias)
         x = self.append(Operation(Kind.FIRE, path, (window,), shape, True, currents))
         neurons = _population(path, layer, shape[0], None)
         silent = heap.zeros(1, shape[0])
         neurons = replace(neurons, start=torch.cat([neurons.start, silent]))
-        recurrent = layer.recurrent_weight.detach().float().cpu()
+        recurrent = recurrent.detach().float().cpu()
         with at(f"layer {path}"):
             require_finite("recurrent_weight", recurrent)
         recurrent = recurrent.clone() if self.copies else recurrent

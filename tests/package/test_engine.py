@@ -28,6 +28,7 @@ NEURONS = {
     "cuba": pk.neurons.CubaLIFNeuron(v_threshold=0.5, v_reset=None, decay=0.75, current_decay=0.5),
     "adaptive": pk.neurons.ALIFNeuron(v_threshold=0.5, v_reset=None, decay=0.5, adaptation_decay=0.5, adaptation=0.25),
     "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.5, refractory=2),
+    "loihi": pk.neurons.LoihiNeuron(v_threshold=2.0, decay=0.75, current_decay=0.5),
 }
 
 
