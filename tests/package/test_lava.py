@@ -48,7 +48,8 @@ FILES = {
     "images": [
         {"type": b"input", "shape": np.array([2, 5, 6]), "weight": np.float32(3), "bias": np.array([4.0]),
          "neuron": {**NEURON, "vThMant": 25, "vDecay": 1024}},
-        conv(2, (24, 5, 3)), {"type": b"flatten", "shape": np.array([1, 1, 360])}, dense(360, 5, neuron={**NEURON, "vThMant": 3000}),
+        conv(2, (24, 5, 3)), {"type": b"flatten", "shape": np.array([1, 1, 360])},
+        dense(360, 5, neuron={**NEURON, "vThMant": 3000}),
     ],
 }  # fmt: skip
 
