@@ -57,7 +57,9 @@ def options_mean_the_same(module: str, monkeypatch, capsys) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         importlib.import_module(module).main(["--help"])
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    options = capsys.readouterr().out.partition("\noptions:")[2]
+    lines = [" ".join(line.split()) for line in options.splitlines()]
+    assert lines
     for option, meaning in (("--root ROOT", "folder of "), ("--data ", "its name"), ("--weights ", "of train.py")):
         for line, following in zip(lines, lines[1:], strict=False):
             if line.startswith(option):

@@ -12,7 +12,7 @@ from ..kernels.rounding import PRECISIONS
 from ..kernels.weight_layouts import is_finite as can_be_summed
 from . import change_file
 from .followed_values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, MOST_WINDOWS
-from .operations import Kind, Operation, Population, Window, image_of
+from .operations import Kind, Operation, PlannedNeurons, Window, image_of
 from .plan import MOST_GROWTH, Plan
 
 
@@ -162,7 +162,7 @@ class Reader:
                 _need(first_of_last < n + padding, "a window lies outside of what it reads")
         return window
 
-    def _neurons(self, about: Any, C: int, operation: Kind) -> Population:
+    def _neurons(self, about: Any, C: int, operation: Kind) -> PlannedNeurons:
         model = about["model"]
         _need(model in MODELS, f"neurons {model!r} are not known")
         kind, scalars = MODELS[model], about["scalars"]
@@ -180,7 +180,7 @@ class Reader:
         _need(scale is None or scale.shape in ((), (C,)), "a scale has another size")
         limit = about["limit"]
         _need(limit is None or (_is_number(limit) and limit >= 0), f"limit {limit!r} is no number of at least 0")
-        return Population(
+        return PlannedNeurons(
             model, channels, tuple(map(float, scalars)), bias, start, _bool(about["fires"]), scale,
             _bool(about["rectifies"]), limit,
         )  # fmt: skip

@@ -73,7 +73,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Population:
+class PlannedNeurons:
     """The neurons of an operation.
 
     Attributes:
@@ -157,7 +157,7 @@ class Operation:
     windows: tuple[Window, ...]
     shape: Shape
     real: bool = False
-    neurons: Population | None = None
+    neurons: PlannedNeurons | None = None
     divisor: int = 0
     count_padding: bool = True
     adaptive: bool = False

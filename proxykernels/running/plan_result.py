@@ -19,7 +19,7 @@ from .result import Result, logits
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PlanFigures:
     """Of a network that the library ran: figures, as running/result.py has them.
 

@@ -151,7 +151,7 @@ class Result:
         return summary(self)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class LayerFigures:
     """Of a network whose layers were called one by one.
 
