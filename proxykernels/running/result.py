@@ -27,12 +27,23 @@ from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 class Figures(Protocol):
     """What a run counted and kept: all that a :class:`Result` shows beside its output, which says what they are."""
 
-    rates: dict[str, float]
-    places: dict[str, int]
-    sums: dict[str, int]
-    synops: SynOps
-    relu_joules: float | None
-    state: dict[str, list[Tensor]]
+    @property
+    def rates(self) -> dict[str, float]: ...
+
+    @property
+    def places(self) -> dict[str, int]: ...
+
+    @property
+    def sums(self) -> dict[str, int]: ...
+
+    @property
+    def synops(self) -> SynOps: ...
+
+    @property
+    def relu_joules(self) -> float | None: ...
+
+    @property
+    def state(self) -> dict[str, list[Tensor]]: ...
 
     def logits(self, result: "Result") -> Tensor: ...
 
