@@ -110,10 +110,10 @@ def folder(tmp_path_factory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         nir.write(path, build())
     graph = definition.Graph(nir.read(place / paper.LIF, type_check=False))
-    x = verdict.input_of(graph, 120, 0.2)
+    x = verdict.input_of(graph, 200, 0.15)
     for name, answers in LIKE.items():
         output = definition.run(graph, x, paper.DT, Rules(**answers))[graph.output]
-        columns = torch.stack([x.flatten(), torch.zeros(120, dtype=torch.float64), output.flatten()], 1)
+        columns = torch.stack([x.flatten(), torch.zeros(200, dtype=torch.float64), output.flatten()], 1)
         np.savetxt(place / f"01_lif/lif_{name}.csv", columns.numpy(), delimiter=",")
     return place
 
