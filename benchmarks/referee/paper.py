@@ -46,10 +46,6 @@ GRAPHS = {
     "cnn_sinabs": Case("02_cnn/cnn_sinabs.nir", 1.0, "subtract", 50, 0.05),
     "braille_zero": Case("03_rnn/braille_noDelay_bias_zero.nir", T=256),
     "braille_subtract": Case("03_rnn/braille_noDelay_noBias_subtract.nir", DT, "subtract", 256),
-    "braille_zero as a subgraph": Case("03_rnn/extras/braille_noDelay_bias_zero_subgraph.nir", T=256),
-    "braille_subtract as a subgraph": Case(
-        "03_rnn/extras/braille_noDelay_noBias_subtract_subgraph.nir", DT, "subtract", 256
-    ),
 }
 GRAPH_COLUMNS = "graph", "steps", "neurons", "spikes", "differing"
 RECORDING_COLUMNS = "recording", "spikes", "differing", "steps late", "why"

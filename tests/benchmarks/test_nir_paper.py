@@ -20,7 +20,7 @@ from referee.rules import Rules  # noqa: E402
 
 NIR_PAPER = os.environ.get("NIR_PAPER")
 LATE = {"output": "a step later"}
-EARLY = {"fires": ">", "spikes": "several a step", "resets": "by subtraction", "decay": "exponential"}
+EARLY = {"spikes": "several a step", "resets": "by subtraction", "decay": "exponential"}
 LIKE = {"nengo": {}, "norse": {}, "lava_cpu_float": LATE, "sinabs": EARLY}  # recordings of the folder below: rules
 
 
@@ -98,8 +98,6 @@ def two_lif() -> "nir.NIRGraph":
 BUILT = {
     "lif_norse": lif, "lif_rockpool": lambda: lif(0.04, 24.0), "two_lif_neurons": two_lif, "cnn_sinabs": cnn,
     "braille_zero": lambda: braille(False, True), "braille_subtract": lambda: braille(False, False),
-    "braille_zero as a subgraph": lambda: braille(True, True),
-    "braille_subtract as a subgraph": lambda: braille(True, False),
 }  # fmt: skip
 
 
@@ -123,7 +121,14 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", paper.GRAPHS)
 def test_graphs_like_the_papers(folder, name):
     _, _, neurons, spikes, differing = paper.judge(folder, name)
-    assert differing == 0 and spikes > 4 and spikes < 0.5 * neurons * paper.GRAPHS[name].T
+    assert differing == 0 and 1 < spikes < 0.95 * neurons * paper.GRAPHS[name].T
+
+
+def test_a_recurrent_graph_within_a_graph(folder, monkeypatch):
+    monkeypatch.setitem(paper.GRAPHS, "nested", paper.Case("nested.nir", T=64))
+    nir.write(folder / "nested.nir", braille(nested=True, bias=True))
+    _, _, _, spikes, differing = paper.judge(folder, "nested")
+    assert differing == 0 and spikes > 1
 
 
 def test_recordings_by_rules_that_are_known(folder):
@@ -132,7 +137,7 @@ def test_recordings_by_rules_that_are_known(folder):
     for name in ("nengo", "norse"):
         assert found[name][2:] == (0, "", "")
     assert found["lava_cpu_float"][2] > 0 and found["lava_cpu_float"][3:] == (1, "output: a step later")
-    assert found["sinabs"][2] > 0 and found["sinabs"][3] < 0
+    assert found["sinabs"][2] > 0 and "resets: by subtraction" in found["sinabs"][4]
 
 
 def test_the_command_writes_two_tables(folder, tmp_path, monkeypatch):
@@ -141,7 +146,7 @@ def test_the_command_writes_two_tables(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["nir_referee.py paper", str(folder), "--out", str(tmp_path)])
     with contextlib.redirect_stdout(io.StringIO()) as said:
         paper.main()
-    assert "braille_subtract as a subgraph" in said.getvalue() and "lava_cpu_float" in said.getvalue()
+    assert "braille_subtract" in said.getvalue() and "lava_cpu_float" in said.getvalue()
     for name, columns in (("graphs", paper.GRAPH_COLUMNS), ("lif", paper.RECORDING_COLUMNS)):
         with (tmp_path / f"nir_paper_{name}.csv").open() as file:
             assert tuple(next(csv.reader(file))) == columns
@@ -161,12 +166,13 @@ needs_paper = pytest.mark.skipif(not NIR_PAPER, reason="NIR_PAPER names no folde
 @pytest.mark.parametrize("name", paper.GRAPHS)
 def test_the_papers_graphs(name):
     _, _, _, spikes, differing = paper.judge(Path(NIR_PAPER or ""), name)
-    assert differing == 0 and spikes > 3
+    assert differing == 0 and spikes > 1
 
 
 @needs_paper
-def test_the_papers_recordings():
-    """Who agrees with the equations, who is a step late, and who is early."""
+def test_the_papers_recordings(monkeypatch):
+    """Who agrees with the equations, who is a step late, and who is early. Which rule it is takes minutes to find."""
+    monkeypatch.setattr(verdict, "explain", lambda *_: "")
     late = {row[0]: row[3] for row in paper.recordings(Path(NIR_PAPER or "") / paper.LIF)}
     assert {name for name, steps in late.items() if steps == ""} == {
         "exact",
