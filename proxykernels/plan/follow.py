@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +149,8 @@ class Follower:
         weight, bias = layer.synapse(layer).parameters()
         recurrent: Tensor = layer.recurrent_weight
         if self.plan.precision is not None:
-            weight, bias, recurrent = quantized(path, layer, self.plan.precision).rounded  # type: ignore[assignment]
+            rounded: Any = quantized(path, layer, self.plan.precision)
+            weight, bias, recurrent = rounded.rounded
         window, shape = self._window(path, layer, layer.synapse(layer), x, weight)
         currents = _planned(path, layers.LI(decay=0.0), shape[0], bias)
         x = self.append(Operation(Kind.FIRE, path, (window,), shape, True, currents))

@@ -107,8 +107,10 @@ class _Builder:
         stride, padding, dilation = (
             _pair(entry, key, n) for key, n in (("stride", 1), ("padding", 0), ("dilation", 1))
         )
-        sizes = (weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), stride, padding, dilation, groups)
-        module = nn.Conv2d(*sizes, bias=False)
+        height, width = weight.shape[2:]
+        module = nn.Conv2d(
+            weight.shape[1] * groups, len(weight), (height, width), stride, padding, dilation, groups, bias=False
+        )
         _set(module, UNIT * weight)
         self.shape = tuple(int(n) for n in np.atleast_1d(_needed(entry, "shape")))
         return build_layer([module], _neuron(_needed(entry, "neuron"), _bias(entry, len(weight))))
