@@ -57,6 +57,27 @@ def main(kind: str) -> None:
         print(kind, *sorted(card.launches))
 
 
+def count() -> None:
+    """Prints the launches and waits of a step of three layers, the second one: new images, and changed weights."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 4, 3, padding=1), pk.MaxPool2d(2), pk.FusedIFConv2d(4, 4, 3, padding=1), pk.Flatten(),
+        pk.FusedIFLinear(16, 3),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch, executes=False) as card:
+        model = card.moved(pk.SurrogateNet(net, T=16))
+        for _ in range(2):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(0.5)
+            images = card.on_card(dyadic(2, 1, 4, 4, generator=generator).abs())
+            card.clear()
+            model(images).sum().backward()
+        print("counted", card.launches.total(), card.waits.total(), *card.launches.items(), *card.waits.items())
+        assert set(model.rates) == {"0", "2", "4"}
+
+
 if __name__ == "__main__":
     main("proxy")
     main("surrogate")
+    count()
