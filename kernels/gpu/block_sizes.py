@@ -60,9 +60,10 @@ BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4, 255) for channels in (16, 3
 AMD = {16: Blocks(4, 16, 128, 2, 4), 32: Blocks(4, 32, 64, 2, 4), 64: Blocks(4, 64, 64, 2, 8)}
 HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in AMD.items()}
 
-# Of few steps a program has as many pixels more, but no more words than shared memory has room for with two programs;
-# and rows enough for the tensor cores of four warps.
-MOST_PIXELS, FEWEST_ROWS = 64, 64
+# Of few steps a program has as many pixels more, as far as registers hold their potentials and the addresses of their
+# words; and rows enough for the tensor cores of four warps. Compiled for sm_80 and sm_90: with 64 pixels or 64 inputs most
+# kernels spill in the main loop.
+MOST_PIXELS, MOST_K, FEWEST_ROWS = 32, 32, 64
 FEW = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")  # on which that was compiled and emulated
 
 # By float16 parts, one or two int8 digits, and three; the first that the architecture's name begins with. sm_80, 86,
@@ -101,9 +102,10 @@ def choose_blocks(
     columns = min(max(table), max(min(table), triton.next_power_of_2(C_out)))
     if columns == 128 and 0 < C_out % 128 <= 64:  # the last 64 would be empty
         columns = 64
-    if steps < 16:
-        table = {key: row._replace(PIXELS=min(row.PIXELS * 32 // steps, MOST_PIXELS)) for key, row in table.items()}
-    blocks, fewest = table[columns], max(4, FEWEST_ROWS // steps)
+    fewest = max(4, FEWEST_ROWS // steps)
+    if steps < 32 and _has_few_steps(architecture):
+        table = {key: _of_few_steps(row, steps, fewest) for key, row in table.items()}
+    blocks = table[columns if steps > 1 else min(columns, 64)]
 
     def fills_the_card() -> bool:
         return triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out, blocks.CHANNELS) >= multiprocessors
@@ -125,10 +127,18 @@ def launch_options(blocks: Blocks) -> dict:
     return options | {"enable_fp_fusion": False}
 
 
+def _of_few_steps(blocks: Blocks, steps: int, fewest: int) -> Blocks:
+    pixels = max(fewest, min(blocks.PIXELS * 32 // steps, MOST_PIXELS))
+    return blocks._replace(PIXELS=pixels, BLOCK_K=min(blocks.BLOCK_K, MOST_K))
+
+
 def steps_at_a_time(T: int, architecture: str) -> int:
     """Steps of a program's rows: 32, a word's, or as many as T takes of 1, 2, 4, 8 and 16."""
-    few = architecture in FEW or not architecture  # that is the interpreter
-    return min(32, max(1 if few else 16, triton.next_power_of_2(T)))
+    return min(32, max(1 if _has_few_steps(architecture) else 16, triton.next_power_of_2(T)))
+
+
+def _has_few_steps(architecture: str) -> bool:
+    return architecture in FEW or not architecture  # that is the interpreter
 
 
 def takes_digits(architecture: str) -> bool:

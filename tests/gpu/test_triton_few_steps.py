@@ -22,15 +22,18 @@ def test_steps_at_a_time(T, few, others):
     assert [block_sizes.steps_at_a_time(T, "sm_90") for T in (9, 16, 17, 500)] == [16, 16, 32, 32]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("three", [False, True])
 def test_blocks_of_few_steps(steps, three):
-    """As many rows as there are at 32 steps, as far as the words have room; never fewer than tensor cores take."""
-    large = [block_sizes.choose_blocks(100352, 128, 1152, "sm_90", torch.int8, 132, three, n) for n in (32, steps)]
-    assert large[1].PIXELS == min(large[0].PIXELS * 32 // steps, 64) and large[1][1:] == large[0][1:]
+    """As many rows as there are at 32 steps, as far as registers do; never fewer than tensor cores take."""
+    large = [block_sizes.choose_blocks(100352, 64, 1152, "sm_90", torch.int8, 132, three, n) for n in (32, steps)]
+    assert large[1].PIXELS == (64 if steps == 1 else min(large[0].PIXELS * 32 // steps, 32))
+    assert large[1] == large[0]._replace(PIXELS=large[1].PIXELS, BLOCK_K=32)
     for neurons in (1, 100, 3000, 100352):
         blocks = block_sizes.choose_blocks(neurons, 128, 1152, "sm_90", torch.int8, 132, three, steps)
         assert 64 <= blocks.PIXELS * steps <= 256 and blocks.PIXELS % 4 == 0
+    other = block_sizes.choose_blocks(100352, 64, 1152, "gfx942", steps=16)
+    assert other == block_sizes.choose_blocks(100352, 64, 1152, "gfx942")
 
 
 @pytest.mark.triton
