@@ -6,6 +6,7 @@ launches alone are made. So a mistake in the command is found before anybody has
 
 import contextlib
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-NAME = "no GPU (a dry run)"
+NAME = "dry run without a GPU"
 NETWORK = ["--net", "small", "--batch", "2", "--T", "2,5", "--repeats", "1", "--rivals", "layers-fp16"]
 MS = 100.0  # that everything takes
 
@@ -78,7 +79,7 @@ def pretended(name: str = NAME) -> Iterator[Any]:
             patch.setattr(measure, "in_child", in_child)
             patch.setattr(measure, "NETWORKS", [NETWORK])
             patch.setattr(parts, "SIZES", kernel_speed.TINY)
-            patch.setattr(parts, "subprocess", SimpleNamespace(run=tests))
+            patch.setattr(parts, "subprocess", SimpleNamespace(run=tests, TimeoutExpired=subprocess.TimeoutExpired))
             patch.setattr(timing, "FEWEST", 1)
             patch.setattr(timing, "ENOUGH_MS", MS)
             patch.setattr(tools, "command", lambda tool, folder: None)
@@ -92,6 +93,8 @@ def _cuda(name: str) -> dict[str, Any]:
     )
     return {
         "is_available": lambda: True,
+        "current_device": lambda: 0,
+        "is_bf16_supported": lambda *_: True,
         "get_device_name": lambda device=None: name,
         "get_device_properties": lambda device: properties,
         "Event": Event,

@@ -81,10 +81,11 @@ def checks(device: torch.device, shape: tuple[int, int, int, int], repeats: int)
 
 def _of_difference(found: Tensor, expected: Tensor) -> dict[str, np.ndarray]:
     """Places [n, 4] of words that differ, and both words [n]."""
+    found, expected = found.cpu(), expected.cpu()
     places = (found != expected).nonzero()
     index = tuple(places.t())
     arrays = {"places": places, "found": found[index], "expected": expected[index]}
-    return {name: values.cpu().numpy() for name, values in arrays.items()}
+    return {name: values.numpy() for name, values in arrays.items()}
 
 
 def _weights(C: int, bits: int, generator: torch.Generator) -> Tensor:

@@ -61,8 +61,8 @@ AMD = {16: Blocks(4, 16, 128, 2, 4), 32: Blocks(4, 32, 64, 2, 4), 64: Blocks(4, 
 HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in AMD.items()}
 
 # Of few steps a program has as many pixels more, as far as registers hold their potentials and the addresses of their
-# words; and rows enough for the tensor cores of four warps. Compiled for sm_80 and sm_90: with 64 pixels or 64 inputs most
-# kernels spill in the main loop.
+# words; and rows enough for the tensor cores of four warps. Compiled for sm_80 and sm_90, most kernels of 64 pixels or
+# 64 inputs spill in the main loop.
 MOST_PIXELS, MOST_K, FEWEST_ROWS = 32, 32, 64
 FEW = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")  # on which that was compiled and emulated
 
