@@ -84,7 +84,7 @@ class _Fire(Function):
         grad_current, grad_start, sums = ops.scan_backward(grad_spikes, grad_v, current, v, neuron, ctx.surrogate)
         del current, grad_spikes
         grad_current = grad_current.to(ctx.dtype)
-        of_input = given.input_gradient(grad_current, weight) if wanted[0] or wanted[1] else None
+        of_input: Any = given.input_gradient(grad_current, weight) if wanted[0] or wanted[1] else None
         return (
             of_input.float() if wanted[0] else None,  # as handles are
             _like(x, of_input) if wanted[1] else None,
