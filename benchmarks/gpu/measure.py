@@ -88,12 +88,10 @@ def measure(options: argparse.Namespace) -> None:
             failures += run_part(part, folder, failures, options)
             console.print("\n".join(f"  {failure}" for failure in failures) or "  as it should be")
     print_table(name, read_csv(folder / CSV))
-    archive = shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
+    shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
     console.print(f"Not trusted: {'; '.join(failures)}" if failures else "All checks passed.")
-    console.print(
-        f"A dry run: nothing was measured. {archive}" if options.dry_run else f"Please send us {archive}",
-        soft_wrap=True,
-    )
+    last = "A dry run: nothing was measured." if options.dry_run else "Please send us"
+    console.print(f"{last} {folder}.zip", soft_wrap=True)
     sys.exit(1 if failures else 0)
 
 
