@@ -75,7 +75,7 @@ def test_a_dry_run_is_the_whole_command(tmp_path, capsys):
     pytest.importorskip("triton")
     status, rows, names = ended(tmp_path, "--dry-run")
     assert status == 0, next(tmp_path.glob("*/log.txt")).read_text()
-    assert len(rows) > 20 and all(row["trusted"] == "yes" and "dry run" in row["device"] for row in rows)
+    assert len(rows) > 20 and all(row["trusted"] == "no: a dry run" and "dry run" in row["device"] for row in rows)
     assert names >= {"gpu_speed.csv", "sim_speed.csv", "junit.xml", "versions.txt", "nvidia-smi.txt", "log.txt"}
     assert "nothing was measured" in capsys.readouterr().out
     assert not torch.cuda.is_available()
@@ -219,7 +219,7 @@ def test_a_part_that_takes_too_long_is_named(monkeypatch, tmp_path):
         raise measure.subprocess.TimeoutExpired(arguments, limit_s)
 
     monkeypatch.setattr(measure, "in_child", run)
-    options = SimpleNamespace(weights=None)
+    options = SimpleNamespace(weights=None, dry_run=False)
     assert measure.run_part("tests", tmp_path, [], options) == ["tests took more than 660 s"]
 
 
