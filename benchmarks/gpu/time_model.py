@@ -6,7 +6,7 @@ A launch takes the longest of three, and then LAUNCH_S:
                 what its slowest unit takes (main_loop.py) where several programs share a multiprocessor, and where one
                 is alone its tensor cores and the rest take turns. Other instructions are issued besides, those of the
                 neurons once in 32 steps. Of 16 steps and fewer the kernel is another one. All is divided by EFFICIENCY.
-    L2          each pass reads its words and weights from there, at L2_EFFICIENCY of what microbenchmarks reach.
+    L2          each pass reads its words and weights from there.
     memory      words, potentials and spikes, and weights, are read or written once.
 
 A run is that of pk.compile: its launches one after another in a CUDA graph, and RUN_S of Python before and after it.
@@ -28,7 +28,6 @@ from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks, steps_at
 
 # What good kernels reach: of tensor cores the best GEMMs and convolutions have 60 to 65 %, of memory streams 90 %.
 EFFICIENCY, BANDWIDTH = 0.625, 0.9
-L2_EFFICIENCY = 0.8  # an assumption: the kernels' reads are in rows of 64 bytes and more, and share it with writes
 LAUNCH_S = 3e-6  # between two kernels of a stream
 RUN_S = 50e-6  # of Python: to copy the input and launch the graph, and to wait for its end
 CHUNK, STEPS = 64, 32  # steps: of a chunk, and at most of a pass of the main loop
@@ -191,7 +190,7 @@ def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card:
     bytes_moved += neurons * (8 + words * (5 if layer.pooled else 4))
     return {
         "arithmetic": waves * of_program / card.clock / EFFICIENCY,
-        "L2": read / card.l2 / L2_EFFICIENCY,
+        "L2": read / card.l2,
         "memory": memory_seconds(bytes_moved, card),
     }
 

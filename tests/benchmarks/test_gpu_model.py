@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the model compiles the Triton kernels: pip
 
 from gpu import model, rival_model, time_model
 from gpu.main_loop import MainLoop
-from gpu.time_model import BANDWIDTH, CARDS, EFFICIENCY, L2_EFFICIENCY, LAUNCH_S, Compiled, Layer, layer_seconds
+from gpu.time_model import BANDWIDTH, CARDS, EFFICIENCY, LAUNCH_S, Compiled, Layer, layer_seconds
 
 from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
 
@@ -30,7 +30,7 @@ def test_seconds_of_a_layer():
     assert kernel.cycles("sm_90") == units | {"tensor": 1024, "shared": 62.5 + 4 * 64 * 64 * 4 / 128}
     seconds = layer_seconds(LAYER, kernel, 1, 32, A100)
     assert seconds["arithmetic"] == pytest.approx(2 * (18 * (2048 + 200) + 700 * 2) / 1.41e9 / EFFICIENCY)
-    assert seconds["L2"] == pytest.approx(18 * 196 * 64 * (256 + 32) / 4.0e12 / L2_EFFICIENCY)
+    assert seconds["L2"] == pytest.approx(18 * 196 * 64 * (256 + 32) / 4.0e12)
     assert seconds["memory"] == pytest.approx((784 * 128 * (4 + 8 + 4) + 4 * 128 * 1152) / 2.039e12 / BANDWIDTH)
     together = layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, LOOP), 1, 32, A100)
     assert together["arithmetic"] == pytest.approx(2 * (18 * 2048 + 700 * 2) / 1.41e9 / EFFICIENCY)
@@ -43,7 +43,7 @@ def test_few_steps_of_more_pixels():
     assert few.cycles("sm_90") == Compiled(BLOCKS, 128, 2, LOOP).cycles("sm_90")
     seconds = layer_seconds(LAYER, few, 1, 4, A100)
     assert seconds["arithmetic"] == pytest.approx((18 * 2048 + 700 * 2) / 1.41e9 / EFFICIENCY)
-    assert seconds["L2"] == pytest.approx(18 * 13 * 2 * 64 * (256 + 256) / 4.0e12 / L2_EFFICIENCY)
+    assert seconds["L2"] == pytest.approx(18 * 13 * 2 * 64 * (256 + 256) / 4.0e12)
 
 
 @pytest.mark.parametrize("target, faster", [("sm_80", 2), ("sm_90", 2), ("sm_89", 4)])
@@ -51,7 +51,7 @@ def test_digits_are_multiplied_faster_and_have_half_the_bytes(target, faster):
     floats, digits = (Compiled(BLOCKS, 128, 2, LOOP, 2, kind) for kind in ("fp16", "i8"))
     assert floats.cycles(target)["tensor"] == faster * digits.cycles(target)["tensor"]
     of_floats, of_digits = (layer_seconds(LAYER, kernel, 1, 32, A100)["L2"] for kernel in (floats, digits))
-    assert of_floats - of_digits == pytest.approx(18 * 196 * 64 * 128 / 4.0e12 / L2_EFFICIENCY)
+    assert of_floats - of_digits == pytest.approx(18 * 196 * 64 * 128 / 4.0e12)
 
 
 def test_three_parts_take_half_as_long_again_as_two():
