@@ -18,9 +18,10 @@ contenders take turns. The fewest steps that are at most 0.1 points below the Re
 in passes of OpenVINO's.
 Writes against_relu_NET.csv and .png.
 
-Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python benchmarks/train.py
-relu --net vgg11-cifar10 --lr 1e-3 --root cifar10 --out benchmarks/weights). --state-dict has those of any network of
-torchvision, for images in <root>/train/<class>/, which scale it, and <root>/test/<class>/, as many as 1 GB holds.
+Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python
+benchmarks/research/train.py relu --net vgg11-cifar10 --lr 1e-3 --root cifar10 --out benchmarks/weights). --state-dict
+has those of any network of torchvision, for images in <root>/train/<class>/, which scale it, and
+<root>/test/<class>/, as many as 1 GB holds.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Draw every picture of the results anew, from the tables; nothing is measured.
+"""Draw every picture of the speeds anew, from the tables; nothing is measured.
 
     python benchmarks/draw.py
     python benchmarks/draw.py --results benchmarks/results  # tracked
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     help = "folder of the tables, and of the pictures: the --out of the other commands"
     parser.add_argument("--results", type=Path, default=RUNS, help=help)
-    work("common.pictures", parser.parse_args(arguments))
+    work("speed.pictures", parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

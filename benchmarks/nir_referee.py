@@ -4,6 +4,7 @@
     python benchmarks/nir_referee.py lif_norse.nir --dt 1e-4 --T 1000 --draw
     python benchmarks/nir_referee.py cnn_sinabs.nir --reset subtract
     python benchmarks/nir_referee.py suite
+    python benchmarks/nir_referee.py paper NIR/paper
 
 Runs each graph on random events: by its equations in float64, here, and in each of snnTorch, Norse, SpikingJelly,
 sinabs, Spyx and Rockpool that is installed. The table says who differs, at which node and step first, and by which rule
@@ -39,4 +40,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command(main, {"suite": "referee.suite"})
+    command(main, {"suite": "referee.suite", "paper": "referee.paper"})

@@ -39,6 +39,8 @@ python_maximum_signature_line_length = 80
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_ivar = True
 
+html_extra_path = ["extra"]  # the browser page, with what build_demo.py has built of it
+
 html_theme = "furo"
 html_title = f"proxykernels {release}"
 html_theme_options = {
@@ -57,6 +59,11 @@ def link_to_repository(app, page, source):
         return f"{found[1]}({REPOSITORY}/{kind}/main/{path}{heading})"
 
     source[0] = re.sub(r"(?<!!)(\[[^]\[]*\])\(\.\./([^)#]+)(#[^)]*)?\)", link, source[0])
+
+
+def link_to_extra_files(app, page, source):
+    """What lies in extra/ is at the top of the site as it stands: no page that Sphinx knows."""
+    source[0] = re.sub(r"\[([^]]*)\]\(extra/([^)]*)\)", r'<a href="\2">\1</a>', source[0])
 
 
 def mark_literal_blocks(app, what, name, obj, options, lines):
@@ -92,5 +99,6 @@ def find_by_name(app, env, node, contnode):
 
 def setup(app):
     app.connect("source-read", link_to_repository)
+    app.connect("source-read", link_to_extra_files)
     app.connect("autodoc-process-docstring", mark_literal_blocks, priority=100)  # before napoleon
     app.connect("missing-reference", find_by_name)

@@ -9,11 +9,8 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-PAGES = sorted(
-    page
-    for page in DOCS.glob("*.md")
-    if page.stem not in ("README", "index", "benchmarks", "kernels", "models", "paper", "recipes", "speed", "supported")
-)
+WITHOUT_BLOCKS = "README index benchmarks browser kernels models paper recipes speed supported".split()
+PAGES = sorted(page for page in DOCS.glob("*.md") if page.stem not in WITHOUT_BLOCKS)
 
 
 def run(page: Path, folder: Path) -> None:

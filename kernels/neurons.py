@@ -37,6 +37,7 @@ MODELS = {
     "AdaptiveSoftReset": Model(2, ("theta", "decay", "adaptation_decay", "adaptation"), ("v_rest",)),
     "RefractoryHardReset": Model(2, ("theta", "decay"), ("v_reset", "v_rest", "refractory")),
     "RefractorySoftReset": Model(2, ("theta", "decay"), ("v_rest", "refractory")),
+    "LoihiHardReset": Model(2, ("theta", "decay", "current_decay", "v_bias"), ("v_reset",)),
 }
 SCHEMA = "str model, Tensor channels, float[] scalars"  # of a Neuron's fields, in an operator's schema
 

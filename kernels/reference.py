@@ -15,6 +15,12 @@ Leaky neurons with a second state:
     a[t] = adaptation_decay a[t-1] + adaptation s[t]            adaptive: each spike raises the threshold
     after a spike, for so many steps h[t] = v[t-1], s[t] = 0    refractory
 
+Loihi's integer neurons, whose products are rounded toward zero. Decays are multiples of 1/4096. Currents wrap around at
+2**23, potentials end at +-(2**23 - 1):
+
+    u[t] = trunc(current_decay u[t-1]) + I[t]                   as ``lava.proc.lif`` of Lava, "fixed_pt" (LIF)
+    h[t] = trunc(decay v[t-1]) + u[t] + v_bias
+
 Recurrent neurons of any of these models also take what the layer fired one step before:
 
     I[t] = (W * x[t]) + b + R s[t-1]                            R [C, C], or one value a neuron [C]; s[-1] = 0 or given
@@ -98,12 +104,38 @@ def _refractory(state: State, current, theta, decay, *, fire, v_rest, refractory
     return spike, (torch.where(resting, v, after), left)
 
 
+HALF_RANGE = 2.0**23  # of Loihi's states, which have 24 bits
+
+
+def decayed(x: Tensor, decay: Tensor) -> Tensor:
+    """decay x, rounded toward zero. Of whole x below 2**24 and decays of 12 bits no product here is rounded.
+
+    Its gradient is that of the product.
+    """
+    coarse = torch.trunc(x / 4096) * 4096
+    product = decay * x
+    return (coarse * decay + torch.trunc((x - coarse) * decay)).detach() + (product - product.detach())
+
+
+def _loihi(
+    state: State, current: Tensor, theta, decay, current_decay, v_bias, *, fire, v_reset
+) -> tuple[Tensor, State]:
+    v, u = state
+    u = decayed(u, current_decay) + current
+    u = u + 2 * HALF_RANGE * ((u <= -HALF_RANGE).float() - (u > HALF_RANGE).float())
+    h = decayed(v, decay) + u + v_bias
+    h = h + (h.clamp(1 - HALF_RANGE, HALF_RANGE - 1) - h).detach()
+    spike, v = fire(h, theta, v_reset)
+    return spike, (v, u)
+
+
 FAMILIES: dict[str, Callable] = {
     "": _integrate_and_fire,
     "Leaky": _leaky,
     "Synaptic": _synaptic,
     "Adaptive": _adaptive,
     "Refractory": _refractory,
+    "Loihi": _loihi,
 }
 
 

@@ -20,7 +20,7 @@ Networks
     FusedLIFConv2d, FusedLIFConv1d, FusedLIFLinear, FusedLIFSum, LIF
                                    the same with leaky neurons
     FusedConv2d, FusedLinear, FusedSum, Population
-                                   the same with any neurons: current-based, adaptive, refractory
+                                   the same with any neurons: current-based, adaptive, refractory, Loihi's integer ones
     FusedRecurrentLinear           nn.Linear and neurons whose own spikes come back to them one step later
     FusedLILinear, LI              a readout: leaky integrators whose output are their potentials
     neurons                        neuron models; time constants of other libraries
@@ -66,6 +66,7 @@ In and out
     from_nir_data, to_nir_data     NIR's recordings of spikes and potentials
     from_spikingjelly              networks of SpikingJelly
     from_snntorch                  networks of snnTorch
+    from_lava                      files of Lava: Loihi's integer neurons
 
 Data
     encode                         values as spikes: poisson, latency, rate
@@ -86,6 +87,7 @@ from . import _checkout as _checkout
 from . import _loadable as _loadable
 from . import encode, functional, layers, neurons, plot, samples, stop, surrogates
 from .conversion.card import model_card
+from .conversion.libraries.from_lava import from_lava
 from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
 from .conversion.nir.data import from_nir_data, to_nir_data
 from .conversion.nir.from_nir import from_nir
@@ -195,6 +197,7 @@ __all__ = [
     "encode",
     "events",
     "explain",
+    "from_lava",
     "from_nir",
     "from_nir_data",
     "from_snntorch",

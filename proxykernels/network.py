@@ -33,6 +33,7 @@ class Network(nn.Module):
     INPUT = ""  # the name of the network's own input among a layer's sources
     input_dims: int | None = None  # of a constant input [N, ...], where it is known
     _parts: Any = None  # of the output: a Part for each tensor that the converted model returned
+    _made: dict[str, str] = {}  # by convert: from what and how, as a model card says it
     # What runs a network as a whole, or gives None: running/planned.py, which knows networks, puts it here.
     _whole: ClassVar[Callable[["Network", Any], Any]] = staticmethod(lambda net, x: None)
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from cases import dyadic, thresholds
 
-from proxykernels.neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron
+from proxykernels.neurons import (
+    ALIFNeuron,
+    AnyNeuron,
+    CubaLIFNeuron,
+    IFNeuron,
+    LIFNeuron,
+    LoihiNeuron,
+    RefractoryLIFNeuron,
+)
 
 # Neuron, currents, spikes, states after each step.
 TRACES = [
@@ -73,15 +81,37 @@ TRACES = [
         [(1.5, 1.0), (1.5, 0.0), (0.75, 1.0)],
         id="RefractoryLIF-soft",
     ),
+    # Rounded toward zero: currents 7, 3, 1 - 6 and -2; potentials 7 + 2, 6 + 3 + 2 = 11 fires, -5 + 2, -2 - 2 + 2.
+    pytest.param(
+        LoihiNeuron(v_threshold=11.0, decay=0.75, current_decay=0.5, v_bias=2.0),
+        [7.0, 0.0, -6.0, 0.0],
+        [0, 1, 0, 0],
+        [(9.0, 7.0), (0.0, 3.0), (-3.0, -5.0), (-2.0, -2.0)],
+        id="Loihi",
+    ),
+    # A current of 2^23 + 1 is one of 1 - 2^23, at which the potential ends.
+    pytest.param(
+        LoihiNeuron(v_threshold=11.0, decay=1.0, current_decay=1.0, v_bias=-2.0),
+        [2.0**23 - 64.0, 65.0],
+        [1, 0],
+        [(0.0, 2.0**23 - 64.0), (1.0 - 2.0**23, 1.0 - 2.0**23)],
+        id="Loihi-ends",
+    ),
 ]
 
 
-def channelwise(C: int, generator: torch.Generator) -> dict[str, IFNeuron]:
-    """Neurons of each model and reset, whose parameters differ by channel; decays are no multiples of anything."""
+def channelwise(C: int, generator: torch.Generator) -> dict[str, AnyNeuron]:
+    """Neurons of each model and reset, whose parameters differ by channel; decays are no multiples of anything, but
+    Loihi's."""
     theta = thresholds(C, generator)
     decay, other = (torch.rand(2, C, generator=generator) * 0.5 + 0.5).unbind()
     raised = dyadic(C, generator=generator).abs()
-    made = {}
+    loihi = (decay * 4096).round() / 4096, (other * 4096).round() / 4096
+    made: dict[str, AnyNeuron] = {
+        "Loihi": LoihiNeuron(
+            v_threshold=theta.ceil(), decay=loihi[0], current_decay=loihi[1], v_bias=(8 * raised).round() - 1
+        )
+    }
     for name, v_reset in {"hard": 0.0, "below": -0.25, "soft": None}.items():
         made |= {
             f"LIF-{name}": LIFNeuron(v_threshold=theta, v_reset=v_reset, decay=decay, v_rest=0.125),

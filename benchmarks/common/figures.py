@@ -1,7 +1,7 @@
 """The one style of all pictures: what is compared keeps its name and colour everywhere, and legends lie outside.
 
-A picture is 8 inches wide, so that README shows its letters at their size. ``python benchmarks/draw.py`` draws every
-picture anew from the tables.
+A picture is 8 inches wide, so that README shows its letters at their size. ``python benchmarks/draw.py``, and
+research/redraw.py there, draw every picture anew from the tables.
 """
 
 from __future__ import annotations

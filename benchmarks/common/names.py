@@ -1,13 +1,13 @@
 """What options can be: the names alone, so that --help imports nothing that takes time.
 
-A test compares them with what they name.
+Tests compare them with what they name. training/, methods/, accuracy/ and iteration/ are in research/.
 """
 
 NETS = ("small", "paper")  # common/nets.py
 TRAINABLE = (*NETS, "cifar10", "vgg")
 NORMALISED = ("paper", "cifar10", "vgg")  # behind their convolutions
 PRECISIONS = ("float32", "int16", "int8")  # common/accuracy.py
-DATA = ("fashion-mnist", "cifar10", "folder")  # training/data.py
+DATA = ("fashion-mnist", "cifar10", "folder")  # common/datasets.py
 METHODS = ("ann", "proxy", "tandem", "surrogate")  # training/methods.py
 POOLS = ("spikes", "rates")  # common/nets.py
 STATISTICS = ("steps", "means")  # pk.ProxyNet
@@ -56,9 +56,10 @@ ANYTIME = (  # accuracy/anytime_table.py
     "converted, percentile, half a threshold to start",
     "converted, calibrated",
 )
-SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")  # speed/surrogate_models.py
-RELU_NETS = ("lenet5", "resnet20", "resnet20-cifar10", "vgg11-cifar10")  # training/relu_networks.py
-SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # accuracy/subjects.py
+# iteration/surrogate_models.py
+SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")
+RELU_NETS = ("lenet5", "resnet20", "resnet20-cifar10", "vgg11-cifar10")  # common/relu_networks.py
+SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # common/subjects.py
 VIDEO_NETS = ("resnet20-cifar10", "vgg11-cifar10", "lite0")  # of video.py: those that take colours
 EVENT_NETS = ("stride-4", "stride-2")  # of event_lag.py: speed/event_nets.py
 EVENT_CONTENDERS = ("proxykernels", "plain", "spikingjelly-s")  # of event_lag.py: speed/event_contenders.py

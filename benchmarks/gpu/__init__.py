@@ -1,1 +1,1 @@
-"""Parts of gpu_speed.py: what it measures, compiles and models, and the rivals that only a GPU can run."""
+"""Parts of gpu_speed.py: what it measures and compiles, and the rivals that only a GPU can run."""

@@ -23,7 +23,7 @@ from gpu.variants import NEURONS, PRODUCTS, SMALL, SMALL_WARPS, conv_layer, is_l
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # Whose floats are the neurons' alone: each operation rounded by itself.
-STEPS_OF_IEEE = ("if_conv2d", "if_scan", "sigma_delta", "running_sums")
+STEPS_OF_IEEE = ("if_conv2d", "if_scan", "recurrent_scan", "sigma_delta", "running_sums")
 # Of a warp in a pass, of the targets of main_loop.py, which says what is bound by them: some more than there are today.
 MOST_IN_LOOP = {"instructions": 260, "barriers": 4, "short_stores": 0, "conversions": 0}
 MOST_CONVERSIONS_IN_LOOP = 6  # of layouts, in Triton's GPU IR
@@ -124,6 +124,7 @@ def compile_variant(variant: str) -> dict:
         return record | {"absent": f"{target} multiplies {'int8 digits' if takes_digits(target) else 'float16 parts'}"}
     try:
         makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": convolution}
+        makers["recurrent_scan"] = _recurrent_scan
         make = makers.get(kernel) or partial(_small, kernel)
         source, options = make(target, *rest)
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
@@ -185,6 +186,18 @@ def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: 
     }
     constants |= {} if given == "last" else {"grad_v_pointer": None}  # whether the last state has a gradient
     return _scan_source(target, _scan_backward_kernel, types, constants, sizes, neuron), _options(NUM_WARPS)
+
+
+def _recurrent_scan(target: str, neuron: str, recurrence: str, sizes: str):
+    from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, warps_of
+
+    block = 1024
+    pointers = [name for name in _recurrent_scan_kernel.arg_names if name.endswith("_pointer")]
+    types = dict.fromkeys(pointers, "fp32") | {"list_pointer": "i32", "spikes_pointer": "i32"}
+    multiples_of_16 = ("C", "current_stride") if sizes == "aligned" else ()
+    constants = {"FULL": recurrence == "full", "BLOCK": block}
+    source = _source(target, _recurrent_scan_kernel, types, constants, multiples_of_16, neuron)
+    return source, _options(warps_of(block))
 
 
 def _options(num_warps: int) -> dict:

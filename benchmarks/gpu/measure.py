@@ -68,8 +68,8 @@ def measure(options: argparse.Namespace) -> None:
 
     if not torch.cuda.is_available():
         sys.exit(
-            "gpu_speed.py measures on a GPU, and torch finds no CUDA device here; --dry-run and `gpu_speed.py model` "
-            "need none"
+            "gpu_speed.py measures on a GPU, and torch finds no CUDA device here; --dry-run and "
+            "`research/gpu_model.py` need none"
         )
     check_network(options)  # a bad option ends here, not after minutes
     device = torch.device("cuda")

@@ -11,6 +11,7 @@ from gpu.kernel_resources import TARGETS
 RESETS = ("hard", "soft")
 FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neurons.py
 NEURONS = {family + reset: f"{family[:-1].title()}{reset.title()}Reset" for family in FAMILIES for reset in RESETS}
+NEURONS["loihi-hard"] = "LoihiHardReset"
 OTHERS = [neuron for neuron in NEURONS if neuron not in RESETS]  # than integrate and fire
 SCAN = [
     f"{dtype}/{reset}/{output}/aligned"
@@ -26,6 +27,7 @@ BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in NEURONS]
 BACKWARD += ["hard/sigmoid/sequence/aligned", "hard/fastsigmoid/sequence/aligned"]
 BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned", "synaptic-hard/atan/last/aligned"]
 BACKWARD += [f"hard/atan/sequence/{sizes}" for sizes in ("odd", "single", "huge")]
+RECURRENT = [f"{neuron}/full/aligned" for neuron in NEURONS] + ["hard/full/odd", "leaky-hard/elementwise/aligned"]
 
 
 class ConvLayer(NamedTuple):
@@ -175,11 +177,13 @@ SMALL: dict[str, dict[str, Arguments]] = {
 }
 SMALL_WARPS = 4
 
-KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "if_conv2d": CONV, **{name: list(SMALL[name]) for name in SMALL}}
+KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "recurrent_scan": RECURRENT, "if_conv2d": CONV}
+KERNELS |= {name: list(SMALL[name]) for name in SMALL}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
     "fp32/hard/words/aligned",
     "/hard/atan/sequence/aligned",
+    "/hard/full/aligned",
     "paper/two-products/hard/words",
     "paper/three-digits/hard/words",
     "paper/three-digits/leaky-hard/words",

@@ -22,7 +22,7 @@ def run(options: Namespace) -> None:
             from .picture import draw
 
             print(f"-> {draw(path, verdicts, expected, checkout.place(options.out / 'any').parent)}")
-    _print(rows)
+    show(COLUMNS, rows)
     place = checkout.place(options.out / "nir_referee.csv")
     with place.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
@@ -36,7 +36,8 @@ def _row(verdict: Verdict) -> tuple:
     return verdict.file, verdict.simulator, verdict.spikes, verdict.differing, *first, verdict.why
 
 
-def _print(rows: list[tuple]) -> None:
-    widths = [max(len(str(row[k])) for row in [COLUMNS, *rows]) for k in range(len(COLUMNS))]
-    for row in [COLUMNS, *rows]:
+def show(columns: tuple[str, ...], rows: list[tuple]) -> None:
+    """Prints a table."""
+    widths = [max(len(str(row[k])) for row in [columns, *rows]) for k in range(len(columns))]
+    for row in [columns, *rows]:
         print("  ".join(str(value).ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())

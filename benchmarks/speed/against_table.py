@@ -8,7 +8,7 @@ from importlib.metadata import version
 from statistics import mean, quantiles
 
 import torch
-from accuracy import cost, sigma_delta_controls, subjects
+from common import cost, one_pass, subjects
 from common.checkout import commit
 from common.command import refusing
 from common.machine import device_name, heading
@@ -168,8 +168,8 @@ def runner(net: nn.Module, images: Tensor, precision: str | None) -> tuple[str, 
 
 
 def in_one_pass(net: pk.Network, images: Tensor) -> Answers:
-    way = sigma_delta_controls.ways()["two signed powers"]
-    found = sigma_delta_controls.in_one_pass(net, images, COUNTED, way)
+    way = one_pass.ways()["two signed powers"]
+    found = one_pass.in_one_pass(net, images, COUNTED, way)
     return Answers(found.logits, found.messages_a_neuron, found.work.additions, found.work.products)
 
 

@@ -8,8 +8,7 @@ from functools import partial
 from statistics import median
 
 import torch
-from accuracy import subjects
-from common import names
+from common import names, subjects
 from common.accuracy import strict_accuracy
 from common.checkout import commit
 from common.command import refusing

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from common.command import refusing
 from common.machine import heading
+from common.memory import PeakMemory
 from common.tables import check_out, write_csv
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -15,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import proxykernels as pk
 from speed.recurrent_rivals import Loop, norse, snntorch
 
-COLUMNS = ["case", "batch", "T", "work", "contender", "ms", "times", "memory", "rate"]
+COLUMNS = ["case", "batch", "T", "work", "contender", "ms", "times", "memory", "peak", "rate"]
 NEURONS, RATE, STEPS = 1024, 0.05, {"layer": 1000, "braille": 256}
 UNIT = 2.0**-12  # of weights
 OTHERS = "snnTorch", "Norse"  # whose neurons reset otherwise
@@ -56,9 +57,10 @@ def layer(T: int, rounds: int) -> Iterator[dict]:
         yield from compared(contenders, rounds, "forward", 1)
     pk.use_surrogate(net, pk.ATan(2.0))
     trained: Work = {"proxykernels": lambda: net(spikes).count(), "step loop": lambda: loop(x, surrogate=True).sum(0)}
-    memory = {name: kept(net, run) for name, run in trained.items()}
-    for row in compared({name: training(net, run) for name, run in trained.items()}, rounds, "training", 1):
-        yield row | {"memory": memory[row["contender"]]}
+    steps = {name: training(net, run) for name, run in trained.items()}
+    memory = {name: {"memory": kept(net, run), "peak": peak(net, steps[name])} for name, run in trained.items()}
+    for row in compared(steps, rounds, "training", 1):
+        yield row | memory[row["contender"]]
 
 
 def braille(T: int, rounds: int) -> Iterator[dict]:
@@ -124,6 +126,15 @@ def kept(net: nn.Module, run: Callable[[], Tensor]) -> int:
         y = run()
     del y
     return sum(saved.values())
+
+
+def peak(net: nn.Module, step: Callable[[], Tensor]) -> int | None:
+    """Bytes by which a step of training grows at its peak, gradients included; None where it cannot be known."""
+    step()  # makes what stays, such as packed weights
+    net.zero_grad(set_to_none=True)
+    with PeakMemory(torch.device("cpu")) as memory:
+        step()
+    return memory.growth_bytes
 
 
 def compared(contenders: Work, rounds: int, work: str, batch: int) -> Iterator[dict]:

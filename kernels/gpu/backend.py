@@ -5,11 +5,15 @@ from torch import Tensor
 
 from .. import max_rate_pool, recurrent, rounding, unfused, unfused_backward
 from ..cpu.fallback import Fallback
+from ..recording import Choice, note
 from . import counters, packing, words
 from .convolutions import convolutions, noting
 from .if_scan import if_hold, if_scan
+from .recurrent_scan import MOST_NEURONS, recurrent_scan
 from .scan_backward import scan_backward
 from .sigma_delta import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
+
+RECURRENT = Choice("Triton recurrent scan", "adds a row of weights for each spike that comes back")
 
 
 class GpuKernels:
@@ -32,9 +36,12 @@ class GpuKernels:
     running_maximum = staticmethod(running_maximum)
     sums_so_far = staticmethod(sums_so_far)
 
-    def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:
-        """Recurrent neurons on currents [T, N, 1, C]: a step loop."""
-        return recurrent.recurrent_scan(self.pack, *neurons)
+    def recurrent_scan(self, current: Tensor, *neurons) -> tuple[Tensor, Tensor]:
+        """Recurrent neurons on currents [T, N, 1, C]; of more than a program holds a step loop."""
+        if current.shape[-1] > MOST_NEURONS:
+            return recurrent.recurrent_scan(self.pack, current, *neurons)
+        note(RECURRENT)
+        return recurrent_scan(current, *neurons)
 
     def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:
         """Convolution of packed spikes, then IF."""

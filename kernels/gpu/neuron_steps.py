@@ -189,6 +189,47 @@ def refractory_step(state, current, neuron, loaded):
 
 
 @triton.jit
+def load_loihi(neuron, first, channel, mask):
+    """neuron: v_reset; thresholds, decays of potential and current, biases of the potential [C]."""
+    return (
+        _load_row(neuron[1], first, channel, mask),
+        _load_row(neuron[2], first, channel, mask),
+        _load_row(neuron[3], first, channel, mask),
+        _load_row(neuron[4], first, channel, mask),
+    )
+
+
+@triton.jit
+def _toward_zero(x):
+    """Of numbers below 2**24, from where on all are whole."""
+    return tl.where(tl.abs(x) < 16777216.0, x.to(tl.int32).to(tl.float32), x)
+
+
+@triton.jit
+def _decayed(x, decay):
+    """decay x, rounded toward zero: in two parts, none of whose products is rounded if x is whole and below 2**24."""
+    coarse = _toward_zero(x * 0.000244140625) * 4096.0
+    return coarse * decay + _toward_zero((x - coarse) * decay)
+
+
+@triton.jit
+def loihi_potential(state, current, loaded):
+    """The potential before the comparison, and the current, of which one ends and one wraps around at 2**23."""
+    u = _decayed(state[1], loaded[2]) + current
+    u = u + tl.where(u <= -8388608.0, 16777216.0, tl.where(u > 8388608.0, -16777216.0, 0.0))
+    h = _decayed(state[0], loaded[1]) + u + loaded[3]
+    h = tl.where(h > 8388607.0, 8388607.0, tl.where(h < -8388607.0, -8388607.0, h))
+    return h, u
+
+
+@triton.jit
+def loihi_step(state, current, neuron, loaded):
+    h, u = loihi_potential(state, current, loaded)
+    margin = h - loaded[0]
+    return (_reset(margin, h, neuron[0], margin), u), margin
+
+
+@triton.jit
 def sums_step(state, current, neuron, loaded):
     """No neuron: the sum of the currents, and that of their squares."""
     squares = state[1] + current * current
@@ -201,4 +242,5 @@ FAMILIES = {
     "Synaptic": (load_synaptic, synaptic_step),
     "Adaptive": (load_adaptive, adaptive_step),
     "Refractory": (load_refractory, refractory_step),
+    "Loihi": (load_loihi, loihi_step),
 }

@@ -11,7 +11,7 @@ if the reset is detached). The equations: cpu/src/scan_backward.h.
 import triton
 import triton.language as tl
 
-from .neuron_steps import _leak
+from .neuron_steps import _leak, loihi_potential
 
 
 @triton.jit
@@ -104,12 +104,26 @@ def refractory_back(state, current, neuron, loaded, grad_spike, grad_state, surr
     return grad_h, (grad_v, tl.where(resting, grad_state[1], 0.0)), (grad_theta, grad_decay, none, none)
 
 
+@triton.jit
+def loihi_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
+    """Gradients pass the roundings as if there were none."""
+    h, _ = loihi_potential(state, current, loaded)
+    theta = loaded[0]
+    g = DERIVATIVE(h - theta, theta, surrogate[0], surrogate[1])
+    by_spike = (grad_spike + _through_reset(h, neuron[0], theta, grad_state[0], surrogate[2])) * g
+    grad_h, grad_theta = _of_potential(h >= theta, by_spike, grad_state[0], neuron[0])
+    grad_u = grad_h + grad_state[1]
+    parameters = (grad_theta, grad_h * state[0], grad_u * state[1], grad_h)
+    return grad_u, (loaded[1] * grad_h, loaded[2] * grad_u), parameters
+
+
 FAMILIES = {
     "": if_back,
     "Leaky": leaky_back,
     "Synaptic": synaptic_back,
     "Adaptive": adaptive_back,
     "Refractory": refractory_back,
+    "Loihi": loihi_back,
 }
 
 

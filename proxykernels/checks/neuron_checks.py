@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,6 +80,36 @@ def whole_steps(name: str, value: int) -> None:
         raise TypeError(f"{name} must be an integer number of steps, got {value!r}")
     if not 0 <= value < 2**24:
         raise ValueError(f"{name} must be at least 0 steps and below 2**24, got {value}")
+
+
+def bias_of_loihi(name: str, value: float | Tensor) -> None:
+    """A whole number that a potential of 24 bits can be."""
+    _within(name, value, "from -2**23 to 2**23", lambda low, high: low >= -(2**23) and high <= 2**23)
+    multiple(name, value, 1.0, "a whole number")
+
+
+def multiple(name: str, value: float | Tensor, unit: float, wanted: str) -> None:
+    """A whole multiple of ``unit``, a power of two; ``wanted``: what the error calls that."""
+    if not isinstance(value, Tensor):
+        if value / unit != round(value / unit):
+            raise ValueError(f"{name} must be {wanted}, got {value}")
+        return
+    if not value_checks_cache.can_be_read(value):
+        return
+    wrong = value_checks_cache.look_once(_NOT_MULTIPLES[unit], value)
+    if wrong is not None:
+        raise ValueError(f"{name} must be {wanted}, got {wrong:g}")
+
+
+def _not_multiple(unit: float, value: Tensor) -> float | None:
+    """A value that is none."""
+    units = value.detach().double() / unit
+    wrong = units != units.round()
+    return value.detach()[wrong][0].item() if wrong.any() else None
+
+
+DECAY_UNIT = 1 / 4096  # of decays of 12 bits
+_NOT_MULTIPLES = {unit: partial(_not_multiple, unit) for unit in (1.0, DECAY_UNIT)}  # each is one key of a cache
 
 
 def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[float, float], bool]) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..network import Network
 from ..running.result import Result
 from ..spikes import Spikes
 
@@ -21,16 +22,16 @@ A spiking network of {layers} layers with neurons and {weights:,} weights, for p
 LAYER = "layer", "rate, %", "additions an image", "multiply-accumulates an image"
 
 
-def model_card(net: nn.Module, result: Result, labels: Tensor, *, title: str = "Spiking network") -> str:
-    """The model card of a network, filled with what a simulation of test images measured.
+def model_card(net: nn.Module, result: Result, labels: Tensor | None = None, *, title: str = "Spiking network") -> str:
+    """The model card of a network, filled by :func:`convert` and by what a simulation of test images measured.
 
-    It has the accuracy, the number of steps, the synaptic operations and energy of an image, the energy of a pass of
-    the ReLU network that was converted, and each layer's rate.
+    It has how the network was converted, the number of steps, the accuracy, the synaptic operations and energy of an
+    image, the energy of a pass of the ReLU network that was converted, and each layer's rate.
 
     Args:
-        net: the network.
+        net: the network, as the simulation took it.
         result: what ``simulate(net, images, T)`` returns, of images that neither trained nor calibrated it.
-        labels: their classes, int64 [N]; the network's output is [N, classes].
+        labels: their classes, int64 [N]; the network's output is [N, classes]. None: the card has no accuracy.
         title: the heading.
 
     Returns:
@@ -45,21 +46,26 @@ def model_card(net: nn.Module, result: Result, labels: Tensor, *, title: str = "
     if not isinstance(result, Result):
         raise TypeError(f"result must be what simulate returns, got {type(result).__name__}")
     _, N, *outputs = result.output.shape
-    if len(outputs) != 1 or not N:
-        raise ValueError(f"result must be of outputs [N, classes] and have a sample, got {[N, *outputs]}")
-    checks.labels("labels", labels, N, outputs[0])
+    if not N:
+        raise ValueError("result must have a sample, got none")
+    if labels is not None:
+        if len(outputs) != 1:
+            raise ValueError(f"labels are of outputs [N, classes], and result has {[N, *outputs]}; leave them out")
+        checks.labels("labels", labels, N, outputs[0])
     weights = sum(parameter.numel() for parameter in net.parameters())
     head = HEAD.format(title=title, layers=len(result.rates), weights=weights, version=__version__)
-    return "\n".join([head, *_table(("", ""), _measured(result, labels)), "", *_table(LAYER, _layers(result)), ""])
+    made = [*net._made.items()] if isinstance(net, Network) else []
+    about = _table(("", ""), [*made, *_measured(result, labels)])
+    return "\n".join([head, *about, "", *_table(LAYER, _layers(result)), ""])
 
 
-def _measured(result: Result, labels: Tensor) -> list[tuple[str, ...]]:
+def _measured(result: Result, labels: Tensor | None) -> list[tuple[str, ...]]:
     T, N = result.output.shape[:2]
     steps, synops = result.steps.float(), result.synops
     rows: list[tuple[str, ...]] = [("steps T", f"{T}"), ("images measured", f"{N:,}")]
     if steps.min() < T:
         rows.append(("steps taken, mean", f"{steps.mean():.1f}"))
-    shares = _accuracies(result, labels.to(result.output.device))
+    shares = {} if labels is None else _accuracies(result, labels.to(result.output.device))
     rows += [(f"accuracy {how}, %", f"{100 * share:.2f}") for how, share in shares.items()]
     rows.append(("synaptic operations an image", f"{synops.total / N:,.0f}"))
     rows.append(("energy an image, estimated for 45 nm without memory, µJ", f"{1e6 * synops.joules / N:.3g}"))
@@ -105,4 +111,4 @@ def _layers(result: Result) -> list[tuple[str, ...]]:
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     lines = [columns, ("---",) * len(columns), *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return [f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |" for cells in lines]

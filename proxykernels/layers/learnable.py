@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks
+from ..neurons import LoihiNeuron
 from .base import Neurons
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -54,8 +55,8 @@ def learn_neurons(net: Net, *names: str) -> Net:
         ``net`` itself.
 
     Raises:
-        TypeError: ``net`` is no module, or there are no names. ValueError: no layer has a parameter of that name, or it
-            is learned already.
+        TypeError: ``net`` is no module, or there are no names. ValueError: no layer has a parameter of that name, it
+            is learned already, or it is an integer of a LoihiNeuron.
     """
     checks.module("net", net)
     if not names:
@@ -74,6 +75,8 @@ def learn_neurons(net: Net, *names: str) -> Net:
 def _learn(layer: Neurons, name: str) -> None:
     if parametrize.is_parametrized(layer, name) or isinstance(layer._parameters.get(name), nn.Parameter):
         raise ValueError(f"{name} is learned already")
+    if isinstance(layer.neuron, LoihiNeuron):
+        raise ValueError(f"{name} of a LoihiNeuron is an integer of 12 or 24 bits, which no gradient can learn")
     value = getattr(layer, name)
     device = next((parameter.device for parameter in layer.parameters()), None)
     start = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32, device=device)

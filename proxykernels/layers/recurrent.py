@@ -93,7 +93,11 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
         return torch.stack([v, *[torch.zeros_like(v)] * (self.states - 1)], 1)
 
     def _fire(self, x, v, batch_statistics):
-        return recurrent_ops.linear(x, self.weight, self.bias, self.recurrent_weight, v, self.neuron, self.surrogate)
+        return self._fire_with(self.weight, self.bias, self.recurrent_weight, x, v)
+
+    def _fire_with(self, weight: Tensor, bias: Tensor | None, recurrent: Tensor, x, v) -> tuple[Spikes, Tensor]:
+        """Run the layer with these weights in place of its own."""
+        return recurrent_ops.linear(x, weight, bias, recurrent, v, self.neuron, self.surrogate)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)

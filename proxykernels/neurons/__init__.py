@@ -7,7 +7,7 @@ CONTRIBUTING.md says how to add a model.
 """
 
 from .base import AnyNeuron, Value
-from .models import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, RefractoryLIFNeuron
+from .models import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, LoihiNeuron, RefractoryLIFNeuron
 from .sigma_delta import SigmaDelta
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "IFNeuron",
     "LIFNeuron",
     "LINeuron",
+    "LoihiNeuron",
     "RefractoryLIFNeuron",
     "SigmaDelta",
     "Value",

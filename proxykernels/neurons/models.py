@@ -188,6 +188,44 @@ class RefractoryLIFNeuron(LIFNeuron):
 
 
 @dataclass(frozen=True)
+class LoihiNeuron(AnyNeuron):
+    """Loihi's integer neurons: u = trunc(current_decay u) + I, h = trunc(decay v) + u + v_bias; a spike resets to 0.
+
+    All values are whole numbers; products with a decay are rounded toward zero. Currents have 24 bits and wrap around,
+    potentials end at +-(2**23 - 1). Their state is [N, 2, ...]: potentials v[:, 0] and currents v[:, 1]. Lava's LIF
+    process computes the same, "fixed_pt" (source: lava.proc.lif.models of lava-nc, AbstractPyLifModelFixed); it fires
+    at v > 64 vth, counts weights and biases in 64ths, and has decays of 4096 parts. :func:`proxykernels.from_lava`
+    reads its files.
+
+    Attributes:
+        v_threshold: 64 vth + 1 of Lava's, a whole number, at least 1; a number or [C].
+        decay: factor of the potential per step, 1 - dv / 4096: a multiple of 1/4096 from 0 to 1; a number or [C].
+        current_decay: the same of the current.
+        v_bias: added to the potential in each step, 64 bias of Lava's; a whole number below 2**23, or [C].
+
+    Currents must be whole numbers, too: weights are 64 times Lava's. It is not checked, and others are not rounded.
+    """
+
+    v_threshold: Value = 641.0
+    decay: Value = 0.75
+    current_decay: Value = 0.0
+    v_bias: Value = 0.0
+
+    family: ClassVar[str] = "Loihi"
+    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold", "decay", "current_decay", "v_bias")
+    states: ClassVar[int] = 2
+    v_reset: ClassVar[float] = 0.0
+
+    def check(self) -> None:
+        neuron_checks.neuron(self.v_threshold, self.v_reset)
+        neuron_checks.multiple("v_threshold", self.v_threshold, 1.0, "a whole number")
+        neuron_checks.bias_of_loihi("v_bias", self.v_bias)
+        for name in ("decay", "current_decay"):
+            neuron_checks.share(name, getattr(self, name))
+            neuron_checks.multiple(name, getattr(self, name), neuron_checks.DECAY_UNIT, "a multiple of 1/4096")
+
+
+@dataclass(frozen=True)
 class LINeuron(AnyNeuron):
     """Leaky integrators, which never fire and give their potentials: v = v_rest + decay (v - v_rest) + I.
 

@@ -1,1 +1,2 @@
-"""Running a network for T steps: chunks, states, early exit, synaptic operations, 14-bit weights."""
+"""Networks followed once: their modules (follow.py) become a plan (plan.py), which a function of C++ runs (library.py),
+and which a file holds (file.py)."""

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.sigma_delta import MOST_EXPONENTS
-from .plan import Kind, Operation, Plan, Senders
+from .operations import Kind, Operation, Senders
+from .plan import Plan
 
 ENDS = Kind.CHANGES, Kind.SUM
 KINDS = *ENDS, Kind.SEND, Kind.SEND_MAXIMA, Kind.AVERAGE_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE

@@ -22,7 +22,8 @@ from ..network import Network
 from . import pools_and_moves
 from .follow import Follower
 from .followed_values import MOST_WINDOWS, CannotFollowError, Value, refuse
-from .plan import MOST_GROWTH, Kind, Operation, Plan, Senders, Shape, Window
+from .operations import Kind, Operation, Senders, Shape, Window
+from .plan import MOST_GROWTH, Plan
 
 
 @torch.no_grad()

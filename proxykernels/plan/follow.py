@@ -18,8 +18,9 @@ from ..network import Network
 from ..neurons import IFNeuron
 from . import pooling, pools_and_moves
 from .followed_values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
+from .operations import Kind, Operation, PlannedNeurons, Shape, Window, image_of
 from .plain_modules import check_forward, is_replaced
-from .plan import MOST_GROWTH, Kind, Operation, Plan, Population, Shape, Window, image_of
+from .plan import MOST_GROWTH, Plan
 from .quantize import Rounded, RoundedSum, quantized
 
 
@@ -139,21 +140,22 @@ class Follower:
             if its_bias is not None:
                 bias = its_bias.float() if bias is None else bias + its_bias.float()
         C = shape[0]
-        neurons = _population(path, layer, C, bias)
+        neurons = _planned(path, layer, C, bias)
         return self.append(Operation(Kind.FIRE, path, tuple(windows), shape, not neurons.fires, neurons))
 
     def _recurrent(self, path: str, layer: layers.FusedRecurrentLinear, x: Value) -> Value:
         """What makes the currents, and the neurons behind it."""
-        if self.plan.precision is not None:
-            quantized(path, layer, self.plan.precision)  # says that there is none
         weight, bias = layer.synapse(layer).parameters()
+        recurrent: Tensor = layer.recurrent_weight
+        if self.plan.precision is not None:
+            weight, bias, recurrent = quantized(path, layer, self.plan.precision).rounded  # type: ignore[assignment]
         window, shape = self._window(path, layer, layer.synapse(layer), x, weight)
-        currents = _population(path, layers.LI(decay=0.0), shape[0], bias)
+        currents = _planned(path, layers.LI(decay=0.0), shape[0], bias)
         x = self.append(Operation(Kind.FIRE, path, (window,), shape, True, currents))
-        neurons = _population(path, layer, shape[0], None)
+        neurons = _planned(path, layer, shape[0], None)
         silent = heap.zeros(1, shape[0])
         neurons = replace(neurons, start=torch.cat([neurons.start, silent]))
-        recurrent = layer.recurrent_weight.detach().float().cpu()
+        recurrent = recurrent.detach().float().cpu()
         with at(f"layer {path}"):
             require_finite("recurrent_weight", recurrent)
         recurrent = recurrent.clone() if self.copies else recurrent
@@ -225,7 +227,7 @@ _FIRES = (
 )
 
 
-def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Population:
+def _planned(path: str, layer: Neurons, C: int, bias: Tensor | None) -> PlannedNeurons:
     neuron = layer.neuron
     neuron.check()
     ready = neuron.on(C, heap.CPU)
@@ -241,7 +243,7 @@ def _population(path: str, layer: Neurons, C: int, bias: Tensor | None) -> Popul
     bias = heap.zeros(C) if bias is None else bias.detach().cpu().clone()
     with at(f"layer {path}"):
         require_finite("bias", bias)
-    return Population(
+    return PlannedNeurons(
         ready.model, ready.channels.detach().float().contiguous().clone(), tuple(float(s) for s in ready.scalars),
         bias.contiguous(), start, neuron.fires,
         None if scale is None else torch.as_tensor(scale, dtype=torch.float32, device=heap.CPU).detach().clone(),

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from torch import nn
 
-from .plan import Shape
+from .operations import Shape
 
 MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/session.h
 MOST_INPUTS = 1 << 24  # of a neuron, and of the window of a pooling

@@ -13,7 +13,8 @@ from ..kernels import heap
 from ..kernels.cpu import abi, choice, compiled, headers, packing, sigma_delta, sources
 from ..kernels.cpu.cost_model import WITH_TILES, WITHOUT_TILES, Layer, Machine
 from .interrupts import Interrupts
-from .plan import Kind, Plan
+from .operations import Kind
+from .plan import Plan
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
@@ -264,9 +265,8 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
         kept.append(operation.scale.contiguous())
         made.scale = kept[-1].data_ptr()  # type: ignore[attr-defined]
     if operation.recurrent is not None:
-        full = operation.recurrent.ndim == 2
-        rows = packing.pack_sent(operation.recurrent) if full else packing.padded(operation.recurrent, 0.0)
-        made.recurrent, made.recurrent_stride, made.recurrent_full = rows.data_ptr(), rows.shape[-1], full
+        rows = operation.recurrent.contiguous()
+        made.recurrent, made.recurrent_full = rows.data_ptr(), rows.ndim == 2
         kept.append(rows)
     if operation.neurons:
         neurons = operation.neurons

@@ -15,7 +15,7 @@ from ..checks import window_checks
 from ..kernels import heap
 from . import pooling as averages
 from .followed_values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
-from .plan import Kind, Operation, Shape, Window, image_of
+from .operations import Kind, Operation, Shape, Window, image_of
 from .quantize import quantized
 
 _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)

@@ -24,7 +24,18 @@ from ..kernels import constant_cache, value_checks_cache
 from ..kernels.backends import backend_of, fingerprint
 from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
 from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights, Whole
-from ..layers import Delay, Fused, FusedSum, MaxRatePool1d, MaxRatePool2d, Neurons, Population, SpikingLayer
+from ..kernels.weight_layouts import require_finite
+from ..layers import (
+    Delay,
+    Fused,
+    FusedRecurrentLinear,
+    FusedSum,
+    MaxRatePool1d,
+    MaxRatePool2d,
+    Neurons,
+    Population,
+    SpikingLayer,
+)
 from ..layers.base import each_step
 from ..layers.parametrized import shallow_copy
 from ..spikes import Spikes
@@ -33,24 +44,38 @@ from ..spikes import Spikes
 class Rounded(Neurons):
     """A layer whose weights are rounded; all else is the layer's."""
 
-    def __init__(self, layer: Fused, weight: Tensor, bias: Tensor | None):
+    def __init__(self, layer: Fused | FusedRecurrentLinear, *rounded: Tensor | None):
+        """``rounded``: weight and bias, and the recurrent weight where the layer has one."""
         super().__init__()
         self.layer = layer
         self.stand_for(layer)
-        self.rounded = weight, bias
+        self.rounded = rounded
 
     @property
     def neuron(self):
         return self.layer.neuron
 
+    @property
+    def states(self) -> int:
+        return self.layer.states
+
+    def _start(self, x):
+        return self.layer._start(x)
+
     def _fire(self, x, v, batch_statistics):
-        weight, bias = self.rounded
+        weight, bias, *recurrent = self.rounded
         if not isinstance(x, Spikes):  # real values times weights need float64
             weight, bias = (p if p is None else constant_cache.made(_double, p) for p in (weight, bias))
-        return self.layer._fire_with(weight, bias, x, v)
+        return self.layer._fire_with(weight, bias, *recurrent, x, v)  # type: ignore[arg-type]
 
     def terms(self, x: Spikes | Tensor):
         return self.layer.terms(x)
+
+    def returning(self, y: Spikes | Tensor):
+        return self.layer.returning(y)
+
+    def repeats(self, device: torch.device, T: int) -> bool:
+        return self.layer.repeats(device, T)
 
 
 class RoundedSum(Neurons):
@@ -102,15 +127,20 @@ def quantized(name: str, layer: SpikingLayer, precision: str) -> SpikingLayer:
     """A layer with weights of a name in PRECISIONS; batch normalisation is folded in."""
     if isinstance(layer, Delay | Population | MaxRatePool1d | MaxRatePool2d):  # no weights, and exact sums
         return layer
-    if not isinstance(layer, Fused | FusedSum):
+    if not isinstance(layer, Fused | FusedSum | FusedRecurrentLinear):
         raise TypeError(
-            f"precision={precision!r} is for FusedIFConv2d, FusedIFLinear, FusedIFSum, IF and MaxRatePool2d, and layer "
-            f"{name} is a {type(layer).__name__}; simulate it with precision=None"
+            f"precision={precision!r} is for FusedIFConv2d, FusedIFLinear, FusedIFSum, FusedRecurrentLinear, IF and "
+            f"MaxRatePool2d, and layer {name} is a {type(layer).__name__}; simulate it with precision=None"
         )
     bounds = PRECISIONS[precision]
     try:
         if isinstance(layer, FusedSum):
             return _rounded_sum(layer, bounds)
+        if isinstance(layer, FusedRecurrentLinear):
+            given = layer.weight, layer.bias, layer.recurrent_weight
+            if given[2].is_cpu:  # a GPU would have to be waited for
+                require_finite("recurrent_weight", given[2].detach())
+            return Rounded(layer, *_rounded.of(*given).get(bounds, partial(_recurrent_constants, bounds)))
         return Rounded(layer, *_rounded.of(*layer.folded()).get(bounds, partial(_constants, bounds)))
     except ValueError as error:
         raise ValueError(f"layer {name}: {error}") from error
@@ -153,6 +183,19 @@ def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) 
     return _as_constants(
         [p for pair in zip(rows, rounded, strict=True) for p in pair], precision, unit, joined.shape[1]
     )
+
+
+def _recurrent_constants(
+    precision: Precision, weight: Tensor, bias: Tensor | None, recurrent: Tensor
+) -> list[Tensor | None]:
+    """Weight, bias and recurrent weight, all that a neuron receives in one unit: so their sum is exact."""
+    received = recurrent if recurrent.ndim == 2 else recurrent[:, None]
+    joined = torch.cat([weight, received], 1).double()
+    unit = unit_of(joined, None if bias is None else bias.double()[:, None], precision)
+    rounded, back = in_units(joined, unit).split([weight.shape[1], received.shape[1]], 1)
+    rounded_bias = None if bias is None else in_units(bias.double()[:, None], unit)[:, 0]
+    values = [rounded.contiguous(), rounded_bias, back.reshape(recurrent.shape).contiguous()]
+    return _as_constants(values, precision, unit, joined.shape[1])
 
 
 def _as_constants(

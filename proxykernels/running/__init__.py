@@ -1,2 +1,2 @@
-"""Networks compiled once: their modules are followed (follow.py) to a plan (plan.py), which one function of C++ runs
-(library.py), whole (engine.py) or step by step (stream.py), and which a file holds (file.py)."""
+"""Networks run for T steps: by their plan, whole (engine.py) or step by step (stream.py), or layer by layer
+(simulate.py); what they are given (inputs.py) and what comes of it (result.py)."""

@@ -10,36 +10,13 @@ from .. import checks
 from ..kernels import heap
 from ..layers.sigma_delta import SigmaDeltaNeurons
 from ..network import Network
-from ..plan.library import CONSTANT, VALUES, Given, Session
-from ..plan.plan import Kind, Plan, Shape
+from ..plan.library import Session
+from ..plan.operations import Kind, Shape
+from ..plan.plan import Plan
 
 
 def has_sigma_delta(net: nn.Module) -> bool:
     return any(isinstance(module, SigmaDeltaNeurons) for module in net.modules())
-
-
-def given_changes(plan: Plan, x: Any) -> Given:
-    """An input as the library takes it: images, held or over time.
-
-    Raises:
-        TypeError, ValueError: as :func:`proxykernels.simulate`.
-    """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError("x must be floating point for a network of sigma-delta neurons, images or frames of values")
-    checks.real("x", x)
-    checks.values("x", x)
-    dims = len(plan.shape)
-    if x.device.type != "cpu":
-        raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move it with .to('cpu')")
-    if x.ndim not in (dims + 1, dims + 2) or tuple(x.shape[-dims:]) != plan.shape:
-        shape = ", ".join(map(str, plan.shape))
-        raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
-    sequence = x.ndim == dims + 2
-    if sequence and not len(x):
-        raise ValueError("x must have at least one step")
-    values = x.detach().resolve_neg().float().contiguous()
-    kind, N = (VALUES, x.shape[1]) if sequence else (CONSTANT, len(x))
-    return Given(values, kind, N, len(x) if sequence else None, constant=not sequence)
 
 
 State = dict[

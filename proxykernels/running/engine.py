@@ -13,14 +13,15 @@ from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..plan import file
-from ..plan.library import CONSTANT, SPIKES, VALUES, Compiled, Given, Session, Tally, Written
-from ..plan.plan import Kind, Plan, Slot, image_of
-from ..plan.quantize import round_input
-from ..spikes import Spikes, is_binary, pack_if_binary
+from ..plan.library import CONSTANT, SPIKES, Compiled, Given, Session, Tally, Written
+from ..plan.operations import Kind, Slot, image_of
+from ..plan.plan import Plan
+from ..spikes import Spikes
 from . import changes
 from .early_exit import LogitMargin, Stop, check_rule
-from .plan_result import ChangesResult, Counted, CountedChanges, Output, Result
-from .result import table
+from .inputs import PlanInputs
+from .plan_result import ChangesFigures, PlanFigures
+from .result import Output, Result, table
 from .stopping import Asked, AskedLead, LogitReadout
 from .stream import Stream
 
@@ -48,8 +49,7 @@ class Engine:
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
         self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
-        self.takes_floats = plan.real or plan.takes_any
-        self._rounds = plan.precision is not None
+        self.inputs = PlanInputs(plan)
         self._image = C, H, W = plan.last.image
         self._step_bytes = H * W * (4 * C if plan.last.real else pixel_bytes(C))  # of the output of a sample
         self._fixed_bytes = H * W * 4 * C  # of its counts
@@ -76,7 +76,7 @@ class Engine:
             KeyboardInterrupt: Ctrl-C, at once; so do other signals whose handlers raise something.
         """
         check_rule(stop)
-        T, given = checks.steps(T), self.given(x)
+        T, given = checks.steps(T), self.inputs.given(x)
         if given.T not in (None, T):
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real and not self.plan.changes:
@@ -106,11 +106,10 @@ class Engine:
             self._sessions.append(session)
         sample_steps, runs = (given.N * T, given.N) if asked is None else asked.ran()
         input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
-        counted = (CountedChanges if self.plan.changes else Counted)(
-            tally, sample_steps, given.N, runs, input_slot, given.constant
+        figures = (ChangesFigures if self.plan.changes else PlanFigures)(
+            self.plan, tally, sample_steps, given.N, runs, input_slot, given.constant, kept, start or {}
         )
-        result = ChangesResult if self.plan.changes else Result
-        return result(self.plan, output, None if asked is None else asked.steps, kept, counted, start)
+        return Result(output, None if asked is None else asked.steps, figures)
 
     @cached_property
     def _readout(self) -> LogitReadout:
@@ -205,64 +204,6 @@ class Engine:
         op = self.plan.operations[k]
         C, H, W = image_of(self.plan.state_shape(op))
         return heap.empty(N, op.states, H * W, C)
-
-    def given(self, x: Tensor | Spikes) -> Given:
-        """An input as the library takes it."""
-        plan, dims = self.plan, len(self.plan.shape)
-        if plan.changes:
-            return changes.given_changes(plan, x)
-        if type(x) is Spikes and x.scale == 1 and x.shape[2:] == plan.shape and x.T and x.device.type == "cpu":
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
-        if self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
-            usual = x.shape[1:] == plan.shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
-            if usual and not torch.jit.is_tracing():
-                return Given(x, CONSTANT, len(x), rounds=self._rounds, constant=True)
-        if not isinstance(x, Spikes):
-            checks.real("x", x)
-            checks.values("x", x)
-        if x.device.type != "cpu":
-            raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move it with .to('cpu')")
-        sequence = x.ndim == dims + 2 if isinstance(x, Tensor) else True
-        wanted = (x.ndim in (dims + 1, dims + 2)) if isinstance(x, Tensor) else len(x.shape) == dims + 2
-        if not wanted or tuple(x.shape[-dims:]) != plan.shape:
-            shape = ", ".join(map(str, plan.shape))
-            raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
-        if not sequence and not x.is_floating_point():
-            raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
-        if sequence and not len(x):
-            raise ValueError("x must have at least one step")
-        T = len(x) if sequence else None
-        constant = isinstance(x, Tensor) and (not sequence or checks.is_repeated(x))
-        if isinstance(x, Tensor) and sequence:
-            x, sequence = self._sequence(x, constant)
-        return self.as_given(x, T, sequence, constant)
-
-    def as_given(self, x: Tensor | Spikes, T: int | None, sequence: bool, constant: bool) -> Given:
-        """An input of the right shape. ``T``: its steps, None: of an image; ``sequence``: whether they are all in x;
-        ``constant``: whether they are alike."""
-        if isinstance(x, Spikes) and x.scale == 1:
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], T, constant=constant)
-        if isinstance(x, Spikes) and not self.plan.needs_spikes:
-            return Given(x.dense().contiguous(), VALUES, x.shape[1], T, scaled=True)
-        if isinstance(x, Spikes) or not (self.takes_floats or (T and not sequence)):
-            raise TypeError(
-                "x must be spikes, as in the sample that the engine was compiled with; got other values. An engine "
-                "takes both if it is compiled with a sample of floats or integers"
-            )
-        rounds = self._rounds and x.is_floating_point()
-        if rounds and x.dtype == torch.float64:  # float32 would round it once before
-            checks.finite("x", x)
-            x = round_input(x.detach(), int(sequence))
-        x = x.detach().resolve_neg().float().contiguous()
-        return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds, constant=constant)
-
-    def _sequence(self, x: Tensor, repeated: bool) -> tuple[Tensor | Spikes, bool]:
-        """A sequence as simulate takes it, and whether it is one: a step that is repeated is held, as an image is; of 0
-        and 1 alone, it is spikes."""
-        if repeated and (self.takes_floats or (is_binary(x[0]) and not self.plan.needs_spikes)):
-            return x[0], False
-        spikes = pack_if_binary(x)
-        return (x, True) if spikes is None else (spikes, True)
 
     def __repr__(self) -> str:
         return described(self)

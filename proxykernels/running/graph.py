@@ -8,7 +8,6 @@ import copy
 import math
 import os
 import threading
-from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -27,11 +26,9 @@ from .chunks import Chunks
 from .early_exit import Stop
 from .engine import Engine
 from .prepared_network import PreparedNetwork
-from .result import Result as SimulationResult
-from .result import logits, table
+from .result import LayerFigures, Result, table
 from .simulate import check_output, input_of, simulate
 from .stateful_layer import unwatched
-from .synops import Tally
 
 MOST_GRAPHS = 16  # of an engine: those that were used last
 
@@ -54,9 +51,7 @@ class GraphEngine(Engine):
         self._rates = simulate(self._net, x, T, precision=precision).rates
 
     @torch.no_grad()
-    def __call__(  # type: ignore[override]
-        self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None
-    ) -> SimulationResult:
+    def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest; the arguments are those of an :class:`Engine` on a CPU.
 
         With ``stop`` the layers are launched one by one, as simulate launches them. So they are where the environment
@@ -118,37 +113,6 @@ def _copied(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, tensors | {id(buffer): buffer.detach().clone() for buffer in net.buffers()})
 
 
-class Result(SimulationResult):
-    """As the result of :func:`proxykernels.simulate`, without states and records."""
-
-    def __init__(
-        self,
-        output: Spikes | Tensor,
-        tallies: dict[str, Tally],
-        layer: SpikingLayer,
-        last: list[Tensor],
-        constant: bool,
-    ):
-        """``layer``: the last one of neurons. ``last``: its states after the run, if they tell logits. ``constant``:
-        whether the input was."""
-        self.output, self._tallies, self._states, self._constant = output, tallies, last, constant
-        self._last = layer, ()
-        self.records: dict = {}
-
-    @cached_property
-    def steps(self) -> Tensor:  # type: ignore[override]
-        T, N = self.output.shape[:2]
-        return torch.full((N,), T, dtype=torch.int64, device=self.output.device)
-
-    @property
-    def state(self):
-        raise AttributeError("a run of an engine keeps no states: take proxykernels.simulate")
-
-    @property
-    def logits(self) -> Tensor:
-        return logits(self._last[0], self.count(), self._states, (), self.steps)
-
-
 class _Graph:
     """All steps of a network on inputs like ``x``, captured."""
 
@@ -190,7 +154,8 @@ class _Graph:
         self._again()
         last = [v.clone() for v in self._last]
         constant = isinstance(x, Tensor) and checks.is_constant(x)
-        result = Result(replay.copied(self._output), self._prepared.tallies(), self._layer, last, constant)
+        figures = LayerFigures(self._prepared.tallies(), self._layer, None, (), last, constant)
+        result = Result(replay.copied(self._output), None, figures)
         # Waited for: then the next run, of whatever thread or stream, may overwrite the memory.
         if not math.isfinite(self._end.item()):
             checks.finite("x", x)

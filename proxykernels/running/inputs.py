@@ -1,11 +1,14 @@
-"""What x is: a sequence of spikes, of event counts or of real values, or a constant input."""
+"""What x is: a sequence of spikes, of event counts or of real values, or a constant input; to layers and to a plan."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .. import checks
 from ..kernels.value_checks_cache import can_be_read
+from ..plan.library import CONSTANT, SPIKES, VALUES, Given
+from ..plan.plan import Plan
 from ..plan.quantize import round_input
 from ..sequences import is_sequence
 from ..spikes import Spikes, is_binary, pack_if_binary
@@ -13,7 +16,7 @@ from ..spikes.spike_tensor import packed
 
 
 def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
-    """The input as a sequence of T steps; a constant input is repeated without a copy.
+    """The input as layers take it, a sequence of T steps; a constant input is repeated without a copy.
 
     Whether a sequence is of spikes is decided here, for all its steps: those of a GPU are bool, or else real values.
     """
@@ -34,3 +37,86 @@ def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) 
         step: Any = x.detach() if precision is None else round_input(x.detach(), 0)
         return checks.repeated(step, T)
     return x if precision is None else round_input(x, 1)
+
+
+class PlanInputs:
+    """The inputs of a plan, as the library takes them.
+
+    Attributes:
+        takes_floats: whether they may be real values, and not only spikes.
+    """
+
+    def __init__(self, plan: Plan):
+        self._shape, self._changes, self._needs_spikes = plan.shape, plan.changes, plan.needs_spikes
+        self._rounds = plan.precision is not None
+        self.takes_floats = plan.real or plan.takes_any
+
+    def given(self, x: Any) -> Given:
+        """An input (T, N, ...), or [N, ...] at each step.
+
+        Raises:
+            TypeError, ValueError: it has another type, shape or device; the message says which.
+        """
+        shape = self._shape
+        if self._changes:
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                raise TypeError(
+                    "x must be floating point for a network of sigma-delta neurons, images or frames of values"
+                )
+        elif type(x) is Spikes and x.scale == 1 and x.shape[2:] == shape and x.T and x.device.type == "cpu":
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
+        elif self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
+            usual = x.shape[1:] == shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
+            if usual and not torch.jit.is_tracing():
+                return Given(x, CONSTANT, len(x), rounds=self._rounds, constant=True)
+        sequence = self._is_sequence(x)
+        T = len(x) if sequence else None
+        constant = isinstance(x, Tensor) and (not sequence or checks.is_repeated(x))
+        if isinstance(x, Tensor) and sequence and not self._changes:
+            x, sequence = self._sequence(x, constant)
+        return self.as_given(x, T, sequence, constant and not (self._changes and sequence))
+
+    def _is_sequence(self, x: Tensor | Spikes) -> bool:
+        """Whether it is one, by its shape."""
+        if not isinstance(x, Spikes):
+            checks.real("x", x)
+            checks.values("x", x)
+        if x.device.type != "cpu":
+            raise ValueError(f"x must be on the CPU, where the engine runs, got {x.device}; move it with .to('cpu')")
+        dims, sequence = len(self._shape), len(x.shape) == len(self._shape) + 2
+        held = isinstance(x, Tensor) and x.ndim == dims + 1
+        if not (sequence or held) or tuple(x.shape[-dims:]) != self._shape:
+            shape = ", ".join(map(str, self._shape))
+            raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
+        if held and not x.is_floating_point():
+            raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
+        if sequence and not x.shape[0]:
+            raise ValueError("x must have at least one step")
+        return sequence
+
+    def _sequence(self, x: Tensor, repeated: bool) -> tuple[Tensor | Spikes, bool]:
+        """A sequence as simulate takes it, and whether it is one: a step that is repeated is held, as an image is; of 0
+        and 1 alone, it is spikes."""
+        if repeated and (self.takes_floats or (is_binary(x[0]) and not self._needs_spikes)):
+            return x[0], False
+        spikes = pack_if_binary(x)
+        return (x, True) if spikes is None else (spikes, True)
+
+    def as_given(self, x: Tensor | Spikes, T: int | None, sequence: bool, constant: bool) -> Given:
+        """An input of the right shape. ``T``: its steps, None: of an image; ``sequence``: whether they are all in x;
+        ``constant``: whether they are alike."""
+        if isinstance(x, Spikes) and x.scale == 1:
+            return Given(x._words.contiguous(), SPIKES, x.shape[1], T, constant=constant)
+        if isinstance(x, Spikes) and not self._needs_spikes:
+            return Given(x.dense().contiguous(), VALUES, x.shape[1], T, scaled=True)
+        if isinstance(x, Spikes) or not (self.takes_floats or (T and not sequence)):
+            raise TypeError(
+                "x must be spikes, as in the sample that the engine was compiled with; got other values. An engine "
+                "takes both if it is compiled with a sample of floats or integers"
+            )
+        rounds = self._rounds and x.is_floating_point()
+        if rounds and x.dtype == torch.float64:  # float32 would round it once before
+            checks.finite("x", x)
+            x = round_input(x.detach(), int(sequence))
+        x = x.detach().resolve_neg().float().contiguous()
+        return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds, constant=constant)

@@ -86,7 +86,7 @@ def run(
         return None
     keep_freed()
     numbers = [k for k, _ in engine.plan.stateful()]
-    return engine.simulate(engine.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
+    return engine.simulate(engine.inputs.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
 
 
 def run_changes(
@@ -104,8 +104,7 @@ def run_changes(
             start = ready_state(engine.plan, state, N)
         except ValueError:  # the layers say by their names what is wrong
             return None
-    values = x.resolve_neg().contiguous()
-    given = library.Given(values, library.VALUES if sequence else library.CONSTANT, N, constant=not sequence)
+    given = engine.inputs.as_given(x, T, sequence, constant=not sequence)
     keep = [] if state is None else [k for k, op in enumerate(engine.plan.operations) if engine.plan.change_states(op)]
     return engine.simulate(given, T, stop, keep=keep, start=start)
 

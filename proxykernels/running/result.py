@@ -10,9 +10,10 @@ Where the ReLU network ends in a ReLU, its outputs are the positive part of this
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +21,49 @@ from torch import Tensor
 from ..layers import SpikingLayer
 from ..neurons import IFNeuron
 from ..spikes import Spikes
-from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps, Tally
+from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
+
+
+class Figures(Protocol):
+    """What a run counted and kept: all that a :class:`Result` shows beside its output, which says what they are."""
+
+    @property
+    def rates(self) -> dict[str, float]: ...
+
+    @property
+    def places(self) -> dict[str, int]: ...
+
+    @property
+    def sums(self) -> dict[str, int]: ...
+
+    @property
+    def synops(self) -> SynOps: ...
+
+    @property
+    def relu_joules(self) -> float | None: ...
+
+    @property
+    def state(self) -> dict[str, list[Tensor]]: ...
+
+    def logits(self, result: "Result") -> Tensor: ...
+
+
+class Output(NamedTuple):
+    """What a plan gave: packed spikes [N, T, P, bytes] or values [T, N, P, C]; and of spikes the counts."""
+
+    raw: Tensor
+    shape: tuple[int, ...]
+    counts: Tensor | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.raw.device
+
+    def tensor(self) -> Spikes | Tensor:
+        """(T, N, ...)."""
+        if self.counts is not None:
+            return Spikes(self.raw, self.shape)
+        return self.raw.transpose(2, 3).reshape(self.shape)
 
 
 class Result:
@@ -30,57 +73,66 @@ class Result:
     Attributes:
         spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
         potentials: float32 [T, N, ...], in place of spikes: those after every step of the readout (:class:`LI`,
-            :class:`FusedLILinear`) that the network ends in.
+            :class:`FusedLILinear`) that the network ends in. Of sigma-delta neurons the ReLU network's outputs as far
+            as each step tells them.
         rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated;
             nan for a readout.
         places: layer name -> neurons times steps, over all samples and the steps each was simulated; 0 for a readout.
-        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on.
+        sums: of sigma-delta neurons, layer name -> sums times steps and samples: more than ``places`` where a max
+            pooling is before the neurons.
+        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on. Of
+            sigma-delta neurons it is empty where none was given. An engine's run keeps none:
+            :meth:`Engine.stream` goes on from call to call.
         steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
         synops: :class:`SynOps`, the synaptic operations and the energy estimated from them.
         records: what ``record`` asked for, by the same names: Spikes (T, N, ...), or potentials float32 [T, N, ...].
-        relu_joules: energy of the ReLU network that :func:`convert` was given, estimated as ``synops.joules``; None
-            where it is not known.
+        relu_joules: energy of one pass of the ReLU network that :func:`convert` was given over the same images,
+            estimated as ``synops.joules``: 4.6 pJ a multiply-accumulate, zeros not skipped, memory not counted. None
+            where the network or its images are not known, as of an input that changes.
     """
 
     def __init__(
-        self,
-        output: Spikes | Tensor,
-        tallies: dict[str, Tally],
-        state: dict[str, list[Tensor]],
-        steps: Tensor,
-        records: dict[str, Spikes | Tensor],
-        last: tuple[SpikingLayer, Sequence[Tensor]],
-        constant: bool = False,
-    ):
-        """``tallies``: layer name -> its counts. ``last``: the last layer of neurons, and the state it was given.
-        ``constant``: whether the input was."""
-        self._tallies, self._last, self._constant = tallies, last, constant
-        self.output, self.state, self.steps, self.records = output, state, steps, records
+        self, output: Spikes | Tensor | Output, steps: Tensor | None, figures: Figures,
+        records: Mapping[str, Spikes | Tensor] | None = None,
+    ):  # fmt: skip
+        """``steps``: of each sample; None: all."""
+        self._output, self._steps, self._figures = output, steps, figures
+        self.records = dict(records or {})
 
     @cached_property
+    def output(self) -> Spikes | Tensor:  # made when it is asked for: a call may take less
+        return self._output.tensor() if isinstance(self._output, Output) else self._output
+
+    @cached_property
+    def steps(self) -> Tensor:
+        T, N = self._output.shape[:2]
+        if self._steps is not None:
+            return self._steps
+        return torch.full((N,), T, dtype=torch.int64, device=self._output.device)
+
+    @property
     def rates(self) -> dict[str, float]:  # a GPU is waited for when they are first asked for
-        return {name: tally.rate for name, tally in self._tallies.items()}
+        return self._figures.rates
 
-    @cached_property
+    @property
     def places(self) -> dict[str, int]:
-        return {name: tally.places for name, tally in self._tallies.items()}
+        return self._figures.places
 
-    @cached_property
+    @property
+    def sums(self) -> dict[str, int]:
+        return self._figures.sums
+
+    @property
     def synops(self) -> SynOps:
-        return SynOps(
-            {name: tally.accumulates for name, tally in self._tallies.items()},
-            {name: tally.multiply_accumulates for name, tally in self._tallies.items()},
-        )
+        return self._figures.synops
 
     @property
     def relu_joules(self) -> float | None:
-        """Of one pass over the same images: 4.6 pJ a multiply-accumulate, zeros not skipped, memory not counted.
+        return self._figures.relu_joules
 
-        It is known of a network that :func:`convert` made, and of a constant input.
-        """
-        if not self._constant or getattr(self._last[0], "scale", None) is None:
-            return None
-        return MULTIPLY_ACCUMULATE_JOULES * sum(tally.products for tally in self._tallies.values())
+    @property
+    def state(self) -> dict[str, list[Tensor]]:
+        return self._figures.state
 
     @property
     def spikes(self) -> Spikes:
@@ -98,18 +150,74 @@ class Result:
     def logits(self) -> Tensor:
         """Of a network that :func:`convert` made: the ReLU network's outputs as far as the steps tell them, float32
         [N, ...]; negative ones too, unless it ends in a ReLU (:mod:`proxykernels.running.result`)."""
-        layer, given = self._last
-        return logits(layer, self.count(), list(self.state.values())[-1], given, self.steps)
+        return self._figures.logits(self)
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
+        if until is None and isinstance(self._output, Output) and self._output.counts is not None:
+            return self._output.counts.clone()
         return self.spikes.count(until)
 
     def __repr__(self) -> str:
         return summary(self)
 
 
-def logits(layer: SpikingLayer, counts: Tensor, state: list[Tensor], given: Sequence[Tensor], steps: Tensor) -> Tensor:
+@dataclass(eq=False)
+class LayerFigures:
+    """Of a network whose layers were called one by one.
+
+    Attributes:
+        tallies: layer name -> its counts. layer: the last one of neurons.
+        kept: layer name -> its state; None: nothing was kept.
+        given: the last layer's state at the start, if any. last: that at the end.
+        constant: whether the input was.
+    """
+
+    tallies: Mapping[str, Any]
+    layer: SpikingLayer
+    kept: dict[str, list[Tensor]] | None
+    given: Sequence[Tensor]
+    last: Sequence[Tensor]
+    constant: bool
+
+    @cached_property
+    def rates(self) -> dict[str, float]:
+        return {name: tally.rate for name, tally in self.tallies.items()}
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {name: tally.places for name, tally in self.tallies.items()}
+
+    @cached_property
+    def sums(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def synops(self) -> SynOps:
+        return SynOps(
+            {name: tally.accumulates for name, tally in self.tallies.items()},
+            {name: tally.multiply_accumulates for name, tally in self.tallies.items()},
+        )
+
+    @cached_property
+    def relu_joules(self) -> float | None:
+        if not self.constant or getattr(self.layer, "scale", None) is None:
+            return None
+        return MULTIPLY_ACCUMULATE_JOULES * sum(tally.products for tally in self.tallies.values())
+
+    @cached_property
+    def state(self) -> dict[str, list[Tensor]]:
+        if self.kept is None:
+            raise AttributeError("a run of an engine keeps no states: take proxykernels.simulate")
+        return self.kept
+
+    def logits(self, result: Result) -> Tensor:
+        return logits(self.layer, result.count(), self.last, self.given, result.steps)
+
+
+def logits(
+    layer: SpikingLayer, counts: Tensor, state: Sequence[Tensor], given: Sequence[Tensor], steps: Tensor
+) -> Tensor:  # fmt: skip
     """float32 [N, ...] of the last layer of neurons; ``counts`` [N, ...], ``given``: the state at the start, if any.
 
     Raises:

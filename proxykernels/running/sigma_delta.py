@@ -19,7 +19,7 @@ from ..spikes import Spikes
 from . import planned as plans
 from .chunks import checked
 from .early_exit import Stop, decided_by
-from .result import Result
+from .result import LayerFigures, Result
 from .state import States, check_layers
 from .synops import SynOps
 
@@ -29,36 +29,25 @@ FIRST_ON_GPU = 128  # the same times their steps: launches cost more there than 
 BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
 
 
-class SigmaDeltaResult(Result):
-    """A :class:`Result` whose ``potentials`` [T, N, ...] are the ReLU network's outputs as far as each step tells
-    them, ``logits`` [N, ...] those of the last step. It has no ``spikes``, and a ``state`` where one was given."""
+class SigmaDeltaFigures(LayerFigures):
+    """Of a network of sigma-delta neurons."""
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        return {name: tally.rate for name, tally in self._read().items()}
-
-    def _read(self) -> dict[str, Any]:
-        """The tallies, complete: a GPU is waited for when they are first asked for."""
-        read(self._tallies.values())  # type: ignore[arg-type]
-        return self._tallies
+        read(self.tallies.values())  # a GPU is waited for when they are first asked for
+        return super().rates
 
     @cached_property
     def synops(self) -> SynOps:
-        tallies = self._read()
-        return SynOps(
-            {name: tally.accumulates for name, tally in tallies.items()},
-            {name: tally.multiply_accumulates for name, tally in tallies.items()},
-        )
+        read(self.tallies.values())
+        return super().synops
 
-    @property
+    @cached_property
     def sums(self) -> dict[str, int]:
-        """Layer name -> values of z times steps and samples."""
-        tallies: Any = self._tallies
-        return {name: tally.sums for name, tally in tallies.items()}
+        return {name: tally.sums for name, tally in self.tallies.items()}
 
-    @property
-    def logits(self) -> Tensor:
-        return self.potentials[-1]
+    def logits(self, result: Result) -> Tensor:
+        return result.potentials[-1]
 
 
 def simulate(
@@ -116,8 +105,7 @@ def simulate(
     kept = {} if state is None else _together([part.state() for part in parts])
     output, taken = _joined([part.potentials for part in parts], 1), _joined([part.steps for part in parts])
     last: Any = net.layers()[-1][1]
-    tally: Any = tallies
-    return SigmaDeltaResult(output, tally, kept, taken, {}, (last, ()), not sequence)
+    return Result(output, taken, SigmaDeltaFigures(tallies, last, kept, (), (), not sequence))
 
 
 def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:

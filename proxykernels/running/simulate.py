@@ -19,7 +19,7 @@ from .early_exit import Batch, LogitMargin, Stop, check_rule
 from .inputs import input_of
 from .prepared_network import PreparedNetwork
 from .replay import Replay
-from .result import Result, logits
+from .result import LayerFigures, Result, logits
 from .stateful_layer import StatefulLayer, unwatched
 
 
@@ -182,12 +182,9 @@ def _result(
     constant: bool,
 ) -> Result:
     """``given``: the state of the last layer at the start. ``constant``: whether the input was."""
-    return Result(
-        output,
-        {name: stateful.tally for name, stateful in stateful_layers.items()},
-        {name: stateful.states.whole(batch.index) for name, stateful in stateful_layers.items()},
-        batch.steps,
-        {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()},
-        (list(stateful_layers.values())[-1].firing.layer, given),
-        constant,
-    )
+    layer = list(stateful_layers.values())[-1].firing.layer
+    state = {name: stateful.states.whole(batch.index) for name, stateful in stateful_layers.items()}
+    tallies = {name: stateful.tally for name, stateful in stateful_layers.items()}
+    figures = LayerFigures(tallies, layer, state, given, list(state.values())[-1], constant)
+    records = {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()}
+    return Result(output, batch.steps, figures, records)

@@ -100,7 +100,7 @@ class Stream:
         Raises:
             TypeError, ValueError: x has another shape or type; the message says which.
         """
-        given = self.engine.given(x if self._is_held(x) else x.unsqueeze(0))
+        given = self.engine.inputs.given(x if self._is_held(x) else x.unsqueeze(0))
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
         with self._lock:
@@ -115,7 +115,7 @@ class Stream:
         if isinstance(x, Spikes) or self.engine.plan.changes:
             return True
         step = isinstance(x, Tensor) and x.ndim == len(self.engine.plan.shape) + 1
-        return not step or (x.is_floating_point() and self.engine.takes_floats)
+        return not step or (x.is_floating_point() and self.engine.inputs.takes_floats)
 
     def _settled(self) -> _Past:
         """The past, once the session has the states that were set; an interrupt leaves them to be taken again."""

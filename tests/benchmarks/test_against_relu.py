@@ -5,11 +5,10 @@ import csv
 import against_relu
 import pytest
 import torch
-from accuracy import subjects
+from common import relu_networks, subjects
 from equality import equal
 from speed import against_table, answers, levels, relu_passes, turns
 from torch import nn
-from training import relu_networks
 
 import proxykernels as pk
 
@@ -127,7 +126,10 @@ def test_a_network_of_torchvision(tmp_path, monkeypatch):
     [
         ("--net nonsense", "against_relu.py: torchvision has no network 'nonsense'"),
         ("--net resnet18", "--state-dict must be a file with the weights of resnet18"),
-        ("--net vgg11-cifar10 --root .", "vgg11-cifar10.safetensors is missing; python benchmarks/train.py relu"),
+        (
+            "--net vgg11-cifar10 --root .",
+            "vgg11-cifar10.safetensors is missing; python benchmarks/research/train.py relu",
+        ),
     ],
 )
 def test_networks_without_weights(tmp_path, monkeypatch, options, message):

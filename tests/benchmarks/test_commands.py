@@ -1,50 +1,54 @@
-"""All commands: --help imports nothing that takes time, and options name what there is."""
+"""All commands: --help imports nothing that takes time and shows an example, and options name what there is."""
 
-import subprocess
-import sys
+import re
 from pathlib import Path
 
+import command_checks
 import pytest
-from accuracy import anytime_table, subjects
-from common import accuracy, names, nets
+from common import accuracy, datasets, names, nets, relu_networks, subjects
 from gpu import rivals as gpu_rivals
-from methods import recipes_table, ways
-from speed import event_contenders, event_lag_table, event_table, rivals, surrogate_models
-from training import augment, data, events, methods, relu_networks, step
-
-from proxykernels.training import proxy
+from speed import event_contenders, event_lag_table, event_table, rivals
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PARTS = {  # first words of a command line
-    "compare_methods": ["recipes"],
-    "evaluate": ["anytime", "energy", "few-steps", "sigma-delta"],
-    "imagenet": ["torchvision"],
-    "train": ["relu"],
-    "train_iteration": ["surrogate"],
-}
-COMMANDS = [
-    f"{path.name} {part}" for path in sorted(BENCHMARKS.glob("*.py")) for part in ["", *PARTS.get(path.stem, [])]
-]
-SLOW = ("torch", "numpy", "matplotlib", "proxykernels")
+COMMANDS = command_checks.modules_of(BENCHMARKS)
 
 
 def test_help_imports_nothing_that_takes_time():
-    """In one process, each command after the other; alone each takes a third of a second."""
-    script = f"""
-import runpy, sys
-for command in sys.argv[1:]:
-    sys.argv = [*command.split(), "--help"]
-    sys.path[0] = "."
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as stop:
-        assert stop.code == 0, command
-    slow = {set(SLOW)!r} & set(sys.modules)
-    assert not slow, (command, slow)
-"""
-    done = subprocess.run([sys.executable, "-c", script, *COMMANDS], cwd=BENCHMARKS, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage:") == len(COMMANDS) > 12
+    command_checks.imports_nothing_that_takes_time(BENCHMARKS, [f"{name}.py" for name in COMMANDS])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_and_shows_an_example(name, monkeypatch, capsys):
+    command_checks.help_fits_and_shows_an_example(BENCHMARKS, name, name, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_mean_the_same_in_every_command(name, monkeypatch, capsys):
+    command_checks.options_mean_the_same(name, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_every_default_and_no_name_broken(name, monkeypatch, capsys):
+    command_checks.help_has_every_default_and_no_name_broken(name, monkeypatch, capsys)
+
+
+def test_commands_are_few_and_in_the_index():
+    assert 8 < len(COMMANDS) <= 14
+    command_checks.are_in_the_index([f"{name}.py" for name in COMMANDS])
+
+
+def test_nothing_of_research_is_needed():
+    """What is imported in benchmarks/ and tests/ is found without benchmarks/research, which imports from there."""
+    research = {path.stem for path in (BENCHMARKS / "research").glob("[a-z]*")} - {"tests"}
+    files = [path for folder in ("benchmarks", "tests") for path in (command_checks.CHECKOUT / folder).rglob("*.py")]
+    sources = [path for path in files if BENCHMARKS / "research" not in path.parents]
+    imported = {
+        (path.name, name)
+        for path in sources
+        for name in re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert len(files) > len(sources) > 200 and {"training", "evaluate"} < research
+    assert not [pair for pair in imported if pair[1] in research]
 
 
 @pytest.mark.parametrize(
@@ -53,26 +57,29 @@ for command in sys.argv[1:]:
         (names.NETS, nets.NETS),
         (names.TRAINABLE, nets.TRAINABLE),
         (names.PRECISIONS, accuracy.PRECISIONS),
-        (names.DATA, data.LOADERS),
-        (names.METHODS, methods.METHODS),
-        (names.LOSSES, methods.LOSSES),
-        (names.STATISTICS, proxy.STATISTICS),
-        (names.AUGMENTATIONS, augment.AUGMENTATIONS),
-        (names.SCHEDULES, step.SCHEDULES),
+        (names.DATA, datasets.LOADERS),
         (names.RIVALS, rivals.RIVALS),
         (names.GPU_RIVALS, gpu_rivals.GPU_RIVALS),
-        (names.EVENT_METHODS, events.METHODS),
         (names.EVENT_NETS, event_lag_table.STRIDES),
         (names.EVENT_CONTENDERS, event_contenders.CONTENDERS),
         (names.EVENT_SIZES, event_table.SIZES),
-        (names.WAYS["if"], ways.WAYS["if"]),
-        (names.WAYS["lif"], ways.WAYS["lif"]),
-        (names.RECIPES, recipes_table.RECIPES),
-        (names.ANYTIME, [anytime_table.PROXY, *anytime_table.CONVERSIONS]),
         (names.RELU_NETS, relu_networks.NETS),
         (names.SUBJECTS, subjects.NAMES),
-        (names.SURROGATE_CONTENDERS, surrogate_models.CONTENDERS),
     ],
 )
 def test_options_name_what_there_is(named, there):
     assert list(named) == list(there)
+
+
+IN_CHILDREN = ("gpu_speed",)  # where torch is imported when it is known what to do
+RUN = [path for path in command_checks.commands_of(BENCHMARKS) if BENCHMARKS / "research" not in path.parents]
+
+
+def test_every_command_runs_by_it():
+    assert {path.stem for path in RUN if path.parent == BENCHMARKS} == set(COMMANDS)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("path", [path for path in RUN if path.stem not in IN_CHILDREN], ids=lambda path: path.stem)
+def test_ctrl_c_while_a_command_is_imported_is_one_line_too(path, tmp_path):
+    command_checks.ctrl_c_while_imported_is_one_line(tmp_path, BENCHMARKS, path)

@@ -1,10 +1,14 @@
 """Fashion-MNIST: the sample that is shipped, and whole files, also damaged ones."""
 
 import gzip
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
 from common import data
+from common.checkout import RESULTS
 from equality import equal
 
 import proxykernels as pk
@@ -103,3 +107,35 @@ def test_labels_must_match_the_images(tmp_path):
     path.write_bytes(gzip.compress(header + (256).to_bytes(4, "big") + bytes([10]) * 256))
     with pytest.raises(ValueError, match="a label is 10"):
         data.fashion_mnist("test", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    """A few kilobytes that stand for half a gigabyte."""
+    path = tmp_path / "t10k-images-idx3-ubyte.gz"
+    header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (256, 28, 28))
+    script = f"""
+        import resource, sys
+        sys.path.insert(0, {str(RESULTS.parent)!r})
+        import gzip
+        from pathlib import Path
+        path = Path({str(path)!r})
+        with gzip.open(path, "wb", 1) as file:
+            file.write({header!r})
+            for _ in range(512):
+                file.write(bytes(1 << 20))
+        from common import data
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            data.read_idx(path)
+        except ValueError as error:
+            print(error)
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    message, megabytes = done.stdout.splitlines()
+    assert "is damaged (more bytes do not hold the shape [256, 28, 28])" in message and int(megabytes) < 50
+    with pytest.raises(ValueError, match="is not one of Fashion-MNIST's"):
+        huge = tmp_path / "huge.gz"
+        huge.write_bytes(data.gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12))
+        data.read_idx(huge)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from accuracy import subjects
+from common import subjects
 from common.accuracy import strict_accuracy
 from rich.console import Console
 from speed import engine_table, relu_passes, turns

@@ -1,8 +1,6 @@
 """What commands print: tables that fit the terminal, and help with an example."""
 
 import argparse
-import importlib
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,17 +22,6 @@ from rich.console import Console
 from speed import report
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-COMMANDS = {path.stem: path.stem for path in sorted(BENCHMARKS.glob("*.py"))}  # and the modules of their parts
-PARTS = {
-    "evaluate.py anytime": "accuracy.anytime",
-    "evaluate.py few-steps": "accuracy.few_steps",
-    "evaluate.py sigma-delta": "accuracy.sigma_delta",
-    "evaluate.py energy": "accuracy.energy",
-    "imagenet.py torchvision": "images.torchvision_nets",
-    "compare_methods.py recipes": "methods.recipes",
-    "train.py relu": "training.relu",
-    "train_iteration.py surrogate": "iteration.surrogate_step",
-}
 ROW = {
     "T": 256, "reset": "soft", "neuron": "if", "batch": 32, "counts_total": 320, "median_ms_per_image": 1000.0,
     "min_ms_per_image": 900.0, "max_ms_per_image": 1300.0, "rounds": 12, "counts_different": 111, "accuracy": 1.0,
@@ -83,55 +70,6 @@ def test_width_is_80_in_a_pipe_and_that_of_COLUMNS(columns, is_table, monkeypatc
     assert ("──" in done.stdout) == is_table and "1.5" in done.stdout
 
 
-@pytest.mark.parametrize("name, module", (COMMANDS | PARTS).items())
-def test_help_fits_and_shows_an_example(name, module, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
-    main = importlib.import_module(module).main
-    with pytest.raises(SystemExit) as ending:
-        main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert ending.value.code == 0
-    assert [line for line in lines if len(line) > 80] == []
-    command = name if name in PARTS else f"{name}.py"
-    assert any(line.startswith(f"    python benchmarks/{command}") for line in lines)
-
-
-@pytest.mark.parametrize("name", (COMMANDS | PARTS).values())
-def test_options_mean_the_same_in_every_command(name, monkeypatch, capsys):
-    """--root is the folder of the data, --data its name, --weights files of train.py."""
-    monkeypatch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit):
-        importlib.import_module(name).main(["--help"])
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    for option, meaning in (("--root ROOT", "folder of "), ("--data ", "its name"), ("--weights ", "of train.py")):
-        for line, following in zip(lines, lines[1:], strict=False):
-            if line.startswith(option):
-                assert meaning in line + following, line
-
-
-@pytest.mark.parametrize("name", (COMMANDS | PARTS).values())
-def test_help_has_every_default_and_no_name_broken(name, monkeypatch, capsys):
-    """Each option has a text, and its default unless it has none; names with hyphens stay whole."""
-    monkeypatch.setenv("COLUMNS", "80")
-    found = []
-    parse = argparse.ArgumentParser.parse_args
-
-    def keep(parser, *arguments):
-        found.append(parser)
-        return parse(parser, *arguments)
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", keep)
-    with pytest.raises(SystemExit):
-        importlib.import_module(name).main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    assert not [line for line in lines if re.search(r"[a-z]-$", line)]
-    parser = found[-1]
-    for action in parser._actions:
-        if not isinstance(action.default, bool | None) and action.default != argparse.SUPPRESS:
-            assert "default: " in parser._get_formatter()._expand_help(action), action.dest
-        assert action.help, action.dest
-
-
 def test_defaults_are_shown_as_they_are_given():
     parser = new_parser("doc")
     for name, default in (("a", 0.0), ("b", (0.8, 0.99)), ("c", [0, 1]), ("d", RESULTS), ("e", "50%"), ("f", 0)):
@@ -156,21 +94,6 @@ def test_types_of_options():
         for text in bad:
             with pytest.raises(argparse.ArgumentTypeError, match="expected a .*, got"):
                 parse(text)
-
-
-def test_commands_are_few_and_in_the_index():
-    assert len(COMMANDS) <= 20
-    index = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text()
-    for command in (*(f"{name}.py" for name in COMMANDS), *PARTS):
-        assert f"| `{command}` |" in index, command
-
-
-@pytest.mark.parametrize("command", PARTS)
-def test_a_part_is_found_by_its_name(command):
-    path, name = command.split()
-    arguments = [sys.executable, str(BENCHMARKS / path), name, "--help"]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"usage: {command} [-h]")
 
 
 def test_lists_have_commas_and_their_names_none():

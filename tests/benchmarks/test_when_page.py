@@ -6,7 +6,7 @@ A table that was not measured leaves its place empty, a comment.
 import re
 
 import pytest
-from accuracy import subjects
+from common import subjects
 from common.checkout import RESULTS
 from common.tables import read_csv, write_csv
 from speed import levels

@@ -105,7 +105,7 @@ class Damaged(Input, Case):
         save_file(tensors, path, about)
         engine = loaded(path)
         if engine is not None and prod(engine.plan.shape) <= MOST_RUN:
-            held = engine.takes_floats
+            held = engine.inputs.takes_floats
             engine(torch.ones(2, *[2] * (not held), *engine.plan.shape, dtype=torch.float32 if held else torch.bool), 2)
 
 

@@ -1,5 +1,6 @@
 """Which neurons a case has, and from where they start."""
 
+import math
 from dataclasses import dataclass
 from random import Random
 
@@ -16,6 +17,7 @@ MODELS = {  # and how often each is drawn
     "CubaLIFNeuron": 1,
     "ALIFNeuron": 1,
     "RefractoryLIFNeuron": 1,
+    "LoihiNeuron": 1,
 }
 DECAYS = ("half", "any", "channels", "extreme")
 
@@ -87,6 +89,8 @@ def described(
     if model == "IFNeuron":
         return neurons.IFNeuron(v_threshold=theta, v_reset=draw.reset(reset, unit))
     kind = getattr(neurons, model)
+    if kind is neurons.LoihiNeuron:
+        return loihi(theta, decay, C, g)
     values = {name: _share(decay, C, g) for name in kind.channelwise if name.endswith("decay")}
     if "adaptation" in kind.channelwise:
         values["adaptation"] = draw.whole((C,), 4, g).abs() * unit if decay == "channels" else 3 * unit
@@ -94,6 +98,15 @@ def described(
         values["refractory"] = int(torch.randint(0, 4, (), generator=g))
     values |= {"v_threshold": theta, "v_reset": draw.reset(reset, unit), "v_rest": draw.reset(rest, unit)}
     return kind(**values)
+
+
+def loihi(theta: Tensor | float, decay: str, C: int, g: Generator) -> neurons.LoihiNeuron:
+    """Whole thresholds and biases; currents need not be whole."""
+    theta = theta.ceil() if isinstance(theta, Tensor) else float(math.ceil(theta))
+    decays = [(torch.as_tensor(_share(decay, C, g)) * 4096).round() / 4096 for _ in range(2)]
+    of_channels = [d if decay == "channels" else d.item() for d in decays]
+    bias = draw.whole((C,), 2, g) if decay == "channels" else 1.0
+    return neurons.LoihiNeuron(v_threshold=theta, decay=of_channels[0], current_decay=of_channels[1], v_bias=bias)
 
 
 def _share(decay: str, C: int, g: Generator) -> Tensor | float:

@@ -15,7 +15,7 @@ import proxykernels as pk
 from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
 from proxykernels.plan.changes import follow_changes
 from proxykernels.plan.followed_values import CannotFollowError
-from proxykernels.plan.plan import Kind
+from proxykernels.plan.operations import Kind
 from proxykernels.running.engine import Engine
 
 from . import draw, ways

@@ -31,6 +31,7 @@ KERNELS = (
     "_float16_parts_kernel",
     "_int8_digits_kernel",
     "_pack_kernel",
+    "_recurrent_scan_kernel",
     "_running_sums_kernel",
     "_scan_backward_kernel",
     "_sigma_delta_kernel",
@@ -253,7 +254,16 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     from triton.runtime import driver
 
     from proxykernels.checks import inputs
-    from proxykernels.kernels.gpu import counters, if_conv2d, if_scan, packing, scan_backward, sigma_delta, weight_parts
+    from proxykernels.kernels.gpu import (
+        counters,
+        if_conv2d,
+        if_scan,
+        packing,
+        recurrent_scan,
+        scan_backward,
+        sigma_delta,
+        weight_parts,
+    )
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.kernels.gpu.convolutions import convolutions
     from proxykernels.layers import sigma_delta as sigma_delta_layers
@@ -271,11 +281,11 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
     monkeypatch.setattr(torch.cuda, "device_of", card.device_of)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
-    monkeypatch.setattr(
-        spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1
-    )  # but the card
-    for module in (if_conv2d, if_scan, counters, packing, scan_backward, sigma_delta, weight_parts):
+    monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
+    jitted = if_conv2d, if_scan, counters, packing, recurrent_scan, scan_backward, sigma_delta, weight_parts
+    for module in jitted:
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))

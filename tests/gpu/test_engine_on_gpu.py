@@ -12,7 +12,7 @@ from torch import nn
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from gpu import time_model
+from gpu import launches
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
@@ -96,8 +96,8 @@ def test_what_else_a_result_has(monkeypatch, generator, kind):
         if kind == "readout":
             assert expected.potentials.any() and equal(result.potentials.host, expected.potentials)
         else:
-            assert result._last[0].scale is not None  # all that logits are of; as_tensor would ask the driver
-            torch.testing.assert_close(result._states[0].host, list(expected.state.values())[-1][0])
+            assert result._figures.layer.scale is not None  # all that logits are of; as_tensor would ask the driver
+            torch.testing.assert_close(result._figures.last[0].host, list(expected.state.values())[-1][0])
         assert result.relu_joules == expected.relu_joules and bool(result.relu_joules) == (kind == "converted")
         assert result.steps.host.tolist() == [9] * 3
         with pytest.raises(AttributeError, match="keeps no states"):
@@ -136,7 +136,7 @@ def test_launches_of_the_papers_network(monkeypatch, precision, weights):
         engine(there, 64)
         assert card.launches["graph"] == 1
         around = card.launches.total() - 1
-    assert captured[0] + around == time_model.LAUNCHES_OF_CHUNK + time_model.LAUNCHES_OF_RUN[weights]
+    assert captured[0] + around == launches.LAUNCHES_OF_CHUNK + launches.LAUNCHES_OF_RUN[weights]
 
 
 def test_weights_are_copied(monkeypatch, generator):

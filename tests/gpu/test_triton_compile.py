@@ -18,6 +18,7 @@ RESTS = [(kernel, rest) for kernel, rests in KERNELS.items() for rest in rests i
 NOT_SPECIALIZED = {
     "if_scan": ["T"],
     "scan_backward": ["T"],
+    "recurrent_scan": ["T"],
     "if_conv2d": ["T", "N", "H", "W", "H_out", "W_out"],
     "counters": ["images"],
     "count": ["words_of_neuron", "last_bits"],

@@ -28,6 +28,7 @@ NEURONS = {
     "cuba": pk.neurons.CubaLIFNeuron(v_threshold=0.5, v_reset=None, decay=0.75, current_decay=0.5),
     "adaptive": pk.neurons.ALIFNeuron(v_threshold=0.5, v_reset=None, decay=0.5, adaptation_decay=0.5, adaptation=0.25),
     "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.5, refractory=2),
+    "loihi": pk.neurons.LoihiNeuron(v_threshold=2.0, decay=0.75, current_decay=0.5),
 }
 
 
@@ -220,7 +221,7 @@ if sys.argv[1] == "sigma-delta":
     x = torch.randn(2, 2, 18, 18)
     net = pk.convert(prepared(Pooled()), x, neuron=sys.argv[1])
 engine, count = pk.compile(net, x), ctypes.c_long.in_dll(ctypes.CDLL(None), "allocations")
-session, given = engine.new_session(), engine.given(x)
+session, given = engine.new_session(), engine.inputs.given(x)
 run, made = session._functions.run, []
 class Functions:
     def run(self, *arguments):

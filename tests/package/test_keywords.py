@@ -7,7 +7,15 @@ import pytest
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, RefractoryLIFNeuron
+from proxykernels.neurons import (
+    ALIFNeuron,
+    CubaLIFNeuron,
+    IFNeuron,
+    LIFNeuron,
+    LINeuron,
+    LoihiNeuron,
+    RefractoryLIFNeuron,
+)
 
 BY_POSITION = {
     "LIF": (lambda: pk.LIF(0.9, 0.5), lambda: pk.LIF(decay=0.9, v_threshold=0.5), "decay=0.9, v_threshold=0.5"),
@@ -34,7 +42,9 @@ def test_a_layer_takes_positions_for_a_release(name):
     assert caught[0].filename == __file__ and repr(layer) == repr(new())
 
 
-@pytest.mark.parametrize("kind", [IFNeuron, LIFNeuron, CubaLIFNeuron, ALIFNeuron, RefractoryLIFNeuron, LINeuron])
+@pytest.mark.parametrize(
+    "kind", [IFNeuron, LIFNeuron, CubaLIFNeuron, ALIFNeuron, RefractoryLIFNeuron, LINeuron, LoihiNeuron]
+)
 def test_a_neuron_takes_positions_for_a_release(kind):
     first = kind.names()[0]
     with pytest.warns(DeprecationWarning, match=f"{kind.__name__} was given {first} .*: write {first}=0.75") as caught:

@@ -16,7 +16,8 @@ import pytest
 import torch
 from equality import equal
 from exchange import snntorch_fires, spikingjelly_fires
-from python_states import COUNTS, KEEP, MODULES, Gate, Own, closure
+from module_states import Own
+from python_states import COUNTS, KEEP, MODULES, Gate, closure
 from torch import nn
 
 import proxykernels as pk

@@ -105,6 +105,30 @@ def test_a_card_is_what_was_measured(converted):
     assert energies == [f"{1e6 * joules / 16:.3g}" for joules in (result.synops.joules, result.relu_joules)]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"neurons": "integrate-and-fire, soft reset", "a rate of 1 is": "99.9 % of the activations"}),
+        ({"method": "max", "v_reset": -0.5}, {"neurons": "integrate-and-fire, reset to -0.5",
+                                              "a rate of 1 is": "the largest activation"}),
+        ({"neuron": "sigma-delta"}, {"neurons": "SigmaDelta(exponents=9, signed=False)"}),
+    ],
+    ids=["default", "max, hard", "sigma-delta"],
+)  # fmt: skip
+def test_a_card_says_how_convert_made_it(converted, options, expected):
+    _, ann, images = converted
+    net = pk.convert(ann, images.split(5), **options)
+    with torch.serialization.safe_globals(TORCHS):
+        net = through_a_file(net)
+    result = pk.simulate(net, images, 8)
+    found = cells(pk.model_card(net, result))
+    expected = {"converted from": "Sequential", "calibration samples": "16", **expected, "steps T": "8"}
+    assert {name: value for name, (value, *_) in found.items() if name in expected} == expected
+    assert "a rate of 1 is" in found or "neuron" in options
+    assert not [name for name in found if name.startswith("accuracy")]
+    assert not [name for name in cells(pk.model_card(pk.IF(), pk.simulate(pk.IF(), images, 4))) if "convert" in name]
+
+
 def test_a_card_of_a_readout_and_of_a_stopped_run(converted, generator):
     net, _, images = converted
     labels = torch.arange(16) % 3
@@ -128,7 +152,8 @@ def test_what_a_card_refuses(converted):
         ((net, result, labels[:3]), ValueError, r"labels must be int64 \[16\]"),
         ((net, result, labels + 3), ValueError, "labels must be within 0 .. 2, got 3 to 3"),
         ((net, pk.simulate(pk.IF(), images, 4), labels), ValueError,
-         r"outputs \[N, classes\] and have a sample, got \[16, 1, 12, 12\]"),
+         r"labels are of outputs \[N, classes\], and result has \[16, 1, 12, 12\]"),
+        ((net, pk.simulate(net, images[:0], 4)), ValueError, "result must have a sample, got none"),
     ):  # fmt: skip
         with pytest.raises(error, match=message):
             pk.model_card(*arguments)

@@ -19,6 +19,7 @@ NEURONS = {
         v_threshold=0.75, v_reset=None, decay=0.75, current_decay=0.25, v_rest=-0.25
     ),
     "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=0.5, v_reset=0.0, decay=0.75, refractory=3),
+    "loihi": pk.neurons.LoihiNeuron(v_threshold=2.0, decay=torch.tensor([0.5, 0.75, 0.875, 1.0]), v_bias=1.0),
 }
 OTHERS = {
     "hard": pk.neurons.IFNeuron(v_threshold=1.0, v_reset=None),
@@ -26,6 +27,7 @@ OTHERS = {
     "leaky": pk.neurons.LIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5),
     "current-based": pk.neurons.CubaLIFNeuron(v_threshold=1.0, v_reset=0.0, decay=torch.full((4,), 0.5)),
     "refractory": pk.neurons.RefractoryLIFNeuron(v_threshold=1.0, v_reset=None, decay=0.5, refractory=1),
+    "loihi": pk.neurons.LoihiNeuron(v_threshold=3.0, decay=0.5),
 }
 
 

@@ -10,7 +10,8 @@
     MODEL(LeakyHardReset, 1, 2, 2) MODEL(LeakySoftReset, 1, 2, 1) \
     MODEL(SynapticHardReset, 2, 3, 2) MODEL(SynapticSoftReset, 2, 3, 1) \
     MODEL(AdaptiveHardReset, 2, 4, 2) MODEL(AdaptiveSoftReset, 2, 4, 1) \
-    MODEL(RefractoryHardReset, 2, 2, 3) MODEL(RefractorySoftReset, 2, 2, 2)
+    MODEL(RefractoryHardReset, 2, 2, 3) MODEL(RefractorySoftReset, 2, 2, 2) \
+    MODEL(LoihiHardReset, 2, 4, 1)
 // clang-format on
 
 namespace models {

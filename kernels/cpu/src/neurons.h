@@ -20,6 +20,7 @@ static inline V all(float a) {
     else return broadcast(a);
 }
 static inline float select(bool where, float yes, float no) { return where ? yes : no; }
+static inline float toward_zero(float a) { return __builtin_truncf(a); }
 
 // A neuron's parameters; a model looks at those that it has. `third` and `fourth` are its own.
 template <class V>
@@ -138,6 +139,30 @@ struct Refractory : Traits<Reset, 2, true, true> {
 };
 using RefractoryHardReset = Refractory<Hard>;
 using RefractorySoftReset = Refractory<Soft>;
+
+// decay x, rounded toward zero: in two parts, none of whose products is rounded if x is a whole number below 2^24.
+template <class V>
+static inline V decayed(V x, V decay) {
+    const V coarse = toward_zero(x * all<V>(0x1p-12f)) * all<V>(0x1p12f);
+    return coarse * decay + toward_zero((x - coarse) * decay);
+}
+
+// u = decayed(u) + I, which wraps around at 2^23;  h = decayed(v) + u + v_bias, which ends there. `third`: current_decay, `fourth`:
+// v_bias.
+struct LoihiHardReset : Traits<Hard, 2, false, false> {
+    template <class V>
+    static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
+        const V half = all<V>(0x1p23f), range = all<V>(0x1p24f), zero = all<V>(0.0f), most = half - all<V>(1.0f);
+        const V u = decayed(state[1], p.third) + current;
+        const V low = select(zero - half >= u, range, zero), high = select(half >= u, zero, range);
+        state[1] = u + (low - high);
+        const V sum = decayed(state[0], p.decay) + state[1] + p.fourth, below = select(sum >= most, most, sum);
+        const V h = select(below >= zero - most, below, zero - most);
+        const auto fires = h >= p.theta;
+        state[0] = Hard::after(fires, h, p);
+        return {h, p.theta, fires};
+    }
+};
 
 // No neuron: the sum of the currents, and that of their squares.
 struct CurrentSums {

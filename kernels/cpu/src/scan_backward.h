@@ -127,6 +127,20 @@ struct Back<Refractory<Reset>> {
     }
 };
 
+// Gradients pass the roundings as if there were none.
+template <>
+struct Back<LoihiHardReset> {
+    template <class Derivative>
+    static inline void step(const Before<Derivative>& before, const Parameters<float>& p, Gradients& grad) {
+        float state[] = {before.v, before.other};
+        back_leaky<Hard>(LoihiHardReset::step(state, before.current, p), before, p, grad);  // of v_rest 0
+        grad.fourth = grad.current;
+        grad.current = grad.current + grad.other;
+        grad.other = p.third * grad.current;
+        grad.third = grad.current * before.other;
+    }
+};
+
 // Values of a strip's neurons, one after another.
 struct Strip {
     alignas(64) float parameter[most_channelwise][strip_neurons];

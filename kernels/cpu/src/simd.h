@@ -36,6 +36,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {_mm512_fmadd_ps(a.x, b.x, sum.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {_mm512_min_ps(a.x, b.x)}; }
+static inline Vec toward_zero(Vec a) { return {_mm512_roundscale_ps(a.x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)}; }
 static inline Vec greater(Vec a, Vec b) { return {_mm512_max_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm512_mask_blend_ps(m, no.x, yes.x)}; }
@@ -63,6 +64,7 @@ static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {_mm256_fmadd_ps(a.x, b.x, sum.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {_mm256_min_ps(a.x, b.x)}; }
+static inline Vec toward_zero(Vec a) { return {_mm256_round_ps(a.x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)}; }
 static inline Vec greater(Vec a, Vec b) { return {_mm256_max_ps(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return _mm256_cmp_ps(a.x, b.x, _CMP_GE_OQ); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.x, yes.x, m)}; }
@@ -96,6 +98,7 @@ static inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {vfmaq_f32(sum.x, a.x, b.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {vminq_f32(a.x, b.x)}; }
+static inline Vec toward_zero(Vec a) { return {vrndq_f32(a.x)}; }
 static inline Vec greater(Vec a, Vec b) { return {vmaxq_f32(a.x, b.x)}; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return vcgeq_f32(a.x, b.x); }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {vbslq_f32(m, yes.x, no.x)}; }
@@ -139,6 +142,10 @@ static inline Vec::Mask operator>=(Vec a, Vec b) { return a.x >= b.x; }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {(float4)((m & (int4)yes.x) | (~m & (int4)no.x))}; }
 static inline Vec add_where(Vec::Mask m, Vec a, Vec b) { return {a.x + (float4)(m & (int4)b.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return select(a >= b, b, a); }
+static inline Vec toward_zero(Vec a) {
+    for (int i = 0; i < Vec::width; i++) a.x[i] = __builtin_truncf(a.x[i]);
+    return a;
+}
 static inline Vec greater(Vec a, Vec b) { return select(a >= b, a, b); }
 static inline uint32_t bits(Vec::Mask m) {
 #if defined(__SSE2__)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
+from ...neurons import LINeuron
 from ..graph.build_layers import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.compare import STEPS, Difference
 from ..graph.folding import fold_gains, fold_inputs, fold_norms, untie
@@ -215,6 +216,8 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
 
     def layer(key: str, population: Population) -> nn.Module:
         if not population.fires:
+            if graph.adds_up and key == graph.order[-1]:
+                return _adding_up(population, constant)
             return build_layer(population.modules, CARRIED)
         with checks.at(f"{name}: {path_of(population.node)}"):
             multiply(population.modules, neurons[key].gain)
@@ -291,6 +294,15 @@ def _check_recurrence(place: str, layer: nn.Module, population: Population, shif
         recurrence_proof.check(place, layer, population.recurrence, shift)
     except Difference as difference:
         raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
+
+
+def _adding_up(population: Population, constant: list[str]) -> nn.Module:
+    """A last layer behind the sum over time: its potentials begin at its bias and add up what it makes of each step."""
+    module: Any = population.modules[0]
+    bias, module.bias = module.bias, None
+    if bias.requires_grad:
+        constant.append(f"bias of {path_of(population.node)}")
+    return build_layer(population.modules, LINeuron(decay=1.0), bias.detach())
 
 
 def _described(population: Population, described: Callable[[Any, int | None], Described]) -> Described:

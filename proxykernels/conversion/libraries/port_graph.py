@@ -57,6 +57,7 @@ class PortGraph(Graph):
         self.steps_first = steps_first
         self.axes = 2 if steps_first else 1  # in front of the channels
         self.reduced: dict[fx.Node, str] = {}  # what lies behind the "mean" or "sum" over all steps, and behind which
+        self.adds_up = False  # whether the output is a last layer's with a bias behind the sum over time
         self.repeats_input = False  # whether the model does so itself, for all steps
         super().__init__(*arguments, **options)
 
@@ -156,7 +157,7 @@ class PortGraph(Graph):
 
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         if node in self.reduced:
-            self._check_linear(self.reduced[node], module, path)
+            self._check_linear(node, self.reduced[node], module, path)
         if isinstance(module, Scaled):
             return self._scaled(node, x, module, path)
         if is_delay(module):
@@ -184,8 +185,11 @@ class PortGraph(Graph):
         self.populations[signal.layer].recurrence = found
         return signal
 
-    def _check_linear(self, kind: str, module: nn.Module, path: str) -> None:
-        """What lies behind the mean over time is computed in front of it, at each step."""
+    def _check_linear(self, node: fx.Node, kind: str, module: nn.Module, path: str) -> None:
+        """What lies behind the mean over time is computed in front of it, at each step.
+
+        A last layer behind the sum may have a bias, which is added once: from there its potentials begin to add up.
+        """
         norm = isinstance(module, self.norms)
         if not (norm or isinstance(module, (*LINEAR, nn.Flatten, nn.Sequential, Scaled, *self.negligible))):
             raise TypeError(
@@ -193,10 +197,12 @@ class PortGraph(Graph):
                 "supported: put it in front"
             )
         if kind == "sum" and (norm or getattr(module, "bias", None) is not None):
-            raise TypeError(
-                f"{self.model}: {path} adds its bias once behind the sum over time, and would at each step here: take "
-                "the mean(0), or leave the bias out"
-            )
+            if norm or any(user.op != "output" for user in node.users):
+                raise TypeError(
+                    f"{self.model}: {path} adds its bias once behind the sum over time, and would at each step here: "
+                    "let it be the last layer, take the mean(0), or leave the bias out"
+                )
+            self.adds_up = True
 
     def _scaled(self, node: fx.Node, x: Signal | Current, scaled: Scaled, path: str) -> Signal | Current:
         """Times a number: what takes spikes has it in its weights, and so does what gives a current."""

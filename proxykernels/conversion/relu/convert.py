@@ -159,9 +159,10 @@ def convert(
         original = Original(traced, graph, samples_of(batches.first))
         distributions, nodes = watched(graph)
         watcher = _Watcher(traced, nodes)
-        samples = []
+        samples, seen = [], 0
         for batch in batches:
             _run(watcher, batch, graph.model)
+            seen += len(batch)
             if sum(map(len, samples)) < SAMPLES:
                 samples.append(batch)
         if changes:
@@ -188,6 +189,8 @@ def convert(
 
     net = graph.network(layer).eval()
     net.input_dims, net._parts = few.ndim, parts_of(followed)
+    net._made = {"converted from": graph.model, "calibration samples": f"{seen:,}"}
+    net._made |= {"neurons": f"{changes}"} if changes else _in_words(method, percentile, v_reset)
     check(net, graph, scales, original)
     warn_of_products(net, graph, original.x)
     del original
@@ -230,6 +233,13 @@ class _Batches:
             checks.finite("calibration", batch)
             if batch.ndim and len(batch):
                 yield batch
+
+
+def _in_words(method: str, percentile: float, v_reset: float | None) -> dict[str, str]:
+    """What a model card says of IF neurons."""
+    reset = "soft reset" if v_reset is None else f"reset to {v_reset:g}"
+    scales = f"{percentile:g} % of the activations" if method == "percentile" else "the largest activation"
+    return {"neurons": f"integrate-and-fire, {reset}", "a rate of 1 is": scales}
 
 
 def _length(batches: Iterable) -> int | None:

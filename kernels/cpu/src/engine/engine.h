@@ -77,10 +77,10 @@ struct Operation {
     // Of a Move: which pixel of its inputs each pixel is, and which channel, counted on through all inputs; -1: zeros. Null:
     // as they lie.
     const int64_t *pixels, *channels;
-    // Of Recur, which has the neurons of Fire, no bias, and in `start` the spikes before the first step besides: rows of weights
-    // [C][stride], of which row j has what neuron j sends; or without `recurrent_full` one row, of which each takes its own.
+    // Of Recur, which has the neurons of Fire, no bias, and in `start` the spikes before the first step besides: weights [C][C],
+    // of which row i has what neuron i receives; or without `recurrent_full` one row [C], of which each takes its own.
     const float* recurrent;
-    int64_t recurrent_stride, recurrent_full;
+    int64_t recurrent_full;
     Line lines[11];  // of Fire with weights of one input, by the kernel; infinite: it cannot run
     const float* limit;  // [C], of Send and SendMaxima, like the next two: as SigmaDelta has them
     float lowest;

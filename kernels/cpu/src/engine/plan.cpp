@@ -111,10 +111,18 @@ static bool copy_neurons(Step& step) {
 
 // The same of recurrent neurons, whose spikes are states, too.
 static bool copy_recurrent(Plan& plan, Step& step) {
-    const int64_t size = step.recurrent_stride * (step.recurrent_full ? step.C : 1);
-    if (!copy_neurons(step) || !copy_of(step.recurrent, size, size, step.recurrent_copy)) return false;
-    step.recurrent = step.recurrent_copy, step.restarts = false;
-    plan.bytes += size * (int64_t)sizeof(float);
+    if (!copy_neurons(step)) return false;
+    step.restarts = false;
+    Window& back = step.back;
+    back.weight = step.recurrent, back.C = back.rows = step.C, back.H = back.W = 1;
+    back.kernel_h = back.kernel_w = 1;
+    if (!step.recurrent_full) {
+        back.rows = 1, back.bytes = ceil_div(step.C, block) * block * (int64_t)sizeof(float);
+        if (!copy_of(step.recurrent, step.C, back.bytes / (int64_t)sizeof(float), back.matrix)) return false;
+    } else if (!pack_matrix(back, step, true)) {
+        return false;
+    }
+    plan.bytes += back.bytes;
     return true;
 }
 
@@ -225,7 +233,7 @@ void free_plan(Plan* plan) {
                 free(step.windows[i].bias_copy);
         free(step.sliced), free(step.unit), free(step.tables), free(step.tiles), free(step.tile_unit), free(step.parameters),
             free(step.start_copy), free(step.bias_copy), free(step.pixels_copy), free(step.channels_copy),
-            free(step.delays_copy), free(step.limit_copy), free(step.scale_copy), free(step.recurrent_copy);
+            free(step.delays_copy), free(step.limit_copy), free(step.scale_copy), free(step.back.matrix), free(step.back.unit);
         delete[] step.windows;
         delete step.reach;
     }

@@ -84,7 +84,8 @@ struct Step : Operation {
     Window* windows = nullptr;
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias [blocks * columns]
     int64_t *pixels_copy = nullptr, *channels_copy = nullptr, *delays_copy = nullptr;
-    float *limit_copy = nullptr, *scale_copy = nullptr, *recurrent_copy = nullptr;
+    float *limit_copy = nullptr, *scale_copy = nullptr;
+    Window back{};  // of recurrent neurons: their own spikes, and its rows; without `recurrent_full` one row of floats
     int64_t states = 0, state_P = 0, rows = 0;  // of a neuron; pixels of a state; of all windows without groups
     // Whether it is a convolution, of the window `weighted`, and at most one input that adds as it is; what kernels of ../conv2d
     // make of it, without its neurons; how many parts of its channels have inputs of their own, which are groups that are joined.

@@ -1,10 +1,13 @@
 // Recurrent neurons on the currents that an operation before them gives: an image is a task, for each step waits for the one
-// before it.
+// before it. What a step sends back are rows of weights, of floats or of integers, one for each neuron that fired.
 #include "../recurrent/steps.h"
 #include "operations.h"
+#include "rows.h"
 #include "watch.h"
 
 namespace PK_TARGET {
+
+static_assert(behind_list >= overhang);
 
 int64_t recurrent_room(const Step& step) { return RecurrentMemory::bytes(step.states - 1, step.C); }
 
@@ -14,6 +17,16 @@ struct Recurring {
     const Step& step;
     const int64_t k, steps;
     const bool fresh;
+    const RowAdder of_blocks, of_last;  // of whole blocks of channels, and of the last one
+
+    Recurring(const Session& session, const Step& step, int64_t k, int64_t steps, bool fresh)
+        : session(session),
+          step(step),
+          k(k),
+          steps(steps),
+          fresh(fresh),
+          of_blocks(row_adder(step.back.kind, block_vecs, is_far(step.back))),
+          of_last(row_adder(step.back.kind, step.vecs_of(step.blocks() - 1), is_far(step.back))) {}
 
     void run(int64_t image, Scratch& scratch) const {
         Carver carver{scratch.kernel};
@@ -22,20 +35,50 @@ struct Recurring {
         load_recurrent(memory, Model::states, fresh ? step.start : v, step.C, step.C);
         const View& x = session.views[step.windows[0].slot];
         uint8_t* const out = (uint8_t*)session.slots[k] + image * steps * step.bytes();
-        const RecurrentRows rows{step.recurrent, step.recurrent_stride, step.recurrent_full != 0};
-        recurrent_steps<Model>(
-            step.neuron, rows, steps, step.C, memory, [&](int64_t t) { return x.values_at(image, t, 0); },
-            [&](int64_t t) { return out + t * step.bytes(); }, [](auto&&...) {});
+        const uint8_t* fired = memory.fired;
+        for (int64_t t = 0; t < steps; t++) {
+            uint8_t* const spikes = out + t * step.bytes();
+            run_step(memory, x.values_at(image, t, 0), fired, spikes);
+            fired = spikes;
+        }
+        memmove(memory.fired, fired, step.bytes());
         store_recurrent(memory, Model::states, v, step.C);
-        const int64_t fired = count_bits(out, steps * step.bytes());
-        scratch.tally[0] += fired, scratch.tally[1] += fired * (rows.full ? step.C : 1);
+        const int64_t sent = count_bits(out, steps * step.bytes());
+        scratch.tally[0] += sent, scratch.tally[1] += sent * (step.recurrent_full ? step.C : 1);
+    }
+
+    void run_step(const RecurrentMemory& memory, const float* current, const uint8_t* fired, uint8_t* spikes) const {
+        const int64_t count = step.recurrent_full ? list_fired(fired, step.bytes(), memory.list) : 0;
+        for (int i = 0; i < most_group; i++) memory.list[count + i] = (uint32_t)step.C;  // the row that adds nothing
+        alignas(64) float sums[columns] = {};
+        for (int64_t b = 0; b < step.blocks(); b++) {
+            const int64_t first = b * columns, last = least(first + columns, step.C);
+            memcpy(sums, current + first, (last - first) * sizeof(float));
+            if (count) add_rows(memory.list, count, b, sums);
+            for (int64_t channel = first; channel < last; channel += block) {
+                Block input = load_block(sums + channel - first);
+                if (!step.recurrent_full) add_own(input, step.back.matrix, channel, fired, step.bytes());
+                step_channels<Model>(step.neuron, memory, channel, (int)least(block, step.C - channel), input, spikes);
+            }
+        }
+    }
+
+    // Adds the rows of a list to the currents of a block. They are summed up before: of exact sums a current is rounded once.
+    void add_rows(const uint32_t* list, int64_t count, int64_t b, float* sums) const {
+        const Window& w = step.back;
+        const RowAdder& add = b + 1 < step.blocks() ? of_blocks : of_last;
+        const Bucket all{0, (uint32_t)count, 1};
+        if (w.kind == RowKind::Floats) return add.buckets(w.block(b), list, &all, &all + 1, sums);
+        alignas(64) char whole[columns * sizeof(int32_t)] = {};
+        add.buckets(w.block(b), list, &all, &all + 1, whole);
+        add.whole(whole, w.unit + b * columns, sums);
     }
 };
 
 void run_recurrent(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
     const Step& step = session.plan.steps[k];
     with_model(step.neuron, [&](auto model) {
-        const Recurring<decltype(model)> recurring{session, step, k, steps, fresh};
+        const Recurring<decltype(model)> recurring(session, step, k, steps, fresh);
         struct Context {
             const Recurring<decltype(model)>& recurring;
             Scratch* scratch;

@@ -57,9 +57,10 @@ static void run_recurrent_forward(const RecurrentBackward& r, int64_t image, int
     const auto current = [&](int64_t t) { return s.current + t * s.time_stride + image * s.C; };
     const auto spikes = [&](int64_t t) { return memory.spikes.data + t % 2 * ceil_div(s.C, 8); };
     recurrent_steps<Model>(s.neuron, rows, s.T, s.C, memory.forward, current, spikes,
-                           [&](int64_t t, int64_t channel, int n, const auto& state, const Block& input) {
+                           [&](int64_t t, int64_t channel, int n, const Block& input) {
                                for (int k = 0; k < Model::states; k++)
-                                   store_block(memory.before(i, t, k) + channel, state.part[k], n);
+                                   store_block(memory.before(i, t, k) + channel,
+                                               load_block(memory.forward.states + k * memory.stride + channel), n);
                                store_block(memory.before(i, t, Model::states) + channel, input, n);
                            });
 }

@@ -11,6 +11,7 @@ namespace PK_TARGET {
 
 constexpr int wide_vecs = 8, wide = wide_vecs * Vec::width;  // of sums in registers: enough that no addition waits for another
 static_assert(wide % block == 0, "a span is whole blocks");
+constexpr int64_t behind_list = 64;  // entries of room behind a list of neurons
 
 // Rows of weights, from what fired to all.
 struct RecurrentRows {
@@ -29,7 +30,7 @@ struct RecurrentMemory {
         : stride(ceil_div(C, block) * block),
           states(carver.take<float>(states * stride)),
           fired(carver.take<uint8_t>(ceil_div(C, 8))),
-          list(carver.take<uint32_t>(C)) {}
+          list(carver.take<uint32_t>(C + behind_list)) {}
     static int64_t bytes(int64_t states, int64_t C) {
         Carver counts{nullptr};
         RecurrentMemory(counts, states, C);
@@ -46,26 +47,39 @@ static inline int64_t list_fired(const uint8_t* bytes, int64_t n, uint32_t* list
     return list - start;
 }
 
-// The currents of some channels, of which `n` are there: those given and what comes back.
+// The currents of some channels, of which `n` are there: those given and what comes back. The former are added last: of weights
+// whose sums are exact, a current is rounded once.
 template <int channels>
 static inline Lanes<channels> with_rows_of(const float* current, int n, const RecurrentRows& rows, int64_t channel,
                                            const uint32_t* list, int64_t count) {
-    Lanes<channels> sum = load_block<channels>(current, n);
+    Lanes<channels> sum = broadcast_block<channels>(0.0f);
     const float* const row = rows.weight + channel;
     for (int64_t k = 0; k < count; k++) add(sum, load_block<channels>(row + list[k] * rows.stride));
+    add(sum, load_block<channels>(current, n));
     return sum;
 }
 
 template <int channels>
-static inline void add_own(Lanes<channels>& sum, const RecurrentRows& rows, int64_t channel, const uint8_t* fired,
-                           int64_t bytes) {
+static inline void add_own(Lanes<channels>& sum, const float* weight, int64_t channel, const uint8_t* fired, int64_t bytes) {
     const uint32_t bits = (uint32_t)load_bits(fired + channel / 8, least(channels / 8, bytes - channel / 8));
-    const Lanes<channels> own = load_block<channels>(rows.weight + channel);
+    const Lanes<channels> own = load_block<channels>(weight + channel);
     for (int i = 0; i < sum.vecs; i++) sum.v[i] = add_where(mask_of(bits >> (i * Vec::width)), sum.v[i], own.v[i]);
 }
 
-// Steps of one image, whose channels' currents are at current(t) and whose spikes go to spikes(t). keep(t, channel, n, state,
-// current) sees what each block of n channels starts a step from.
+// One step of a block, of which n channels are there: the bits of their spikes are written.
+template <class Model>
+static inline void step_channels(const Neuron& neuron, const RecurrentMemory& memory, int64_t channel, int n,
+                                 const Block& input, uint8_t* spikes) {
+    const NeuronBlock<Model, block> neurons(neuron, channel);
+    States<Model::states, block> state;
+    float* const at = memory.states + channel;
+    for (int k = 0; k < Model::states; k++) state.part[k] = load_block(at + k * memory.stride);
+    store_spikes(spikes + channel / 8, step_block(neurons, state, input), n);
+    for (int k = 0; k < Model::states; k++) store_block(at + k * memory.stride, state.part[k]);
+}
+
+// Steps of one image, whose channels' currents are at current(t) and whose spikes go to spikes(t). keep(t, channel, n,
+// current) is called before each block of n channels takes a step.
 template <class Model, class Current, class Spikes, class Keep>
 static void recurrent_steps(const Neuron& neuron, const RecurrentRows& rows, int64_t T, int64_t C,
                             const RecurrentMemory& memory, Current current_of, Spikes spikes_of, Keep keep) {
@@ -77,12 +91,8 @@ static void recurrent_steps(const Neuron& neuron, const RecurrentRows& rows, int
         const int64_t count = rows.full ? list_fired(fired, bytes, memory.list) : 0;
         const auto step = [&](int64_t channel, const Block& input) {
             const int n = (int)least(block, C - channel);
-            const NeuronBlock<Model, block> neurons(neuron, channel);
-            States<Model::states, block> state;
-            for (int k = 0; k < Model::states; k++) state.part[k] = load_block(memory.states + k * memory.stride + channel);
-            keep(t, channel, n, state, input);
-            store_spikes(spikes + channel / 8, step_block(neurons, state, input), n);
-            for (int k = 0; k < Model::states; k++) store_block(memory.states + k * memory.stride + channel, state.part[k]);
+            keep(t, channel, n, input);
+            step_channels<Model>(neuron, memory, channel, n, input, spikes);
         };
         int64_t channel = 0;
         for (; channel + wide <= C; channel += wide) {
@@ -90,14 +100,14 @@ static void recurrent_steps(const Neuron& neuron, const RecurrentRows& rows, int
             each<wide / block>([&](auto part) {
                 Block input;
                 for (int i = 0; i < vecs; i++) input.v[i] = sum.v[part * vecs + i];
-                if (!rows.full) add_own(input, rows, channel + part * block, fired, bytes);
+                if (!rows.full) add_own(input, rows.weight, channel + part * block, fired, bytes);
                 step(channel + part * block, input);
             });
         }
         for (; channel < C; channel += block) {
             const int n = (int)least(block, C - channel);
             Block input = with_rows_of<block>(current + channel, n, rows, channel, memory.list, count);
-            if (!rows.full) add_own(input, rows, channel, fired, bytes);
+            if (!rows.full) add_own(input, rows.weight, channel, fired, bytes);
             step(channel, input);
         }
         fired = spikes;

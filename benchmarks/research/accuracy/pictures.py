@@ -1,0 +1,38 @@
+"""Every picture of research, drawn from its table: what redraw.py does."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from common import photographs, pictures
+from images import picture, torchvision_nets_table
+from methods import recipes_table
+from methods import report as report_of_methods
+from training import events
+
+from accuracy import anytime_table, every_step, sigma_delta_picture
+
+
+def run(options: argparse.Namespace) -> None:
+    pictures.draw("redraw.py", options, drawers)
+
+
+def drawers(folder: Path) -> pictures.Drawers:
+    """What draws each table, by the tables' names; those that there are may be fewer."""
+    found: pictures.Drawers = {
+        "anytime_paper.csv": partial(anytime_table.draw, net="paper"),
+        "anytime_small.csv": partial(anytime_table.draw, net="small"),
+        "few_steps_sigma_delta.csv": sigma_delta_picture.draw,
+        "recipes.csv": recipes_table.draw,
+        "train_events_time.csv": events.draw,
+        "torchvision_rates.csv": torchvision_nets_table.draw,
+    }
+    for table in sorted(folder.glob("accuracy_*.csv")):
+        if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
+            found[table.name] = partial(every_step.draw, name=table.stem.removeprefix("accuracy_"))
+    for table in sorted(folder.glob("compare_methods_*_[0-9]*.csv")):  # of a net and a width
+        if not table.stem.endswith("_settings"):
+            found[table.name] = partial(report_of_methods.draw, stem=table.stem)
+    if photographs.are_there():
+        found["imagenet_answers.csv"] = picture.draw
+    return found

@@ -1,0 +1,138 @@
+"""Recurrent neurons over all T steps in one launch, on the currents of their input: I[t] = current[t] + R s[t-1].
+
+A program owns one sample, with its neurons' states in registers. What fired in a step is listed in memory, and the next
+step adds a row of R, what a neuron sends, for each entry. So the work is in proportion to the spikes, as on a CPU. The
+rows of a layer of some hundred neurons stay in the caches. Nothing is shared between programs, so none waits for
+another.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..neurons import Neuron
+from .neuron_steps import arguments, read_states, write_states
+
+MOST_NEURONS = 2048  # of a sample: a program holds all of them; layers with more take the step loop
+
+
+def warps_of(block: int) -> int:
+    """Two neurons a thread, where there are few."""
+    return min(8, max(1, block // 64))
+
+
+@triton.jit
+def _list_fired(spike, channel, list_pointer):
+    """Write the numbers of the neurons that fired, in order; how many there are."""
+    place = tl.cumsum(spike.to(tl.int32), 0)
+    tl.store(list_pointer + place - 1, channel, mask=spike)
+    return tl.sum(spike.to(tl.int32), 0)
+
+
+@triton.jit(do_not_specialize=["T"])
+def _recurrent_scan_kernel(
+    current_pointer,  # [T, samples, C]; stride current_stride over time
+    v_pointer,  # [STATES + 1, samples, C] float32, states before the first step, and last the spikes before it
+    neuron,  # the neurons' parameters: neuron_steps.py
+    weight_pointer,  # float32 [C, C], of which row j has what neuron j sends, or [C]
+    list_pointer,  # int32 [samples, 2, BLOCK], of a step and of the step before
+    spikes_pointer,  # words [ceil(T / 32), samples, C] int32
+    v_last_pointer,  # as v_pointer, after the last step
+    T,
+    samples,
+    C,
+    current_stride,
+    LOAD: tl.constexpr,
+    STEP: tl.constexpr,
+    STATES: tl.constexpr,
+    FULL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    sample = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, BLOCK)
+    mask = channel < C
+    loaded = LOAD(neuron, 0, channel, mask)
+    first_row, size = v_pointer + sample * C, samples.to(tl.int64) * C
+    state = read_states(first_row, size, channel, mask, STATES)
+    spike = tl.load(first_row + STATES * size + channel, mask=mask, other=0.0) != 0.0
+    lists = list_pointer + sample * (2 * BLOCK)
+    count = 0
+    if FULL:
+        count = _list_fired(spike, channel, lists)
+        tl.debug_barrier()
+    turn = 0
+    own = tl.load(weight_pointer + channel, mask=mask, other=0.0)
+    current_row = current_pointer + sample * C
+    word_row = spikes_pointer + sample * C
+    for first in range(0, T, 32):
+        word = tl.zeros((BLOCK,), tl.int32)
+        for bit in range(0, tl.minimum(T - first, 32)):
+            if FULL:
+                back = tl.zeros((BLOCK,), tl.float32)
+                for k in range(0, count):
+                    sender = tl.load(lists + turn * BLOCK + k).to(tl.int64)
+                    back += tl.load(weight_pointer + sender * C + channel, mask=mask, other=0.0)
+            else:
+                back = tl.where(spike, own, 0.0)
+            current = tl.load(current_row + channel, mask=mask, other=0.0).to(tl.float32)
+            state, margin = STEP(state, current + back, neuron, loaded)
+            spike = (margin >= 0.0) & mask
+            word |= spike.to(tl.int32) << bit
+            if FULL:
+                # The list of the step before is read until here by others, the one before that by nobody.
+                turn = 1 - turn
+                count = _list_fired(spike, channel, lists + turn * BLOCK)
+                tl.debug_barrier()
+            current_row += current_stride
+        tl.store(word_row + channel, word, mask=mask)
+        word_row += size
+    last_row = v_last_pointer + sample * C
+    write_states(last_row, size, channel, state, mask, STATES)
+    tl.store(last_row + STATES * size + channel, spike.to(tl.float32), mask=mask)
+
+
+def recurrent_scan(current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor) -> tuple[Tensor, Tensor]:
+    """Run all T steps of at most MOST_NEURONS recurrent neurons a sample in one launch.
+
+    Args:
+        current: [T, N, 1, C], what the input makes. A time stride of 0 costs no copy.
+        v: float32 [N, states + 1, 1, C], of which the last are the spikes of the step before; not modified.
+        recurrent: [C, C], of which row i has the weights of what neuron i receives, or one value a neuron [C].
+
+    Returns:
+        Words int32 [ceil(T / 32), N, 1, C], and the states after the last step.
+    """
+    T, (N, _, _, C) = len(current), v.shape
+    if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
+        words = v.new_zeros((triton.cdiv(T, 32), N, 1, C), dtype=torch.int32)
+        return words, v.clone(memory_format=torch.contiguous_format)
+    if current.stride(0) == 0:
+        current = current[0].contiguous().expand(current.shape)
+    elif not current[0].is_contiguous():
+        current = current.contiguous()
+    full = recurrent.ndim == 2
+    weight = (recurrent.t() if full else recurrent).detach().float().contiguous()
+    start = v.float().transpose(0, 1).contiguous()
+    last, block = torch.empty_like(start), max(32, triton.next_power_of_2(C))
+    spikes = torch.empty(triton.cdiv(T, 32), N, 1, C, dtype=torch.int32, device=v.device)
+    with torch.cuda.device_of(v):
+        _recurrent_scan_kernel[(N,)](
+            current_pointer=current,
+            v_pointer=start,
+            weight_pointer=weight,
+            list_pointer=torch.empty(N, 2, block, dtype=torch.int32, device=v.device),
+            spikes_pointer=spikes,
+            v_last_pointer=last,
+            T=T,
+            samples=N,
+            C=C,
+            current_stride=current.stride(0) if T > 1 else 0,
+            **arguments(neuron),
+            FULL=full,
+            BLOCK=block,
+            num_warps=warps_of(block),
+            # Spikes must not depend on a default that differs between Triton releases.
+            enable_fp_fusion=False,
+        )
+    return spikes, last.transpose(0, 1).contiguous()
