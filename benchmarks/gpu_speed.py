@@ -4,6 +4,7 @@
     python benchmarks/gpu_speed.py compile    what each kernel takes
     python benchmarks/gpu_speed.py operands   what each GPU and Triton packs
     python benchmarks/gpu_speed.py tune       block sizes, timed
+    python benchmarks/gpu_speed.py one        one kernel alone: what it takes, its PTX and SASS
 
 To measure takes about an hour and leaves one archive; to compile needs no GPU. `measure --help`, and so
 on, says more.
@@ -19,7 +20,7 @@ from common.command import command
 from common.printed import Help, new_parser
 
 MODULES = {"measure": "measure", "part": "parts", "compile": "compile_report", "operands": "operand_report"}
-MODULES |= {"tune": "tune"}
+MODULES |= {"tune": "tune", "one": "one"}
 
 
 def main(arguments: list[str] | None = None) -> None:

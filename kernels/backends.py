@@ -158,10 +158,13 @@ class Backend(Protocol):
     ) -> Tensor:
         """Max pooling of what sigma-delta neurons have sent: sigma_delta.py has arguments and results."""
 
+    def sums_so_far(self, x: Tensor, sent: Tensor | None, T: int | None = None, /) -> Tensor:
+        """Sums over the steps of what sigma-delta neurons send: sigma_delta.py has arguments and results."""
+
     def pooled_sigma_delta(
         self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int,
         neuron: SigmaDelta, state: State | None = None, /,
-    ) -> tuple[Tensor, int]:  # fmt: skip
+    ) -> tuple[Tensor, int | Tensor]:  # fmt: skip
         """Sigma-delta neurons behind a max pooling: sigma_delta.py has arguments and results."""
 
 
@@ -213,6 +216,10 @@ class CpuBackend(Backend, Protocol):
 
 class GpuBackend(Backend, Protocol):
     """A GPU pools by 2 x 2 in the launch of the convolution before, and counts several tensors in one launch."""
+
+    def pack_and_look(self, dense: Tensor, /) -> tuple[Tensor, bool, bool]:
+        """Values [T, N, C, H, W] to words; whether they are all 0 and 1, without which the words mean nothing; and
+        whether all are finite. It waits once."""
 
     def total(self, words: Tensor, /) -> Tensor:
         """All spikes: int64, no dimensions."""

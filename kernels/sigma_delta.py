@@ -38,10 +38,13 @@ class SigmaDelta(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Of a layer's call: the spikes that its neurons sent, and how often a weight was added to a neuron's sum."""
+    """Of a layer's call: the spikes that its neurons sent, and how often a weight was added to a neuron's sum.
 
-    spikes: int
-    additions: int
+    On a GPU int64 tensors without dimensions, for nobody waits for them.
+    """
+
+    spikes: int | Tensor
+    additions: int | Tensor
 
 
 def values_of(codes: Tensor) -> Tensor:
@@ -58,21 +61,23 @@ def codes_of(values: Tensor) -> Tensor:
 
 
 def arriving(
-    x: Tensor, size: tuple[int, int], weight: Tensor, bias: Tensor | None, window: Window
+    x: Tensor, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None, window: Window
 ) -> tuple[Tensor, int]:
     """What a convolution by torch brings, [N, steps, P_out, C_out], and the weights added for it.
 
     Args:
         x: [N, steps, P, C_in] of images of ``size`` (H, W): codes, or values in float32. weight: [C_out, C_in / groups,
-            kh, kw]. bias: [C_out], at the first step.
+            kh, kw]; None: 1 from each input to itself. bias: [C_out], at the first step.
     """
-    stride, padding, dilation, groups = window
     values = values_of(x) if x.dtype == torch.int8 else x
+    if weight is None:
+        return values, int(values.count_nonzero())
+    stride, padding, dilation, groups = window
     images = values.transpose(2, 3).flatten(0, 1).unflatten(2, size)
     with exact(x.device):
         y = F.conv2d(images, weight.float(), None, stride, padding, dilation, groups)
     not_zero = torch.count_nonzero(images, (0, 1))  # of each pixel
-    reach = _windows_of_pixels(size, tuple(weight.shape[2:]), stride, padding, dilation)
+    reach = windows_of_pixels(size, tuple(weight.shape[2:]), stride, padding, dilation)
     additions = int((not_zero * reach.to(x.device)).sum()) * (len(weight) // groups)
     y = y.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])
     if bias is not None:
@@ -81,7 +86,7 @@ def arriving(
 
 
 @cache
-def _windows_of_pixels(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+def windows_of_pixels(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
     """How many windows of a convolution have each pixel: int64 [H, W]."""
     rows, columns = (_windows_of_places(*axis) for axis in zip(size, kernel, stride, padding, dilation, strict=True))
     return rows[:, None] * columns
@@ -106,7 +111,6 @@ def all_that_arrives(
     """
     arrived, additions = None, 0
     if x is not None:
-        assert weight is not None
         arrived, additions = arriving(x, size, weight, bias, window)
     if added is not None:
         arrived = added if arrived is None else padded(arrived, added.shape[1]) + added
@@ -116,7 +120,7 @@ def all_that_arrives(
 
 def padded(arrived: Tensor, T: int) -> Tensor:
     """Zeros behind the last step, so that there are T."""
-    return F.pad(arrived, (0, 0, 0, 0, 0, T - arrived.shape[1]))
+    return arrived if arrived.shape[1] == T else F.pad(arrived, (0, 0, 0, 0, 0, T - arrived.shape[1]))
 
 
 def running_maximum(
@@ -133,26 +137,42 @@ def running_maximum(
     Returns:
         float32 [N, T, P_out, C].
     """
-    maxima = maxima_so_far(x, size, size_out, kernel, stride, padding, None if state is None else state[0])
+    sums = sums_so_far(x, None if state is None else state[0])
+    return changes_of(maxima_of(sums, size, size_out, kernel, stride, padding), state)
+
+
+def changes_of(maxima: Tensor, state: State | None) -> Tensor:
+    """What maxima [N, T, P_out, C] change by at each step; of ``state`` those before, replaced by those after."""
     before = torch.zeros_like(maxima[:, :1]) if state is None else state[1].unsqueeze(1).clone()
     if state is not None:
         state[1].copy_(maxima[:, -1])
     return torch.diff(maxima, dim=1, prepend=before)
 
 
-def maxima_so_far(
-    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, sent: Tensor | None
-) -> Tensor:
-    """The maxima [N, T, P_out, C] of all that was sent up to each step; ``sent``: before, replaced by that after."""
-    sums = values_of(x) if x.dtype == torch.int8 else x.clone()
-    N, T, _, C = sums.shape
+def sums_so_far(x: Tensor, sent: Tensor | None, T: int | None = None) -> Tensor:
+    """The sums of all that was sent up to each step, float32 [N, T, P, C], of x [N, steps, P, C], codes or values.
+
+    Args:
+        sent: before, float32 [N, P, C], replaced by that after the steps; None: nothing, and not kept.
+        T: steps, after those of x nothing is sent; None: as many as x has.
+    """
+    sums = padded(values_of(x) if x.dtype == torch.int8 else x, x.shape[1] if T is None else T)
+    sums = sums.clone() if sums is x else sums
     if sent is not None:
         sums[:, 0] += sent
-    for t in range(1, T):  # torch's cumsum takes ten times as long
+    for t in range(
+        1, sums.shape[1]
+    ):  # in float32 and in order, whatever the chunk; torch's cumsum takes ten times as long
         sums[:, t] += sums[:, t - 1]
     if sent is not None:
         sent.copy_(sums[:, -1])
-    images = sums.view(N * T, *size, C).movedim(-1, 1)
+    return sums
+
+
+def maxima_of(sums: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
+    """The maxima [N, T, P_out, C] of sums [N, T, P, C] of images of ``size``."""
+    N, T, _, C = sums.shape
+    images = sums.reshape(N * T, *size, C).movedim(-1, 1)
     maxima = _maxima(images, size_out, kernel, stride, padding)
     return maxima.unflatten(0, (N, T)).flatten(3).transpose(2, 3).contiguous()
 
@@ -161,6 +181,8 @@ def _maxima(images: Tensor, size_out: Pair, kernel: Pair, stride: Pair, padding:
     """Of the windows of images [N, C, H, W]."""
     beyond = [(out - 1) * step + window - padded - length for length, out, window, step, padded in zip(
         images.shape[2:], size_out, kernel, stride, padding, strict=True)]  # fmt: skip
+    if not any(max(0, most) > least for most, least in zip(beyond, padding, strict=True)):
+        return F.max_pool2d(images, kernel, stride, padding)[:, :, : size_out[0], : size_out[1]]
     edges = padding[1], max(0, beyond[1]), padding[0], max(0, beyond[0])
     return F.max_pool2d(F.pad(images, edges, value=-torch.inf), kernel, stride)[:, :, : size_out[0], : size_out[1]]
 
@@ -202,7 +224,7 @@ def sigma_delta(
 
     Args:
         x, size, weight, bias, window: as in :func:`arriving`; x has T steps, or fewer, after which nothing arrives.
-            None: ``added`` is all that arrives.
+            x None: ``added`` is all that arrives.
         added: what arrives besides, float32 [N, T, P_out, C_out]; or None.
         neuron: None: no neurons.
         state: z and a of the neurons, contiguous float32 [N, P_out, C_out], replaced by those after the T steps;
@@ -214,7 +236,8 @@ def sigma_delta(
     arrived, additions = all_that_arrives(x, size, weight, bias, added, window)
     arrived = padded(arrived, T)
     if neuron is None:
-        return arrived.contiguous(), Counts(0, additions)
+        result = arrived.contiguous()
+        return result.clone() if result is x or result is added else result, Counts(0, additions)
     spikes = reference.sigma_delta(
         arrived.permute(1, 0, 3, 2), neuron.exponents, lowest=neuron.lowest, highest=neuron.highest,
         state=None if state is None else (state[0].transpose(1, 2), state[1].transpose(1, 2)),

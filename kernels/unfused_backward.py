@@ -1,6 +1,8 @@
 """The backward passes that torch computes: of a convolution's input and weights, and of max pooling.
 
-Gradients of currents are [T, N, P, C], as the scan backward gives them.
+Gradients of currents are [T, N, P, C], as the scan backward gives them. On a GPU they are convolved in the precision
+that torch's settings ask for (``torch.backends``, TF32 by default), and in their own type, which is autocast's where
+the forward pass was under it: unlike currents, gradients decide no spike.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .unfused import exact, output_size, pad_beyond_kernel
+from .unfused import output_size, pad_beyond_kernel
 
 
 def _images(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -23,14 +25,14 @@ def _pixels(images: Tensor, steps: int) -> Tensor:
 
 
 def conv2d_input_gradient(grad_current: Tensor, weight: Tensor, size, stride, padding, dilation, groups) -> Tensor:
-    """The gradient of a convolution's input, float32 [T, N, P_in, C_in].
+    """The gradient of a convolution's input, [T, N, P_in, C_in], in the type of that of its currents.
 
     Args:
         grad_current: [T, N, P_out, C_out]. weight: [C_out, C_in / groups, kernel_h, kernel_w]. size: (H, W) of the
             input. stride, padding, dilation: pairs.
     """
     T, N, P, _ = grad_current.shape
-    weight, kernel, C_in = weight.detach().float(), weight.shape[2:], weight.shape[1] * groups
+    weight, kernel, C_in = weight.detach().to(grad_current.dtype), weight.shape[2:], weight.shape[1] * groups
     if not grad_current.numel():
         return grad_current.new_zeros(T, N, size[0] * size[1], C_in)
     if groups == P == size[0] * size[1] == kernel[0] * kernel[1] == 1:
@@ -42,8 +44,8 @@ def conv2d_input_gradient(grad_current: Tensor, weight: Tensor, size, stride, pa
         inside = whole.unflatten(2, padded)[:, :, padding[0] :, padding[1] :]
         return inside[:, :, : size[0], : size[1]].flatten(2, 3)
     images = _images(grad_current, output_size(size, kernel, stride, padding, dilation))
-    with exact(grad_current.device):
-        if groups == 1 and tuple(stride) == (1, 1):
+    with torch.autocast(grad_current.device.type, enabled=False):
+        if groups == 1 and tuple(stride) == (1, 1) and grad_current.is_cpu:
             # The convolution by the turned kernel: oneDNN's passes forward are faster than those back.
             turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
             return _pixels(F.conv2d(images, turned, None, 1, beyond, dilation), T).contiguous()
@@ -56,14 +58,15 @@ def conv2d_input_gradient(grad_current: Tensor, weight: Tensor, size, stride, pa
 
 
 def conv2d_weight_gradient(x: Tensor, grad_current: Tensor, weight_shape, stride, padding, dilation, groups) -> Tensor:
-    """The gradient of a convolution's weights, float32, of dense inputs x [T, N, C_in, H, W]."""
+    """The gradient of a convolution's weights, of dense inputs x [T, N, C_in, H, W], in the type of that of its
+    currents."""
     if not x.numel() or not grad_current.numel():
         return grad_current.new_zeros(weight_shape)
-    size, kernel, x = x.shape[3:], weight_shape[2:], x.float()
+    size, kernel, x = x.shape[3:], weight_shape[2:], x.to(grad_current.dtype)
     if groups == size[0] * size[1] == kernel[0] * kernel[1] == grad_current.shape[2] == 1:
         return (grad_current.flatten(0, 2).t() @ x.flatten(2).flatten(0, 1))[..., None, None]
     images = _images(grad_current, output_size(size, kernel, stride, padding, dilation))
-    with exact(x.device):
+    with torch.autocast(x.device.type, enabled=False):
         x, padding = pad_beyond_kernel(x.flatten(0, 1), kernel, padding, dilation)
         x = x.contiguous(memory_format=torch.channels_last)
         weight = x.new_empty(1).expand(*weight_shape)

@@ -12,6 +12,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import constant_cache
@@ -39,6 +40,16 @@ def nobody_follows() -> bool:
     if torch.compiler.is_compiling() or torch._C._is_tracing():
         return False
     return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def can_be_kept_on(device: torch.device) -> bool:
+    """Whether a tensor that is made on a device now may serve later calls: nobody traces operators or captures a graph,
+    which would own it."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or is_fake_mode():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return device.type == "cpu" or not torch.cuda.is_current_stream_capturing()
 
 
 def is_plain(operands: Sequence) -> bool:
@@ -93,6 +104,18 @@ def look_once(look: Callable[[Tensor], Any], values: Tensor) -> Any:
     return found
 
 
+def is_noted(values: Tensor) -> bool:
+    """Whether values are real and finite by what they were made of: nobody need look at them."""
+    return bool(values.is_cuda and not torch.compiler.is_compiling() and _recall(is_noted, values))
+
+
+def note(values: Tensor) -> Tensor:
+    """Note that of values on a GPU, such as averages of spikes, until somebody writes to them."""
+    if values.is_cuda and not torch.compiler.is_compiling():
+        _remember(is_noted, values, True)
+    return values
+
+
 def look_at_all(values: Iterable[Tensor], ranges: Iterable[Tensor], device: torch.device) -> bool:
     """Check all tensors on a GPU together, so that the GPU is waited for once and not once per layer.
 
@@ -108,12 +131,12 @@ def look_at_all(values: Iterable[Tensor], ranges: Iterable[Tensor], device: torc
     known, new = _sorted_out(is_finite, values, device)
     _, unread = _sorted_out(limits, ranges, device)
     if new or unread:
-        norms = [torch.linalg.vector_norm(value.detach().float()) for value in new]
+        norm = [get_total_norm([value.detach().float() for value in new], foreach=True)] if new else []
         ends = [end for value in unread for end in value.detach().float().aminmax()]
-        found = torch.stack([*norms, *ends]).tolist()
+        found = torch.stack([*norm, *ends]).tolist()
         for k, value in enumerate(unread):
-            _remember(limits, value, tuple(found[len(new) + 2 * k :][:2]))
-        if not math.isfinite(sum(found[: len(new)])):
+            _remember(limits, value, tuple(found[len(norm) + 2 * k :][:2]))
+        if new and not math.isfinite(found[0]):
             return False
         for value in new:
             _remember(is_finite, value, True)

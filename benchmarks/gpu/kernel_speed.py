@@ -16,13 +16,27 @@ PEAK_OF = {"float32": "int8", "float16": "float16", "int16": "int8", "int8": "in
 
 class Sizes(NamedTuple):
     """Of what is measured: a copy's bytes, a square matrix, the scan's T, N and features, the convolution's T, N,
-    channels in and out, height and width; and the repeats of the self-check."""
+    channels in and out, height and width; the repeats of the self-check; the numbers of steps of few; the convolution
+    that tools look at; and of training and first calls the network, its images, many steps and few."""
 
     copy: int = 1 << 30
     matrix: int = 8192
     scan: tuple[int, int, int] = (64, 128, 128 * 28 * 28)
     conv: tuple[int, int, int, int] = (64, 128, 128, 28)
     repeats: int = 100
+    steps: tuple[int, ...] = (1, 4, 16, 64, 256)
+    once: tuple[int, int, int, int] = (32, 1, 64, 14)
+    net: str = "paper"
+    batch: int = 100
+    T: int = 64
+    few: int = 16
+
+
+# Of a dry run.
+TINY = Sizes(
+    copy=5_000_000, matrix=64, scan=(8, 2, 1000), conv=(3, 2, 16, 4), repeats=2, steps=(1, 4), once=(3, 2, 16, 4),
+    net="small", batch=2, T=3, few=2,
+)  # fmt: skip
 
 
 @torch.no_grad()
@@ -43,6 +57,11 @@ def kernels(device: torch.device, sizes: Sizes, time: Callable[[Callable[[], obj
         name = f"conv {C}->{C} 3x3 at {size}x{size}, {kind} weights"
         effective = convolution_speed(device, sizes.conv, kind, time)
         yield figure(name, products * effective, "TFLOP/s", peaks[PEAK_OF[kind]], effective)
+    for T in sizes.steps:
+        for kind in ("float32", "float16"):
+            effective = convolution_speed(device, (T, *sizes.conv[1:]), kind, time)
+            value, peak = WEIGHTS[kind] * effective, peaks[PEAK_OF[kind]]
+            yield figure(f"the same in {kind}, T = {T}", value, "TFLOP/s", peak, effective)
 
 
 def figure(name: str, value: float, unit: str, limit: float | None = None, effective: float | None = None) -> dict:

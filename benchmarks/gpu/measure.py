@@ -2,19 +2,23 @@
 
     python benchmarks/gpu_speed.py
     python benchmarks/gpu_speed.py --weights runs/train/paper.safetensors
+    python benchmarks/gpu_speed.py --dry-run    without a GPU: whether the command works, nothing is measured
 
-1. Half a minute of self-check: convolutions that fill the card, 100 times each, must give the spikes of the CPU's
-   kernels bit for bit (gpu/self_check.py).
-2. `pytest -m gpu --quick`, ten minutes at most.
-3. The kernels alone: the IF scan's bytes a second beside those of a copy, the FLOPs a second of the fused 128 -> 128
-   convolution beside those of a large matrix product.
-4. `sim_speed.py --device cuda --net paper --batch 128 --T 64,512`: the paper's network against every rival that runs;
-   512 steps, because only then chunks are replayed as CUDA graphs. Then one image, 64 and 512 steps.
+1. First calls, which compile, from an empty cache.
+2. Half a minute of self-check: convolutions that fill the card, 100 times each, must give the spikes of the CPU's
+   kernels bit for bit (gpu/self_check.py). If they do not: where and how they differ.
+3. `pytest -m gpu --quick`, ten minutes at most; and, where it is there, NVIDIA's compute-sanitizer.
+4. The kernels alone: the IF scan's bytes a second beside those of a copy, the FLOPs a second of the fused 128 -> 128
+   convolution beside those of a large matrix product, and in 1 to 256 steps.
+5. `sim_speed.py --device cuda --net paper`: the paper's network against every rival that runs, 128 images and one, 1 to
+   512 steps (with 512 chunks are replayed as CUDA graphs), hard and soft reset.
+6. Training steps; where NVIDIA's ncu is there, a profile; PTX, cubin and SASS of what ran.
 
 Nothing ends it early: what fails is named, and rows that were measured after a failure are marked as not trusted. Each
-row is written as soon as it is measured, with its time; clocks.csv has the card's clocks and power all the while. All
-that came of it is in one archive:
-gpu_speed.csv, sim_speed.csv, clocks.csv, junit.xml, versions.txt, nvidia-smi.txt and log.txt.
+part is a group of processes, which is ended before the next one. Each row is written as soon as it is measured, with
+its time; clocks.csv has the card's clocks and power all the while. All that came of it is in one archive:
+gpu_speed.csv, sim_speed.csv, clocks.csv, junit.xml, versions.txt, nvidia-smi.txt, log.txt, compiled, and what there was
+of differences-*.txt, differences-*.npz and profile.ncu-rep.
 """
 
 import argparse
@@ -31,23 +35,41 @@ from common import printed
 from common.tables import read_csv
 from rich.console import Console
 
+from gpu import children
+
 ROOT = Path(__file__).parents[2]
 COLUMNS = ["date", "commit", "device", "torch", "triton", "proxykernels", "figure", "value", "unit", "limit"]
 COLUMNS += ["share", "effective", "trusted"]
-NETWORKS = [["--net", "paper", "--batch", batch, "--T", "64,512"] for batch in ("128", "1")]  # of sim_speed.py
-LIMITS_S = {"self-check": 300.0, "tests": 600.0, "kernels": 900.0, "network": 3600.0}  # compilations among them
+STEPS = "1,4,16,64,256,512"
+NETWORKS = [["--net", "paper", "--batch", batch, "--T", STEPS] for batch in ("128", "1")]  # of sim_speed.py
+NETWORKS += [["--net", "paper", "--batch", "128", "--T", "4,64", "--reset", "soft"]]
+LIMITS_S = {  # compilations among them
+    "first-call": 600.0, "self-check": 300.0, "tests": 600.0, "sanitizer": 900.0, "kernels": 900.0, "network": 5400.0,
+    "training": 900.0, "profile": 900.0, "code": 600.0,
+}  # fmt: skip
+MORE_S = 60.0  # before a part is killed that should have ended by itself
 PARTS = list(LIMITS_S)
-CSV = "gpu_speed.csv"
+CSV, COMPILED = "gpu_speed.csv", "compiled"
 SAMPLE_MS, REASONS = 100, "clocks_throttle_reasons.active"  # between two looks at the clocks, and why they are low
 
 
 def run(options: argparse.Namespace) -> None:
     """All parts, each in a process of its own: an error that the driver keeps ends that process alone."""
+    if not options.dry_run:
+        measure(options)
+    from gpu.dry_run import pretended
+
+    with pretended():
+        measure(options)
+
+
+def measure(options: argparse.Namespace) -> None:
     import torch  # here, so that --help is quick
 
     if not torch.cuda.is_available():
         sys.exit(
-            "gpu_speed.py measures on a GPU, and torch finds no CUDA device here; `research/gpu_model.py` needs none"
+            "gpu_speed.py measures on a GPU, and torch finds no CUDA device here; --dry-run and "
+            "`research/gpu_model.py` need none"
         )
     check_network(options)  # a bad option ends here, not after minutes
     device = torch.device("cuda")
@@ -65,10 +87,12 @@ def run(options: argparse.Namespace) -> None:
             console.print(f"{part} ...")
             failures += run_part(part, folder, failures, options)
             console.print("\n".join(f"  {failure}" for failure in failures) or "  as it should be")
-    print_table(name, read_csv(folder / CSV))
-    archive = shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
+    if not options.dry_run:
+        print_table(name, read_csv(folder / CSV))
+    shutil.make_archive(str(folder), "zip", folder.parent, folder.name)
     console.print(f"Not trusted: {'; '.join(failures)}" if failures else "All checks passed.")
-    console.print(f"Please send us {archive}", soft_wrap=True)
+    last = "A dry run: nothing was measured." if options.dry_run else "Please send us"
+    console.print(f"{last} {folder}.zip", soft_wrap=True)
     sys.exit(1 if failures else 0)
 
 
@@ -76,6 +100,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, help="a file of train.py for the paper's network (default: those shipped)"
     )
+    parser.add_argument("--dry-run", action="store_true", help="on a GPU that is not there, with tiny sizes")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu_speed", help="where the archive goes")
 
 
@@ -96,23 +121,25 @@ def networks(weights: Path | None, out: Path) -> list[list[str]]:
 
 def run_part(part: str, folder: Path, failures: list[str], options: argparse.Namespace) -> list[str]:
     """What is wrong after a part of PARTS, in words; its output is added to log.txt."""
-    trusted = "no: " + "; ".join(failures) if failures else "yes"
+    doubts = ["a dry run"] * options.dry_run + failures
+    trusted = "no: " + "; ".join(doubts) if doubts else "yes"
     arguments = ["part", part, "--folder", str(folder), "--trusted", trusted]
     arguments += ["--weights", str(options.weights)] if options.weights else []
     try:
-        status = in_child(arguments, folder / "log.txt", LIMITS_S[part])
+        status = in_child(arguments, folder / "log.txt", LIMITS_S[part] + MORE_S)
     except subprocess.TimeoutExpired:
-        return [f"{part} took more than {LIMITS_S[part]:.0f} s"]
+        return [f"{part} took more than {LIMITS_S[part] + MORE_S:.0f} s"]
     checks = [row for row in read_csv(folder / CSV) if row["figure"].startswith("self-check") and part == "self-check"]
     found = [f"{row['figure']}: wrong in {row['value']} {row['unit']}" for row in checks if float(row["value"]) > 0]
     return found + ([f"{part} ended with status {status} (log.txt)"] if status and not found else [])
 
 
 def in_child(arguments: list[str], log: Path, limit_s: float) -> int:
-    """The exit status of gpu_speed.py with ``arguments``, in a process of its own."""
+    """The exit status of gpu_speed.py with ``arguments``, in a group of processes of its own. What Triton compiles goes
+    into the archive, but for the tests', which is much."""
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_speed.py"), *arguments]
-    with log.open("a") as file:
-        return subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=limit_s).returncode
+    settings = {} if "tests" in arguments else {"TRITON_CACHE_DIR": str(log.parent / COMPILED)}
+    return children.run(command, log, limit_s, settings)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Which numbers of a factor a compiled convolution packs: read in Triton's GPU IR, for GPUs that need not be here.
 
 The short code of ``expand`` (kernels/gpu/spike_operands.py) is right if those that an instruction takes at a time are
-inputs of one step, four int8 numbers beside those of the same inputs eight steps later. That is a matter of the layout
-that the compiler gives the factor [STEPS / 16, pixels, 16, inputs].
+inputs of one step, four int8 numbers of 16 and 32 steps beside those of the same inputs eight steps later. That is a
+matter of the layout that the compiler gives the factor [STEPS / 16, pixels, 16, inputs], of fewer steps [1, pixels,
+STEPS, inputs].
 
 A layout is linear (triton: include/triton/Tools/LinearLayout.h): each bit of a number's place, that is of the register,
 the lane and the warp that hold it, has a basis, the coordinates that it adds to the number's. A thread packs numbers of
@@ -77,14 +78,15 @@ def is_of_one_step(bases: Bases | None, pack: int) -> bool:
     inputs = registers[: 1 if pack == 2 else 2]
     if len(registers) < log2(pack) or any(basis[:INPUT] != [0] * INPUT or not basis[INPUT] for basis in inputs):
         return False
-    if pack == 2:
+    if pack < 8:
         return True
     later, others = registers[2], [*registers[:2], *registers[3:], *bases["lane"], *bases["warp"]]
     return later == [0, 0, 8, 0] and not any(basis[STEP] & 8 for basis in others)
 
 
-# Pixels, input and output channels, and output: the largest blocks at 32 and at 16 steps, and the smallest ones.
-LAYERS = ((100352, 128, 128, "words"), (100352, 128, 128, "short"), (1, 128, 32, "words"), (1, 3, 16, "words"))
+# Pixels, input and output channels, and output: the largest blocks at 32 and at 16 steps, and the smallest ones. Those
+# of fewer steps are read where they are compiled (kernel_resources.py).
+LAYERS = ((100352, 128, 128, "words"), (100352, 128, 128, "words-16"), (1, 128, 32, "words"), (1, 3, 16, "words"))
 
 
 def convolutions(target: str) -> list[str]:

@@ -10,28 +10,38 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 import triton
 from common.checkout import commit
 from common.tables import read_csv, write_csv
 
 import proxykernels
-from gpu import kernel_speed, self_check, timing
-from gpu.measure import COLUMNS, CSV, LIMITS_S, PARTS, ROOT, networks
+from gpu import first_call, kernel_speed, self_check, timing, tools, training_speed
+from gpu.measure import COLUMNS, COMPILED, CSV, LIMITS_S, PARTS, ROOT, networks
 
 SIZES = kernel_speed.Sizes()
+ONCE = "once"  # a part of parts: what NVIDIA's tools look at
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=[*PARTS, ONCE])
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--trusted", required=True, help="what is written beside each figure")
     parser.add_argument("--weights", type=Path)
 
 
 def run(options: argparse.Namespace) -> None:
-    parts = {"self-check": check_itself, "tests": run_tests, "kernels": time_kernels, "network": time_network}
+    parts = {"first-call": time_first_calls, "self-check": check_itself, "tests": run_tests, "kernels": time_kernels}
+    parts |= {"network": time_network, "training": time_training, "code": collect_code, ONCE: run_once}
+    parts |= dict.fromkeys(tools.COMMANDS, look_with_a_tool)
     parts[options.part](options)
+
+
+def time_first_calls(options: argparse.Namespace) -> None:
+    add = writer(options)
+    for row in first_call.rows(torch.device("cuda"), SIZES.net, SIZES.T):
+        add(row)
 
 
 def check_itself(options: argparse.Namespace) -> None:
@@ -40,6 +50,10 @@ def check_itself(options: argparse.Namespace) -> None:
     for check in self_check.checks(torch.device("cuda"), SIZES.conv, SIZES.repeats):
         add({"figure": f"self-check, {check.weights}", "value": check.wrong, "unit": f"of {check.repeats} runs"})
         print(check, flush=True)
+        if check.found is not None:
+            path = options.folder / f"differences-{check.weights}"
+            path.with_suffix(".txt").write_text(f"{check}\n{check.found.text}\n")
+            np.savez_compressed(path.with_suffix(".npz"), **check.found.words)
         wrong += check.wrong
     sys.exit(1 if wrong else 0)
 
@@ -47,7 +61,36 @@ def check_itself(options: argparse.Namespace) -> None:
 def run_tests(options: argparse.Namespace) -> None:
     junit = options.folder / "junit.xml"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "--quick", f"--junitxml={junit}"]
-    sys.exit(subprocess.run(command, cwd=ROOT, timeout=LIMITS_S["tests"]).returncode)
+    try:
+        sys.exit(subprocess.run(command, cwd=ROOT, timeout=LIMITS_S["tests"]).returncode)
+    except subprocess.TimeoutExpired:
+        sys.exit(f"the tests took more than {LIMITS_S['tests']:.0f} s")
+
+
+def look_with_a_tool(options: argparse.Namespace) -> None:
+    """compute-sanitizer or ncu on :func:`run_once`."""
+    tool = tools.command(options.part, options.folder)
+    if tool is None:
+        print(f"no {tools.COMMANDS[options.part][0]} here: no {options.part}")
+        return
+    once = [sys.executable, str(ROOT / "benchmarks" / "gpu_speed.py"), "part", ONCE]
+    once += ["--folder", str(options.folder), "--trusted", options.trusted]
+    sys.exit(subprocess.run([*tool, *once], cwd=ROOT).returncode)
+
+
+def run_once(options: argparse.Namespace) -> None:
+    for kind in tools.once(torch.device("cuda"), SIZES.once):
+        print(kind, flush=True)
+
+
+def collect_code(options: argparse.Namespace) -> None:
+    print(f"{tools.collect(options.folder / COMPILED)} kernels in {COMPILED}")
+
+
+def time_training(options: argparse.Namespace) -> None:
+    add = writer(options)
+    for row in training_speed.rows(torch.device("cuda"), SIZES.net, SIZES.batch, SIZES.few, timing.milliseconds):
+        add(row)
 
 
 def time_kernels(options: argparse.Namespace) -> None:

@@ -9,23 +9,39 @@ repeats and some of the programs only: that is what the repeats and the full car
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import proxykernels as pk
+from gpu.differences import described
 
 BITS = {"float32": 14, "float16": 11, "int16": 14, "int8": 8}  # of a weight with its sign
 RATE, THRESHOLD = 0.05, 4.0
 DISTINCT = 4  # images, which the CPU computes; the batch repeats them
 
 
+class Found(NamedTuple):
+    """Of the first run that differs: what was found, in words, and the words of spikes themselves."""
+
+    text: str
+    words: dict[str, np.ndarray]
+
+
 class Check(NamedTuple):
-    """Of a kind of weights: runs that differ from the CPU, and words of spikes that do in the worst of them."""
+    """Of a kind of weights: runs that differ from the CPU, and words of spikes that do in the worst of them; whether
+    all these runs are alike, as a race would not be; and the first of them."""
 
     weights: str
     wrong: int
     repeats: int
     words: int
+    alike: bool = True
+    found: Found | None = None
+
+    def __str__(self) -> str:
+        alike = f", {'all alike' if self.alike else 'not alike'}, {self.words} words in the worst" if self.wrong else ""
+        return f"{self.weights}: {self.wrong} of {self.repeats} runs differ{alike}"
 
 
 @torch.no_grad()
@@ -48,13 +64,28 @@ def checks(device: torch.device, shape: tuple[int, int, int, int], repeats: int)
         _must_be_able_to_fail(expected.dense().mean().item(), v_expected, bits)
         words = pk.pack(expected.dense().to(torch.uint8).to(device).repeat(1, N // distinct, 1, 1, 1))._words
         v_expected = v_expected.to(device).repeat(N // distinct, 1, 1, 1)
-        run, wrong, most = layer(kind, weight.to(device)), 0, 0
+        run, wrong, most, alike = layer(kind, weight.to(device)), 0, 0, True
+        found, first = None, None
         for _ in range(repeats):
             spikes, v = run(many)
             differing = int((spikes._words != words).sum())
-            wrong += bool(differing) or not torch.equal(v, v_expected)
-            most = max(most, differing)
-        yield Check(kind, wrong, repeats, most)
+            if not differing and torch.equal(v, v_expected):
+                continue
+            wrong, most = wrong + 1, max(most, differing)
+            if found is None:
+                first = spikes._words
+                found = Found(described(first, words, v, v_expected), _of_difference(first, words))
+            alike = alike and torch.equal(spikes._words, first)
+        yield Check(kind, wrong, repeats, most, alike, found)
+
+
+def _of_difference(found: Tensor, expected: Tensor) -> dict[str, np.ndarray]:
+    """Places [n, 4] of words that differ, and both words [n]."""
+    found, expected = found.cpu(), expected.cpu()
+    places = (found != expected).nonzero()
+    index = tuple(places.t())
+    arrays = {"places": places, "found": found[index], "expected": expected[index]}
+    return {name: values.numpy() for name, values in arrays.items()}
 
 
 def _weights(C: int, bits: int, generator: torch.Generator) -> Tensor:

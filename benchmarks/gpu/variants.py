@@ -25,7 +25,7 @@ SCAN += [f"fp32/{neuron}/words/aligned" for neuron in OTHERS]
 SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
 BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in NEURONS]
 BACKWARD += ["hard/sigmoid/sequence/aligned", "hard/fastsigmoid/sequence/aligned"]
-BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned"]
+BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned", "synaptic-hard/atan/last/aligned"]
 BACKWARD += [f"hard/atan/sequence/{sizes}" for sizes in ("odd", "single", "huge")]
 RECURRENT = [f"{neuron}/full/aligned" for neuron in NEURONS] + ["hard/full/odd", "leaky-hard/elementwise/aligned"]
 
@@ -88,16 +88,26 @@ def is_launched(target: str, products: str) -> bool:
     return products == "one-product" or (PRODUCTS[products].type == "i8") == takes_digits(target)
 
 
+def output_and_steps(output: str) -> tuple[str, int]:
+    """The output of a convolution's name, and the steps at a time: "words-4" is of up to 4 steps, "words" of more than
+    16."""
+    kind, _, steps = output.partition("-")
+    return kind, int(steps or 32)
+
+
 LAYERS = {(layer, products): f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS}
 CONV = list(LAYERS.values())
-CONV += [f"paper/{products}/hard/short" for products in PRODUCTS]  # at most 16 steps
+CONV += [f"paper/{products}/hard/words-{steps}" for products in PRODUCTS for steps in (16, 4)]  # at most so many steps
+CONV += [f"paper/three-digits/soft/words-{steps}" for steps in (1, 2, 8)] + ["odd/two-products/soft/words-8"]
+CONV += ["last/three-digits/hard/words-4", "one-sample/one-digit/hard/words-4", "few-channels/two-digits/hard/pooled-4"]
+CONV += ["half-blocks/one-product/hard/words-1", "paper/three-digits/adaptive-hard/words-4"]
 CONV += ["paper/two-digits/hard/counts", "paper/two-digits/soft/pooled"]
 CONV += [
     f"paper/{products}/{rest}"
     for products in ("three-digits", "two-products")
     for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")
 ]
-CONV += ["strided/one-product/soft/pooled"]
+CONV += ["strided/one-product/soft/pooled", "paper/three-digits/hard/currents", "odd/two-products/soft/currents"]
 CONV += [f"paper/{products}/{neuron}/words" for products in ("three-digits", "two-products") for neuron in OTHERS]
 
 
@@ -123,11 +133,15 @@ def _by_sizes(types: dict[str, Any], block: int, *lengths: str) -> dict[str, Arg
 
 DIGITS = ("first_pointer", "second_pointer", "third_pointer")
 _PAPER = (True, False, True, False, False, False, False, False, False)  # what simulate counts of the paper's network
-_COUNT, _PACK = {"words_pointer": "i32", "counts_pointer": "i32"}, {"dense_pointer": "u8", "words_pointer": "i32"}
+_COUNT = {"words_pointer": "i32", "counts_pointer": "i32"}
+_BOOL, _FLOAT = ({"dense_pointer": kind, "words_pointer": "i32", "found_pointer": "i32"} for kind in ("u8", "i32"))
+_TILE = {"PIXELS": 32, "CHANNELS": 32}
 _PARTS = {"high_pointer": "fp16", "low_pointer": "fp16", "unit_pointer": "fp32"}
 _SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "codes_pointer": "i8", "fired_pointer": "i32"}
 _SIGMA_DELTA |= {"lowest": "fp32"}
-_STATE = {"z_pointer": "fp32", "a_pointer": "fp32"}
+_STATE = dict.fromkeys(("z_pointer", "a_pointer", "bias_pointer", "added_pointer"), "fp32")
+_CODES = {"x_pointer": "i8", "sums_pointer": "fp32", "sent_pointer": "fp32"}
+_CODES |= {"values_pointer": "fp32", "reach_pointer": "i32", "additions_pointer": "i64"}
 # Kernels without a neuron of neurons.py.
 SMALL: dict[str, dict[str, Arguments]] = {
     "counters": {"paper": _counters(*_PAPER), "one": _counters(False)},
@@ -145,10 +159,21 @@ SMALL: dict[str, dict[str, Arguments]] = {
     },
     "sigma_delta": _by_sizes(_SIGMA_DELTA | _STATE, 512, "places", "channels")
     | {"from-rest": Arguments(_SIGMA_DELTA, {"BLOCK": 512} | dict.fromkeys(_STATE), ("places", "channels"))},
-    "pack": {
-        "channels-first": Arguments(_PACK, {"BLOCK": 512, "stride_p": 1}),
-        "channels-last": Arguments(_PACK, {"BLOCK": 512, "stride_c": 1}),
+    "values": {
+        "codes": Arguments(_CODES, {"BLOCK": 512, "stride_c": 1}),
+        "floats": Arguments(_CODES | {"x_pointer": "fp32"}, {"BLOCK": 512, "stride_p": 1, "reach_pointer": None}),
+        "counted": Arguments(_CODES | {"x_pointer": "fp32"}, {"BLOCK": 512, "stride_c": 1, "values_pointer": None}),
     },
+    "running_sums": _by_sizes(_CODES, 512, "places")
+    | {"from-rest": Arguments(_CODES | {"x_pointer": "fp32"}, {"BLOCK": 512, "sent_pointer": None}, ("places",))},
+    "pack": {
+        "channels-first": Arguments(
+            _BOOL, _TILE | {"IS_FLOAT": False, "ALONG_C": False, "stride_w": 1, "found_pointer": None}
+        ),
+        "channels-last": Arguments(_BOOL, _TILE | {"IS_FLOAT": False, "ALONG_C": True, "stride_c": 1}),
+        "looking": Arguments(_FLOAT, _TILE | {"IS_FLOAT": True, "ALONG_C": False, "stride_w": 1}),
+    },
+    "unpack": {"bool": Arguments(_BOOL, _TILE), "float32": Arguments(_FLOAT, _TILE, ("P", "C"))},
 }
 SMALL_WARPS = 4
 

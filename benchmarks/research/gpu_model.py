@@ -24,7 +24,7 @@ from common.printed import add_out, new_parser, numbers
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("--batch", type=numbers, default=[1, 32, 128], help="images, such as 1,32,128")
-    parser.add_argument("--T", type=numbers, default=[16, 64, 512], help="steps, such as 16,64")
+    parser.add_argument("--T", type=numbers, default=[4, 16, 64, 512], help="steps, such as 16,64")
     add_out(parser, "the CSV files")
     work("gpu_times.tables", parser.parse_args(arguments))
 

@@ -27,7 +27,8 @@ class Fallback:
     round_weights = staticmethod(rounding.round_weights)
     running_maximum = staticmethod(sigma_delta.running_maximum)
     pooled_sigma_delta = staticmethod(sigma_delta.pooled_sigma_delta)
-    sigma_delta = staticmethod(sigma_delta.sigma_delta)
+    sums_so_far = staticmethod(sigma_delta.sums_so_far)
+    sigma_delta = staticmethod(sigma_delta.sigma_delta)  # the last to read the module of this name
     recurrent_scan_backward = staticmethod(recurrent.recurrent_scan_backward)
 
     def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:

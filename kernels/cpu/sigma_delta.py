@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import heap
-from ..sigma_delta import Counts, Pair, SigmaDelta, State, Window
+from ..sigma_delta import Counts, Pair, SigmaDelta, State, Window, sums_so_far
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from ..weight_layouts import require_finite
@@ -41,6 +41,7 @@ class SigmaDeltas:
 
     _table: abi.Kernels
     _packed: PackedWeights
+    sums_so_far = staticmethod(sums_so_far)
 
     def sigma_delta(
         self, x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None,
@@ -48,6 +49,8 @@ class SigmaDeltas:
     ) -> tuple[Tensor, Counts]:  # fmt: skip
         """kernels/sigma_delta.py has arguments and results."""
         stride, padding, dilation, groups = window
+        if x is not None and weight is None:  # each input by itself
+            weight = heap.zeros(x.shape[3], 1, 1, 1).add_(1)
         launch, kernel, packed = self._table.sigma_delta_conv2d, (0, 0), None
         if x is not None and weight is not None:
             kernel = weight.shape[2], weight.shape[3]

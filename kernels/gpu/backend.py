@@ -11,7 +11,7 @@ from .convolutions import convolutions, noting
 from .if_scan import if_hold, if_scan
 from .recurrent_scan import MOST_NEURONS, recurrent_scan
 from .scan_backward import scan_backward
-from .sigma_delta import definition, pooled_sigma_delta, sigma_delta
+from .sigma_delta import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
 
 RECURRENT = Choice("Triton recurrent scan", "adds a row of weights for each spike that comes back")
 
@@ -19,7 +19,8 @@ RECURRENT = Choice("Triton recurrent scan", "adds a row of weights for each spik
 class GpuKernels:
     """Spikes are packed over time (words.py)."""
 
-    pack, unpack = staticmethod(packing.pack), staticmethod(words.unpack)
+    pack, unpack = staticmethod(packing.pack), staticmethod(packing.unpack)
+    pack_binary, pack_and_look = staticmethod(packing.pack_binary), staticmethod(packing.pack_and_look)
     count, total = staticmethod(counters.count), staticmethod(counters.total)
     total_of_pixels = staticmethod(counters.total_of_pixels)
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
@@ -32,7 +33,8 @@ class GpuKernels:
 
     sigma_delta = noting(sigma_delta, "Triton scan")
     pooled_sigma_delta = staticmethod(pooled_sigma_delta)
-    running_maximum = staticmethod(definition.running_maximum)
+    running_maximum = staticmethod(running_maximum)
+    sums_so_far = staticmethod(sums_so_far)
 
     def recurrent_scan(self, current: Tensor, *neurons) -> tuple[Tensor, Tensor]:
         """Recurrent neurons on currents [T, N, 1, C]; of more than a program holds a step loop."""
@@ -65,25 +67,20 @@ class GpuKernels:
         """Convolution of real values, then IF."""
         return unfused.if_conv2d_real(self, *layer)
 
-    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
+    def conv2d_currents(self, words, *layer) -> Tensor:
         """The currents of if_conv2d."""
-        return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
+        return convolutions(words.device).conv2d_currents(words, *layer)
 
     def conv2d_weight_gradient(self, words, size, grad_current, weight_shape, *window) -> Tensor:
         """The gradient of the weights of if_conv2d."""
-        x = self.unpack(words, grad_current.shape[0], weight_shape[1] * window[-1]).unflatten(3, tuple(size))
+        T, C = grad_current.shape[0], weight_shape[1] * window[-1]
+        x = self.unpack(words, T, C, grad_current.dtype).unflatten(3, tuple(size))
         return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
 
     def max_pool2d_backward(self, words, grad, size, *windows) -> Tensor:
         """The gradient of max pooling's input."""
-        x = self.unpack(words, grad.shape[0], grad.shape[3]).unflatten(3, tuple(size))
+        x = self.unpack(words, grad.shape[0], grad.shape[3], torch.float32).unflatten(3, tuple(size))
         return unfused_backward.max_pool2d_backward(x, grad.float(), *windows)
-
-    def pack_binary(self, dense: Tensor) -> tuple[Tensor, bool]:
-        """Values [T, N, C, H, W] to words, and whether they are all 0 and 1: for Triton's interpreter, which takes
-        tensors of a CPU."""
-        bits = dense.bool()
-        return self.pack(bits.flatten(3)), bool(torch.equal(dense, bits.to(dense.dtype)))
 
     def fingerprint(self, values: Tensor) -> int:
         """A hash of the bytes of a contiguous tensor."""

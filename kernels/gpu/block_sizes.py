@@ -15,7 +15,7 @@ RELEASE = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)
 class Blocks(NamedTuple):
     """What one program owns, and how: a choice of :func:`choose_blocks`."""
 
-    PIXELS: int  # times 32 steps: the rows of its product
+    PIXELS: int  # times the steps at a time: the rows of its product
     CHANNELS: int  # output channels: the columns
     BLOCK_K: int  # taps and input channels multiplied at a time
     NUM_STAGES: int  # blocks of K on their way from memory at the same time
@@ -60,6 +60,12 @@ BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4, 255) for channels in (16, 3
 AMD = {16: Blocks(4, 16, 128, 2, 4), 32: Blocks(4, 32, 64, 2, 4), 64: Blocks(4, 64, 64, 2, 8)}
 HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in AMD.items()}
 
+# Of few steps a program has as many pixels more, as far as registers hold their potentials and the addresses of their
+# words; and rows enough for the tensor cores of four warps. Compiled for sm_80 and sm_90, most kernels of 64 pixels or
+# 64 inputs spill in the main loop.
+MOST_PIXELS, MOST_K, FEWEST_ROWS = 32, 32, 64
+FEW = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")  # on which that was compiled and emulated
+
 # By float16 parts, one or two int8 digits, and three; the first that the architecture's name begins with. sm_80, 86,
 # 89, 120 and 121 multiply by the same instruction, and so do sm_100, 103 and 110.
 TABLES = {
@@ -78,6 +84,7 @@ def choose_blocks(
     parts: torch.dtype = torch.float16,
     multiprocessors: int = 128,
     three_digits: bool = False,
+    steps: int = 32,
 ) -> Blocks:
     """The block sizes for ``neurons`` = N * H_out * W_out pixels and, in each group, C_out channels and K inputs.
 
@@ -88,20 +95,24 @@ def choose_blocks(
     Args:
         parts: float16 or int8, the type of the weights' parts.
         three_digits: whether there are three of int8.
+        steps: of steps_at_a_time.
     """
     tables = TABLES_OF_THREE if three_digits else TABLES[parts]
     table = next(table for beginning, table in tables.items() if architecture.startswith(beginning))
     columns = min(max(table), max(min(table), triton.next_power_of_2(C_out)))
     if columns == 128 and 0 < C_out % 128 <= 64:  # the last 64 would be empty
         columns = 64
-    blocks = table[columns]
+    fewest = max(4, FEWEST_ROWS // steps)
+    if steps < 32 and _has_few_steps(architecture):
+        table = {key: _of_few_steps(row, steps, fewest) for key, row in table.items()}
+    blocks = table[columns if steps > 1 else min(columns, 64)]
 
     def fills_the_card() -> bool:
         return triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(C_out, blocks.CHANNELS) >= multiprocessors
 
     while blocks.CHANNELS > 32 and not fills_the_card():
         blocks = table[blocks.CHANNELS // 2]
-    while blocks.PIXELS > 4 and not fills_the_card():
+    while blocks.PIXELS > fewest and not fills_the_card():
         blocks = blocks._replace(PIXELS=blocks.PIXELS // 2)
     block_k = min(blocks.BLOCK_K, max(32 if parts == torch.int8 else 16, triton.next_power_of_2(K)))
     return blocks._replace(BLOCK_K=block_k, NUM_STAGES=1 if K <= block_k else blocks.NUM_STAGES)
@@ -114,6 +125,20 @@ def launch_options(blocks: Blocks) -> dict:
         del options["maxnreg"]
     # Spikes must not depend on a default that differs between Triton releases.
     return options | {"enable_fp_fusion": False}
+
+
+def _of_few_steps(blocks: Blocks, steps: int, fewest: int) -> Blocks:
+    pixels = max(fewest, min(blocks.PIXELS * 32 // steps, MOST_PIXELS))
+    return blocks._replace(PIXELS=pixels, BLOCK_K=min(blocks.BLOCK_K, MOST_K))
+
+
+def steps_at_a_time(T: int, architecture: str) -> int:
+    """Steps of a program's rows: 32, a word's, or as many as T takes of 1, 2, 4, 8 and 16."""
+    return min(32, max(1 if _has_few_steps(architecture) else 16, triton.next_power_of_2(T)))
+
+
+def _has_few_steps(architecture: str) -> bool:
+    return architecture in FEW or not architecture  # that is the interpreter
 
 
 def takes_digits(architecture: str) -> bool:

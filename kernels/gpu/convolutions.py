@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import unfused
 from ..recording import Choice, note, recording
 from . import if_conv2d as fused
-from . import words
+from . import packing, words
 from .block_sizes import architecture
 from .counters import count
 from .if_scan import if_scan
@@ -34,13 +34,14 @@ class Fused:
 
     if_conv2d, if_linear = noting(fused.if_conv2d, "Triton convolution"), noting(fused.if_linear, "Triton convolution")
     if_conv2d_pooled = noting(fused.if_conv2d_pooled, "pooled Triton convolution")
+    conv2d_currents = noting(fused.conv2d_currents, "Triton convolution")
     conv2d_current_sums = staticmethod(fused.conv2d_current_sums)
 
 
 class Unfused:
     """torch's convolution, some steps at a time, and a Triton scan of its currents; arguments and results as Fused."""
 
-    unpack, cut, cat = staticmethod(words.unpack), staticmethod(words.cut), staticmethod(words.cat)
+    unpack, cut, cat = staticmethod(packing.unpack), staticmethod(words.cut), staticmethod(words.cat)
     if_scan = staticmethod(if_scan)
 
     def __init__(self, reason: str):
@@ -67,6 +68,12 @@ class Unfused:
         fired, v = self.if_conv2d(spikes, T, size, weight, bias, v, neuron, *window)
         size_out = unfused.output_size(size, weight.shape[2:], *window[:3])
         return fired, words.max_pool2d(fired, len(weight), size_out, (2, 2), (2, 2), (0, 0)), v
+
+    def conv2d_currents(self, spikes, T, size, weight, bias, v, neuron, *window) -> Tensor:
+        """The currents of if_conv2d."""
+        note(self._choice)
+        with recording():
+            return unfused.conv2d_currents(self, spikes, T, v.shape[0], size, weight, bias, *window)
 
     def conv2d_current_sums(self, spikes, T, size, weight, bias, *window) -> Tensor:
         """Sums of the currents of each channel, and of their squares."""

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from ..neurons import Neuron, current_sums
 from ..unfused import output_size
-from .block_sizes import architecture, choose_blocks, instructions, launch_options, multiprocessors, takes_digits
+from .block_sizes import (
+    architecture,
+    choose_blocks,
+    instructions,
+    launch_options,
+    multiprocessors,
+    steps_at_a_time,
+    takes_digits,
+)
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neuron_steps import arguments, by_sample, by_state
 from .parts import parts_of
@@ -31,6 +39,7 @@ def if_conv2d(
     *,
     counts_only: bool = False,
     pooled: Tensor | None = None,
+    currents: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Convolve packed spikes and run IF neurons on the currents, all T steps in one launch.
 
@@ -51,6 +60,7 @@ def if_conv2d(
         counts_only: return spike counts and never write the words.
         pooled: int32 [ceil(T / 32), N, H_out * W_out / 4, C_out], of an even height and width: receives the OR of the
             words over windows of 2 x 2.
+        currents: float32 [T, N, H_out * W_out, C_out]: receives the currents.
 
     Returns:
         Words int32 [ceil(T / 32), N, H_out * W_out, C_out], or with ``counts_only`` counts int32
@@ -72,8 +82,9 @@ def if_conv2d(
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
     neurons, group_C_out = N * H_out * W_out, C_out // parts.groups
     K = kernel_h * kernel_w * parts.group_C
+    steps = steps_at_a_time(T, target)
     blocks = choose_blocks(
-        neurons, group_C_out, K, target, parts.first.dtype, multiprocessors(v.device), parts.third is not None
+        neurons, group_C_out, K, target, parts.first.dtype, multiprocessors(v.device), parts.third is not None, steps
     )
     words, v = words.contiguous(), by_state(v, neuron)
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
@@ -93,6 +104,7 @@ def if_conv2d(
             v_pointer=v,
             spikes_pointer=spikes,
             pooled_pointer=pooled,
+            currents_pointer=currents,
             v_last_pointer=v_last,
             T=T,
             N=N,
@@ -113,7 +125,7 @@ def if_conv2d(
             KERNEL_W=kernel_w,
             **arguments(neuron),
             COUNTS_ONLY=counts_only,
-            STEPS=16 if T <= 16 else 32,
+            STEPS=steps,
             **instructions(target),
             **launch_options(blocks),
         )
@@ -147,6 +159,13 @@ def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, neuro
     pooled = torch.empty(triton.cdiv(T, 32), N, P // 4, C, dtype=torch.int32, device=v.device)
     spikes, v_last = if_conv2d(words, T, size, weight, bias, v, neuron, *window, pooled=pooled)
     return spikes, pooled, v_last
+
+
+def conv2d_currents(words: Tensor, T: int, size, weight, bias, v: Tensor, neuron, *window) -> Tensor:
+    """The currents of if_conv2d, float32 [T, N, H_out * W_out, C_out]: the same digits as its neurons take."""
+    currents = torch.empty(T, v.shape[0], *v.shape[-2:], dtype=torch.float32, device=v.device)
+    if_conv2d(words, T, size, weight, bias, v, neuron, *window, counts_only=True, currents=currents)
+    return currents
 
 
 def conv2d_current_sums(words: Tensor, T: int, *layer) -> Tensor:

@@ -2,9 +2,10 @@
 
 The convolution is an implicit matrix product: a row is one output pixel at one of 32 steps, a column is one output
 channel, and the inner dimension runs over the taps of the kernel and the input channels. One word holds 32 steps of a
-neuron, so one load feeds 32 rows; its bits become numbers in registers (spike_operands.py), tensor cores sum, and the
-neurons take their currents from the accumulator, with their potentials in registers for all T steps. No current and no
-dense spike is ever written to memory. The layout of the words is in words.py, the equations are in neurons.py.
+neuron, so one load feeds 32 rows. Of 16 steps or fewer, 8, 4, 2 or 1, a program has more pixels. The bits become
+numbers in registers (spike_operands.py), tensor cores sum, and the neurons take their currents from the accumulator,
+with their potentials in registers for all T steps. No dense spike is ever written to memory, and no current that nobody
+asks for. The layout of the words is in words.py, the equations are in neurons.py.
 
 Weights are one to three parts, each a product (parts.py), of one of two types:
 
@@ -16,7 +17,8 @@ float16, summed in float32: 16-bit weights, and all on GPUs that do not multiply
     2**24 of them, stay exact (a dyadic grid); others lose more than their parts do.
 
 Where max pooling follows, the same launch also writes the OR over windows of 2 x 2: its pixels are then listed window
-by window, so that a program owns whole windows.
+by window, so that a program owns whole windows. A backward pass asks for the currents: they are those that the neurons
+took forward, to the bit.
 """
 
 import triton
@@ -51,14 +53,34 @@ def _sixteen(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
+def _eight(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
+    """The same of x [PIXELS, CHANNELS, 8]."""
+    even, odd = tl.split(tl.reshape(x, (PIXELS, CHANNELS, 2, 2, 2)))
+    x0, x2, x4, x6 = _four(even)
+    x1, x3, x5, x7 = _four(odd)
+    return x0, x1, x2, x3, x4, x5, x6, x7
+
+
+@triton.jit
 def _split_steps(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr):
-    """Split x [STEPS / 16 * PIXELS * 16, CHANNELS] into steps [PIXELS, CHANNELS]: step t is result[t // 16][t % 16]."""
-    x = tl.permute(tl.reshape(x, (STEPS // 16, PIXELS, 16, CHANNELS)), (1, 3, 2, 0))
-    if STEPS == 16:
-        steps = (_sixteen(tl.reshape(x, (PIXELS, CHANNELS, 16)), PIXELS, CHANNELS),)
-    else:
+    """Split x [LATE * PIXELS * EARLY, CHANNELS], as expand has its rows, into steps [PIXELS, CHANNELS]: step t is
+    result[t // 16][t % 16]."""
+    if STEPS == 32:
+        x = tl.permute(tl.reshape(x, (2, PIXELS, 16, CHANNELS)), (1, 3, 2, 0))
         early, late = tl.split(x)
-        steps = (_sixteen(early, PIXELS, CHANNELS), _sixteen(late, PIXELS, CHANNELS))  # type: ignore[assignment]
+        steps = (_sixteen(early, PIXELS, CHANNELS), _sixteen(late, PIXELS, CHANNELS))
+    else:
+        x = tl.permute(tl.reshape(x, (PIXELS, STEPS, CHANNELS)), (0, 2, 1))
+        if STEPS == 16:
+            steps = (_sixteen(x, PIXELS, CHANNELS),)  # type: ignore[assignment]
+        elif STEPS == 8:
+            steps = (_eight(x, PIXELS, CHANNELS),)  # type: ignore[assignment]
+        elif STEPS == 4:
+            steps = (_four(tl.reshape(x, (PIXELS, CHANNELS, 2, 2))),)  # type: ignore[assignment]
+        elif STEPS == 2:
+            steps = (tl.split(x),)  # type: ignore[assignment]
+        else:
+            steps = ((tl.reshape(x, (PIXELS, CHANNELS)),),)  # type: ignore[assignment]
     return steps
 
 
@@ -91,9 +113,9 @@ def _with_all_steps(word, left, STEPS: tl.constexpr, PTX: tl.constexpr):
     """The words when STEPS steps are in them, of which only the first ``left`` count."""
     if PTX:
         word = ~tl.inline_asm_elementwise("brev.b32 $0, $1;", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1)
-        if STEPS == 16:
-            word = word >> 16
-    return word & tl.where(left < STEPS, (1 << (left % 32)) - 1, -1 if STEPS == 32 else 0xFFFF)
+        if STEPS < 32:
+            word = word >> (32 - STEPS)
+    return word & tl.where(left < STEPS, (1 << (left % 32)) - 1, -1 if STEPS == 32 else (1 << STEPS) - 1)
 
 
 @triton.jit
@@ -122,6 +144,7 @@ def _if_conv2d_kernel(
     v_pointer,  # [STATES, N, H_out * W_out, C_out] float32, states before the first step
     spikes_pointer,  # words [ceil(T / 32), N, H_out * W_out, C_out] int32, or counts without the first dimension
     pooled_pointer,  # words [ceil(T / 32), N, H_out * W_out / 4, C_out] int32 of windows of 2 x 2, or None
+    currents_pointer,  # [T, N, H_out * W_out, C_out] float32, for a backward pass, or None
     v_last_pointer,  # [STATES, N, H_out * W_out, C_out] float32, states after the last step
     T,
     N,
@@ -147,7 +170,7 @@ def _if_conv2d_kernel(
     PTX: tl.constexpr,  # whether the target is NVIDIA's
     ONE_STEP: tl.constexpr,  # whether what expand packs is of one step (spike_operands.py)
     FENCED: tl.constexpr,  # whether the compiler sets the fences of sm_90 (spike_operands.py)
-    STEPS: tl.constexpr,  # at a time: 16 or 32, a word's
+    STEPS: tl.constexpr,  # at a time: 32, a word's, or as many as there are of 1, 2, 4, 8, 16
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -207,6 +230,8 @@ def _if_conv2d_kernel(
         pooled_pointer += first_pixel // 4 * C_out + first_channel
     state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
     spikes_pointer += first_output
+    if currents_pointer is not None:
+        currents_pointer += first_output
     step = read_steps(words_pointer, T, STEPS)
     TYPE: tl.constexpr = first_pointer.dtype.element_ty
     SUMS: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
@@ -263,6 +288,10 @@ def _if_conv2d_kernel(
                 step_current *= unit
             else:  # rounded once, as by itself: a product with a power of two is exact
                 step_current = tl.fma(step_current, unit, bias)
+            if currents_pointer is not None:
+                if first + i < T:
+                    tl.store(currents_pointer + output, step_current, mask=mask)
+                currents_pointer += neurons * C_out
             next_state, margin = STEP(state, step_current, neuron, loaded)
             state = choose_states(first + i < T, next_state, state, STATES)
             word_out = _with_step(word_out, margin, i, PTX)

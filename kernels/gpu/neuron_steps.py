@@ -55,6 +55,17 @@ def read_states(pointer, stride, offsets, mask, STATES: tl.constexpr):
 
 
 @triton.jit
+def zero_states(like, STATES: tl.constexpr):
+    """Blocks of zeros of each state."""
+    zero = tl.zeros_like(like)
+    if STATES == 1:
+        state = (zero,)
+    else:
+        state = (zero, zero)  # type: ignore[assignment]
+    return state
+
+
+@triton.jit
 def write_states(pointer, stride, offsets, state, mask, STATES: tl.constexpr):
     tl.store(pointer + offsets, state[0], mask=mask)
     if STATES == 2:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..neurons import MODELS, Neuron
 from ..surrogates import Surrogate
 from . import surrogates
-from .neuron_steps import arguments, by_sample, by_state, read_states, write_states
+from .neuron_steps import arguments, by_sample, by_state, read_states, write_states, zero_states
 from .neurons_backward import back_of
 
 BLOCK = 512
@@ -21,8 +21,8 @@ NUM_WARPS = 4
 
 @triton.jit(do_not_specialize=["T"])
 def _scan_backward_kernel(
-    grad_spikes_pointer,  # [T, neurons] float32
-    grad_v_pointer,  # [states, neurons] float32, of the states after the last step
+    grad_spikes_pointer,  # [T, neurons] float32; stride grad_stride over time
+    grad_v_pointer,  # [states, neurons] float32, of the states after the last step; None: 0
     current_pointer,  # [T, neurons] float32; stride current_stride over time
     v_pointer,  # [states, neurons] float32, before the first step
     neuron,  # the neurons' parameters: neurons.py
@@ -34,6 +34,7 @@ def _scan_backward_kernel(
     neurons,
     channels,
     current_stride,
+    grad_stride,
     first,
     second,
     passes,
@@ -66,16 +67,21 @@ def _scan_backward_kernel(
         before_row += STATES * neurons
         row += neurons
 
-    grad_state = read_states(grad_v_pointer + start, neurons, offsets, mask, STATES)
+    if grad_v_pointer is None:
+        grad_state = zero_states(state[0], STATES)
+    else:
+        grad_state = read_states(grad_v_pointer + start, neurons, offsets, mask, STATES)
+    grad_row = grad_spikes_pointer + start + T.to(tl.int64) * grad_stride
     total = tl.zeros((BLOCK,), tl.float32)
     sums = (total, total, total, total)
     for _ in range(0, T):
         current_row -= current_stride
         before_row -= STATES * neurons
         row -= neurons
+        grad_row -= grad_stride
         state = read_states(before_row, neurons, offsets, mask, STATES)
         current = tl.load(current_row + offsets, mask=mask, other=0.0)
-        grad_spike = tl.load(grad_spikes_pointer + row + offsets, mask=mask, other=0.0)
+        grad_spike = tl.load(grad_row + offsets, mask=mask, other=0.0)
         grad, grad_state, grown = BACK(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE)
         total += grad
         sums = (sums[0] + grown[0], sums[1] + grown[1], sums[2] + grown[2], sums[3] + grown[3])
@@ -98,10 +104,12 @@ def scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See backends.Backend: gradients of the currents, of the state before the first step, and of the parameters."""
     (T, *shape), constant = grad_spikes.shape, current.ndim == 3
-    grad_spikes = grad_spikes.float().contiguous()
+    grad_spikes = grad_spikes.float()
+    held = grad_spikes.stride(0) == 0 and grad_spikes[0].is_contiguous()  # as of counts
+    grad_spikes = grad_spikes if held else grad_spikes.contiguous()
     current = current.float().contiguous()
     v = by_state(v.float(), neuron)
-    grad_v = torch.zeros_like(v) if grad_v is None else by_state(grad_v.float(), neuron)
+    grad_v = None if grad_v is None else by_state(grad_v.float(), neuron)
     grad_current, grad_start = torch.empty_like(current), torch.empty_like(v)
     neurons, C = grad_spikes[0].numel(), shape[-1]
     parameters = len(neuron.channels)
@@ -123,6 +131,7 @@ def scan_backward(
                 neurons=neurons,
                 channels=C,
                 current_stride=0 if constant else neurons,
+                grad_stride=0 if held else neurons,
                 **arguments(neuron),
                 **surrogates.arguments(surrogate),
                 BACK=back_of(neuron.model),

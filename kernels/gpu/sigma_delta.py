@@ -1,26 +1,106 @@
 """Sigma-delta neurons over all T steps in one launch; what arrives at them is a convolution of torch's.
 
 The equations are in reference.py, codes in ../sigma_delta.py. A power of two is the exponent of a float, so that the
-nearest one takes a sum of integers.
+nearest one takes a sum of integers. Nothing is waited for: what is counted stays on the device, as tensors.
 """
 
+from functools import lru_cache
+
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .. import sigma_delta as definition
 from ..sigma_delta import Counts, Pair, SigmaDelta, State, Window
+from ..unfused import exact
 
 # As of if_scan.py: a thread has four neurons, that is a 16-byte load a step.
 BLOCK = 512
 NUM_WARPS = 4
 
 
+# Another batch or number of steps is no other kernel.
+@triton.jit(do_not_specialize=["rows", "steps"])
+def _values_kernel(
+    x_pointer,  # [N, steps, P, C], codes int8 or values float32, of any strides
+    values_pointer,  # float32 [N, steps, P, C], written; None: not asked for
+    reach_pointer,  # int32 [P], how many windows have a pixel; None: one
+    additions_pointer,  # int64 [programs], written: of weights
+    rows,  # N * steps * P
+    steps,
+    P,
+    C,
+    stride_n,
+    stride_t,
+    stride_p,
+    stride_c,
+    fan_out,  # neurons that a window feeds with each input
+    BLOCK: tl.constexpr,
+):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = place < rows.to(tl.int64) * C
+    row, channel = place // C, place % C
+    image, pixel = row // P, row % P
+    x_pointer += image // steps * stride_n + image % steps * stride_t + pixel * stride_p + channel * stride_c
+    x = tl.load(x_pointer, mask=mask, other=0)
+    if values_pointer is not None:
+        if x.dtype == tl.int8:
+            code = x.to(tl.int32)
+            size = tl.where(code == 0, 0, (128 - tl.abs(code)) << 23)
+            value = (size | (code & -2147483648)).to(tl.float32, bitcast=True)
+        else:
+            value = x
+        tl.store(values_pointer + place, value, mask=mask)
+    reached = tl.full((BLOCK,), 1, tl.int32)
+    if reach_pointer is not None:
+        reached = tl.load(reach_pointer + pixel, mask=mask, other=0)
+    additions = tl.sum(tl.where(x != 0, reached, 0).to(tl.int64), axis=0)
+    tl.store(additions_pointer + tl.program_id(0), additions * fan_out)
+
+
+@triton.jit(do_not_specialize=["T", "T_in"])
+def _running_sums_kernel(
+    x_pointer,  # [N, T_in, places], codes int8 or values float32
+    sums_pointer,  # float32 [N, T, places], written
+    sent_pointer,  # float32 [N, places]: what has come before, replaced by that after the steps; None: 0, not kept
+    T,
+    T_in,
+    places,
+    BLOCK: tl.constexpr,
+):
+    programs = tl.cdiv(places, BLOCK)  # of a sample
+    sample = (tl.program_id(0) // programs).to(tl.int64)
+    offsets = tl.program_id(0) % programs * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < places
+    total = tl.zeros((BLOCK,), tl.float32)
+    if sent_pointer is not None:
+        total = tl.load(sent_pointer + sample * places + offsets, mask=mask, other=0.0)
+    x_row = x_pointer + sample * T_in * places
+    sums_row = sums_pointer + sample * T * places
+    for t in range(0, T):
+        if t < T_in:
+            x = tl.load(x_row + offsets, mask=mask, other=0)
+            if x.dtype == tl.int8:
+                code = x.to(tl.int32)
+                size = tl.where(code == 0, 0, (128 - tl.abs(code)) << 23)
+                total += (size | (code & -2147483648)).to(tl.float32, bitcast=True)
+            else:
+                total += x
+        tl.store(sums_row + offsets, total, mask=mask)
+        x_row += places
+        sums_row += places
+    if sent_pointer is not None:
+        tl.store(sent_pointer + sample * places + offsets, total, mask=mask)
+
+
 # Steps stay out of the specialisation key: another T is no other kernel.
-@triton.jit(do_not_specialize=["T", "T_in", "exponents"])
+@triton.jit(do_not_specialize=["T", "T_in", "T_added", "exponents"])
 def _sigma_delta_kernel(
     arrived_pointer,  # [N, T_in, places], float32: what arrives at each step, nothing after T_in; or what z is then
+    bias_pointer,  # [channels], float32, arrives at the first step; None: none
+    added_pointer,  # [N, T_added, places], float32: what arrives besides; None: nothing
     highest_pointer,  # [channels], float32, the largest activation
     codes_pointer,  # [N, T, places], int8
     fired_pointer,  # [programs], int32: the spikes of each
@@ -28,6 +108,7 @@ def _sigma_delta_kernel(
     a_pointer,  # the same of what was sent before
     T,
     T_in,
+    T_added,
     places,  # neurons of a sample
     channels,
     exponents,
@@ -51,10 +132,23 @@ def _sigma_delta_kernel(
     fired = tl.zeros((BLOCK,), tl.int32)
     arrived_row = arrived_pointer + sample * T_in * places
     codes_row = codes_pointer + sample * T * places
+    if added_pointer is not None:
+        added_row = added_pointer + sample * T_added * places
     for t in range(0, T):
+        arrived = tl.zeros((BLOCK,), tl.float32)
         if t < T_in:
             arrived = tl.load(arrived_row + offsets, mask=mask, other=0.0)
-            z = arrived if IS_Z else z + arrived
+            if IS_Z:
+                z = arrived
+        if bias_pointer is not None:
+            if t == 0:
+                arrived += tl.load(bias_pointer + offsets % channels, mask=mask, other=0.0)
+        if added_pointer is not None:
+            if t < T_added:
+                arrived += tl.load(added_row + offsets, mask=mask, other=0.0)
+            added_row += places
+        if not IS_Z:
+            z += arrived
         left = tl.maximum(tl.minimum(z, highest), lowest) - a
         bits = left.to(tl.int32, bitcast=True)
         size = bits & 0x7FFFFFFF
@@ -76,41 +170,100 @@ def _sigma_delta_kernel(
 
 
 def scan(
-    arrived: Tensor, T: int, neuron: SigmaDelta, state: tuple[Tensor | None, Tensor] | None = None, is_z: bool = False
-) -> tuple[Tensor, int]:
+    arrived: Tensor, T: int, neuron: SigmaDelta, state: tuple[Tensor | None, Tensor] | None = None,
+    bias: Tensor | None = None, added: Tensor | None = None, is_z: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """All T steps of neurons on what arrives, float32 [N, T_in, P, C]: codes int8 [N, T, P, C], and the spikes.
 
-    ``state``: as in ../sigma_delta.py. ``is_z``: what has arrived up to each step is given; state has a alone.
+    ``state``: as in ../sigma_delta.py. ``bias`` [C] arrives at the first step, ``added`` [N, steps, P, C] besides.
+    ``is_z``: what has arrived up to each step is given; state has a alone.
     """
     N, T_in, P, C = arrived.shape
-    codes = arrived.new_zeros((N, T, P, C), dtype=torch.int8)
-    if codes.numel() == 0:  # an empty grid is an error of the driver
-        return codes, 0
+    codes = torch.empty((N, T, P, C), dtype=torch.int8, device=arrived.device)
     programs = N * triton.cdiv(P * C, BLOCK)
     fired = torch.empty(programs, dtype=torch.int32, device=arrived.device)
     z, a = state or (None, None)
-    # One program owns BLOCK neighbouring neurons of a sample for all steps.
-    with torch.cuda.device_of(arrived):
-        _sigma_delta_kernel[(programs,)](
-            arrived_pointer=arrived.contiguous(),
-            highest_pointer=neuron.highest.to(arrived.device).contiguous(),
-            codes_pointer=codes,
-            fired_pointer=fired,
-            z_pointer=z,
-            a_pointer=a,
-            T=T,
-            T_in=T_in,
-            places=P * C,
-            channels=C,
-            exponents=neuron.exponents,
-            lowest=float(neuron.lowest),
-            IS_Z=is_z,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            # Spikes must not depend on a default that differs between Triton releases.
-            enable_fp_fusion=False,
-        )
-    return codes, int(fired.sum())
+    if codes.numel():  # an empty grid is an error of the driver
+        # One program owns BLOCK neighbouring neurons of a sample for all steps.
+        with torch.cuda.device_of(arrived):
+            _sigma_delta_kernel[(programs,)](
+                arrived_pointer=arrived.contiguous(),
+                bias_pointer=None if bias is None else bias.float().contiguous(),
+                added_pointer=None if added is None else added.contiguous(),
+                highest_pointer=neuron.highest.to(arrived.device).contiguous(),
+                codes_pointer=codes,
+                fired_pointer=fired,
+                z_pointer=z,
+                a_pointer=a,
+                T=T,
+                T_in=T_in,
+                T_added=0 if added is None else added.shape[1],
+                places=P * C,
+                channels=C,
+                exponents=neuron.exponents,
+                lowest=float(neuron.lowest),
+                IS_Z=is_z,
+                BLOCK=BLOCK,
+                num_warps=NUM_WARPS,
+                # Spikes must not depend on a default that differs between Triton releases.
+                enable_fp_fusion=False,
+            )
+    return codes, fired.sum()
+
+
+def values(x: Tensor, fan_out: int, reach: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Codes, or values in float32, [N, steps, P, C] of any strides: the values, contiguous; and the weights added.
+
+    Args:
+        fan_out: neurons that a window feeds with each of its inputs. reach: int32 [P], windows of each pixel; None: 1.
+    """
+    N, steps, P, C = x.shape
+    found = x if x.dtype == torch.float32 and x.is_contiguous() else None
+    made = torch.empty(x.shape, dtype=torch.float32, device=x.device) if found is None else found
+    programs = triton.cdiv(x.numel(), BLOCK)
+    additions = torch.empty(programs, dtype=torch.int64, device=x.device)
+    if programs:
+        with torch.cuda.device_of(x):
+            _values_kernel[(programs,)](
+                x_pointer=x,
+                values_pointer=made if found is None else None,
+                reach_pointer=reach,
+                additions_pointer=additions,
+                rows=N * steps * P,
+                steps=steps,
+                P=P,
+                C=C,
+                stride_n=x.stride(0),
+                stride_t=x.stride(1),
+                stride_p=x.stride(2),
+                stride_c=x.stride(3),
+                fan_out=fan_out,
+                BLOCK=BLOCK,
+                num_warps=NUM_WARPS,
+                enable_fp_fusion=False,
+            )
+    return made, additions.sum()
+
+
+def sums_so_far(x: Tensor, sent: Tensor | None, T: int | None = None) -> Tensor:
+    """The sums of all that was sent up to each of T steps: ../sigma_delta.py."""
+    (N, steps, P, C), x = x.shape, x.contiguous()
+    T = steps if T is None else T
+    sums = torch.empty(N, T, P, C, dtype=torch.float32, device=x.device)
+    if sums.numel():
+        with torch.cuda.device_of(x):
+            _running_sums_kernel[(N * triton.cdiv(P * C, BLOCK),)](
+                x_pointer=x,
+                sums_pointer=sums,
+                sent_pointer=sent,
+                T=T,
+                T_in=steps,
+                places=P * C,
+                BLOCK=BLOCK,
+                num_warps=NUM_WARPS,
+                enable_fp_fusion=False,
+            )
+    return sums
 
 
 def sigma_delta(
@@ -118,18 +271,56 @@ def sigma_delta(
     neuron: SigmaDelta | None, window: Window, state: State | None = None,
 ) -> tuple[Tensor, Counts]:  # fmt: skip
     """../sigma_delta.py has arguments and results."""
-    arrived, additions = definition.all_that_arrives(x, size, weight, bias, added, window)
-    if neuron is None:
-        return definition.padded(arrived, T).contiguous(), Counts(0, additions)
-    codes, spikes = scan(arrived, T, neuron, state)
-    return codes, Counts(spikes, additions)
+    additions: int | Tensor = 0
+    given = added if x is None else x
+    if x is None:
+        assert added is not None
+        arrived, added = added, None
+    elif weight is None:
+        arrived, additions = values(x, 1)
+    else:
+        arrived, additions = _convolved(x, size, weight, window)
+    if neuron is not None:
+        codes, spikes = scan(arrived, T, neuron, state, bias, added)
+        return codes, Counts(spikes, additions)
+    if bias is not None:  # of a convolution, whose result is new
+        arrived[:, :1].add_(bias.float())
+    if added is not None:
+        arrived = definition.padded(arrived, added.shape[1]) + added
+    arrived = definition.padded(arrived, T).contiguous()
+    return arrived.clone() if arrived is given else arrived, Counts(0, additions)
+
+
+def _convolved(x: Tensor, size: Pair, weight: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+    """What a convolution brings, [N, steps, P_out, C_out], and the weights added for it."""
+    reach = _reach(size, tuple(weight.shape[2:]), window, x.device)
+    dense, additions = values(x, len(weight) // window[3], reach)
+    images = dense.flatten(0, 1).unflatten(1, size).permute(0, 3, 1, 2)  # channels last in memory
+    with exact(x.device):
+        y = F.conv2d(images, weight.float(), None, *window)
+    return y.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2]), additions
+
+
+@lru_cache(256)
+def _reach(size: Pair, kernel: tuple[int, ...], window: Window, device: torch.device) -> Tensor:
+    """How many windows have each pixel, int32 [P], on a device: nobody writes to it."""
+    with torch.inference_mode(False):
+        return definition.windows_of_pixels(size, kernel, *window[:3]).flatten().int().to(device)
 
 
 def pooled_sigma_delta(
     x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int, neuron: SigmaDelta,
     state: State | None = None,
-) -> tuple[Tensor, int]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """../sigma_delta.py has arguments and results; torch pools."""
     z, a = state or (None, None)
-    maxima = definition.maxima_so_far(x, size, size_out, kernel, stride, padding, z)
+    maxima = definition.maxima_of(sums_so_far(x, z), size, size_out, kernel, stride, padding)
     return scan(maxima, T, neuron, None if a is None else (None, a), is_z=True)
+
+
+def running_maximum(
+    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None
+) -> Tensor:
+    """../sigma_delta.py has arguments and results."""
+    sums = sums_so_far(x, None if state is None else state[0])
+    return definition.changes_of(definition.maxima_of(sums, size, size_out, kernel, stride, padding), state)

@@ -10,13 +10,16 @@ import triton.language as tl
 
 @triton.jit
 def read_steps(pointer, T, STEPS: tl.constexpr):
-    """The numbers of the steps in a word, [STEPS / 16, 1, 16, 1] int32: those that the rows of a factor have.
+    """The numbers of the steps in a word, [LATE, 1, EARLY, 1] int32: those that the rows of a factor have.
+
+    EARLY are 16 of 16 and 32 steps, else all; LATE are 2 of 32 steps, else 1.
 
     They come from a load of which nothing is ever read, since T >= 0. Triton (3.6 to 3.9) gives the words the layout of
     the factor, in which all follows thread by thread, only where all that makes the factor is loads and constants; a
     range is neither, and the numbers would go through shared memory, one by one.
     """
-    step = tl.arange(0, STEPS // 16)[:, None] * 16 + tl.arange(0, 16)[None, :]
+    LATE: tl.constexpr = (STEPS + 15) // 16
+    step = tl.arange(0, LATE)[:, None] * 16 + tl.arange(0, STEPS // LATE)[None, :]
     step = tl.load(pointer + tl.zeros_like(step), mask=step < -T, other=step)
     return step[:, None, :, None]
 
@@ -32,15 +35,17 @@ def expand(
     PTX: tl.constexpr,
     ONE_STEP: tl.constexpr,
 ):
-    """Words [PIXELS, BLOCK_K] int32 as rows of spikes [STEPS * PIXELS, BLOCK_K], 16 steps of a pixel after another's.
+    """Words [PIXELS, BLOCK_K] int32 as rows of spikes [STEPS * PIXELS, BLOCK_K], up to 16 of a pixel after another's.
 
     A spike is 1 if TYPE is int8, and 2 if it is float16, whose bit 14 alone is that number. ``step``: of read_steps.
     PTX: four bytes or two float16 numbers of a register at a time, which the compiler would make one by one. Each has
     the shift of its own step, so they may be numbers of any steps. ONE_STEP: they are inputs of one step, and four
-    bytes stand beside those of the same inputs eight steps later; that takes half the instructions. Which numbers stand
-    side by side is the compiler's choice: one_step.py has where it was seen to be this one.
+    bytes stand beside those of the same inputs eight steps later, where there are 16; that takes about half the
+    instructions. Which numbers stand side by side is the compiler's choice: one_step.py has where it was seen to be
+    this one.
     """
-    SHAPE: tl.constexpr = (STEPS // 16, PIXELS, 16, BLOCK_K)
+    LATE: tl.constexpr = (STEPS + 15) // 16
+    SHAPE: tl.constexpr = (LATE, PIXELS, STEPS // LATE, BLOCK_K)
     word = tl.broadcast_to(word[None, :, None, :], SHAPE)
     if PTX and not ONE_STEP and TYPE == tl.int8:
         spike = tl.inline_asm_elementwise(
@@ -76,6 +81,23 @@ def expand(
             dtype=tl.float16,
             is_pure=True,
             pack=2,
+        )
+    elif PTX and TYPE == tl.int8 and STEPS < 16:
+        # All steps are in the lowest byte of a word.
+        spike = tl.inline_asm_elementwise(
+            """{ // of one step
+            .reg .b32 low, high;
+            prmt.b32 low, $1, $2, 0x0040;
+            prmt.b32 high, $3, $4, 0x0040;
+            prmt.b32 low, low, high, 0x5410;
+            shr.u32 low, low, $5;
+            and.b32 $0, low, 0x01010101;
+            }""",
+            "=r,r,r,r,r,r,r,r,r",
+            [word, tl.broadcast_to(step, SHAPE)],
+            dtype=tl.int8,
+            is_pure=True,
+            pack=4,
         )
     elif PTX and TYPE == tl.int8:
         # Of four words the bytes that have a step and the step eight later: the next four numbers in the registers.

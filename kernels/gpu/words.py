@@ -1,4 +1,4 @@
-"""Spikes on a GPU: the time-packed layout in plain torch operations.
+"""Spikes on a GPU: the time-packed layout, and what needs no kernel (packing.py packs and unpacks).
 
 Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels: bit
 ``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are
@@ -16,14 +16,6 @@ from torch import Tensor
 BITS = 32  # steps in a word
 COUNTED = 16  # tensors of words whose spikes one launch counts (running/synops.py)
 COUNTERS = 1024  # what it counts in, a program each: some eight on each multiprocessor of a large card
-
-
-def unpack(words: Tensor, T: int, C: int, dtype: torch.dtype = torch.bool) -> Tensor:
-    """Unpack words [ceil(T / 32), N, P, C] into dense spikes, 0 and 1 [T, N, C, P]."""
-    spikes = torch.empty(T, *words.shape[1:], dtype=dtype, device=words.device)
-    for t in range(T):
-        spikes[t] = (words[t // BITS] >> (t % BITS)) & 1
-    return spikes.transpose(2, 3).contiguous()
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
@@ -49,7 +41,7 @@ def cat(words: Sequence[Tensor], T: Sequence[int]) -> Tensor:
     for steps in T[:-1]:
         if steps % BITS:
             raise ValueError(f"all parts but the last must have a multiple of {BITS} steps, got {list(T)} steps")
-    return torch.cat(list(words))
+    return words[0] if len(words) == 1 else torch.cat(list(words))
 
 
 def flatten(words: Tensor, C: int) -> Tensor:

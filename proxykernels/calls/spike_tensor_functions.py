@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.cpu.words import PACKABLE
-from ..spikes import Spikes
+from ..spikes import Spikes, word_ops
 from ..spikes.spike_tensor import WITHOUT_A_LOOK, SpikeTensor, view_of
 from . import spike_ops
 
@@ -27,6 +27,10 @@ def _new(x: SpikeTensor, spikes: Spikes, dtype: torch.dtype) -> SpikeTensor:
 
 def _as_it_is(x, *args, **kwargs):
     return x if _of(x) is not None and not args and not kwargs else NotImplemented
+
+
+def _to_cpu(x, *args, **kwargs):
+    return _as_it_is(x, *args, **kwargs) if x.is_cpu else NotImplemented
 
 
 def _cut(x, index):
@@ -93,6 +97,8 @@ def _cat(tensors, dim=0, *, axis=None, out=None):
         return NotImplemented
     if len({(*part.shape[:dim], part.scale, *part.shape[dim + 1 :]) for part in parts}) > 1:
         return NotImplemented
+    if dim == 0 and not all(word_ops.joins_in_time(part._words, part.T) for part in parts[:-1]):
+        return NotImplemented
     return _new(tensors[0], JOINS[dim](parts), tensors[0]._memory.dtype)
 
 
@@ -121,7 +127,7 @@ WITHOUT_A_LOOK |= {
     Tensor.__deepcopy__: _deepcopy,
     Tensor.detach: _detach, torch.detach: _detach,
     Tensor.clone: _clone, torch.clone: _clone,
-    Tensor.contiguous: _as_it_is, Tensor.cpu: _as_it_is,
+    Tensor.contiguous: _as_it_is, Tensor.cpu: _to_cpu,
     Tensor.float: _to_type(torch.float32), Tensor.double: _to_type(torch.float64), Tensor.half: _to_type(torch.float16),
     Tensor.bool: _to_type(torch.bool), Tensor.to: _to,
     torch.cat: _cat, torch.concat: _cat, torch.concatenate: _cat,

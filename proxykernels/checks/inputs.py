@@ -15,6 +15,7 @@ from ..kernels.rounding import PRECISIONS
 from ..kernels.value_checks_cache import can_be_read
 from ..kernels.weight_layouts import is_finite, refuse_infinite
 from ..spikes import Spikes, pack_if_binary
+from ..spikes.packing import pack_and_look
 from ..spikes.spike_tensor import SpikeTensor, packed
 from .tensors import as_float32, finite, floating, is_integer, is_number, no_gradient, real, same_device, strided
 
@@ -109,7 +110,8 @@ def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: t
     wanted = tuple(shape) if states == 1 else (shape[0], states, *shape[1:])
     if tuple(v.shape) != wanted:
         raise ValueError(f"v must have the shape of the neurons' state, {list(wanted)}, got {list(v.shape)}")
-    finite("v", v)
+    if not (v.is_cuda and can_be_read(v) and value_checks_cache.look_once(is_finite, v)):
+        finite("v", v)
 
 
 def recurrent(weight: Tensor, channels: int, device: torch.device) -> None:
@@ -139,7 +141,7 @@ def recurrent_state(v: Tensor | float | None, shape: Sequence[int], states: int,
 
 
 def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | None = None) -> Spikes | Tensor:
-    """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes where a CPU gains by it.
+    """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes.
 
     ``kernels``: as of :func:`proxykernels.kernels.operators.direct`.
     """
@@ -163,8 +165,10 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | No
     if is_constant(x) if kernels is None else x.shape[0] == 1 or x.stride(0) == 0:
         finite("x", x[0], readable=kernels is not None)
         return x
-    spikes = pack_if_binary(x, kernels) if x.is_cpu else None
-    if spikes is None:
+    if value_checks_cache.is_noted(x):
+        return x
+    spikes, seen_finite = pack_and_look(x, kernels)
+    if spikes is None and not seen_finite:
         finite("x", x, readable=kernels is not None)
     return x if spikes is None else spikes
 
@@ -248,7 +252,8 @@ def currents(current: Tensor, leading: str) -> None:
     names = leading.split(", ")
     if current.ndim < len(names) or (names[0] == "T" and current.shape[0] < 1):
         raise ValueError(f"current must have the shape [{leading}, ...] with T >= 1, got {list(current.shape)}")
-    finite("current", current)
+    if not value_checks_cache.is_noted(current):
+        finite("current", current)
 
 
 def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:

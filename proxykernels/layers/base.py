@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 from .. import checks, surrogates
 from ..calls import spike_tensor_functions  # noqa: F401 - says what SpikeTensors can do
 from ..checks import chunked_passes
+from ..kernels import value_checks_cache
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
 from ..surrogates import Surrogate
@@ -137,7 +138,7 @@ class Neurons(NeuronAttributes, SpikingLayer):
         N, C, *size = synapse.output_shape(tuple(first.shape))[1:]
         if len(v_init) != C:
             raise ValueError(f"v_init must be a number or one value for each of {C} channels, got {len(v_init)}")
-        return v_init.view(-1, *[1] * len(size)).expand(N, C, *size)
+        return value_checks_cache.computed_from(v_init.view(-1, *[1] * len(size)).expand(N, C, *size), v_init)
 
     @property
     def states(self) -> int:
@@ -199,10 +200,10 @@ def each_step_of_spikes(function: Callable[[Tensor], Tensor], x: Spikes | Tensor
     words = 1 if x.device.type == "cpu" else 32  # of a GPU hold so many steps
     steps = max(1, UNPACKED_BYTES // (4 * words * max(1, math.prod(x.shape[1:])))) * words
     if steps >= x.T or x.requires_grad:
-        return each_step(function, x.dense())
+        return value_checks_cache.note(each_step(function, x.dense()))
     first = each_step(function, x[:steps].dense())
     y = first.new_empty(x.T, *first.shape[1:])
     y[:steps] = first
     for start in range(steps, x.T, steps):
         y[start : start + steps] = each_step(function, x[start : start + steps].dense())
-    return y
+    return value_checks_cache.note(y)

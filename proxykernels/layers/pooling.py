@@ -10,6 +10,7 @@ from .. import checks
 from ..calls import spike_ops
 from ..checks import window_checks
 from ..checks.keywords import flag, taken_by_position
+from ..kernels import value_checks_cache
 from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
 from .base import SpikingLayer, each_step, each_step_of_spikes
@@ -129,7 +130,8 @@ class Flatten(nn.Module):
         checks.steps_of(x, None, "(T, N, C, ...)")
         if isinstance(x, Spikes):
             return spike_ops.flatten(x)
-        return each_step(lambda image: image.flatten(1), x) if checks.is_repeated(x) else x.flatten(2)
+        y = each_step(lambda image: image.flatten(1), x) if checks.is_repeated(x) else x.flatten(2)
+        return value_checks_cache.note(y) if value_checks_cache.is_noted(x) else y
 
 
 class MaxRatePool(SpikingLayer):

@@ -5,9 +5,9 @@ such as images and what a layer without a ReLU passes on, are changes of themsel
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, reduce
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checks import window_checks
 from ..kernels import backends, sigma_delta
+from ..kernels.heap import CPU
 from ..kernels.sigma_delta import Counts, Pair
 from ..neurons import SigmaDelta
 from .base import SpikingLayer
@@ -93,19 +94,30 @@ class Tally:
     accumulates: int = 0
     multiply_accumulates: int = 0
     products: int = 0
+    on_device: list[tuple[str, Tensor]] = field(default_factory=list)  # counts of a GPU that were not waited for yet
 
     def add(self, counts: Counts, x: Changes) -> None:
         """Count a call for the changes x."""
-        self.spikes += counts.spikes
-        if x.are_spikes:
-            self.accumulates += counts.additions
-        else:
-            self.multiply_accumulates += counts.additions
+        kind = "accumulates" if x.are_spikes else "multiply_accumulates"
+        for name, count in (("spikes", counts.spikes), (kind, counts.additions)):
+            if isinstance(count, Tensor):
+                self.on_device.append((name, count))
+            else:
+                setattr(self, name, getattr(self, name) + count)
 
     @property
     def rate(self) -> float:
         """Spikes a neuron and step; nan without neurons."""
         return self.spikes / self.places if self.places else math.nan
+
+
+def read(tallies: Iterable[Tally]) -> None:
+    """Add the counts that are on a GPU to tallies, which waits for it once."""
+    waiting = [(tally, *entry) for tally in tallies for entry in tally.on_device]
+    counts = torch.stack([count for *_, count in waiting]).tolist() if waiting else []
+    for (tally, name, _), count in zip(waiting, counts, strict=True):
+        setattr(tally, name, getattr(tally, name) + count)
+        tally.on_device = []
 
 
 class SigmaDeltaNeurons(SpikingLayer):
@@ -169,7 +181,7 @@ class SigmaDeltaNeurons(SpikingLayer):
                     f"inputs must give sums of one shape, {(C, *size)}; got {brought.shape[3]} channels "
                     f"of {brought.shape[2]} pixels"
                 )
-            brought = torch.nn.functional.pad(brought, (0, 0, 0, 0, 0, steps - part.steps))
+            brought = sigma_delta.padded(brought, steps)
             added = brought if added is None else added.add_(brought)
             tally.add(_of_weights(counts, other, part), part)
         neuron, shape = self.neurons(C) if self.fires else None, (len(x.values), math.prod(size), C)
@@ -201,9 +213,8 @@ class SigmaDeltaNeurons(SpikingLayer):
 
     def neurons(self, channels: int) -> sigma_delta.SigmaDelta:
         """Those of so many channels, in units of their thresholds."""
-        limit = torch.inf if self.limit is None else self.limit
-        highest = torch.full((channels,), limit, dtype=torch.float32, device=self.scale.device)
-        highest = (highest / self.scale).float()
+        highest = _same(channels, torch.inf if self.limit is None else self.limit, self.scale.device)
+        highest = highest if self.limit is None else (highest / self.scale).float()
         return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest)
 
     def extra_repr(self) -> str:
@@ -211,6 +222,13 @@ class SigmaDeltaNeurons(SpikingLayer):
             return "passes real values on"
         limit = "" if self.limit is None else f", limit={self.limit:g}"
         return f"exponents={self.neuron.exponents}{limit}" + ("" if self.rectifies else ", signed")
+
+
+@lru_cache(256)
+def _same(channels: int, value: float, device: torch.device) -> Tensor:
+    """One value for each channel, made once: nobody writes to it."""
+    with torch.inference_mode(False):  # from a CPU: a copy that is waited for, so that any stream may read it
+        return torch.full((channels,), value, dtype=torch.float32, device=CPU).to(device)
 
 
 def kept_state(
@@ -243,18 +261,18 @@ def pooling_of(pool: RunningMaxPool2d, size: Sequence[int]) -> tuple[tuple[int, 
     return result, (image_of(result), kernel, stride, padding)
 
 
-Operands = tuple[Tensor, tuple[int, int], Tensor, Tensor | None]
+Operands = tuple[Tensor, tuple[int, int], Tensor | None, Tensor | None]
 
 
 def _operands(synapse: Synapse, x: Changes, fresh: bool = True) -> Operands:
-    """Values, size, weight and bias of a convolution; an identity is one of each channel by itself."""
+    """Values, size, weight and bias of a convolution; an identity has neither."""
     weight, bias = synapse.parameters()
     if isinstance(synapse, Convolution):
         weight = synapse.window(synapse.module.weight)[0]
     elif isinstance(synapse, Product):
         weight = synapse.module.weight[..., None, None]
     else:
-        weight = torch.ones(x.values.shape[3], 1, 1, 1, dtype=torch.float32, device=x.values.device)
+        return x.values, x.image, None, None
     _, padding, dilation, groups = _window(synapse, x)
     window_checks.groups(groups, x.values.shape[3], weight)
     window_checks.fits(x.image, weight.shape[2:], padding, dilation)
@@ -271,7 +289,8 @@ def _of_weights(counts: Counts, synapse: Synapse, x: Changes) -> Counts:
     if synapse.window(weight)[0].numel() == weight.numel():
         return counts
     reached = torch.count_nonzero(x.values, (0, 1, 3)) * synapse.reach_of(x.size, x.values.device)
-    return counts._replace(additions=int(reached.sum()) * synapse.fan_out)
+    additions = reached.sum() * synapse.fan_out
+    return counts._replace(additions=additions if additions.is_cuda else int(additions))
 
 
 def _window(synapse: Synapse, x: Changes) -> sigma_delta.Window:

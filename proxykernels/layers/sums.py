@@ -17,6 +17,7 @@ from ..checks import chunked_passes
 from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
+from ..kernels.weight_layouts import is_finite
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
@@ -149,6 +150,8 @@ class FusedSum(Neurons):
                     current = reduce(torch.add, (each_step(synapse, part) for synapse, part in terms))
             else:
                 current = reduce(torch.add, (synapse.currents(_values(part)) for synapse, part in self.terms(chunk)))
+                if current.is_cuda and all(map(_is_known, chunk)) and all(map(_is_known, self.parameters())):
+                    value_checks_cache.note(current)
             spikes, v = neuron_ops.scan(current, v, self.neuron, self.surrogate)
             parts.append(spikes)
         return parts[0] if len(parts) == 1 else spike_ops.cat_steps(parts), v
@@ -160,6 +163,8 @@ class FusedSum(Neurons):
         T = x[0].shape[0]
         shapes = [tuple(part.shape) for part in x] + [self.terms(x)[0][0].output_shape(tuple(x[0].shape))]
         steps = unfused.chunk_steps(max(math.prod(shape[1:]) for shape in shapes), x[0].device)
+        if steps >= T:
+            return [x]
         return [[part[start : start + steps] for part in x] for start in range(0, T, steps)]
 
     def _check_inputs(self, x: Sequence[Spikes | Tensor]) -> None:
@@ -227,6 +232,14 @@ def _join(
     weight = value_checks_cache.computed_from(joined, *parameters[::2])
     biases = [bias.float() for bias in parameters[1::2] if bias is not None]
     return weight, value_checks_cache.computed_from(reduce(torch.add, biases), *parameters[1::2]) if biases else None
+
+
+def _is_known(x: Spikes | Tensor) -> bool:
+    """Whether an input or a parameter on a GPU is known to be finite; parameters are looked at once a version."""
+    if isinstance(x, Spikes) or value_checks_cache.is_noted(x):
+        return True
+    can = isinstance(x, nn.Parameter) and value_checks_cache.can_be_read(x)
+    return can and bool(value_checks_cache.look_once(is_finite, x))
 
 
 def _is_plain(parameter: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import keywords, neuron_checks
-from ..kernels import backends, constant_cache
+from ..kernels import backends, constant_cache, value_checks_cache
 from ..kernels.neurons import Neuron, neuron
 from ..kernels.weight_cache import CONSTANTS
 
@@ -65,6 +65,8 @@ class AnyNeuron:
         """
         if kept:
             return _of_numbers(self, channels)
+        if device.type == "cuda" and not self.tensors() and value_checks_cache.can_be_kept_on(device):
+            return _of_numbers_on(self, channels, device)
         return constant_cache.made(_ready, *self._operands(channels, device))
 
     def _operands(self, channels: int, device: torch.device) -> tuple:
@@ -103,3 +105,11 @@ def _of_numbers(neuron: AnyNeuron, channels: int) -> Neuron:
         made = _ready(*neuron._operands(channels, torch.device("cpu")))
     CONSTANTS.add(made.channels.untyped_storage())
     return made
+
+
+@lru_cache(256)
+def _of_numbers_on(neuron: AnyNeuron, channels: int, device: torch.device) -> Neuron:
+    """The same on a GPU. The copy is waited for, so that any stream may read it."""
+    made = _of_numbers(neuron, channels)
+    with torch.inference_mode(False):
+        return made._replace(channels=made.channels.to(device))

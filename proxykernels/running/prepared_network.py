@@ -1,6 +1,6 @@
 """A network prepared for simulation: its layers keep their state from chunk to chunk, and spikes are counted."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MethodType
 from typing import Any
 
@@ -124,27 +124,31 @@ class PreparedNetwork:
         yield from (stateful.firing.layer for stateful in self.stateful_layers.values())
 
     def look(self, x: Spikes | Tensor) -> None:
-        """Check all values of a simulation on a GPU at once, with one wait, so that no layer has to check its own.
-
-        Where something is not finite they do, and name it.
-        """
-        layers = [stateful.firing.layer for stateful in self.stateful_layers.values()]
+        """:func:`look` at all values of a simulation."""
+        layers = {name: stateful.firing.layer for name, stateful in self.stateful_layers.items()}
         given = [v for vs in self.state.values() if isinstance(vs, list | tuple) for v in vs if isinstance(v, Tensor)]
-        values: list[Tensor] = [*self.net.parameters(), *given, *([x] if isinstance(x, Tensor) else [])]
-        folded = [layer for layer in layers if isinstance(layer, Fused) and not (layer.bn and self._batch_statistics)]
-        values += [p for layer in folded for p in layer.folded() if p is not None]
-        values += [p for layer in layers if isinstance(layer, Rounded) for p in layer.rounded if p is not None]
-        thresholds = [value for layer in layers if isinstance(layer, Neurons) for value in layer.neuron.tensors()]
-        if not value_checks_cache.look_at_all(values, thresholds, x.device):
-            if isinstance(x, Tensor):
-                checks.finite("x", x)
-            return
-        for name, stateful in self.stateful_layers.items():
-            layer = stateful.firing.layer
-            if isinstance(layer, Neurons):
-                with checks.at(f"layer {name}"):
-                    layer.neuron.check()
-        constant_cache.looked_at()
+        look(x, layers, [*self.net.parameters(), *given], self._batch_statistics)
+
+
+def look(x: Spikes | Tensor, layers: Mapping[str, SpikingLayer], values: list[Tensor], batch_statistics: Any) -> None:
+    """Check an input, layers and other values on a GPU at once, with one wait, so that no layer has to check its own.
+
+    Where something is not finite they do, and name it. Of a block of constant_cache.unchanging.
+    """
+    values += [x] if isinstance(x, Tensor) else []
+    folded = [layer for layer in layers.values() if isinstance(layer, Fused) and not (layer.bn and batch_statistics)]
+    values += [p for layer in folded for p in layer.folded() if p is not None]
+    values += [p for layer in layers.values() if isinstance(layer, Rounded) for p in layer.rounded if p is not None]
+    thresholds = [value for layer in layers.values() if isinstance(layer, Neurons) for value in layer.neuron.tensors()]
+    if not value_checks_cache.look_at_all(values, thresholds, x.device):
+        if isinstance(x, Tensor):
+            checks.finite("x", x)
+        return
+    for name, layer in layers.items():
+        if isinstance(layer, Neurons):
+            with checks.at(f"layer {name}"):
+                layer.neuron.check()
+    constant_cache.looked_at()
 
 
 def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:

@@ -12,7 +12,7 @@ from .. import checks
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
-from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally, kept_state, pooling_of
+from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally, kept_state, pooling_of, read
 from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
@@ -21,14 +21,26 @@ from .chunks import checked
 from .early_exit import Stop, decided_by
 from .result import LayerFigures, Result
 from .state import States, check_layers
+from .synops import SynOps
 
 CHUNK, STOP_CHUNK = 32, 2  # steps at a time, and between two looks at which samples are decided
 FIRST = 4  # samples that are run first, which tell how many more go at a time
+FIRST_ON_GPU = 128  # the same times their steps: launches cost more there than memory
 BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
 
 
 class SigmaDeltaFigures(LayerFigures):
     """Of a network of sigma-delta neurons."""
+
+    @cached_property
+    def rates(self) -> dict[str, float]:
+        read(self.tallies.values())  # a GPU is waited for when they are first asked for
+        return super().rates
+
+    @cached_property
+    def synops(self) -> SynOps:
+        read(self.tallies.values())
+        return super().synops
 
     @cached_property
     def sums(self) -> dict[str, int]:
@@ -80,6 +92,8 @@ def simulate(
     steps = checked(chunk) if chunk is not None else CHUNK if stop is None else STOP_CHUNK
     tallies = {name: Tally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     parts, start, samples = list[_Samples](), 0, FIRST
+    if x.device.type != "cpu":
+        samples = max(FIRST, FIRST_ON_GPU // min(steps, T))
     while start < len(frames) or not parts:  # of no samples, too
         some = slice(start, start + samples)
         given = {name: [_copy(part[some]) for part in (state or {}).get(name, ())] for name in names}
@@ -89,7 +103,7 @@ def simulate(
         start += samples
         samples = max(1, BYTES[x.device.type] * len(part.steps) // part.needed)
     kept = {} if state is None else _together([part.state() for part in parts])
-    output, taken = torch.cat([part.potentials for part in parts], 1), torch.cat([part.steps for part in parts])
+    output, taken = _joined([part.potentials for part in parts], 1), _joined([part.steps for part in parts])
     last: Any = net.layers()[-1][1]
     return Result(output, taken, SigmaDeltaFigures(tallies, last, kept, (), (), not sequence))
 
@@ -125,6 +139,10 @@ def _has_state(layer: nn.Module) -> bool:
     return isinstance(layer, SigmaDeltaNeurons) and layer.fires
 
 
+def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
 def _together(states: list[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
     """The states of all samples, of those of each part."""
     return {name: [torch.cat(t) for t in zip(*(part[name] for part in states), strict=True)] for name in states[0]}
@@ -157,9 +175,12 @@ class _Samples:
         while start < self.T and (start == 0 or len(self.index)):
             steps = min(chunk, self.T - start)
             part = self._advance(start, steps, keeps or start + steps < self.T, tallies)
-            if start == 0:
-                self.potentials = part.new_empty(self.T, *part.shape[1:])
-            self.potentials[start : start + steps, self.index] = part
+            if steps == self.T:
+                self.potentials = part
+            else:
+                if start == 0:
+                    self.potentials = part.new_empty(self.T, *part.shape[1:])
+                self.potentials[start : start + steps, self.index] = part
             start += steps
             if stop is not None and start < self.T:
                 self._retire(stop, start)
@@ -180,21 +201,20 @@ class _Samples:
         fresh = not ends.now
         frames = self.frames[self.index] if len(self.index) < len(self.frames) else self.frames
         frames = frames[:, start : start + steps] if self.frames.shape[1] > 1 or not start else frames
-        before = torch.zeros_like(frames[:, :1]) if fresh else ends.now[0].unsqueeze(1)
-        changes = torch.diff(frames, dim=1, prepend=before)
+        if fresh and frames.shape[1] == 1:
+            changes = frames  # since zero
+        else:
+            before = torch.zeros_like(frames[:, :1]) if fresh else ends.now[0].unsqueeze(1)
+            changes = torch.diff(frames, dim=1, prepend=before)
         states = {name: states.now for name, states in self.states.items()} if keeps or not fresh else {}
         y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh, start == 0)
         self.needed = max(self.needed, needed)
-        sums = y.clone()
-        if not fresh:
-            sums[0] += ends.now[1]
-        for t in range(1, len(sums)):  # in float32, unlike torch's cumsum, so that sums do not depend on the chunk
-            sums[t] += sums[t - 1]
-        if len(sums) < steps:
-            sums = torch.cat([sums, sums[-1:].expand(steps - len(sums), *sums.shape[1:])])
+        sent = None if fresh else _copy(Changes.of(ends.now[1].unsqueeze(1)).values.squeeze(1))
+        sums = backends.backend_of(frames.device.type).sums_so_far(y.real(), sent, steps)
+        outputs = Changes(sums, y.size).dense().transpose(0, 1)
         if keeps:
-            ends.now = [frames[:, -1], sums[-1]]
-        return sums * scale
+            ends.now = [frames[:, -1], outputs[-1]]
+        return torch.mul(outputs, scale, out=outputs.new_empty(outputs.shape))
 
 
 def _run(
@@ -205,10 +225,11 @@ def _run(
     states: dict[str, list[Tensor]],
     fresh: bool,
     first: bool,
-) -> tuple[Tensor, Tensor, int]:
-    """The changes of the outputs [steps, N, ...], what 1 stands for in them, and the bytes of values that were needed
-    at a time. ``states`` are changed in place; without one of a layer, it is at rest and nothing is kept. ``fresh``: no
-    state was given; ``first``: the first steps of this call."""
+) -> tuple[Changes, Tensor, int]:
+    """The changes of the outputs, what 1 stands for in them, and the bytes of values that were needed at a time.
+
+    ``states`` are changed in place; without one of a layer, it is at rest and nothing is kept. ``fresh``: no state was
+    given; ``first``: the first steps of this call."""
     values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones((), dtype=torch.float32, device=x.values.device)}
     last_use = {source: name for name, _, sources in net.layers() for source in sources}
     most, name = 1, Network.INPUT
@@ -230,9 +251,11 @@ def _run(
         for source in set(sources):
             if last_use[source] == name:
                 del values[source]
-    changes, scale = values[name].dense().transpose(0, 1), scales[name]
+    changes, scale = values[name], scales[name]
     if scale.ndim:
-        scale = scale.repeat_interleave(changes.shape[2] // len(scale)).view(-1, *[1] * (changes.ndim - 3))
+        times = changes.values.shape[3] // len(scale)
+        scale = scale.repeat_interleave(times) if times > 1 else scale
+        scale = scale.view(-1, *[1] * len(changes.size))
     return changes, scale, most
 
 

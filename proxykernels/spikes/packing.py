@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import ops, value_checks_cache
-from ..kernels.backends import CpuBackend
+from ..kernels.backends import CpuBackend, gpu_backend
 from ..kernels.cpu.words import PACKABLE
 from .spikes import Spikes
 from .word_ops import pack_words
@@ -50,19 +50,32 @@ def pack(dense: Tensor) -> Spikes:
 
 
 def pack_if_binary(dense: Tensor, kernels: CpuBackend | None = None) -> Spikes | None:
-    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; on a CPU found and packed in one pass.
+    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; found and packed in one pass.
 
     ``kernels``: as of :func:`proxykernels.kernels.operators.direct`.
     """
+    return pack_and_look(dense, kernels)[0]
+
+
+def pack_and_look(dense: Tensor, kernels: CpuBackend | None = None) -> tuple[Spikes | None, bool]:
+    """:func:`pack_if_binary`, and whether the values are known to be finite: on a GPU the same pass tells."""
     if dense.dtype in PACKABLE and (kernels is not None or _packs_in_one_pass(dense)):
         images = dense.detach()[(..., *[None] * (5 - dense.ndim))]
-        words, binary = (kernels or ops).pack_binary(images if images.ndim == 5 else images.flatten(4))
-        return Spikes(words, dense.shape) if binary else None
-    return Spikes(pack_words(dense.bool()), dense.shape) if is_binary(dense) else None
+        images = images if images.ndim == 5 else images.flatten(4)
+        if dense.is_cuda:
+            words, binary, finite = gpu_backend().pack_and_look(images)
+        else:
+            words, binary = (kernels or ops).pack_binary(images)
+            finite = binary
+        return (Spikes(words, dense.shape) if binary else None), finite
+    binary = is_binary(dense)
+    return (Spikes(pack_words(dense.bool()), dense.shape) if binary else None), binary
 
 
 def _packs_in_one_pass(dense: Tensor) -> bool:
-    can = dense.device.type == "cpu" and value_checks_cache.can_be_read(dense)
+    # A GPU has bool packed without a look, for which it would be waited for.
+    known = dense.is_cuda and dense.dtype == torch.bool
+    can = dense.device.type in ("cpu", "cuda") and not known and value_checks_cache.can_be_read(dense)
     return can and value_checks_cache.plain(dense) is dense and not torch.jit.is_tracing()
 
 

@@ -21,7 +21,7 @@ from .channels_last import to_channels_last
 
 def new_handle(shape: Sequence[int], device: torch.device) -> Tensor:
     """A handle [T, N, P, C] without a history."""
-    return torch.zeros((), dtype=torch.float32, device=device).expand(*shape)
+    return torch.empty((), dtype=torch.float32, device=device).expand(*shape)
 
 
 class Function(torch.autograd.Function):

@@ -31,8 +31,8 @@ FEWEST = 1 << 12  # neurons times steps that are worth the detour; fewer are den
 
 METADATA = {
     *(getattr(Tensor, name).__get__ for name in (
-        "shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cuda", "is_meta", "nbytes", "itemsize",
-        "is_nested", "is_quantized",
+        "shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_cpu", "is_cuda", "is_meta", "nbytes",
+        "itemsize", "is_nested", "is_quantized",
     )),
     *(getattr(Tensor, name) for name in (
         "size", "dim", "ndimension", "numel", "nelement", "stride", "is_contiguous", "is_floating_point", "is_complex",
@@ -201,9 +201,10 @@ def dense_like(spikes: Spikes, x: Tensor, dtype: torch.dtype | None = None) -> T
         return spikes.dense(dtype)
     if isinstance(x, SpikeTensor) and isinstance(x._memory, Given):
         return SpikeTensor(spikes, Given(spikes, dtype))
-    if math.prod(spikes.shape) < FEWEST:
-        return spikes._dense(dtype, backends.cpu_backend())
-    heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
+    if x.device.type == "cpu":
+        if math.prod(spikes.shape) < FEWEST:
+            return spikes._dense(dtype, backends.cpu_backend())
+        heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
     return SpikeTensor(spikes, Memory(spikes, dtype))
 
 
@@ -251,15 +252,20 @@ def found(x: Tensor) -> Spikes | None:
     """The Spikes of a tensor of 0 and 1 that :func:`dense_like` may wait for; else None."""
     if x.dtype == torch.bool or x.ndim < 2 or x.requires_grad or not _is_alone(x) or math.prod(x.shape) < FEWEST:
         return None
-    return x.packed() if isinstance(x, SpikeTensor) else pack_if_binary(x)
+    if isinstance(x, SpikeTensor):
+        return x.packed()
+    return pack_if_binary(x) if x.device.type == "cpu" else None  # a GPU would have to be waited for
+
+
+PLAIN: tuple[type[Tensor], ...] = (Tensor, nn.Parameter, SpikeTensor)
 
 
 def _is_alone(x: Tensor) -> bool:
-    """Whether spikes may be given for x packed, on a CPU: nobody who follows operators (a compiler, a tracer, vmap, a
-    mode) would miss a dense tensor."""
-    if type(x) not in (Tensor, nn.Parameter, SpikeTensor) or x.layout != torch.strided:
+    """Whether spikes may be given for x packed: nobody who follows operators (a compiler, a tracer, vmap, a mode, the
+    capture of a CUDA graph) would miss a dense tensor."""
+    if type(x) not in PLAIN or x.layout != torch.strided or not nobody_follows():
         return False
-    return x.device.type == "cpu" and nobody_follows()
+    return x.device.type == "cpu" or (x.device.type == "cuda" and not torch.cuda.is_current_stream_capturing())
 
 
 def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -46,6 +46,11 @@ def cat(words: list[Tensor], steps: list[int]) -> Tensor:
     return _layout(words[0]).cat(words, steps)
 
 
+def joins_in_time(words: Tensor, T: int) -> bool:
+    """Whether :func:`cat` puts others behind words of T steps."""
+    return not over_time(words) or T % words_over_time.BITS == 0
+
+
 def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:
     """Words of C_1, C_2, ... channels as words of their sum."""
     if over_time(words[0]) or not any(C % 8 for C in channels[:-1]):  # whole bytes

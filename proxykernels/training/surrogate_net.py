@@ -1,7 +1,7 @@
 """Training by backpropagation through time in bounded memory: a network in parts of a few samples and steps."""
 
-import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,19 +10,23 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import checks, surrogates
 from ..checks import chunked_passes
+from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..running.early_exit import samples
-from ..running.prepared_network import replace_neurons
+from ..running.prepared_network import look, replace_neurons
 from ..running.state import check_calls, check_layers
 from ..running.stateful_layer import HeldDropout, Masks, StatefulLayer
+from ..running.synops import Counters
 from ..sequences import is_sequence
 from ..spikes import Spikes
+from ..spikes.packing import pack_and_look
 from ..surrogates import ATan, Surrogate
 from .from_data import silenced
+from .part_tally import PartTally, rates_of
 from .proxy import READOUTS
-from .watch import Watch
+from .watch import PASSES, Watch
 
 # Of the currents of the largest layer in a part: enough to make the cost of a call small; on a CPU few enough for a
 # block of the heap (kernels/heap.py).
@@ -83,9 +87,16 @@ class SurrogateNet(nn.Module):
         checks.neurons("net", names)
         self.net, self.T, self.surrogate = net, checks.steps(T), surrogate
         self.readout, self.memory = readout, memory
-        self.rates: dict[str, float] = {}
         self._last = names[-1]
-        self._watch = Watch()
+        self._watch, self._unseen = Watch(), list[dict[str, PartTally]]()  # passes that it has not looked at
+        self._tallies: dict[str, PartTally] = {}  # of the last pass
+        self._counters = Counters()  # of the passes that were not looked at
+        self._known: tuple[Any, _Sizes | None] = None, None  # sizes, and of what
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Layer name -> firing rate of the last call. A GPU is waited for."""
+        return rates_of(self._tallies)
 
     def forward(self, x: Tensor | Spikes, state: State | None = None) -> Any:
         """The readout [N, classes], with a ``state`` also the state after T steps, detached."""
@@ -94,30 +105,62 @@ class SurrogateNet(nn.Module):
             keep_freed()
         if not is_sequence(self.net, x, self.T):
             x = x.expand(self.T, *x.shape)
+        elif x.device.type == "cuda" and not (isinstance(x, Tensor) and x.requires_grad):
+            x = _packed(checks.frames(x))
         plain = _plain(self.net)
         layers = [name or type(m).__name__ for name, m in plain.named_modules() if isinstance(m, SpikingLayer)]
         check_layers(state or {}, layers)
-        sizes = _Sizes(self, plain, x)
+        sizes = self._sizes_of(plain, x)
         outputs: list[Tensor] = []
         states: list[State] = []
         kept = 0.0
-        tallies: dict[str, _Tally] = {}
-        for index in sizes.groups:
-            part = _Part(self, plain, sizes.steps, tallies, _of(state, index))
-            group = samples(x, index) if len(index) < x.shape[1] else x
-            kept += sizes.kept(len(index))
-            if torch.is_grad_enabled() and kept > self.memory and len(sizes.groups) > 1:
-                outputs.append(checkpoint(part, group, use_reentrant=False))
-            else:
-                outputs.append(part(group))
-            states.append(part.states)
-        self.rates = {name: int(tally.spikes) / max(1, tally.neurons) for name, tally in tallies.items()}
-        if self.training and torch.is_grad_enabled():
-            self._watch.look(self.rates, {})
+        tallies: dict[str, PartTally] = {}
+        self._counters.forget_chunk()  # of a pass that came to no end
+        watched = self.training and torch.is_grad_enabled()
+        counters = self._counters if watched else Counters()
+        with self._looked_at(plain, x, state or {}):
+            for index in sizes.groups:
+                part = _Part(self, plain, sizes.steps, tallies, counters, _of(state, index))
+                group = samples(x, index) if len(index) < x.shape[1] else x
+                kept += sizes.kept(len(index))
+                if torch.is_grad_enabled() and kept > self.memory and len(sizes.groups) > 1:
+                    outputs.append(checkpoint(part, group, use_reentrant=False))
+                else:
+                    outputs.append(part(group))
+                states.append(part.states)
+        self._tallies = tallies
+        if watched:
+            self._unseen.append(tallies)
+            if x.device.type == "cpu" or len(self._unseen) == PASSES:  # a GPU is waited for once in so many passes
+                for seen in self._unseen:
+                    self._watch.look(rates_of(seen), {})
+                self._unseen, self._counters = [], Counters()
         output = torch.cat(outputs)
         return output if state is None else (output, _joined(states))
 
-    def _stateful(self, name: str, layer: Any, states: list[Tensor], tally: "_Tally") -> StatefulLayer:
+    @contextmanager
+    def _looked_at(self, plain: nn.Module, x: Tensor | Spikes, state: State) -> Iterator[None]:
+        """All values of a pass on a GPU are looked at before the block, with one wait."""
+        if x.device.type == "cpu":
+            yield
+            return
+        values = [*self.net.parameters(), *(v for states in state.values() for v in states)]
+        with constant_cache.unchanging(*([x] if isinstance(x, Tensor) else [])):
+            with torch.no_grad():
+                look(x, dict(_neurons(plain)), values, self.training)
+            yield
+
+    def _sizes_of(self, plain: nn.Module, x: Tensor | Spikes) -> "_Sizes":
+        """Those of such inputs, found once."""
+        layers = [(name, type(module)) for name, module in plain.named_modules()]
+        shapes = [tuple(parameter.shape) for parameter in plain.parameters()]
+        kind = type(x), tuple(x.shape), x.device, isinstance(x, Tensor) and checks.is_constant(x), self.training
+        of = kind, layers, shapes, self.T, self.surrogate, PART_BYTES[x.device.type], MOST_STEPS
+        if self._known[0] != of or self._known[1] is None:
+            self._known = of, _Sizes(self, plain, x)
+        return self._known[1]  # type: ignore[return-value]
+
+    def _stateful(self, name: str, layer: Any, states: list[Tensor], tally: PartTally) -> StatefulLayer:
         """What takes a layer's place: the same with the model's surrogate derivative, from ``states``."""
         layer = shallow_copy(layer)
         if isinstance(layer, Neurons):
@@ -131,8 +174,12 @@ class SurrogateNet(nn.Module):
 class _Part:
     """Some samples through all steps. A second call, in the backward pass, computes the same."""
 
-    def __init__(self, model: SurrogateNet, plain: nn.Module, steps: int, tallies: dict[str, "_Tally"], state: State):
+    def __init__(
+        self, model: SurrogateNet, plain: nn.Module, steps: int, tallies: dict[str, PartTally], counters: Counters,
+        state: State,
+    ):  # fmt: skip
         self.model, self.plain, self.steps, self.tallies = model, plain, steps, tallies
+        self.counters: Counters | None = counters
         self.versions = _versions(model.net)
         self.start, self.masks = state, Masks()
         self.states: State = {}
@@ -145,10 +192,12 @@ class _Part:
             )
         stateful_layers: dict[str, StatefulLayer] = {}
         dropouts: list[HeldDropout] = []
-        tallies, self.tallies = self.tallies, {}  # where it is computed again, nobody counts
+        # Where it is computed again, nobody counts.
+        tallies, self.tallies = self.tallies, {}
+        counters, self.counters = self.counters, None
 
         def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
-            tally = tallies.setdefault(name, _Tally())
+            tally = tallies.setdefault(name, PartTally(counters))
             stateful_layers[name] = self.model._stateful(name, layer, self.start.get(name, []), tally)
             return stateful_layers[name]
 
@@ -165,6 +214,8 @@ class _Part:
                 dropout.start_chunk()
             with chunked_passes.of(self.model.net):
                 y = network(checks.frames(x[first : first + self.steps]))
+            if counters is not None:
+                counters.end_chunk()
             for name, stateful in stateful_layers.items():
                 if not first:
                     check_calls(name, len(self.start.get(name, [])), stateful.calls)
@@ -181,23 +232,6 @@ class _Part:
             v = last.states.now[0]
             return v if last.firing.layer.states == 1 else v[:, 0]
         return count.float() / (self.model.T if self.model.readout == "rate" else 1)
-
-
-class _Tally:
-    """Spikes of one layer, its neurons in all steps, and the bytes of spikes that a backward pass keeps of it."""
-
-    def __init__(self):
-        self.spikes: Any = 0
-        self.neurons = 0
-        self.kept_bytes = 0.0
-
-    def add(self, x: Any, y: Spikes | Tensor, *, first: bool) -> None:
-        """A chunk of the layer's input, a tuple if it has several, and its output."""
-        if isinstance(y, Spikes):
-            self.spikes = self.spikes + y._total()
-        self.neurons += math.prod(y.shape)
-        # What comes in, and what goes out: a pooling keeps its own input.
-        self.kept_bytes += sum(_bytes(part) for part in (*(x if isinstance(x, tuple) else (x,)), y))
 
 
 class _Sizes:
@@ -224,7 +258,7 @@ class _Sizes:
         frames = max(1, PART_BYTES[x.device.type] // (4 * largest))
         self.steps = min(model.T, MOST_STEPS, frames)
         if x.device.type != "cpu":
-            self.steps = -(-self.steps // 32) * 32
+            self.steps = min(model.T, -(-self.steps // 32) * 32)  # whole words, but of the last part
         size = max(1, frames // self.steps)
         self.groups = every.tensor_split(-(-N // size))
 
@@ -233,7 +267,7 @@ class _Sizes:
         stateful_layers: list[StatefulLayer] = []
 
         def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
-            stateful_layers.append(model._stateful(name, layer, [], _Tally()))
+            stateful_layers.append(model._stateful(name, layer, [], PartTally(None)))
             return stateful_layers[-1]
 
         network = replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))
@@ -244,11 +278,6 @@ class _Sizes:
     def kept(self, n: int) -> float:
         """Bytes that the backward pass of n samples needs."""
         return n * (self.T * self.step_bytes + -(-self.T // self.steps) * self.state_bytes)
-
-
-def _bytes(x: Spikes | Tensor) -> float:
-    """What is kept of an input: bits of spikes, real values; of a constant input hardly anything."""
-    return math.prod(x.shape) * (1 / 8 if isinstance(x, Spikes) else 0 if checks.is_constant(x) else 4)
 
 
 def _versions(net: nn.Module) -> dict[str, int]:
@@ -270,6 +299,12 @@ def _neurons(net: nn.Module) -> Iterator[tuple[str, Neurons]]:
 def _plain(net: nn.Module) -> nn.Module:
     """The network with all computed weights (parametrizations) computed once, for all parts."""
     return replace_neurons(net, lambda name, layer: with_plain_weights(layer))
+
+
+def _packed(x: Tensor | Spikes) -> Tensor | Spikes:
+    """Spikes of a tensor of 0 and 1, which are convolved as such."""
+    spikes = x if isinstance(x, Spikes) else pack_and_look(x)[0]
+    return x if spikes is None else spikes
 
 
 def _of(state: State | None, index: Tensor) -> State:

@@ -1,8 +1,8 @@
 """gpu_speed.py from end to end on a GPU that is not there (pretend_gpu.py), with times that stand in for its own."""
 
-import contextlib
 import csv
-import traceback
+import sys
+import time
 import zipfile
 from types import SimpleNamespace
 
@@ -10,10 +10,9 @@ import gpu_speed
 import pytest
 import torch
 from equality import equal
-from gpu import kernel_speed, measure, rivals, self_check, timing
+from gpu import children, differences, kernel_speed, measure, self_check
+from gpu.kernel_speed import TINY
 from speed import prepare
-
-TINY = kernel_speed.Sizes(copy=5_000_000, matrix=64, scan=(8, 2, 1000), conv=(3, 2, 16, 4), repeats=2)
 
 
 def one_ms(function):
@@ -22,90 +21,20 @@ def one_ms(function):
     return 1.0
 
 
-class Event:
-    """A CUDA event by which everything takes 100 ms."""
-
-    def __init__(self, enable_timing: bool):
-        pass
-
-    def record(self, stream=None):
-        pass
-
-    synchronize = record
-
-    def elapsed_time(self, end) -> float:
-        return 100.0
-
-
 @pytest.fixture
-def pretended(kernels_can_run, monkeypatch, tmp_path):
-    """An H100 that is not there: its kernels are run by Triton's interpreter, processes are calls, sizes are tiny."""
+def pretended(kernels_can_run):
+    """An H100 that is not there."""
     pytest.importorskip("triton")
-    from gpu import parts
-    from pretend_gpu import pretend_gpu
+    from gpu import dry_run
 
-    def in_child(arguments, log, limit_s):
-        card.executes = "self-check" in arguments  # the interpreter takes minutes for more
-        try:
-            with log.open("a") as file, contextlib.redirect_stdout(file):
-                gpu_speed.main(arguments)
-        except SystemExit as end:
-            return int(end.code or 0)
-        except Exception:  # which ends the child alone
-            log.write_text(log.read_text() + traceback.format_exc())
-            return 1
-        return 0
-
-    def tests(command, cwd, timeout):
-        junit = command[-1].removeprefix("--junitxml=")
-        with open(junit, "w") as file:
-            file.write("<testsuites/>")
-        return SimpleNamespace(returncode=0)
-
-    properties = SimpleNamespace(
-        total_memory=80 << 30, multi_processor_count=132, major=9, minor=0, uuid="00000000-0000"
-    )
-    network = ["--net", "small", "--batch", "2", "--T", "2,5", "--repeats", "1", "--rivals", "layers-fp16"]
-
-    def to_card(kind, move):
-        """``kind.to`` that asks no driver."""
-        to = kind.to
-
-        def moved(self, *arguments, **named):
-            wanted = arguments[0] if arguments else named.get("device")
-            there = isinstance(wanted, str | torch.device) and torch.device(wanted).type == "cuda"
-            return move(self) if there else to(self, *arguments, **named)
-
-        monkeypatch.setattr(kind, "to", moved)
-
-    with rivals.float32_precision("ieee"), pretend_gpu(monkeypatch) as card:  # what a command sets stays set
-        to_card(torch.Tensor, card.on_card)
-        to_card(torch.nn.Module, card.moved)
-        for name, value in {
-            "is_available": lambda: True,
-            "get_device_name": lambda device=None: "NVIDIA H100 80GB HBM3",
-            "get_device_properties": lambda device: properties,
-            "Event": Event,
-            "synchronize": lambda device=None: None,
-            "device": lambda device: contextlib.nullcontext(),
-            "reset_peak_memory_stats": lambda device: None,
-            "memory_allocated": lambda device: 0,
-            "max_memory_allocated": lambda device: 5_000_000,
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-        monkeypatch.setattr(measure, "in_child", in_child)
-        monkeypatch.setattr(measure, "NETWORKS", [network])
-        monkeypatch.setattr(parts, "SIZES", TINY)
-        monkeypatch.setattr(timing, "FEWEST", 1)
-        monkeypatch.setattr(timing, "ENOUGH_MS", 100.0)
-        monkeypatch.setattr(parts, "subprocess", SimpleNamespace(run=tests))
+    with dry_run.pretended("NVIDIA H100 80GB HBM3") as card:
         yield card
 
 
-def ended(tmp_path) -> tuple[int, list[dict], set[str]]:
+def ended(tmp_path, *arguments: str) -> tuple[int, list[dict], set[str]]:
     """The status of the command, its rows, and the names of the archive's files."""
     with pytest.raises(SystemExit) as end:
-        gpu_speed.main(["--out", str(tmp_path)])
+        gpu_speed.main([*arguments, "--out", str(tmp_path)])
     (archive,) = tmp_path.glob("*.zip")
     with zipfile.ZipFile(archive) as file:
         names = file.namelist()
@@ -131,7 +60,81 @@ def test_it_runs_to_its_end(pretended, tmp_path, capsys):
     convolutions = {name: row for name, row in figures.items() if "weights" in name}
     assert len(convolutions) == 4 and all(float(row["share"]) > 0 for row in convolutions.values())
     assert float(figures["small net, batch 2, T = 5: proxykernels"]["value"]) == 100
+    assert sum("first call" in name for name in figures) == 4
+    assert sum(name.startswith("step, ") for name in figures) == 4
+    assert sum("the same in" in name for name in figures) == 4
+    assert "no compute-sanitizer here" in log and "0 kernels in compiled" in log
     assert "Please send us" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a dry run is for machines without a GPU")
+@pytest.mark.long
+@pytest.mark.triton
+@pytest.mark.usefixtures("kernels_can_run")
+def test_a_dry_run_is_the_whole_command(tmp_path, capsys):
+    pytest.importorskip("triton")
+    status, rows, names = ended(tmp_path, "--dry-run")
+    assert status == 0, next(tmp_path.glob("*/log.txt")).read_text()
+    assert len(rows) > 20 and all(row["trusted"] == "no: a dry run" and "dry run" in row["device"] for row in rows)
+    assert names >= {"gpu_speed.csv", "sim_speed.csv", "junit.xml", "versions.txt", "nvidia-smi.txt", "log.txt"}
+    assert "nothing was measured" in capsys.readouterr().out
+    assert not torch.cuda.is_available()
+
+
+SLEEPER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_a_part_ends_with_all_that_it_started(tmp_path, seconds):
+    """Also what it has left behind, and where it takes too long."""
+    log = tmp_path / "log.txt"
+    command = [sys.executable, "-c", SLEEPER, str(seconds)]
+    if seconds:
+        with pytest.raises(measure.subprocess.TimeoutExpired):
+            children.run(command, log, 2)
+    else:
+        assert children.run(command, log, 60) == 0
+    grandchild, start = int(log.read_text()), time.monotonic()
+    while alive(grandchild) and time.monotonic() < start + 10:
+        time.sleep(0.01)
+    assert not alive(grandchild)
+
+
+def test_limits_of_a_part_leave_time_to_its_own():
+    assert measure.MORE_S >= 30
+
+
+def test_differences_are_described():
+    """A spike that is missing in step 5 of channel 3, and one added in step 31 of another sample."""
+    expected = torch.zeros(1, 2, 4, 8, dtype=torch.int32)
+    expected[0, 0, 1, 3] = 1 << 5
+    found = expected.clone()
+    found[0, 0, 1, 3] = 0
+    found[0, 1, 2, 3] = -(1 << 31)
+    v = torch.zeros(2, 8, 2, 2)
+    changed = v.clone()
+    changed[0, 3, 0, 1] = 0.5
+    text = differences.described(found, expected, v, changed)
+    assert "2 of 64 words differ, and 1 of 64 potentials" in text
+    assert "spikes missing: 1;" in text and "spikes added: 1;" in text
+    assert "channel: 1 of 8, most often 3 (2)" in text and "sample: 2 of 2, most often 0 (1), 1 (1)" in text
+    assert "(0, 0, 1, 3): 0x00000020 0x00000000 0.5 0" in text
+    assert "(0, 1, 2, 3): 0x00000000 0x80000000 0 0" in text
 
 
 @pytest.mark.slow
@@ -156,12 +159,14 @@ def test_it_goes_on_after_a_failure_and_trusts_nothing_then(pretended, monkeypat
 
     monkeypatch.setattr(self_check, "layer", racing)
     monkeypatch.setattr(parts, "time_network", lambda options: 1 / 0)
-    status, rows, _ = ended(tmp_path)
+    status, rows, names = ended(tmp_path)
     assert status == 1
     trusted = {row["figure"]: row["trusted"] for row in rows}
     wrong = [row for row in rows if row["figure"] == "self-check, int8"]
     assert [row["value"] for row in wrong] == ["1"]
     assert trusted["copy"] == "no: self-check, int8: wrong in 1 of 2 runs" and trusted["self-check, int8"] == "yes"
+    assert {"differences-int8.txt", "differences-int8.npz"} <= names
+    assert "1 of 512 words differ" in next(tmp_path.glob("*/differences-int8.txt")).read_text()
     assert "network ended with status 1 (log.txt)" in " ".join(capsys.readouterr().out.split())
 
 
@@ -214,8 +219,8 @@ def test_a_part_that_takes_too_long_is_named(monkeypatch, tmp_path):
         raise measure.subprocess.TimeoutExpired(arguments, limit_s)
 
     monkeypatch.setattr(measure, "in_child", run)
-    options = SimpleNamespace(weights=None)
-    assert measure.run_part("tests", tmp_path, [], options) == ["tests took more than 600 s"]
+    options = SimpleNamespace(weights=None, dry_run=False)
+    assert measure.run_part("tests", tmp_path, [], options) == ["tests took more than 660 s"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -19,40 +19,75 @@ def test_todays_choice_is_a_candidate(neurons, C_out, K):
     assert choose_blocks(neurons, C_out, K) in found and len(set(found)) == len(found)
 
 
-def test_fastest_leaves_out_what_fails():
+@pytest.fixture
+def times(tmp_path, monkeypatch):
+    """Makes Times of a function, all of one table and one commit."""
+    monkeypatch.setattr(tune, "commit", lambda: "abc")
+    return lambda time: tune.Times(tmp_path / "tune.csv", "net", 2, 3, time)
+
+
+BLOCKS = [choose_blocks(8, 5, 27)._replace(PIXELS=pixels) for pixels in (1, 2, 3)]
+
+
+def test_fastest_leaves_out_what_fails(times):
     def run(choice):
-        if choice == 1:
+        if choice.PIXELS == 1:
             raise RuntimeError("out of resources")
-        return choice
+        return choice.PIXELS
 
-    assert tune.fastest([3, 1, 2], run, lambda function: float(function())) == (2, 2.0)
+    def time(function):
+        return float(function())
+
+    assert tune.fastest([BLOCKS[2], BLOCKS[0], BLOCKS[1]], run, times(time)) == (BLOCKS[1], 2.0)
     with pytest.raises(RuntimeError, match="no block sizes"):
-        tune.fastest([1], run, lambda function: float(function()))
+        tune.fastest([BLOCKS[0]], run, times(time))
 
 
-def test_a_gpu_that_stopped_working_ends_the_search(monkeypatch):
+def test_what_was_timed_is_not_timed_again(times, monkeypatch):
+    """Also what failed; of another commit it is."""
+    timed = []
+
+    def run(choice):
+        timed.append(choice.PIXELS)
+        if choice.PIXELS == 1:
+            raise RuntimeError("out of resources")
+        return choice.PIXELS
+
+    def time(function):
+        return float(function())
+
+    for stop in (1, 3):  # interrupted after one
+        assert tune.fastest(BLOCKS[-stop:], run, times(time))[1] == (3.0 if stop == 1 else 2.0)
+    assert sorted(timed) == [1, 2, 3]
+    assert tune.fastest(BLOCKS, run, times(time)) == (BLOCKS[1], 2.0) and sorted(timed) == [1, 2, 3]
+    monkeypatch.setattr(tune, "commit", lambda: "def")
+    tune.fastest(BLOCKS, run, times(time))
+    assert sorted(timed) == [1, 1, 2, 2, 3, 3]
+
+
+def test_a_gpu_that_stopped_working_ends_the_search(monkeypatch, times):
     def run(choice):
         raise RuntimeError("an illegal memory access was encountered")
 
     monkeypatch.setattr(tune, "wait", lambda: run(None))
-    with pytest.raises(RuntimeError, match="does not work any more after 7: an illegal memory access"):
-        tune.fastest([7, 8], run, lambda function: float(function()))
+    with pytest.raises(RuntimeError, match="does not work any more after Blocks.PIXELS=1.*: an illegal memory access"):
+        tune.fastest(BLOCKS, run, times(lambda function: float(function())))
 
 
 @pytest.mark.triton
-def test_layers_that_take_spikes_are_tuned(triton_kernels, monkeypatch, capsys):
+def test_layers_that_take_spikes_are_tuned(triton_kernels, monkeypatch, capsys, times):
     net = torch.nn.Sequential(
         pk.FusedIFConv2d(1, 3, 3), pk.FusedIFConv2d(3, 5, 3), pk.Flatten(), pk.FusedIFLinear(20, 2)
     )
     tried = [choose_blocks(8, 5, 27), choose_blocks(8, 2, 20)._replace(NUM_STAGES=3)]
     monkeypatch.setattr(tune, "candidates", lambda C_out, K: tried)
-    times = iter((2.0, 1.0, 3.0) * 2)  # of both candidates and of today's choice
+    given = iter((2.0, 1.0, 3.0) * 2)  # of both candidates and of today's choice
 
     def time(function):
         function()
-        return next(times)
+        return next(given)
 
-    rows = list(tune.tune(net, (1, 6, 6), batch=2, T=3, time=time))
+    rows = list(tune.tune(net, (1, 6, 6), batch=2, T=3, times=times(time)))
     assert rows == [("1", 8, 5, 27, tried[1], 1.0, 3.0), ("3", 2, 2, 20, tried[1], 1.0, 3.0)]
     tune.print_table(rows, "a card")
     assert "a card" in capsys.readouterr().out

@@ -22,7 +22,7 @@ CARD = torch.device("cuda", 0)
 CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 ALLOCATIONS = ("empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "detach", "alias")
 WAITS = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "is_nonzero", "_unique2", "unique_dim")
-OUTPUTS = "spikes_pointer", "pooled_pointer", "v_last_pointer"
+OUTPUTS = "spikes_pointer", "pooled_pointer", "v_last_pointer", "currents_pointer", "found_pointer"
 KERNELS = (
     "_if_conv2d_kernel",
     "_if_scan_kernel",
@@ -32,8 +32,11 @@ KERNELS = (
     "_int8_digits_kernel",
     "_pack_kernel",
     "_recurrent_scan_kernel",
+    "_running_sums_kernel",
     "_scan_backward_kernel",
     "_sigma_delta_kernel",
+    "_unpack_kernel",
+    "_values_kernel",
 )
 
 
@@ -263,8 +266,11 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     )
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.kernels.gpu.convolutions import convolutions
+    from proxykernels.layers import sigma_delta as sigma_delta_layers
     from proxykernels.layers import synapses
+    from proxykernels.neurons import base
     from proxykernels.running import replay
+    from proxykernels.spikes import spike_tensor
 
     card = Card(executes)
     major, minor = (9, 0) if triton.knobs.runtime.interpret else divmod(driver.active.get_current_target().arch, 10)
@@ -275,12 +281,16 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
     monkeypatch.setattr(torch.cuda, "device_of", card.device_of)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    # Nobody follows but the card.
+    monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
+    monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
     jitted = if_conv2d, if_scan, counters, packing, recurrent_scan, scan_backward, sigma_delta, weight_parts
     for module in jitted:
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
-    caches = inputs.memory, architecture, convolutions, synapses._reach_of_pixels  # of devices
+    caches = inputs.memory, architecture, convolutions, synapses._reach_of_pixels, sigma_delta._reach  # of devices
+    caches += (sigma_delta_layers._same, base._of_numbers_on)
     for cache in caches:
         cache.cache_clear()
     with card:

@@ -24,8 +24,11 @@ NOT_SPECIALIZED = {
     "count": ["words_of_neuron", "last_bits"],
     "float16_parts": ["C", "taps", "K"],
     "int8_digits": ["C", "taps", "K"],
-    "pack": ["dense_pointer", "T", "N"],
-    "sigma_delta": ["T", "T_in", "exponents"],
+    "pack": ["one", "largest", "unsigned", "T", "N"],
+    "unpack": ["one", "T", "N"],
+    "sigma_delta": ["T", "T_in", "T_added", "exponents"],
+    "values": ["rows", "steps"],
+    "running_sums": ["T", "T_in"],
 }
 
 

@@ -100,8 +100,8 @@ def test_of_nothing():
     assert codes.shape == (0, 5, 4, 3) and spikes == 0
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
-def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, generator):
+def converted(generator) -> tuple[nn.Module, torch.Tensor]:
+    """A network of sigma-delta neurons on a dyadic grid, and images."""
     ann = nn.Sequential(
         nn.Conv2d(2, 8, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(),
         nn.Conv2d(8, 4, 1), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5),
@@ -113,6 +113,40 @@ def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, generator):
     for layer in net.modules():
         if isinstance(layer, SigmaDeltaNeurons):
             layer.scale.fill_(1)
+    return net, x
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
+@pytest.mark.parametrize("samples", [3, 32])
+def test_launches_and_waits(monkeypatch, generator, samples):
+    """A simulation waits once, for the look at x, and its counts once, when they are read. More samples, no more."""
+    net, x = converted(generator)
+    x = x.repeat(samples, 1, 1, 1)[:samples]
+    with pretend_gpu(monkeypatch, executes=False) as card:
+        there, there_x = card.moved(net), card.on_card(x)
+        result = pk.simulate(there, there_x, 4)
+        assert card.launches.total() <= 60 and card.waits.total() == 1, (card.launches, card.waits)
+        result.rates, result.synops  # noqa: B018 - are read
+        assert card.waits.total() == 2
+
+
+@pytest.mark.parametrize("values", ["codes", "floats"])
+@pytest.mark.parametrize("T", [None, 6])
+@pytest.mark.parametrize("before", [False, True])
+def test_sums_so_far(generator, values, T, before):
+    """In float32 and in order: of any floats."""
+    x = torch.randint(-12, 13, (2, 4, 21, 30), generator=generator).to(torch.int8)
+    x = x if values == "codes" else torch.randn(x.shape, generator=generator)
+    sent = [torch.randn(2, 21, 30, generator=generator) for _ in range(2)] if before else [None, None]
+    sent[1] = sent[0] if sent[0] is None else sent[0].clone().to(DEVICE)
+    expected = sigma_delta.sums_so_far(x, sent[0], T)
+    assert equal(gpu.sums_so_far(x.to(DEVICE), sent[1], T).cpu(), expected) and expected.shape[1] == (T or 4)
+    assert not before or equal(sent[1].cpu(), expected[:, -1])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
+def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, generator):
+    net, x = converted(generator)
     expected = pk.simulate(net, x, 5)
     with pretend_gpu(monkeypatch) as card:
         result = pk.simulate(card.moved(net), card.on_card(x), 5)

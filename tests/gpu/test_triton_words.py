@@ -10,8 +10,10 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from cases import words_over_time
 
 from proxykernels.kernels import reference, unfused
+from proxykernels.kernels.cpu.words import PACKABLE
 from proxykernels.kernels.gpu import counters
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
+from proxykernels.kernels.weight_layouts import is_finite
 from proxykernels.spikes import word_ops
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
@@ -36,6 +38,58 @@ def test_pack_and_unpack(generator, T, shape):
     words = gpu.pack(dense)
     assert equal(words, words_over_time(dense))
     assert equal(gpu.unpack(words, T, shape[1]), dense)
+
+
+TYPES = [*PACKABLE]
+VALUES = {"channels first": (0, 1, 2, 3), "channels last": (0, 1, 3, 2), "steps last": (3, 2, 1, 0)}
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, torch.complex64], ids=str)
+@pytest.mark.parametrize("T, shape", [(5, (2, 3, 7)), (33, (1, 70, 45)), (4, (3, 600, 1)), (64, (1, 1, 1200))], ids=str)
+def test_unpack_to_any_type(generator, dtype, T, shape):
+    dense = random_spikes(generator, T, *shape)
+    found = gpu.unpack(words_over_time(dense), T, shape[1], dtype)
+    assert found.dtype == dtype and found.is_contiguous() and equal(found, dense.to(dtype)) and dense.any()
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("order", VALUES)
+@pytest.mark.parametrize("T, shape", [(5, (2, 3, 2, 7)), (33, (1, 40, 9, 5)), (2, (3, 600, 1, 1))], ids=str)
+def test_pack_and_look(generator, dtype, order, T, shape):
+    """0 and 1 of any type and strides, and of an image that is cut out of a larger one."""
+    N, C, H, W = shape
+    dense = random_spikes(generator, T, N, C, (H + 1) * (W + 2)).to(dtype)
+    moved = VALUES[order]
+    dense = dense.permute(moved).contiguous().permute([moved.index(k) for k in range(4)])
+    dense = dense.unflatten(3, (H + 1, W + 2))[..., 1:, 1:-1]
+    words, binary, finite = gpu.pack_and_look(dense)
+    assert binary and finite and equal(words, words_over_time(dense.flatten(3))) and words.any()
+
+
+@pytest.mark.parametrize(
+    "dtype, value, binary, finite",
+    [(torch.float32, -0.0, True, True), (torch.float16, -0.0, True, True), (torch.float32, -1.0, False, True)]
+    + [(dtype, value, False, True) for dtype in (torch.float16, torch.bfloat16, torch.float64) for value in (0.5, -1.0)]
+    + [(torch.float32, 2.0**100, False, True), (torch.float64, -(2.0**100), False, True)]
+    + [(torch.float32, 2.0**100 * 1.0000002, False, False), (torch.float64, 2.0**101, False, False)]
+    + [(torch.bfloat16, 2.0**100, False, True), (torch.bfloat16, 2.0**101, False, False)]
+    + [(torch.float16, 65504.0, False, True), (torch.float16, torch.inf, False, False)]
+    + [(torch.float32, value, False, False) for value in (torch.nan, -torch.inf)]
+    + [(torch.uint8, 2, False, True), (torch.int8, -1, False, True), (torch.int64, 1 << 40, False, True)]
+    + [(torch.uint8, 129, False, True), (torch.int32, -(2**31), False, True)],
+)
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_other_value_is_seen(generator, dtype, value, binary, finite, place):
+    dense = random_spikes(generator, 33, 2, 5, 3, 70).to(dtype)
+    dense.view(-1)[place] = value
+    found = gpu.pack_and_look(dense)
+    assert found[1:] == (binary, finite)
+    assert finite == is_finite(dense.cpu())
+
+
+def test_pack_and_look_at_nothing():
+    words, binary, finite = gpu.pack_and_look(torch.empty(3, 0, 2, 4, 4, device=DEVICE))
+    assert words.shape == (1, 0, 16, 2) and binary and finite
 
 
 @pytest.mark.parametrize("T", STEPS)

@@ -10,14 +10,13 @@ import os
 import sys
 from pathlib import Path
 
-from equality import equal
-
 os.environ["TRITON_INTERPRET"] = "1"
 sys.path[:0] = [str(Path(__file__).parents[part]) for part in (0, 1, 2)]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from cases import dyadic  # noqa: E402
+from equality import equal  # noqa: E402
 from pretend_gpu import OnCard, pretend_gpu  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -27,7 +26,7 @@ del OnCard.__getitem__  # with the guard torch's own indexing works, which autog
 
 
 def network(kind: str) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(1)
     net = nn.Sequential(
         pk.FusedIFConv2d(2, 3, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(12, 4, v_reset=None)
     )
@@ -57,6 +56,27 @@ def main(kind: str) -> None:
         print(kind, *sorted(card.launches))
 
 
+def count() -> None:
+    """Prints the launches and waits of a step of three layers, the second one: new images, and changed weights."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 4, 3, padding=1), pk.MaxPool2d(2), pk.FusedIFConv2d(4, 4, 3, padding=1), pk.Flatten(),
+        pk.FusedIFLinear(16, 3),
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch, executes=False) as card:
+        model = card.moved(pk.SurrogateNet(net, T=16))
+        for _ in range(2):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(0.5)
+            images = card.on_card(dyadic(2, 1, 4, 4, generator=generator).abs())
+            card.clear()
+            model(images).sum().backward()
+        print("counted", card.launches.total(), card.waits.total(), *card.launches.items(), *card.waits.items())
+        assert set(model.rates) == {"0", "2", "4"}
+
+
 if __name__ == "__main__":
     main("proxy")
     main("surrogate")
+    count()

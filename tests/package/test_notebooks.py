@@ -18,7 +18,7 @@ def code(cell: dict) -> str:
 
 
 def test_there_are_some():
-    assert len(PAGES) == 5
+    assert len(PAGES) == 6
 
 
 @pytest.mark.slow

@@ -23,15 +23,21 @@ from gpu_times.time_model import (
 )
 
 SIMT = 0.8  # of the float32 lanes' peak, which good GEMMs without tensor cores reach; Winograd's algorithm is left out
+TF32 = 0.5  # of float16's rate on tensor cores; torch's default for convolutions of float32
 GRAPH_S = 10e-6  # to replay a chunk
-WIDTHS = {"float32": 4, "float16": 2}  # bytes of a weight, a spike and a current; float16 is for tensor cores
+WIDTHS = {
+    "float32": 4,
+    "tf32": 4,
+    "float16": 2,
+}  # bytes of a weight, a spike and a current
 
 
 def flops(card: Card, precision: str) -> float:
     """FLOP/s that its products reach."""
     if precision == "float32":
         return SIMT * card.float32
-    return EFFICIENCY * 2 * MULTIPROCESSORS[card.target].multiply_adds["fp16"] * card.multiprocessors * card.clock
+    of_clock = 2 * MULTIPROCESSORS[card.target].multiply_adds["fp16"] * card.multiprocessors
+    return EFFICIENCY * of_clock * card.clock * (TF32 if precision == "tf32" else 1.0)
 
 
 def layer_launches(layer: Layer, images: int, steps: int, card: Card, precision: str) -> Iterator[float]:

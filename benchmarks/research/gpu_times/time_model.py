@@ -5,7 +5,7 @@ A launch takes the longest of three, and then LAUNCH_S:
     arithmetic  its programs run in waves, as many at a time as the multiprocessors hold. A pass of the main loop takes
                 what its slowest unit takes (main_loop.py) where several programs share a multiprocessor, and where one
                 is alone its tensor cores and the rest take turns. Other instructions are issued besides, those of the
-                neurons once in 32 steps; at most 16 steps take half of all that. All is divided by EFFICIENCY.
+                neurons once in 32 steps. Of 16 steps and fewer the kernel is another one. All is divided by EFFICIENCY.
     L2          each pass reads its words and weights from there.
     memory      words, potentials and spikes, and weights, are read or written once.
 
@@ -25,13 +25,13 @@ from gpu.compile_variants import compile_in_child
 from gpu.launches import LAUNCHES_OF_CHUNK, LAUNCHES_OF_RUN
 from gpu.main_loop import MULTIPROCESSORS, MainLoop
 
-from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks
+from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks, steps_at_a_time
 
 # What good kernels reach: of tensor cores the best GEMMs and convolutions have 60 to 65 %, of memory streams 90 %.
 EFFICIENCY, BANDWIDTH = 0.625, 0.9
 LAUNCH_S = 3e-6  # between two kernels of a stream
 RUN_S = 50e-6  # of Python: to copy the input and launch the graph, and to wait for its end
-CHUNK, STEPS = 64, 32  # steps: of a chunk, and of a pass of the main loop
+CHUNK, STEPS = 64, 32  # steps: of a chunk, and at most of a pass of the main loop
 # What simulate has, and what it is multiplied as.
 WEIGHTS = {"float32": "three-digits", "float16": "one-product", "int16": "two-digits", "int8": "one-digit"}
 
@@ -41,7 +41,7 @@ class Card(NamedTuple):
 
     Attributes:
         target: as compilers call it.
-        clock: Hz, sustained: what the data sheet's peak of tensor cores stands for.
+        clock: Hz, of the white papers' peak of tensor cores; H100's data sheet says 989 TFLOP/s, which are 1.83 GHz.
         l2, memory: bytes/s.
         float32: FLOP/s without tensor cores.
     """
@@ -97,6 +97,7 @@ class Compiled:
     Attributes:
         parts: how many a weight has, each a product.
         type: of the parts, "fp16" or "i8".
+        steps: of a pass.
     """
 
     blocks: Blocks
@@ -105,6 +106,7 @@ class Compiled:
     loop: MainLoop
     parts: int = 2
     type: str = "fp16"
+    steps: int = STEPS
 
     @property
     def weight_bytes(self) -> int:
@@ -113,15 +115,15 @@ class Compiled:
     def cycles(self, target: str) -> dict[str, float]:
         """Clocks of a multiprocessor for a pass of one program, by unit."""
         blocks = self.blocks
-        multiply_adds = self.parts * STEPS * blocks.PIXELS * blocks.CHANNELS * blocks.BLOCK_K
+        multiply_adds = self.parts * self.steps * blocks.PIXELS * blocks.CHANNELS * blocks.BLOCK_K
         weights = self.weight_bytes * blocks.CHANNELS * blocks.BLOCK_K
         # sm_90: products of 64 rows, which read them from shared memory
-        operands = STEPS * blocks.PIXELS // 64 * weights if target == "sm_90" else 0
+        operands = self.steps * blocks.PIXELS // 64 * weights if target == "sm_90" else 0
         tensor = multiply_adds / MULTIPROCESSORS[target].multiply_adds[self.type]
         return self.loop.cycles(blocks.num_warps, tensor, operands)
 
 
-Launch = tuple[Layer, int, Card, str]  # a layer, images, a card, a name of WEIGHTS
+Launch = tuple[Layer, int, Card, str, int]  # a layer, images, a card, a name of WEIGHTS, steps of a pass
 
 
 def compiled(launches: Iterable[Launch]) -> Iterator[tuple[Launch, Compiled]]:
@@ -142,10 +144,15 @@ def compiled(launches: Iterable[Launch]) -> Iterator[tuple[Launch, Compiled]]:
         if reason := record.get("error") or record.get("absent"):
             raise RuntimeError(f"{variant}: {reason}")
         parts, loop = variants.PRODUCTS[WEIGHTS[launch[3]]], MainLoop(**record["loop"])
-        yield launch, Compiled(blocks, record["registers"], record["programs"], loop, parts.count, parts.type)
+        yield launch, Compiled(blocks, record["registers"], record["programs"], loop, *parts[::-1], launch[4])
 
 
-def _variant(layer: Layer, images: int, card: Card, weights: str) -> tuple[str, Blocks]:
+def passes_of(T: int, card: Card) -> set[int]:
+    """The steps of a pass, of all chunks of a run."""
+    return {steps_at_a_time(min(CHUNK, T - first), card.target) for first in range(0, T, CHUNK)}
+
+
+def _variant(layer: Layer, images: int, card: Card, weights: str, steps: int) -> tuple[str, Blocks]:
     """The name by which compile_variants.py knows the kernel of a launch, and its blocks.
 
     Launches with the same blocks are the same kernel: its name has the fewest pixels with which they are chosen there.
@@ -153,10 +160,10 @@ def _variant(layer: Layer, images: int, card: Card, weights: str) -> tuple[str, 
     parts = variants.PRODUCTS[WEIGHTS[weights]]
     sizes = layer.C_out, layer.K, card.target, {"fp16": torch.float16, "i8": torch.int8}[parts.type]
     three = parts.count == 3
-    blocks = choose_blocks(layer.pixels * images, *sizes, card.multiprocessors, three)
-    neurons = next(2**k for k in range(30) if choose_blocks(2**k, *sizes, three_digits=three) == blocks)
+    blocks = choose_blocks(layer.pixels * images, *sizes, card.multiprocessors, three, steps)
+    neurons = next(2**k for k in range(30) if choose_blocks(2**k, *sizes, three_digits=three, steps=steps) == blocks)
     name = f"{neurons}-{layer.C}-{layer.C_out}-{layer.kernel_size}-{int(layer.pooled)}"
-    output = "pooled" if layer.pooled else "words"
+    output = ("pooled" if layer.pooled else "words") + (f"-{steps}" if steps < STEPS else "")
     return f"if_conv2d/{card.target}/{name}/{WEIGHTS[weights]}/hard/{output}", blocks
 
 
@@ -166,7 +173,7 @@ def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card:
     units = kernel.cycles(card.target)
     alone = units["tensor"] + max(cycles for unit, cycles in units.items() if unit != "tensor")
     of_pass = alone if kernel.programs == 1 else max(units.values())
-    turns = ceil(steps / STEPS) if steps > 16 else 0.5
+    turns = ceil(steps / kernel.steps)
     passes = turns * ceil(layer.K / blocks.BLOCK_K)
     others = turns * kernel.loop.turn + kernel.loop.once  # instructions of a warp
     of_program = passes * of_pass + others * blocks.num_warps / 4
@@ -174,7 +181,7 @@ def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card:
     on_one = programs / card.multiprocessors  # programs that a multiprocessor runs, in whole waves but for the last
     waves = ceil(on_one) if on_one < kernel.programs else ceil(on_one / kernel.programs) * kernel.programs
     words = ceil(steps / 32)
-    reads = ceil(turns) * ceil(layer.K / blocks.BLOCK_K) * programs
+    reads = turns * ceil(layer.K / blocks.BLOCK_K) * programs
     read = reads * blocks.BLOCK_K * (blocks.CHANNELS * kernel.weight_bytes + blocks.PIXELS * 4)
     neurons = images * layer.pixels * layer.C_out
     bytes_moved = 4 * words * images * layer.pixels_in * layer.C + kernel.weight_bytes * layer.C_out * layer.K
@@ -190,12 +197,16 @@ def memory_seconds(bytes_moved: float, card: Card) -> float:
     return bytes_moved / card.memory / BANDWIDTH
 
 
-def run_ms(kernels: dict[str, Compiled], images: int, T: int, card: Card, weights: str) -> dict[str, float]:
-    """Milliseconds of a run: of the layers that take spikes, of all else, and of the whole."""
+def run_ms(kernels: dict[tuple[str, int], Compiled], images: int, T: int, card: Card, weights: str) -> dict[str, float]:
+    """Milliseconds of a run: of the layers that take spikes, of all else, and of the whole.
+
+    ``kernels``: by the name of a layer and the steps of a pass.
+    """
     layers, other = 0.0, RUN_S + held_seconds(images, card) + LAUNCHES_OF_RUN[weights] * LAUNCH_S
     for first in range(0, T, CHUNK):
         steps = min(CHUNK, T - first)
-        layers += sum(max(layer_seconds(one, kernels[one.name], images, steps, card).values()) for one in LAYERS)
+        mine = {layer: kernels[layer.name, steps_at_a_time(steps, card.target)] for layer in LAYERS}
+        layers += sum(max(layer_seconds(*one, images, steps, card).values()) for one in mine.items())
         words = ceil(steps / 32)
         moved = images * CONSTANT * (4 + 8 + 4 * words)  # by the scan of the first layer
         moved += images * (WORDS * 4 * words + steps / CHUNK * FLATTENED)  # by what counts, and flattens

@@ -34,11 +34,16 @@ def test_seconds_of_a_layer():
     assert seconds["memory"] == pytest.approx((784 * 128 * (4 + 8 + 4) + 4 * 128 * 1152) / 2.039e12 / BANDWIDTH)
     together = layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, LOOP), 1, 32, A100)
     assert together["arithmetic"] == pytest.approx(2 * (18 * 2048 + 700 * 2) / 1.41e9 / EFFICIENCY)
-    short = layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, LOOP), 1, 16, A100)
-    assert (
-        short["arithmetic"] == pytest.approx(2 * (9 * 2048 + 450 * 2) / 1.41e9 / EFFICIENCY)
-        and short["L2"] == together["L2"]
-    )
+    assert layer_seconds(LAYER, Compiled(BLOCKS, 128, 2, LOOP), 1, 64, A100)["L2"] == 2 * together["L2"]
+
+
+def test_few_steps_of_more_pixels():
+    """4 steps of 64 pixels are as many rows as 32 of 8: an eighth of the programs, each with as much to multiply."""
+    few = Compiled(BLOCKS._replace(PIXELS=64), 128, 2, LOOP, steps=4)
+    assert few.cycles("sm_90") == Compiled(BLOCKS, 128, 2, LOOP).cycles("sm_90")
+    seconds = layer_seconds(LAYER, few, 1, 4, A100)
+    assert seconds["arithmetic"] == pytest.approx((18 * 2048 + 700 * 2) / 1.41e9 / EFFICIENCY)
+    assert seconds["L2"] == pytest.approx(18 * 13 * 2 * 64 * (256 + 256) / 4.0e12)
 
 
 @pytest.mark.parametrize("target, faster", [("sm_80", 2), ("sm_90", 2), ("sm_89", 4)])
@@ -56,7 +61,7 @@ def test_three_parts_take_half_as_long_again_as_two():
 
 def test_a_run():
     """Two chunks take the layers twice as long, and the rest less than that."""
-    kernels = {layer.name: Compiled(BLOCKS, 128, 2, LOOP) for layer in time_model.LAYERS}
+    kernels = {(layer.name, 32): Compiled(BLOCKS, 128, 2, LOOP) for layer in time_model.LAYERS}
     one, two = (time_model.run_ms(kernels, 128, T, H100, "float32") for T in (64, 128))
     assert two["layers"] == pytest.approx(2 * one["layers"]) and one["other"] < two["other"] < 2 * one["other"]
     assert one["total"] == pytest.approx(one["layers"] + one["other"])
@@ -78,6 +83,12 @@ def test_the_rival_of_a_geforce_sums_at_a_quarter_of_the_rate_of_digits():
     assert rival_model.flops(GEFORCE, "float16") == pytest.approx(EFFICIENCY * 165.2e12, rel=1e-3)
 
 
+def test_tf32_has_half_the_rate_of_float16_and_the_bytes_of_float32():
+    assert rival_model.flops(H100, "tf32") == rival_model.flops(H100, "float16") / 2
+    times = [rival_model.run_ms(128, 64, H100, precision) for precision in ("float16", "tf32", "float32")]
+    assert times == sorted(times) and times[1] > 1.9 * times[0]
+
+
 def test_the_rival_runs_in_chunks():
     one, two = (rival_model.run_ms(128, T, H100, "float16") for T in (64, 128))
     assert 1.9 * one < two < 2 * one
@@ -96,21 +107,23 @@ def test_products_by_hand():
 
 @pytest.mark.parametrize("images", [1, 32, 128])
 @pytest.mark.parametrize("weights", time_model.WEIGHTS)
-def test_kernels_are_compiled_with_the_blocks_that_are_launched(images, weights):
+@pytest.mark.parametrize("steps", [1, 4, 16, 32])
+def test_kernels_are_compiled_with_the_blocks_that_are_launched(images, weights, steps):
     """Their names choose them for a card of 128 multiprocessors, whatever card is modelled."""
     import torch
     from gpu import variants
 
     for card in (A100, H100, GEFORCE):
         for layer in time_model.LAYERS:
-            name, blocks = time_model._variant(layer, images, card, weights)
-            kernel, target, numbers, products, *_ = name.split("/")
+            name, blocks = time_model._variant(layer, images, card, weights, steps)
+            kernel, target, numbers, products, _, output = name.split("/")
+            assert variants.output_and_steps(output) == ("pooled" if layer.pooled else "words", steps)
             there = variants.conv_layer(numbers)
             parts = variants.PRODUCTS[products]
             dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
             assert (kernel, target) == ("if_conv2d", card.target) and (there.C, there.C_out) == (layer.C, layer.C_out)
             sizes = there.neurons, there.C_out, layer.K, target, dtype
-            assert choose_blocks(*sizes, three_digits=parts.count == 3) == blocks
+            assert choose_blocks(*sizes, three_digits=parts.count == 3, steps=steps) == blocks
 
 
 def test_table(monkeypatch, tmp_path, capsys):
@@ -120,11 +133,15 @@ def test_table(monkeypatch, tmp_path, capsys):
     gpu_model.main(["--batch", "1,128", "--T", "64", "--out", str(tmp_path)])
     with open(tmp_path / "gpu_model.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["card"], row["batch"], row["weights"]) for row in rows] == [
-        (card, batch, weights) for card in CARDS for batch in ("1", "128") for weights in time_model.WEIGHTS
+    assert [(row["card"], row["batch"], row["weights"], row["rival"]) for row in rows] == [
+        (card, batch, weights, f"layers-graph-{rival}")
+        for card in CARDS
+        for batch in ("1", "128")
+        for weights in time_model.WEIGHTS
+        for rival in tables.RIVALS[weights]
     ]
     with open(tmp_path / "gpu_model_kernels.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == len(rows) * len(time_model.LAYERS)
+        assert len(list(csv.DictReader(file))) == 3 * 2 * len(time_model.WEIGHTS) * len(time_model.LAYERS)
     assert "modelled, not measured" in " ".join(capsys.readouterr().out.split())
     goals = {row["weights"]: row["met"] for row in rows if row["goal"]}
     assert list(goals) == list(tables.GOALS) and set(goals.values()) <= {"yes", "no"}
@@ -139,4 +156,4 @@ def test_a_kernel_that_does_not_compile_is_named(monkeypatch):
     records = lambda variants: ({"variant": variant, "error": "at 3:4"} for variant in variants)  # noqa: E731
     monkeypatch.setattr(time_model, "compile_in_child", records)
     with pytest.raises(RuntimeError, match="if_conv2d/sm_90/.*: at 3:4"):
-        list(time_model.compiled([(LAYER, 1, H100, "float32")]))
+        list(time_model.compiled([(LAYER, 1, H100, "float32", 32)]))

@@ -1,8 +1,9 @@
 """Neurons with a surrogate derivative as one function of autograd: packed spikes and states forward, gradients back.
 
 Kept for the backward pass: the input as it came (spikes as bits), the weights and the state before the first step. The
-currents are computed anew, then one scan goes forward and back through all steps (ops.scan_backward). A gradient that
-is to be differentiated in its turn (create_graph=True, torch.func) is computed by torch's operations alone
+currents are computed anew, then one scan goes forward and back through all steps (ops.scan_backward). Its gradients are
+convolved in autocast's type, where the forward pass was under autocast on a GPU. A gradient that is to be
+differentiated in its turn (create_graph=True, torch.func) is computed by torch's operations alone
 (second_derivatives.py).
 """
 
@@ -62,6 +63,7 @@ class _Fire(Function):
         *tensors, ctx.model, ctx.given, ctx.surrogate = inputs
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
+        ctx.dtype = _type_of_gradients(inputs[4].device)
         ctx.mark_non_differentiable(output[0])
 
     @staticmethod
@@ -81,9 +83,10 @@ class _Fire(Function):
         current = given.currents(x, weight, bias, v, neuron)
         grad_current, grad_start, sums = ops.scan_backward(grad_spikes, grad_v, current, v, neuron, ctx.surrogate)
         del current, grad_spikes
-        of_input = given.input_gradient(grad_current, weight) if wanted[0] or wanted[1] else None
+        grad_current = grad_current.to(ctx.dtype)
+        of_input: Any = given.input_gradient(grad_current, weight) if wanted[0] or wanted[1] else None
         return (
-            of_input if wanted[0] else None,  # as float32 as handles are
+            of_input.float() if wanted[0] else None,  # as handles are
             _like(x, of_input) if wanted[1] else None,
             _like(weight, given.weight_gradient(grad_current, weight, x)) if wanted[2] else None,
             _like(bias, sums[0]) if wanted[3] else None,
@@ -91,6 +94,12 @@ class _Fire(Function):
             _like(channels, sums[1 : 1 + len(channels)]) if wanted[5] else None,
             None, None, None,
         )  # fmt: skip
+
+
+def _type_of_gradients(device: torch.device) -> torch.dtype:
+    """In which the gradients of currents are convolved."""
+    lower = device.type == "cuda" and torch.is_autocast_enabled("cuda")
+    return torch.get_autocast_dtype("cuda") if lower else torch.float32
 
 
 def _like(tensor: Tensor, gradient: Any) -> Tensor:

@@ -22,7 +22,7 @@ class MemoryInstructions(Operands):
         size = TYPES[name][1:]
         if space == "param":
             index = int(re.search(r"_param_(\d+)\]$", operands[1])[1])
-            value, kind = f"E.parameters[{index}].view('{TYPES[name]}')", TYPES[name]
+            value, kind = f"E.parameters[{index}].view('{TYPES[name]}')[:1]", TYPES[name]  # of a wide one the low part
             if self.storage[operands[0]][1:] != size:  # a wider register: extended by sign or zeros
                 kind = kind[0] + self.storage[operands[0]][1:]
                 value = f"{value}.astype('{kind}')"
