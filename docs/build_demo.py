@@ -38,8 +38,8 @@ STEPS = 15  # of a recording
 
 HEADER = sources.LIBRARY / "include" / "proxykernels.h"
 TARGET = ["-target", "wasm32-wasi"]
-FLAGS = [*TARGET, "-msimd128", "-fno-exceptions", "-Wno-unknown-pragmas"]
-LINKED = [*TARGET, "-mexec-model=reactor", "-Wl,--strip-all", "-Wl,-z,stack-size=1048576"]
+FLAGS = [*TARGET, "-msimd128", "-fno-exceptions", "-Wno-unknown-pragmas", "-D_WASI_EMULATED_GETPID"]
+LINKED = [*TARGET, "-mexec-model=reactor", "-lwasi-emulated-getpid", "-Wl,--strip-all", "-Wl,-z,stack-size=1048576"]
 MACROS = [
     "-DPK_TARGET=portable",
     "-DPK_TARGETS=TARGET(portable)",
