@@ -104,7 +104,7 @@ def bits(tensor: torch.Tensor) -> str:
 
 def check_layers(found: dict, result) -> None:
     assert {name: layer["spikes"] for name, layer in found["layers"].items()} == {
-        name: round(rate * result.places[name]) for name, rate in result.rates.items() if rate == rate
+        name: round(result.rates[name] * result.places[name]) for name in found["layers"]
     }
     assert sum(layer["additions"] for layer in found["layers"].values()) > 0
     additions = {name: result.synops.accumulates[name] for name in found["layers"]}
