@@ -114,7 +114,7 @@ def _by_row(scale: Tensor, weight: Tensor) -> Tensor:
 
 
 def events() -> torch.nn.Module:
-    """A network that benchmarks/research/train_events.py trained by proxy. The class whose neuron fires most is its answer."""
+    """A network that benchmarks/research/train_events.py trained by proxy: the class that fires most is its answer."""
     sys.path[:0] = [str(CHECKOUT / "benchmarks" / "research"), str(CHECKOUT / "benchmarks")]
     from common import weights_file
     from training.events import firing, network
