@@ -3,6 +3,7 @@
 const MOST_HEIGHT = 240; // CSS pixels of a layer's pictures
 const MOST_SCALE = 10; // of a neuron
 const FADES = [1, 0.42, 0.24, 0.14, 0.08]; // now, and the steps before
+const SENT = 0.3; // of what sigma-delta neurons sent last, however long ago
 const FAINTEST = 0.25; // of the smallest spike of sigma-delta neurons, against the largest
 
 // The brightness of each code: 0 of none, 1 of a spike, and less of smaller powers of two.
@@ -41,13 +42,14 @@ export class Maps {
     small.width = width, small.height = height;
     const context = small.getContext("2d"), picture = context.createImageData(width, height), pixels = picture.data;
     for (let i = 0; i < pixels.length; i += 4) pixels.set(gap, i), (pixels[i + 3] = 255);
+    const signed = this.exponents > 1, most = signed ? t : Math.min(t, FADES.length);
     for (let c = 0; c < C; c++) {
       const left = (c % columns) * (W + 1), top = Math.floor(c / columns) * (H + 1);
       for (let p = 0; p < H * W; p++) {
         let code = 0, light = 0;
-        for (let ago = 0; ago < FADES.length && ago < t && !light; ago++) {
+        for (let ago = 0; ago < most && !light; ago++) {
           code = steps[t - 1 - ago][c * H * W + p];
-          light = FADES[ago] * brightness(code, this.exponents);
+          light = Math.max(FADES[ago] ?? 0, signed ? SENT : 0) * brightness(code, this.exponents);
         }
         const color = code < 0 ? minus : plus;
         const at = 4 * ((top + Math.floor(p / W)) * width + left + (p % W));

@@ -37,7 +37,8 @@ export class Recorder {
 
   outputs(stream) {
     const { network } = this;
-    return network.hasLogits ? stream.logits() : stream.values(network.layers.at(-1));
+    if (network.hasLogits) return stream.logits();
+    return network.fires ? stream.counts() : stream.values(network.layers.at(-1));
   }
 }
 

@@ -1,5 +1,6 @@
 // How the kernels cut a layer into work: sizes, and memory that each thread owns.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -140,6 +141,7 @@ struct Cut {
 // Whether the machine has so many bytes. Systems promise more, and end the process that writes to them.
 static inline bool machine_has(int64_t bytes) {
     constexpr int64_t little = 1 << 28;
+    if (bytes > (int64_t)PTRDIFF_MAX) return false;  // of addresses of 32 bits
 #if defined(_SC_PHYS_PAGES)
     if (bytes > little) {
         const int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
