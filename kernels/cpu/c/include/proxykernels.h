@@ -85,32 +85,33 @@ PK_API pk_status pk_network_read(const void* bytes, size_t size, const char* tar
 PK_API void pk_network_close(pk_network** network);
 
 typedef struct pk_info {
-    int64_t C, H, W;        /* of a sample of the input */
+    int64_t C, H, W;             /* of a sample of the input */
+    int64_t dims;                /* how many of these its shape has in Python: 1 [C], 2 [C, W], 3 [C, H, W] */
     int64_t out_C, out_H, out_W; /* of the output, per sample and step */
-    int64_t layers;         /* numbered from 0; the last one gives the output */
-    int64_t parameters;     /* weights, biases and thresholds */
-    int64_t packed_bytes;   /* of the weights in memory */
-    int32_t takes_values;   /* whether the input may be real values (PK_IMAGE, PK_FRAMES, PK_BYTE_IMAGE, PK_BYTE_FRAMES) */
-    int32_t takes_spikes;   /* whether it may be spikes (PK_SPIKES) */
-    int32_t is_sigma_delta; /* whether neurons send signed powers of two; then the output is values, and there are no counts */
-    int32_t fires; /* whether the last layer gives spikes, which pk_counts counts; else values */
-    int32_t has_logits; /* whether pk_logits has an answer */
-    char precision[16]; /* "float32", "int16" or "int8" */
-    char target[16]; /* the instruction set that was taken */
+    int64_t layers;              /* numbered from 0; the last one gives the output */
+    int64_t parameters;          /* weights, biases and thresholds */
+    int64_t packed_bytes;        /* of the weights in memory */
+    int32_t takes_values;        /* whether the input may be real values: all of pk_input but PK_SPIKES */
+    int32_t takes_spikes;        /* whether it may be PK_SPIKES */
+    int32_t is_sigma_delta;      /* whether neurons send signed powers of two; the output is values then */
+    int32_t fires;               /* whether the last layer gives spikes, which pk_counts counts; else values */
+    int32_t has_logits;          /* whether pk_logits has an answer */
+    char precision[16];          /* "float32", "int16" or "int8" */
+    char target[16];             /* the instruction set that was taken */
 } pk_info;
 
 PK_API pk_status pk_network_info(const pk_network* network, pk_info* info, pk_error* error);
 
 typedef struct pk_layer {
-    char name[64]; /* of the module in Python, cut if it is longer, such as "features.3"; "" for what has none */
-    char kind[32]; /* such as "neurons", "max pool", "flatten", "sigma-delta" */
-    char neuron[32]; /* the model of neurons, such as "SoftReset"; "" if there are none */
-    int64_t C, H, W; /* of what it gives, per sample and step */
-    int64_t dims; /* of these, how many its shape has in Python: 1 [C], 2 [C, W], 3 [C, H, W] */
-    int64_t parameters;
+    char name[64];      /* of the module in Python, cut if it is longer, such as "features.3"; "" for what has none */
+    char kind[32];      /* such as "neurons", "max pool", "flatten", "sigma-delta" */
+    char neuron[32];    /* the model of neurons, such as "SoftReset"; "" if there are none */
+    int64_t C, H, W;    /* of what it gives, per sample and step */
+    int64_t dims;       /* as of pk_info */
+    int64_t parameters; /* as of pk_info */
     int64_t state_size; /* values of its state, per sample; 0: it has none */
-    int32_t gives; /* a pk_gives */
-    int32_t reads; /* number of inputs: of layers, or of the network */
+    int32_t gives;      /* a pk_gives */
+    int32_t reads;      /* number of inputs: of layers, or of the network */
 } pk_layer;
 
 typedef enum pk_gives {
