@@ -67,6 +67,10 @@ def readme():
 
 
 LIBRARIES = "_cpu", "_engine"
+PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "CMakeLists.txt", "*.in", "*.safetensors", "fashion-mnist/*"]
+VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/__init__.py").read_text(encoding="utf-8")).group(1)
+INTERFACE = [("PK_TARGET", "portable"), ("PK_VERSION", f'"{VERSION}"')]  # macros of kernels/cpu/c
+INTERFACE += [tuple(macro.split("=")) for macro in sources["JSON_MACROS"]]
 
 
 def is_engine(extension):
@@ -166,7 +170,9 @@ class BuildKernels(build_ext):
         jobs = []
         for source in extension.sources:
             openmp = self.openmp(engine or source in tasks)[0]
-            if Path(source).stem == "dispatch":
+            if Path(source).parent.name in ("c", "yyjson"):
+                jobs.append((source, "common", INTERFACE, openmp))
+            elif Path(source).stem == "dispatch":
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
                 macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
                 jobs.append((source, "common", macros, openmp))
@@ -218,7 +224,10 @@ class BuildKernels(build_ext):
         command, how = made.with_suffix(".command"), repr((self.programs(), macros, sources["FLAGS"], flags))
         if command.is_file() and command.read_text() == how and is_current(made):
             return [str(made)]
-        flags = [*sources["FLAGS"], *flags, "-MMD"]  # which writes the names of the files that it read
+        shared = sources["FLAGS"]
+        if source.endswith(".c"):  # of which no speed is asked
+            shared = [*(flag for flag in shared if not flag.startswith("-std")), "-O1"]
+        flags = [*shared, *flags, "-MMD"]  # which writes the names of the files that it read
         self.compiler.compile([source], output_dir=output, macros=macros, extra_postargs=flags)
         command.write_text(how)
         return [str(made)]
@@ -249,7 +258,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=[*folders("proxykernels"), *(f"proxykernels.{name}" for name in folders("kernels"))],
     package_dir={"proxykernels.kernels": "kernels"},
-    package_data={"": ["py.typed", "*.cpp", "*.h", "*.safetensors", "fashion-mnist/*"]},
+    package_data={"": PACKAGED},
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
@@ -260,7 +269,8 @@ setup(
         Extension(
             "proxykernels.kernels.cpu._engine",
             sources=[
-                f"kernels/cpu/src/{name}.cpp" for name in ("engine/dispatch", *sources["ENGINE"], *sources["TASKS"])
+                *(f"kernels/cpu/src/{name}.cpp" for name in ("engine/dispatch", *sources["ENGINE"], *sources["TASKS"])),
+                *map(str, sources["interface"]()),
             ],
             depends=[str(path) for path in sources["paths"](engine=True)],
             language="c++",

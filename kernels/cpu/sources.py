@@ -25,6 +25,16 @@ ENGINE = (
     "engine/recurrent",
     "engine/changes",
 )
+# The engine's interface for programs without Python, once for all instruction sets; the engine's library has it too.
+LIBRARY = FOLDER.parent / "c"
+JSON = LIBRARY / "yyjson" / "yyjson.c"
+JSON_MACROS = [
+    "yyjson_api=",
+    "YYJSON_DISABLE_WRITER=1",
+    "YYJSON_DISABLE_INCR_READER=1",
+    "YYJSON_DISABLE_UTILS=1",
+    "YYJSON_DISABLE_NON_STANDARD=1",
+]
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -50,7 +60,13 @@ SHARES_TORCH_RUNTIME = """
 def paths(engine: bool = False) -> list[Path]:
     """All sources and headers of the kernels' library; of the engine's, which is made of both."""
     found = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".cpp", ".h"))
-    return [path for path in found if engine or path.parent != FOLDER / "engine"]
+    found = [path for path in found if engine or path.parent != FOLDER / "engine"]
+    return [*found, *interface(), *sorted(LIBRARY.rglob("*.h"))] if engine else found
+
+
+def interface() -> list[Path]:
+    """The sources of the interface for programs without Python."""
+    return [*sorted(LIBRARY.glob("*.cpp")), JSON]
 
 
 def fingerprint(engine: bool = False) -> str:
@@ -58,5 +74,5 @@ def fingerprint(engine: bool = False) -> str:
     files = hashlib.sha256()
     for path in paths(engine):
         text = path.read_bytes()
-        files.update(f"{path.relative_to(FOLDER).as_posix()} {len(text)}\n".encode() + text)
+        files.update(f"{path.relative_to(FOLDER.parent).as_posix()} {len(text)}\n".encode() + text)
     return files.hexdigest()

@@ -58,7 +58,7 @@ def test_an_installed_package_named_kernels_is_not_hidden(tmp_path):
 def test_a_wheel_holds_the_package_and_its_sources(copy, tmp_path):
     python(["setup.py", "-q", "build_py", "--build-lib", str(tmp_path)], copy)
     expected = files(copy / "proxykernels", "*.py", "py.typed", "*.safetensors", "*.gz", "ORIGIN.md")
-    expected |= {f"kernels/{name}" for name in files(copy / "kernels", "*.py", "*.cpp", "*.h")}
+    expected |= {f"kernels/{name}" for name in files(copy / "kernels", "*.py", "*.cpp", "*.c", "*.h", "*.txt", "*.in")}
     assert len(expected) > 50
     assert {name for name in files(tmp_path / "proxykernels", "*") if "." in Path(name).name} == expected
 

@@ -98,6 +98,13 @@ struct Kept {
     float* v;
 };
 
+// Where what an operation gives goes as well, one of them as it is: spikes [N, T, P, bytes], of sigma-delta neurons codes
+// [N, T, P, C], or values [T, N, P, C]; both null: nowhere.
+struct Shown {
+    uint8_t* spikes;
+    float* values;
+};
+
 struct Run {
     const void* x;  // spikes uint8 [N, T, P, bytes], values held float [N, C, P], or of each step float [T, N, C, P]
     int64_t kind;  // of x
@@ -129,6 +136,7 @@ struct Run {
     // Null, or a question that is asked once in a while, by the thread that runs: 1 lets the run go on, all else ends it.
     int64_t (*may_go_on)(void* context);
     int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
+    const Shown* shown;  // null, or of each operation
 };
 
 // A sample is decided if the largest of its C logits, times the steps, is ahead of all others by so much. A logit is what

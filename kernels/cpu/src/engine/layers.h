@@ -56,9 +56,11 @@ static void run_step(Session& session, int64_t k, int64_t N, int64_t steps, bool
 }
 
 // All operations, unless the run is to end; `fresh`: from rest. `kept` and `tally`: as Run has them. `goes_on`: whether the
-// states of all operations are wanted, whatever `kept` asks for.
+// states of all operations are wanted, whatever `kept` asks for. Calls show(k) once operation k has run: later its slot may be
+// another's.
+template <class Show>
 static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, const engine::Kept* kept,
-                        int64_t* tally) {
+                        int64_t* tally, Show show) {
     const bool changes = session.plan.changes();
     if (!changes) look_at_slots(session, steps, fresh);
     for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
@@ -69,6 +71,7 @@ static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, 
             run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
         for (int64_t i = 0; i < session.threads; i++)
             for (int64_t j = 0; j < engine::tallies; j++) tally[j] += session.scratch[i].tally[j];
+        show(k);
     }
 }
 

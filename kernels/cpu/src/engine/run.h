@@ -1,8 +1,7 @@
 // A run: groups of samples, each through segments of steps; where a rule stops samples, the others go on side by side.
 #pragma once
-#include "layers.h"
 #include "../units.h"
-#include "memory.h"
+#include "hand_over.h"
 
 namespace PK_TARGET {
 
@@ -79,17 +78,6 @@ static View view_of(const Input& in, int64_t kind, const void* x, int64_t N, int
     return view;
 }
 
-// The samples of a group that have not stopped.
-struct Running {
-    int64_t first, n;  // of the group; how many
-    int64_t* sample;   // [n], ascending; without a rule null: all
-    int32_t* counts;   // [n, C, P]
-    uint8_t* decided;  // [n]
-    char* x;           // their input in a segment
-
-    int64_t at(int64_t i) const { return sample ? sample[i] : first + i; }
-};
-
 // Cuts the memory of a group of n samples; its bytes.
 static int64_t cut_running(const Session& session, const Run& run, Running& running, int64_t n, int64_t steps, char* memory) {
     const Step& last = session.plan.steps[session.plan.count - 1];
@@ -149,71 +137,6 @@ static View input_of(const Session& session, const Run& run, const Running& runn
     return some;
 }
 
-// What the last operation gave in a segment goes to the caller. A task is a part of a sample's pixels.
-struct HandOver {
-    const Session& session;
-    const Run& run;
-    const Running& running;
-    const int64_t start, steps, parts;
-
-    void hand_over(int64_t task) const {
-        const Step& last = session.plan.steps[session.plan.count - 1];
-        const int64_t frame = slot_bytes(last), pixel = frame / last.P(), i = task / parts, n = running.at(i);
-        const int64_t p0 = last.P() * (task % parts) / parts, p1 = last.P() * (task % parts + 1) / parts;
-        const char* const from = session.slots[session.plan.count - 1] + i * steps * frame;
-        for (int64_t t = 0; t < steps; t++) {
-            const char* const at = from + t * frame + p0 * pixel;
-            if (run.spikes) memcpy(run.spikes + (n * run.T + start + t) * frame + p0 * pixel, at, (p1 - p0) * pixel);
-            if (run.values) memcpy((char*)run.values + ((start + t) * run.N + n) * frame + p0 * pixel, at, (p1 - p0) * pixel);
-        }
-        const FiredList& list = session.lists[session.plan.count];
-        if (list.is_listed && run.counts && task % parts == 0) return count(last, list, i, n);
-        for (int64_t p = p0; p < p1 && run.counts && !list.is_listed; p++)
-            for (int64_t c = 0; c < last.C; c += 64) count(last, n, p, c, (const uint8_t*)from + p * pixel + c / 8);
-    }
-    void count(const Step& last, const FiredList& list, int64_t i, int64_t n) const {
-        for (int64_t t = 0; t < steps; t++)
-            list.each(i, t, [&](int64_t pixel, int64_t channel) { run.counts[(n * last.C + channel) * last.P() + pixel]++; });
-    }
-    // The spikes of up to 64 channels.
-    void count(const Step& last, int64_t n, int64_t p, int64_t channel, const uint8_t* x) const {
-        const int64_t frame = slot_bytes(last), bytes = least(8, last.bytes() - channel / 8);
-        uint32_t patterns[64];
-        for (int64_t t = 0; t < steps; t += 32) {
-            const auto word = [&](int64_t i) { return load_bits(x + (t + i) * frame, bytes); };
-            for (uint64_t any = patterns_of(least(32, steps - t), word, patterns); any; any &= any - 1) {
-                const int c = __builtin_ctzll(any);
-                run.counts[(n * last.C + channel + c) * last.P() + p] += __builtin_popcount(patterns[c]);
-            }
-        }
-    }
-};
-
-static void hand_over(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
-    make_bits(session, session.plan.count);
-    const Step& last = session.plan.steps[session.plan.count - 1];
-    const int64_t bytes = running.n * steps * slot_bytes(last);
-    const int64_t parts = bytes > worth_threads / 8 ? least(last.P(), ceil_div(2 * session.threads, running.n)) : 1;
-    HandOver over{session, run, running, start, steps, parts};
-    const auto work = [](void* given, int64_t task, int64_t) { ((const HandOver*)given)->hand_over(task); };
-    if (bytes > worth_threads / 8) share(session, running.n * parts, &over, work);
-    else
-        for (int64_t task = 0; task < running.n; task++) work(&over, task, 0);
-}
-
-// The states of the i-th sample that runs, which has come to its end.
-static void hand_over_states(const Session& session, const Run& run, const Running& running, int64_t i) {
-    for (int64_t k = 0; k < session.plan.count && run.kept; k++) {
-        const Step& step = session.plan.steps[k];
-        const State& state = session.states[k];
-        float *const v = run.kept[k].v, *const sent = v + run.N * step.state_size;
-        const int64_t n = running.at(i), size = step.state_size, rest = step.sent_size;
-        if (v) catch_up(session, k);
-        if (v) memcpy(v + n * size, state.v + i * size, size * sizeof(float));
-        if (v && rest) memcpy(sent + n * rest, state.sent + i * rest, rest * sizeof(float));
-    }
-}
-
 constexpr uint8_t no_answer = 2;  // in `decided`, until the rule writes there
 
 // The values of a sample that has ended after step t stay as they are.
@@ -260,7 +183,8 @@ static int64_t run_steps(Session& session, const Run& run, const Running& runnin
     if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
     session.views[0] = input_of(session, run, running, start, steps);
     session.views[0].scaled = run.scaled;
-    run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T, run.kept, run.tally);
+    run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T, run.kept, run.tally,
+                [&](int64_t k) { show(session, run, running, k, start, steps); });
     if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
     return session.watch.over.load() ? engine::Interrupted : engine::Ran;
 }

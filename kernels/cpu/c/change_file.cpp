@@ -1,0 +1,51 @@
+// What a file must be that holds a network of sigma-delta neurons: proxykernels/plan/change_file.py.
+#include "read_plan.h"
+
+namespace proxykernels {
+
+static bool is_kind_of_changes(int64_t kind) {
+    return kind == engine::Changes || kind == engine::Sum || kind == engine::Send || kind == engine::SendMaxima ||
+           kind == engine::AveragePool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move;
+}
+
+bool is_of_changes(const Plan& plan, int64_t kind) {
+    return is_kind_of_changes(kind) && (kind == engine::Changes || plan.changes());
+}
+
+static const char* problem_of(const Plan& plan, const Operation& op) {
+    if (op.ends() && !(op.image == plan.source(op.windows[0]))) return "what changes has another size";
+    if ((op.kind == engine::Sum) != (op.scale != nullptr) || (op.scale && !op.scale->has_shape({op.image.C})))
+        return "a scale is missing, or has another size";
+    if (op.has_senders && !op.sends()) return "an operation has neurons that it cannot have";
+    const Window& first = op.windows[0];
+    if (op.kind == engine::SendMaxima && !(first.dilation[0] == 1 && first.dilation[1] == 1)) return "a pooling is dilated";
+    bool reads_values = false;
+    for (const Window& window : op.windows) {
+        if (window.bias && (op.kind != engine::Send || !window.weight)) return "a bias has no weights";
+        reads_values |= plan.is_real(window);
+    }
+    bool gives_values = op.kind != engine::Flatten || reads_values;
+    if (op.sends()) gives_values = !op.has_senders;
+    if (op.kind == engine::Move || op.kind == engine::Unflatten)
+        gives_values = op.real || reads_values;  // codes may become values
+    return op.real == gives_values ? nullptr : "an operation gives other values than it says";
+}
+
+const char* problem_of_changes(const Plan& plan) {
+    bool any = false, sends = false;
+    for (const Operation& op : plan.operations) any |= op.ends() || op.sends(), sends |= op.kind == engine::Send;
+    if (!any) return nullptr;
+    if (!plan.precision.empty() || !plan.real) return "a network of sigma-delta neurons has no precision, and takes values";
+    for (int64_t k = 0; k < plan.count(); k++) {
+        const Operation& op = plan.operations[k];
+        if (!is_kind_of_changes(op.kind)) return "an operation is none of sigma-delta neurons";
+        if ((op.kind == engine::Changes) != (k == 0) || (op.kind == engine::Sum) != (k == plan.count() - 1))
+            return "it does not begin with what its input changes by, and end in what its outputs add up to";
+        for (const Window& window : op.windows)
+            if ((window.slot == 0) != (k == 0)) return "an operation reads the input";
+        if (const char* const problem = problem_of(plan, op)) return problem;
+    }
+    return sends ? nullptr : "it has no neurons";
+}
+
+}  // namespace proxykernels

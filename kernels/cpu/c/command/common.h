@@ -1,0 +1,54 @@
+// What the command's parts share: its options, and calls of the library, whose errors are exceptions here.
+#pragma once
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../include/proxykernels.h"
+
+struct Problem : std::runtime_error {
+    using runtime_error::runtime_error;
+};
+
+struct Options {
+    std::string command, net, input, out;
+    std::string target;  // "": the fastest
+    long T = 0, threads = 0, runs = 200;
+    double dt = 0;  // of a step of events; 0: T steps of equal length
+    bool layers = false;
+};
+
+template <class Call>
+static void must(Call call) {
+    pk_error error;
+    if (call(&error)) throw Problem(error.sentence);
+}
+
+struct CloseNetwork {
+    void operator()(pk_network* network) const { pk_network_close(&network); }
+};
+struct CloseStream {
+    void operator()(pk_stream* stream) const { pk_stream_close(&stream); }
+};
+using Network = std::unique_ptr<pk_network, CloseNetwork>;
+using Stream = std::unique_ptr<pk_stream, CloseStream>;
+
+Network open_network(const Options& options);
+Stream open_stream(const Network& network, long N, long threads);
+
+// An input, as pk_run takes it.
+struct Input {
+    pk_input kind = PK_IMAGE;
+    std::vector<float> values;
+    std::vector<uint8_t> bytes;  // in the place of values
+    int64_t N = 1, T = 0;        // T: of a sequence, else 0
+
+    const void* data() const { return kind == PK_IMAGE || kind == PK_FRAMES ? (const void*)values.data() : bytes.data(); }
+    size_t size() const { return kind == PK_IMAGE || kind == PK_FRAMES ? values.size() : bytes.size(); }
+};
+
+Input read_input(const Options& options, const pk_info& about);  // by the ending of the file's name
+void inform(const Options& options);
+void run(const Options& options);
+void bench(const Options& options);

@@ -1,0 +1,145 @@
+#include "npy.h"
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+struct File {
+    FILE* file;
+    File(const std::string& path, const char* mode) : file(fopen(path.c_str(), mode)) {
+        if (!file) throw Problem("the file " + path + " cannot be opened: " + strerror(errno));
+    }
+    ~File() {
+        if (file) fclose(file);
+    }
+    File(const File&) = delete;
+};
+
+static int64_t type_bytes(const std::string& type) {
+    const bool known = type.size() == 3 && strchr("<|", type[0]) && strchr("iufb", type[1]) && strchr("1248", type[2]);
+    if (!known || (type[1] == 'f' && type[2] < '4'))
+        throw Problem("arrays of the type " + type + " are not read: take float32");
+    return type[2] - '0';
+}
+
+int64_t Array::size() const {
+    int64_t n = 1;
+    for (const int64_t size : shape) n *= size;
+    return n;
+}
+
+int64_t Array::item_bytes() const {
+    int64_t sum = 0;
+    for (const Column& column : columns) sum += type_bytes(column.type);
+    return sum;
+}
+
+template <class Number>
+static double read(const uint8_t* from) {
+    Number number;
+    memcpy(&number, from, sizeof number);
+    return (double)number;
+}
+
+static double read(const std::string& type, const uint8_t* from) {
+    const int bytes = type[2] - '0';
+    if (type[1] == 'f') return bytes == 4 ? read<float>(from) : read<double>(from);
+    if (type[1] == 'i')
+        return bytes == 1   ? read<int8_t>(from)
+               : bytes == 2 ? read<int16_t>(from)
+               : bytes == 4 ? read<int32_t>(from)
+                            : read<int64_t>(from);
+    return bytes == 1   ? read<uint8_t>(from)
+           : bytes == 2 ? read<uint16_t>(from)
+           : bytes == 4 ? read<uint32_t>(from)
+                        : read<uint64_t>(from);
+}
+
+std::vector<double> Array::values(size_t column) const {
+    int64_t offset = 0, step = item_bytes();
+    for (size_t k = 0; k < column; k++) offset += type_bytes(columns[k].type);
+    std::vector<double> found((size_t)size());
+    for (size_t i = 0; i < found.size(); i++) found[i] = read(columns[column].type, bytes.data() + (int64_t)i * step + offset);
+    return found;
+}
+
+// What stands behind a key of the header, which is a dictionary of Python's.
+static std::string behind(const std::string& header, const char* key) {
+    const size_t at = header.find("'" + std::string(key) + "':");
+    if (at == std::string::npos) throw Problem("the file's header has no " + std::string(key));
+    return header.substr(at + strlen(key) + 3);
+}
+
+// The texts in quotes, up to the end of a bracket.
+static std::vector<std::string> quoted(const std::string& text) {
+    std::vector<std::string> found;
+    for (size_t at = text.find_first_of("']"); at != std::string::npos && text[at] == '\''; at = text.find_first_of("']", at)) {
+        const size_t end = text.find('\'', at + 1);
+        if (end == std::string::npos) break;
+        found.push_back(text.substr(at + 1, end - at - 1));
+        at = end + 1;
+    }
+    return found;
+}
+
+static void read_header(const std::string& header, Array& to) {
+    const std::string type = behind(header, "descr"), shape = behind(header, "shape");
+    const size_t first = type.find_first_not_of(' ');
+    if (first != std::string::npos && type[first] == '[') {
+        const std::vector<std::string> texts = quoted(type);
+        for (size_t i = 0; i + 1 < texts.size(); i += 2) to.columns.push_back({texts[i], texts[i + 1]});
+    } else if (!quoted(type).empty()) to.columns.push_back({"", quoted(type)[0]});
+    to.columns_first = behind(header, "fortran_order").find("True") < 3;
+    const size_t open = shape.find('('), close = shape.find(')');
+    if (to.columns.empty() || open == std::string::npos || close == std::string::npos)
+        throw Problem("the file's header is damaged");
+    for (size_t at = open + 1; at < close;) {
+        char* end = nullptr;
+        const long long size = strtoll(shape.c_str() + at, &end, 10);
+        const size_t next = (size_t)(end - shape.c_str());
+        if (next == at) break;
+        if (size < 0 || size > (1ll << 31) || to.size() > (1ll << 31)) throw Problem("the file's array is too large");
+        to.shape.push_back(size);
+        at = shape.find_first_not_of(", ", next);
+    }
+}
+
+Array read_npy(const std::string& path) {
+    const File opened(path, "rb");
+    uint8_t start[12];
+    constexpr size_t before_length = 8;
+    if (fread(start, 1, 10, opened.file) != 10 || memcmp(start, "\x93NUMPY", 6)) throw Problem(path + " is no .npy file");
+    size_t length = start[before_length] | start[before_length + 1] << 8;
+    if (start[6] > 1) {
+        if (fread(start + 10, 1, 2, opened.file) != 2) throw Problem(path + " is cut short");
+        length |= (size_t)start[10] << 16 | (size_t)start[11] << 24;
+    }
+    if (length > 1 << 20) throw Problem(path + " is damaged: its header is too long");
+    std::string header(length, ' ');
+    if (fread(header.data(), 1, length, opened.file) != length) throw Problem(path + " is cut short");
+    Array array;
+    read_header(header, array);
+    array.bytes.resize((size_t)(array.size() * array.item_bytes()));
+    if (fread(array.bytes.data(), 1, array.bytes.size(), opened.file) != array.bytes.size())
+        throw Problem(path + " is cut short");
+    return array;
+}
+
+void write_npy(const std::string& path, const char* type, const std::vector<int64_t>& shape, const void* data, size_t bytes) {
+    std::string header = "{'descr': '" + std::string(type) + "', 'fortran_order': False, 'shape': (";
+    for (const int64_t size : shape) header += std::to_string(size) + ",";
+    header += "), }";
+    header.resize((10 + header.size()) / 64 * 64 + 64 - 10, ' ');
+    header.back() = '\n';
+    const std::string start = std::string("\x93NUMPY\x01\x00", 8) + (char)(header.size() & 255) + (char)(header.size() >> 8);
+    File opened(path, "wb");
+    FILE* const file = opened.file;
+    const bool written = fwrite(start.data(), 1, start.size(), file) == start.size() &&
+                         fwrite(header.data(), 1, header.size(), file) == header.size() &&
+                         fwrite(data, 1, bytes, file) == bytes;
+    opened.file = nullptr;
+    if ((fclose(file) != 0) | !written) {
+        remove(path.c_str());
+        throw Problem("the file " + path + " cannot be written: " + strerror(errno));
+    }
+}

@@ -1,0 +1,31 @@
+// What a pk_network is.
+#pragma once
+#include <atomic>
+
+#include "plan.h"
+
+struct pk_network {
+    static constexpr uint64_t alive = 0x6b726f7774656e70;  // or it is another thing, or was closed
+    uint64_t mark = alive;
+    mutable std::atomic<int64_t> users{1};  // the caller, and streams
+    proxykernels::Container container;      // of whose tensors most are no longer there
+    proxykernels::Plan plan;
+    std::vector<std::vector<uint64_t>> kept;  // what the others hold
+    std::string target;
+    const engine::Functions* functions = nullptr;
+    engine::Plan* packed = nullptr;
+    int64_t packed_bytes = 0;
+
+    bool takes_values() const { return plan.real || plan.takes_any(); }
+    ~pk_network();
+};
+
+namespace proxykernels {
+
+static inline bool is_network(const pk_network* network) { return network && network->mark == pk_network::alive; }
+void leave(const pk_network* network);  // the last user frees it
+
+// What a layer gives, a pk_gives.
+int32_t gives(const Plan& plan, int64_t layer);
+
+}  // namespace proxykernels

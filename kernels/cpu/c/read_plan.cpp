@@ -1,0 +1,210 @@
+#include "read_plan.h"
+
+#include "sound.h"
+
+namespace proxykernels {
+
+#define NEED(condition, what) \
+    if (!(condition)) return damaged(what)
+
+bool PlanReader::whole(Json value, int64_t least, int64_t& to) {
+    NEED(value.is_whole(least, most_size, to), "a number is missing or out of range");
+    return true;
+}
+
+bool PlanReader::truth(Json value, bool& to) {
+    NEED(value.is_bool(), "a value is neither true nor false");
+    to = value.is_true();
+    return true;
+}
+
+bool PlanReader::tensor(Json name, Type type, const Tensor*& to) {
+    to = name.is_text() ? container.find(name.text()) : nullptr;
+    NEED(to, "a tensor is missing");
+    NEED(to->type == type, "a tensor has another type");
+    read_tensors.insert(to);
+    return true;
+}
+
+bool PlanReader::shape_of(Json values, std::vector<int64_t>& shape) {
+    NEED(values.is_list() && 1 <= values.size() && values.size() <= 3, "a shape has not one to three sizes");
+    bool sound = true;
+    int64_t product = 1;
+    values.each_item([&](Json value) {
+        int64_t size = 1;
+        sound = sound && value.is_whole(1, most_size, size) && (product *= size) < most_size;
+        shape.push_back(size);
+    });
+    NEED(sound, "a shape is too large, or none");
+    return true;
+}
+
+bool PlanReader::read(Json about) {
+    NEED(about.is_object(), "it has no plan");
+    const Json precision = about["precision"], operations = about["operations"];
+    NEED(precision.is_null() || (precision.is_text() && (precision.text() == "int16" || precision.text() == "int8")),
+         "its precision is not known");
+    if (precision.is_text()) plan.precision = precision.text();
+    if (!shape_of(about["shape"], plan.shape) || !truth(about["real"], plan.real)) return false;
+    plan.image = image_of(plan.shape);
+    NEED(operations.is_list() && operations.size(), "it has no operations");
+    bool sound = true;
+    operations.each_item([&](Json op) { sound = sound && operation(op); });
+    if (!sound) return false;
+    NEED(plan.is_moderate(), "its layers give more than 16384 times the values that they are made of");
+    if (const char* const problem = problem_of_changes(plan)) return damaged(problem);
+    if (!plan.changes()) {
+        const Operation& last = plan.last();
+        bool any = false;
+        for (const Operation& op : plan.operations) any |= op.has_neurons;
+        NEED(any, "it has no neurons");
+        NEED(!last.real || (last.has_neurons && !last.neurons.fires), "it ends in values");
+    }
+    NEED(read_tensors.size() == container.tensors.size(), "it has tensors that nothing uses");
+    return true;
+}
+
+bool PlanReader::operation(Json about) {
+    NEED(about.is_object(), "an operation is no object");
+    Operation op;
+    const Json kind = about["kind"], name = about["name"];
+    op.kind = kind_count;
+    for (int64_t k = 0; k < kind_count; k++)
+        if (kind.is_text() && kind.text() == kind_names[k]) op.kind = k;
+    NEED(op.kind < kind_count, "an operation is not known");
+    NEED(name.is_text(), "an operation has no name");
+    op.name = name.text();
+    if (!shape_of(about["shape"], op.shape) || !truth(about["adaptive"], op.adaptive)) return false;
+    op.image = image_of(op.shape);
+    NEED(!op.adaptive || op.kind == engine::AveragePool, "only an average is adaptive");
+    if (!windows(about["windows"], op)) return false;
+    if (op.kind == engine::Fire || op.kind == engine::Recur)
+        if (!neurons(about["neurons"], op)) return false;
+    if (op.kind == engine::Move && !moves(about, op)) return false;
+    if (op.kind == engine::Recur && !recurrent(about["recurrent"], op)) return false;
+    if (!truth(about["real"], op.real) || !truth(about["count_padding"], op.count_padding)) return false;
+    if (!whole(about["divisor"], 1 - most_size, op.divisor) || !senders(about["senders"], op)) return false;
+    const Json scale = about["scale"];
+    if (scale.is_there() && !scale.is_null()) {
+        if (!tensor(scale, Type::Float, op.scale)) return false;
+        NEED(is_finite(*op.scale), "a scale is not finite");
+    }
+    if (op.kind == engine::Delay && !delays(about["delays"], op)) return false;
+    const bool by_other_rules = is_of_changes(plan, op.kind);
+    plan.operations.push_back(std::move(op));
+    return by_other_rules || gives_what_it_says(plan.last());  // problem_of_changes looks at the others
+}
+
+bool PlanReader::gives_what_it_says(const Operation& op) {
+    bool reads_values = false;
+    for (const Window& window : op.windows) reads_values |= plan.is_real(window);
+    bool expected = reads_values;
+    if (op.kind == engine::Fire) expected = !op.neurons.fires;
+    if (op.kind == engine::AveragePool || op.kind == engine::RunningMaxPool) expected = true;
+    if (op.kind == engine::MaxRatePool || op.kind == engine::Recur) expected = false;
+    NEED(op.real == expected, "an operation gives other values than it says");
+    NEED(op.kind != engine::MaxRatePool || !reads_values, "an operation reads values, and not spikes");
+    return true;
+}
+
+bool PlanReader::neurons(Json about, Operation& op) {
+    NEED(about.is_object() && about["model"].is_text(), "neurons are missing");
+    Population& to = op.neurons;
+    to.model = model_count;
+    for (int64_t k = 0; k < model_count; k++)
+        if (about["model"].text() == neuron_models[k].name) to.model = k;
+    NEED(to.model < model_count, "neurons are not known");
+    const Json scalars = about["scalars"], limit = about["limit"];
+    NEED(scalars.is_list() && scalars.size() == to.about().scalars, "neurons have other parameters");
+    bool sound = true;
+    float* scalar = to.scalars;
+    scalars.each_item([&](Json value) {
+        sound = sound && value.is_number();
+        *scalar++ = sound ? (float)value.number() : 0;
+    });
+    NEED(sound, "a parameter is no number");
+    if (!channels_of_neurons(about, op, to)) return false;
+    if (!truth(about["fires"], to.fires) || !truth(about["rectifies"], to.rectifies)) return false;
+    const bool integrates = to.model == models::SoftReset || to.model == models::HardReset;
+    NEED(!to.scale || (integrates && to.fires), "scale needs integrate-and-fire neurons, which fire");
+    NEED(limit.is_null() || (limit.is_number() && limit.number() >= 0), "a limit is no number of at least 0");
+    if (limit.is_number()) to.limit = (float)limit.number();
+    op.has_neurons = true;
+    return true;
+}
+
+bool PlanReader::channels_of_neurons(Json about, const Operation& op, Population& to) {
+    const int64_t C = op.image.C, states = to.about().states + (op.kind == engine::Recur);  // its spikes
+    if (!tensor(about["channels"], Type::Float, to.channels) || !tensor(about["bias"], Type::Float, to.bias)) return false;
+    if (!tensor(about["start"], Type::Float, to.start)) return false;
+    NEED(to.channels->has_shape({to.about().channels, C}), "neurons have other parameters");
+    const float* const parameters = to.channels->floats();
+    NEED(has_no_nan(parameters, C) && is_finite(parameters + C, to.channels->size - C), "a parameter is no number");
+    NEED(to.bias->has_shape({C}) && to.start->has_shape({states, C}), "a bias or a state has another size");
+    NEED(can_be_summed(*to.bias) && is_finite(*to.start), "a bias or a state holds NaN, infinite or too large values");
+    if (about["scale"].is_null()) return true;
+    if (!tensor(about["scale"], Type::Float, to.scale)) return false;
+    NEED(to.scale->has_shape({}) || to.scale->has_shape({C}), "a scale has another size");
+    NEED(is_finite(*to.scale), "a scale is not finite");
+    return true;
+}
+
+bool PlanReader::recurrent(Json about, Operation& op) {
+    if (!tensor(about, Type::Float, op.recurrent)) return false;
+    const int64_t C = op.image.C;
+    NEED(can_be_summed(*op.recurrent), "a recurrent weight holds NaN, infinite or too large values");
+    NEED(op.shape.size() == 1 && op.neurons.fires, "recurrent neurons are images, or never fire");
+    NEED(op.recurrent->has_shape({C, C}) || op.recurrent->has_shape({C}), "a recurrent weight has another shape");
+    const int64_t slot = op.windows[0].slot;
+    NEED(slot && plan.operations[slot - 1].has_neurons && plan.operations[slot - 1].neurons.forgets(),
+         "recurrent neurons read no currents");
+    return true;
+}
+
+bool PlanReader::moves(Json about, Operation& op) {
+    const Image first = plan.source(op.windows[0]);
+    int64_t channels = 0;
+    for (const Window& window : op.windows) {
+        const Image from = plan.source(window);
+        NEED(from.H == first.H && from.W == first.W, "inputs differ in size");
+        channels += from.C;
+    }
+    const bool same = op.image.H == first.H && op.image.W == first.W;
+    return moved(about["pixels"], first.P(), op.image.P(), same, op.pixels) &&
+           moved(about["channels"], channels, op.image.C, true, op.channels);
+}
+
+bool PlanReader::moved(Json name, int64_t there, int64_t here, bool same, const Tensor*& to) {
+    if (name.is_null()) {
+        NEED(there == here && same, "pixels or channels change their number");
+        return true;
+    }
+    if (!tensor(name, Type::Whole, to)) return false;
+    NEED(to->has_shape({here}) && lie_within(*to, -1, there), "pixels or channels lie outside of what is read");
+    return true;
+}
+
+bool PlanReader::delays(Json name, Operation& op) {
+    if (!tensor(name, Type::Whole, op.delays)) return false;
+    NEED(op.delays->has_shape({op.image.C}), "delays have another size");
+    NEED(lie_within(*op.delays, 0, most_delay + 1), "a delay is out of range");
+    return true;
+}
+
+bool PlanReader::senders(Json about, Operation& op) {
+    if (!about.is_there() || about.is_null()) return true;
+    NEED(about.is_object(), "senders are no object");
+    Senders& to = op.senders;
+    if (!tensor(about["limit"], Type::Float, to.limit) || !truth(about["rectifies"], to.rectifies)) return false;
+    NEED(about["exponents"].is_whole(1, most_exponents + 1, to.exponents), "exponents are not 1 to 12");
+    NEED(to.limit->has_shape({op.image.C}) && has_no_nan(to.limit->floats(), to.limit->size), "a limit has another size");
+    return op.has_senders = true;
+}
+
+bool read_plan(const Container& container, Plan& plan, Failure& failure) {
+    const JsonText text(container.plan.data(), container.plan.size());
+    if (!text.is_sound()) return failure.set(PK_BAD_FILE, "the file cannot be loaded: its plan is no JSON");
+    return PlanReader(container, plan, failure).read(text.root());
+}
+
+}  // namespace proxykernels

@@ -1,0 +1,53 @@
+// Reads a plan from the description and the tensors of an engine's file, and looks at all of it: the engine looks at nothing.
+// The rules are those of proxykernels/plan/file.py and change_file.py.
+#pragma once
+#include <set>
+
+#include "json.h"
+#include "plan.h"
+
+namespace proxykernels {
+
+// The plan refers to the container's tensors.
+bool read_plan(const Container& container, Plan& plan, Failure& failure);
+
+// change_file.cpp: why a plan whose operations are sound by themselves is no network of sigma-delta neurons; null: it is one, or
+// has none of it.
+const char* problem_of_changes(const Plan& plan);
+// Whether the rules of such networks, and not the others, are those of an operation that comes next.
+bool is_of_changes(const Plan& plan, int64_t kind);
+
+// What a file has, one operation after another. A function returns whether what it read is sound.
+class PlanReader {
+public:
+    PlanReader(const Container& container, Plan& plan, Failure& failure) : container(container), plan(plan), failure(failure) {}
+    bool read(Json about);
+
+private:
+    bool damaged(const char* what) { return failure.set(PK_BAD_FILE, "the file cannot be loaded: %s", what); }
+    bool shape_of(Json values, std::vector<int64_t>& shape);
+    bool whole(Json value, int64_t least, int64_t& to);
+    bool truth(Json value, bool& to);
+    bool tensor(Json name, Type type, const Tensor*& to);
+    bool operation(Json about);
+    bool gives_what_it_says(const Operation& op);
+    bool sizes_of(Json about, Window& window);
+    bool window(Json about, const Operation& op, Window& to);
+    bool windows(Json about, Operation& op);
+    bool weights(const Window& window, const Operation& op);
+    bool spans(const Window& window, const Operation& op);
+    bool neurons(Json about, Operation& op);
+    bool channels_of_neurons(Json about, const Operation& op, Population& to);
+    bool recurrent(Json about, Operation& op);
+    bool moves(Json about, Operation& op);
+    bool moved(Json about, int64_t there, int64_t here, bool same, const Tensor*& to);
+    bool delays(Json about, Operation& op);
+    bool senders(Json about, Operation& op);
+
+    const Container& container;
+    Plan& plan;
+    Failure& failure;
+    std::set<const Tensor*> read_tensors;
+};
+
+}  // namespace proxykernels

@@ -1,0 +1,114 @@
+// What a run gives goes to the caller: what its last operation gave, what others did, and states.
+#pragma once
+#include "layers.h"
+#include "memory.h"
+
+namespace PK_TARGET {
+
+// The samples of a group that have not stopped.
+struct Running {
+    int64_t first, n;  // of the group; how many
+    int64_t* sample;   // [n], ascending; without a rule null: all
+    int32_t* counts;   // [n, C, P]
+    uint8_t* decided;  // [n]
+    char* x;           // their input in a segment
+
+    int64_t at(int64_t i) const { return sample ? sample[i] : first + i; }
+};
+
+// What the last operation gave in a segment goes to the caller. A task is a part of a sample's pixels.
+struct HandOver {
+    const Session& session;
+    const Run& run;
+    const Running& running;
+    const int64_t start, steps, parts;
+
+    void hand_over(int64_t task) const {
+        const Step& last = session.plan.steps[session.plan.count - 1];
+        const int64_t frame = slot_bytes(last), pixel = frame / last.P(), i = task / parts, n = running.at(i);
+        const int64_t p0 = last.P() * (task % parts) / parts, p1 = last.P() * (task % parts + 1) / parts;
+        const char* const from = session.slots[session.plan.count - 1] + i * steps * frame;
+        for (int64_t t = 0; t < steps; t++) {
+            const char* const at = from + t * frame + p0 * pixel;
+            if (run.spikes) memcpy(run.spikes + (n * run.T + start + t) * frame + p0 * pixel, at, (p1 - p0) * pixel);
+            if (run.values) memcpy((char*)run.values + ((start + t) * run.N + n) * frame + p0 * pixel, at, (p1 - p0) * pixel);
+        }
+        const FiredList& list = session.lists[session.plan.count];
+        if (list.is_listed && run.counts && task % parts == 0) return count(last, list, i, n);
+        for (int64_t p = p0; p < p1 && run.counts && !list.is_listed; p++)
+            for (int64_t c = 0; c < last.C; c += 64) count(last, n, p, c, (const uint8_t*)from + p * pixel + c / 8);
+    }
+    void count(const Step& last, const FiredList& list, int64_t i, int64_t n) const {
+        for (int64_t t = 0; t < steps; t++)
+            list.each(i, t, [&](int64_t pixel, int64_t channel) { run.counts[(n * last.C + channel) * last.P() + pixel]++; });
+    }
+    // The spikes of up to 64 channels.
+    void count(const Step& last, int64_t n, int64_t p, int64_t channel, const uint8_t* x) const {
+        const int64_t frame = slot_bytes(last), bytes = least(8, last.bytes() - channel / 8);
+        uint32_t patterns[64];
+        for (int64_t t = 0; t < steps; t += 32) {
+            const auto word = [&](int64_t i) { return load_bits(x + (t + i) * frame, bytes); };
+            for (uint64_t any = patterns_of(least(32, steps - t), word, patterns); any; any &= any - 1) {
+                const int c = __builtin_ctzll(any);
+                run.counts[(n * last.C + channel + c) * last.P() + p] += __builtin_popcount(patterns[c]);
+            }
+        }
+    }
+};
+
+static void hand_over(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
+    make_bits(session, session.plan.count);
+    const Step& last = session.plan.steps[session.plan.count - 1];
+    const int64_t bytes = running.n * steps * slot_bytes(last);
+    const int64_t parts = bytes > worth_threads / 8 ? least(last.P(), ceil_div(2 * session.threads, running.n)) : 1;
+    HandOver over{session, run, running, start, steps, parts};
+    const auto work = [](void* given, int64_t task, int64_t) { ((const HandOver*)given)->hand_over(task); };
+    if (bytes > worth_threads / 8) share(session, running.n * parts, &over, work);
+    else
+        for (int64_t task = 0; task < running.n; task++) work(&over, task, 0);
+}
+
+// The states of the i-th sample that runs, which has come to its end.
+static void hand_over_states(const Session& session, const Run& run, const Running& running, int64_t i) {
+    for (int64_t k = 0; k < session.plan.count && run.kept; k++) {
+        const Step& step = session.plan.steps[k];
+        const State& state = session.states[k];
+        float *const v = run.kept[k].v, *const sent = v + run.N * step.state_size;
+        const int64_t n = running.at(i), size = step.state_size, rest = step.sent_size;
+        if (v) catch_up(session, k);
+        if (v) memcpy(v + n * size, state.v + i * size, size * sizeof(float));
+        if (v && rest) memcpy(sent + n * rest, state.sent + i * rest, rest * sizeof(float));
+    }
+}
+
+// What an operation gave for the i-th sample that runs, at a step of the segment; null: zeros.
+static const char* frame_of(const Session& session, int64_t k, int64_t i, int64_t t, int64_t steps) {
+    const int64_t bytes = slot_bytes(session.plan.steps[k], session.real[k]);
+    if (session.plan.changes()) {
+        const Change& y = session.changes[k + 1];
+        const bool sums = session.plan.steps[k].kind == engine::Sum;
+        if (!sums && (y.silent || t >= y.steps)) return nullptr;
+        return session.slots[k] + (i * (sums ? steps : y.steps) + t) * bytes;
+    }
+    const View& y = session.views[k + 1];
+    return session.real[k] ? (const char*)y.values_at(i, t, 0) : (const char*)y.spikes_at(i, t, 0);
+}
+
+// What an operation gave in a segment goes to the caller, where it is wanted.
+static void show(Session& session, const Run& run, const Running& running, int64_t k, int64_t start, int64_t steps) {
+    const engine::Shown* const shown = run.shown ? run.shown + k : nullptr;
+    if (!shown || (session.real[k] ? !shown->values : !shown->spikes)) return;
+    if (!session.real[k]) make_bits(session, k + 1);
+    const int64_t bytes = slot_bytes(session.plan.steps[k], session.real[k]);
+    for (int64_t i = 0; i < running.n; i++)
+        for (int64_t t = 0; t < steps; t++) {
+            const int64_t n = running.at(i), step = start + t;
+            char* const to = session.real[k] ? (char*)shown->values + (step * run.N + n) * bytes
+                                             : (char*)shown->spikes + (n * run.T + step) * bytes;
+            const char* const from = frame_of(session, k, i, t, steps);
+            if (from) memcpy(to, from, bytes);
+            else memset(to, 0, bytes);
+        }
+}
+
+}  // namespace PK_TARGET

@@ -1,0 +1,170 @@
+"""The C library as users build it: by CMake, from the sources, for this machine or another, and programs against it.
+
+python tests/c_build.py                               here: the command and every layer against pk.Engine
+python tests/c_build.py --zig aarch64-linux-musl --emulator qemu-aarch64
+python tests/c_build.py --zig x86_64-windows-gnu --only-compile
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import proxykernels as pk
+from proxykernels.kernels.cpu import sources
+
+PROGRAMS = Path(__file__).parent / "cpu"
+
+
+def sh(*command, **options) -> str:
+    """What a command prints; where it fails, both outputs and an error."""
+    done = subprocess.run(list(map(str, command)), text=True, capture_output=True, **options)
+    if done.returncode:
+        raise RuntimeError(f"{shlex.join(map(str, command))} ended with {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def zig_compilers(folder: Path, target: str) -> dict[str, str]:
+    """Environment in which CC and CXX are zig's, for a target."""
+    environment = dict(os.environ)
+    for name, mode in (("CC", "cc"), ("CXX", "c++")):
+        script = folder / f"zig-{mode}"
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang {mode} -target {target} "$@"\n')
+        script.chmod(0o755)
+        environment[name] = str(script)
+    for name in ("ar", "ranlib"):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang {name} "$@"\n')
+        script.chmod(0o755)
+    return environment
+
+
+def build(
+    folder: Path, *options: str, targets: str | None = None, zig: str | None = None, install: bool = True
+) -> Path:
+    """Builds and installs the library; returns the prefix. ``targets``: instruction sets, as PK_TARGETS."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix, environment = folder / "prefix", dict(os.environ)
+    command = ["cmake", "-S", sources.LIBRARY, "-B", folder / "build", f"-DCMAKE_INSTALL_PREFIX={prefix}", *options]
+    if targets:
+        command.append(f"-DPK_TARGETS={targets}")
+    if zig:
+        environment, (machine, system, *_) = zig_compilers(folder, zig), zig.split("-")
+        names = {"linux": "Linux", "macos": "Darwin", "windows": "Windows"}
+        command += [f"-DCMAKE_SYSTEM_NAME={names[system]}", f"-DCMAKE_SYSTEM_PROCESSOR={machine}"]
+        command += [f"-DCMAKE_AR={folder / 'ar'}", f"-DCMAKE_RANLIB={folder / 'ranlib'}"]
+        command += [f"-DCMAKE_{kind}_LINKER_FLAGS=-s" for kind in ("EXE", "SHARED")]
+    sh(*command, env=environment)
+    sh(
+        "cmake",
+        "--build",
+        folder / "build",
+        "--parallel",
+        os.environ.get("MAX_JOBS", str(os.cpu_count())),
+        env=environment,
+    )
+    if install:
+        sh("cmake", "--install", folder / "build", *([] if zig else ["--strip"]), env=environment)
+    return prefix
+
+
+def compile_program(source: Path, prefix: Path, to: Path, compiler: str = "c++", *flags: str) -> Path:
+    """A program of the installed header and the static library; C is compiled as C."""
+    (archive,) = prefix.rglob("libproxykernels.a")
+    language = ["-x", "c" if source.suffix == ".c" else "c++", source, "-x", "none"]
+    sh(*shlex.split(compiler), "-O1", f"-I{prefix / 'include'}", *language, archive, "-pthread", *flags, "-o", to)
+    return to
+
+
+def networks() -> dict[str, tuple]:
+    """Name -> network, sample [N, ...] and precision: of dyadic weights, of rounded ones, of sigma-delta neurons."""
+    images, _ = pk.samples.fashion_mnist()
+    converted = pk.convert(pk.samples.relu_network(), images)
+    changes = pk.convert(pk.samples.relu_network(), images, neuron="sigma-delta")
+    torch.manual_seed(0)
+    dyadic = torch.nn.Sequential(
+        pk.FusedIFConv2d(2, 20, 3, padding=1, v_threshold=0.5), pk.MaxPool2d(2), pk.FusedIFConv2d(20, 33, 3, groups=1),
+        pk.AvgPool2d(2), pk.Flatten(), pk.FusedLIFLinear(33 * 2, 10, decay=0.5, v_threshold=0.25),
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in dyadic.parameters():
+            parameter.copy_((parameter * 64).round() / 64)
+    x = (torch.rand(3, 2, 12, 9) * 4).round() / 4
+    return {
+        "dyadic": (dyadic.eval(), x, None),
+        "int8": (converted, images[:2], "int8"),
+        "int16": (converted, images[:2], "int16"),
+        "sigma-delta": (changes, images[:2], None),
+        "float": (converted, images[:2], None),
+    }
+
+
+def expected(engine: pk.Engine, x: torch.Tensor, T: int) -> bytes:
+    """What the end of a dump holds: counts, and logits."""
+    result = engine(x, T)
+    parts = [] if engine.plan.last.real else [result.count().numpy()]
+    if engine.plan.changes or engine.plan.with_logits is not None:
+        parts.append(result.logits.numpy())
+    return b"".join(part.tobytes() for part in parts)
+
+
+def compare(dump: list[str], command: list[str], folder: Path, T: int = 9) -> dict[str, str]:
+    """Runs every network here and there; name -> "equal", or how many values of the last layer differ.
+
+    ``dump``: the program of c_dump.c; ``command``: proxykernels; each with an emulator before it.
+    """
+    told = {}
+    for name, (net, x, precision) in networks().items():
+        engine, path, raw = pk.compile(net, x, precision=precision), folder / f"{name}.pk", folder / "x.raw"
+        engine.save(path)
+        raw.write_bytes(x.numpy().tobytes())
+        end = expected(engine, x, T)
+        last = engine(x, T).output
+        last = (last if isinstance(last, torch.Tensor) else last.dense()).numpy().astype(np.float32)
+        frame, size = last[0].size, sum(len(x) * int(np.prod(op.shape)) for op in engine.plan.operations)
+        for mode in ("run", "stream"):
+            done = subprocess.run([*dump, path, raw, "0", str(len(x)), str(T), mode], capture_output=True, check=True)
+            layers = np.frombuffer(done.stdout[: 4 * size * T], np.float32).reshape(T, size)
+            assert len(done.stdout) == 4 * size * T + len(end) and layers.any()
+            differ = int((layers[:, size - frame :] != last.reshape(T, frame)).sum())
+            same = not differ and done.stdout[4 * size * T :] == end
+            told[f"{name} {mode}"] = "equal" if same else f"{differ} of {last.size} differ"
+        np.save(folder / "x.npy", x.numpy())
+        sh(*command, "run", path, folder / "x.npy", "-T", T, "--out", folder / "y.npy")
+        answer = np.load(folder / "y.npy").reshape(len(x), -1)
+        logits = engine(x, T).logits if precision or name != "dyadic" else engine(x, T).count().float()
+        told[f"{name} command"] = "equal" if np.array_equal(answer, logits.numpy().reshape(answer.shape)) else "differs"
+    return told
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zig", help="a target of zig, such as aarch64-linux-musl (pip install ziglang)")
+    parser.add_argument("--emulator", default="", help="command in front of programs")
+    parser.add_argument("--targets", help="instruction sets, with semicolons between (default: all)")
+    parser.add_argument("--only-compile", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prefix = build(folder, targets=options.targets, zig=options.zig)
+        for file in sorted(path for path in prefix.rglob("*") if path.is_file() and not path.is_symlink()):
+            print(f"{file.stat().st_size:>10,}  {file.relative_to(prefix)}")
+        if options.only_compile:
+            return 0
+        compiler = [f"{folder}/zig-c++ -static"] if options.zig else []
+        dump = compile_program(PROGRAMS / "c_dump.c", prefix, folder / "dump", *compiler)
+        emulator = shlex.split(options.emulator)
+        (command,) = (prefix / "bin").iterdir()
+        told = compare([*emulator, str(dump)], [*emulator, str(command)], folder)
+        print("\n".join(f"{name:<20} {what}" for name, what in told.items()))
+        return any(what != "equal" for name, what in told.items() if not name.startswith("float"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""The C library as it is installed: programs outside the checkout find it, and give what pk.Engine gives."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import c_build
+import numpy as np
+import pytest
+import torch
+from c_build import sh
+from test_engine import image, network
+
+import proxykernels as pk
+from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu import sources
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed (apt-get install cmake)"),
+    pytest.mark.skipif(not sources.LIBRARY.joinpath("CMakeLists.txt").is_file(), reason="the sources are not here"),
+]
+OWN = next(target for target in cpu.TARGETS if cpu.load(target))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The prefix, of a build for one instruction set."""
+    return c_build.build(tmp_path_factory.mktemp("c"), targets=";".join(dict.fromkeys((OWN, "portable"))))
+
+
+def test_examples(installed, tmp_path):
+    """Found by find_package, with the shared and the static library."""
+    source = shutil.copytree(sources.LIBRARY / "examples", tmp_path / "examples")
+    sh("cmake", "-S", source, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}")
+    sh("cmake", "--build", tmp_path / "build")
+    x = image(3)
+    engine = pk.compile(network(), x)
+    engine.save(tmp_path / "net.pk")
+    (tmp_path / "images").write_bytes(x.numpy().tobytes())
+    lines = sh(tmp_path / "build" / "classify", tmp_path / "net.pk", tmp_path / "images", 20).splitlines()
+    counts = engine(x, 20).count()
+    assert counts.any() and [list(map(int, line.split()[1:])) for line in lines] == counts.tolist()
+    assert [int(line.split(":")[0]) for line in lines] == counts.argmax(1).tolist()
+    none = subprocess.run(
+        [tmp_path / "build" / "classify", "none", tmp_path / "images", "20"], text=True, capture_output=True
+    )
+    assert none.returncode == 1 and "there is no file none" in none.stderr
+
+    torch.manual_seed(0)
+    camera = torch.nn.Sequential(
+        pk.FusedIFConv2d(2, 8, 3, padding=1, v_threshold=0.25), pk.Flatten(), pk.FusedIFLinear(8 * 63, 5)
+    )
+    t = torch.randint(50_000, (3000,)).sort().values
+    x, y, p = torch.randint(7, t.shape), torch.randint(9, t.shape), torch.randint(2, t.shape)
+    events = pk.events(t, x, y, p, size=(9, 7), dt=10_000, T=5)
+    engine = pk.compile(camera.eval(), events)
+    engine.save(tmp_path / "camera.pk")
+    text = "".join(f"{a} {b} {c} {d}\n" for a, b, c, d in torch.stack([t, x, y, p], 1).tolist())
+    printed = sh(tmp_path / "build" / "camera", tmp_path / "camera.pk", input=text).splitlines()
+    stream, expected = engine.stream(), []
+    for k in range(5):
+        stream(events[k : k + 1])
+        expected.append(f"{10_000 * k}: class {int(stream.count().argmax())}")
+    assert printed == expected and stream.count().any()
+
+
+def test_pkg_config(installed, tmp_path):
+    if not shutil.which("pkg-config"):
+        pytest.skip("pkg-config is not installed")
+    (folder,) = installed.rglob("pkgconfig")
+    flags = sh(
+        "pkg-config", "--cflags", "--libs", "proxykernels", env=os.environ | {"PKG_CONFIG_PATH": str(folder)}
+    ).split()
+    sh(
+        "cc",
+        sources.LIBRARY / "examples" / "classify.c",
+        *flags,
+        f"-Wl,-rpath,{folder.parent}",
+        "-o",
+        tmp_path / "classify",
+    )
+    done = subprocess.run([tmp_path / "classify"], text=True, capture_output=True)
+    assert "usage" in done.stderr
+
+
+def test_header_is_plain_c_and_cpp(tmp_path):
+    include = f"-I{sources.LIBRARY / 'include'}"
+    for name, compiler in (("a.c", ["cc", "-std=c99", "-pedantic"]), ("a.cpp", ["c++", "-std=c++11"])):
+        (tmp_path / name).write_text("#include <proxykernels.h>\nint main(void) { return pk_version == 0; }\n")
+        sh(*compiler, "-Wall", "-Wextra", "-Werror", include, "-c", tmp_path / name, "-o", tmp_path / "a.o")
+
+
+def test_flags_are_those_of_the_package():
+    """Products and sums are rounded alike in both builds."""
+    text = (sources.LIBRARY / "CMakeLists.txt").read_text()
+    setup = (sources.FOLDER.parents[2] / "setup.py").read_text()
+    for flag in sources.FLAGS:
+        assert flag in text or flag.startswith("-std") or flag == "-g0", flag
+    for flag in re.findall(r'"(-m[\w-]+)"', setup):
+        assert flag in text, flag
+    for macro in sources.JSON_MACROS:
+        assert macro in text, macro
+
+
+def test_every_layer_and_the_command(installed, tmp_path):
+    program = c_build.compile_program(c_build.PROGRAMS / "c_dump.c", installed, tmp_path / "dump")
+    told = c_build.compare([str(program)], [str(installed / "bin" / "proxykernels")], tmp_path)
+    assert set(told.values()) == {"equal"} and len(told) == 15, told
+
+
+def test_sizes(installed):
+    """Of two instruction sets, stripped."""
+    (library,) = (path for path in installed.rglob("libproxykernels.so.*") if not path.is_symlink())
+    assert library.stat().st_size < 2 << 20
+    symbols = sh("nm", "-D", "--defined-only", library)
+    names = {line.split()[-1] for line in symbols.splitlines()}
+    assert {name for name in names if "yyjson" in name} == set()
+    header = (sources.LIBRARY / "include" / "proxykernels.h").read_text()
+    assert set(re.findall(r"PK_API [\w ]+\*? ?(pk_\w+)\(", header)) <= names
+
+
+def test_the_command(installed, tmp_path):
+    """Events, frames and spikes from files; and what is wrong, in one line."""
+    command, x = installed / "bin" / "proxykernels", image(3, 6)
+    pk.compile(network(), x).save(tmp_path / "net.pk")
+    engine = pk.load(tmp_path / "net.pk")
+
+    def answers(array, *options):
+        np.save(tmp_path / "x.npy", array)
+        sh(command, "run", tmp_path / "net.pk", tmp_path / "x.npy", "--out", tmp_path / "y.npy", *options)
+        return torch.from_numpy(np.load(tmp_path / "y.npy")).flatten(1)
+
+    assert torch.equal(answers(x.numpy()), engine(x, 6).count().float())
+    assert torch.equal(answers(x.double().numpy()), engine(x, 6).count().float())
+    assert torch.equal(answers((x > 0.5).numpy()), engine(x > 0.5, 6).count().float())
+    levels = (255 * x[0]).byte()
+    assert torch.equal(answers(levels.numpy(), "-T", 9), engine(levels.float() / 255, 9).count().float())
+    n = 400
+    fields = [("t", "<i8"), ("x", "<i4"), ("y", "<u2"), ("p", "|i1")]
+    events = np.zeros(n, fields)
+    draw = np.random.default_rng(0)
+    events["t"], events["x"], events["y"] = draw.integers(0, 9000, n), draw.integers(0, 7, n), draw.integers(0, 9, n)
+    events["p"] = draw.integers(0, 2, n)
+    expected = engine(
+        pk.events(events, size=(9, 7), dt=1000), len(pk.events(events, size=(9, 7), dt=1000).dense())
+    ).count()
+    assert torch.equal(answers(events, "--dt", 1000), expected.float()) and expected.any()
+    assert torch.equal(answers(events, "-T", 9), engine(pk.events(events, size=(9, 7), T=9), 9).count().float())
+    np.savetxt(
+        tmp_path / "x.csv", [list(map(int, event)) for event in events], "%d", ",", header="t,x,y,p", comments=""
+    )
+    sh(command, "run", tmp_path / "net.pk", tmp_path / "x.csv", "--dt", 1000, "--layers", "--out", tmp_path / "y.npy")
+    assert torch.equal(torch.from_numpy(np.load(tmp_path / "y.npy")).flatten(1), expected.float())
+    assert "1x1" not in sh(command, "info", tmp_path / "net.pk").splitlines()[0].split(",")[0]
+    assert "a step of a stream" in sh(command, "bench", tmp_path / "net.pk", "--runs", 3, "--threads", 1)
+    for wrong, sentence in (
+        (("info", tmp_path / "none"), "there is no file"),
+        (("info", tmp_path / "x.npy"), "no whole safetensors container"),
+        (("run", tmp_path / "net.pk", tmp_path / "net.pk", "-T", 3), "is no .npy file"),
+        (("run", tmp_path / "net.pk", tmp_path / "x.npy"), "--dt"),
+        (("run", tmp_path / "net.pk", tmp_path / "x.npy", "--dt", 1000, "--out", "/dev/full"), "cannot be written"),
+        (("run", tmp_path / "net.pk", tmp_path / "x.npy", "-T", "x"), "-T must be a number"),
+        (("bench", tmp_path / "net.pk", "--target", "sse"), "target must be"),
+        (("dance",), "proxykernels run NET INPUT"),
+    ):
+        done = subprocess.run(list(map(str, (command, *wrong))), text=True, capture_output=True)
+        assert done.returncode == 1 and sentence in done.stderr, done
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [command, "run", tmp_path / "net.pk", tmp_path / "x.csv", "--dt", "1000"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1 and "standard output" in done.stderr
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined"])
+def test_damaged_files_under_sanitizers(sanitizers, tmp_path):
+    """Nothing is read or written elsewhere, and nothing leaks."""
+    flags = f"-fsanitize={sanitizers} -fno-sanitize-recover=all -O1 -g1 -DPK_CHECKED"
+    prefix = c_build.build(
+        tmp_path,
+        f"-DCMAKE_CXX_FLAGS={flags}",
+        f"-DCMAKE_C_FLAGS={flags}",
+        "-DPK_STATIC_COMMAND=OFF",
+        targets="portable",
+    )
+    source = c_build.PROGRAMS / "c_damaged.cpp"
+    program = c_build.compile_program(source, prefix, tmp_path / "damaged", "c++", *flags.split())
+    net = torch.nn.Sequential(pk.FusedIFConv2d(2, 3, 3), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(3 * 3 * 2, 4))
+    pk.compile(net, image()).save(tmp_path / "net.pk")
+    told = sh(program, tmp_path / "net.pk", os.environ.get("DAMAGED_FILES", "1000"), 1)
+    refused, read = map(int, re.findall(r"\d+", told))
+    assert refused > 500 and refused > 50 * read
+
+
+@pytest.mark.parametrize("target", ["aarch64-linux-musl"])
+def test_aarch64(target):
+    """The static command and every layer, on NEON, under an emulator."""
+    pytest.importorskip("ziglang", reason="ziglang is not installed (pip install ziglang)")
+    emulator = shutil.which("qemu-aarch64") or pytest.skip("qemu-aarch64 is not installed (apt-get install qemu-user)")
+    done = subprocess.run(
+        [sys.executable, Path(c_build.__file__), "--zig", target, "--emulator", emulator],
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0 and done.stdout.count("equal") >= 12, done.stdout + done.stderr
