@@ -64,7 +64,7 @@ def test_runs_and_streams_are_the_engines(given, precision, tmp_path):
     stream, expected = Network(path).stream(3), engine(x, T)
     for _ in range(2):  # a session's memory is used again
         stream.run(as_given, T, kind)
-        assert equal(stream.spikes(5), dense(expected.spikes, (10, 1, 1)))
+        assert equal(stream.spikes(len(stream.layers) - 1), dense(expected.spikes, (10, 1, 1)))
         assert equal(stream.counts().flatten(1), expected.count()) and expected.count().any()
     work = stream.work()
     assert work.additions == sum(expected.synops.accumulates.values())
@@ -79,7 +79,7 @@ def test_runs_and_streams_are_the_engines(given, precision, tmp_path):
             spikes = python(x[start : start + steps]).dense()
             part = as_given[:, start : start + steps] if kind == SPIKES else as_given[start : start + steps]
             stream.advance(part, steps, kind)
-        assert equal(stream.spikes(5).flatten(2), spikes.to(torch.int8))
+        assert equal(stream.spikes(len(stream.layers) - 1).flatten(2), spikes.to(torch.int8))
     assert stream.steps == python.steps == T and equal(stream.counts().flatten(1), python.count())
     assert python.count().any()
 
@@ -121,7 +121,7 @@ def test_other_layers(last, tmp_path):
     for k, state in kept.items():
         op = engine.plan.operations[k]
         C = stream.layers[k].C
-        if op.name in python.state:
+        if k not in engine.plan.within:
             states = state.view(3, op.states, -1, C).transpose(2, 3)
             assert equal(states.flatten(), python.state[op.name].float().flatten()), op.name
     other = Network(path).stream(3)
@@ -265,7 +265,7 @@ def test_a_pooling_gives_what_it_reads(tmp_path):
     stream.watch()
     assert stream.layers[0].gives == EITHER_OUT
     stream.run(image(), 3)
-    assert equal(stream.values(0), net[0](image()).expand(3, 2, 2, 4, 3))
+    assert equal(stream.values(0), nn.functional.max_pool2d(image(), 2).expand(3, 2, 2, 4, 3))
     spikes = image(2, 3) > 0.5
     stream.run(c_library.pack(spikes), 3, SPIKES)
     expected = net[0](pk.pack(spikes.float())).dense()

@@ -100,16 +100,18 @@ def test_sizes_and_values(path):
         ("NOT_FINITE", "data must be finite", nan, IMAGE, 3),
     ):
         refused(status, sentence, stream.advance, x, T, kind)
-    refused("NO_MEMORY", "T = 2147483647 steps", stream.advance, X, (1 << 31) - 1)
+    call("pk_watch", stream.handle, 0, 1)
+    refused("NO_MEMORY", "T = 2147483647 steps", stream.advance, X, (1 << 31) - 1)  # 126 GiB of layer 0
+    call("pk_watch", stream.handle, 0, 0)
     assert stream.steps == 7 and equal(stream.counts(), counts) and equal(stream.state(0), state)
-    refused("NOT_HERE", "was not kept", stream.spikes, 5)  # of a call that failed
+    refused("NOT_HERE", "was not kept", stream.spikes, 4)  # of a call that failed
     stream.advance(X, 2)
     refused("NOT_HERE", "layer 0 was not kept: call pk_watch", stream.spikes, 0)
-    refused("BAD_ARGUMENT", "layer must be 0 to 5, got 6", call, "pk_watch", stream.handle, 6, 1)
-    refused("BAD_ARGUMENT", "layer must be 0 to 5, got -1", stream.network.layer, -1)
+    refused("BAD_ARGUMENT", "layer must be 0 to 4, got 6", call, "pk_watch", stream.handle, 6, 1)
+    refused("BAD_ARGUMENT", "layer must be 0 to 4, got -1", stream.network.layer, -1)
     refused("BAD_ARGUMENT", "counts must have 10 elements, got 9", call, "pk_counts", stream.handle, X.data_ptr(), 9)
     refused("NOT_HERE", "converted", stream.logits)
-    refused("BAD_ARGUMENT", "layer 4 has no state", call, "pk_state_read", stream.handle, 4, X.data_ptr(), 1)
+    refused("BAD_ARGUMENT", "layer 1 has no state", call, "pk_state_read", stream.handle, 1, X.data_ptr(), 1)
     refused("NOT_FINITE", "state holds NaN", stream.set_state, 0, torch.full_like(state, torch.nan))
     refused("BAD_ARGUMENT", "state must have", stream.set_state, 0, state[1:])
     for batch, threads, sentence in (0, 1, "batch must be"), (1, -1, "threads must be"), (1, 1025, "threads must be"):
@@ -136,7 +138,9 @@ def test_events_and_spikes():
     for wrong in ({"x": (4,)}, {"x": (-1,)}, {"y": (3,)}, {"p": (2,)}):
         refused("BAD_ARGUMENT", "x must lie below W = 4, y below H = 3", pack, **wrong)
     refused("BAD_ARGUMENT", "span must be", pack, span=0)
-    refused("BAD_ARGUMENT", "T, N, C, H and W must be at least 1", pack, T=0)
+    pointer = torch.zeros(64).data_ptr()
+    sizes = 1, 0, 1, 0, 3, 4  # events, begin, span, T, H and W
+    refused("BAD_ARGUMENT", "T, N, C, H and W must be", call, "pk_pack_events", *[pointer] * 4, *sizes, pointer, 0)
     refused("BAD_ARGUMENT", "0 and 1", c_library.pack, torch.full((1, 1, 3), 2, dtype=torch.uint8))
     packed = torch.zeros(4, dtype=torch.uint8)
     refused("BAD_ARGUMENT", "2^63", call, "pk_pack_spikes", packed.data_ptr(), *[1 << 30] * 5, packed.data_ptr(), 4)

@@ -82,7 +82,7 @@ static bool run(pk_stream& s, const Asked& asked, bool goes_on, Failure& failure
     if (!check(s, asked, failure)) return false;
     const Plan& plan = s.plan();
     const int64_t count = plan.count(), read = plan.with_logits(), T = asked.T;
-    if (!goes_on) s.rest();
+    if (!goes_on || s.is_fresh) s.rest();
     std::vector<engine::Shown> shown((size_t)count);
     std::vector<engine::Kept> kept((size_t)count);
     const Slot slot{!asked.is_spikes(), asked.is_held()};

@@ -66,6 +66,7 @@ pk_status pk_state_write(pk_stream* stream, int64_t layer, const float* state, s
         if (!is_finite(state, (int64_t)size)) return failure.set(PK_NOT_FINITE, "state holds NaN or infinite values");
         if (op.kind == engine::Recur && !ends_in_spikes(s, op, state))
             return failure.set(PK_BAD_ARGUMENT, "state must end in the spikes of the step before, 0 or 1");
+        if (s.is_fresh) s.rest();
         if (layer == s.plan().with_logits()) {  // what is added to the potentials here no input did
             std::vector<float> before(size);
             if (!read(s, layer, before.data(), failure)) return false;
