@@ -78,7 +78,9 @@ def compile_program(source: Path, prefix: Path, to: Path, compiler: str = "c++",
     """A program of the installed header and the static library; C is compiled as C."""
     (archive,) = prefix.rglob("libproxykernels.a")
     language = ["-x", "c" if source.suffix == ".c" else "c++", source, "-x", "none"]
-    sh(*shlex.split(compiler), "-O1", f"-I{prefix / 'include'}", *language, archive, "-pthread", *flags, "-o", to)
+    runtime = [] if "zig" in compiler else ["-lstdc++", "-lm"]
+    include = f"-I{prefix / 'include'}"
+    sh(*shlex.split(compiler), "-O1", include, *language, archive, *runtime, "-pthread", *flags, "-o", to)
     return to
 
 

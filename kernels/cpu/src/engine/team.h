@@ -10,8 +10,9 @@
 
 #include "../work.h"
 
-// glibc 2.34 gave threads new versions when it moved them; the old ones are there too, and manylinux_2_28 has no others.
-#if defined(__GLIBC__) && defined(__x86_64__)
+// glibc 2.34 gave threads new versions when it moved them; the old ones are there too, and manylinux_2_28 has no others. A
+// program that holds the library has no versions to choose from (c/CMakeLists.txt).
+#if !defined(PK_ANY_GLIBC) && defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
 __asm__(".symver pthread_join, pthread_join@GLIBC_2.2.5");
 #endif
