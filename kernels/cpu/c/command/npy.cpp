@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <sys/stat.h>
 
 struct File {
     FILE* file;
@@ -139,7 +140,9 @@ void write_npy(const std::string& path, const char* type, const std::vector<int6
                          fwrite(data, 1, bytes, file) == bytes;
     opened.file = nullptr;
     if ((fclose(file) != 0) | !written) {
-        remove(path.c_str());
-        throw Problem("the file " + path + " cannot be written: " + strerror(errno));
+        const Problem problem("the file " + path + " cannot be written: " + strerror(errno));
+        struct stat about;
+        if (!stat(path.c_str(), &about) && S_ISREG(about.st_mode)) remove(path.c_str());  // no half-written file; no device
+        throw problem;
     }
 }
