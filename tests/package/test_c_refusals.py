@@ -12,10 +12,11 @@ from c_library import FRAMES, IMAGE, SPIKES, CError, Network, call, library
 from equality import equal
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_engine import image, network
+from test_engine import TARGETS, image, network
 from test_engine_file import change, places
 
 import proxykernels as pk
+from proxykernels.kernels import cpu
 
 X = image(1)
 
@@ -121,9 +122,10 @@ def test_sizes_and_values(path):
 
 
 def test_targets(path, monkeypatch):
-    monkeypatch.setenv("PROXYKERNELS_CPU", "portable")
-    assert Network(path).info.target == b"portable"
-    refused("NOT_HERE", "cannot run avx2 here", Network, path, "avx2")
+    monkeypatch.setenv("PROXYKERNELS_CPU", TARGETS[-1])
+    assert Network(path).info.target.decode() == TARGETS[-1]
+    for faster in cpu.TARGETS[: cpu.TARGETS.index(TARGETS[-1])]:
+        refused("NOT_HERE", f"cannot run {faster} here", Network, path, faster)
     monkeypatch.setenv("PROXYKERNELS_CPU", "sse")
     refused("BAD_ARGUMENT", "PROXYKERNELS_CPU must be amx", Network, path)
 
