@@ -62,7 +62,11 @@ engine::Operation Prepared::operation(const Plan& plan, const Operation& op, boo
         to.exponents = op.senders.exponents;
     }
     if (op.scale) to.scale = op.scale->floats();
+<<<<<<< HEAD
     if (op.recurrent) put_recurrent(op, to);
+=======
+    if (op.recurrent) to.recurrent = op.recurrent->floats(), to.recurrent_full = op.recurrent->shape.size() == 2;
+>>>>>>> clib
     if (op.has_neurons) put_neurons(op, to), put_lines(plan, op, has_tiles, to);
     return to;
 }
@@ -106,6 +110,7 @@ void Prepared::put_neurons(const Operation& op, engine::Operation& to) {
     to.bias = padded(*neurons.bias), to.start = neurons.start->floats();
 }
 
+<<<<<<< HEAD
 void Prepared::put_recurrent(const Operation& op, engine::Operation& to) {
     const int64_t C = op.image.C, stride = filled(C, block);
     to.recurrent_full = op.recurrent->shape.size() == 2, to.recurrent_stride = stride;
@@ -119,6 +124,8 @@ void Prepared::put_recurrent(const Operation& op, engine::Operation& to) {
     to.recurrent = rows;
 }
 
+=======
+>>>>>>> clib
 // Of neurons with the weights of one input, what the kernels that are chosen from take; of others nothing.
 void Prepared::put_lines(const Plan& plan, const Operation& op, bool has_tiles, engine::Operation& to) {
     const Window* weighted = nullptr;
