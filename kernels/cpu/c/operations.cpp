@@ -62,11 +62,7 @@ engine::Operation Prepared::operation(const Plan& plan, const Operation& op, boo
         to.exponents = op.senders.exponents;
     }
     if (op.scale) to.scale = op.scale->floats();
-<<<<<<< HEAD
-    if (op.recurrent) put_recurrent(op, to);
-=======
     if (op.recurrent) to.recurrent = op.recurrent->floats(), to.recurrent_full = op.recurrent->shape.size() == 2;
->>>>>>> clib
     if (op.has_neurons) put_neurons(op, to), put_lines(plan, op, has_tiles, to);
     return to;
 }
@@ -110,22 +106,6 @@ void Prepared::put_neurons(const Operation& op, engine::Operation& to) {
     to.bias = padded(*neurons.bias), to.start = neurons.start->floats();
 }
 
-<<<<<<< HEAD
-void Prepared::put_recurrent(const Operation& op, engine::Operation& to) {
-    const int64_t C = op.image.C, stride = filled(C, block);
-    to.recurrent_full = op.recurrent->shape.size() == 2, to.recurrent_stride = stride;
-    if (!to.recurrent_full) {
-        to.recurrent = padded(*op.recurrent);
-        return;
-    }
-    float* const rows = numbers(C * stride);
-    for (int64_t i = 0; i < C; i++)
-        for (int64_t j = 0; j < C; j++) rows[j * stride + i] = op.recurrent->floats()[i * C + j];
-    to.recurrent = rows;
-}
-
-=======
->>>>>>> clib
 // Of neurons with the weights of one input, what the kernels that are chosen from take; of others nothing.
 void Prepared::put_lines(const Plan& plan, const Operation& op, bool has_tiles, engine::Operation& to) {
     const Window* weighted = nullptr;

@@ -18,10 +18,6 @@ private:
     engine::Operation operation(const Plan& plan, const Operation& op, bool has_tiles);
     void put_terms(const Plan& plan, const Operation& op, engine::Operation& to);
     void put_neurons(const Operation& op, engine::Operation& to);
-<<<<<<< HEAD
-    void put_recurrent(const Operation& op, engine::Operation& to);
-=======
->>>>>>> clib
     void put_lines(const Plan& plan, const Operation& op, bool has_tiles, engine::Operation& to);
     float* numbers(int64_t n, float fill = 0);
     const float* padded(const Tensor& values);
