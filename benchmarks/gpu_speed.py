@@ -4,7 +4,7 @@
     python benchmarks/gpu_speed.py compile    what each kernel takes
     python benchmarks/gpu_speed.py operands   what each GPU and Triton packs
     python benchmarks/gpu_speed.py tune       block sizes, timed
-    python benchmarks/gpu_speed.py one        one kernel alone: what it takes, its PTX and SASS
+    python benchmarks/gpu_speed.py one        one kernel: its cost, PTX, SASS
 
 To measure takes about an hour and leaves one archive; to compile needs no GPU. `measure --help`, and so
 on, says more.

@@ -65,9 +65,11 @@ class AnyNeuron:
         """
         if kept:
             return _of_numbers(self, channels)
+        operands = self._operands(channels, device)
         if device.type == "cuda" and not self.tensors() and value_checks_cache.can_be_kept_on(device):
-            return _of_numbers_on(self, channels, device)
-        return constant_cache.made(_ready, *self._operands(channels, device))
+            # In the block's cache too: a graph that is captured in it makes none.
+            return constant_cache.made_as(_ready, lambda *_: _of_numbers_on(self, channels, device), *operands)
+        return constant_cache.made(_ready, *operands)
 
     def _operands(self, channels: int, device: torch.device) -> tuple:
         values = [getattr(self, name) for name in self.channelwise]
