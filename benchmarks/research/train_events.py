@@ -12,7 +12,7 @@ The frames (`pk.samples.saccade_frames`) are computed first, 35 kB an image. doc
 Writes train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence;
 train_events_time.csv, the same of the last epoch's network after each step of a stream, by the milliseconds
 since an image's first event (the three movements take 100 ms each, as N-MNIST's), and its picture; and
-train_events_METHOD.safetensors, the last epoch's weights. weights/events.safetensors is one of proxy, of few images.
+train_events_METHOD.safetensors, the last epoch's weights. weights/events.safetensors is that of proxy.
 """
 
 import sys
