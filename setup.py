@@ -259,6 +259,7 @@ setup(
     packages=[*folders("proxykernels"), *(f"proxykernels.{name}" for name in folders("kernels"))],
     package_dir={"proxykernels.kernels": "kernels"},
     package_data={"": PACKAGED},
+    exclude_package_data={"": [".clang-format"]},  # of a checkout
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
