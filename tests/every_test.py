@@ -25,18 +25,18 @@ def pytest_addoption(parser):
     group.addoption("--exhaustive", action="store_true", help="every combination of all parameters, and slow tests")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+@pytest.hookimpl(wrapper=True)  # before pytest-xdist reads its options, which was registered later
 def pytest_cmdline_main(config):
     """Whole folders are run by a process for each core, where pytest-xdist is installed; ``-n 0`` prevents it.
 
     A file or a test is through before the others would have imported torch.
     """
     given = not config.pluginmanager.hasplugin("xdist") or config.option.numprocesses is not None
-    if given or config.option.usepdb or hasattr(config, "workerinput") or CORES == 1:
-        return
-    if all(Path(config.invocation_params.dir, argument).is_dir() for argument in config.args):
+    asked = given or config.option.usepdb or hasattr(config, "workerinput") or CORES == 1
+    if not asked and all(Path(config.invocation_params.dir, argument).is_dir() for argument in config.args):
         config.option.numprocesses = min(CORES, 8)
         config.option.dist = "worksteal"  # neighbours stay together, and so do what they share
+    return (yield)
 
 
 def pytest_configure(config):
