@@ -1,6 +1,7 @@
 #include "stream.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #if defined(__linux__)
@@ -63,7 +64,8 @@ bool check_layer(const pk_stream& stream, int64_t layer, Failure& failure) {
 // As many as OMP_NUM_THREADS says, or as the process has processors.
 static int64_t usual_threads() {
     const char* const said = getenv("OMP_NUM_THREADS");
-    const long number = said ? strtol(said, nullptr, 10) : 0;
+    long number = 0;  // strtol would ask for glibc 2.38
+    if (said) std::from_chars(said, said + strlen(said), number);
     if (number > 0) return std::min(number, 1024L);
 #if defined(__linux__)
     cpu_set_t set;
