@@ -117,7 +117,7 @@ def compile_variant(variant: str) -> dict:
     kernel, target, *rest = variant.split("/")
     record = {"variant": variant, "triton": triton.__version__}
     if not _toolchain_has(target):
-        return record | {"absent": f"this Triton's ptxas does not know {target}"}
+        return record | {"absent": f"this Triton's ptxas or cuobjdump does not know {target}"}
     if kernel == "if_conv2d" and not has_tensor_cores(target):
         return record | {"absent": f"torch multiplies on {target}: Triton uses no tensor cores there"}
     if kernel == "if_conv2d" and not is_launched(target, rest[1]):
@@ -306,14 +306,19 @@ def _tensor(size: int) -> SimpleNamespace:
 
 @cache
 def _toolchain_has(target: str) -> bool:
-    """Whether ptxas knows the target; Triton carries its AMD compiler in itself."""
+    """Whether what assembles and what reads binaries know the target; Triton carries its AMD compiler in itself.
+
+    Triton 3.6 brings a ptxas for sm_103, and a cuobjdump that is older.
+    """
+    import triton
+    from triton.backends.nvidia.compiler import get_ptxas
+
     backend, architecture, _ = TARGETS[target].gpu
     if backend == "hip":
         return True
-    from triton.backends.nvidia.compiler import get_ptxas
-
-    command = [get_ptxas(architecture).path, "--help"]
-    return f"'{target}'" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    paths = get_ptxas(architecture).path, triton.knobs.nvidia.cuobjdump.path
+    listed = (subprocess.run([path, "--help"], capture_output=True, text=True, check=True).stdout for path in paths)
+    return all(f"'{target}'" in text for text in listed)
 
 
 if __name__ == "__main__":
