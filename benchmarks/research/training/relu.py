@@ -33,6 +33,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=positive, default=3, help="passes over the training images")
     parser.add_argument("--lr", type=positive_number, default=3e-3, help="highest learning rate")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="bfloat16 by autocast")
     parser.add_argument("--root", type=Path, help="folder of the images")
     add_out(parser, "the file", "benchmarks/weights")
     return parser.parse_args(arguments)
