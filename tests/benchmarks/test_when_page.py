@@ -104,6 +104,14 @@ def test_headline_is_that_of_the_csvs():
     assert not re.search(r"<!-- prose", PAGE.read_text())
 
 
+def test_readme_cites_early_exit_of_the_papers_network():
+    rows = levels.of_batch(read_csv(FOUND["paper"]), "1")
+    level = levels.first_level(rows, levels.EARLY, "int8")
+    passes = " and ".join(f"{share:.2f}" for share in levels.passes(rows, level).values())
+    readme = (RESULTS.parents[1] / "README.md").read_text()
+    assert f"with int8 weights and early exit, {level['right']} % right, {passes}." in readme
+
+
 def rows_of(net: str, times: dict[str, str]) -> levels.Rows:
     """Of a table with one image and 32 a call."""
     found = []
