@@ -37,6 +37,7 @@ def test_blocks_of_few_steps(steps, three):
 
 
 @pytest.mark.triton
+@pytest.mark.costly
 @pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("T", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -29,6 +29,7 @@ def start(neuron, N: int, C: int, generator) -> torch.Tensor:
     return torch.cat([v, spikes(N, 1, C, generator=generator, rate=0.3)], 1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 @pytest.mark.parametrize("size", [(1, 1, 1), (2, 7, 33), (3, 5, 40), (2, 130, 34)], ids=str)  # N, C, T
