@@ -1,15 +1,17 @@
 """A network as it was: whether something that it computes with has changed since.
 
 Attributes, and the versions and addresses of tensors, are compared one by one. Torch counts each write in the version
-of a tensor, unless it goes through ``tensor.data`` or NumPy. Where such a write may hide, a hash of all values is
-compared: where a layer was asked for one of its tensors since the last look, and where somebody else holds a tensor or
-its memory. Elsewhere a hash of small tensors and of LINES lines of each larger one is compared.
+of a tensor, unless it goes through ``tensor.data`` or NumPy. To write so one must have the tensor. Layers of neurons
+count who asks for their parameters, one by one or by an iterator, and Python and torch count who has them and their
+memory. Where somebody asked since the last look, or had one then or has one now, a hash of all values is compared.
 
-So one kind of write is not seen: one through ``.data`` or NumPy to some values of a tensor of more than 64 LINES bytes,
-that was had from ``net.parameters()`` or another such iterator, and was let go since.
+Tensors of other modules, such as a BatchNorm within a layer, can be had without being counted. A hash of them is
+compared at each look; of one of more than 64 LINES bytes, of LINES lines of it. So one kind of write is not seen: one
+through ``.data`` or NumPy to some values of such a large tensor, that was had and let go since the last look.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from operator import is_, itemgetter
 from types import FunctionType
@@ -44,20 +46,22 @@ class Snapshot:
         self._dicts: list[tuple[dict, int, Callable[[dict], tuple], tuple]] = []  # with length, and what is known
         self._lists: list[tuple[list, tuple]] = []
         self._empty: list[Any] = []
-        self._times: dict[int, int] = {}  # id of a tensor -> how many of these hold it
+        self._times = Counter[int]()  # id of a tensor -> how many of these hold it
+        self._guards = Counter[int]()  # the same of those that count who asks for it
         self._tensors: list[Tensor] = []
         self._counted: list[list[int]] = []  # reads of layers
         self._seen = {id(net)}
         self._count_reads(net)
         self._follow_dict(vars(net))
         self._sources = self._tensors_now()
-        self._large = [t for t in self._tensors if t.nbytes > WHOLE]
-        self._references = [_IN_A_LIST + 1 + 2 * self._times[id(t)] for t in self._large]
-        self._pieces = (library.Piece * len(self._tensors))()
-        for piece, t in zip(self._pieces, self._tensors, strict=True):
-            piece.bytes, piece.size = t.data_ptr(), t.nbytes
-        self._reads = sum(reads for (reads,) in self._counted)
-        self._hash, self._sample = self._hashed(EVERY_LINE), self._hashed(LINES)
+        self._guarded = [t for t in self._tensors if self._times[id(t)] == self._guards[id(t)]]
+        self._memory = [t.untyped_storage() for t in self._guarded]
+        self._addresses = [memory._cdata for memory in self._memory]
+        self._references = [_IN_A_LIST + 1 + 2 * self._times[id(t)] for t in self._guarded]
+        guarded = set(map(id, self._guarded))
+        self._all, self._others = _Pieces(self._tensors), _Pieces([t for t in self._tensors if id(t) not in guarded])
+        self._reads, self._were_shared = self._reads_now(), self._are_shared()
+        self._hash, self._sample = self._all.hashed(EVERY_LINE), self._others.hashed(LINES)
 
     def holds(self, net: nn.Module) -> bool:
         """Whether all is as it was."""
@@ -77,20 +81,22 @@ class Snapshot:
         return self._tensors_now() == self._sources and self._values_hold()
 
     def _values_hold(self) -> bool:
-        reads = sum(reads for (reads,) in self._counted)
-        if reads == self._reads and not self._are_shared():
-            return self._hashed(LINES) == self._sample
-        self._reads = reads
-        return self._hashed(EVERY_LINE) == self._hash
+        reads, shared = self._reads_now(), self._are_shared()
+        if reads == self._reads and not (shared or self._were_shared):
+            return self._others.hashed(LINES) == self._sample
+        self._reads, self._were_shared = reads, shared
+        return self._all.hashed(EVERY_LINE) == self._hash
+
+    def _reads_now(self) -> int:
+        return sum(reads for (reads,) in self._counted)
 
     def _are_shared(self) -> bool:
-        """Whether somebody else holds a large tensor, or another tensor or an array with its memory."""
-        if [sys.getrefcount(t) for t in self._large] != self._references:
-            return True
-        return any(_memory_references(t) > _ALONE for t in self._large)
-
-    def _hashed(self, lines: int) -> int:
-        return library.sample(self._pieces, lines)
+        """Whether somebody else holds a guarded tensor, or another tensor or an array with its memory."""
+        return (
+            any(map(_ALONE.__ne__, map(_memory_references, self._addresses)))
+            or any(map(_IN_A_LIST.__ne__, map(sys.getrefcount, self._memory)))
+            or [*map(sys.getrefcount, self._guarded)] != self._references
+        )
 
     def _tensors_now(self) -> list[tuple[int, int]]:
         return [(t._version, t.data_ptr()) for t in self._tensors]
@@ -102,7 +108,7 @@ class Snapshot:
         if id(thing) == self._net:
             raise CannotWatchError  # it would hold itself, and never be let go
         if isinstance(thing, Tensor):
-            self._times[id(thing)] = self._times.get(id(thing), 0) + 1
+            self._times[id(thing)] += 1
         if id(thing) in self._seen:
             return True
         self._seen.add(id(thing))
@@ -128,6 +134,7 @@ class Snapshot:
     def _count_reads(self, thing: Any) -> None:
         if isinstance(thing, NeuronAttributes):
             self._counted.append(count_reads(thing))
+            self._guards.update(id(t) for t in vars(thing)["_parameters"].values() if t is not None)
 
     def _follow_dict(self, things: dict) -> None:
         if not things:
@@ -152,9 +159,26 @@ def _getter(keys: list) -> Callable[[dict], tuple]:
     return lambda things: tuple(things[key] for key in keys)
 
 
-def _memory_references(t: Tensor) -> int:
-    return torch._C._storage_Use_Count(t.untyped_storage()._cdata)
+class _Pieces:
+    """The memory of tensors, to be hashed."""
+
+    def __init__(self, tensors: list[Tensor]):
+        self._pieces = (library.Piece * len(tensors))()
+        for piece, t in zip(self._pieces, tensors, strict=True):
+            piece.bytes, piece.size = t.data_ptr(), t.nbytes
+
+    def hashed(self, lines: int) -> int:
+        return library.sample(self._pieces, lines)
 
 
-_IN_A_LIST = [sys.getrefcount(thing) for thing in [object()]][0]
-_ALONE = _memory_references(torch.empty(1, dtype=torch.uint8, device="cpu"))
+_memory_references = torch._C._storage_Use_Count  # of the address of a storage
+
+
+def _alone() -> int:
+    """The references to the memory of a tensor that is not shared, and whose storage Python has."""
+    t = torch.empty(1, dtype=torch.uint8, device="cpu")
+    memory = t.untyped_storage()
+    return _memory_references(memory._cdata)
+
+
+_ALONE, _IN_A_LIST = _alone(), next(map(sys.getrefcount, [object()]))
