@@ -68,7 +68,6 @@ def test_a_run_is_a_graph_and_equals_simulate(monkeypatch, generator, kind):
     with pretend_gpu(monkeypatch) as card:
         there = [card.on_card(x) for x in given]
         engine = pk.compile(card.moved(net), there[0])
-        assert isinstance(engine, pk.Engine)
         results = []
         for run, x in enumerate(there):
             card.clear()
