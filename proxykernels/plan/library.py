@@ -89,7 +89,7 @@ class Compiled:
             )
         self._tally, self.kept = c_int64 * (TALLIES * len(operations)), Kept * len(operations)
 
-    def tally(self) -> "Tally":
+    def tally(self) -> "PlanTally":
         """A new one."""
         return self._tally()
 
@@ -99,7 +99,7 @@ class Compiled:
 
 
 # int64 [operations][TALLIES]: spikes, additions of a weight for a spike, and those for a value of sigma-delta neurons.
-Tally = ctypes.Array
+PlanTally = ctypes.Array
 
 
 class Given(NamedTuple):
@@ -157,7 +157,7 @@ class Session:
         self._interrupts, self.runs = Interrupts(QUESTION), False
 
     def run(
-        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
+        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "PlanTally",
         asked: Rule | None = None, steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..plan.changes import follow_changes
 from ..plan.follow import follow
+from ..plan.follow_sigma_delta import follow_changes
 from ..sequences import is_sequence
 from ..spikes import Spikes
-from .changes import has_sigma_delta
+from .cuda_graph_engine import GraphEngine
 from .engine import LOOK_STEPS, Engine
-from .graph import GraphEngine
+from .sigma_delta_state import has_sigma_delta
 
 
 @torch.no_grad()

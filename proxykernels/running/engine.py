@@ -13,11 +13,11 @@ from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..plan import file
-from ..plan.library import CONSTANT, SPIKES, Compiled, Given, Session, Tally, Written
+from ..plan.library import CONSTANT, SPIKES, Compiled, Given, PlanTally, Session, Written
 from ..plan.operations import Kind, Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
-from . import changes
+from . import sigma_delta_state
 from .early_exit import LogitMargin, Stop, check_rule
 from .inputs import PlanInputs
 from .plan_result import ChangesFigures, PlanFigures
@@ -144,12 +144,12 @@ class Engine:
         except IndexError:
             return self.new_session()
 
-    def tally(self) -> Tally:
+    def tally(self) -> PlanTally:
         """For :meth:`advance` to count in."""
         return self._compiled.tally()
 
     def advance(
-        self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
+        self, session: Session, given: Given, T: int, tally: PlanTally, *, fresh: bool, counts: Tensor | None = None,
         keep: Iterable[int] = (), goes_on: bool = True, asked: Asked | AskedLead | None = None,
         steps: c_int64 | None = None,
     ) -> tuple[Output, dict[int, Tensor]]:  # fmt: skip
@@ -200,7 +200,7 @@ class Engine:
     def _room_for(self, k: int, N: int) -> Tensor:
         """For the states of an operation, as the library has them."""
         if self.plan.changes:
-            return changes.room_for(self.plan, k, N)
+            return sigma_delta_state.room_for(self.plan, k, N)
         op = self.plan.operations[k]
         C, H, W = image_of(self.plan.state_shape(op))
         return heap.empty(N, op.states, H * W, C)

@@ -14,8 +14,8 @@ from ..neurons import IFNeuron
 from ..plan.library import TALLIES
 from ..plan.operations import Kind, Operation, Slot
 from ..plan.plan import Plan
-from .changes import as_state
 from .result import Result, logits
+from .sigma_delta_state import as_state
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
 

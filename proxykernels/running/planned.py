@@ -19,17 +19,17 @@ from ..layers import Neurons
 from ..layers.parametrized import is_parametrized
 from ..network import Network
 from ..plan import library
-from ..plan.changes import follow_changes
 from ..plan.follow import follow
+from ..plan.follow_sigma_delta import follow_changes
 from ..plan.plan import Plan
 from ..sequences import constant_dims
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like
-from .changes import has_sigma_delta, ready_state
 from .early_exit import Stop
 from .engine import Engine
 from .inputs import input_of
 from .result import Result
+from .sigma_delta_state import has_sigma_delta, ready_state
 from .snapshot import CannotWatchError, Snapshot
 
 Key = tuple[tuple[int, ...], bool, str | None]  # shape of a sample, whether of values, precision

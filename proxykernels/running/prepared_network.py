@@ -23,7 +23,7 @@ from ..spikes.spike_tensor import Given, SpikeTensor
 from .records import ask
 from .state import check_calls, check_layers
 from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, unwatched
-from .synops import Counters, Tally
+from .synops import Counters, LayerTally
 
 
 class PreparedNetwork:
@@ -63,7 +63,7 @@ class PreparedNetwork:
 
         def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
             layer = _prepared(name, layer, layer in before_pools, precision)
-            tally = Tally(name, layer, self._counters, with_synops)
+            tally = LayerTally(name, layer, self._counters, with_synops)
             self.stateful_layers[name] = StatefulLayer(
                 name, layer, ahead, self.state.get(name), batch_statistics, tally, watch, seen
             )
@@ -112,7 +112,7 @@ class PreparedNetwork:
         for stateful in self.stateful_layers.values():
             stateful.restart()
 
-    def tallies(self) -> dict[str, Tally]:
+    def tallies(self) -> dict[str, LayerTally]:
         """The counts of each layer so far; later chunks do not change them."""
         counters = self._counters.copy()
         return {name: stateful.tally.copy(counters) for name, stateful in self.stateful_layers.items()}
