@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from ctypes import c_int64
 from functools import cache, lru_cache
 from pathlib import Path
@@ -149,7 +150,10 @@ class Session:
 
     Attributes:
         runs: whether a run is under way; of the caller itself, whose signal handlers Python calls in the middle of it.
+        kept: who may still ask for the states after its last run: a weak reference.
     """
+
+    kept: Callable[[], Any] = staticmethod(lambda: None)
 
     def __init__(self, compiled: Compiled):
         self._compiled, self._functions = compiled, compiled.functions

@@ -85,8 +85,8 @@ def run(
     if start is None and state:
         return None
     keep_freed()
-    numbers = [k for k, _ in engine.plan.stateful()]
-    return engine.simulate(engine.inputs.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
+    given = engine.inputs.as_given(given, T, sequence, constant)
+    return engine.simulate(given, T, stop, keep=engine.stateful, start=start)
 
 
 def run_changes(
@@ -105,8 +105,7 @@ def run_changes(
         except ValueError:  # the layers say by their names what is wrong
             return None
     given = engine.inputs.as_given(x, T, sequence, constant=not sequence)
-    keep = [] if state is None else [k for k, op in enumerate(engine.plan.operations) if engine.plan.change_states(op)]
-    return engine.simulate(given, T, stop, keep=keep, start=start)
+    return engine.simulate(given, T, stop, keep=() if state is None else engine.stateful, start=start)
 
 
 def output(net: Network, x: Any) -> Spikes | Tensor | None:

@@ -13,7 +13,8 @@ through ``.data`` or NumPy to some values of such a large tensor, that was had a
 import sys
 from collections import Counter
 from collections.abc import Callable
-from operator import is_, itemgetter
+from itertools import chain
+from operator import attrgetter, call, is_, itemgetter
 from types import FunctionType
 from typing import Any
 
@@ -42,8 +43,10 @@ class Snapshot:
 
     def __init__(self, net: nn.Module):
         self._kind, self._net = type(net), id(net)  # not the network itself, which is to be let go
-        self._objects: list[tuple[Any, type]] = []
-        self._dicts: list[tuple[dict, int, Callable[[dict], tuple], tuple]] = []  # with length, and what is known
+        self._objects: list[Any] = []
+        self._dicts: list[dict] = []
+        self._known: list[Callable[[dict], tuple]] = []  # what gives the values of a dict that are of known kinds
+        self._were: list[Any] = []  # these values, of one dict after the other
         self._lists: list[tuple[list, tuple]] = []
         self._empty: list[Any] = []
         self._times = Counter[int]()  # id of a tensor -> how many of these hold it
@@ -53,11 +56,13 @@ class Snapshot:
         self._seen = {id(net)}
         self._count_reads(net)
         self._follow_dict(vars(net))
-        self._sources = self._tensors_now()
+        self._kinds, self._lengths = [*map(type, self._objects)], [*map(len, self._dicts)]
+        self._sources = self._sources_now()
         self._guarded = [t for t in self._tensors if self._times[id(t)] == self._guards[id(t)]]
         self._memory = [t.untyped_storage() for t in self._guarded]
         self._addresses = [memory._cdata for memory in self._memory]
-        self._references = [_IN_A_LIST + 1 + 2 * self._times[id(t)] for t in self._guarded]
+        held = self._times + Counter(map(id, self._were))
+        self._references = [_IN_A_LIST + 1 + held[id(t)] for t in self._guarded]
         guarded = set(map(id, self._guarded))
         self._all, self._others = _Pieces(self._tensors), _Pieces([t for t in self._tensors if id(t) not in guarded])
         self._reads, self._were_shared = self._reads_now(), self._are_shared()
@@ -65,20 +70,19 @@ class Snapshot:
 
     def holds(self, net: nn.Module) -> bool:
         """Whether all is as it was."""
-        if type(net) is not self._kind or any(self._empty):
+        if type(net) is not self._kind or any(self._empty) or [*map(len, self._dicts)] != self._lengths:
             return False
-        if not all(type(thing) is kind for thing, kind in self._objects):
+        if [*map(type, self._objects)] != self._kinds:
             return False
         try:
-            for things, length, known, were in self._dicts:
-                if len(things) != length or not all(map(is_, known(things), were)):
-                    return False
+            if not all(map(is_, chain.from_iterable(map(call, self._known, self._dicts)), self._were)):
+                return False
         except KeyError:
             return False
         for listed, were in self._lists:
             if len(listed) != len(were) or not all(map(is_, listed, were)):
                 return False
-        return self._tensors_now() == self._sources and self._values_hold()
+        return self._sources_now() == self._sources and self._values_hold()
 
     def _values_hold(self) -> bool:
         reads, shared = self._reads_now(), self._are_shared()
@@ -98,8 +102,8 @@ class Snapshot:
             or [*map(sys.getrefcount, self._guarded)] != self._references
         )
 
-    def _tensors_now(self) -> list[tuple[int, int]]:
-        return [(t._version, t.data_ptr()) for t in self._tensors]
+    def _sources_now(self) -> list[int]:
+        return [*map(_version, self._tensors), *map(Tensor.data_ptr, self._tensors)]
 
     def _follow(self, thing: Any) -> bool:
         """Whether it is of a kind that is known: others are not what layers compute with."""
@@ -124,7 +128,7 @@ class Snapshot:
         elif isinstance(thing, set | frozenset) and not thing:
             self._empty.append(thing)
         elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("proxykernels."):
-            self._objects.append((thing, type(thing)))
+            self._objects.append(thing)
             self._count_reads(thing)
             self._follow_dict(vars(thing))
         else:
@@ -141,8 +145,10 @@ class Snapshot:
             self._empty.append(things)
             return
         known = [key for key, thing in things.items() if key != READS and self._follow(thing)]
-        get = _getter(known)
-        self._dicts.append((things, len(things), get, get(things)))
+        get = itemgetter(*known, known[0]) if known else _no_values  # of one key alone it would give no tuple
+        self._dicts.append(things)
+        self._known.append(get)
+        self._were += get(things)
 
     def _follow_tensor(self, t: Tensor) -> None:
         plain = type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided and t.is_cpu and not t.is_inference()
@@ -150,13 +156,6 @@ class Snapshot:
         if not (plain and dense) or t.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(t):
             raise CannotWatchError
         self._tensors.append(t)
-
-
-def _getter(keys: list) -> Callable[[dict], tuple]:
-    """What gives the values of keys."""
-    if len(keys) > 1:
-        return itemgetter(*keys)
-    return lambda things: tuple(things[key] for key in keys)
 
 
 class _Pieces:
@@ -171,6 +170,11 @@ class _Pieces:
         return library.sample(self._pieces, lines)
 
 
+def _no_values(things: dict) -> tuple:
+    return ()
+
+
+_version = attrgetter("_version")
 _memory_references = torch._C._storage_Use_Count  # of the address of a storage
 
 
