@@ -306,7 +306,7 @@ DEFECTS = {
         "tests/package/test_sigma_delta.py",
     ),
     "sigma-delta: samples that have stopped": Defect(
-        "proxykernels/running/sigma_delta.py",
+        "proxykernels/running/sigma_delta_layers.py",
         "self.index = self.index[~decided]",
         "pass",
         "tests/package/test_sigma_delta_states.py",

@@ -73,10 +73,23 @@ class NeuronAttributes(nn.Module):
         self._buffers.pop(name, None)
 
     def __getattr__(self, name: str) -> Any:
+        self._count_read()
+        return super().__getattr__(name)
+
+    @property
+    def _parameters(self) -> dict[str, nn.Parameter | None]:  # type: ignore[override]
+        """Torch's own, which its iterators ask for; torch itself looks into ``__dict__``."""
+        self._count_read()
+        return self.__dict__["_parameters"]
+
+    @_parameters.setter
+    def _parameters(self, parameters: dict[str, nn.Parameter | None]) -> None:
+        self.__dict__["_parameters"] = parameters
+
+    def _count_read(self) -> None:
         reads = self.__dict__.get(READS)
         if reads is not None and not torch.compiler.is_compiling():
             reads[0] += 1
-        return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A number may take the place of a tensor, and a tensor that of a number."""

@@ -78,7 +78,7 @@ class Changes:
 
 
 @dataclass
-class Tally:
+class ChangesTally:
     """What is counted of a layer.
 
     Attributes:
@@ -111,7 +111,7 @@ class Tally:
         return self.spikes / self.places if self.places else math.nan
 
 
-def read(tallies: Iterable[Tally]) -> None:
+def read(tallies: Iterable[ChangesTally]) -> None:
     """Add the counts that are on a GPU to tallies, which waits for it once."""
     waiting = [(tally, *entry) for tally in tallies for entry in tally.on_device]
     counts = torch.stack([count for *_, count in waiting]).tolist() if waiting else []
@@ -158,7 +158,12 @@ class SigmaDeltaNeurons(SpikingLayer):
         return arrived if self.pool is None else self.pool.affine(arrived)
 
     def run(
-        self, inputs: Sequence[Changes], T: int, tally: Tally, state: list[Tensor] | None = None, fresh: bool = True
+        self,
+        inputs: Sequence[Changes],
+        T: int,
+        tally: ChangesTally,
+        state: list[Tensor] | None = None,
+        fresh: bool = True,
     ) -> Changes:
         """What the layer gives in T steps; without neurons in as many as its inputs have.
 

@@ -17,7 +17,8 @@ from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..network import Network
 from ..neurons import IFNeuron
-from . import pooling, pools_and_moves
+from . import pools_and_moves
+from .averages import without_averages
 from .followed_values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
 from .operations import Kind, Operation, PlannedNeurons, Shape, Window, image_of
 from .plain_modules import check_forward, is_replaced
@@ -38,7 +39,6 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
     follower = Follower(Plan(shape, real, precision), copies)
-    net = net if precision is not None else pooling.without_averages(net)  # as simulate does
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
     if plan.operations and value.shape != plan.last.shape:  # one pixel, that was flattened
@@ -52,7 +52,7 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     shaped = plan.shaped
     if value.real and not (shaped.neurons and not shaped.neurons.fires):
         refuse("", net, "it must end in spikes, or in a readout")
-    return plan
+    return plan if precision is not None else without_averages(plan)  # rounded weights are those of the layer as it is
 
 
 class Follower:
@@ -114,8 +114,7 @@ class Follower:
         return self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
 
     def _neurons(self, path: str, layer: Neurons, inputs: tuple[Value, ...]) -> Value:
-        merged = layer if isinstance(layer, pooling.MergedProduct) else None
-        layer = with_plain_weights(merged.layer if merged else layer)
+        layer = with_plain_weights(layer)
         if type(layer)._fire not in _FIRES:
             refuse(path, layer, "it computes in a way of its own")
         if isinstance(layer, layers.FusedRecurrentLinear):
@@ -131,8 +130,7 @@ class Follower:
         shape: Shape = ()
         bias: Tensor | None = None
         for synapse, x in terms:
-            parameters = merged.parameters_now if merged else synapse.parameters
-            weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else parameters()
+            weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else synapse.parameters()
             window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
                 refuse(path, layer, f"its synapses give {shape} and {its_shape}")
@@ -196,7 +194,6 @@ class Follower:
         return Window(x.slot, kernel, synapse.stride, (top, left), dilation, weight, groups), shape
 
     _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
-        pooling.SparedPool: pools_and_moves.spared_pool,
         nn.Sequential: _sequential,
         Network: _network,
         nn.Identity: _same,

@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 from ctypes import c_int64
 from functools import cache, lru_cache
 from pathlib import Path
@@ -89,7 +90,7 @@ class Compiled:
             )
         self._tally, self.kept = c_int64 * (TALLIES * len(operations)), Kept * len(operations)
 
-    def tally(self) -> "Tally":
+    def tally(self) -> "PlanTally":
         """A new one."""
         return self._tally()
 
@@ -99,7 +100,7 @@ class Compiled:
 
 
 # int64 [operations][TALLIES]: spikes, additions of a weight for a spike, and those for a value of sigma-delta neurons.
-Tally = ctypes.Array
+PlanTally = ctypes.Array
 
 
 class Given(NamedTuple):
@@ -149,7 +150,10 @@ class Session:
 
     Attributes:
         runs: whether a run is under way; of the caller itself, whose signal handlers Python calls in the middle of it.
+        kept: who may still ask for the states after its last run: a weak reference.
     """
+
+    kept: Callable[[], Any] = staticmethod(lambda: None)
 
     def __init__(self, compiled: Compiled):
         self._compiled, self._functions = compiled, compiled.functions
@@ -157,7 +161,7 @@ class Session:
         self._interrupts, self.runs = Interrupts(QUESTION), False
 
     def run(
-        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "Tally",
+        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "PlanTally",
         asked: Rule | None = None, steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.

@@ -114,6 +114,12 @@ class Plan:
         """Operations that have states, with their numbers. The currents of recurrent neurons are a part of these."""
         return [(k, op) for k, op in enumerate(self.operations) if op.states and k not in self.within]
 
+    def numbers_with_states(self) -> tuple[int, ...]:
+        """The numbers of operations that have states."""
+        if self.changes:
+            return tuple(k for k, op in enumerate(self.operations) if self.change_states(op))
+        return tuple(k for k, _ in self.stateful())
+
     def parts(self, k: int) -> list[int]:
         """The numbers of the operations that are one layer with the k-th: this one, and what makes its currents."""
         op = self.operations[k]

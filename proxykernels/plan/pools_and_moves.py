@@ -13,7 +13,6 @@ from torch import nn
 from .. import layers
 from ..checks import window_checks
 from ..kernels import heap
-from . import pooling as averages
 from .followed_values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
 from .operations import Kind, Operation, Shape, Window, image_of
 from .quantize import quantized
@@ -56,14 +55,6 @@ def adaptive_pool(follower, path: str, module: Any, x: Value) -> Value:
         return x
     shape = (C, out[1]) if one_axis else (C, *out)
     return follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
-
-
-def spared_pool(follower, path: str, module: averages.SparedPool, x: Value) -> Value:
-    """An average that the matrix product behind it takes over, of spikes of few pixels; else as it is."""
-    (pooled,) = module.pool
-    if not x.real and module.is_spared(x.shape):
-        return x
-    return (adaptive_pool if isinstance(pooled, layers.AdaptiveAvgPool2d) else pool)(follower, path, pooled, x)
 
 
 def voting(follower, path: str, module: Any, x: Value) -> Value:

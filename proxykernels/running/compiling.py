@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..plan.changes import follow_changes
 from ..plan.follow import follow
+from ..plan.follow_sigma_delta import follow_changes
 from ..sequences import is_sequence
 from ..spikes import Spikes
-from .changes import has_sigma_delta
+from .cuda_graph_engine import GraphEngine
 from .engine import LOOK_STEPS, Engine
-from .graph import GraphEngine
+from .sigma_delta_state import has_sigma_delta
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
         name, got = ("x", f"on {x.device}") if precision is None else ("precision", repr(precision))
         raise ValueError(f"an engine of sigma-delta neurons takes float32 weights and a CPU, got {name} {got}")
     if x.device.type == "cuda":
-        return GraphEngine(net, samples, T, precision)
+        return GraphEngine(net, samples, T, precision)  # type: ignore[return-value]  # called as one; no files, no streams
     if x.device.type != "cpu":
         raise ValueError(f"x must be on a CPU or a GPU, where an engine can run, got {x.device}")
     real = isinstance(x, Tensor) and x.dtype != torch.bool

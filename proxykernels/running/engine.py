@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 from ctypes import c_int64
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -13,13 +13,14 @@ from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..plan import file
-from ..plan.library import CONSTANT, SPIKES, Compiled, Given, Session, Tally, Written
+from ..plan.library import CONSTANT, SPIKES, Compiled, Given, PlanTally, Session, Written
 from ..plan.operations import Kind, Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
-from . import changes
+from . import sigma_delta_state
 from .early_exit import LogitMargin, Stop, check_rule
 from .inputs import PlanInputs
+from .kept_states import LEAST, MOST, KeptStates, read_before_it_runs
 from .plan_result import ChangesFigures, PlanFigures
 from .result import Output, Result, table
 from .stopping import Asked, AskedLead, LogitReadout
@@ -54,6 +55,8 @@ class Engine:
         self._step_bytes = H * W * (4 * C if plan.last.real else pixel_bytes(C))  # of the output of a sample
         self._fixed_bytes = H * W * 4 * C  # of its counts
         self._room = checks.memory(heap.CPU)
+        self.stateful = plan.numbers_with_states()
+        self._state_bytes = {k: self._room_for(k, 1).nbytes for k in self.stateful}  # of a sample
 
     def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest.
@@ -88,7 +91,8 @@ class Engine:
     ) -> Result:  # fmt: skip
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
         operations that have some, as the library has them; None: from rest."""
-        session, tally = self.session(), self.tally()
+        numbers, session, tally = tuple(keep), self.session(), self.tally()
+        later = stop is None and LEAST < given.N * sum(map(self._state_bytes.__getitem__, numbers)) <= MOST
         if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
         asked: Asked | AskedLead | None = None
@@ -100,8 +104,10 @@ class Engine:
             for k, states in (start or {}).items():
                 session.write(k, states)
             output, kept = self.advance(
-                session, given, T, tally, fresh=start is None, keep=keep, goes_on=False, asked=asked
+                session, given, T, tally, fresh=start is None, keep=() if later else numbers, goes_on=later, asked=asked
             )
+            if later:
+                kept = KeptStates(session, numbers, partial(self._room_for, N=given.N))
         finally:
             self._sessions.append(session)
         sample_steps, runs = (given.N * T, given.N) if asked is None else asked.ran()
@@ -138,18 +144,27 @@ class Engine:
         return Session(self._compiled)
 
     def session(self) -> Session:
-        """One that nobody uses; it goes back to ``_sessions``."""
+        """One that nobody uses; it goes back to ``_sessions``. Rather a second one than one whose states are kept."""
         try:
-            return self._sessions.pop()
+            session = self._sessions.pop()
         except IndexError:
             return self.new_session()
+        if session.kept() is None:
+            return session
+        try:
+            other = self._sessions.pop(0)
+        except IndexError:
+            other = self.new_session()
+        self._sessions.append(session)
+        read_before_it_runs(other)
+        return other
 
-    def tally(self) -> Tally:
+    def tally(self) -> PlanTally:
         """For :meth:`advance` to count in."""
         return self._compiled.tally()
 
     def advance(
-        self, session: Session, given: Given, T: int, tally: Tally, *, fresh: bool, counts: Tensor | None = None,
+        self, session: Session, given: Given, T: int, tally: PlanTally, *, fresh: bool, counts: Tensor | None = None,
         keep: Iterable[int] = (), goes_on: bool = True, asked: Asked | AskedLead | None = None,
         steps: c_int64 | None = None,
     ) -> tuple[Output, dict[int, Tensor]]:  # fmt: skip
@@ -200,7 +215,7 @@ class Engine:
     def _room_for(self, k: int, N: int) -> Tensor:
         """For the states of an operation, as the library has them."""
         if self.plan.changes:
-            return changes.room_for(self.plan, k, N)
+            return sigma_delta_state.room_for(self.plan, k, N)
         op = self.plan.operations[k]
         C, H, W = image_of(self.plan.state_shape(op))
         return heap.empty(N, op.states, H * W, C)

@@ -1,7 +1,7 @@
 """The figures of a network that the library ran."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -14,8 +14,8 @@ from ..neurons import IFNeuron
 from ..plan.library import TALLIES
 from ..plan.operations import Kind, Operation, Slot
 from ..plan.plan import Plan
-from .changes import as_state
 from .result import Result, logits
+from .sigma_delta_state import as_state
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
 
@@ -38,13 +38,13 @@ class PlanFigures:
     runs: int
     given: Slot
     constant: bool
-    kept: dict[int, Tensor]
+    kept: Mapping[int, Tensor]
     start: dict[int, Tensor]
 
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
         counted = {name: getattr(self, name) for name in ("rates", "places", "sums", "synops", "relu_joules")}
-        return self.__dict__ | counted | {"plan": self.plan.without_weights(), "tally": None}
+        return self.__dict__ | counted | {"plan": self.plan.without_weights(), "tally": None, "kept": dict(self.kept)}
 
     @cached_property
     def rates(self) -> dict[str, float]:

@@ -19,17 +19,17 @@ from ..layers import Neurons
 from ..layers.parametrized import is_parametrized
 from ..network import Network
 from ..plan import library
-from ..plan.changes import follow_changes
 from ..plan.follow import follow
+from ..plan.follow_sigma_delta import follow_changes
 from ..plan.plan import Plan
 from ..sequences import constant_dims
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like
-from .changes import has_sigma_delta, ready_state
 from .early_exit import Stop
 from .engine import Engine
 from .inputs import input_of
 from .result import Result
+from .sigma_delta_state import has_sigma_delta, ready_state
 from .snapshot import CannotWatchError, Snapshot
 
 Key = tuple[tuple[int, ...], bool, str | None]  # shape of a sample, whether of values, precision
@@ -85,8 +85,8 @@ def run(
     if start is None and state:
         return None
     keep_freed()
-    numbers = [k for k, _ in engine.plan.stateful()]
-    return engine.simulate(engine.inputs.as_given(given, T, sequence, constant), T, stop, keep=numbers, start=start)
+    given = engine.inputs.as_given(given, T, sequence, constant)
+    return engine.simulate(given, T, stop, keep=engine.stateful, start=start)
 
 
 def run_changes(
@@ -105,8 +105,7 @@ def run_changes(
         except ValueError:  # the layers say by their names what is wrong
             return None
     given = engine.inputs.as_given(x, T, sequence, constant=not sequence)
-    keep = [] if state is None else [k for k, op in enumerate(engine.plan.operations) if engine.plan.change_states(op)]
-    return engine.simulate(given, T, stop, keep=keep, start=start)
+    return engine.simulate(given, T, stop, keep=() if state is None else engine.stateful, start=start)
 
 
 def output(net: Network, x: Any) -> Spikes | Tensor | None:

@@ -1,6 +1,7 @@
 """A network prepared for simulation: its layers keep their state from chunk to chunk, and spikes are counted."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import pairwise
 from types import MethodType
 from typing import Any
 
@@ -10,19 +11,19 @@ from torch import Tensor, nn
 from .. import checks
 from ..checks import chunked_passes
 from ..kernels import constant_cache, value_checks_cache
-from ..layers import Dropout, Neurons, SpikingLayer
+from ..layers import Dropout, FusedConv2d, MaxPool2d, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
 from ..layers.parametrized import shallow_copy, uncompiled, with_plain_weights
+from ..network import Network
 from ..plan.plain_modules import check_forward, with_path
-from ..plan.pooling import layers_before_pools, without_averages
 from ..plan.quantize import Rounded, quantized
 from ..spikes import Spikes
 from ..spikes.spike_tensor import Given, SpikeTensor
 from .records import ask
 from .state import check_calls, check_layers
 from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, unwatched
-from .synops import Counters, Tally
+from .synops import Counters, LayerTally
 
 
 class PreparedNetwork:
@@ -58,13 +59,11 @@ class PreparedNetwork:
         self.net, self.state, self.stateful_layers = net, state or {}, dict[str, StatefulLayer]()
         self._batch_statistics, self._dtype = batch_statistics, dtype
         self._counters, self._dropouts = Counters(), list[HeldDropout]()
-        if precision is None and not batch_statistics:  # rounded weights are those of the layer as it is
-            net = without_averages(net)
-        before_pools = layers_before_pools(net)
+        before_pools = _before_pools(net)
 
         def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
             layer = _prepared(name, layer, layer in before_pools, precision)
-            tally = Tally(name, layer, self._counters, with_synops)
+            tally = LayerTally(name, layer, self._counters, with_synops)
             self.stateful_layers[name] = StatefulLayer(
                 name, layer, ahead, self.state.get(name), batch_statistics, tally, watch, seen
             )
@@ -113,7 +112,7 @@ class PreparedNetwork:
         for stateful in self.stateful_layers.values():
             stateful.restart()
 
-    def tallies(self) -> dict[str, Tally]:
+    def tallies(self) -> dict[str, LayerTally]:
         """The counts of each layer so far; later chunks do not change them."""
         counters = self._counters.copy()
         return {name: stateful.tally.copy(counters) for name, stateful in self.stateful_layers.items()}
@@ -158,6 +157,26 @@ def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str
         layer = shallow_copy(layer)
         layer.pool_follows = True  # type: ignore[assignment]  # torch's modules are annotated as full of modules
     return layer if precision is None else quantized(name, layer, precision)
+
+
+def _before_pools(net: nn.Module) -> set[nn.Module]:
+    """The convolutions of a network that :class:`MaxPool2d` by 2 x 2 follows, where it is written down what follows: in
+    an nn.Sequential or a :class:`Network`. A GPU pools in their launch."""
+    pairs: list[tuple[nn.Module | None, nn.Module]] = []
+    for module in net.modules():
+        if isinstance(module, nn.Sequential):
+            pairs += pairwise(module)
+        elif isinstance(module, Network):
+            layers = {name: layer for name, layer, _ in module.layers()}
+            pairs += [(layers.get(source), layer) for _, layer, sources in module.layers() for source in sources]
+    return {layer for layer, following in pairs if isinstance(layer, FusedConv2d) and _is_two_by_two(following)}
+
+
+def _is_two_by_two(layer: nn.Module) -> bool:
+    if not isinstance(layer, MaxPool2d):
+        return False
+    stride = layer.kernel_size if layer.stride is None else layer.stride
+    return all(size in (2, (2, 2), [2, 2]) for size in (layer.kernel_size, stride)) and layer.padding in (0, (0, 0))
 
 
 def replace_neurons(

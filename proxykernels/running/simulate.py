@@ -12,14 +12,14 @@ from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
 from . import planned as plans
-from . import sigma_delta
-from .changes import has_sigma_delta
+from . import sigma_delta_layers
 from .chunks import Chunks
 from .early_exit import Batch, LogitMargin, Stop, check_rule
 from .inputs import input_of
 from .prepared_network import PreparedNetwork
 from .replay import Replay
 from .result import LayerFigures, Result, logits
+from .sigma_delta_state import has_sigma_delta
 from .stateful_layer import StatefulLayer, unwatched
 
 
@@ -107,7 +107,7 @@ def run(
     if has_sigma_delta(net):
         explains, trains = watch is not unwatched, bool(batch_statistics or masks)
         options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
-        return sigma_delta.simulate(net, x, T, **options, explain=explains, training=trains)
+        return sigma_delta_layers.simulate(net, x, T, **options, explain=explains, training=trains)
     check_rule(stop)
     if state and isinstance(stop, LogitMargin):
         raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")

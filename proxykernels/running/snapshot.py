@@ -1,17 +1,20 @@
 """A network as it was: whether something that it computes with has changed since.
 
 Attributes, and the versions and addresses of tensors, are compared one by one. Torch counts each write in the version
-of a tensor, unless it goes through ``tensor.data`` or NumPy. Where such a write may hide, a hash of all values is
-compared: where a layer was asked for one of its tensors since the last look, and where somebody else holds a tensor or
-its memory. Elsewhere a hash of small tensors and of LINES lines of each larger one is compared.
+of a tensor, unless it goes through ``tensor.data`` or NumPy. To write so one must have the tensor. Layers of neurons
+count who asks for their parameters, one by one or by an iterator, and Python and torch count who has them and their
+memory. Where somebody asked since the last look, or had one then or has one now, a hash of all values is compared.
 
-So one kind of write is not seen: one through ``.data`` or NumPy to some values of a tensor of more than 64 LINES bytes,
-that was had from ``net.parameters()`` or another such iterator, and was let go since.
+Tensors of other modules, such as a BatchNorm within a layer, can be had without being counted. A hash of them is
+compared at each look; of one of more than 64 LINES bytes, of LINES lines of it. So one kind of write is not seen: one
+through ``.data`` or NumPy to some values of such a large tensor, that was had and let go since the last look.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable
-from operator import is_, itemgetter
+from itertools import chain
+from operator import attrgetter, call, is_, itemgetter
 from types import FunctionType
 from typing import Any
 
@@ -40,60 +43,67 @@ class Snapshot:
 
     def __init__(self, net: nn.Module):
         self._kind, self._net = type(net), id(net)  # not the network itself, which is to be let go
-        self._objects: list[tuple[Any, type]] = []
-        self._dicts: list[tuple[dict, int, Callable[[dict], tuple], tuple]] = []  # with length, and what is known
+        self._objects: list[Any] = []
+        self._dicts: list[dict] = []
+        self._known: list[Callable[[dict], tuple]] = []  # what gives the values of a dict that are of known kinds
+        self._were: list[Any] = []  # these values, of one dict after the other
         self._lists: list[tuple[list, tuple]] = []
         self._empty: list[Any] = []
-        self._times: dict[int, int] = {}  # id of a tensor -> how many of these hold it
+        self._times = Counter[int]()  # id of a tensor -> how many of these hold it
+        self._guards = Counter[int]()  # the same of those that count who asks for it
         self._tensors: list[Tensor] = []
         self._counted: list[list[int]] = []  # reads of layers
         self._seen = {id(net)}
         self._count_reads(net)
         self._follow_dict(vars(net))
-        self._sources = self._tensors_now()
-        self._large = [t for t in self._tensors if t.nbytes > WHOLE]
-        self._references = [_IN_A_LIST + 1 + 2 * self._times[id(t)] for t in self._large]
-        self._pieces = (library.Piece * len(self._tensors))()
-        for piece, t in zip(self._pieces, self._tensors, strict=True):
-            piece.bytes, piece.size = t.data_ptr(), t.nbytes
-        self._reads = sum(reads for (reads,) in self._counted)
-        self._hash, self._sample = self._hashed(EVERY_LINE), self._hashed(LINES)
+        self._kinds, self._lengths = [*map(type, self._objects)], [*map(len, self._dicts)]
+        self._sources = self._sources_now()
+        self._guarded = [t for t in self._tensors if self._times[id(t)] == self._guards[id(t)]]
+        self._memory = [t.untyped_storage() for t in self._guarded]
+        self._addresses = [memory._cdata for memory in self._memory]
+        held = self._times + Counter(map(id, self._were))
+        self._references = [_IN_A_LIST + 1 + held[id(t)] for t in self._guarded]
+        guarded = set(map(id, self._guarded))
+        self._all, self._others = _Pieces(self._tensors), _Pieces([t for t in self._tensors if id(t) not in guarded])
+        self._reads, self._were_shared = self._reads_now(), self._are_shared()
+        self._hash, self._sample = self._all.hashed(EVERY_LINE), self._others.hashed(LINES)
 
     def holds(self, net: nn.Module) -> bool:
         """Whether all is as it was."""
-        if type(net) is not self._kind or any(self._empty):
+        if type(net) is not self._kind or any(self._empty) or [*map(len, self._dicts)] != self._lengths:
             return False
-        if not all(type(thing) is kind for thing, kind in self._objects):
+        if [*map(type, self._objects)] != self._kinds:
             return False
         try:
-            for things, length, known, were in self._dicts:
-                if len(things) != length or not all(map(is_, known(things), were)):
-                    return False
+            if not all(map(is_, chain.from_iterable(map(call, self._known, self._dicts)), self._were)):
+                return False
         except KeyError:
             return False
         for listed, were in self._lists:
             if len(listed) != len(were) or not all(map(is_, listed, were)):
                 return False
-        return self._tensors_now() == self._sources and self._values_hold()
+        return self._sources_now() == self._sources and self._values_hold()
 
     def _values_hold(self) -> bool:
-        reads = sum(reads for (reads,) in self._counted)
-        if reads == self._reads and not self._are_shared():
-            return self._hashed(LINES) == self._sample
-        self._reads = reads
-        return self._hashed(EVERY_LINE) == self._hash
+        reads, shared = self._reads_now(), self._are_shared()
+        if reads == self._reads and not (shared or self._were_shared):
+            return self._others.hashed(LINES) == self._sample
+        self._reads, self._were_shared = reads, shared
+        return self._all.hashed(EVERY_LINE) == self._hash
+
+    def _reads_now(self) -> int:
+        return sum(reads for (reads,) in self._counted)
 
     def _are_shared(self) -> bool:
-        """Whether somebody else holds a large tensor, or another tensor or an array with its memory."""
-        if [sys.getrefcount(t) for t in self._large] != self._references:
-            return True
-        return any(_memory_references(t) > _ALONE for t in self._large)
+        """Whether somebody else holds a guarded tensor, or another tensor or an array with its memory."""
+        return (
+            any(map(_ALONE.__ne__, map(_memory_references, self._addresses)))
+            or any(map(_IN_A_LIST.__ne__, map(sys.getrefcount, self._memory)))
+            or [*map(sys.getrefcount, self._guarded)] != self._references
+        )
 
-    def _hashed(self, lines: int) -> int:
-        return library.sample(self._pieces, lines)
-
-    def _tensors_now(self) -> list[tuple[int, int]]:
-        return [(t._version, t.data_ptr()) for t in self._tensors]
+    def _sources_now(self) -> list[int]:
+        return [*map(_version, self._tensors), *map(Tensor.data_ptr, self._tensors)]
 
     def _follow(self, thing: Any) -> bool:
         """Whether it is of a kind that is known: others are not what layers compute with."""
@@ -102,7 +112,7 @@ class Snapshot:
         if id(thing) == self._net:
             raise CannotWatchError  # it would hold itself, and never be let go
         if isinstance(thing, Tensor):
-            self._times[id(thing)] = self._times.get(id(thing), 0) + 1
+            self._times[id(thing)] += 1
         if id(thing) in self._seen:
             return True
         self._seen.add(id(thing))
@@ -118,7 +128,7 @@ class Snapshot:
         elif isinstance(thing, set | frozenset) and not thing:
             self._empty.append(thing)
         elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("proxykernels."):
-            self._objects.append((thing, type(thing)))
+            self._objects.append(thing)
             self._count_reads(thing)
             self._follow_dict(vars(thing))
         else:
@@ -128,14 +138,17 @@ class Snapshot:
     def _count_reads(self, thing: Any) -> None:
         if isinstance(thing, NeuronAttributes):
             self._counted.append(count_reads(thing))
+            self._guards.update(id(t) for t in vars(thing)["_parameters"].values() if t is not None)
 
     def _follow_dict(self, things: dict) -> None:
         if not things:
             self._empty.append(things)
             return
         known = [key for key, thing in things.items() if key != READS and self._follow(thing)]
-        get = _getter(known)
-        self._dicts.append((things, len(things), get, get(things)))
+        get = itemgetter(*known, known[0]) if known else _no_values  # of one key alone it would give no tuple
+        self._dicts.append(things)
+        self._known.append(get)
+        self._were += get(things)
 
     def _follow_tensor(self, t: Tensor) -> None:
         plain = type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided and t.is_cpu and not t.is_inference()
@@ -145,16 +158,31 @@ class Snapshot:
         self._tensors.append(t)
 
 
-def _getter(keys: list) -> Callable[[dict], tuple]:
-    """What gives the values of keys."""
-    if len(keys) > 1:
-        return itemgetter(*keys)
-    return lambda things: tuple(things[key] for key in keys)
+class _Pieces:
+    """The memory of tensors, to be hashed."""
+
+    def __init__(self, tensors: list[Tensor]):
+        self._pieces = (library.Piece * len(tensors))()
+        for piece, t in zip(self._pieces, tensors, strict=True):
+            piece.bytes, piece.size = t.data_ptr(), t.nbytes
+
+    def hashed(self, lines: int) -> int:
+        return library.sample(self._pieces, lines)
 
 
-def _memory_references(t: Tensor) -> int:
-    return torch._C._storage_Use_Count(t.untyped_storage()._cdata)
+def _no_values(things: dict) -> tuple:
+    return ()
 
 
-_IN_A_LIST = [sys.getrefcount(thing) for thing in [object()]][0]
-_ALONE = _memory_references(torch.empty(1, dtype=torch.uint8, device="cpu"))
+_version = attrgetter("_version")
+_memory_references = torch._C._storage_Use_Count  # of the address of a storage
+
+
+def _alone() -> int:
+    """The references to the memory of a tensor that is not shared, and whose storage Python has."""
+    t = torch.empty(1, dtype=torch.uint8, device="cpu")
+    memory = t.untyped_storage()
+    return _memory_references(memory._cdata)
+
+
+_ALONE, _IN_A_LIST = _alone(), next(map(sys.getrefcount, [object()]))

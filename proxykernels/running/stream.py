@@ -13,11 +13,11 @@ from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..network import Network
-from ..plan.library import Tally
+from ..plan.library import PlanTally
 from ..plan.plan import Plan
 from ..spikes import Spikes
-from .changes import read_state, ready_state
 from .plan_result import logits_of
+from .sigma_delta_state import read_state, ready_state
 
 
 def _sample_bytes(plan: Plan) -> int:
@@ -37,7 +37,7 @@ class _Past:
     ends: whatever interrupts it, they agree with the states."""
 
     counts: Tensor | None  # None: of a readout
-    tally: Tally
+    tally: PlanTally
     steps: c_int64 = field(default_factory=c_int64)
     at_rest: bool = True  # before the first step
     start: Tensor | None = None  # the last operation's state that logits count from; None: rest

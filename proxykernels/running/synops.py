@@ -127,7 +127,7 @@ class SynOps:
         return ACCUMULATE_JOULES * additions + MULTIPLY_ACCUMULATE_JOULES * products
 
 
-class Tally:
+class LayerTally:
     """Spikes and synaptic operations of one layer, summed over chunks and calls.
 
     Attributes:
@@ -146,7 +146,7 @@ class Tally:
         self._spikes: list[Tensor] = []
         self._accumulates: list[Tensor] = []
 
-    def copy(self, counters: Counters) -> "Tally":
+    def copy(self, counters: Counters) -> "LayerTally":
         """The counts so far; ``counters``: those of its own."""
         other = copy.copy(self)
         other.counters, other._spikes, other._accumulates = counters, list(self._spikes), list(self._accumulates)

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import proxykernels as pk
-from proxykernels.plan.changes import follow_changes
 from proxykernels.plan.file import checksum
 from proxykernels.plan.follow import follow
+from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.plan.plan import Plan
 from proxykernels.running.engine import Engine
 

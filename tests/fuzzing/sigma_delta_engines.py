@@ -13,7 +13,7 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
-from proxykernels.plan.changes import follow_changes
+from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.plan.followed_values import CannotFollowError
 from proxykernels.plan.operations import Kind
 from proxykernels.running.engine import Engine

@@ -10,7 +10,7 @@ from sigma_delta_nets import by_layers, exact, nets_fixture, pooled_fixture  # n
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.plan.changes import follow_changes
+from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.running.engine import Engine
 
 TARGETS = ("portable", "avx2", "avx512")

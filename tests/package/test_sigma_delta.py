@@ -83,7 +83,7 @@ def test_batches_are_their_samples(nets, monkeypatch):
     ann, x = nets
     net = pk.convert(ann, x, neuron="sigma-delta")
     whole = pk.simulate(net, x, 4)
-    monkeypatch.setattr("proxykernels.running.sigma_delta.BYTES", {"cpu": 1})
+    monkeypatch.setattr("proxykernels.running.sigma_delta_layers.BYTES", {"cpu": 1})
     one_by_one = by_layers(net, x, 4)
     assert equal(whole.potentials, one_by_one.potentials) and whole.rates == one_by_one.rates
     assert pk.simulate(net, x[:0], 3).potentials.shape == (3, 0, 5)

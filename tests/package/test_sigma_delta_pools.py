@@ -116,14 +116,14 @@ def test_samples_stop_when_they_have_settled(pooled):
 @torch.no_grad()
 def test_what_arrives_before_the_pooling_counts_as_memory(pooled, monkeypatch):
     """Samples that go together must fit, with all that lies between their layers."""
-    from proxykernels.running import sigma_delta
+    from proxykernels.running import sigma_delta_layers
 
     ann, x = pooled
     net = pk.convert(ann, x, neuron="sigma-delta")
     needed = []
-    run = sigma_delta._Samples.run
+    run = sigma_delta_layers._Samples.run
     monkeypatch.setattr(
-        sigma_delta._Samples, "run", lambda self, *given: (run(self, *given), needed.append(self.needed))[0]
+        sigma_delta_layers._Samples, "run", lambda self, *given: (run(self, *given), needed.append(self.needed))[0]
     )
     by_layers(net, x[:1], 4)
     assert needed[0] >= 4 * 4 * 18 * 18 * 12

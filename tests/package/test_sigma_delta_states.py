@@ -21,7 +21,7 @@ def test_chunks_and_states_go_on(nets, frames, bytes_together, monkeypatch, gene
         x = x + torch.randint(-1, 2, (7, *x.shape), generator=generator).cumsum(0) / 4
     expected = pk.simulate(net, x, 7)
     assert not torch.equal(expected.potentials[3], expected.potentials[1]) and expected.state == {}
-    monkeypatch.setattr("proxykernels.running.sigma_delta.BYTES", {"cpu": bytes_together})
+    monkeypatch.setattr("proxykernels.running.sigma_delta_layers.BYTES", {"cpu": bytes_together})
     for chunk in (1, 3):
         result = pk.simulate(net, x, 7, chunk=chunk)
         assert equal(result.potentials, expected.potentials) and result.rates == expected.rates

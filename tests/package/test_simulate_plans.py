@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -88,6 +89,30 @@ def test_a_state_goes_on(stop):
         assert equal(second.state[name][0], states[0])
 
 
+def test_states_are_there_whenever_they_are_asked_for(monkeypatch):
+    """Though later runs work in the memory where they were, and however many results are still there."""
+    monkeypatch.setattr("proxykernels.running.engine.LEAST", 0)
+    net = network()
+    images = [image() * (k + 1) / 4 for k in range(5)]
+    planned(net, images[0], T)
+    results = [pk.simulate(net, x, T) for x in images]
+    copied = pickle.loads(pickle.dumps(results[-1]))
+    assert equal(pk.simulate(net, images[1], T, state=results[0].state).spikes, went_on(net, images[0], images[1]))
+    seen = set()
+    for x, result in zip([*images, images[-1]], [*results, copied], strict=True):
+        expected = by_layers(net, x, T).state
+        for name, (states,) in expected.items():
+            assert equal(result.state[name][0], states)
+        seen.add(expected["3"][0].sum().item())
+    assert len(seen) == len(images)
+    engine = next(iter(plans._networks[net].engines.values()))
+    assert len(engine._sessions) == 2
+
+
+def went_on(net, first, second):
+    return by_layers(net, second, T, state=by_layers(net, first, T).state).spikes
+
+
 def _optimizer(net):
     weight = net[0].weight
     weight.grad = torch.full_like(weight, 0.25)
@@ -112,6 +137,25 @@ def _iterated(net):
         parameter.data *= 2
 
 
+def _a_part_of_each(net):
+    for parameter in net.parameters():
+        parameter.data.view(-1)[7:9] -= 64
+
+
+def _kept_and_let_go(net):
+    """Somebody has it at one call, writes, and has it no more at the next."""
+    kept = list(net.parameters())
+    pk.simulate(net, image(), T)
+    kept[-2].data[17, 5] -= 64
+
+
+def _held_memory(net):
+    net.held = None
+    memory = net[3].weight.untyped_storage()
+    pk.simulate(net, image(), T)
+    memory[4 * (17 * 64 + 5) + 3] = 0xC2  # -32 or less
+
+
 def _saved(net):
     for value in net.state_dict().values():
         if value.is_floating_point():
@@ -130,6 +174,9 @@ CHANGES = {
     "an array that is kept": _held_array,
     "data that is kept": _held_data,
     "all, through an iterator": _iterated,
+    "a part, through an iterator": _a_part_of_each,
+    "a part, through an iterator that is kept": _kept_and_let_go,
+    "memory that is kept": _held_memory,
     "all, through a state_dict": _saved,
     "other data": lambda net: setattr(net[3].weight, "data", net[3].weight.data * 2),
     "another parameter": lambda net: setattr(net[3], "weight", nn.Parameter(net[3].weight.detach() * 2)),

@@ -27,7 +27,7 @@ from ..graph.noted import Notes
 from ..graph.prepared import borrowed, check_model, copied, without_autocast
 from ..graph.sized_trace import sized
 from ..graph.state import naming_what_is_kept
-from . import sigma_delta
+from . import make_sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check import Original, check, samples_of
 from .norms_behind import warn_of_products
@@ -125,7 +125,7 @@ def convert(
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     neuron_checks.neuron(1.0, v_reset)
-    changes = sigma_delta.neuron_of(
+    changes = make_sigma_delta.neuron_of(
         neuron, share, method=(method, "percentile"), percentile=(percentile, 99.9), v_reset=(v_reset, None),
         v_init=(v_init, None),
     )  # fmt: skip
@@ -166,7 +166,7 @@ def convert(
             if sum(map(len, samples)) < SAMPLES:
                 samples.append(batch)
         if changes:
-            scales = sigma_delta.thresholds(graph, distributions)
+            scales = make_sigma_delta.thresholds(graph, distributions)
         else:
             scales = scales_of(graph, distributions, method, percentile)
     untie(graph.populations)
@@ -176,7 +176,7 @@ def convert(
 
     def layer(name: str, population: Population) -> nn.Module:
         if changes:
-            return sigma_delta.layer_of(population, scales[name], changes)
+            return make_sigma_delta.layer_of(population, scales[name], changes)
         if not population.fires:
             return build_layer(population.modules, CARRIED)
         built: Any = build_layer(

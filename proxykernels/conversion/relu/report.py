@@ -17,7 +17,7 @@ from ...layers.sigma_delta import SigmaDeltaNeurons
 from ...network import Network
 from ...neurons import IFNeuron
 from ...running.result import logits, table
-from ...running.sigma_delta import simulate
+from ...running.sigma_delta_layers import simulate
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
 from .calibrate import activation, follow, relu_value

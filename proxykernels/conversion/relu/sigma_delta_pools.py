@@ -13,8 +13,8 @@ from torch import fx
 
 from ... import layers
 from ..graph.graph_values import Signal
+from .make_sigma_delta import is_fired
 from .relu_graph import ReluGraph
-from .sigma_delta import is_fired
 
 RUNNING: dict[type, Any] = {
     layers.MaxPool1d: layers.RunningMaxPool1d,

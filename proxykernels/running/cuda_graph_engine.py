@@ -6,7 +6,6 @@ network gives is copied before the next run.
 
 import copy
 import math
-import os
 import threading
 from typing import Any, NoReturn
 
@@ -33,8 +32,8 @@ from .stateful_layer import unwatched
 MOST_GRAPHS = 16  # of an engine: those that were used last
 
 
-class GraphEngine(Engine):
-    """An engine on a GPU, made by :func:`compile`. It has no streams and no file.
+class GraphEngine:
+    """An engine on a GPU, made by :func:`compile`. It is called and printed as an :class:`Engine` is, and has no more.
 
     The first run with a number of steps and a shape of inputs captures a graph, which takes longer than a run of
     :func:`proxykernels.simulate`. The graphs of an engine share memory: runs of several threads come one after another.
@@ -76,20 +75,14 @@ class GraphEngine(Engine):
             del self._graphs[next(iter(self._graphs))]
         return graph
 
-    def stream(self, batch: int = 1) -> NoReturn:
-        raise NotImplementedError("an engine on a GPU has no streams: compile the network on the CPU, with .to('cpu')")
-
-    def save(self, path: str | os.PathLike) -> NoReturn:
-        raise NotImplementedError("an engine on a GPU has no file: compile the network on the CPU, with .to('cpu')")
+    def __getattr__(self, name: str) -> NoReturn:
+        remedy = ": compile the network on the CPU, with .to('cpu')" if hasattr(Engine, name) else ""
+        raise AttributeError(f"an engine on a GPU has no {name!r}{remedy}", name=name, obj=self)
 
     def __reduce_ex__(self, protocol):
         raise TypeError(
             "an engine on a GPU cannot be copied or pickled: copy or pickle the network, and compile it again"
         )
-
-    @property
-    def sizes(self) -> NoReturn:
-        raise NotImplementedError("the memory of an engine on a GPU is known to torch.cuda.memory_summary()")
 
     def __repr__(self) -> str:
         about = f"Engine of {len(self._rates)} layers of neurons on {self.device}, {self._precision or 'float32'}"

@@ -12,7 +12,7 @@ from .. import checks
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
-from ..layers.sigma_delta import Changes, SigmaDeltaNeurons, Tally, kept_state, pooling_of, read
+from ..layers.sigma_delta import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
 from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
@@ -90,7 +90,7 @@ def simulate(
         if planned is not None:
             return planned
     steps = checked(chunk) if chunk is not None else CHUNK if stop is None else STOP_CHUNK
-    tallies = {name: Tally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
+    tallies = {name: ChangesTally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     parts, start, samples = list[_Samples](), 0, FIRST
     if x.device.type != "cpu":
         samples = max(FIRST, FIRST_ON_GPU // min(steps, T))
@@ -169,7 +169,7 @@ class _Samples:
     def state(self) -> dict[str, list[Tensor]]:
         return {name: states.whole(self.index) for name, states in self.states.items()}
 
-    def run(self, chunk: int, stop: Stop | None, keeps: bool, tallies: dict[str, Tally]) -> None:
+    def run(self, chunk: int, stop: Stop | None, keeps: bool, tallies: dict[str, ChangesTally]) -> None:
         """All steps. ``keeps``: whether the state after them is wanted."""
         start = 0
         while start < self.T and (start == 0 or len(self.index)):
@@ -195,7 +195,7 @@ class _Samples:
             states.retire(decided, self.index)
         self.index = self.index[~decided]
 
-    def _advance(self, start: int, steps: int, keeps: bool, tallies: dict[str, Tally]) -> Tensor:
+    def _advance(self, start: int, steps: int, keeps: bool, tallies: dict[str, ChangesTally]) -> Tensor:
         """The outputs [steps, n, ...] of the samples that are left, after each of some steps."""
         ends = self.states[Network.INPUT]
         fresh = not ends.now
@@ -221,7 +221,7 @@ def _run(
     net: Network,
     x: Changes,
     T: int,
-    tallies: dict[str, Tally],
+    tallies: dict[str, ChangesTally],
     states: dict[str, list[Tensor]],
     fresh: bool,
     first: bool,

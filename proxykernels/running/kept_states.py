@@ -1,0 +1,45 @@
+"""The states after a run. They stay where the library has them until somebody asks: most results are only counted."""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from torch import Tensor
+
+from ..plan.library import Session
+
+LEAST, MOST = 1 << 20, 64 << 20  # bytes; fewer are copied at once, and more would keep much memory from other runs
+
+
+class KeptStates(Mapping[int, Tensor]):
+    """By the numbers of operations, as the library has them."""
+
+    def __init__(self, session: Session, numbers: Sequence[int], room: Callable[[int], Tensor]):
+        """``session``: that ran. ``room``: memory for the states of an operation."""
+        self._session, self._numbers, self._room = session, numbers, room
+        self._read: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
+        session.kept = weakref.ref(self)
+
+    def __getitem__(self, number: int) -> Tensor:
+        if number not in self._numbers:
+            raise KeyError(number)
+        with self._lock:
+            if number not in self._read:
+                states = self._room(number)
+                self._session.read(number, states)
+                self._read[number] = states
+            return self._read[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
+def read_before_it_runs(session: Session) -> None:
+    """Read what a session keeps of its last run, if somebody may still ask for it."""
+    kept, session.kept = session.kept(), Session.kept
+    if kept is not None:
+        dict(kept)
