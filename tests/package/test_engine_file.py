@@ -238,13 +238,14 @@ def test_a_small_file_costs_little(tmp_path):
 def test_what_nests_without_end(path):
     """In the header, and in the plan, where nothing is named that is looked at."""
     whole, deep = path.read_bytes(), "[" * 100_000 + "]" * 100_000
+    named = b'{"more":%s,"data_offsets"' % deep.encode()
     with safe_open(path, "pt") as file:
         about = file.metadata()
     plan = about["plan"][:-1] + f', "more": {deep}}}'
     save_file(tensors_of(path), path, about | {"plan": plan, "checksum": checksum(plan, tensors_of(path))})
     assert refused(path)
     size = int.from_bytes(whole[:8], "little")
-    header = whole[8 : 8 + size].rstrip(b" ").replace(b'{"data_offsets"', b'{"more":%s,"data_offsets"' % deep.encode(), 1)
+    header = whole[8 : 8 + size].rstrip(b" ").replace(b'{"data_offsets"', named, 1)
     header += b" " * (-len(header) % 8)
     path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
     assert refused(path)

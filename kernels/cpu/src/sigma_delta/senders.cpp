@@ -4,7 +4,8 @@
 namespace PK_TARGET {
 
 template <int channels>
-OUT_OF_LINE static Fired fire_channels(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const Arrive& arrive) {
+OUT_OF_LINE static Fired fire_channels(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel,
+                                       const Arrive& arrive) {
     const int n = (int)least(channels_left(s, channel), channels);
     const int64_t place = (image * s.P + pixel) * s.C + channel;
     Senders<channels> neurons(s, channel, s.z ? s.a + place : nullptr);
