@@ -3,7 +3,7 @@
 python tests/c_build.py                               here: the command and every layer against pk.Engine
 python tests/c_build.py --zig aarch64-linux-musl --emulator qemu-aarch64
 python tests/c_build.py --zig x86_64-windows-gnu --only-compile
-python tests/c_build.py --bench                       also milliseconds, those of docs/deploy.md; also by PROXYKERNELS_CPU=avx2
+python tests/c_build.py --bench                       also milliseconds; of others by PROXYKERNELS_CPU=avx2
 """
 
 import argparse
