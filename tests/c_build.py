@@ -3,14 +3,19 @@
 python tests/c_build.py                               here: the command and every layer against pk.Engine
 python tests/c_build.py --zig aarch64-linux-musl --emulator qemu-aarch64
 python tests/c_build.py --zig x86_64-windows-gnu --only-compile
+python tests/c_build.py --bench                       also milliseconds; of others by PROXYKERNELS_CPU=avx2
 """
 
 import argparse
 import os
+import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,12 +150,41 @@ def compare(dump: list[str], command: list[str], folder: Path, T: int = 9) -> di
     return told
 
 
+def bench(command: list[str], folder: Path, target: str, T: int = 4, rounds: int = 5) -> str:
+    """Milliseconds of the command and of pk.Engine on the small network, by turns, on one thread: medians of rounds."""
+    images = pk.samples.fashion_mnist()[0][:64]
+    engine, path = pk.compile(networks()["int8"][0], images[:1], precision="int8"), folder / "int8.pk"
+    engine.save(path)
+    np.save(folder / "images.npy", images.numpy())
+    torch.set_num_threads(1)
+    found: dict[str, list[float]] = {name: [] for name in ("run C", "run Python", "step C", "step Python")}
+    for _ in range(rounds):
+        told = sh(*command, "bench", path, folder / "images.npy", "-T", T, "--threads", 1, "--target", target)
+        for name, ms in zip(("run C", "step C"), re.findall(r": ([\d.e-]+) ms", told), strict=True):
+            found[name].append(float(ms))
+        stream = engine.stream()
+        found["run Python"].append(median_ms(lambda x: engine(x, T), images))
+        found["step Python"].append(median_ms(stream, images))
+    return ", ".join(f"{name} {statistics.median(values):.3g} ms" for name, values in found.items())
+
+
+def median_ms(call: Callable[[torch.Tensor], object], images: torch.Tensor, calls: int = 200) -> float:
+    taken = []
+    for k in range(calls):
+        x = images[k % len(images)][None]
+        start = time.perf_counter()
+        call(x)
+        taken.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(taken)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zig", help="a target of zig, such as aarch64-linux-musl (pip install ziglang)")
     parser.add_argument("--emulator", default="", help="command in front of programs")
     parser.add_argument("--targets", help="instruction sets, with semicolons between (default: all)")
     parser.add_argument("--only-compile", action="store_true", help="run nothing")
+    parser.add_argument("--bench", action="store_true", help="also milliseconds, and those of pk.Engine")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -165,6 +199,9 @@ def main() -> int:
         (command,) = (prefix / "bin").iterdir()
         told = compare([*emulator, str(dump)], [*emulator, str(command)], folder)
         print("\n".join(f"{name:<20} {what}" for name, what in told.items()))
+        if options.bench:
+            target = pk.load(folder / "int8.pk").target
+            print(f"small network, int8, one image, T = 4, {target}:", bench([*emulator, str(command)], folder, target))
         return any(what != "equal" for name, what in told.items() if not name.startswith("float"))
 
 

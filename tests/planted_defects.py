@@ -264,7 +264,7 @@ DEFECTS = {
         "tests/gradients/test_scan_backward.py",
     ),
     "sigma-delta: states go on": Defect(
-        "kernels/cpu/src/sigma_delta/senders.h",
+        "kernels/cpu/src/sigma_delta/senders.cpp",
         "z = s.z ? load_block",
         "z = s.z && pixel ? load_block",
         SIGMA_DELTA,

@@ -10,6 +10,7 @@ KERNELS = ("gradients", "adding", "scans", "spikes", "target", "tiles", "sigma_d
 TASKS = (
     "conv2d/amx",
     "conv2d/fire_sums",
+    "sigma_delta/senders",
     "sigma_delta/rows",
     "sigma_delta/dense",
     "sigma_delta/depthwise",

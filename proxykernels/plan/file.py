@@ -12,25 +12,31 @@
     the neurons    {"model", "scalars", "fires", "rectifies", "limit": number | null, "channels", "bias", "start",
                     "scale"}; the last four name tensors, and scale may be null
 
-A delay has "delays", the name of a tensor of int64 too. Operations of sigma-delta neurons have more: change_file.py.
+A delay has "delays", the name of a tensor of int64 too. In networks of sigma-delta neurons alone
+
+    an operation   {"senders": null | {"exponents", "rectifies", "limit": name of a tensor}, "scale": name | null}
+    a window       {"bias": name of a tensor | null}
 
 Weights lie in their plain layout and are packed for the machine that loads them. Of equal engines the bytes are equal.
-Nothing of a file is executed; what is not as described here is refused before any of it is used.
+Nothing of a file is executed; what is not as described here is refused before any of it is used, by the reader of the
+C library, kernels/cpu/c/read_plan.cpp.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from . import change_file
-from .file_reader import Damaged, Reader
-from .library import load
-from .operations import Kind
+from .file_reader import plan_of
+from .library import load, problem_of_file
+from .operations import Kind, Operation
 from .plan import Plan
 from .replace_file import replace
 
@@ -69,13 +75,22 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
                 **{name: put(f"{k}.{name}", getattr(op, name)) for name in ("pixels", "channels")},
                 **({"recurrent": put(f"{k}.recurrent", op.recurrent)} if op.kind == Kind.RECUR else {}),
                 **({} if op.delays is None else {"delays": put(f"{k}.delays", op.delays)}),
-                **(change_file.of_operation(k, op, put) if plan.changes else {}),
+                **(_of_changes(k, op, put) if plan.changes else {}),
             }
         )  # fmt: skip
     described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
     text = json.dumps(described, sort_keys=True)
     metadata = {"format": FORMAT, "version": VERSION, "plan": text, "checksum": checksum(text, tensors)}
     replace(path, _sorted_header(save_tensors(tensors, metadata)))
+
+
+def _of_changes(k: int, op: Operation, put: Callable[[str, Tensor | None], str | None]) -> dict[str, Any]:
+    """What operation k has besides, in a network of sigma-delta neurons."""
+    senders = op.senders and {
+        "exponents": op.senders.exponents, "rectifies": op.senders.lowest == 0,
+        "limit": put(f"{k}.limit", op.senders.limit),
+    }  # fmt: skip
+    return {"senders": senders, "scale": put(f"{k}.scale", op.scale)}
 
 
 def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
@@ -91,7 +106,7 @@ def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
 def _sorted_header(content: bytes) -> bytes:
     """The same file with the entries of its header in order: safetensors writes metadata in any."""
     size = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header = json.dumps(_header(content), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
@@ -104,23 +119,14 @@ def read(path: str | os.PathLike) -> Plan:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    content = Path(path).read_bytes()  # once: what is read again may have changed
+    if problem := problem_of_file(content):
+        raise ValueError(f"{path}{problem.removeprefix('the file')}")
     try:
-        with safe_open(str(path), "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise Damaged("it is not an engine's")
-            if metadata.get("version") != VERSION:
-                raise Damaged(
-                    f"its version is {metadata.get('version')!r}, and this package reads {VERSION!r}: compile the "
-                    "network again, and save that engine"
-                )
-            # Copies: what is mapped would change with the file.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
-        if metadata["checksum"] != checksum(metadata["plan"], tensors):
-            raise Damaged("it is damaged: its checksum differs")
-        return Reader(tensors).plan(json.loads(metadata["plan"]))
-    except Damaged as problem:
-        raise ValueError(f"{path} cannot be loaded: {problem}") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError, OverflowError, UnicodeError) as problem:
-        about = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise ValueError(f"{path} cannot be loaded: it is damaged, or not an engine's ({about})") from None
+        return plan_of(json.loads(_header(content)["__metadata__"]["plan"]), load_tensors(content))
+    except (SafetensorError, RecursionError):  # of what the description does not name, and nests without end
+        raise ValueError(f"{path} cannot be loaded: it is damaged, or not an engine's") from None
+
+
+def _header(content: bytes) -> Any:
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

@@ -22,6 +22,7 @@ SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
 WAYS = "patterns", "depthwise", "rows", "tables", "tiles", "scattered", "pixel tiles"  # how neurons are run: engine.h
 TALLIES = 3  # numbers that the library counts of an operation
 NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
+C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
@@ -66,6 +67,28 @@ def sample(pieces: Any, lines: int) -> int:
 @lru_cache(1)
 def _any_functions() -> Any:
     return load()[1]
+
+
+class _Error(ctypes.Structure):
+    """pk_error of kernels/cpu/c/include/proxykernels.h."""
+
+    _fields_ = [("status", ctypes.c_int32), ("sentence", ctypes.c_char * 512)]
+
+
+def problem_of_file(content: bytes) -> str | None:
+    """Why the bytes of a file are no engine's, in a sentence on "the file"; None: they are one's.
+
+    All of it is looked at, by the reader that C programs have.
+
+    Raises:
+        MemoryError: there is too little of it.
+    """
+    load()  # or says why there is no library
+    check, error = compiled.opened(LIBRARY, engine=True).proxykernels_check_file, _Error()
+    check.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_Error)]
+    if check(content, len(content), error) == C_NO_MEMORY:
+        raise MemoryError(error.sentence.decode())
+    return error.sentence.decode() or None
 
 
 class Compiled:

@@ -156,7 +156,9 @@ def test_the_command(installed, tmp_path):
     sh(command, "run", tmp_path / "net.pk", tmp_path / "x.csv", "--dt", 1000, "--layers", "--out", tmp_path / "y.npy")
     assert torch.equal(torch.from_numpy(np.load(tmp_path / "y.npy")).flatten(1), expected.float())
     assert "1x1" not in sh(command, "info", tmp_path / "net.pk").splitlines()[0].split(",")[0]
-    assert "a step of a stream" in sh(command, "bench", tmp_path / "net.pk", "--runs", 3, "--threads", 1)
+    for of in (), (tmp_path / "images.npy",):
+        np.save(tmp_path / "images.npy", image(3).numpy())
+        assert "a step of a stream" in sh(command, "bench", tmp_path / "net.pk", *of, "--runs", 3, "--threads", 1)
     for wrong, sentence in (
         (("info", tmp_path / "none"), "there is no file"),
         (("info", tmp_path / "x.npy"), "no whole safetensors container"),
@@ -165,6 +167,9 @@ def test_the_command(installed, tmp_path):
         (("run", tmp_path / "net.pk", tmp_path / "x.npy", "--dt", 1000, "--out", "/dev/full"), "cannot be written"),
         (("run", tmp_path / "net.pk", tmp_path / "x.npy", "-T", "x"), "-T must be a number"),
         (("bench", tmp_path / "net.pk", "--target", "sse"), "target must be"),
+        (("bench", tmp_path / "net.pk", tmp_path / "x.csv"), "bench takes images"),
+        (("info", tmp_path / "net.pk", tmp_path / "x.npy"), "proxykernels run NET INPUT"),
+        (("run", tmp_path / "net.pk"), "proxykernels run NET INPUT"),
         (("dance",), "proxykernels run NET INPUT"),
     ):
         done = subprocess.run(list(map(str, (command, *wrong))), text=True, capture_output=True)
@@ -178,6 +183,17 @@ def test_the_command(installed, tmp_path):
             text=True,
         )
     assert done.returncode == 1 and "standard output" in done.stderr
+
+
+def test_ten_threads_are_no_slower_than_ten_processes(installed, tmp_path):
+    """And each stream counts what it counts alone. A quarter is left to other programs on the machine."""
+    images, _ = pk.samples.fashion_mnist()
+    net = pk.convert(pk.samples.relu_network(), images)
+    pk.compile(net, images[:1], precision="int8").save(tmp_path / "net.pk")
+    program = c_build.compile_program(c_build.PROGRAMS / "c_threads.cpp", installed, tmp_path / "threads")
+    told = sh(program, tmp_path / "net.pk", 10, 4, 20)
+    threads, processes, spikes = (float(found) for found in re.findall(r"([\d.]+) (?:ms|spikes)", told))
+    assert spikes > 0 and threads < 1.25 * processes, told
 
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined"])

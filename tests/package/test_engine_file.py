@@ -9,7 +9,7 @@ import pytest
 import torch
 from equality import equal
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from test_engine import NEURONS, image, network
 
 import proxykernels as pk
@@ -151,14 +151,18 @@ def test_other_files(tmp_path, path):
     with pytest.raises(ValueError, match="it is not an engine's"):
         pk.load(tmp_path / "weights")
     change(path, version="1")
-    with pytest.raises(ValueError, match="its version is '1', and this package reads '2': compile the network again"):
+    with pytest.raises(ValueError, match="its version is '1', and this library reads '2': compile the network again"):
         pk.load(path)
+
+
+def tensors_of(path) -> dict[str, torch.Tensor]:
+    return load(path.read_bytes())
 
 
 def change(path, edit=None, **metadata) -> None:
     """Write the file again with other metadata, or a plan that ``edit`` has changed."""
     with safe_open(path, "pt") as file:
-        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about, tensors = file.metadata(), tensors_of(path)
     about |= metadata
     if edit:
         plan = json.loads(about["plan"])
@@ -229,6 +233,22 @@ def test_a_small_file_costs_little(tmp_path):
     change(path, edit)
     with pytest.raises(ValueError, match=f"{path} cannot be loaded: its layers give more than 16384 times the values"):
         pk.load(path)
+
+
+def test_what_nests_without_end(path):
+    """In the header, and in the plan, where nothing is named that is looked at."""
+    whole, deep = path.read_bytes(), "[" * 100_000 + "]" * 100_000
+    named = b'{"more":%s,"data_offsets"' % deep.encode()
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    plan = about["plan"][:-1] + f', "more": {deep}}}'
+    save_file(tensors_of(path), path, about | {"plan": plan, "checksum": checksum(plan, tensors_of(path))})
+    assert refused(path)
+    size = int.from_bytes(whole[:8], "little")
+    header = whole[8 : 8 + size].rstrip(b" ").replace(b'{"data_offsets"', named, 1)
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
+    assert refused(path)
 
 
 @pytest.mark.slow

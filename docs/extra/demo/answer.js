@@ -9,7 +9,8 @@ const make = (tag, given = {}, ...children) => {
 const percent = (share) => `${Math.round(100 * share)} %`;
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 export const number = (n) => (n < 10_000 ? n.toLocaleString("en") : short.format(n));
-const milliseconds = (ms) => `${ms.toPrecision(ms < 1 ? 2 : 3)} ms`;
+const CLOCK = 0.1; // ms that a browser tells apart
+const milliseconds = (ms) => (ms < CLOCK ? `< ${CLOCK} ms` : `${ms.toPrecision(ms < 1 ? 2 : 3)} ms`);
 
 export class Answer {
   // `series`: { id, name } of each network; `classes`: names.

@@ -22,14 +22,14 @@ export class Maps {
     this.small = document.createElement("canvas");
   }
 
-  // The largest pixels with which all maps fit; so many columns.
+  // The largest pixels with which all maps fit, in rows that are full.
   layout() {
     const ratio = window.devicePixelRatio || 1, width = Math.floor(this.canvas.parentElement.clientWidth * ratio);
     for (let scale = Math.round(MOST_SCALE * ratio); scale >= 1; scale--) {
-      const columns = Math.min(this.C, Math.floor(width / (scale * (this.W + 1))));
-      const rows = Math.ceil(this.C / columns);
-      if (columns >= 1 && (scale === 1 || rows * scale * (this.H + 1) <= MOST_HEIGHT * ratio))
-        return { scale, columns, rows, ratio };
+      const most = Math.min(this.C, Math.floor(width / (scale * (this.W + 1))));
+      const rows = Math.ceil(this.C / most);
+      if (most >= 1 && (scale === 1 || rows * scale * (this.H + 1) <= MOST_HEIGHT * ratio))
+        return { scale, columns: Math.ceil(this.C / rows), rows, ratio };
     }
     return { scale: 1, columns: 1, rows: this.C, ratio };
   }

@@ -1,4 +1,4 @@
-// What a file must be that holds a network of sigma-delta neurons: proxykernels/plan/change_file.py.
+// What a file must be that holds a network of sigma-delta neurons.
 #include "read_plan.h"
 
 namespace proxykernels {

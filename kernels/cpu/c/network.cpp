@@ -96,13 +96,26 @@ static bool pack(pk_network& to, Failure& failure) {
     return true;
 }
 
+// The network of a file's bytes, on a boundary of 8: all of it is checked, and nothing packed.
+static bool check(const uint8_t* bytes, size_t size, const char* target, pk_network& to, Failure& failure) {
+    return choose(target, to, failure) && read_container(bytes, size, to.container, failure) && check_container(to, failure) &&
+           read_plan(to.container, to.plan, failure);
+}
+
 static bool read(const uint8_t* bytes, size_t size, const char* target, pk_network** network, Failure& failure) {
     std::unique_ptr<pk_network> made(new pk_network);
-    pk_network& to = *made;
-    if (!choose(target, to, failure) || !read_container(bytes, size, to.container, failure)) return false;
-    if (!check_container(to, failure) || !read_plan(to.container, to.plan, failure) || !pack(to, failure)) return false;
+    if (!check(bytes, size, target, *made, failure) || !pack(*made, failure)) return false;
     *network = made.release();
     return true;
+}
+
+// Calls use(bytes) on a boundary of 8: where they lie, or of a copy.
+template <class Use>
+static bool aligned(const void* bytes, size_t size, Use use) {
+    if ((uintptr_t)bytes % 8 == 0) return use((const uint8_t*)bytes);
+    std::vector<uint64_t> words(size / 8 + 1);
+    memcpy(words.data(), bytes, size);
+    return use((const uint8_t*)words.data());
 }
 
 struct File {
@@ -155,10 +168,15 @@ pk_status pk_network_open(const char* path, const char* target, pk_network** net
 pk_status pk_network_read(const void* bytes, size_t size, const char* target, pk_network** network, pk_error* error) {
     return answer(error, [&](Failure& failure) {
         if (!bytes || !network) return failure.set(PK_BAD_ARGUMENT, "%s must not be NULL", bytes ? "network" : "bytes");
-        if ((uintptr_t)bytes % 8 == 0) return read((const uint8_t*)bytes, size, target, network, failure);
-        std::vector<uint64_t> words(size / 8 + 1);
-        memcpy(words.data(), bytes, size);
-        return read((const uint8_t*)words.data(), size, target, network, failure);
+        return aligned(bytes, size, [&](const uint8_t* at) { return read(at, size, target, network, failure); });
+    });
+}
+
+// For Python, which makes a plan of its own of a file that is sound (proxykernels/plan/file.py).
+PK_API pk_status proxykernels_check_file(const void* bytes, size_t size, pk_error* error) {
+    return answer(error, [&](Failure& failure) {
+        pk_network network;
+        return aligned(bytes, size, [&](const uint8_t* at) { return check(at, size, nullptr, network, failure); });
     });
 }
 

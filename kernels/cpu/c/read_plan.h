@@ -1,5 +1,5 @@
 // Reads a plan from the description and the tensors of an engine's file, and looks at all of it: the engine looks at nothing.
-// The rules are those of proxykernels/plan/file.py and change_file.py.
+// proxykernels/plan/file.py writes it. Python has no other reader: it asks this one whether a file is sound.
 #pragma once
 #include <set>
 

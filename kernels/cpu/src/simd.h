@@ -85,14 +85,6 @@ struct Vec {
 static inline Vec broadcast(float a) { return {vdupq_n_f32(a)}; }
 static inline Vec load(const float* p) { return {vld1q_f32(p)}; }
 static inline void store(float* p, Vec a) { vst1q_f32(p, a.x); }
-static inline Vec load_first(const float* p, int n) {
-    Vec a = broadcast(0.0f);
-    for (int i = 0; i < n && i < 4; i++) a.x[i] = p[i];
-    return a;
-}
-static inline void store_first(float* p, Vec a, int n) {
-    for (int i = 0; i < n && i < 4; i++) p[i] = a.x[i];
-}
 static inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.x, b.x)}; }
@@ -126,14 +118,6 @@ static inline Vec load(const float* p) {
     return a;
 }
 static inline void store(float* p, Vec a) { memcpy(p, &a, sizeof a); }
-static inline Vec load_first(const float* p, int n) {
-    Vec a = broadcast(0.0f);
-    for (int i = 0; i < n && i < 4; i++) a.x[i] = p[i];
-    return a;
-}
-static inline void store_first(float* p, Vec a, int n) {
-    for (int i = 0; i < n && i < 4; i++) p[i] = a.x[i];
-}
 static inline Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }
 static inline Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
 static inline Vec operator*(Vec a, Vec b) { return {a.x * b.x}; }
@@ -159,6 +143,22 @@ static inline Vec::Mask mask_of(uint32_t bits) {
     return (all & lane) == lane;
 }
 
+#endif
+
+#if !defined(__AVX2__)  // without masks: lane by lane, and out of line, for there are many calls and few that are not whole
+__attribute__((noinline)) static Vec load_some(const float* p, int n) {
+    Vec a = broadcast(0.0f);
+    for (int i = 0; i < n; i++) a.x[i] = p[i];
+    return a;
+}
+__attribute__((noinline)) static void store_some(float* p, Vec a, int n) {
+    for (int i = 0; i < n; i++) p[i] = a.x[i];
+}
+static inline Vec load_first(const float* p, int n) { return n >= Vec::width ? load(p) : load_some(p, n); }
+static inline void store_first(float* p, Vec a, int n) {
+    if (n >= Vec::width) store(p, a);
+    else store_some(p, a, n);
+}
 #endif
 
 // 32-bit integers, as many as floats in a Vec, which can also be taken as two 16-bit halves or four bytes each.

@@ -104,26 +104,41 @@ static double now() {
     return (double)time.tv_sec * 1e3 + (double)time.tv_nsec * 1e-6;
 }
 
-void bench(const Options& options) {
-    const Network network = open_network(options);
-    const pk_info info = info_of(network);
-    const int64_t T = options.T ? options.T : 4;
-    const Stream stream = open_stream(network, 1, options.threads);
-    std::vector<float> image((size_t)(info.C * info.H * info.W));
-    std::vector<uint8_t> spikes((size_t)(T * info.H * info.W * ((info.C + 7) / 8)));
-    std::vector<double> run_times, step_times;
+// Random images; or spikes, a quarter of all, but none where a byte has bits of channels that are not there.
+static Input random_input(const pk_info& info, int64_t N, int64_t T) {
     uint32_t random = 1;
     const auto draw = [&] { return (random = random * 1664525 + 1013904223) >> 16; };
-    for (long i = 0; i < options.runs; i++) {  // each run has another input
-        for (float& value : image) value = (float)(draw() & 255) / 255;
-        const int64_t whole = info.C / 8 * 8;
-        for (size_t k = 0; k < spikes.size(); k++) spikes[k] = info.C == whole ? (uint8_t)(draw() & draw()) : 0;
+    Input input;
+    input.N = N;
+    if (info.takes_values) {
+        input.values.resize((size_t)(N * info.C * info.H * info.W));
+        for (float& value : input.values) value = (float)(draw() & 255) / 255;
+    } else {
+        input.kind = PK_SPIKES, input.T = T;
+        input.bytes.resize((size_t)(N * T * info.H * info.W * ((info.C + 7) / 8)));
+        for (uint8_t& byte : input.bytes) byte = info.C % 8 ? 0 : (uint8_t)(draw() & draw());
+    }
+    return input;
+}
+
+void bench(const Options& given) {
+    constexpr int64_t random_samples = 64;
+    Options options = given;
+    if (!options.T) options.T = 4;
+    const Network network = open_network(options);
+    const pk_info info = info_of(network);
+    const int64_t T = options.T;
+    const Input input = options.input.empty() ? random_input(info, random_samples, T) : read_input(options, info);
+    if (!options.input.empty() && input.T) throw Problem("bench takes images, and no frames or events");
+    const Stream stream = open_stream(network, 1, options.threads);
+    const size_t width = input.is_bytes() ? 1 : sizeof(float), sample = input.size() / (size_t)input.N;
+    std::vector<double> run_times, step_times;
+    for (long i = 0; i < options.runs; i++) {  // each run has another sample than the one before
+        const char* const data = (const char*)input.data() + width * sample * (size_t)(i % input.N);
         const auto go = [&](auto call, int64_t steps) {
+            const size_t size = input.kind == PK_SPIKES ? sample / (size_t)T * (size_t)steps : sample;
             const double start = now();
-            must([&](pk_error* error) {
-                if (info.takes_values) return call(stream.get(), PK_IMAGE, image.data(), image.size(), steps, error);
-                return call(stream.get(), PK_SPIKES, spikes.data(), spikes.size() / (size_t)T * (size_t)steps, steps, error);
-            });
+            must([&](pk_error* error) { return call(stream.get(), input.kind, data, size, steps, error); });
             return now() - start;
         };
         run_times.push_back(go(pk_run, T));

@@ -44,8 +44,9 @@ struct Input {
     std::vector<uint8_t> bytes;  // in the place of values
     int64_t N = 1, T = 0;        // T: of a sequence, else 0
 
-    const void* data() const { return kind == PK_IMAGE || kind == PK_FRAMES ? (const void*)values.data() : bytes.data(); }
-    size_t size() const { return kind == PK_IMAGE || kind == PK_FRAMES ? values.size() : bytes.size(); }
+    bool is_bytes() const { return kind != PK_IMAGE && kind != PK_FRAMES; }
+    const void* data() const { return is_bytes() ? (const void*)bytes.data() : values.data(); }
+    size_t size() const { return is_bytes() ? bytes.size() : values.size(); }
 };
 
 Input read_input(const Options& options, const pk_info& about);  // by the ending of the file's name

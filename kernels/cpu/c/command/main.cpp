@@ -12,7 +12,7 @@ static const char usage[] =
     "\n"
     "    proxykernels info NET            layers, sizes, parameters\n"
     "    proxykernels run NET INPUT       the class of each sample, and logits or spikes\n"
-    "    proxykernels bench NET           milliseconds of a run, and of a step of a stream\n"
+    "    proxykernels bench NET [INPUT]   milliseconds of a run, and of a step of a stream, of images or of noise\n"
     "\n"
     "INPUT   .npy: images [N, ...] or frames [T, N, ...] of floats or bytes (of 255ths), spikes [T, N, ...] of bool, events "
     "with\n"
@@ -51,9 +51,11 @@ static Options parse(int argc, char** argv) {
             else throw Problem("there is no option " + word + "; `proxykernels --help` lists all");
         } else names.push_back(word);
     }
-    const size_t wanted = !names.empty() && names[0] == "run" ? 3 : 2;
-    if (names.size() != wanted || (names[0] != "info" && names[0] != "run" && names[0] != "bench")) throw Problem(usage);
-    options.command = names[0], options.net = names[1], options.input = wanted == 3 ? names[2] : "";
+    if (names.size() != 2 && names.size() != 3) throw Problem(usage);
+    options.command = names[0], options.net = names[1], options.input = names.size() == 3 ? names[2] : "";
+    const bool takes_none = options.command == "info" || options.command == "bench", has_one = names.size() == 3;
+    const bool takes_one = options.command == "run" || options.command == "bench";
+    if (has_one ? !takes_one : !takes_none) throw Problem(usage);
     if (options.command == "bench" && options.runs < 1) throw Problem("--runs must be at least 1");
     return options;
 }

@@ -92,7 +92,7 @@ struct DenseWindows {
 private:
     // 64 values of a window at most, of which those from `begin` to `end` lie in the image, and the others are zeros; returns
     // how many are not zero.
-    int64_t copy(int64_t at, int64_t inputs, int64_t begin, int64_t end, float* to) const {
+    OUT_OF_LINE int64_t copy(int64_t at, int64_t inputs, int64_t begin, int64_t end, float* to) const {
         if (s.real) return copy_values((const float*)s.x + at, inputs, begin, end, to);
         return copy_values((const int8_t*)s.x + at, inputs, begin, end, to);
     }
@@ -128,7 +128,7 @@ void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch,
             const auto add = [&](int64_t t, auto steps, auto* sums) {
                 each<steps>([&](auto k) { sums[k] = windows.sum<channels>(i, t + k); });
             };
-            const Fired fired = fire_sigma_delta(s, place / s.P, place % s.P, channel, Arrive<channels>(add));
+            const Fired fired = fire_sigma_delta(s, place / s.P, place % s.P, channel, Arrive::of<channels>(add));
             call.note(place, fired);
             counted.spikes += fired.all;
         }

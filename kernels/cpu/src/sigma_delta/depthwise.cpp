@@ -47,7 +47,7 @@ static void depthwise_task_of(const SigmaDeltaCall& call, int64_t task, SigmaDel
                    const auto add = [&](int64_t t, auto steps, auto* sums) {
                        additions += add_depthwise<channels, steps>(taps, x + t * frame, frame, weight, n, sums);
                    };
-                   const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive<channels>(add));
+                   const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
                    return std::pair(additions, fired);
                });
 }

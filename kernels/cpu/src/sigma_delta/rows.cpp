@@ -75,7 +75,7 @@ static void rows_task_of(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTap
                        added +=
                            add_window<channels, steps>(taps, x + t * frame, frame, rows.weight, rows.inputs, rows.row, sums);
                    };
-                   const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive<channels>(add));
+                   const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
                    return std::pair(added * least(channels_left(s, channel), channels), fired);
                });
 }

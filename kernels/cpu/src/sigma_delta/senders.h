@@ -86,49 +86,30 @@ constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  
 
 // What adds to some channels' sums what the synapses bring at some steps: add(t, steps, sums), `steps` an integral constant. Its
 // type is hidden, so that the code of neurons is compiled once for all.
-template <int channels>
 class Arrive {
 public:
-    template <class Add>
-    explicit Arrive(const Add& add)
-        : add(&add), call([](const void* add, int64_t t, int steps, Lanes<channels>* sums) {
-              each<steps_together>([&](auto before) {
-                  if (steps == before + 1) (*(const Add*)add)(t, std::integral_constant<int, before + 1>(), sums);
-              });
-          }) {}
-    void operator()(int64_t t, int steps, Lanes<channels>* sums) const { call(add, t, steps, sums); }
+    template <int channels, class Add>
+    static Arrive of(const Add& add) {
+        return {&add, [](const void* add, int64_t t, int steps, void* sums) {
+                    each<steps_together>([&](auto before) {
+                        if (steps == before + 1)
+                            (*(const Add*)add)(t, std::integral_constant<int, before + 1>(), (Lanes<channels>*)sums);
+                    });
+                }};
+    }
+    template <int channels>
+    void operator()(int64_t t, int steps, Lanes<channels>* sums) const {
+        call(add, t, steps, sums);
+    }
 
 private:
+    using Call = void (*)(const void*, int64_t, int, void*);
+    Arrive(const void* add, Call call) : add(add), call(call) {}
     const void* const add;
-    void (*const call)(const void*, int64_t, int, Lanes<channels>*);
+    const Call call;
 };
 
-// All steps of some channels of an output pixel, with z, what has arrived, and a, what was sent.
-template <int channels>
-static OUT_OF_LINE Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel,
-                                          Arrive<channels> arrive) {
-    const int n = (int)least(channels_left(s, channel), channels);
-    const int64_t place = (image * s.P + pixel) * s.C + channel;
-    Senders<channels> neurons(s, channel, s.z ? s.a + place : nullptr);
-    Lanes<channels> z = s.z ? load_block<channels>(s.z + place, n) : broadcast_block<channels>(0.0f);
-    Lanes<channels> sums[steps_together];
-    Fired fired;
-    int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
-    for (int64_t t = 0; t < s.T; t += steps_together) {
-        const int steps = (int)least(steps_together, s.T - t), arriving = (int)least(steps, s.T_in - t);
-        for (int k = 0; k < steps; k++) sums[k] = besides<channels>(s, t + k, (image * s.T + t + k) * s.P + pixel, channel, n);
-        if (arriving > 0) arrive(t, arriving, sums);
-        for (int k = 0; k < steps; k++, at += s.P * s.C) {
-            if (s.arrived) {
-                store_block(s.arrived + at, sums[k], n);
-                continue;
-            }
-            add(z, sums[k]);
-            fired.all += fired.last = neurons.send(z, s.codes + at);
-        }
-    }
-    if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, neurons.a, n);
-    return fired;
-}
+// All steps of the channels of a pass, from one on, of an output pixel, with z, what has arrived, and a, what was sent.
+Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const Arrive& arrive);
 
 }  // namespace PK_TARGET
