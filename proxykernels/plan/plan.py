@@ -4,11 +4,13 @@ Operations (operations.py) stand in the order in which they run.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 
 from torch import Tensor
 
 from .operations import PASSES_ON, Kind, Operation, Shape, Slot, Window, image_of
+from .readout import Readout, readout_of
 
 MOST_GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
 
@@ -103,12 +105,15 @@ class Plan:
         others = (op for op in reversed(self.operations) if op.kind not in (Kind.FLATTEN, Kind.UNFLATTEN))
         return next(others, self.last)
 
-    @property
+    @cached_property
     def with_logits(self) -> int | None:
         """The number of the operation that logits are read from, if there is one."""
-        shaped = self.shaped
-        has_logits = shaped.neurons is not None and shaped.neurons.has_logits
-        return next(k for k, op in enumerate(self.operations) if op is shaped) if has_logits else None
+        return None if self.readout is None else next(k for k, op in enumerate(self.operations) if op is self.shaped)
+
+    @cached_property
+    def readout(self) -> Readout | None:
+        """What they are read from."""
+        return readout_of(self.shaped)
 
     def stateful(self) -> list[tuple[int, Operation]]:
         """Operations that have states, with their numbers. The currents of recurrent neurons are a part of these."""

@@ -5,16 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
 
-from ..neurons import IFNeuron
 from ..plan.library import TALLIES
 from ..plan.operations import Kind, Operation, Slot
 from ..plan.plan import Plan
-from .result import Result, logits
+from .result import LOSES_CHARGE, NOT_CONVERTED, Result
 from .sigma_delta_state import as_state
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
@@ -98,7 +96,7 @@ class PlanFigures:
             None if k is None or k not in states else self.plan.as_simulated(k, states[k])
             for states in (self.kept, self.start)
         )
-        return logits_of(self.plan, result.count(), state, result.steps, start)
+        return logits_of(self.plan, result.total_counts, state, result.sample_steps, start)
 
 
 class ChangesFigures(PlanFigures):
@@ -147,16 +145,11 @@ def _layers(plan: Plan) -> list[tuple[int, Operation]]:
 
 
 def logits_of(
-    plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor, start: Tensor | None = None
+    plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor | int, start: Tensor | None
 ) -> Tensor:  # fmt: skip
     """Of the ReLU network that a network was converted from: running/result.py. ``start``: the state that the counts
     started from; None: rest."""
-    neurons = next((op.neurons for op in reversed(plan.operations) if op.neurons), None)
-    if neurons is None or neurons.scale is None:
-        layer = SimpleNamespace(scale=None)
-    else:
-        layer = SimpleNamespace(
-            scale=neurons.scale, neuron=IFNeuron(v_threshold=neurons.channels[0], v_reset=neurons.v_reset),
-            v_init=neurons.start[0], rectifies=neurons.rectifies, limit=neurons.limit,
-        )  # fmt: skip
-    return logits(layer, counts, [state], () if start is None else (start,), steps)  # type: ignore[arg-type, list-item]
+    if plan.readout is None or state is None:
+        neurons = next((op.neurons for op in reversed(plan.operations) if op.neurons), None)
+        raise AttributeError(NOT_CONVERTED if neurons is None or neurons.scale is None else LOSES_CHARGE)
+    return plan.readout.logits(counts, state, steps, start)

@@ -23,6 +23,9 @@ from ..neurons import IFNeuron
 from ..spikes import Spikes
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
+NOT_CONVERTED = "logits are those of the network that convert was given; this network was not converted"
+LOSES_CHARGE = "logits need a last layer with the soft reset, v_reset=None, which loses no charge"
+
 
 class Figures(Protocol):
     """What a run counted and kept: all that a :class:`Result` shows beside its output, which says what they are."""
@@ -103,6 +106,17 @@ class Result:
     def output(self) -> Spikes | Tensor:  # made when it is asked for: a call may take less
         return self._output.tensor() if isinstance(self._output, Output) else self._output
 
+    @property
+    def total_counts(self) -> Tensor:
+        """As ``count()``, not to be written to."""
+        counted = self._output.counts if isinstance(self._output, Output) else None
+        return self.spikes.count() if counted is None else counted
+
+    @property
+    def sample_steps(self) -> Tensor | int:
+        """As ``steps``, or one number for all."""
+        return self._output.shape[0] if self._steps is None else self._steps
+
     @cached_property
     def steps(self) -> Tensor:
         T, N = self._output.shape[:2]
@@ -154,9 +168,7 @@ class Result:
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
-        if until is None and isinstance(self._output, Output) and self._output.counts is not None:
-            return self._output.counts.clone()
-        return self.spikes.count(until)
+        return self.spikes.count(until) if until is not None else self.total_counts.clone()
 
     def __repr__(self) -> str:
         return summary(self)
@@ -225,10 +237,10 @@ def logits(
     """
     scale: Any = getattr(layer, "scale", None)
     if scale is None:
-        raise AttributeError("logits are those of the network that convert was given; this network was not converted")
+        raise AttributeError(NOT_CONVERTED)
     neuron: Any = layer.neuron
     if type(neuron) is not IFNeuron or neuron.v_reset is not None or len(state) != 1:
-        raise AttributeError("logits need a last layer with the soft reset, v_reset=None, which loses no charge")
+        raise AttributeError(LOSES_CHARGE)
     start: Any = given[0] if given else layer.v_init
     if not given and isinstance(start, Tensor):  # one a channel
         start = start.view(-1, *[1] * (state[0].ndim - 2))

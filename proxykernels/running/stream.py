@@ -145,8 +145,7 @@ class Stream:
             if self.engine.plan.changes:
                 return self._outputs()
             state = self.engine.last_state(self._session, self.batch)
-            steps = torch.full((self.batch,), past.steps.value, dtype=torch.int64, device=heap.CPU)
-            return logits_of(self.engine.plan, self.count(), state, steps, past.start)
+            return logits_of(self.engine.plan, self.count(), state, past.steps.value, past.start)
 
     def _outputs(self) -> Tensor:
         """Of a network of sigma-delta neurons, after the last step."""
