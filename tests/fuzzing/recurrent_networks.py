@@ -50,9 +50,9 @@ class RecurrentNetwork(Neurons, Case):
         large = random.random() < 0.1  # so that an engine takes its weights for far away
         precision = random.choice((None, "int16", "int8"))
         given = random.choice(GIVEN if precision else GIVEN[:-1])
-        several = random.choices(RUNNERS, k=random.randint(1, 5))
+        several, T = random.choices(RUNNERS, k=random.randint(1, 5)), min(draw.steps(random), 80)
         return cls(
-            **common, **cls.draw_neurons(random, EACH), T=random.randint(1, 9) if large else min(draw.steps(random), 80),
+            **common, **cls.draw_neurons(random, EACH), T=random.randint(1, 9) if large else T,
             N=random.choice((1, 1, 2, 3, 5, 9)), c_in=draw.channels(random, 60),
             c_out=random.randint(410, 900) if large else draw.channels(random), given=given,
             full=large or random.random() < 0.75, most=random.choice((1, 4, 16)), one_sign=random.random() < 0.2,

@@ -1,4 +1,4 @@
-"""Compiles every convolution, and recurrent neurons, by each Triton that a supported torch asks for, and reads what came of it.
+"""Compiles convolutions and recurrent neurons by each Triton that a supported torch asks for, and reads the code.
 
     python tests/gpu/check_tritons.py                                   each of TRITONS, for each of TARGETS
     python tests/gpu/check_tritons.py --triton 3.6.0 --target sm_90     one of them

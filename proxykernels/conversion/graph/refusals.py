@@ -9,8 +9,8 @@ _STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or 
 _COMPARED = "; it compares values: write relu(x) for x * (x > 0) and the like, or train with nn.ReLU"
 _LARGEST = "; write relu(x) for the maximum of x and 0, and max_pool2d for that of an image"
 _SINABS = (
-    "; in sinabs train with spike_fn=SingleSpike and min_v_mem=None, since neurons here fire at most once in a step and "
-    "have no lower bound, and pass its graph: from_nir(sinabs.nir.to_nir(net, sample), reset='subtract')"
+    "; in sinabs train with spike_fn=SingleSpike and min_v_mem=None, for neurons here fire once in a step and have no "
+    "lower bound, and pass its graph: from_nir(sinabs.nir.to_nir(net, sample), reset='subtract')"
 )
 _REMEDIES = {
     **dict.fromkeys(

@@ -7,7 +7,8 @@ The model is strict where a GPU is merely lucky. A Fault is
   lane's write without one;
 * tensor cores that read what no proxy fence has passed; a write to what tensor cores may still be reading.
 
-Of the tensors only the second is looked at, within a block: barriers order no other.
+Of the tensors only reads of what another thread of the block wrote are looked at. A write may meet a read of another
+warp: Triton lets several threads load a number that one of them needs, adds to and stores.
 """
 
 from typing import NamedTuple
@@ -126,7 +127,7 @@ class Access(NamedTuple):
 
 
 class TensorRaces:
-    """What a block's threads did to each tensor since its last barrier."""
+    """What a block's threads wrote to each tensor since its last barrier."""
 
     def __init__(self, starts):
         """``starts``: the first byte of each tensor, in rising order."""
@@ -134,7 +135,6 @@ class TensorRaces:
         self.barrier()
 
     def barrier(self) -> None:
-        self.read: dict[int, list[Access]] = {}
         self.written: dict[int, list[Access]] = {}  # before the last barrier of the warps
         self.just_written: dict[int, list[Access]] = {}
 
@@ -149,15 +149,10 @@ class TensorRaces:
         tensor, access = self._tensor(items, size), Access(thread, items, size)
         if _meet(access, self.just_written.get(tensor, []), 1) or _meet(access, self.written.get(tensor, []), 32):
             raise Fault("a read of what another thread wrote to a tensor, without a barrier between them")
-        self.read.setdefault(tensor, []).append(access)
 
     def note_write(self, thread, items, size: int) -> None:
-        if not items.size:
-            return
-        tensor, access = self._tensor(items, size), Access(thread, items, size)
-        if _meet(access, self.read.get(tensor, []), 32):
-            raise Fault("a write to what another warp read of a tensor, without a barrier between them")
-        self.just_written.setdefault(tensor, []).append(access)
+        if items.size:
+            self.just_written.setdefault(self._tensor(items, size), []).append(Access(thread, items, size))
 
     def _tensor(self, items, size: int) -> int:
         return int(np.searchsorted(self.starts, items.min() * size, "right"))
