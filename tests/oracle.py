@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.kernels import reference
+from proxykernels.kernels import reference, rounding
+from proxykernels.plan import quantize
 
 
 def step_loop(net: pk.Network, x: Tensor, T: int) -> dict[str, Tensor]:
@@ -78,6 +79,37 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
     v = state.get(name, rest[0] if neuron.states == 1 else torch.stack(rest, 1))
     spikes, state[name] = reference.scan(current.unsqueeze(0), v, neuron)
     return spikes[0] if layer.neuron.fires else state[name]
+
+
+@torch.no_grad()
+def recurrent_loop(
+    layer: pk.FusedRecurrentLinear, x: Tensor, precision: str | None = None, v: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Spikes [T, N, C] and the last state of a recurrent layer, by a loop in float64, for x [T, N, in].
+
+    With a ``precision`` all that a neuron receives is rounded in one unit. What comes back is added to the currents of
+    the input, which are float32, and rounded once. ``v``: [N, states + 1, C] (default: at rest).
+    """
+    weight, back = layer.weight.double(), layer.recurrent_weight.double()
+    bias = None if layer.bias is None else layer.bias.double()
+    if precision:
+        joined = torch.cat([weight, back if back.ndim == 2 else back[:, None]], 1)
+        joined, bias, _ = rounding.round_weights(joined, bias, rounding.PRECISIONS[precision])
+        weight, back = joined[:, : weight.shape[1]], joined[:, weight.shape[1] :].reshape(back.shape)
+        x = quantize.round_input(x, 1)
+    C, N = len(weight), x.shape[1]
+    neuron = layer.neuron.on(C, x.device)
+    if v is None:
+        v = torch.zeros(N, layer.states, C)
+        v[:, 0] = torch.as_tensor(layer.v_init)
+    *states, fired = v.unbind(1)
+    spikes = []
+    for step in x.double():
+        current = F.linear(step, weight, bias).float().double()
+        returned = F.linear(fired.double(), back) if back.ndim == 2 else fired.double() * back
+        fired, states = reference.step(tuple(states), (current + returned).float(), neuron)
+        spikes.append(fired)
+    return torch.stack(spikes), torch.stack([*states, fired], 1)
 
 
 @torch.no_grad()

@@ -71,6 +71,24 @@ DEFECTS = {
     "scattered spikes: pooled windows": Defect(
         f"{ENGINE}/scatter.cpp", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
     ),
+    "recurrent neurons: what fired last": Defect(
+        "kernels/cpu/src/recurrent/steps.h",
+        "if (fired != memory.fired) memcpy(memory.fired, fired, bytes);",
+        "",
+        "tests/cpu/test_recurrent_kernels.py",
+    ),
+    "recurrent neurons: the gradient that comes back": Defect(
+        "kernels/cpu/src/recurrent/backward.h",
+        "grad_spikes[c] + back[c], pass",
+        "grad_spikes[c], pass",
+        "tests/gradients/test_recurrent_gradients.py",
+    ),
+    "recurrent neurons of an engine: rows of the last block": Defect(
+        f"{ENGINE}/recurrent.cpp",
+        "w.block(b), list,",
+        "w.block(b > 0), list,",
+        "tests/package/test_recurrent_rounded.py",
+    ),
     "lists of spikes: more than half a word": Defect(
         "kernels/cpu/src/set_bits.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
     ),

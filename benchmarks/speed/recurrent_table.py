@@ -129,12 +129,13 @@ def kept(net: nn.Module, run: Callable[[], Tensor]) -> int:
 
 
 def peak(net: nn.Module, step: Callable[[], Tensor]) -> int | None:
-    """Bytes by which a step of training grows at its peak, gradients included; None where it cannot be known."""
+    """Bytes by which a step of training grows at its peak, beyond the gradients that it gives; None: not known here."""
     step()  # makes what stays, such as packed weights
     net.zero_grad(set_to_none=True)
     with PeakMemory(torch.device("cpu")) as memory:
         step()
-    return memory.growth_bytes
+    given = sum(parameter.grad.nbytes for parameter in net.parameters() if parameter.grad is not None)
+    return None if memory.growth_bytes is None else max(0, memory.growth_bytes - given)
 
 
 def compared(contenders: Work, rounds: int, work: str, batch: int) -> Iterator[dict]:

@@ -40,7 +40,6 @@ def _recurrent_scan_kernel(
     spikes_pointer,  # words [ceil(T / 32), samples, C] int32
     v_last_pointer,  # as v_pointer, after the last step
     T,
-    samples,
     C,
     current_stride,
     LOAD: tl.constexpr,
@@ -53,7 +52,7 @@ def _recurrent_scan_kernel(
     channel = tl.arange(0, BLOCK)
     mask = channel < C
     loaded = LOAD(neuron, 0, channel, mask)
-    first_row, size = v_pointer + sample * C, samples.to(tl.int64) * C
+    first_row, size = v_pointer + sample * C, tl.num_programs(0).to(tl.int64) * C
     state = read_states(first_row, size, channel, mask, STATES)
     spike = tl.load(first_row + STATES * size + channel, mask=mask, other=0.0) != 0.0
     lists = list_pointer + sample * (2 * BLOCK)
@@ -125,7 +124,6 @@ def recurrent_scan(current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor
             spikes_pointer=spikes,
             v_last_pointer=last,
             T=T,
-            samples=N,
             C=C,
             current_stride=current.stride(0) if T > 1 else 0,
             **arguments(neuron),

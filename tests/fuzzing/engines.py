@@ -21,6 +21,7 @@ from . import draw, ways
 from .case import Case, Mismatch, same
 from .graphs import UNIT, Graph
 from .networks import Input
+from .neurons import MODELS, described, draw_model
 
 GIVEN = ("held", "spikes", "real", "counts")
 MOVES = (
@@ -175,11 +176,9 @@ class Compiled(Input, Case):
     @staticmethod
     def recurrent(C: int, random: Random, g: torch.Generator) -> pk.FusedRecurrentLinear:
         outputs, kind = random.choice((1, 5, 33, 140)), random.choice(("full", "full", "elementwise"))
-        neuron = random.choice((pk.neurons.IFNeuron, pk.neurons.LIFNeuron, pk.neurons.CubaLIFNeuron))
-        theta, v_reset = random.choice((2, 8)) * UNIT, random.choice((None, 0.0))
-        made = pk.FusedRecurrentLinear(
-            C, outputs, neuron=neuron(v_threshold=theta, v_reset=v_reset), recurrence=kind, v_init=0.0
-        )
+        model = draw_model(random, dict.fromkeys(MODELS, 1))
+        neuron = described(theta=random.choice((2, 8)) * UNIT, C=outputs, unit=UNIT, g=g, **model)
+        made = pk.FusedRecurrentLinear(C, outputs, neuron=neuron, recurrence=kind, v_init=0.0)
         with torch.no_grad():
             for parameter in made.parameters():
                 parameter.copy_(draw.whole(tuple(parameter.shape), 3, g) * UNIT)

@@ -12,6 +12,7 @@ from .mixtures import Mixture
 from .networks import Invariance, Network, Proxy
 from .ports import LIBRARIES, Port
 from .recurrent import Recurrent
+from .recurrent_networks import RecurrentNetwork
 from .rounding import Rounding
 from .scans import Scan
 from .sigma_delta import SigmaDelta, SigmaDeltaPool
@@ -25,6 +26,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "scan gradients": (ScanGradient, 1),
     "layer gradients": (LayerGradient, 3),
     "recurrent": (Recurrent, 3),
+    "recurrent networks": (RecurrentNetwork, 3),
     "words": (WordCase, 2),
     "pools": (Pool, 2),
     "networks": (Network, 3),

@@ -40,14 +40,17 @@ class Neurons:
     rest: str = draw.RESETS[0]
 
     @staticmethod
-    def draw_neurons(random: Random) -> dict:
-        return {
+    def draw_neurons(random: Random, models: dict[str, int] = MODELS) -> dict:
+        drawn = {
             "unit": random.choice((0, 4, 11)),
             "theta": random.choice(draw.THETAS),
             "factor": random.choice((0.3, 1.0, 1.0, 2.0, 4.0)),
             "state": random.choice(("none", "none", "number", "tensor")),
-            **draw_model(random, MODELS),
+            **draw_model(random, models),
         }
+        if drawn["model"] == "LoihiNeuron" and random.random() < 0.8:
+            drawn["unit"] = 0  # whose thresholds are whole: smaller currents hardly reach them
+        return drawn
 
     def neuron(self, theta: Tensor | float, C: int, unit: float, g: Generator) -> neurons.IFNeuron:
         """The neurons, of thresholds that were drawn before."""

@@ -1,4 +1,4 @@
-"""Compiles every convolution by each Triton that a supported torch asks for, and reads what came of it.
+"""Compiles convolutions and recurrent neurons by each Triton that a supported torch asks for, and reads the code.
 
     python tests/gpu/check_tritons.py                                   each of TRITONS, for each of TARGETS
     python tests/gpu/check_tritons.py --triton 3.6.0 --target sm_90     one of them
@@ -56,7 +56,7 @@ def main() -> None:
     for version in tritons:
         triton = Triton(version, options.folder)
         for target in options.target or TARGETS:
-            names = convolutions(target)[first :: options.every]
+            names = variants(target)[first :: options.every]
             wrong += [] if triton.compiles(target, names) else [f"{version} for {target}"]
         for target in options.emulate:
             wrong += [] if triton.executes(target, options.tests) else [f"{version} on {target}"]
@@ -72,7 +72,7 @@ class Triton:
         self._results.mkdir(parents=True, exist_ok=True)
 
     def compiles(self, target: str, names: Sequence[str]) -> bool:
-        """Whether all is right with convolutions for a target; prints a line of a table, and what is wrong."""
+        """Whether all is right with variants for a target; prints a line of a table, and what is wrong."""
         kept = {name: self._result(target, name, COMPILED) for name in names}
         missing = [name for name in names if not kept[name].exists()]
         with tempfile.TemporaryDirectory() as folder:
@@ -162,27 +162,30 @@ def tests() -> list[str]:
     return [str(path.relative_to(CHECKOUT)) for path in paths]
 
 
-def convolutions(target: str = "sm_90") -> list[str]:
-    """All convolutions of benchmarks/gpu/variants.py that are launched on a target."""
-    from gpu.variants import CONV, is_launched
+def variants(target: str = "sm_90") -> list[str]:
+    """All convolutions of benchmarks/gpu/variants.py that are launched on a target, and all recurrent neurons, as
+    kernel/..., without the target."""
+    from gpu.variants import CONV, RECURRENT, is_launched
 
-    return [name for name in CONV if is_launched(target, name.split("/")[1])]
+    convolutions = [f"if_conv2d/{name}" for name in CONV if is_launched(target, name.split("/")[1])]
+    return [*convolutions, *(f"recurrent_scan/{name}" for name in RECURRENT)]
 
 
 def read_in_child(
     names: Sequence[str], folder: Path, cache: Path, triton: Path | None = None, target: str = "sm_90"
 ) -> Iterator[tuple[str, dict]]:
-    """(name, record) of convolutions for a target, compiled by a Triton in a process of its own.
+    """(name, record) of variants for a target, compiled by a Triton in a process of its own.
 
     A record has "error"; or loop_spills, programs, registers, the numbers hazards_of_ptx and hazards_of_sass, the first
     hazard, and where the texts are, "ptx" and "sass".
     """
-    command = [sys.executable, __file__, "--child", str(folder), *(f"if_conv2d/{target}/{name}" for name in names)]
+    compiled = [name.replace("/", f"/{target}/", 1) for name in names]
+    command = [sys.executable, __file__, "--child", str(folder), *compiled]
     with subprocess.Popen(command, env=environment(triton, cache), stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
             record = json.loads(line)
             yield (
-                record["variant"].split("/", 2)[2],
+                record["variant"].replace(f"/{target}/", "/", 1),
                 record | {kind: Path(record[kind]) for kind in ("ptx", "sass") if kind in record},
             )
     if child.returncode:

@@ -3,14 +3,15 @@
     python tests/gpu/mutate_triton.py
     python tests/gpu/mutate_triton.py --target sm_90 --every 10
 
-Each barrier, wait, fence and asynchronous copy of four convolutions is removed in turn; a wait for groups is also
-weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all, and then where. Not all can
-be, as Triton sets more than is needed:
+Each barrier, wait, fence and asynchronous copy of four convolutions, and of recurrent neurons, is removed in turn; a
+wait for groups is also weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all, and
+then where. Not all can be, as Triton sets more than is needed:
 
 - a barrier between accesses of which each warp has its own bytes; and one before a slot of shared memory is written
   whose readers have all passed another barrier since, as behind the products of a pass with three slots;
 - a proxy fence with no write to shared memory since the last one, as between the products of one block;
-- a wait for products whose registers nothing but another product touches before the next wait.
+- a wait for products whose registers nothing but another product touches before the next wait;
+- a barrier of recurrent neurons that one of a sum over warps makes needless.
 """
 
 import argparse
@@ -18,8 +19,10 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 os.environ["TRITON_INTERPRET"] = "0"
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
@@ -34,6 +37,7 @@ from proxykernels.kernels.gpu import if_conv2d  # noqa: E402
 from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
+from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, recurrent_scan  # noqa: E402
 from proxykernels.kernels.neurons import if_neuron  # noqa: E402
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole  # noqa: E402
 
@@ -64,7 +68,7 @@ def mutants(text: str) -> Iterator[tuple[str, int, str]]:
                 yield f"{wait[1]} of one group less", i + 1, with_line(i, f"{wait[1]} {int(wait[2]) + 1};")
 
 
-def is_right(C: int, size: int, C_out: int, weights: str, blocks: Blocks, pooled: bool) -> bool:
+def convolution_is_right(C: int, size: int, C_out: int, weights: str, blocks: Blocks, pooled: bool) -> bool:
     """Whether a 3 x 3 convolution of exact data, of which every digit counts, equals the definition."""
     generator = torch.Generator().manual_seed(0)
     x = spikes(33, 1, C, size, size, generator=generator)
@@ -91,13 +95,37 @@ def is_right(C: int, size: int, C_out: int, weights: str, blocks: Blocks, pooled
     return same_v and torch.equal(words, words_over_time(expected.flatten(3)))
 
 
-def outcome(layer, edit) -> str:
-    """How the convolution does whose text went through ``edit``."""
-    driver.State.edit = lambda text: edit(text) if ".entry _if_conv2d_kernel" in text else text
+def recurrence_is_right(C: int) -> bool:
+    """Whether recurrent neurons, all to all, equal the definition."""
+    generator = torch.Generator().manual_seed(0)
+    current, recurrent = dyadic(34, 2, C, generator=generator), dyadic(C, C, generator=generator, span=8)
+    v = torch.cat([torch.zeros(2, 1, C), spikes(2, 1, C, generator=generator, rate=0.3)], 1)
+    neuron = if_neuron(thresholds(C, generator), 0.0)
+    expected, v_expected = reference.recurrent_scan(current, v, neuron, recurrent)
+    words, v_last = recurrent_scan(current.unsqueeze(2), v.unsqueeze(2), neuron, recurrent)
+    same_v = torch.equal(v_last.squeeze(2), v_expected)
+    return same_v and torch.equal(words, words_over_time(expected.unsqueeze(3)))
+
+
+class Case(NamedTuple):
+    """A kernel, and whether it is right."""
+
+    kernel: Any
+    is_right: Callable[[], bool]
+
+
+CASES = {name: Case(_if_conv2d_kernel, partial(convolution_is_right, *layer)) for name, layer in LAYERS.items()}
+CASES["recurrent"] = Case(_recurrent_scan_kernel, partial(recurrence_is_right, 130))
+
+
+def outcome(case: Case, edit) -> str:
+    """How the kernel does whose text went through ``edit``."""
+    entry = f".entry {case.kernel.fn.__name__}"
+    driver.State.edit = lambda text: edit(text) if entry in text else text
     driver.State.kernels.clear()
-    _if_conv2d_kernel.device_caches.clear()  # Triton then loads it anew
+    case.kernel.device_caches.clear()  # Triton then loads it anew
     try:
-        return "not noticed" if is_right(*layer) else "wrong result"
+        return "not noticed" if case.is_right() else "wrong result"
     except Fault as fault:
         return f"Fault: {fault}"
 
@@ -105,19 +133,19 @@ def outcome(layer, edit) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="sm_80", choices=list(driver.TARGETS))
-    parser.add_argument("--layer", choices=list(LAYERS), help="only this one")
+    parser.add_argument("--layer", choices=list(CASES), help="only this one")
     parser.add_argument("--every", type=int, default=1, help="only every n-th mutant")
     options = parser.parse_args()
     driver.install(options.target)
     outcomes: dict[str, Counter] = {}
-    for name, layer in LAYERS.items():
+    for name, case in CASES.items():
         if options.layer not in (None, name):
             continue
         texts = []
-        if outcome(layer, lambda text, texts=texts: texts.append(text) or text) != "not noticed":
+        if outcome(case, lambda text, texts=texts: texts.append(text) or text) != "not noticed":
             sys.exit(f"{name}: wrong before anything was changed")
         for change, line, mutant in list(mutants(texts[0]))[:: options.every]:
-            found = outcome(layer, lambda _, mutant=mutant: mutant)
+            found = outcome(case, lambda _, mutant=mutant: mutant)
             if found == "not noticed":
                 print(f"{name}, line {line}: {change} is not noticed")
             outcomes.setdefault(change, Counter())[found] += 1

@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from emulator import tensor_core
 from emulator.memory import Fault
 from emulator.ptx import check_order_of_registers
+from emulator.races import TensorRaces
 
 from proxykernels.kernels import rounding, weight_layouts
 
@@ -93,6 +94,22 @@ def test_cut_sums_of_int16_weights_are_exact(products):
                 total = tensor_core.multiply(spike[:, :, k : k + 16], block, total, model)
         currents = total.astype(np.float64) * unit.numpy()
         assert np.array_equal(currents[0], spike[0].astype(np.float64) / 2 @ weight.numpy().T) and currents.min() > 0
+
+
+@pytest.mark.parametrize("reader, needed", [(3, None), (4, "warp_barrier"), (40, "barrier")])
+def test_what_another_thread_wrote_to_a_tensor_needs_a_barrier(reader, needed):
+    """Thread 3 writes; of its own warp, 4 reads, and of another, 40."""
+    for barrier in (None, "warp_barrier", "barrier"):
+        races = TensorRaces([0, 4096])
+        races.note_write(np.array([3]), np.array([[1100]]), 4)
+        races.note_read(np.array([reader]), np.array([[7]]), 4)  # another tensor
+        if barrier:
+            getattr(races, barrier)()
+        if needed is None or barrier in (needed, "barrier"):
+            races.note_read(np.array([reader]), np.array([[1100]]), 4)
+        else:
+            with pytest.raises(Fault, match="a read of what another thread wrote to a tensor"):
+                races.note_read(np.array([reader]), np.array([[1100]]), 4)
 
 
 def test_registers_of_tensor_cores_need_a_fence():

@@ -47,6 +47,19 @@ ways.kernels = kernels
         ["--cases", "1000", "--only", "scans"],
         ["Mismatch: spikes: 1 of", "way='portable events'", "T=33"],
     ),
+    "the spikes that a recurrent layer ended with": (
+        """
+from proxykernels.kernels.cpu import backend
+right = backend.CpuKernels.recurrent_scan
+def recurrent_scan(self, current, v, neuron, recurrent):
+    words, last = right(self, current, v, neuron, recurrent)
+    last[:, -1, :, 8:] = 0
+    return words, last
+backend.CpuKernels.recurrent_scan = recurrent_scan
+""",
+        ["--cases", "300", "--only", "recurrent networks"],
+        ["Mismatch: s", "RecurrentNetwork("],
+    ),
     "a crash": (
         """
 from proxykernels.kernels.cpu import backend

@@ -4,12 +4,13 @@ import layerwise
 import pytest
 import torch
 from equality import equal
+from oracle import recurrent_loop
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import cpu, reference, rounding
+from proxykernels.kernels import cpu, rounding
 from proxykernels.neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
-from proxykernels.plan import library, quantize
+from proxykernels.plan import library
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 
@@ -21,6 +22,10 @@ NEURONS = {
     "lif": LIFNeuron(v_threshold=0.8, decay=0.9),
     "cuba": CubaLIFNeuron(v_threshold=1.0, v_reset=-0.25, decay=0.8, current_decay=0.6),
 }
+
+
+def oracle(net: pk.FusedRecurrentLinear, x: torch.Tensor, precision: str) -> torch.Tensor:
+    return recurrent_loop(net, x, precision)[0]
 
 
 def layer(outputs: int, neuron="lif", inputs=12, bias=True, **options) -> pk.FusedRecurrentLinear:
@@ -40,24 +45,6 @@ def given(kind: str, inputs=12) -> torch.Tensor:
     if kind == "held":
         return torch.rand(N, inputs, generator=generator).expand(T, N, inputs)
     return torch.rand(T, N, inputs, generator=generator)
-
-
-def oracle(net: pk.FusedRecurrentLinear, x: torch.Tensor, precision: str) -> torch.Tensor:
-    """A loop in float64: all that a neuron receives is rounded in one unit, and each current is rounded once."""
-    back = net.recurrent_weight if net.recurrent_weight.ndim == 2 else net.recurrent_weight[:, None]
-    joined = torch.cat([net.weight, back], 1).detach()
-    bias = None if net.bias is None else net.bias.detach()
-    rounded, bias, _ = rounding.round_weights(joined, bias, rounding.PRECISIONS[precision])
-    weight, back = rounded.split([net.weight.shape[1], back.shape[1]], 1)
-    neuron, C = net.neuron.on(len(weight), x.device), len(weight)
-    x = x if bool(((x == 0) | (x == 1)).all()) else quantize.round_input(x, 1)
-    states, spike, found = (torch.zeros(N, C),) * neuron.states, torch.zeros(N, C), []
-    for step in x:
-        current = (step.double() @ weight.t() + (0 if bias is None else bias)).float().double()
-        returned = spike.double() @ back.t() if net.recurrent_weight.ndim == 2 else spike.double() * back[:, 0]
-        spike, states = reference.step(states, (current + returned).float(), neuron)
-        found.append(spike)
-    return torch.stack(found)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -45,19 +45,30 @@ class Operands(NamedTuple):
     recurrent: Tensor
 
 
-def pieces(T: int, v: Tensor) -> Pieces:
-    """The pieces of T steps of neurons with states v [N, states + 1, 1, C]."""
+def pieces(T: int, v: Tensor, trained: bool) -> Pieces:
+    """The pieces of T steps of neurons with states v [N, states + 1, 1, C].
+
+    ``trained``: for a backward pass, which has four times as much of each step: the input, the states, the spikes that
+    come back, and the gradients of the currents.
+    """
     neurons = max(1, v.shape[0] * v.shape[-1])
-    steps = max(1, PIECE_BYTES // (4 * neurons) // WORD) * WORD
+    steps = max(1, PIECE_BYTES // (4 if trained else 1) // (4 * neurons) // WORD) * WORD
     return [(start, min(start + steps, T)) for start in range(0, T, steps)]
 
 
 def run(
-    given: Input, x: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron, recurrent: Tensor
+    given: Input,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    v: Tensor,
+    neuron: Neuron,
+    recurrent: Tensor,
+    trained: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Words, the states after the last step, and those before each piece, [pieces, N, states + 1, 1, C]."""
     words, steps, starts = [], [], []
-    for start, stop in pieces(given.T, v):
+    for start, stop in pieces(given.T, v, trained):
         starts.append(v)
         fired, v = ops.recurrent_scan(_currents(given, x, weight, bias, start, stop, v), v, neuron, recurrent)
         words.append(fired)
@@ -85,7 +96,7 @@ class _Fire(Function):
     def forward(
         handle, x, weight, bias, v, channels, recurrent, model: tuple, given: Input, surrogate: Surrogate
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        words, after, starts = run(given, x, weight, bias, v, Neuron(model[0], channels, model[1]), recurrent)
+        words, after, starts = run(given, x, weight, bias, v, Neuron(model[0], channels, model[1]), recurrent, True)
         return words, new_handle((given.T, after.shape[0], 1, after.shape[-1]), after.device), after, starts
 
     @staticmethod
@@ -127,7 +138,7 @@ def _back(
     handle, x, weight, bias, v, channels, recurrent = operands
     of_input: list[Tensor] = []
     of_weight = of_recurrent = sums = None
-    for (start, stop), before in reversed(list(zip(pieces(given.T, v), starts, strict=True))):
+    for (start, stop), before in reversed(list(zip(pieces(given.T, v, True), starts, strict=True))):
         current = _currents(given, x, weight, bias, start, stop, v)
         grad_current, grad_v, grown = ops.recurrent_scan_backward(
             grad_spikes[start:stop], grad_v, current, before, neuron, surrogate, recurrent
@@ -142,7 +153,9 @@ def _back(
         if isinstance(its, ConstantImage):  # of which all steps have the same currents
             grad_current = grad_current.sum(0)
         if wanted[2]:
-            of_weight = _added(of_weight, its.weight_gradient(grad_current, weight, values))
+            dense = ops.unpack(values, its.T, weight.shape[1], torch.float32) if isinstance(its, SpikeWords) else values
+            of_weight = _product(of_weight, grad_current, dense.reshape(*grad_current.shape[:-2], weight.shape[1]))
+            del dense
         if wanted[0] or wanted[1]:
             of_input.append(its.input_gradient(grad_current, weight))
     input_gradient = None
@@ -152,7 +165,7 @@ def _back(
     return [
         input_gradient if wanted[0] else None,  # as float32 as handles are
         _like(x, input_gradient) if wanted[1] else None,
-        _like(weight, of_weight) if wanted[2] else None,
+        _like(weight, of_weight[..., None, None]) if wanted[2] else None,  # type: ignore[index]
         _like(bias, sums[0]) if wanted[3] else None,  # type: ignore[arg-type, index]
         _like(v, grad_v) if wanted[4] else None,
         _like(channels, sums[1 : 1 + len(channels)]) if wanted[5] else None,  # type: ignore[index]
@@ -175,5 +188,11 @@ def _recurrent_gradient(total: Tensor | None, grad_current: Tensor, fired: Tenso
     """That of the recurrent weights so far, and what gradients [t, N, C] of the currents add to it."""
     if recurrent.ndim == 1:
         return _added(total, (grad_current * fired).sum((0, 1)))
-    grad_current, fired = grad_current.flatten(0, 1), fired.flatten(0, 1)
-    return grad_current.t() @ fired if total is None else total.addmm_(grad_current.t(), fired)
+    return _product(total, grad_current, fired)
+
+
+def _product(total: Tensor | None, grad_current: Tensor, x: Tensor) -> Tensor:
+    """The gradient [C, in] of weights so far, and what gradients of the currents [..., C] of inputs x [..., in] add to
+    it: in place, as another matrix of that size may be larger than all else."""
+    rows, x = grad_current.flatten(0, -2), x.flatten(0, -2).to(grad_current.dtype)
+    return rows.t() @ x if total is None else total.addmm_(rows.t(), x)

@@ -8,6 +8,10 @@ _LOOP = "; it has a state: replace it by a convolution or linear layer"
 _STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or pass the layers of one step"
 _COMPARED = "; it compares values: write relu(x) for x * (x > 0) and the like, or train with nn.ReLU"
 _LARGEST = "; write relu(x) for the maximum of x and 0, and max_pool2d for that of an image"
+_SINABS = (
+    "; in sinabs train with spike_fn=SingleSpike and min_v_mem=None, for neurons here fire once in a step and have no "
+    "lower bound, and pass its graph: from_nir(sinabs.nir.to_nir(net, sample), reset='subtract')"
+)
 _REMEDIES = {
     **dict.fromkeys(
         "gelu silu swish hardswish hardsigmoid sigmoid tanh hardtanh elu selu celu softplus mish softsign "
@@ -52,6 +56,11 @@ def remedy_of_imports(name: str) -> str:
         return _FOR_NEURONS[_SMOOTH]
     known = remedy(name)
     return _FOR_NEURONS.get(known, known)
+
+
+def remedy_of_library(kind: type) -> str:
+    """The remedy for modules of a library whose networks are taken in another way; "" if there is none."""
+    return _SINABS if kind.__module__.startswith("sinabs.") else ""
 
 
 def remedy(name: str) -> str:

@@ -13,7 +13,7 @@ from .neurons import RESET, is_neuron
 
 SINABS = (
     "a graph of sinabs needs from_nir(graph, reset='subtract'), and spikes that are single there (SingleSpike, not "
-    "MultiSpike)"
+    "MultiSpike), of potentials without a lower bound (min_v_mem=None)"
 )
 EXACT = (
     "a graph of sinabs, which integrates exactly, needs tau = 1 / (1 - np.exp(-1 / tau)) in its nodes, and r = tau "

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import tensor_core
 from .memory import Fault, GlobalMemory
-from .races import Races
+from .races import Races, TensorRaces
 
 SUMS = {"f2": "f4", "i1": "i4"}  # of tensor cores: float32 of float16, int32 of int8
 SHARED_BASE = 1024  # so that an address of 0 is a fault, and the swizzles' alignment holds
@@ -35,6 +35,7 @@ class Block:
         self.shared = np.full(SHARED_BASE + shared + (-shared) % 16, 0xFF, np.uint8)  # 0xFF: not a number, as float16
         self.shared_end = SHARED_BASE + shared
         self.races = Races(len(self.shared), self.warps)
+        self.tensor_races = TensorRaces(memory.starts)
         self.copies, self.copy_groups = [], []
         self.multiplications, self.multiplication_groups = [], []
         self.in_flight: Counter[str] = Counter()  # registers that products may still be reading
@@ -74,13 +75,16 @@ class Block:
 
     def load_global(self, address, size: int, count: int, mask):
         lanes, items = self._lanes(address, size, count, mask)
+        items = self.memory.items(items, size)
+        self.tensor_races.note_read(self.tid[lanes], items, size)
         result = np.zeros((count, self.threads), f"u{size}")
-        result[:, lanes] = self.memory.bytes.view(f"u{size}")[self.memory.items(items, size)].T
+        result[:, lanes] = self.memory.bytes.view(f"u{size}")[items].T
         return result
 
     def store_global(self, address, size: int, values, mask) -> None:
         lanes, items = self._lanes(address, size, len(values), mask)
         items = self.memory.items(items, size)
+        self.tensor_races.note_write(self.tid[lanes], items, size)
         values = np.stack([self._full(value)[lanes] for value in values], 1)
         memory = self.memory.bytes.view(f"u{size}")
         memory[items] = values
@@ -112,9 +116,11 @@ class Block:
 
     def barrier(self) -> None:
         self.races.barrier()
+        self.tensor_races.barrier()
 
     def warp_barrier(self) -> None:
         self.races.warp_barrier()
+        self.tensor_races.warp_barrier()
 
     def proxy_fence(self) -> None:
         self.races.proxy_fence()

@@ -23,6 +23,7 @@ class GlobalMemory:
             size += (address - size) % 256  # the alignment that the launch saw
             self.places[address] = (size, count)
             size += count + GUARD
+        self.starts = [place for place, _ in self.places.values()]  # of the tensors
         self.bytes = np.zeros(size + (-size) % 16, np.uint8)
         self.exists = np.zeros(len(self.bytes), bool)
         for address, (place, count) in self.places.items():

@@ -1,4 +1,4 @@
-"""Who read and wrote which bytes of shared memory since the last barrier, and whether that is a race.
+"""Who read and wrote which bytes of shared memory, and of the tensors, since the last barrier; whether that is a race.
 
 The model is strict where a GPU is merely lucky. A Fault is
 
@@ -6,7 +6,12 @@ The model is strict where a GPU is merely lucky. A Fault is
 * accesses of two warps to the same bytes, one of them a write, without a barrier between them, or a read of another
   lane's write without one;
 * tensor cores that read what no proxy fence has passed; a write to what tensor cores may still be reading.
+
+Of the tensors only reads of what another thread of the block wrote are looked at. A write may meet a read of another
+warp: Triton lets several threads load a number that one of them needs, adds to and stores.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,6 +111,65 @@ class Races:
         self.writer[granules] = thread
         self.written[granules], self.warp_written[granules] = self.epoch, self.warp_epoch
         self.write_time[granules] = self.clock
+
+
+class Access(NamedTuple):
+    """Items [threads, n] of ``size`` bytes of a tensor, which threads [threads] read or write."""
+
+    thread: np.ndarray
+    items: np.ndarray
+    size: int
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Granules, and the threads of each."""
+        granules, thread = _granules(self.thread, self.items, self.size)
+        return granules.reshape(-1), thread.reshape(-1)
+
+
+class TensorRaces:
+    """What a block's threads wrote to each tensor since its last barrier."""
+
+    def __init__(self, starts):
+        """``starts``: the first byte of each tensor, in rising order."""
+        self.starts = np.asarray(starts)
+        self.barrier()
+
+    def barrier(self) -> None:
+        self.written: dict[int, list[Access]] = {}  # before the last barrier of the warps
+        self.just_written: dict[int, list[Access]] = {}
+
+    def warp_barrier(self) -> None:
+        for tensor, accesses in self.just_written.items():
+            self.written.setdefault(tensor, []).extend(accesses)
+        self.just_written = {}
+
+    def note_read(self, thread, items, size: int) -> None:
+        if not items.size:
+            return
+        tensor, access = self._tensor(items, size), Access(thread, items, size)
+        if _meet(access, self.just_written.get(tensor, []), 1) or _meet(access, self.written.get(tensor, []), 32):
+            raise Fault("a read of what another thread wrote to a tensor, without a barrier between them")
+
+    def note_write(self, thread, items, size: int) -> None:
+        if items.size:
+            self.just_written.setdefault(self._tensor(items, size), []).append(Access(thread, items, size))
+
+    def _tensor(self, items, size: int) -> int:
+        return int(np.searchsorted(self.starts, items.min() * size, "right"))
+
+
+def _meet(access: Access, others: list[Access], threads: int) -> bool:
+    """Whether one of the others is to the same place, by another of so many threads together."""
+    if not others:
+        return False
+    granules, thread = access.places()
+    theirs, other = (np.concatenate(parts) for parts in zip(*(one.places() for one in others), strict=True))
+    common = np.intersect1d(granules, theirs)
+    if not common.size:
+        return False
+    places, who = np.concatenate([granules, theirs]), np.concatenate([thread, other]) // threads
+    in_common = np.isin(places, common)
+    return np.unique(np.stack([places[in_common], who[in_common]]), axis=1).shape[1] > common.size
 
 
 def _granules(thread, items, size: int):

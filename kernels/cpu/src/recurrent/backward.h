@@ -24,7 +24,8 @@ static inline void add_products(const float* row, int64_t stride, const float* g
     }
 }
 
-// What a thread has: of each image states and currents before each step, [T][states + 1][stride], and the arrays below.
+// What a thread has: of each image that it runs together, states and currents before each step, [T][states + 1][stride], and
+// the arrays below.
 template <class Model>
 struct BackwardMemory {
     Memory<char> bytes;
@@ -33,15 +34,15 @@ struct BackwardMemory {
     const int64_t T, stride;
     Memory<float> steps, grad_state, back, sums;  // back: the gradient that comes back to the spikes
     Memory<uint8_t> spikes;
-    BackwardMemory(int64_t T_, int64_t C)
+    BackwardMemory(int64_t images, int64_t T_, int64_t C)
         : bytes(RecurrentMemory::bytes(Model::states, C)),
           forward(carver, Model::states, C),
           T(T_),
           stride(forward.stride),
-          steps(images_together * T * (Model::states + 1) * stride),
-          grad_state(images_together * most_states * stride),
-          back(images_together * stride),
-          sums(images_together * (1 + most_channelwise) * stride),
+          steps(images * T * (Model::states + 1) * stride),
+          grad_state(images * most_states * stride),
+          back(images * stride),
+          sums(images * (1 + most_channelwise) * stride),
           spikes(2 * ceil_div(C, 8)) {}
     float* before(int64_t i, int64_t t, int part) { return steps.data + ((i * T + t) * (Model::states + 1) + part) * stride; }
     float* state(int64_t i, int part) { return grad_state.data + (i * most_states + part) * stride; }
@@ -158,7 +159,7 @@ static void recurrent_backward_of(const RecurrentBackward& r) {
     with_surrogate(s.surrogate, [&](auto derivative) {
 #pragma omp parallel if (s.N > 1)
         {
-            BackwardMemory<Model> memory(s.T, s.C);
+            BackwardMemory<Model> memory(images, s.T, s.C);
 #pragma omp for schedule(dynamic)
             for (int64_t image = 0; image < s.N; image += images)
                 back_through_images<Model>(r, derivative, image, least(images, s.N - image), memory,
