@@ -20,7 +20,7 @@ from ..spikes import Spikes
 from . import sigma_delta_state
 from .early_exit import LogitMargin, Stop, check_rule
 from .inputs import PlanInputs
-from .kept_states import LEAST, MOST, KeptStates, read_before_it_runs
+from .kept_states import KeptStates, can_be_read_later, read_before_it_runs
 from .plan_result import ChangesFigures, PlanFigures
 from .result import Output, Result, table
 from .stopping import Asked, AskedLead, LogitReadout
@@ -56,7 +56,7 @@ class Engine:
         self._fixed_bytes = H * W * 4 * C  # of its counts
         self._room = checks.memory(heap.CPU)
         self.stateful = plan.numbers_with_states()
-        self._state_bytes = {k: self._room_for(k, 1).nbytes for k in self.stateful}  # of a sample
+        self._state_bytes = sum(self._room_for(k, 1).nbytes for k in self.stateful)  # of a sample
 
     def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest.
@@ -92,7 +92,7 @@ class Engine:
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
         operations that have some, as the library has them; None: from rest."""
         numbers, session, tally = tuple(keep), self.session(), self.tally()
-        later = stop is None and LEAST < given.N * sum(map(self._state_bytes.__getitem__, numbers)) <= MOST
+        later = stop is None and numbers == self.stateful and can_be_read_later(given.N, self._state_bytes)
         if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
         asked: Asked | AskedLead | None = None

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from ..plan.library import Session
 
-LEAST, MOST = 1 << 20, 64 << 20  # bytes; fewer are copied at once, and more would keep much memory from other runs
+MOST_SAMPLES = 64  # that go through a network at a time if no states are kept: kernels/cpu/src/engine/run.h
+MOST_BYTES = 64 << 20  # more would keep much memory from other runs
+
+
+def can_be_read_later(samples: int, sample_bytes: int) -> bool:
+    """Whether the states of so many samples may stay where they are."""
+    return samples <= MOST_SAMPLES and samples * sample_bytes <= MOST_BYTES
 
 
 class KeptStates(Mapping[int, Tensor]):

@@ -72,7 +72,8 @@ def run(
     if usual and not x.is_neg():
         shape, constant, sequence = x.shape[1:], True, False
     else:
-        given = input_of(net, x, T, None)
+        with torch.no_grad():
+            given = input_of(net, x, T, None)
         shape, constant, sequence = given.shape[2:], isinstance(given, Tensor) and checks.is_repeated(given), True
         if constant:
             given, sequence = given[0], False

@@ -50,6 +50,7 @@ class SigmaDeltaFigures(LayerFigures):
         return result.potentials[-1]
 
 
+@torch.no_grad()
 def simulate(
     net: nn.Module, x: Tensor | Spikes, T: int, *, chunk: int | None, state: dict | None, stop: Stop | None,
     **unknown: Any,

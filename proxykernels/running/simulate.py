@@ -23,7 +23,6 @@ from .sigma_delta_state import has_sigma_delta
 from .stateful_layer import StatefulLayer, unwatched
 
 
-@torch.no_grad()
 def simulate(
     net: nn.Module,
     x: Tensor | Spikes,
@@ -104,10 +103,19 @@ def run(
         planned = plans.run(net, x, T, state, stop, precision)
         if planned is not None:
             return planned
+    options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
     if has_sigma_delta(net):
         explains, trains = watch is not unwatched, bool(batch_statistics or masks)
-        options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
         return sigma_delta_layers.simulate(net, x, T, **options, explain=explains, training=trains)
+    ways = {"batch_statistics": batch_statistics, "masks": masks, "watch": watch, "with_synops": with_synops}
+    return _by_layers(net, x, T, **options, **ways)
+
+
+@torch.no_grad()
+def _by_layers(
+    net, x, T, *, chunk, state, stop, record, precision, batch_statistics, masks, watch, with_synops
+) -> Result:  # fmt: skip
+    """The same, of layers that are called one by one."""
     check_rule(stop)
     if state and isinstance(stop, LogitMargin):
         raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")

@@ -98,7 +98,7 @@ class Snapshot:
         """Whether somebody else holds a guarded tensor, or another tensor or an array with its memory."""
         return (
             any(map(_ALONE.__ne__, map(_memory_references, self._addresses)))
-            or any(map(_IN_A_LIST.__ne__, map(sys.getrefcount, self._memory)))
+            or any(map(_OBJECT.__ne__, map(sys.getrefcount, self._memory)))
             or [*map(sys.getrefcount, self._guarded)] != self._references
         )
 
@@ -178,11 +178,11 @@ _version = attrgetter("_version")
 _memory_references = torch._C._storage_Use_Count  # of the address of a storage
 
 
-def _alone() -> int:
-    """The references to the memory of a tensor that is not shared, and whose storage Python has."""
+def _alone() -> tuple[int, int]:
+    """The references to the memory of a tensor that is not shared, and to Python's object for it."""
     t = torch.empty(1, dtype=torch.uint8, device="cpu")
-    memory = t.untyped_storage()
-    return _memory_references(memory._cdata)
+    memory = [t.untyped_storage()]
+    return _memory_references(memory[0]._cdata), next(map(sys.getrefcount, memory))
 
 
-_ALONE, _IN_A_LIST = _alone(), next(map(sys.getrefcount, [object()]))
+(_ALONE, _OBJECT), _IN_A_LIST = _alone(), next(map(sys.getrefcount, [object()]))

@@ -89,9 +89,8 @@ def test_a_state_goes_on(stop):
         assert equal(second.state[name][0], states[0])
 
 
-def test_states_are_there_whenever_they_are_asked_for(monkeypatch):
+def test_states_are_there_whenever_they_are_asked_for():
     """Though later runs work in the memory where they were, and however many results are still there."""
-    monkeypatch.setattr("proxykernels.running.engine.LEAST", 0)
     net = network()
     images = [image() * (k + 1) / 4 for k in range(5)]
     planned(net, images[0], T)
@@ -212,6 +211,20 @@ def test_a_change_is_noticed(change):
     for _ in range(3):
         result = pk.simulate(net, image(), T)
         assert equal(result.spikes, expected.spikes) and equal(result.state["3"][0], expected.state["3"][0])
+
+
+def test_weights_that_nobody_has_are_not_read():
+    net = network()
+    planned(net, image(), T)
+    snapshot = plans._networks[net].snapshot
+    looked, hashed = [], snapshot._all.hashed
+    snapshot._all.hashed = lambda lines: (looked.append(lines), hashed(lines))[1]
+    pk.simulate(net, image(), T)
+    assert not looked
+    weight = net[3].weight
+    for _ in range(2):
+        pk.simulate(net, image(), T)
+    assert len(looked) == 2 and weight.any()
 
 
 def test_hooks_are_called():
