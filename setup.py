@@ -34,19 +34,16 @@ STRIPPED = [] if platform.system() == "Darwin" else ["-s"]
 
 sources = runpy.run_path("kernels/cpu/sources.py")
 
-# The features of each instruction set are those that dispatch.cpp asks the machine for. The slowest comes first.
+# The features of each instruction set are those that dispatch.cpp asks the machine for. The slowest comes first. Code
+# for AVX-512 serves "amx", too (target.cpp): where the compiler knows matrix tiles, their kernels are beside it.
 TARGETS = {"portable": []}
+TILES = ["-mamx-tile", "-mamx-int8", "-D__AMX_INT8__=1"]  # a macro that clang before version 17 does not define
 if platform.machine() in ("x86_64", "AMD64"):
     avx2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt"]
     TARGETS |= {
         "avx2": avx2,
         "avx512": (avx512 := [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),
-        "amx": [
-            *avx512,
-            "-mamx-tile",
-            "-mamx-int8",
-            "-D__AMX_INT8__=1",  # which clang before version 17 does not define
-        ],
+        "amx": [*avx512, *TILES],
     }
 
 
@@ -71,6 +68,11 @@ PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "CMakeLists.txt", "*.in", "*.safe
 VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/__init__.py").read_text(encoding="utf-8")).group(1)
 INTERFACE = [("PK_TARGET", "portable"), ("PK_VERSION", f'"{VERSION}"')]  # macros of kernels/cpu/c
 INTERFACE += [tuple(macro.split("=")) for macro in sources["JSON_MACROS"]]
+
+
+def code_of(target):
+    """The instruction set whose code a target runs."""
+    return "avx512" if target == "amx" else target
 
 
 def is_engine(extension):
@@ -165,8 +167,12 @@ class BuildKernels(build_ext):
     def jobs_of(self, extension):
         """What to compile for a library: sources, each with a folder, macros and flags."""
         engine, tasks = is_engine(extension), {f"kernels/cpu/src/{name}.cpp" for name in sources["TASKS"]}
-        targets = {self.target: TARGETS[self.target]} if self.target else TARGETS
-        targets = {name: flags for name, flags in targets.items() if name != "amx" or self.knows(flags)}
+        targets = [self.target] if self.target else list(TARGETS)
+        has_tiles = "amx" in TARGETS and self.knows(TARGETS["amx"])
+        targets = [name for name in targets if name != "amx" or has_tiles]
+        compiled = {name: TARGETS[name] for name in dict.fromkeys(map(code_of, targets))}
+        if has_tiles and "avx512" in compiled:
+            compiled["avx512"] = TARGETS["amx"]
         jobs = []
         for source in extension.sources:
             openmp = self.openmp(engine or source in tasks)[0]
@@ -178,8 +184,8 @@ class BuildKernels(build_ext):
                 jobs.append((source, "common", macros, openmp))
             else:
                 jobs += [
-                    (source, target, [("PK_TARGET", target)], [*openmp, *targets[target]])
-                    for target in reversed(targets)
+                    (source, target, [("PK_TARGET", target)], [*openmp, *compiled[target]])
+                    for target in reversed(compiled)
                 ]
         return jobs
 

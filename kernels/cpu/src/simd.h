@@ -145,7 +145,7 @@ static inline Vec::Mask mask_of(uint32_t bits) {
 
 #endif
 
-#if !defined(__AVX2__)  // without masks: lane by lane, and out of line, for there are many calls and few that are not whole
+#if !defined(__AVX2__)  // without masks
 __attribute__((noinline)) static Vec load_some(const float* p, int n) {
     Vec a = broadcast(0.0f);
     for (int i = 0; i < n; i++) a.x[i] = p[i];
@@ -249,10 +249,15 @@ static inline Lanes<channels> load_block(const float* p) {
     for (int i = 0; i < b.vecs; i++) b.v[i] = load(p + i * Vec::width);
     return b;
 }
-// The first n floats; the other lanes are zero and their memory is not touched.
-template <int channels = block>
-static inline Lanes<channels> load_block(const float* p, int n) {
-    if (n >= channels) return load_block<channels>(p);
+#if defined(__AVX2__)
+#define PART static inline  // by masks
+#else  // lane by lane, and out of line: there are many calls, of which few are not whole
+#define PART __attribute__((noinline)) static
+#endif
+
+// The first n floats, fewer than there are lanes.
+template <int channels>
+PART Lanes<channels> load_part(const float* p, int n) {
     Lanes<channels> b;
     for (int i = 0; i < b.vecs; i++) {
         int left = n - i * Vec::width;
@@ -261,12 +266,28 @@ static inline Lanes<channels> load_block(const float* p, int n) {
     return b;
 }
 template <int channels>
-static inline void store_block(float* p, const Lanes<channels>& b, int n = channels) {
+PART void store_part(float* p, const Lanes<channels>& b, int n) {
     for (int i = 0; i < b.vecs; i++) {
         int left = n - i * Vec::width;
         if (left >= Vec::width) store(p + i * Vec::width, b.v[i]);
         else if (left > 0) store_first(p + i * Vec::width, b.v[i], left);
     }
+}
+#undef PART
+
+// The first n floats; the other lanes are zero and their memory is not touched.
+template <int channels = block>
+static inline Lanes<channels> load_block(const float* p, int n) {
+    return n >= channels ? load_block<channels>(p) : load_part<channels>(p, n);
+}
+template <int channels>
+static inline void store_block(float* p, const Lanes<channels>& b) {
+    for (int i = 0; i < b.vecs; i++) store(p + i * Vec::width, b.v[i]);
+}
+template <int channels>
+static inline void store_block(float* p, const Lanes<channels>& b, int n) {
+    if (n >= channels) store_block(p, b);
+    else store_part(p, b, n);
 }
 template <int channels>
 static inline void add(Lanes<channels>& a, const Lanes<channels>& b) {

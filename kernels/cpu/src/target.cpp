@@ -1,6 +1,7 @@
 // The table of an instruction set's kernels. This file and those beside it are compiled once for each instruction set
-// (setup.py): -DPK_TARGET=amx, avx512, avx2 or portable, with the matching flags. A kernel is defined in one of them; here are
-// those that others are made of.
+// (setup.py): -DPK_TARGET=avx512, avx2 or portable, with the matching flags. A kernel is defined in one of them; here are those
+// that others are made of. AMX is AVX-512 with kernels of matrix tiles beside it: code is compiled once for both, and each has a
+// table.
 #include "abi.h"
 #include "conv2d/amx_weights.h"
 #include "conv2d/slices.h"
@@ -13,15 +14,28 @@ namespace PK_TARGET {
 #include "kernels.h"
 #undef KERNEL
 
+}  // namespace PK_TARGET
+
+#if defined(__AMX_INT8__)
+namespace amx {
+extern const Kernels kernels;
+const Kernels kernels = {
+#define KERNEL(result, name, ...) PK_TARGET::name,
+#include "kernels.h"
+#undef KERNEL
+};
+}  // namespace amx
+#endif
+
+namespace PK_TARGET {
+
 #if !defined(__AVX512F__)
 #define lookup_conv2d nullptr
 #endif
-#if !defined(__AMX_INT8__)
 #define tile_conv2d nullptr
 #define count_digits nullptr
 #define pack_tiles nullptr
 #define tiles_size nullptr
-#endif
 
 extern const Kernels kernels;
 const Kernels kernels = {

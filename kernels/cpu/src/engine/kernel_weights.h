@@ -74,7 +74,7 @@ static int64_t pack_slices(Step& step, bool periodic) {
 static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
 #if defined(__AMX_INT8__)
     const Window& w = step.windows[step.weighted];
-    if (!step.is_conv || step.P() == 1 || w.groups > 1) return 0;
+    if (!step.is_conv || step.P() == 1 || w.groups > 1 || std::isinf(step.lines[engine::Tiles].busy)) return 0;
     step.digits = count_digits(w.weight, step.neuron.channels, step.C, w.rows);
     if (!step.digits || std::isinf(step.lines[engine::Tiles + step.digits - 1].busy)) return 0;
     Conv2d c = step.conv;

@@ -11,12 +11,12 @@ static_assert(behind_list >= overhang);
 
 int64_t recurrent_room(const Step& step) { return RecurrentMemory::bytes(step.states - 1, step.C); }
 
-template <class Model>
 struct Recurring {
     const Session& session;
     const Step& step;
-    const int64_t k, steps;
+    const int64_t k, steps, states;
     const bool fresh;
+    decltype(&step_channels<SoftReset>) step_neurons;  // of their model
     const RowAdder of_blocks, of_last;  // of whole blocks of channels, and of the last one
 
     Recurring(const Session& session, const Step& step, int64_t k, int64_t steps, bool fresh)
@@ -24,15 +24,18 @@ struct Recurring {
           step(step),
           k(k),
           steps(steps),
+          states(step.states - 1),
           fresh(fresh),
           of_blocks(row_adder(step.back.kind, block_vecs, is_far(step.back))),
-          of_last(row_adder(step.back.kind, step.vecs_of(step.blocks() - 1), is_far(step.back))) {}
+          of_last(row_adder(step.back.kind, step.vecs_of(step.blocks() - 1), is_far(step.back))) {
+        with_model(step.neuron, [&](auto model) { step_neurons = step_channels<decltype(model)>; });
+    }
 
     void run(int64_t image, Scratch& scratch) const {
         Carver carver{scratch.kernel};
-        const RecurrentMemory memory(carver, Model::states, step.C);
+        const RecurrentMemory memory(carver, states, step.C);
         float* const v = session.states[k].v + image * step.state_size;
-        load_recurrent(memory, Model::states, fresh ? step.start : v, step.C, step.C);
+        load_recurrent(memory, states, fresh ? step.start : v, step.C, step.C);
         const View& x = session.views[step.windows[0].slot];
         uint8_t* const out = (uint8_t*)session.slots[k] + image * steps * step.bytes();
         const uint8_t* fired = memory.fired;
@@ -42,7 +45,7 @@ struct Recurring {
             fired = spikes;
         }
         memmove(memory.fired, fired, step.bytes());
-        store_recurrent(memory, Model::states, v, step.C);
+        store_recurrent(memory, states, v, step.C);
         const int64_t sent = count_bits(out, steps * step.bytes());
         scratch.tally[0] += sent, scratch.tally[1] += sent * (step.recurrent_full ? step.C : 1);
     }
@@ -58,7 +61,7 @@ struct Recurring {
             for (int64_t channel = first; channel < last; channel += block) {
                 Block input = load_block(sums + channel - first);
                 if (!step.recurrent_full) add_own(input, step.back.matrix, channel, fired, step.bytes());
-                step_channels<Model>(step.neuron, memory, channel, (int)least(block, step.C - channel), input, spikes);
+                step_neurons(step.neuron, memory, channel, (int)least(block, step.C - channel), input, spikes);
             }
         }
     }
@@ -76,17 +79,14 @@ struct Recurring {
 };
 
 void run_recurrent(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
-    const Step& step = session.plan.steps[k];
-    with_model(step.neuron, [&](auto model) {
-        const Recurring<decltype(model)> recurring(session, step, k, steps, fresh);
-        struct Context {
-            const Recurring<decltype(model)>& recurring;
-            Scratch* scratch;
-        } context{recurring, session.scratch};
-        share(session, N, &context, [](void* given, int64_t image, int64_t thread) {
-            const Context& c = *(const Context*)given;
-            c.recurring.run(image, c.scratch[thread]);
-        });
+    const Recurring recurring(session, session.plan.steps[k], k, steps, fresh);
+    struct Context {
+        const Recurring& recurring;
+        Scratch* scratch;
+    } context{recurring, session.scratch};
+    share(session, N, &context, [](void* given, int64_t image, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        c.recurring.run(image, c.scratch[thread]);
     });
 }
 

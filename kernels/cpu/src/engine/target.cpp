@@ -1,4 +1,5 @@
-// The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP.
+// The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP. With AMX its functions are those
+// of AVX-512: what plans tell of costs decides whether tiles are taken (Operation.lines).
 #include "run.h"
 
 #include "../fingerprint.h"
@@ -44,8 +45,7 @@ static void leads(void* context, const int32_t* counts, const float* v, const in
     }
 }
 
-extern const engine::Functions functions;
-const engine::Functions functions = {
+static constexpr engine::Functions its_functions = {
     [](const Input* input, const Operation* operations, int64_t count) {
         return (engine::Plan*)make_plan(input, operations, count);
     },
@@ -66,5 +66,14 @@ const engine::Functions functions = {
     [](const engine::Session* session, int64_t k) { return ((const Session*)session)->ways[k]; },
     leads,
 };
+extern const engine::Functions functions;
+const engine::Functions functions = its_functions;
 
 }  // namespace PK_TARGET
+
+#if defined(__AMX_INT8__)
+namespace amx {
+extern const engine::Functions functions;
+const engine::Functions functions = PK_TARGET::its_functions;
+}  // namespace amx
+#endif

@@ -45,7 +45,11 @@ static void depthwise_task_of(const SigmaDeltaCall& call, int64_t task, SigmaDel
                    const float* const weight = s.weight + channel;
                    int64_t additions = 0;
                    const auto add = [&](int64_t t, auto steps, auto* sums) {
-                       additions += add_depthwise<channels, steps>(taps, x + t * frame, frame, weight, n, sums);
+                       constexpr int together = std::is_same_v<Value, float> ? 1 : steps;  // of values, such as frames
+                       each<steps / together>([&](auto k) {
+                           additions +=
+                               add_depthwise<channels, together>(taps, x + (t + k) * frame, frame, weight, n, sums + k);
+                       });
                    };
                    const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
                    return std::pair(additions, fired);

@@ -4,12 +4,17 @@
 
 namespace PK_TARGET {
 
+// Some values of the input, from one on.
+static inline Vec input_at(const SigmaDelta& s, int64_t at, int64_t n) {
+    return s.real ? load_values((const float*)s.x + at, n) : load_values((const int8_t*)s.x + at, n);
+}
+
 // Calls give(maxima) after each step, of some channels of an output pixel. `sums` has room for those of each tap.
-template <int channels, class Value, class Give>
+template <int channels, class Give>
 static inline void maxima_of_place(const SigmaDelta& s, int64_t image, int64_t channel, const SigmaDeltaTaps& taps,
                                    Lanes<channels>* sums, Give give) {
     const int64_t n = least(s.C - channel, channels), frame = s.H * s.W * s.C;
-    const Value* x = (const Value*)s.x + image * s.T_in * frame + taps.first + channel;
+    int64_t x = image * s.T_in * frame + taps.first + channel;
     const float* const before = s.z ? s.z + image * frame + taps.first + channel : nullptr;
     for (int64_t k = 0; k < taps.count; k++)
         sums[k] = s.z ? load_block<channels>(before + taps.x[k], (int)n) : broadcast_block<channels>(0.0f);
@@ -18,7 +23,7 @@ static inline void maxima_of_place(const SigmaDelta& s, int64_t image, int64_t c
         for (int64_t k = 0; k < taps.count && (t < s.T_in || t == 0); k++)
             for (int i = 0; i < most.vecs; i++) {
                 const int64_t left = t < s.T_in ? n - i * Vec::width : 0;
-                if (left > 0) sums[k].v[i] = sums[k].v[i] + load_values(x + taps.x[k] + i * Vec::width, left);
+                if (left > 0) sums[k].v[i] = sums[k].v[i] + input_at(s, x + taps.x[k] + i * Vec::width, left);
                 most.v[i] = k ? greater(most.v[i], sums[k].v[i]) : sums[k].v[i];
             }
         give(most);
@@ -26,7 +31,7 @@ static inline void maxima_of_place(const SigmaDelta& s, int64_t image, int64_t c
 }
 
 // The changes of the maxima, or the neurons' spikes.
-template <int channels, class Value>
+template <int channels>
 static Fired pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const SigmaDeltaTaps& taps,
                         Lanes<channels>* sums) {
     using Sums = Lanes<channels>;
@@ -36,7 +41,7 @@ static Fired pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64
     Fired fired;
     if (s.codes) {
         Senders<channels> neurons(s, channel, kept);
-        maxima_of_place<channels, Value>(s, image, channel, taps, sums, [&](const Sums& most) {
+        maxima_of_place<channels>(s, image, channel, taps, sums, [&](const Sums& most) {
             fired.all += fired.last = neurons.send(most, s.codes + at);
             at += s.P * s.C;
         });
@@ -44,7 +49,7 @@ static Fired pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64
         return fired;
     }
     Sums last = kept ? load_block<channels>(kept, n) : broadcast_block<channels>(0.0f);
-    maxima_of_place<channels, Value>(s, image, channel, taps, sums, [&](const Sums& most) {
+    maxima_of_place<channels>(s, image, channel, taps, sums, [&](const Sums& most) {
         Sums change = most;
         subtract(change, last);
         store_block(s.arrived + at, change, n);
@@ -65,18 +70,15 @@ static void add_up_values(const SigmaDelta& s, int64_t first, int64_t last) {
         }
 }
 
-template <class Value>
-static void maximum_task_of(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
+void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
     const auto tap_weights = [](int64_t) { return 0; };
     each_place(call, task, scratch.taps, counted, tap_weights,
                [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
                    auto* const sums = (Lanes<channels>*)scratch.sums;
-                   return std::pair<int64_t, Fired>(0, pool_place<channels, Value>(call.s, image, pixel, channel, taps, sums));
+                   return std::pair<int64_t, Fired>(0, pool_place<channels>(call.s, image, pixel, channel, taps, sums));
                });
 }
-void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
-    (call.s.real ? maximum_task_of<float> : maximum_task_of<int8_t>)(call, task, scratch, counted);
-}
+
 void add_up_sent(const SigmaDelta& s, int64_t first, int64_t last) {
     (s.real ? add_up_values<float> : add_up_values<int8_t>)(s, first, last);
 }
