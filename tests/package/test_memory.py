@@ -169,7 +169,8 @@ for turn in range(2):  # the second finds what stays, such as packed weights
     open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
     before = resident("VmRSS")
     net(x).count().float().square().mean().backward()
-print(resident("VmHWM") - before, sum(p.grad.nbytes for p in net.parameters()) / 2**20, float(net.weight.grad.abs().max()))
+gradients = [parameter.grad for parameter in net.parameters()]
+print(resident("VmHWM") - before, sum(g.nbytes for g in gradients) / 2**20, float(gradients[0].abs().max()))
 """
 
 
