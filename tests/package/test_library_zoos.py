@@ -1,6 +1,8 @@
 """Nets of SpikingJelly's zoo and of both libraries' tutorials, as they are written there: the same spikes bit by bit,
 where all sums are exact in float32."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -60,6 +62,57 @@ def test_voting_layers_of_spikingjelly(generator, mode):
     result = pk.simulate(pk.from_spikingjelly(net), x, T, chunk=3)
     assert expected.shape == (T, 2, 10) and 0.02 < expected.mean() < 0.98
     assert equal(result.potentials, expected)
+
+
+class Stem(nn.Module):
+    """snas_net's cell, searched for by others, between a convolution and neurons as in its SNASNet."""
+
+    def __init__(self, cell: nn.Module, neuron):
+        super().__init__()
+        self.stem, self.cell = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)), cell
+        self.norm, self.sn = nn.BatchNorm2d(8), neuron.LIFNode(tau=2.0)
+
+    def forward(self, x):
+        return self.sn(self.norm(self.cell(self.stem(x))))
+
+
+def searched_cell() -> nn.Module:
+    snas_net = pytest.importorskip("spikingjelly.activation_based.model.snas_net")
+    from spikingjelly.activation_based import neuron
+
+    connections = torch.tensor([[0, 2, 3, 1], [0, 0, 4, 3], [0, 0, 0, 2], [0, 0, 0, 0]])
+    cell = snas_net.Neuronal_Cell(SimpleNamespace(threshold=1.0, tau=2.0), 8, 8, connections)
+    return Stem(cell, neuron)
+
+
+def online_vgg() -> nn.Module:
+    ottt = pytest.importorskip("spikingjelly.activation_based.model.spiking_vggws_ottt")
+    from spikingjelly.activation_based import neuron
+
+    return ottt.OTTTSpikingVGG([8, "A", 8, "M", 512], True, 10, spiking_neuron=neuron.OTTTLIFNode, tau=2.0)
+
+
+OTHERS = {"searched cells": searched_cell, "trained online": online_vgg}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_of_spikingjelly(generator, name):
+    torch.manual_seed(0)
+    net = OTHERS[name]().eval()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(1, 3), module.bias.uniform_(0, 0.5)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.mul_(3), module.bias is None or module.bias.uniform_(0, 0.5)
+    x = torch.rand(2, 3, 16, 16, generator=generator)
+    expected = spikingjelly_fires(net, x, T, "s")
+    result = pk.simulate(pk.from_spikingjelly(net), x, T)
+    assert min(rate for rate in result.rates.values() if rate == rate) > 0.01
+    if name == "searched cells":
+        assert (result.spikes.dense() != expected).float().mean() < 0.001
+    else:
+        assert torch.allclose(result.potentials, expected, 1e-3, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["MSResNet", "MaxResNet"])

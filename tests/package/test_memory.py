@@ -151,3 +151,32 @@ def test_peak_of_a_large_image():
     potentials, before, peak, of_long_chunks = map(float, done.stdout.split())
     budget = chunks.CHUNK_BYTES / 2**20
     assert peak < 2000 and peak - before < potentials + 1.3 * budget < of_long_chunks - before, done.stdout
+
+
+TRAINED = """
+import ctypes, torch
+import proxykernels as pk
+def resident(name):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024
+torch.manual_seed(0)
+torch.set_num_threads(1)
+net = pk.FusedRecurrentLinear(512, 512, neuron=pk.neurons.LIFNeuron(decay=0.9))
+pk.use_surrogate(net, pk.ATan())
+x = pk.pack(torch.rand(1000, 1, 512) < 0.1)
+for turn in range(2):  # the second finds what stays, such as packed weights
+    net.zero_grad()
+    ctypes.CDLL(None).malloc_trim(0)
+    open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+    before = resident("VmRSS")
+    net(x).count().float().square().mean().backward()
+gradients = [parameter.grad for parameter in net.parameters()]
+print(resident("VmHWM") - before, sum(g.nbytes for g in gradients) / 2**20, float(gradients[0].abs().max()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+def test_peak_of_training_recurrent_neurons():
+    """The backward pass of one sample has the states of one, of a piece of its steps."""
+    done = subprocess.run([sys.executable, "-c", TRAINED], capture_output=True, text=True, check=True)
+    peak, gradients, largest = map(float, done.stdout.split())
+    assert largest > 0 and peak < gradients + 6, done.stdout

@@ -63,5 +63,5 @@ def test_what_a_graph_does_not_tell_is_warned_of(network, options):
 @pytest.mark.parametrize("take", [lambda net: pk.convert(net, given()[0]), pk.from_spikingjelly], ids=["ann", "other"])
 def test_other_ways_name_this_one(network, take):
     pytest.importorskip("spikingjelly")
-    with pytest.raises(TypeError, match=r"is a IAF, .*spike_fn=SingleSpike and min_v_mem=None.*sinabs\.nir\.to_nir"):
+    with pytest.raises(TypeError, match=r"module '1' is a IAF; .*SingleSpike and min_v_mem=None.*sinabs\.nir\.to_nir"):
         take(network()[0])

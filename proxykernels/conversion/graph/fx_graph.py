@@ -22,7 +22,7 @@ from .fx_calls import arguments, as_module, is_cast, needed, path_of
 from .graph_layers import AVERAGES, GraphLayers, shape_of
 from .graph_values import Current, Projection, Signal
 from .index_ops import named
-from .refusals import remedy, remedy_of_library
+from .refusals import remedy
 from .rewrites import Spread, affine_by, as_convolution, norm_as_convolution, taps
 
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
@@ -147,8 +147,7 @@ class Graph(GraphLayers):
         if isinstance(module, SHAPING):
             return self._reshape(node, x, module, path)
         kind = type(module).__name__
-        what_to_do = remedy_of_library(type(module)) or self._what_to_do(kind)
-        raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{what_to_do}")
+        raise TypeError(f"{self.model}: {path} is a {kind}, which has no counterpart in spikes{self._what_to_do(kind)}")
 
     def _what_to_do(self, name: str) -> str:
         return self._remedy(name) or f". Supported: {self.supported}"

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from ...layers.parametrized import COMPILED, has_forward_hooks, uncompiled, use_plain_weights
+from .refusals import remedy_of_library
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "AveragedModel")
 CONTAINERS = (dict, list, set, deque, OrderedDict)
@@ -40,6 +41,8 @@ def check_model(argument: str, net: nn.Module, made: str) -> None:
             raise TypeError(f"{where} is a {kind}; take its .module")
         if any(tensor.is_meta for tensor in (*module.parameters(False), *module.buffers(False))):
             raise TypeError(f"{where} is on the meta device and has no weights; load them first")
+        if what_to_do := remedy_of_library(type(module)):
+            raise TypeError(f"{where} is a {kind}{what_to_do}")
         if has_forward_hooks(module):
             advice = "remove it, and register it on the network that is returned"
             if isinstance(module, fx.GraphModule):  # torch.export gives them a hook that checks inputs

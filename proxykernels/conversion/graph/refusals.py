@@ -59,8 +59,9 @@ def remedy_of_imports(name: str) -> str:
 
 
 def remedy_of_library(kind: type) -> str:
-    """The remedy for modules of a library whose networks are taken in another way; "" if there is none."""
-    return _SINABS if kind.__module__.startswith("sinabs.") else ""
+    """The remedy for neurons of a library whose networks are taken in another way; "" if there is none."""
+    is_neuron = kind.__module__.startswith("sinabs.layers.") and hasattr(kind, "reset_states")
+    return _SINABS if is_neuron else ""
 
 
 def remedy(name: str) -> str:
