@@ -75,7 +75,10 @@ def _means(pool: Operation, height: int, width: int) -> Tensor:
     pixels = torch.eye(height * width, dtype=torch.float32, device=heap.CPU).view(-1, 1, height, width)
     if pool.adaptive:
         return F.adaptive_avg_pool2d(pixels, size).flatten(1).t()
-    options = {"count_include_pad": pool.count_padding, "divisor_override": pool.divisor or None}
-    sizes = window.kernel, window.stride, window.padding
-    ways = (F.avg_pool2d(pixels, *sizes, ceil_mode=ceil_mode, **options) for ceil_mode in (False, True))
-    return next(means for means in ways if means.shape[2:] == size).flatten(1).t()
+    means = (
+        F.avg_pool2d(
+            pixels, window.kernel, window.stride, window.padding, ceil_mode, pool.count_padding, pool.divisor or None
+        )
+        for ceil_mode in (False, True)
+    )
+    return next(found for found in means if found.shape[2:] == size).flatten(1).t()

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ctypes import c_int64
 from functools import cached_property, partial
 
@@ -100,6 +100,7 @@ class Engine:
             asked = AskedLead(stop, self._readout, given.N, T)
         elif stop is not None:
             asked = Asked(stop, self.plan, given.N, T)
+        kept: Mapping[int, Tensor]
         try:
             for k, states in (start or {}).items():
                 session.write(k, states)

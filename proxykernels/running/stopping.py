@@ -1,7 +1,6 @@
 """Early exit: the library asks which samples are decided, and goes on without them."""
 
 import ctypes
-import math
 from typing import Any
 
 import torch
@@ -98,20 +97,16 @@ class LogitReadout:
         """Raises:
         ValueError: the network has no logits, or not of at least two classes.
         """
-        neurons = None if plan.with_logits is None else plan.operations[plan.with_logits].neurons
-        if plan.with_logits is None or neurons is None or len(plan.last.shape) != 1 or plan.last.shape[0] < 2:
+        number, readout = plan.with_logits, plan.readout
+        if number is None or readout is None or len(plan.last.shape) != 1 or plan.last.shape[0] < 2:
             raise ValueError(
                 "margin(of='logits') needs logits [N, classes] of at least 2 classes, of a network of IF neurons that "
                 f"convert made, with soft reset; this one gives {['N', *plan.last.shape]}"
-                f"{' and has no logits' if neurons is None else ''}; of sigma-delta neurons take pk.stop.settled()"
+                f"{' and has no logits' if readout is None else ''}; of sigma-delta neurons take pk.stop.settled()"
             )
-        self.operation = plan.with_logits
-        given = neurons.channels[0], neurons.start[0], neurons.scale
-        parts = (torch.as_tensor(part, dtype=torch.float32, device=heap.CPU) for part in given)
-        self.parts = [part.expand(plan.last.shape).contiguous() for part in parts]
-        self.range = (0.0 if neurons.rectifies else -math.inf), math.inf
-        if neurons.rectifies and neurons.limit is not None:
-            self.range = 0.0, float(neurons.limit)
+        self.operation = number
+        self.parts = [part.flatten().expand(plan.last.shape).contiguous() for part in readout[:3]]
+        self.range = readout.lowest, readout.highest
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

@@ -16,7 +16,7 @@ from gpu import launches
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
-from proxykernels.running import graph, replay
+from proxykernels.running import cuda_graph_engine, replay
 
 pytestmark = [
     pytest.mark.triton,
@@ -167,7 +167,7 @@ def test_other_ways_to_run(monkeypatch, generator):
     net, x, rule = network("linear"), inputs("held", 64, generator), pk.stop.margin(4)
     with pretend_gpu(monkeypatch, executes=False) as card:
         engine, asked = pk.compile(card.moved(net), card.on_card(x)), []
-        monkeypatch.setattr(graph, "simulate", lambda net, x, T, **options: asked.append((T, options)))
+        monkeypatch.setattr(cuda_graph_engine, "simulate", lambda net, x, T, **options: asked.append((T, options)))
         engine(card.on_card(x), 64, stop=rule)
         monkeypatch.setenv("PROXYKERNELS_CUDA_GRAPHS", "0")
         engine(card.on_card(x), 9)
