@@ -49,13 +49,13 @@ def test_it_is_fast(opened):
             return Math.min(...Array.from({ length: 20 }, () => stream.run(values, 16)));
         }"""
     )
-    assert fastest <= 20
     first = [page.evaluate("performance.getEntriesByName('first answer')[0].startTime")]
     for _ in range(3):
         page.reload()
         page.wait_for_selector("#main[aria-busy=false]", state="attached")
         first.append(page.evaluate("performance.getEntriesByName('first answer')[0].startTime"))
-    assert min(first) <= 1000
+    print(f"one image, T = 16: {fastest:.1f} ms; the first answer {min(first):.0f} ms after loading")
+    assert fastest <= 20 and min(first) <= 1000
 
 
 def test_in_the_dark(opened):
