@@ -30,7 +30,7 @@ GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 def pytest_addoption(parser):
     parser.addoption(
         "--emulate",
-        choices=["sm_75", "sm_80", "sm_90"],
+        choices=["sm_75", "sm_80", "sm_89", "sm_90", "sm_120"],
         help="compile the Triton kernels for this GPU and execute their PTX on the CPU (tests/gpu/emulator/README.md)",
     )
 

@@ -122,6 +122,8 @@ def compile_variant(variant: str) -> dict:
         return record | {"absent": f"torch multiplies on {target}: Triton uses no tensor cores there"}
     if kernel == "if_conv2d" and not is_launched(target, rest[1]):
         return record | {"absent": f"{target} multiplies {'int8 digits' if takes_digits(target) else 'float16 parts'}"}
+    if kernel == "if_conv2d" and not is_launched(target, rest[1], steps := output_and_steps(rest[3])[1]):
+        return record | {"absent": f"{target} takes more than {steps} steps at a time"}
     try:
         makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": convolution}
         makers["recurrent_scan"] = _recurrent_scan

@@ -1,9 +1,9 @@
-"""Which numbers of a factor a compiled convolution packs: read in Triton's GPU IR, for GPUs that need not be here.
+"""Which numbers of an operand a compiled convolution packs: read in Triton's GPU IR, for GPUs that need not be here.
 
 The short code of ``expand`` (kernels/gpu/spike_operands.py) is right if those that an instruction takes at a time are
-inputs of one step, four int8 numbers of 16 and 32 steps beside those of the same inputs eight steps later. That is a
-matter of the layout that the compiler gives the factor [STEPS / 16, pixels, 16, inputs], of fewer steps [1, pixels,
-STEPS, inputs].
+inputs of one step, and where it takes eight, four beside those of the same inputs eight steps later. That is a matter
+of the layout that the compiler gives the operand [LATE, pixels, EARLY, inputs], of few steps [LATE, pixels / TOGETHER,
+EARLY, TOGETHER, inputs].
 
 A layout is linear (triton: include/triton/Tools/LinearLayout.h): each bit of a number's place, that is of the register,
 the lane and the warp that hold it, has a basis, the coordinates that it adds to the number's. A thread packs numbers of
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from math import log2
 
 MARK = "// of one step"  # in the code of expand that needs such a layout
-STEP, INPUT = 2, 3  # the dimensions of the factor
+STEP = 2  # the dimension of early steps; the last one is that of inputs
 Bases = dict[str, list[list[int]]]  # of "register", "lane" and "warp"
 
 
@@ -33,7 +33,7 @@ def operands(ttgir: str) -> dict:
 
 
 def _marked(ttgir: str) -> Iterator[tuple[int, list[int], str]]:
-    """Of each such instruction: how many numbers it packs, the factor's shape and its layout."""
+    """Of each such instruction: how many numbers it packs, the operand's shape and its layout."""
     names = dict(re.findall(r"^(#\w+) = (#ttg\..*)$", ttgir, re.M))
     for line in ttgir.splitlines():
         if "tt.elementwise_inline_asm" in line and MARK in line:
@@ -76,7 +76,7 @@ def is_of_one_step(bases: Bases | None, pack: int) -> bool:
         return False
     registers = bases["register"]
     inputs = registers[: 1 if pack == 2 else 2]
-    if len(registers) < log2(pack) or any(basis[:INPUT] != [0] * INPUT or not basis[INPUT] for basis in inputs):
+    if len(registers) < log2(pack) or any(any(basis[:-1]) or not basis[-1] for basis in inputs):
         return False
     if pack < 8:
         return True
@@ -84,20 +84,23 @@ def is_of_one_step(bases: Bases | None, pack: int) -> bool:
     return later == [0, 0, 8, 0] and not any(basis[STEP] & 8 for basis in others)
 
 
-# Pixels, input and output channels, and output: the largest blocks at 32 and at 16 steps, and the smallest ones. Those
-# of fewer steps are read where they are compiled (kernel_resources.py).
-LAYERS = ((100352, 128, 128, "words"), (100352, 128, 128, "words-16"), (1, 128, 32, "words"), (1, 3, 16, "words"))
+# Pixels, input and output channels, and output: the largest blocks at 32, 16 and 4 steps, and the smallest ones.
+LAYERS = (
+    *((100352, 128, 128, output) for output in ("words", "words-16", "words-4")),
+    *((1, 128, 32, output) for output in ("words", "words-4")),
+    (1, 3, 16, "words"),
+)
 
 
 def convolutions(target: str) -> list[str]:
-    """1 x 1 convolutions of each product that a target has, with its largest and its smallest factors."""
-    from gpu.variants import PRODUCTS, is_launched
+    """1 x 1 convolutions of each product that a target has, with its largest and its smallest operands."""
+    from gpu.variants import PRODUCTS, is_launched, output_and_steps
 
     return [
         f"{pixels}-{C}-{C_out}-1-1/{products}/hard/{output}"
         for products in PRODUCTS
-        if is_launched(target, products)
         for pixels, C, C_out, output in LAYERS
+        if is_launched(target, products, output_and_steps(output)[1])
     ]
 
 

@@ -81,11 +81,13 @@ PRODUCTS = {
 }
 
 
-def is_launched(target: str, products: str) -> bool:
-    """Whether weights become such products on a target: float32 ones are digits, or float16 parts."""
-    from proxykernels.kernels.gpu.block_sizes import takes_digits
+def is_launched(target: str, products: str, steps: int = 32) -> bool:
+    """Whether weights become such products on a target: float32 ones are digits, or float16 parts; and whether programs
+    have so many steps at a time there."""
+    from proxykernels.kernels.gpu.block_sizes import steps_at_a_time, takes_digits
 
-    return products == "one-product" or (PRODUCTS[products].type == "i8") == takes_digits(target)
+    is_made = products == "one-product" or (PRODUCTS[products].type == "i8") == takes_digits(target)
+    return is_made and steps_at_a_time(steps, target) == steps
 
 
 def output_and_steps(output: str) -> tuple[str, int]:

@@ -5,7 +5,10 @@ channel, and the inner dimension runs over the taps of the kernel and the input 
 neuron, so one load feeds 32 rows. Of 16 steps or fewer, 8, 4, 2 or 1, a program has more pixels. The bits become
 numbers in registers (spike_operands.py), tensor cores sum, and the neurons take their currents from the accumulator,
 with their potentials in registers for all T steps. No dense spike is ever written to memory, and no current that nobody
-asks for. The layout of the words is in words.py, the equations are in neurons.py.
+asks for. The layout of the words is in words.py, the equations are in neuron_steps.py.
+
+In the words of the field: the main loop computes fragments of the A operand from words, and its products; the epilogue
+(epilogue.py) splits the accumulator into steps and runs the neurons.
 
 Weights are one to three parts, each a product (parts.py), of one of two types:
 
@@ -25,109 +28,9 @@ import triton
 import triton.language as tl
 
 from .counters import popcount
+from .epilogue import append_spikes, in_step_order, join_digits, or_of_windows, split_steps
 from .neuron_steps import choose_states, read_states, write_states
-from .spike_operands import expand, fence, finished, read_steps, times_64
-
-
-@triton.jit
-def _four(x):
-    """Split the last two dimensions of x [..., 2, 2] into four tensors, ordered as numbers of two bits."""
-    even, odd = tl.split(x)
-    x0, x2 = tl.split(even)
-    x1, x3 = tl.split(odd)
-    return x0, x1, x2, x3
-
-
-@triton.jit
-def _sixteen(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Split x [PIXELS, CHANNELS, 16] into tensors [PIXELS, CHANNELS], in order.
-
-    A tree of splits in registers. Sixteen masked sums would do the same, and take half a minute to compile.
-    """
-    r0, r1, r2, r3 = _four(tl.reshape(x, (PIXELS, CHANNELS, 4, 2, 2)))
-    x0, x4, x8, x12 = _four(tl.reshape(r0, (PIXELS, CHANNELS, 2, 2)))
-    x1, x5, x9, x13 = _four(tl.reshape(r1, (PIXELS, CHANNELS, 2, 2)))
-    x2, x6, x10, x14 = _four(tl.reshape(r2, (PIXELS, CHANNELS, 2, 2)))
-    x3, x7, x11, x15 = _four(tl.reshape(r3, (PIXELS, CHANNELS, 2, 2)))
-    return x0, x1, x2, x3, x4, x5, x6, x7, x8, x9, x10, x11, x12, x13, x14, x15
-
-
-@triton.jit
-def _eight(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The same of x [PIXELS, CHANNELS, 8]."""
-    even, odd = tl.split(tl.reshape(x, (PIXELS, CHANNELS, 2, 2, 2)))
-    x0, x2, x4, x6 = _four(even)
-    x1, x3, x5, x7 = _four(odd)
-    return x0, x1, x2, x3, x4, x5, x6, x7
-
-
-@triton.jit
-def _split_steps(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr):
-    """Split x [LATE * PIXELS * EARLY, CHANNELS], as expand has its rows, into steps [PIXELS, CHANNELS]: step t is
-    result[t // 16][t % 16]."""
-    if STEPS == 32:
-        x = tl.permute(tl.reshape(x, (2, PIXELS, 16, CHANNELS)), (1, 3, 2, 0))
-        early, late = tl.split(x)
-        steps = (_sixteen(early, PIXELS, CHANNELS), _sixteen(late, PIXELS, CHANNELS))
-    else:
-        x = tl.permute(tl.reshape(x, (PIXELS, STEPS, CHANNELS)), (0, 2, 1))
-        if STEPS == 16:
-            steps = (_sixteen(x, PIXELS, CHANNELS),)  # type: ignore[assignment]
-        elif STEPS == 8:
-            steps = (_eight(x, PIXELS, CHANNELS),)  # type: ignore[assignment]
-        elif STEPS == 4:
-            steps = (_four(tl.reshape(x, (PIXELS, CHANNELS, 2, 2))),)  # type: ignore[assignment]
-        elif STEPS == 2:
-            steps = (tl.split(x),)  # type: ignore[assignment]
-        else:
-            steps = ((tl.reshape(x, (PIXELS, CHANNELS)),),)  # type: ignore[assignment]
-    return steps
-
-
-@triton.jit
-def _or_of_windows(word, WINDOWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The OR [WINDOWS, CHANNELS] of the words of each four pixels, from word [WINDOWS * 4, CHANNELS]."""
-    word = tl.permute(tl.reshape(word, (WINDOWS, 4, CHANNELS)), (0, 2, 1))
-    w0, w1, w2, w3 = _four(tl.reshape(word, (WINDOWS, CHANNELS, 2, 2)))
-    return (w0 | w1) | (w2 | w3)
-
-
-@triton.jit
-def _with_step(word, margin, i: tl.constexpr, PTX: tl.constexpr):
-    """Words of the steps before i, with step i: a spike where the margin is at least 0.
-
-    PTX: the signs are shifted in from below, an instruction each. A bit that a comparison chooses takes two, and a
-    predicate, of which there are few.
-    """
-    if PTX:
-        word = tl.inline_asm_elementwise(
-            "shf.l.wrap.b32 $0, $1, $2, 1;", "=r,f,r", [margin, word], dtype=tl.int32, is_pure=True, pack=1
-        )
-    else:
-        word |= (margin >= 0.0).to(tl.int32) << i
-    return word
-
-
-@triton.jit
-def _with_all_steps(word, left, STEPS: tl.constexpr, PTX: tl.constexpr):
-    """The words when STEPS steps are in them, of which only the first ``left`` count."""
-    if PTX:
-        word = ~tl.inline_asm_elementwise("brev.b32 $0, $1;", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1)
-        if STEPS < 32:
-            word = word >> (32 - STEPS)
-    return word & tl.where(left < STEPS, (1 << (left % 32)) - 1, -1 if STEPS == 32 else (1 << STEPS) - 1)
-
-
-@triton.jit
-def _join_digits(low, middle, high):
-    """low + 256 middle + 65536 high of int32 as float32, rounded once where the sum has at most 40 bits.
-
-    Carries first: the upper part is then exact in float32, and the lower one has no sign.
-    """
-    middle += low >> 8
-    high += middle >> 8
-    low = (low & 0xFF) | ((middle & 0xFF) << 8)
-    return tl.fma(high.to(tl.float32), 65536.0, low.to(tl.float32))
+from .spike_operands import expand, fence, read_steps, times_64, wait_for_products
 
 
 # Neither T nor the sizes of images and batches are in the specialisation key, so that no new value of them is compiled
@@ -140,7 +43,7 @@ def _if_conv2d_kernel(
     third_pointer,  # the same, or None: the highest of three digits, each of which has sums of its own
     unit_pointer,  # [C_out] float32: what 1 in the accumulator is worth
     bias_pointer,  # [C_out] float32, or None
-    neuron,  # the neurons' parameters: neurons.py
+    neuron,  # the neurons' parameters: neuron_steps.py
     v_pointer,  # [STATES, N, H_out * W_out, C_out] float32, states before the first step
     spikes_pointer,  # words [ceil(T / 32), N, H_out * W_out, C_out] int32, or counts without the first dimension
     pooled_pointer,  # words [ceil(T / 32), N, H_out * W_out / 4, C_out] int32 of windows of 2 x 2, or None
@@ -176,6 +79,10 @@ def _if_conv2d_kernel(
     BLOCK_K: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
+    # The order of rows (spike_operands.py). With more channels Triton computes neurons twice, in two layouts.
+    IN_REGISTERS: tl.constexpr = STEPS >= 4 and STEPS < 32 and STEPS * PIXELS >= 128 and CHANNELS <= 64
+    LATE: tl.constexpr = 2 if STEPS == 32 or IN_REGISTERS else 1
+    TOGETHER: tl.constexpr = 16 * LATE // STEPS if IN_REGISTERS else 1
     C = GROUP_C * groups
     group_C_out = C_out // groups
     column_blocks = tl.cdiv(group_C_out, CHANNELS)
@@ -232,12 +139,13 @@ def _if_conv2d_kernel(
     spikes_pointer += first_output
     if currents_pointer is not None:
         currents_pointer += first_output
-    step = read_steps(words_pointer, T, STEPS)
+    step = read_steps(words_pointer, T, STEPS, LATE)
     TYPE: tl.constexpr = first_pointer.dtype.element_ty
     SUMS: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
     WHOLE_BLOCKS: tl.constexpr = GROUP_C % BLOCK_K == 0  # a block of K then lies within one tap
     taps_in_block = tl.arange(0, 1 if WHOLE_BLOCKS else BLOCK_K)
-    for first in range(0, T, 32):
+    for first in range(0, T if STEPS == 32 else 1, 32):  # of few steps there is one turn
+        # The main loop: products of spikes and weights.
         current = tl.zeros((STEPS * PIXELS, CHANNELS), SUMS)
         if third_pointer is not None:
             middle = tl.zeros((STEPS * PIXELS, CHANNELS), SUMS)
@@ -260,7 +168,7 @@ def _if_conv2d_kernel(
                 second_part = tl.load(second_pointer + weight_row + k[:, None], mask=is_weight, other=0)
             if third_pointer is not None:
                 third_part = tl.load(third_pointer + weight_row + k[:, None], mask=is_weight, other=0)
-            spike = expand(word, step, PIXELS, STEPS, BLOCK_K, TYPE, PTX, ONE_STEP)
+            spike = expand(word, step, PIXELS, STEPS, LATE, TOGETHER, BLOCK_K, TYPE, PTX, ONE_STEP)
             if not FENCED:
                 fence(k_first)
             current = tl.dot(spike, first_part, current, out_dtype=SUMS)
@@ -272,18 +180,19 @@ def _if_conv2d_kernel(
                     spike = times_64(spike, PTX)
                 current = tl.dot(spike, second_part, current, out_dtype=SUMS)
             if PTX and TYPE != tl.int8:
-                current = finished(current)
+                current = wait_for_products(current)
+        # The epilogue: neurons, step by step.
         if third_pointer is not None:
-            current = _join_digits(current, middle, high)
+            current = join_digits(current, middle, high)
         # Loaded here, and not once for all: the loop above needs the registers.
         unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
         loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])
         if bias_pointer is not None:
             bias = tl.load(bias_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
         word_out = tl.zeros((PIXELS, CHANNELS), tl.int32)
-        steps = _split_steps(current, PIXELS, CHANNELS, STEPS)
+        steps = split_steps(current, PIXELS, CHANNELS, STEPS, LATE, TOGETHER)
         for i in tl.static_range(STEPS):
-            step_current = steps[i // 16][i % 16].to(tl.float32)
+            step_current = steps[i // (STEPS // LATE)][i % (STEPS // LATE)].to(tl.float32)
             if bias_pointer is None:
                 step_current *= unit
             else:  # rounded once, as by itself: a product with a power of two is exact
@@ -292,10 +201,10 @@ def _if_conv2d_kernel(
                 if first + i < T:
                     tl.store(currents_pointer + output, step_current, mask=mask)
                 currents_pointer += neurons * C_out
-            next_state, margin = STEP(state, step_current, neuron, loaded)
+            next_state, above_threshold = STEP(state, step_current, neuron, loaded)
             state = choose_states(first + i < T, next_state, state, STATES)
-            word_out = _with_step(word_out, margin, i, PTX)
-        word_out = _with_all_steps(word_out, T - first, STEPS, PTX)
+            word_out = append_spikes(word_out, above_threshold, i, PTX)
+        word_out = in_step_order(word_out, T - first, STEPS, PTX)
         if COUNTS_ONLY:  # kept in memory: the loop above needs the registers
             count = tl.load(spikes_pointer + output, mask=mask & (first > 0), other=0) + popcount(word_out)
             tl.store(spikes_pointer + output, count, mask=mask)
@@ -303,7 +212,7 @@ def _if_conv2d_kernel(
             tl.store(spikes_pointer + output, word_out, mask=mask)
             spikes_pointer += neurons * C_out
         if pooled_pointer is not None:
-            or_of_words = _or_of_windows(word_out, PIXELS // 4, CHANNELS)
+            or_of_words = or_of_windows(word_out, PIXELS // 4, CHANNELS)
             tl.store(pooled_pointer + pooled_output, or_of_words, mask=is_window[:, None] & is_channel[None, :])
             pooled_pointer += neurons // 4 * C_out
         words_pointer += N.to(tl.int64) * H * W * C

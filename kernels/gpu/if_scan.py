@@ -2,7 +2,7 @@
 
 Spikes leave as time-packed words: int32 [ceil(T / 32), N, P, C] for N samples, P pixels and C
 channels, where bit ``t % 32`` of ``words[t // 32]`` is the spike of step t and the bits of steps
-that do not exist are 0. The equations are in neurons.py.
+that do not exist are 0. The equations are in neuron_steps.py.
 """
 
 import torch
@@ -30,7 +30,7 @@ NUM_WARPS = 4
 def _if_scan_kernel(
     current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
     v_pointer,  # [STATES, neurons] float32, states before the first step
-    neuron,  # the neurons' parameters: neurons.py
+    neuron,  # the neurons' parameters: neuron_steps.py
     spikes_pointer,  # words [ceil(T / 32), neurons] int32, or counts [neurons] int32
     v_last_pointer,  # [STATES, neurons] float32, states after the last step
     T,
@@ -58,8 +58,8 @@ def _if_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
             current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
-            state, margin = STEP(state, current, neuron, loaded)
-            spike = margin >= 0.0
+            state, above_threshold = STEP(state, current, neuron, loaded)
+            spike = above_threshold >= 0.0
             if COUNTS_ONLY:
                 count += spike.to(tl.int32)
             else:

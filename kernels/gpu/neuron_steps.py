@@ -4,9 +4,12 @@ A kernel takes the neurons as one tuple (:func:`arguments`), and the model's two
 inlines: so a new model is a new pair in this file (beside its C++ twin and its lines in reference.py), and never a new
 kernel. A step may not touch memory: the kernel keeps the states in registers for all T steps.
 
-    LOAD(neuron, first, channel, mask) -> loaded            a tuple of blocks, one value a channel; before the steps
-    STEP(state, current, neuron, loaded) -> (state, margin) state: a tuple of blocks, the potentials first; margin: what
-                                                            they are above the threshold, at least +0 where it fires
+    LOAD(neuron, first, channel, mask) -> loaded
+    STEP(state, current, neuron, loaded) -> (state, above_threshold)
+
+neuron: v_reset, the model's other scalars, and pointers to its parameters [C], in the order of MODELS (neurons.py).
+loaded: these parameters, a block each, one value a channel; before the steps.
+state: blocks, the potentials first. above_threshold: h - theta, at least +0 where a neuron fires.
 """
 
 import triton
@@ -95,32 +98,33 @@ def _load_row(pointer, first, channel, mask):
 
 
 @triton.jit
-def _reset(margin, h, v_reset, lowered):
+def _reset(above_threshold, h, v_reset, lowered):
     """The potential after the comparison; v_reset None: a soft reset, to h - theta, ``lowered``."""
     if v_reset is None:
-        v = tl.where(margin >= 0.0, lowered, h)
+        v = tl.where(above_threshold >= 0.0, lowered, h)
     else:
-        v = tl.where(margin >= 0.0, v_reset, h)
+        v = tl.where(above_threshold >= 0.0, v_reset, h)
     return v
 
 
 @triton.jit
 def load_if(neuron, first, channel, mask):
-    """neuron: v_reset; thresholds [C]."""
-    return (_load_row(neuron[1], first, channel, mask),)
+    _v_reset, theta = neuron
+    return (_load_row(theta, first, channel, mask),)
 
 
 @triton.jit
 def if_step(state, current, neuron, loaded):
+    v_reset, _thetas = neuron
     h = state[0] + current
-    margin = h - loaded[0]
-    return (_reset(margin, h, neuron[0], margin),), margin
+    above_threshold = h - loaded[0]
+    return (_reset(above_threshold, h, v_reset, above_threshold),), above_threshold
 
 
 @triton.jit
 def load_leaky(neuron, first, channel, mask):
-    """neuron: v_reset, v_rest; thresholds, decays [C]."""
-    return _load_row(neuron[2], first, channel, mask), _load_row(neuron[3], first, channel, mask)
+    _v_reset, _v_rest, theta, decay = neuron
+    return _load_row(theta, first, channel, mask), _load_row(decay, first, channel, mask)
 
 
 @triton.jit
@@ -130,72 +134,84 @@ def _leak(v, current, decay, v_rest):
 
 @triton.jit
 def leaky_step(state, current, neuron, loaded):
-    h = _leak(state[0], current, loaded[1], neuron[1])
-    margin = h - loaded[0]
-    return (_reset(margin, h, neuron[0], margin),), margin
+    v_reset, v_rest, _thetas, _decays = neuron
+    theta, decay = loaded
+    h = _leak(state[0], current, decay, v_rest)
+    above_threshold = h - theta
+    return (_reset(above_threshold, h, v_reset, above_threshold),), above_threshold
 
 
 @triton.jit
 def load_synaptic(neuron, first, channel, mask):
-    """neuron: v_reset, v_rest; thresholds, decays of potential and current [C]."""
+    _v_reset, _v_rest, theta, decay, current_decay = neuron
     return (
-        _load_row(neuron[2], first, channel, mask),
-        _load_row(neuron[3], first, channel, mask),
-        _load_row(neuron[4], first, channel, mask),
+        _load_row(theta, first, channel, mask),
+        _load_row(decay, first, channel, mask),
+        _load_row(current_decay, first, channel, mask),
     )
 
 
 @triton.jit
 def synaptic_step(state, current, neuron, loaded):
-    filtered = loaded[2] * state[1] + current
-    h = _leak(state[0], filtered, loaded[1], neuron[1])
-    margin = h - loaded[0]
-    return (_reset(margin, h, neuron[0], margin), filtered), margin
+    v_reset, v_rest, _thetas, _decays, _current_decays = neuron
+    theta, decay, current_decay = loaded
+    v, filtered = state
+    filtered = current_decay * filtered + current
+    h = _leak(v, filtered, decay, v_rest)
+    above_threshold = h - theta
+    return (_reset(above_threshold, h, v_reset, above_threshold), filtered), above_threshold
 
 
 @triton.jit
 def load_adaptive(neuron, first, channel, mask):
-    """neuron: v_reset, v_rest; thresholds, decays of potential and adaptation, adaptations [C]."""
+    _v_reset, _v_rest, theta, decay, adaptation_decay, adaptation = neuron
     return (
-        _load_row(neuron[2], first, channel, mask),
-        _load_row(neuron[3], first, channel, mask),
-        _load_row(neuron[4], first, channel, mask),
-        _load_row(neuron[5], first, channel, mask),
+        _load_row(theta, first, channel, mask),
+        _load_row(decay, first, channel, mask),
+        _load_row(adaptation_decay, first, channel, mask),
+        _load_row(adaptation, first, channel, mask),
     )
 
 
 @triton.jit
 def adaptive_step(state, current, neuron, loaded):
-    h = _leak(state[0], current, loaded[1], neuron[1])
-    margin = h - (loaded[0] + state[1]) + 0.0  # not -0, where the threshold has become 0
-    adapted = loaded[2] * state[1]
-    adapted = tl.where(margin >= 0.0, adapted + loaded[3], adapted)
-    return (_reset(margin, h, neuron[0], h - loaded[0]), adapted), margin
+    v_reset, v_rest, _thetas, _decays, _adaptation_decays, _adaptations = neuron
+    theta, decay, adaptation_decay, adaptation = loaded
+    v, adapted = state
+    h = _leak(v, current, decay, v_rest)
+    above_threshold = h - (theta + adapted) + 0.0  # not -0, where the threshold has become 0
+    adapted = adaptation_decay * adapted
+    adapted = tl.where(above_threshold >= 0.0, adapted + adaptation, adapted)
+    return (_reset(above_threshold, h, v_reset, h - theta), adapted), above_threshold
 
 
 @triton.jit
 def load_refractory(neuron, first, channel, mask):
-    """neuron: v_reset, v_rest, refractory steps; thresholds, decays [C]."""
-    return _load_row(neuron[3], first, channel, mask), _load_row(neuron[4], first, channel, mask)
+    _v_reset, _v_rest, _steps, theta, decay = neuron
+    return _load_row(theta, first, channel, mask), _load_row(decay, first, channel, mask)
 
 
 @triton.jit
 def refractory_step(state, current, neuron, loaded):
-    h = tl.where(state[1] > 0, state[0], _leak(state[0], current, loaded[1], neuron[1]))
-    lowered = h - loaded[0]
-    margin = tl.where(state[1] <= 0, lowered, -1.0)
-    left = tl.where(margin >= 0.0, neuron[2], tl.where(state[1] > 0, state[1] - 1.0, 0.0))
-    return (_reset(margin, h, neuron[0], lowered), left), margin
+    v_reset, v_rest, steps, _thetas, _decays = neuron
+    theta, decay = loaded
+    v, left = state
+    h = tl.where(left > 0, v, _leak(v, current, decay, v_rest))
+    lowered = h - theta
+    above_threshold = tl.where(left <= 0, lowered, -1.0)
+    left = tl.where(above_threshold >= 0.0, steps, tl.where(left > 0, left - 1.0, 0.0))
+    return (_reset(above_threshold, h, v_reset, lowered), left), above_threshold
 
 
 @triton.jit
 def load_loihi(neuron, first, channel, mask):
-    """neuron: v_reset; thresholds, decays of potential and current, biases of the potential [C]."""
+    """The last: biases of the potential."""
+    _v_reset, theta, decay, current_decay, bias = neuron
     return (
-        _load_row(neuron[1], first, channel, mask),
-        _load_row(neuron[2], first, channel, mask),
-        _load_row(neuron[3], first, channel, mask),
-        _load_row(neuron[4], first, channel, mask),
+        _load_row(theta, first, channel, mask),
+        _load_row(decay, first, channel, mask),
+        _load_row(current_decay, first, channel, mask),
+        _load_row(bias, first, channel, mask),
     )
 
 
@@ -215,25 +231,29 @@ def _decayed(x, decay):
 @triton.jit
 def loihi_potential(state, current, loaded):
     """The potential before the comparison, and the current, of which one ends and one wraps around at 2**23."""
-    u = _decayed(state[1], loaded[2]) + current
+    _theta, decay, current_decay, bias = loaded
+    v, u = state
+    u = _decayed(u, current_decay) + current
     u = u + tl.where(u <= -8388608.0, 16777216.0, tl.where(u > 8388608.0, -16777216.0, 0.0))
-    h = _decayed(state[0], loaded[1]) + u + loaded[3]
+    h = _decayed(v, decay) + u + bias
     h = tl.where(h > 8388607.0, 8388607.0, tl.where(h < -8388607.0, -8388607.0, h))
     return h, u
 
 
 @triton.jit
 def loihi_step(state, current, neuron, loaded):
+    v_reset, _thetas, _decays, _current_decays, _biases = neuron
     h, u = loihi_potential(state, current, loaded)
-    margin = h - loaded[0]
-    return (_reset(margin, h, neuron[0], margin), u), margin
+    above_threshold = h - loaded[0]
+    return (_reset(above_threshold, h, v_reset, above_threshold), u), above_threshold
 
 
 @triton.jit
 def sums_step(state, current, neuron, loaded):
-    """No neuron: the sum of the currents, and that of their squares."""
-    squares = state[1] + current * current
-    return (state[0] + current, squares), -1.0 - squares
+    """No neuron: the sum of the currents, and that of their squares. Nothing is above a threshold."""
+    total, squares = state
+    squares = squares + current * current
+    return (total + current, squares), -1.0 - squares
 
 
 FAMILIES = {

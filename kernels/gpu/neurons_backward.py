@@ -38,29 +38,33 @@ def _of_potential(spike, by_spike, grad_v, v_reset):
 
 @triton.jit
 def if_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
+    v_reset, _thetas = neuron
+    first, second, passes = surrogate
+    theta, grad_v = loaded[0], grad_state[0]
     h = state[0] + current
-    theta = loaded[0]
-    g = DERIVATIVE(h - theta, theta, surrogate[0], surrogate[1])
-    by_spike = (grad_spike + _through_reset(h, neuron[0], theta, grad_state[0], surrogate[2])) * g
-    grad_h, grad_theta = _of_potential(h >= theta, by_spike, grad_state[0], neuron[0])
+    g = DERIVATIVE(h - theta, theta, first, second)
+    by_spike = (grad_spike + _through_reset(h, v_reset, theta, grad_v, passes)) * g
+    grad_h, grad_theta = _of_potential(h >= theta, by_spike, grad_v, v_reset)
     none = tl.zeros_like(h)
     return grad_h, (grad_h,), (grad_theta, none, none, none)
 
 
 @triton.jit
-def _leaky_back(v, current, neuron, loaded, grad_spike, grad_v, surrogate, DERIVATIVE: tl.constexpr):
-    h = _leak(v, current, loaded[1], neuron[1])
-    theta = loaded[0]
-    g = DERIVATIVE(h - theta, theta, surrogate[0], surrogate[1])
-    by_spike = (grad_spike + _through_reset(h, neuron[0], theta, grad_v, surrogate[2])) * g
-    grad_h, grad_theta = _of_potential(h >= theta, by_spike, grad_v, neuron[0])
-    return grad_h, loaded[1] * grad_h, grad_theta, grad_h * (v - neuron[1])
+def _leaky_back(v, current, v_reset, v_rest, theta, decay, grad_spike, grad_v, surrogate, DERIVATIVE: tl.constexpr):
+    first, second, passes = surrogate
+    h = _leak(v, current, decay, v_rest)
+    g = DERIVATIVE(h - theta, theta, first, second)
+    by_spike = (grad_spike + _through_reset(h, v_reset, theta, grad_v, passes)) * g
+    grad_h, grad_theta = _of_potential(h >= theta, by_spike, grad_v, v_reset)
+    return grad_h, decay * grad_h, grad_theta, grad_h * (v - v_rest)
 
 
 @triton.jit
 def leaky_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
+    v_reset, v_rest, _thetas, _decays = neuron
+    theta, decay = loaded
     grad_h, grad_v, grad_theta, grad_decay = _leaky_back(
-        state[0], current, neuron, loaded, grad_spike, grad_state[0], surrogate, DERIVATIVE
+        state[0], current, v_reset, v_rest, theta, decay, grad_spike, grad_state[0], surrogate, DERIVATIVE
     )
     none = tl.zeros_like(grad_h)
     return grad_h, (grad_v,), (grad_theta, grad_decay, none, none)
@@ -68,53 +72,67 @@ def leaky_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate
 
 @triton.jit
 def synaptic_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
-    filtered = loaded[2] * state[1] + current
+    v_reset, v_rest, _thetas, _decays, _current_decays = neuron
+    theta, decay, current_decay = loaded
+    filtered = current_decay * state[1] + current
     grad_h, grad_v, grad_theta, grad_decay = _leaky_back(
-        state[0], filtered, neuron, loaded, grad_spike, grad_state[0], surrogate, DERIVATIVE
+        state[0], filtered, v_reset, v_rest, theta, decay, grad_spike, grad_state[0], surrogate, DERIVATIVE
     )
     grad_filtered = grad_h + grad_state[1]
     none = tl.zeros_like(grad_h)
     parameters = (grad_theta, grad_decay, grad_filtered * state[1], none)
-    return grad_filtered, (grad_v, loaded[2] * grad_filtered), parameters
+    return grad_filtered, (grad_v, current_decay * grad_filtered), parameters
 
 
 @triton.jit
 def adaptive_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
-    h = _leak(state[0], current, loaded[1], neuron[1])
-    theta = loaded[0]
-    bar = theta + state[1]
+    v_reset, v_rest, _thetas, _decays, _adaptation_decays, _adaptations = neuron
+    theta, decay, adaptation_decay, adaptation = loaded
+    first, second, passes = surrogate
+    v, adapted = state
+    grad_v, grad_adapted = grad_state
+    h = _leak(v, current, decay, v_rest)
+    bar = theta + adapted
     spike = h >= bar
-    grad_spike += _through_reset(h, neuron[0], theta, grad_state[0], surrogate[2]) + loaded[3] * grad_state[1]
-    by_spike = grad_spike * DERIVATIVE(h - bar, theta, surrogate[0], surrogate[1])
-    grad_h, grad_theta = _of_potential(spike, by_spike, grad_state[0], neuron[0])
-    grad_adaptation = tl.where(spike, grad_state[1], 0.0)
-    parameters = (grad_theta, grad_h * (state[0] - neuron[1]), grad_state[1] * state[1], grad_adaptation)
-    return grad_h, (loaded[1] * grad_h, loaded[2] * grad_state[1] - by_spike), parameters
+    grad_spike += _through_reset(h, v_reset, theta, grad_v, passes) + adaptation * grad_adapted
+    by_spike = grad_spike * DERIVATIVE(h - bar, theta, first, second)
+    grad_h, grad_theta = _of_potential(spike, by_spike, grad_v, v_reset)
+    grad_adaptation = tl.where(spike, grad_adapted, 0.0)
+    parameters = (grad_theta, grad_h * (v - v_rest), grad_adapted * adapted, grad_adaptation)
+    return grad_h, (decay * grad_h, adaptation_decay * grad_adapted - by_spike), parameters
 
 
 @triton.jit
 def refractory_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
-    resting = state[1] > 0
+    v_reset, v_rest, _steps, _thetas, _decays = neuron
+    theta, decay = loaded
+    v, left = state
+    grad_last, grad_left = grad_state
+    resting = left > 0
     awake = tl.where(resting, 0.0, 1.0)
     grad_h, grad_v, grad_theta, grad_decay = _leaky_back(
-        state[0], current, neuron, loaded, awake * grad_spike, awake * grad_state[0], surrogate, DERIVATIVE
+        v, current, v_reset, v_rest, theta, decay, awake * grad_spike, awake * grad_last, surrogate, DERIVATIVE
     )
     none = tl.zeros_like(grad_h)
-    grad_v += tl.where(resting, grad_state[0], 0.0)
-    return grad_h, (grad_v, tl.where(resting, grad_state[1], 0.0)), (grad_theta, grad_decay, none, none)
+    grad_v += tl.where(resting, grad_last, 0.0)
+    return grad_h, (grad_v, tl.where(resting, grad_left, 0.0)), (grad_theta, grad_decay, none, none)
 
 
 @triton.jit
 def loihi_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
     """Gradients pass the roundings as if there were none."""
+    v_reset, _thetas, _decays, _current_decays, _biases = neuron
+    theta, decay, current_decay, _bias = loaded
+    first, second, passes = surrogate
+    v, u = state
+    grad_v, grad_u = grad_state
     h, _ = loihi_potential(state, current, loaded)
-    theta = loaded[0]
-    g = DERIVATIVE(h - theta, theta, surrogate[0], surrogate[1])
-    by_spike = (grad_spike + _through_reset(h, neuron[0], theta, grad_state[0], surrogate[2])) * g
-    grad_h, grad_theta = _of_potential(h >= theta, by_spike, grad_state[0], neuron[0])
-    grad_u = grad_h + grad_state[1]
-    parameters = (grad_theta, grad_h * state[0], grad_u * state[1], grad_h)
-    return grad_u, (loaded[1] * grad_h, loaded[2] * grad_u), parameters
+    g = DERIVATIVE(h - theta, theta, first, second)
+    by_spike = (grad_spike + _through_reset(h, v_reset, theta, grad_v, passes)) * g
+    grad_h, grad_theta = _of_potential(h >= theta, by_spike, grad_v, v_reset)
+    grad_u += grad_h
+    parameters = (grad_theta, grad_h * v, grad_u * u, grad_h)
+    return grad_u, (decay * grad_h, current_decay * grad_u), parameters
 
 
 FAMILIES = {

@@ -1,4 +1,5 @@
-"""Chooses the parts into which the Triton convolution splits weights: int8 digits where possible, else float16."""
+"""Chooses the parts into which the Triton convolution splits weights, for a product each: int8 digits where possible,
+else float16 numbers."""
 
 from typing import NamedTuple
 

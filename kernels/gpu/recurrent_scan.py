@@ -75,8 +75,8 @@ def _recurrent_scan_kernel(
             else:
                 back = tl.where(spike, own, 0.0)
             current = tl.load(current_row + channel, mask=mask, other=0.0).to(tl.float32)
-            state, margin = STEP(state, current + back, neuron, loaded)
-            spike = (margin >= 0.0) & mask
+            state, above_threshold = STEP(state, current + back, neuron, loaded)
+            spike = (above_threshold >= 0.0) & mask
             word |= spike.to(tl.int32) << bit
             if FULL:
                 # The list of the step before is read until here by others, the one before that by nobody.

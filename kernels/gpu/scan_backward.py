@@ -25,7 +25,7 @@ def _scan_backward_kernel(
     grad_v_pointer,  # [states, neurons] float32, of the states after the last step; None: 0
     current_pointer,  # [T, neurons] float32; stride current_stride over time
     v_pointer,  # [states, neurons] float32, before the first step
-    neuron,  # the neurons' parameters: neurons.py
+    neuron,  # the neurons' parameters: neuron_steps.py
     before_pointer,  # [T, states, neurons] float32, scratch; may be grad_current_pointer
     grad_current_pointer,  # [T, neurons] float32, written if CONSTANT is not
     grad_start_pointer,  # [states, neurons] float32, written
@@ -62,7 +62,7 @@ def _scan_backward_kernel(
         current = tl.load(current_row + offsets, mask=mask, other=0.0)
         # Each thread reads back, in the second loop, what it wrote itself: no barrier is needed.
         write_states(before_row, neurons, offsets, state, mask, STATES)
-        state, _margin = STEP(state, current, neuron, loaded)
+        state, _above_threshold = STEP(state, current, neuron, loaded)
         current_row += current_stride
         before_row += STATES * neurons
         row += neurons

@@ -1,7 +1,12 @@
-"""Packed spikes as the left factor of a matrix product: each bit of a word becomes a number, in registers.
+"""Packed spikes as the A operand of a matrix product: each bit of a word becomes a number, in registers.
 
-A row of the factor is a pixel at a step, a column is an input. Tensor cores take it from the registers of the threads
-that compute it, so the words go to shared memory and its copies, the 32 times as many numbers never.
+A row of the operand is a pixel at a step, a column is an input. Tensor cores take it as fragments, from the registers
+of the threads that compute it, so the words go to shared memory and its copies, the 32 times as many numbers never.
+
+The order of rows, [LATE, PIXELS / TOGETHER, EARLY, TOGETHER], is made for the fragments of mma and wgmma: a thread has
+rows r and r + 8 of each 16, and of 128 rows also r + 64. Where EARLY steps of TOGETHER pixels are 16 rows, and the late
+half of the steps stands behind the early half, those rows are steps of one pixel: a thread loads one word for four of
+them, and of 4 steps its sums are all of one neuron. Step t is [t // EARLY, :, t % EARLY].
 """
 
 import triton
@@ -9,19 +14,16 @@ import triton.language as tl
 
 
 @triton.jit
-def read_steps(pointer, T, STEPS: tl.constexpr):
-    """The numbers of the steps in a word, [LATE, 1, EARLY, 1] int32: those that the rows of a factor have.
-
-    EARLY are 16 of 16 and 32 steps, else all; LATE are 2 of 32 steps, else 1.
+def read_steps(pointer, T, STEPS: tl.constexpr, LATE: tl.constexpr):
+    """The numbers of the steps in a word, int32 [LATE, EARLY]: those that the rows of the operand have.
 
     They come from a load of which nothing is ever read, since T >= 0. Triton (3.6 to 3.9) gives the words the layout of
-    the factor, in which all follows thread by thread, only where all that makes the factor is loads and constants; a
+    the operand, in which all follows thread by thread, only where all that makes the operand is loads and constants; a
     range is neither, and the numbers would go through shared memory, one by one.
     """
-    LATE: tl.constexpr = (STEPS + 15) // 16
-    step = tl.arange(0, LATE)[:, None] * 16 + tl.arange(0, STEPS // LATE)[None, :]
-    step = tl.load(pointer + tl.zeros_like(step), mask=step < -T, other=step)
-    return step[:, None, :, None]
+    EARLY: tl.constexpr = STEPS // LATE
+    step = tl.arange(0, LATE)[:, None] * EARLY + tl.arange(0, EARLY)[None, :]
+    return tl.load(pointer + tl.zeros_like(step), mask=step < -T, other=step)
 
 
 @triton.jit
@@ -30,23 +32,31 @@ def expand(
     step,
     PIXELS: tl.constexpr,
     STEPS: tl.constexpr,
+    LATE: tl.constexpr,
+    TOGETHER: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TYPE: tl.constexpr,
     PTX: tl.constexpr,
     ONE_STEP: tl.constexpr,
 ):
-    """Words [PIXELS, BLOCK_K] int32 as rows of spikes [STEPS * PIXELS, BLOCK_K], up to 16 of a pixel after another's.
+    """Words [PIXELS, BLOCK_K] int32 as rows of spikes [STEPS * PIXELS, BLOCK_K].
 
     A spike is 1 if TYPE is int8, and 2 if it is float16, whose bit 14 alone is that number. ``step``: of read_steps.
     PTX: four bytes or two float16 numbers of a register at a time, which the compiler would make one by one. Each has
-    the shift of its own step, so they may be numbers of any steps. ONE_STEP: they are inputs of one step, and four
-    bytes stand beside those of the same inputs eight steps later, where there are 16; that takes about half the
+    the shift of its own step, so they may be numbers of any steps. ONE_STEP: they are inputs of one step, and where
+    EARLY is 16 four bytes stand beside those of the same inputs eight steps later; that takes about half the
     instructions. Which numbers stand side by side is the compiler's choice: one_step.py has where it was seen to be
     this one.
     """
-    LATE: tl.constexpr = (STEPS + 15) // 16
-    SHAPE: tl.constexpr = (LATE, PIXELS, STEPS // LATE, BLOCK_K)
-    word = tl.broadcast_to(word[None, :, None, :], SHAPE)
+    EARLY: tl.constexpr = STEPS // LATE
+    if TOGETHER == 1:
+        SHAPE: tl.constexpr = (LATE, PIXELS, EARLY, BLOCK_K)
+        word = tl.broadcast_to(word[None, :, None, :], SHAPE)
+        step = step[:, None, :, None]
+    else:
+        SHAPE: tl.constexpr = (LATE, PIXELS // TOGETHER, EARLY, TOGETHER, BLOCK_K)
+        word = tl.broadcast_to(tl.reshape(word, (1, PIXELS // TOGETHER, 1, TOGETHER, BLOCK_K)), SHAPE)
+        step = step[:, None, :, None, None]
     if PTX and not ONE_STEP and TYPE == tl.int8:
         spike = tl.inline_asm_elementwise(
             """{
@@ -82,19 +92,24 @@ def expand(
             is_pure=True,
             pack=2,
         )
-    elif PTX and TYPE == tl.int8 and STEPS < 16:
-        # All steps are in the lowest byte of a word.
+    elif PTX and TYPE == tl.int8 and EARLY < 16:
+        if STEPS <= 8:  # constants: what is permuted is then the same for all steps of a word
+            bytes = tl.full(SHAPE, 0x0040, tl.int32)
+            shift = tl.broadcast_to(step, SHAPE)
+        else:
+            bytes = tl.broadcast_to((step // 8) * 0x0011 + 0x0040, SHAPE)
+            shift = tl.broadcast_to(step % 8, SHAPE)
         spike = tl.inline_asm_elementwise(
             """{ // of one step
             .reg .b32 low, high;
-            prmt.b32 low, $1, $2, 0x0040;
-            prmt.b32 high, $3, $4, 0x0040;
+            prmt.b32 low, $1, $2, $5;
+            prmt.b32 high, $3, $4, $5;
             prmt.b32 low, low, high, 0x5410;
-            shr.u32 low, low, $5;
+            shr.u32 low, low, $9;
             and.b32 $0, low, 0x01010101;
             }""",
-            "=r,r,r,r,r,r,r,r,r",
-            [word, tl.broadcast_to(step, SHAPE)],
+            "=r" + ",r" * 12,
+            [word, bytes, shift],
             dtype=tl.int8,
             is_pure=True,
             pack=4,
@@ -123,7 +138,10 @@ def expand(
         )
     elif PTX:
         # The half that has the step, of each of two words, turned until its bit is bit 14.
-        half = tl.broadcast_to((step // 16) * 0x2222 + 0x5410, SHAPE)
+        if STEPS <= 16:
+            half = tl.full(SHAPE, 0x5410, tl.int32)
+        else:
+            half = tl.broadcast_to((step // 16) * 0x2222 + 0x5410, SHAPE)
         turn = tl.broadcast_to(14 - step % 16, SHAPE)
         spike = tl.inline_asm_elementwise(
             """{ // of one step
@@ -156,8 +174,8 @@ def times_64(spike, PTX: tl.constexpr):
 
 
 @triton.jit
-def finished(sums):
-    """Float sums of tensor cores, waited for.
+def wait_for_products(sums):
+    """The float accumulator of wgmma, once its products are done.
 
     Tensor cores of sm_90 read the registers of spikes while the threads go on, and the compiler of Triton 3.6 to 3.8
     lets the next spikes be written to them too early (triton-lang/triton#9433, mended by #9530). It waits for a product

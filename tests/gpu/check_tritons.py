@@ -5,6 +5,8 @@
     python tests/gpu/check_tritons.py --turn 41 --every 8               of the one whose turn it is every eighth variant
     python tests/gpu/check_tritons.py --emulate sm_80 --emulate sm_90   the tests, too
 
+    python tests/gpu/check_tritons.py --target sm_120 --few             kernels of few steps, for another GPU
+
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
 cores (tensor_core_hazards.py), no instruction mixes the steps of spikes (benchmarks/gpu/operand_layouts.py), and a
 multiprocessor holds two programs. With --emulate the tests of the kernels are then executed from what that Triton makes
@@ -29,7 +31,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from gpu.tritons import CHECKOUT, FOLDER, TRITONS, environment, installed
 
-TARGETS, EMULATED = ("sm_90", "sm_80"), ("sm_75", "sm_80", "sm_90")
+TARGETS, OTHERS = ("sm_90", "sm_80"), ("sm_89", "sm_100", "sm_120")
+EMULATED = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_120")
 FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone", "mixed steps")
 NAMES = ("variants", "compile_variants", "kernel_resources", "main_loop", "operand_layouts")
 READERS = [f"benchmarks/gpu/{name}.py" for name in NAMES]
@@ -42,8 +45,9 @@ def main() -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--triton", choices=TRITONS, action="append", help="only this one; may be given again")
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
-    parser.add_argument("--target", choices=TARGETS, action="append", help="only this one; may be given again")
+    parser.add_argument("--target", choices=TARGETS + OTHERS, action="append", help="only this one; may be given again")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
+    parser.add_argument("--few", action="store_true", help="only variants of 16 steps and fewer")
     parser.add_argument("--emulate", choices=EMULATED, action="append", default=[], help="the tests, too")
     parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all that run kernels)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of Tritons and results (default: %(default)s)")
@@ -56,7 +60,7 @@ def main() -> None:
     for version in tritons:
         triton = Triton(version, options.folder)
         for target in options.target or TARGETS:
-            names = variants(target)[first :: options.every]
+            names = variants(target, options.few)[first :: options.every]
             wrong += [] if triton.compiles(target, names) else [f"{version} for {target}"]
         for target in options.emulate:
             wrong += [] if triton.executes(target, options.tests) else [f"{version} on {target}"]
@@ -122,6 +126,8 @@ class Triton:
 
 def faults(record: dict) -> Counter:
     """Those of FAULTS that a record has, and how many."""
+    if "absent" in record:
+        return Counter()
     if "error" in record:
         return Counter(errors=1)
     return +Counter(
@@ -129,7 +135,7 @@ def faults(record: dict) -> Counter:
             "spills in loops": int(bool(record["loop_spills"])),
             "hazards in PTX": record["hazards_of_ptx"],
             "hazards in SASS": record["hazards_of_sass"],
-            "alone": int(record["programs"] < 2),
+            "alone": int(record.get("programs", 2) < 2),  # known of some targets
             "mixed steps": record["mixed_steps"],
         }
     )
@@ -162,13 +168,16 @@ def tests() -> list[str]:
     return [str(path.relative_to(CHECKOUT)) for path in paths]
 
 
-def variants(target: str = "sm_90") -> list[str]:
+def variants(target: str = "sm_90", few: bool = False) -> list[str]:
     """All convolutions of benchmarks/gpu/variants.py that are launched on a target, and all recurrent neurons, as
-    kernel/..., without the target."""
-    from gpu.variants import CONV, RECURRENT, is_launched
+    kernel/..., without the target; ``few``: convolutions of few steps alone."""
+    from gpu.variants import CONV, RECURRENT, is_launched, output_and_steps
 
-    convolutions = [f"if_conv2d/{name}" for name in CONV if is_launched(target, name.split("/")[1])]
-    return [*convolutions, *(f"recurrent_scan/{name}" for name in RECURRENT)]
+    steps = {name: output_and_steps(name.split("/")[3])[1] for name in CONV}
+    launched = [name for name in CONV if is_launched(target, name.split("/")[1], steps[name])]
+    if few:
+        return [f"if_conv2d/{name}" for name in launched if steps[name] < 32]
+    return [*(f"if_conv2d/{name}" for name in launched), *(f"recurrent_scan/{name}" for name in RECURRENT)]
 
 
 def read_in_child(
@@ -209,7 +218,7 @@ def child(folder: str, *variants: str) -> None:
     compile_variants.resources = keep
     for number, variant in enumerate(variants):
         record = compile_variants.compile_variant(variant)
-        if "error" not in record:
+        if "error" not in record and "absent" not in record:
             ptx, cubin, sass = (Path(folder, f"{number}.{kind}") for kind in ("ptx", "cubin", "sass"))
             ptx.write_text(kept["compiled"].asm["ptx"])
             cubin.write_bytes(kept["compiled"].asm["cubin"])

@@ -314,7 +314,7 @@ def test_an_architecture_may_have_a_table_of_its_own():
     assert if_conv2d.choose_blocks(*layer, "sm_80") == if_conv2d.choose_blocks(*layer)
     assert if_conv2d.choose_blocks(*layer, "sm_90", torch.int8)[:3] == (4, 128, 64)
     assert if_conv2d.choose_blocks(*layer, "sm_89", torch.int8)[:3] == (4, 128, 32)
-    assert block_sizes.architecture(torch.device("cpu")) in ("", "sm_75", "sm_80", "sm_90")  # interpreted, or emulated
+    assert block_sizes.architecture(torch.device("cpu"))[:3] in ("", "sm_")  # interpreted, or emulated
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,28 @@ def test_equal_to_the_definition(generator, T, dtype, v_reset, C, C_out, groups,
 
 @pytest.mark.triton
 @pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("T", [3, 4, 7, 8, 13, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("channels, warps", [(64, 4), (16, 4), (64, 8)])
+def test_rows_of_layers_that_fill_the_card(generator, monkeypatch, T, dtype, channels, warps):
+    """128 rows, of which the second half are later steps; of 8 warps twice as many. Pixels beyond the last one."""
+    pixels = 128 * (warps // 4) // block_sizes.steps_at_a_time(T, "sm_90")
+    blocks = block_sizes.Blocks(pixels, channels, 32, 3, warps, 128 if warps == 8 else 255)
+    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
+    x = spikes(T, 2, 35, 6, 5, generator=generator)
+    fill = fine if dtype == torch.float32 else dyadic
+    weight, theta = fill(channels + 1, 35, 3, 3, generator=generator), thresholds(channels + 1, generator)
+    expected, v_expected = reference.if_conv2d(x, weight, padding=1, v_threshold=theta, v_reset=None)
+    v, window = torch.zeros(2, 30, channels + 1, device=DEVICE), ((1, 1), (1, 1), (1, 1), 1)
+    layer = (6, 5), weight.to(DEVICE, dtype), None, v, if_neuron(theta.to(DEVICE), None)
+    words, v_last = if_conv2d.if_conv2d(words_over_time(x.flatten(3)).to(DEVICE), T, *layer, *window)
+    assert 0.01 < expected.mean() < 0.99
+    assert equal(words.cpu(), words_over_time(expected.flatten(3)))
+    assert equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("T", [1, 4, 7])
 def test_pooling_and_counts(generator, T):
     x, weight = spikes(T, 2, 16, 8, 6, generator=generator), fine(24, 16, 3, 3, generator=generator)

@@ -10,7 +10,8 @@ from rich.console import Console
 from tqdm import tqdm
 
 KERNELS = ["card", "batch", "weights", "layer", "steps", "pixels", "channels", "block_k", "stages", "warps"]
-KERNELS += ["registers", "programs", "instructions", "turn", "once", "issue", "integer", "shared", "tensor"]
+KERNELS += ["registers", "programs", "instructions", "turn", "once", "step", "issue", "integer", "shared", "tensor"]
+KERNELS += ["arithmetic_us", "L2_us", "memory_us"]
 TIMES = ["card", "batch", "T", "weights", "products_ms", "layers_ms", "other_ms", "ms"]
 TIMES += ["rival", "rival_ms", "ratio", "limit", "goal", "met"]
 # The rival that computes as exactly, of float32 also what torch does by default, or else the fastest; and how many
@@ -44,12 +45,21 @@ def run(options: argparse.Namespace) -> None:
             for steps in passes[name]
         }
         about = {"card": name, "batch": images, "weights": weights}
-        kernel_rows += [about | {"layer": layer} | of_kernel(kernel, card) for (layer, _), kernel in mine.items()]
+        kernel_rows += [
+            about | of_kernel(layer, mine[layer.name, steps], images, card)
+            for layer in LAYERS
+            for steps in passes[name]
+        ]
         time_rows += [of_time(about, mine, T, rival) for T in options.T for rival in RIVALS[weights]]
     time_rows.sort(key=lambda row: ([*CARDS].index(row["card"]), row["batch"], row["T"]))
     console = Console()
     for name, title, columns, rows in (
-        ("gpu_model_kernels", "a pass of the main loop: instructions of a warp, clocks by unit", KERNELS, kernel_rows),
+        (
+            "gpu_model_kernels",
+            "a pass of the main loop: instructions of a warp, clocks by unit; a launch",
+            KERNELS,
+            kernel_rows,
+        ),
         ("gpu_model", "modelled, not measured", TIMES, time_rows),
     ):
         printed.print_table(console, title, columns, [[str(row[column]) for column in columns] for row in rows])
@@ -58,11 +68,18 @@ def run(options: argparse.Namespace) -> None:
         console.print(str(path), soft_wrap=True)
 
 
-def of_kernel(kernel, card) -> dict:
-    """What a compiled kernel takes."""
+def of_kernel(layer, kernel, images: int, card) -> dict:
+    """What a compiled kernel takes. ``step``: instructions outside the main loop, a neuron and step; of few steps all
+    are issued once. And microseconds of a launch of as many steps as a pass has, by what bounds it."""
+    from gpu_times.time_model import layer_seconds
+
     row = dict(zip(KERNELS[5:10], kernel.blocks, strict=False)) | vars(kernel.loop) | kernel.cycles(card.target)
     row |= {"steps": kernel.steps, "registers": kernel.registers, "programs": kernel.programs}
-    return {column: round(row[column]) for column in KERNELS[4:]}
+    found = {column: round(row[column]) for column in KERNELS[4:] if column in row}
+    threads, currents = 32 * kernel.blocks.num_warps, kernel.steps * kernel.blocks.PIXELS * kernel.blocks.CHANNELS
+    found["step"] = round((kernel.loop.turn or kernel.loop.once) * threads / currents, 1)
+    seconds = layer_seconds(layer, kernel, images, kernel.steps, card)
+    return {"layer": layer.name} | found | {f"{by}_us": three_digits(1e6 * s) for by, s in seconds.items()}
 
 
 def of_time(about: dict, kernels: dict, T: int, rival: str) -> dict:

@@ -6,7 +6,8 @@ A launch takes the longest of three, and then LAUNCH_S:
                 what its slowest unit takes (main_loop.py) where several programs share a multiprocessor, and where one
                 is alone its tensor cores and the rest take turns. Other instructions are issued besides, those of the
                 neurons once in 32 steps. Of 16 steps and fewer the kernel is another one. All is divided by EFFICIENCY.
-    L2          each pass reads its words and weights from there.
+    L2          each pass reads its words and weights from there, at L2 of its bandwidth. What the first-level cache
+                saves of the words of neighbouring taps is left out.
     memory      words, potentials and spikes, and weights, are read or written once.
 
 A run is that of pk.compile: its launches one after another in a CUDA graph, and RUN_S of Python before and after it.
@@ -29,6 +30,7 @@ from proxykernels.kernels.gpu.block_sizes import Blocks, choose_blocks, steps_at
 
 # What good kernels reach: of tensor cores the best GEMMs and convolutions have 60 to 65 %, of memory streams 90 %.
 EFFICIENCY, BANDWIDTH = 0.625, 0.9
+L2 = 0.75  # of what microbenchmarks read: a kernel also waits for its own arithmetic and for the other half of the L2
 LAUNCH_S = 3e-6  # between two kernels of a stream
 RUN_S = 50e-6  # of Python: to copy the input and launch the graph, and to wait for its end
 CHUNK, STEPS = 64, 32  # steps: of a chunk, and at most of a pass of the main loop
@@ -41,7 +43,7 @@ class Card(NamedTuple):
 
     Attributes:
         target: as compilers call it.
-        clock: Hz, of the white papers' peak of tensor cores; H100's data sheet says 989 TFLOP/s, which are 1.83 GHz.
+        clock: Hz, of the data sheets' peak of tensor cores: 989 TFLOP/s of an H100 are 1.83 GHz, 312 of an A100 1.41.
         l2, memory: bytes/s.
         float32: FLOP/s without tensor cores.
     """
@@ -55,7 +57,7 @@ class Card(NamedTuple):
 
 
 CARDS = {
-    "H100 SXM": Card("sm_90", 132, 1.755e9, 5.5e12, 3.35e12, 67e12),
+    "H100 SXM": Card("sm_90", 132, 1.83e9, 5.5e12, 3.35e12, 67e12),
     "A100 SXM": Card("sm_80", 108, 1.41e9, 4.0e12, 2.039e12, 19.5e12),
     "RTX 4090": Card("sm_89", 128, 2.52e9, 5.0e12, 1.008e12, 82.6e12),
 }
@@ -188,7 +190,7 @@ def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card:
     bytes_moved += neurons * (8 + words * (5 if layer.pooled else 4))
     return {
         "arithmetic": waves * of_program / card.clock / EFFICIENCY,
-        "L2": read / card.l2,
+        "L2": read / card.l2 / L2,
         "memory": memory_seconds(bytes_moved, card),
     }
 

@@ -24,7 +24,7 @@ from .memory import Fault, GlobalMemory
 from .ptx import Kernel
 
 # And the bytes of shared memory that a block may have.
-TARGETS = {"sm_75": 64 * 1024, "sm_80": 163 * 1024, "sm_90": 227 * 1024}
+TARGETS = {"sm_75": 64 * 1024, "sm_80": 163 * 1024, "sm_90": 227 * 1024} | dict.fromkeys(("sm_89", "sm_120"), 99 * 1024)
 BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}  # of a parameter, by the end of its type's name
 LAUNCH_FAILED = 700  # CUDA's number for it
 SOURCE = Path(__file__).with_name("libcuda.c")

@@ -1,0 +1,1 @@
+"""The defects that planted_defects.py plants, by where they are."""

@@ -1,0 +1,152 @@
+"""Defects of the kernels of a CPU: neurons, lists of spikes, windows, rows of weights, tiles, words."""
+
+from planted.defect import KERNELS, Defect
+
+CONV = "kernels/cpu/src/conv2d"
+NEURONS = "tests/cpu/test_neurons.py"
+MAX_RATE_POOL = "tests/cpu/test_max_rate_pool.py"
+SUMS = "tests/cpu/test_left_out_sums.py"
+
+DEFECTS = {
+    "step: the edge": Defect(
+        "kernels/cpu/src/neurons.h",
+        "const auto fires = h >= p.theta;",
+        "const auto fires = h - p.theta >= all<V>(1e-6f);",
+    ),
+    "leaky step: the rest": Defect(
+        "kernels/cpu/src/neurons.h", "p.decay * (v - p.v_rest) + current", "p.decay * v + current", NEURONS
+    ),
+    "states: the next image's": Defect(
+        "kernels/cpu/src/neurons.h",
+        "(image * Model::states * n.P + pixel)",
+        "(image * n.P + pixel + (Model::states - 1) * (image > 0))",
+        NEURONS,
+    ),
+    "start: that of each pixel": Defect("kernels/cpu/src/neurons.h", "pixel * n.start_pixel", "n.start_pixel", KERNELS),
+    "lists of spikes: more than half a word": Defect(
+        "kernels/cpu/src/set_bits.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
+    ),
+    "lists of spikes: by bytes": Defect("kernels/cpu/src/set_bits.h", "first += 8 * scale) {", "first += 7 * scale) {"),
+    "window lists: another image's row": Defect(
+        f"{CONV}/window_lists.h",
+        "row_of((place.image - in.image) * in.rows + y - in.row)",
+        "row_of(y - in.row)",
+    ),
+    "steady inputs: a span's last steps": Defect(
+        f"{CONV}/steady.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"
+    ),
+    "steady inputs: a span's first silent step": Defect(
+        f"{CONV}/event_lists.h", "if (any && negated)", "if (any && negated && t > first)"
+    ),
+    "steady inputs: sums of bytes": Defect(
+        "kernels/cpu/rows.py", "else LARGEST_BYTE_SUM * unit", "else 2 * LARGEST_BYTE_SUM * unit", SUMS
+    ),
+    "steady inputs: a weight that drowns the others": Defect(
+        "kernels/cpu/rows.py", "bool((sums <= most).all())", "unit is None or bool((sums <= most).all())", SUMS
+    ),
+    "equal windows: where they start from": Defect(
+        f"{CONV}/equal_windows.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS
+    ),
+    "equal windows: the second state": Defect(
+        f"{CONV}/equal_windows.h",
+        "for (int64_t k = 0; k < states; k++)\n                memcpy",
+        "for (int64_t k = 0; k < 1; k++)\n                memcpy",
+        SUMS,
+    ),
+    "equal windows: what is outside the image": Defect(
+        f"{CONV}/equal_windows.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
+    ),
+    "lists of spikes: the pixel before": Defect(
+        f"{CONV}/event_lists.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
+    ),
+    "periods: the start of a part": Defect(
+        f"{CONV}/period.h", "ceil_div(start + 1, p) * p - start - 1", "ceil_div(start + 2, p) * p - start - 1"
+    ),
+    "short rows: the high half": Defect(
+        "kernels/cpu/src/simd.h", "{ return {a.x >> 16}; }", "{ return {a.x >> 16 & 0x7fff}; }"
+    ),
+    "byte rows: the offset of odd channels": Defect(
+        f"{CONV}/rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
+    ),
+    "lookup: bits put together": Defect(
+        f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
+    ),
+    "im2col: a window that ends in the next word": Defect(
+        f"{CONV}/im2col.h", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", "tests/cpu/test_im2col.py"
+    ),
+    "im2col: bits of the next window": Defect(
+        f"{CONV}/im2col.h", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", "tests/cpu/test_im2col.py"
+    ),
+    "im2col: a row of the image before": Defect(
+        f"{CONV}/im2col.h",
+        "for (int64_t i = 0; i < kept; i++)",
+        "for (int64_t i = 1; i < kept; i++)",
+        "tests/cpu/test_im2col.py",
+    ),
+    "tiles: the joined digits": Defect(
+        f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
+    ),
+    "pixel tiles: the last pixel of a tile": Defect(
+        f"{CONV}/pixel_tiles.h",
+        "(1 << layout.pixels) - 1",
+        "(1 << (layout.pixels - 1)) - 1",
+        "tests/package/test_engine_pixel_tiles.py",
+    ),
+    "depthwise: the last steps": Defect(
+        f"{CONV}/pixel.h",
+        "for (Block& sum : current) sum = bias;",
+        "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
+    ),
+    "max rate pool: a count of the last step": Defect(
+        "kernels/cpu/src/max_rate_pool.h",
+        "for (int64_t t = 0; t < T; t++) {\n            const uint32_t fired = load_block_bits(x + t * frame, bytes);",
+        "for (int64_t t = 0; t < T - (T > 32); t++) {\n"
+        "            const uint32_t fired = load_block_bits(x + t * frame, bytes);",
+        MAX_RATE_POOL,
+    ),
+    "max rate pool: what was the highest before": Defect(
+        "kernels/cpu/src/max_rate_pool.h",
+        "highest.v[i] = greater(highest.v[i], counts[tap].v[i]);",
+        "if (tap) highest.v[i] = greater(highest.v[i], counts[tap].v[i]);",
+        MAX_RATE_POOL,
+    ),
+    "max rate pool: the image's last row": Defect(
+        "kernels/cpu/src/max_rate_pool.h",
+        "y < least(top + p.kernel_h, p.H)",
+        "y < least(top + p.kernel_h, p.H - (p.padding_h > 0))",
+        MAX_RATE_POOL,
+    ),
+    "rounding: the negative half": Defect(
+        "kernels/rounding.py", "torch.maximum(positive, total - positive)", "positive", "tests/package/test_rounding.py"
+    ),
+    "rounding on a CPU: the negative half": Defect(
+        "kernels/cpu/src/rounding.h",
+        "most(weights.positive, weights.all - weights.positive)",
+        "weights.positive",
+        "tests/package/test_rounding.py",
+    ),
+    "rounding: what rounding adds": Defect(
+        "kernels/rounding.py",
+        "self.largest_half - inputs / 2",
+        "self.largest_half - inputs / 4",
+        "tests/package/test_rounding.py",
+    ),
+    "words: a partial byte": Defect(
+        "kernels/cpu/src/spike_bits.h",
+        "left < 8 ? left : 8);\n        for (; word;",
+        "left < 7 ? left : 7);\n        for (; word;",
+        "tests/package/test_spikes.py",
+    ),
+    "recurrent neurons: what fired last": Defect(
+        "kernels/cpu/src/recurrent/steps.h",
+        "if (fired != memory.fired) memcpy(memory.fired, fired, bytes);",
+        "",
+        "tests/cpu/test_recurrent_kernels.py",
+    ),
+    "recurrent neurons: the gradient that comes back": Defect(
+        "kernels/cpu/src/recurrent/backward.h",
+        "grad_spikes[c] + back[c], pass",
+        "grad_spikes[c], pass",
+        "tests/gradients/test_recurrent_gradients.py",
+    ),
+}

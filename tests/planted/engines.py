@@ -1,0 +1,52 @@
+"""Defects of what engines do with those kernels: scattered spikes, few steps, groups, parts."""
+
+from planted.defect import Defect
+
+ENGINE = "kernels/cpu/src/engine"
+SCATTERED = "tests/package/test_engine_scatter.py"
+ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
+
+DEFECTS = {
+    "scattered spikes: a silent step of a leak too few": Defect(
+        f"{ENGINE}/scatter.h", "now - done);", "now - done - (now > done + 1));", SCATTERED
+    ),
+    "scattered spikes: neurons that fire again": Defect(
+        f"{ENGINE}/scatter.h", "uint64_t visited = touched | again;", "uint64_t visited = touched;", SCATTERED
+    ),
+    "scattered spikes: the currents of another pixel": Defect(
+        f"{ENGINE}/scatter.h", "new_place += is_new,", "new_place += is_new & (at % 64 < 63),", SCATTERED
+    ),
+    "scattered spikes: a full list": Defect(
+        f"{ENGINE}/fired_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
+    ),
+    "scattered spikes: pooled windows": Defect(
+        f"{ENGINE}/scatter.cpp", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
+    ),
+    "engine: rows of bytes whose sums leave 16 bits": Defect(
+        "kernels/cpu/src/engine/row_kinds.h",
+        "half > largest_byte_sum",
+        "half > 2 * largest_byte_sum",
+        "tests/package/test_engine_few_steps.py",
+    ),
+    "engine: rows that add nothing": Defect(
+        "kernels/cpu/src/engine/listed_rows.h",
+        "j < most_group; j++) end[j]",
+        "j < most_group - 2; j++) end[j]",
+        "tests/package/test_engine_few_steps.py",
+    ),
+    "engine: inputs of a group": Defect(
+        "kernels/cpu/src/engine/sliced.h", "* (c.C_in / 8);", "* (c.C_in / 16);", ENGINE_KERNELS
+    ),
+    "engine: images of a long input": Defect(
+        "kernels/cpu/src/work.h", "return c.x_image ? c.x_image :", "return c.x_image < 0 ? c.x_image :", ENGINE_KERNELS
+    ),
+    "engine: additions by one of several parts": Defect(
+        "kernels/cpu/src/engine/sliced.h", "if (!first || parts > 1)", "if (!first)", ENGINE_KERNELS
+    ),
+    "recurrent neurons of an engine: rows of the last block": Defect(
+        f"{ENGINE}/recurrent.cpp",
+        "w.block(b), list,",
+        "w.block(b > 0), list,",
+        "tests/package/test_recurrent_rounded.py",
+    ),
+}

@@ -1,0 +1,111 @@
+"""Defects of what stands above the kernels: layers, simulation, training, conversion."""
+
+from planted.defect import Defect
+
+DEFECTS = {
+    "unfused: chunks": Defect(
+        "kernels/unfused.py",
+        "spikes, v = backend.if_scan(current, v, neuron)",
+        "spikes, _ = backend.if_scan(current, v, neuron)",
+        "tests/package/test_layers.py tests/package/test_simulate.py tests/package/test_ops.py",
+    ),
+    "weight cache: stale": Defect(
+        "kernels/weight_cache.py", "known[key][0] != ", "False and known[key][0] != ", "tests/cpu"
+    ),
+    "simulation: samples in order": Defect(
+        "proxykernels/running/state.py",
+        "torch.cat(indices).argsort()",
+        "torch.cat(indices)",
+        "tests/package/test_anytime.py",
+    ),
+    "functional: the state": Defect(
+        "proxykernels/spikes/channels_last.py",
+        "(v.float(),",
+        "(v.float().relu(),",
+        "tests/cpu/test_exactness.py",
+    ),
+    "layers: folding": Defect(
+        "proxykernels/layers/folded.py",
+        "- mean.double()) * scale",
+        "- mean.double())",
+        "tests/package/test_layers.py tests/package/test_simulate.py",
+    ),
+    "layers: neurons of before a change": Defect(
+        "proxykernels/layers/attributes.py",
+        'self.__dict__.pop("_made", None)',
+        "pass",
+        "tests/package/test_hops.py",
+    ),
+    "synapses: paddings swapped": Defect(
+        "proxykernels/layers/synapses.py",
+        "((0, *padding[2:]), (1, *padding[:2]))",
+        "((0, *padding[:2]), (1, *padding[2:]))",
+        "tests/package/test_synapses.py",
+    ),
+    "synapses: the tap of a dilation": Defect(
+        "proxykernels/layers/synapses.py",
+        "torch.arange(kernel, device=heap.CPU) * dilation",
+        "torch.arange(kernel, device=heap.CPU)",
+        "tests/package/test_synapses.py",
+    ),
+    "simulation: a chunk's start": Defect(
+        "proxykernels/running/stateful_layer.py",
+        "[start : start + len(x)]",
+        "[0 : len(x)]",
+        "tests/package/test_simulate.py tests/package/test_anytime.py",
+    ),
+    "training: clipping": Defect(
+        "proxykernels/training/twin.py",
+        "F.hardtanh(current, 0.0, theta)",
+        "F.relu(current)",
+        "tests/package/test_proxy.py tests/package/test_proxy_modes.py",
+    ),
+    "training: outputs below zero": Defect(
+        "proxykernels/training/twin.py",
+        "(y < 0) & (gradient > 0)",
+        "y < 0",
+        "tests/package/test_proxy.py",
+    ),
+    "training: a silent layer's passes": Defect(
+        "proxykernels/training/watch.py",
+        "self._silent[name] + 1 for name in silent",
+        "1 for name in silent",
+        "tests/package/test_first_try.py",
+    ),
+    "training: unknown neurons": Defect(
+        "proxykernels/training/twin.py",
+        "type(neuron) not in KNOWN",
+        "not isinstance(neuron, KNOWN)",
+        "tests/package/test_first_try.py",
+    ),
+    "conversion: a shift beside padding": Defect(
+        "proxykernels/conversion/relu/norms_behind.py",
+        "not pads or not affine.shift.any()",
+        "True",
+        "tests/package/test_norms_behind.py",
+    ),
+    "conversion: a maximum of negative factors": Defect(
+        "proxykernels/conversion/relu/norms_behind.py",
+        "(affine.factor >= 0).all()",
+        "(affine.factor >= 0).any()",
+        "tests/package/test_norms_behind.py",
+    ),
+    "conversion: pooling of rates": Defect(
+        "proxykernels/conversion/graph/graph_layers.py",
+        "MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS",
+        "MAX_POOLS if x.binary else RUNNING_MAX_POOLS",
+        "tests/package/test_convert.py",
+    ),
+    "conversion: shuffled channels": Defect(
+        "proxykernels/conversion/graph/index_ops.py",
+        "layers.Channels(channels)",
+        "layers.Channels(channels.sort().values)",
+        "tests/package/test_convert_graphs.py",
+    ),
+    "conversion: potentials of a loop": Defect(
+        "proxykernels/conversion/libraries/time_loops.py",
+        "part == (operator.getitem, (before, k))",
+        "part is not None",
+        "tests/package/test_library_zoos.py",
+    ),
+}

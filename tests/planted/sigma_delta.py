@@ -1,0 +1,57 @@
+"""Defects of sigma-delta neurons on a CPU, of their engines and of their networks."""
+
+from planted.defect import Defect
+
+SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
+SIGMA_DELTA_ENGINES = "tests/package/test_engine_sigma_delta.py"
+
+DEFECTS = {
+    "sigma-delta: states go on": Defect(
+        "kernels/cpu/src/sigma_delta/senders.cpp",
+        "z = s.z ? load_block",
+        "z = s.z && pixel ? load_block",
+        SIGMA_DELTA,
+    ),
+    "sigma-delta: beyond the image": Defect(
+        "kernels/cpu/src/sigma_delta/dense.cpp", "inside ? begin : inputs", "begin", SIGMA_DELTA
+    ),
+    "sigma-delta: a bias at each step": Defect(
+        "kernels/cpu/src/sigma_delta/senders.cpp", "t || !s.bias", "!s.bias", SIGMA_DELTA
+    ),
+    "sigma-delta maxima: of this step alone": Defect(
+        "kernels/cpu/src/sigma_delta/maximum.cpp", "        last = most;", "", SIGMA_DELTA
+    ),
+    "sigma-delta maxima: neurons start anew": Defect(
+        "kernels/cpu/src/sigma_delta/maximum.cpp", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
+    ),
+    "sigma-delta engines: neurons that have not settled": Defect(
+        "kernels/cpu/src/engine/changes.h", "    if (restless) memcpy", "    if (false) memcpy", SIGMA_DELTA_ENGINES
+    ),
+    "sigma-delta engines: pixels beside those that change": Defect(
+        "kernels/cpu/src/engine/changes.h", "row[w.padding_w + x] |=", "row[x] |=", SIGMA_DELTA_ENGINES
+    ),
+    "sigma-delta engines: states of samples that go on": Defect(
+        "kernels/cpu/src/engine/memory.h",
+        "        keep(from.sent,",
+        "        if (false) keep(from.sent,",
+        SIGMA_DELTA_ENGINES,
+    ),
+    "sigma-delta: a pooling that others see through": Defect(
+        "proxykernels/conversion/relu/sigma_delta_pools.py",
+        "!= [reader]",
+        "== []",
+        "tests/package/test_sigma_delta_pools.py",
+    ),
+    "sigma-delta: a bottleneck is no ReLU": Defect(
+        "proxykernels/layers/sigma_delta.py",
+        "0.0 if self.rectifies else",
+        "0.0 if True else",
+        "tests/package/test_sigma_delta.py",
+    ),
+    "sigma-delta: samples that have stopped": Defect(
+        "proxykernels/running/sigma_delta_layers.py",
+        "self.index = self.index[~decided]",
+        "pass",
+        "tests/package/test_sigma_delta_states.py",
+    ),
+}
