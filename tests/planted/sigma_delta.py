@@ -16,7 +16,7 @@ DEFECTS = {
         "kernels/cpu/src/sigma_delta/dense.cpp", "inside ? begin : inputs", "begin", SIGMA_DELTA
     ),
     "sigma-delta: a bias at each step": Defect(
-        "kernels/cpu/src/sigma_delta/senders.cpp", "t || !s.bias", "!s.bias", SIGMA_DELTA
+        "kernels/cpu/src/sigma_delta/senders.h", "t || !s.bias", "!s.bias", SIGMA_DELTA
     ),
     "sigma-delta maxima: of this step alone": Defect(
         "kernels/cpu/src/sigma_delta/maximum.cpp", "        last = most;", "", SIGMA_DELTA
