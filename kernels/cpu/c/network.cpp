@@ -14,7 +14,7 @@ extern "C" const engine::Functions* proxykernels_engine(const char* target);  //
 // Containers of GCC 11 and later ask for it, and the libstdc++ of manylinux_2_28 does not have it.
 #if defined(__GLIBCXX__) && defined(__cpp_exceptions)
 namespace std {
-__attribute__((weak, visibility("hidden"))) void __throw_bad_array_new_length() { throw std::bad_array_new_length(); }
+__attribute__((weak)) void __throw_bad_array_new_length() { throw std::bad_array_new_length(); }
 }  // namespace std
 #endif
 
