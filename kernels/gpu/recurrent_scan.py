@@ -56,10 +56,6 @@ def _recurrent_scan_kernel(
     state = read_states(first_row, size, channel, mask, STATES)
     spike = tl.load(first_row + STATES * size + channel, mask=mask, other=0.0) != 0.0
     lists = list_pointer + sample * (2 * BLOCK)
-    count = 0
-    if FULL:
-        count = _list_fired(spike, channel, lists)
-        tl.debug_barrier()
     turn = 0
     own = tl.load(weight_pointer + channel, mask=mask, other=0.0)
     current_row = current_pointer + sample * C
@@ -68,6 +64,11 @@ def _recurrent_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):
             if FULL:
+                # By turns, as others may still read the list of the step before. It is made where it is read: Triton 3.6
+                # and 3.7 take a length that comes from the turn before for that of the first.
+                turn = 1 - turn
+                count = _list_fired(spike, channel, lists + turn * BLOCK)
+                tl.debug_barrier()
                 back = tl.zeros((BLOCK,), tl.float32)
                 for k in range(0, count):
                     sender = tl.load(lists + turn * BLOCK + k).to(tl.int64)
@@ -78,11 +79,6 @@ def _recurrent_scan_kernel(
             state, above_threshold = STEP(state, current + back, neuron, loaded)
             spike = (above_threshold >= 0.0) & mask
             word |= spike.to(tl.int32) << bit
-            if FULL:
-                # The list of the step before is read until here by others, the one before that by nobody.
-                turn = 1 - turn
-                count = _list_fired(spike, channel, lists + turn * BLOCK)
-                tl.debug_barrier()
             current_row += current_stride
         tl.store(word_row + channel, word, mask=mask)
         word_row += size
