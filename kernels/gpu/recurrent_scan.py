@@ -64,8 +64,8 @@ def _recurrent_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):
             if FULL:
-                # By turns, as others may still read the list of the step before. It is made where it is read: Triton 3.6
-                # and 3.7 take a length that comes from the turn before for that of the first.
+                # Two lists by turns: others may still read that of the step before. It is made where it is read: Triton
+                # 3.6 and 3.7 take a count that a loop hands on for that before the loop.
                 turn = 1 - turn
                 count = _list_fired(spike, channel, lists + turn * BLOCK)
                 tl.debug_barrier()
