@@ -8,7 +8,10 @@ ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
 
 DEFECTS = {
     "scattered spikes: a silent step of a leak too few": Defect(
-        f"{ENGINE}/scatter.h", "now - done);", "now - done - (now > done + 1));", SCATTERED
+        f"{ENGINE}/scatter.h",
+        "pixel) * step.C, now - done);",
+        "pixel) * step.C, now - done - (now > done + 1));",
+        SCATTERED,
     ),
     "scattered spikes: neurons that fire again": Defect(
         f"{ENGINE}/scatter.h", "uint64_t visited = touched | again;", "uint64_t visited = touched;", SCATTERED
