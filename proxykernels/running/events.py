@@ -129,7 +129,7 @@ def _length(dt: Any) -> int | float | None:
 
 def _timing(
     t: np.ndarray, dt: int | float | None, T: int | None, kernels: Any
-) -> tuple[np.ndarray, int, tuple[int, int], int]:
+) -> tuple[np.ndarray, Any, tuple[int, Any], int]:
     """Times, that at which step 0 begins, and the share, as the kernel finds steps by them; the number of steps."""
     is_whole = t.dtype.kind != "f"
     times = t.view(np.int64) if t.dtype == np.uint64 else t  # differences are right, whatever their sign bits say
@@ -140,7 +140,7 @@ def _timing(
             return times, 0, (1, dt), T
     first, last = _ends(t, kernels)
     begin, steps = _begin(first, last, dt, T)
-    share = (1, dt) if dt is not None else (steps, last - begin + 1)
+    share: tuple[int, Any] = (1, dt) if dt is not None else (steps, last - begin + 1)
     if not is_whole or not isinstance(share[1], int) or last - begin >= 2**63 or max(share) >= 2**63:
         return _steps(t, begin, last - begin, dt, steps), 0, (1, 1), steps
     if t.dtype == np.uint64:
