@@ -184,7 +184,7 @@ class CpuBackend(Backend, Protocol):
         self, fields: Sequence[np.ndarray], first: int, share: tuple[int, int], T: int, size: tuple[int, int], /
     ) -> Tensor | None:
         """Events of a camera, t, x, y and p, to words: of the step (t - first) * share[0] // share[1]. None: one lies
-        outside."""
+        outside. ``share[0]`` of 0: nobody looks at t."""
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron, /) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: periods, and potentials."""

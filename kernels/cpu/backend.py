@@ -80,9 +80,10 @@ class CpuKernels(Convolutions, Gradients, Recurrences, SigmaDeltas):
     ) -> Tensor | None:
         """Events of a camera (src/abi.h) as uint8 [1, T, P, 1]; None: one lies outside.
 
-        ``fields``: t, x, y and p, integers of up to 64 bits, of any stride. ``share``: numerator and denominator.
+        ``fields``: t, x, y and p, integers of up to 64 bits, of any stride. ``share``: numerator and denominator; of a
+        numerator of 0 all are of step 0, whatever t is.
         """
-        words = heap.zeros(1, T, size[0] * size[1], 1, dtype=torch.uint8)
+        words = heap.empty(1, T, size[0] * size[1], 1, dtype=torch.uint8)
         columns = map(_column, fields)
         given = abi.Events(*columns, len(fields[0]), first, *share, T, *size, words.data_ptr())
         return words if self._table.pack_events(given) else None

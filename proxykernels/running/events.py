@@ -38,28 +38,22 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
         TypeError, ValueError: an argument has the wrong type, length or value, or an event lies outside of the sensor
             or of the steps; the message names it.
     """
-    t, x, y, p = fields = _arrays(t, x, y, p)
+    t, x, y, p = _arrays(t, x, y, p)
     height, width = pair("size", size, 1)
     dt, T = _length(dt), None if T is None else checks.steps(T)
     if dt is None and T is None:
         raise ValueError("events takes dt, the duration of a step, or T, the number of steps; got neither")
     kernels = backends.cpu_backend()
-    first, last = _ends(t, kernels)
-    begin, steps = _begin(first, last, dt, T)
+    times, begin, share, steps = _timing(t, dt, T, kernels)
     room = steps * height * width
     if room > (there := checks.memory(heap.CPU)):
         raise ValueError(
             f"T = {steps} steps of a sensor of {height} x {width} take {room / 2**30:.3g} GiB, and this machine has "
             f"{there / 2**30:.3g} GiB; take a longer dt, or fewer events at a time"
         )
-    share = (1, dt) if dt is not None else (steps, last - begin + 1)
-    if t.dtype.kind == "f" or not isinstance(share[1], int) or last - begin >= 2**63 or max(share) >= 2**63:
-        fields = [_steps(t, begin, last - begin, dt, steps), x, y, p]
-        begin, share = 0, (1, 1)
-    elif t.dtype == np.uint64:  # differences are right, whatever their sign bits say
-        fields, begin = [t.view(np.int64), x, y, p], (begin + 2**63) % 2**64 - 2**63
-    words = kernels.pack_events(fields, begin, share, steps, (height, width))
+    words = kernels.pack_events([times, x, y, p], begin, share, steps, (height, width))
     if words is None:
+        _begin(*_ends(t, kernels), dt, T)  # of times that lie outside
         _refuse(x, y, p, height, width)
     return Spikes(words, (steps, 1, 2, height, width))
 
@@ -131,6 +125,27 @@ def _length(dt: Any) -> int | float | None:
     if not 0 < dt < math.inf:
         raise ValueError(f"dt must be above 0 and finite, got {dt}")
     return int(dt) if dt == int(dt) else dt
+
+
+def _timing(
+    t: np.ndarray, dt: int | float | None, T: int | None, kernels: Any
+) -> tuple[np.ndarray, Any, tuple[int, Any], int]:
+    """Times, that at which step 0 begins, and the share, as the kernel finds steps by them; the number of steps."""
+    is_whole = t.dtype.kind != "f"
+    times = t.view(np.int64) if t.dtype == np.uint64 else t  # differences are right, whatever their sign bits say
+    if is_whole and T is not None:  # the kernel sees what lies outside: the ends need not be looked for
+        if dt is None and T == 1:
+            return times, 0, (0, 1), T
+        if isinstance(dt, int) and dt * T < 2**63:
+            return times, 0, (1, dt), T
+    first, last = _ends(t, kernels)
+    begin, steps = _begin(first, last, dt, T)
+    share: tuple[int, Any] = (1, dt) if dt is not None else (steps, last - begin + 1)
+    if not is_whole or not isinstance(share[1], int) or last - begin >= 2**63 or max(share) >= 2**63:
+        return _steps(t, begin, last - begin, dt, steps), 0, (1, 1), steps
+    if t.dtype == np.uint64:
+        begin = (begin + 2**63) % 2**64 - 2**63
+    return times, begin, share, steps
 
 
 def _ends(t: np.ndarray, kernels: Any) -> tuple[Any, Any]:

@@ -64,7 +64,8 @@ class Compiled(Input, Case):
         return drawn.of_a_camera(random) if random.random() < 0.15 else drawn
 
     def of_a_camera(self, random: Random) -> "Compiled":
-        """The same for few spikes of an image that threads share, in bands of at least 1024 pixels."""
+        """The same for few spikes of an image that threads share, in bands of 1024 pixels or more (64 in the checked
+        build)."""
         return replace(
             self, given="spikes", few=random.choice((0.001, 0.003, 0.01)), C=random.choice((1, 2, 2, 3)),
             size=(random.randint(30, 70), random.randint(40, 70)), N=random.choice((1, 1, 1, 2)),

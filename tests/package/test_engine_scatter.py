@@ -187,6 +187,48 @@ def test_potentials_decay_over_long_silences():
     check(net, x, cuts=(1, 60))
 
 
+def drifting(v_reset: float | None, bias: Tensor) -> nn.Sequential:
+    """Whose neurons take a hundred steps and more to fire by their biases."""
+    net = nn.Sequential(
+        pk.FusedConv2d(2, 8, 3, padding=1, neuron=n.IFNeuron(v_threshold=0.5, v_reset=v_reset)),
+        pk.FusedConv2d(8, 5, 3, padding=1, neuron=n.IFNeuron(v_threshold=1.0, v_reset=v_reset)),
+    ).eval()
+    for layer in net:
+        layer.weight.data += layer.weight.abs().mean()
+    make_dyadic(net, 1 / 32)
+    for layer in net:
+        layer.bias.data = bias[: len(layer.bias)]
+    return net
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("v_reset", [None, 0.0, -0.25])
+@pytest.mark.parametrize("cuts", [(1,), (1, 3, 40), (400,)], ids=str)
+def test_biases_that_take_long(cuts, v_reset, target):
+    """Pixels that their biases cannot make fire for a while are left alone, and right when read, reached or due."""
+    torch.manual_seed(8)
+    bias = torch.tensor([2, -1, 0, 1, -2, 1, 2, -1]) / 512
+    x = torch.zeros(400, 2, 2, 21, 29, dtype=torch.bool)
+    x[7:20, :, :, :9] = torch.rand(13, 2, 2, 9, 29) < 0.01
+    x[150, 1, 0, 15, 20] = x[270:, 0, 1, 3, 3] = True
+    net = drifting(v_reset, bias)
+    check(net, x, target, cuts)
+    spikes = layerwise.simulate(net[:1], pk.pack(x), 400).spikes.dense()
+    assert spikes[200:260].any() and not spikes[60:120, :, :, 12:].any()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("v_reset", [None, -0.3])
+def test_biases_whose_sums_are_rounded(v_reset, target):
+    """By one addition for each step."""
+    torch.manual_seed(9)
+    for scale in (0.004, 0.03, 0.2):
+        net = drifting(v_reset, torch.rand(8) * scale)
+        x = torch.zeros(500, 1, 2, 20, 20, dtype=torch.bool)
+        alone = net[:1]
+        check(alone, x, target, (1, 7, 60))
+
+
 def test_early_exit():
     torch.manual_seed(3)
     net = network(WINDOWS[0], NEURONS["leaky"], False)

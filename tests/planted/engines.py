@@ -8,13 +8,25 @@ ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
 
 DEFECTS = {
     "scattered spikes: a silent step of a leak too few": Defect(
-        f"{ENGINE}/scatter.h", "now - done);", "now - done - (now > done + 1));", SCATTERED
+        f"{ENGINE}/scatter.h",
+        "pixel) * step.C, now - done);",
+        "pixel) * step.C, now - done - (now > done + 1));",
+        SCATTERED,
     ),
     "scattered spikes: neurons that fire again": Defect(
         f"{ENGINE}/scatter.h", "uint64_t visited = touched | again;", "uint64_t visited = touched;", SCATTERED
     ),
-    "scattered spikes: the currents of another pixel": Defect(
-        f"{ENGINE}/scatter.h", "new_place += is_new,", "new_place += is_new & (at % 64 < 63),", SCATTERED
+    "scattered spikes: a nap that biases end": Defect(
+        f"{ENGINE}/reach.h", "return v < theta ? calm : -INFINITY;", "return theta;", SCATTERED
+    ),
+    "scattered spikes: the steps of a nap": Defect(
+        f"{ENGINE}/marks.h", "t < steps; t++) each<together>", "t + 1 < steps; t++) each<together>", SCATTERED
+    ),
+    "scattered spikes: currents of the step before": Defect(
+        f"{ENGINE}/scatter.h", "store_first(currents + c, broadcast(0.0f), count);", "", SCATTERED
+    ),
+    "scattered spikes: a row that two bands share": Defect(
+        f"{ENGINE}/scatter.h", "from += before * C, at += before,", "at += before,", SCATTERED
     ),
     "scattered spikes: a full list": Defect(
         f"{ENGINE}/fired_lists.h", "step <= t; step++", "step < t; step++", SCATTERED

@@ -60,7 +60,6 @@ pk_status pk_pack_events(const int64_t* t, const int32_t* x, const int32_t* y, c
             if (__builtin_sub_overflow(t[i], begin, &since) || since < 0 || since >= span)
                 return failure.set(PK_BAD_ARGUMENT, "t must lie from begin to below begin + span, got %lld", (long long)t[i]);
         }
-        memset(packed, 0, packed_size);
         const Events given{column(t), column(x), column(y), column(p), events, begin, T, span, T, H, W, packed};
         return portable::pack_events(&given) ||
                failure.set(PK_BAD_ARGUMENT, "x must lie below W = %lld, y below H = %lld, and p be 0 or 1, or -1 or 1",

@@ -192,9 +192,9 @@ struct Events {
     Column t, x, y, p;  // time, column, row, and polarity: above 0 ON
     int64_t n;
     int64_t first;                   // the time at which step 0 begins; no other is 2^63 from it
-    int64_t numerator, denominator;  // an event is of the step floor((t - first) * numerator / denominator)
+    int64_t numerator, denominator;  // an event is of the step floor((t - first) * numerator / denominator); 0, 1: of step 0
     int64_t T, H, W;
-    uint8_t* spikes;  // [T, H * W], zeros on entry: bit 0 is OFF, bit 1 ON
+    uint8_t* spikes;  // [T, H * W]: bit 0 is OFF, bit 1 ON
 };
 
 // The table of functions of an instruction set.

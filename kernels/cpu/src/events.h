@@ -1,111 +1,233 @@
-// Events of a camera, in any order, to packed spikes: one pass, without a sorted copy or a dense frame.
+// Events of a camera, in any order, to packed spikes: one pass, without a sorted copy or a dense frame. Threads share events
+// that come in order of their steps; each has steps of its own.
 #pragma once
+#include <type_traits>
+
 #include "work.h"
 
 namespace PK_TARGET {
 
-// A value in fewer bits: one that does not fit lies outside of all that is asked for, and so does the nearest that fits.
-template <class To, class Number>
-static inline To converted(Number value) {
-    if constexpr (sizeof(Number) > sizeof(To) || (sizeof(Number) == sizeof(To) && Number(-1) > 0)) {
-        constexpr int64_t most_value = (int64_t)(~uint64_t(0) >> (65 - 8 * sizeof(To)));
-        const int64_t wide = (int64_t)value;
-        return (To)(wide > most_value ? most_value : wide < -most_value ? -most_value : wide);
-    } else return (To)value;
-}
-
-// n values from the i-th on.
-template <class Number, class To>
-static void convert(const Column& c, int64_t i, int64_t n, To* to) {
+// n values of a column from the i-th on: take(k, value) is called for each.
+template <class Number, class Take>
+static inline void each_value(const Column& c, int64_t i, int64_t n, Take take) {
     const uint8_t* from = c.values + i * c.stride;
     if (c.stride == sizeof(Number)) {  // a loop of whole vectors
         for (int64_t k = 0; k < n; k++) {
             Number value;
             memcpy(&value, from + k * sizeof value, sizeof value);
-            to[k] = converted<To>(value);
+            take(k, value);
         }
         return;
     }
     for (int64_t k = 0; k < n; k++, from += c.stride) {
         Number value;
         memcpy(&value, from, sizeof value);
-        to[k] = converted<To>(value);
+        take(k, value);
     }
 }
 
-template <class To>
-static void read_column(const Column& c, int64_t i, int64_t n, To* to) {
+// Calls work(number), whose type is that of a column.
+template <class Work>
+static inline auto with_type(const Column& c, Work work) {
     switch (c.is_signed ? -c.size : c.size) {
-        case 1: return convert<uint8_t>(c, i, n, to);
-        case 2: return convert<uint16_t>(c, i, n, to);
-        case 4: return convert<uint32_t>(c, i, n, to);
-        case -1: return convert<int8_t>(c, i, n, to);
-        case -2: return convert<int16_t>(c, i, n, to);
-        case -4: return convert<int32_t>(c, i, n, to);
-        default: return convert<int64_t>(c, i, n, to);
+        case 1: return work(uint8_t());
+        case 2: return work(uint16_t());
+        case 4: return work(uint32_t());
+        case -1: return work(int8_t());
+        case -2: return work(int16_t());
+        case -4: return work(int32_t());
+        default: return work(int64_t());
     }
 }
 
-constexpr int64_t events_at_a_time = 512;
+// So wide that what is below 0 is larger than any side of a sensor.
+template <class Number>
+using Unsigned = std::conditional_t<sizeof(Number) == 8, uint64_t, uint32_t>;
+
+// Columns or rows; whether all are below `end`.
+static bool read_places(const Column& c, int64_t i, int64_t n, int64_t end, int32_t* to) {
+    return with_type(c, [=](auto number) {
+        using Number = decltype(number);
+        Unsigned<Number> largest = 0;
+        each_value<Number>(c, i, n, [&](int64_t k, Number value) {
+            const auto place = (Unsigned<Number>)value;
+            largest = place > largest ? place : largest;
+            to[k] = (int32_t)place;
+        });
+        return (uint64_t)largest < (uint64_t)end;
+    });
+}
+
+// The bits of polarities; whether all are 0 or 1, or -1 or 1.
+static bool read_bits(const Column& c, int64_t i, int64_t n, uint8_t* to) {
+    return with_type(c, [=](auto number) {
+        using Number = decltype(number);
+        constexpr auto zero = (Unsigned<Number>)std::is_signed_v<Number>;
+        Unsigned<Number> largest = 0;
+        each_value<Number>(c, i, n, [&](int64_t k, Number value) {
+            const auto place = (Unsigned<Number>)value + zero;
+            largest = place > largest ? place : largest;
+            to[k] = place > zero ? 2 : 1;
+        });
+        return largest <= zero + 1;
+    });
+}
+
+struct Times {
+    int64_t first, last;
+};
+
+// Times since `begin`; their ends.
+static Times read_times(const Column& c, int64_t i, int64_t n, int64_t begin, int64_t* to) {
+    return with_type(c, [=](auto number) {
+        using Number = decltype(number);
+        int64_t first = INT64_MAX, last = INT64_MIN;
+        each_value<Number>(c, i, n, [&](int64_t k, Number value) {
+            const int64_t since = (int64_t)((uint64_t)(int64_t)value - (uint64_t)begin);
+            first = since < first ? since : first, last = since > last ? since : last;
+            to[k] = since;
+        });
+        return Times{first, last};
+    });
+}
+
+constexpr int64_t events_at_a_time = 1024;
+constexpr int64_t shared_events = PK_IS_CHECKED ? 1 << 8 : 1 << 15;  // from which on threads share them
 
 void first_and_last(const Column* c, int64_t n, int64_t* found) {
-    int64_t first = INT64_MAX, last = INT64_MIN, t[events_at_a_time];
+    int64_t first = INT64_MAX, last = INT64_MIN;
+#pragma omp parallel for schedule(static) reduction(min : first) reduction(max : last) if (n >= shared_events)
     for (int64_t i = 0; i < n; i += events_at_a_time) {
-        const int64_t some = least(events_at_a_time, n - i);
-        read_column(*c, i, some, t);
-        for (int64_t k = 0; k < some; k++) first = t[k] < first ? t[k] : first, last = t[k] > last ? t[k] : last;
+        int64_t since[events_at_a_time];
+        const Times some = read_times(*c, i, least(events_at_a_time, n - i), 0, since);
+        first = least(first, some.first), last = most(last, some.last);
     }
     found[0] = first, found[1] = last;
 }
 
-// The step of events that come one after another: a division where the step changes, and none else.
+// The step of a time since the first: floor(since * numerator / denominator).
 class StepOf {
 public:
-    explicit StepOf(const Events& e) : e(e) {}
-    // -1: before step 0.
-    inline int64_t operator()(int64_t t) {
-        const int64_t since = t - e.first;
-        if (since < begin || since >= end) find(since);
-        return step;
+    explicit StepOf(const Events& e)
+        : numerator(e.numerator), denominator(e.denominator), ratio((double)e.numerator / (double)e.denominator) {
+        const __int128 all = (__int128)e.T * e.denominator, last = numerator ? (all + numerator - 1) / numerator : 0;
+        is_small = all + denominator <= INT64_MAX;
+        end = last < INT64_MAX ? (int64_t)last : INT64_MAX;
+    }
+    // Of n times, each from 0 to below `end`, calls take(k, step).
+    template <class Take>
+    inline void each(const int64_t* since, int64_t n, Take take) const {
+        if (is_small)
+            for (int64_t k = 0; k < n; k++) {  // a product of floats is at most 1 off: there are less than 2^31 steps
+                const int64_t step = (int64_t)((double)since[k] * ratio), rest = since[k] * numerator - step * denominator;
+                take(k, step + (rest >= denominator) - (rest < 0));
+            }
+        else
+            for (int64_t k = 0; k < n; k++) take(k, (int64_t)((__int128)since[k] * numerator / denominator));
+    }
+    int64_t operator()(int64_t since) const {
+        int64_t found = 0;
+        each(&since, 1, [&](int64_t, int64_t step) { found = step; });
+        return found;
+    }
+
+    int64_t end = 0;  // the time at which no step is left
+
+private:
+    const int64_t numerator, denominator;
+    const double ratio;
+    bool is_small = false;
+};
+
+// Events, and steps that nobody else writes.
+struct EventRange {
+    int64_t first, last, first_step, last_step;
+};
+enum class EventsAre { Packed, Outside, OfOtherSteps };
+
+class EventPacker {
+public:
+    explicit EventPacker(const Events& e) : e(e), step_of(e), frame(e.H * e.W) {}
+
+    // Ranges for so many threads, if events come in order; fewer where few have steps of their own.
+    int64_t cut(int64_t threads, EventRange* range) const {
+        int64_t count = 1;
+        range[0] = {0, e.n, 0, e.T};
+        if (e.n < shared_events || !e.numerator) return count;
+        for (int64_t k = 1; k < threads; k++) {
+            EventRange& before = range[count - 1];
+            int64_t low = before.first, high = e.n * k / threads;
+            const int64_t since = since_of(high);
+            if (since < 0 || since >= step_of.end) return count;
+            const int64_t step = step_of(since);
+            if (step <= before.first_step) continue;
+            while (low < high) {  // the first event of the step
+                const int64_t middle = (low + high) / 2, at = since_of(middle);
+                if (at < 0 || (at < step_of.end && step_of(at) < step)) low = middle + 1;
+                else high = middle;
+            }
+            before.last = low, before.last_step = step;
+            range[count++] = {low, e.n, step, e.T};
+        }
+        return count;
+    }
+
+    EventsAre pack(const EventRange& range) const {
+        int64_t cleared = range.first_step;
+        const auto clear = [&](int64_t end) {  // while it comes to the cache in any case
+            if (end > cleared) memset(e.spikes + cleared * frame, 0, (size_t)((end - cleared) * frame));
+            cleared = most(cleared, end);
+        };
+        int64_t since[events_at_a_time], place[events_at_a_time];
+        int32_t x[events_at_a_time], y[events_at_a_time];
+        uint8_t bit[events_at_a_time];
+        for (int64_t i = range.first; i < range.last; i += events_at_a_time) {
+            const int64_t n = least(events_at_a_time, range.last - i);
+            if (!read_places(e.x, i, n, e.W, x) || !read_places(e.y, i, n, e.H, y) || !read_bits(e.p, i, n, bit))
+                return EventsAre::Outside;
+            int64_t first = 0, last = 0;  // steps
+            if (e.numerator) {
+                const Times times = read_times(e.t, i, n, e.first, since);
+                if (times.first < 0 || times.last >= step_of.end) return EventsAre::Outside;
+                first = step_of(times.first), last = step_of(times.last);
+            }
+            if (first < range.first_step || last >= range.last_step) return EventsAre::OfOtherSteps;
+            clear(last + 1);
+            for (int64_t k = 0; k < n; k++) place[k] = y[k] * e.W + x[k];
+            if (first < last) step_of.each(since, n, [&](int64_t k, int64_t step) { place[k] += (step - first) * frame; });
+            uint8_t* const spikes = e.spikes + first * frame;
+            for (int64_t k = 0; k < n; k++) spikes[place[k]] |= bit[k];
+        }
+        clear(range.last_step);
+        return EventsAre::Packed;
     }
 
 private:
-    OUT_OF_LINE void find(int64_t since) {
-        const __int128 n = e.numerator, d = e.denominator;
-        step = since < 0 ? -1 : (int64_t)((__int128)since * n / d);
-        begin = since < 0 ? INT64_MIN : up((__int128)step * d);
-        end = up(((__int128)step + 1) * d);
-    }
-    // The least time since the first that many numerators of a denominator have passed.
-    int64_t up(__int128 product) const {
-        const __int128 time = (product + e.numerator - 1) / e.numerator;
-        return time > INT64_MAX ? INT64_MAX : (int64_t)time;
+    int64_t since_of(int64_t i) const {
+        int64_t since;
+        read_times(e.t, i, 1, e.first, &since);
+        return since;
     }
 
     const Events& e;
-    int64_t step = -1, begin = 1, end = 0;  // of times since the first
+    const StepOf step_of;
+    const int64_t frame;
 };
 
 int64_t pack_events(const Events* events) {
-    const Events& e = *events;
-    StepOf step_of(e);
-    int64_t t[events_at_a_time];
-    int32_t x[events_at_a_time], y[events_at_a_time], p[events_at_a_time];
-    for (int64_t i = 0; i < e.n; i += events_at_a_time) {
-        const int64_t some = least(events_at_a_time, e.n - i);
-        read_column(e.t, i, some, t), read_column(e.x, i, some, x);
-        read_column(e.y, i, some, y), read_column(e.p, i, some, p);
-        int outside = 0;
-        for (int64_t k = 0; k < some; k++)
-            outside |= (x[k] < 0) | (x[k] >= e.W) | (y[k] < 0) | (y[k] >= e.H) | (p[k] < -1) | (p[k] > 1);
-        if (outside) return 0;
-        for (int64_t k = 0; k < some; k++) {
-            const int64_t step = step_of(t[k]);
-            if (step < 0 || step >= e.T) return 0;
-            e.spikes[(step * e.H + y[k]) * e.W + x[k]] |= p[k] > 0 ? 2 : 1;
-        }
+    constexpr int64_t most_ranges = 64;
+    const EventPacker packer(*events);
+    EventRange range[most_ranges];
+    EventsAre found[most_ranges];
+    const int64_t count = packer.cut(least(max_threads(), most_ranges), range);
+#pragma omp parallel for schedule(static, 1) num_threads((int)count) if (count > 1)
+    for (int64_t k = 0; k < count; k++) found[k] = packer.pack(range[k]);
+    bool in_order = true;
+    for (int64_t k = 0; k < count; k++) {
+        if (found[k] == EventsAre::Outside) return 0;
+        in_order &= found[k] == EventsAre::Packed;
     }
-    return 1;
+    return in_order || packer.pack({0, events->n, 0, events->T}) == EventsAre::Packed;
 }
 
 }  // namespace PK_TARGET

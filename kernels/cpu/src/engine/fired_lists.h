@@ -5,23 +5,22 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t word_pixels = 64;  // a band is so many pixels, or a multiple
-
-// Pixels of an image in bands, one a task.
-struct PixelBands {
-    int64_t P, words, count;
-    // Of one image where there is enough to share.
-    PixelBands(int64_t P, int64_t N, int64_t threads) : P(P), words(ceil_div(P, word_pixels)) {
-        count = threads > 1 && N < 2 * threads ? most(1, least(2 * threads, P / 1024)) : 1;
-    }
-    int64_t first_word(int64_t band) const { return words * band / count; }
-    int64_t first_pixel(int64_t band) const { return least(P, first_word(band) * word_pixels); }
+// Pixels of an image in bands, one a task: about as many as threads share, and as stay in the cache while they are added to and
+// then visited.
+static int64_t pixel_bands(int64_t P, int64_t C, int64_t N, int64_t threads) {
+    constexpr int64_t fewest = PK_IS_CHECKED ? word_pixels : 1024;                    // pixels; few for tests
+    constexpr int64_t cached = PK_IS_CHECKED ? 1 << 11 : 1 << 17;                     // values
+    const int64_t shared = threads > 1 && N < 2 * threads ? 2 * threads : 1;
+    return most(1, least(P / fewest, most(shared, P * C / cached)));
+}
+struct PixelBands : ImageBands {
+    PixelBands(int64_t P, int64_t C, int64_t N, int64_t threads) : ImageBands{P, pixel_bands(P, C, N, threads)} {}
 };
 
-// Memory for a list: of as many spikes as neurons, or at a few steps of one in four.
+// Memory for a list: of as many spikes as neurons.
 static void cut_list(FiredList& list, int64_t threads, Carver& carver) {
-    const int64_t bands = PixelBands(list.P, list.N, threads).count, images = list.N;
-    list.room = images * (list.P * list.C * least(list.steps, 4) / 4 + 64 * list.steps);
+    const int64_t bands = PixelBands(list.P, list.C, list.N, threads).count, images = list.N;
+    list.room = images * (list.P * list.C + 64 * list.steps);
     list.entry = carver.take<uint32_t>(list.room);
     list.span = carver.take<FiredSpan>(images * list.steps * bands);
     list.fired = carver.take<int64_t>(images * bands);
@@ -85,7 +84,7 @@ private:
 };
 
 // Once all tasks have written a list, `ascends`: each pixel after pixel. Where one of them had to write bits, all have bits.
-static void finish_list(FiredList& list, SlotBits bits, const PixelBands& bands, bool ascends) {
+static void finish_list(FiredList& list, SlotBits bits, const ImageBands& bands, bool ascends) {
     list.bands = bands.count, list.count = 0, list.ascends = ascends;
     list.is_listed = true, list.has_bits = false;
     for (int64_t task = 0; task < list.N * bands.count; task++) {

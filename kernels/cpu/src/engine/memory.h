@@ -36,7 +36,8 @@ static State cut_state(const Step& step, int64_t N, Carver& carver) {
     if (step.sent_size && !step.real) state.restless = carver.take<uint8_t>(N * step.P());
     if (step.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * step.P());
     if (step.reach) state.again = carver.take<uint64_t>(N * pixel_words(step));
-    if (step.reach && step.reach->waits && step.reach->leaks) state.done = carver.take<uint32_t>(N * step.P() + 1);
+    if (const int64_t places = counted_places(step)) state.done = carver.take<uint32_t>(N * places + 1);
+    if (step.reach && step.reach->drifts) state.due = carver.take<uint32_t>(N * pixel_words(step));
     return state;
 }
 
@@ -133,21 +134,21 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.kernel = carver.take<char>(room.kernel);
     s.changes = carver.take<char>(room.changes);
     s.marks = carver.take<uint64_t>(room.marks);
-    s.place_of = carver.take<uint32_t>(room.marks * word_pixels);
     s.currents = carver.take<float>(room.currents);
     s.key = -1;
     if (!carver.memory) return;
     memset(s.size, 0, room.sorted * sizeof *s.size);
     memset(s.marks, 0, room.marks * sizeof *s.marks);
+    memset(s.currents, 0, room.currents * sizeof *s.currents);
 }
 
 // What one thread needs to scatter a layer.
 static Room scatter_room(const Step& step, int64_t N, int64_t threads) {
     Room room;
     if (!step.reach) return room;
-    const PixelBands bands(step.P(), N, threads);
-    room.marks = ceil_div(bands.words, bands.count);
-    room.currents = word_pixels * (step.C + room.marks * step.reach->width);
+    const PixelBands bands(step.P(), step.C, N, threads);
+    room.marks = ceil_div(bands.words(), bands.count);
+    room.currents = word_pixels * room.marks * step.C;
     return room;
 }
 

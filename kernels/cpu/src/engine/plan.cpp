@@ -162,21 +162,27 @@ static bool make_reach(Step& step, const float* weight) {
     if (!can_be_listed(w.C, w.H * w.W) || !can_be_listed(step.C, step.P())) return true;
     if (w.H * w.kernel_h > most_reached || w.W * w.kernel_w > most_reached) return true;
     Reach& reach = *(step.reach = new Reach);
-    reach.width = step.vecs_of(0) * Vec::width, reach.weights = w.matrix;
-    if (w.kind != RowKind::Floats) {
-        reach.weights = reach.copy = allocate_zeros<float>(w.rows * reach.width);
-        for (int64_t i = 0; i < step.C * w.rows && reach.copy; i++) {
-            const int64_t o = i / w.rows, c = i % w.rows / w.taps(), tap = i % w.taps();
-            reach.copy[(tap * w.C + c) * reach.width + o] = weight[i];
+    const int64_t row = w.kernel_w * w.C * step.C;  // of taps
+    int64_t *const of_column = try_allocate<int64_t>(w.kernel_w), *const of_row = try_allocate<int64_t>(w.kernel_h);
+    reach.weights = try_allocate<float>(w.kernel_h * row);
+    bool fits = of_column && of_row && reach.weights;
+    if (fits) {
+        place_taps(w.kernel_w, w.stride_w, w.dilation_w, of_column);
+        for (int64_t i = 0; i < step.C * w.rows; i++) {
+            const int64_t o = i / w.rows, c = i % w.rows / w.taps(), y = i % w.taps() / w.kernel_w, x = i % w.kernel_w;
+            reach.weights[y * row + (c * w.kernel_w + of_column[x]) * step.C + o] = weight[i];
         }
+        for (int64_t x = 0; x < w.kernel_w; x++) of_column[x] *= step.C;
+        for (int64_t y = 0; y < w.kernel_h; y++) of_row[y] = y * row;
+        fits = reach.rows.find(w.H, step.H, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, of_row, INT64_MAX / 4) &&
+               reach.columns.find(w.W, step.W, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, of_column, step.C);
     }
-    if (!reach.weights) return false;
-    const int64_t tap = w.C * reach.width;
-    if (!reach.rows.find(w.H, step.H, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h, w.kernel_w * tap)) return false;
-    if (!reach.columns.find(w.W, step.W, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, tap)) return false;
-    reach.outputs = (double)(reach.rows.all(w.H) * reach.columns.all(w.W)) / (double)(w.H * w.W);
+    free(of_column), free(of_row);
+    if (!fits) return false;
+    reach.outputs = (double)(reach.rows.all * reach.columns.all) / (double)(w.H * w.W);
     reach.waits = neurons_wait(step.neuron, step.bias, step.C);
     reach.leaks = step.neuron.model != models::HardReset && step.neuron.model != models::SoftReset;
+    reach.drifts = !reach.waits && !reach.leaks;
     int64_t parameters = 0;
     with_model(step.neuron, [&](auto model) { parameters = channelwise<decltype(model)>; });
     return repeat_channels(reach, step.neuron, parameters, step.bias, step.C);

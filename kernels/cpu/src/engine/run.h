@@ -154,6 +154,7 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
         if (run.counts) memcpy(running.counts + i * size, run.counts + running.at(i) * size, size * sizeof *run.counts);
         running.decided[i] = no_answer;
     }
+    if (run.stop_reads) catch_up(session, run.stop_reads - 1);
     const float* const v = run.stop_reads ? session.states[run.stop_reads - 1].v : nullptr;
     run.stop(run.context, run.counts ? running.counts : nullptr, v, running.sample, running.n, t, running.decided);
     if (running.decided[0] == no_answer) return false;

@@ -13,8 +13,10 @@ static int64_t most_scattered(const Step& step, int64_t N, int64_t steps) {
     const double outputs = (double)(step.P() * steps);
     double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // rows of integers are faster
     worth = fmin(worth, (pixel_tile_cycles(step, N, steps) / outputs + around) / addition);
-    const double taken = entry + step.reach->outputs * (visit + (double)(step.reach->width / Vec::width));
-    return (int64_t)(worth * (double)N * outputs / taken);
+    const double taken = entry + step.reach->outputs * (visit + (double)step.vecs_of(0));
+    const Window& w = step.windows[0];
+    const int64_t quarter = N * (w.H * w.W * w.C * least(steps, 4) / 4 + 64 * steps);  // of the neurons, in a few steps
+    return least((int64_t)(worth * (double)N * outputs / taken), quarter);
 }
 
 // Whether a layer is run so; then its input is listed.
@@ -36,7 +38,7 @@ static void pool_list(Session& session, int64_t k) {
     const Window& w = step.windows[0];
     FiredList& list = session.lists[k + 1];
     const SlotBits bits = bits_of(session, k + 1);
-    const PixelBands whole(step.P(), list.N, 1);
+    const ImageBands whole{step.P(), 1};
     const auto first_over = [](int64_t at, int64_t kernel, int64_t stride) {
         return at < kernel ? 0 : (at - kernel) / stride + 1;
     };

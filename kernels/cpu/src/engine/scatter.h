@@ -1,7 +1,8 @@
 // Convolutions of few spikes of few channels, as those of an event camera: each spike adds its rows of weights to the currents
 // of the outputs that it reaches, and these are marked. Where nothing but spikes moves neurons, only marked pixels are visited,
 // and those that are to fire again by themselves; potentials that decay are caught up with when they are visited. Other layers
-// go by as they lie in memory. A task is a band of pixels of an image, for all steps.
+// go by as they lie in memory; of neurons that biases move, words of pixels that cannot fire within a nap are caught up with
+// after it. A task is a band of pixels of an image, for all steps.
 #pragma once
 #include "listing.h"
 
@@ -21,74 +22,84 @@ struct ScatteredEvents {
           k(k),
           N(N),
           steps(steps),
-          bands(step.P(), N, session.threads) {}
+          bands(step.P(), step.C, N, session.threads) {}
 
     struct Task {
         int64_t image, first_word, last_word, first, last;  // words and pixels of the band
         int64_t from, to;  // pixels of the input that reach them, and some more
         uint64_t* touched;
-        uint32_t* place;
-        float *word, *currents;  // of all pixels of a word; of the band's touched pixels
-        int64_t added = 0;
+        float* currents;  // of the band's pixels, without biases; zeros where they are not touched
         FiredWriter out;
+        int64_t added = 0;
+        bool is_calm = false;  // whether biases alone cannot make the last word fire within a nap
+
+        inline void touch(int64_t at, int64_t n) const {
+            for (int64_t some; n > 0; at += some, n -= some) {
+                some = least(n, word_pixels - at % word_pixels);
+                touched[at / word_pixels] |= ~uint64_t(0) >> (word_pixels - some) << at % word_pixels;
+            }
+        }
     };
 
     void add_events(Task& task, int64_t t) const {
-        switch (reach.width / Vec::width) {
-            case 1: add_events<1>(task, t); break;
-            case 2: add_events<2>(task, t); break;
-            case 4: add_events<4>(task, t); break;
-            default: add_events<0>(task, t);
-        }
+        if (step.C % Vec::width == 0) add_events<Vec::width>(task, t);
+        else if (step.C % 8 == 0) add_events<8>(task, t);
+        else if (step.C % 4 == 0) add_events<4>(task, t);
+        else if (step.C % 2 == 0) add_events<2>(task, t);
+        else add_events<1>(task, t);
     }
 
-    // Of a step, in so many registers; 0: as many as there are.
-    template <int registers>
+    // Of a step: rows of weights, of outputs side by side together.
+    template <int lanes>
     OUT_OF_LINE void add_events(Task& task, int64_t t) const {
         const Window& w = step.windows[0];
-        const int64_t width = registers ? registers * Vec::width : reach.width, W = step.W, C = step.C, W_in = w.W;
-        const int64_t first = task.first, last = task.last;
-        const float *const matrix = reach.weights, *const bias = step.bias;
+        const int64_t C = step.C, W = step.W, W_in = w.W, channel_weights = w.kernel_w * C;
+        const int64_t first = task.first, pixels = task.last - first;
         const float* const v = session.states[k].v + (task.image * step.states * step.P() + first) * C;
-        uint64_t* const touched = task.touched;
-        uint32_t* const places = task.place;
         float* const currents = task.currents;
         const Side rows = reach.rows, columns = reach.columns;
         int64_t row = 0, row_end = 0, added = 0;  // pixels of the row that the last event was in
         const Reached *row_first = nullptr, *row_last = nullptr;
-        uint32_t new_place = 0;
         session.lists[w.slot].each_within(task.image, t, task.from, task.to, [&](int64_t pixel, int64_t channel) {
             if (pixel < row || pixel >= row_end) {
                 const int64_t y = (uint32_t)pixel / (uint32_t)W_in;
                 row = y * W_in, row_end = row + W_in;
                 row_first = rows.reached + rows.first[y], row_last = rows.reached + rows.first[y + 1];
-                while (row_first < row_last && row_first->at * W >= last) row_first++;  // they descend
-                while (row_first < row_last && (row_last[-1].at + 1) * W <= first) row_last--;
+                while (row_first < row_last && (row_first->at + 1) * W <= first) row_first++;
+                while (row_first < row_last && row_last[-1].at * W >= task.last) row_last--;
             }
-            const Reached* const column_first = columns.reached + columns.first[pixel - row];
-            const Reached* const column_last = columns.reached + columns.first[pixel - row + 1];
-            const float* const weights = matrix + channel * width;
-            for (const Reached* y = row_first; y < row_last; y++) {
-                const int64_t line = y->at * W - first;
-                const float* const of_row = weights + y->weights;
-                for (const Reached* x = column_first; x < column_last; x++) {
-                    const uint64_t at = (uint64_t)(line + x->at);
-                    if (at >= (uint64_t)(last - first)) continue;
-                    const float* const from = of_row + x->weights;
-                    const uint64_t word = touched[at / word_pixels], bit = uint64_t(1) << at % word_pixels;
-                    const bool is_new = !(word & bit);  // nobody can predict it: no branch
-                    const uint32_t before = places[at], place = is_new ? new_place : before;
-                    touched[at / word_pixels] = word | bit;
-                    places[at] = place;
-                    new_place += is_new, added++;
-                    __builtin_prefetch(v + at * C, 1);
-                    float* const to = currents + place * width;
-                    const float* const sum = is_new ? bias : to;
-                    for (int64_t j = 0; j < width; j += Vec::width) store(to + j, load(sum + j) + load(from + j));
+            const Reached* const begin = columns.reached + columns.first[pixel - row];
+            const Reached* const end = columns.reached + columns.first[pixel - row + 1];
+            const float* const weights = reach.weights + channel * channel_weights;
+            for (const Reached* y = row_first; y < row_last; y++)
+                for (const Reached* x = begin; x < end; x++) {
+                    const float* from = weights + y->weights + x->weights;
+                    int64_t at = y->at * W - first + x->at, n = x->n;
+                    if (at < 0 || at + n > pixels) {  // in part another band's
+                        const int64_t before = most(0, -at);
+                        from += before * C, at += before, n = least(n - before, pixels - at);
+                        if (n <= 0) continue;
+                    }
+                    task.touch(at, n);
+                    added += n;
+                    add_row<lanes>(from, v + at * C, currents + at * C, n * C);
                 }
-            }
         });
         task.added += added;
+    }
+
+    // And calls the states that they will move. In pieces that never cut a pixel anew: what was stored is loaded as it was
+    // stored, which is the fastest soon after.
+    template <int lanes>
+    static inline void add_row(const float* from, const float* v, float* to, int64_t n) {
+        typedef float Lanes __attribute__((vector_size(4 * lanes)));
+        for (int64_t i = 0; i < n; i += lanes) {
+            Lanes sum, row;
+            __builtin_prefetch(v + i, 1);
+            memcpy(&sum, to + i, sizeof sum), memcpy(&row, from + i, sizeof row);
+            sum += row;
+            memcpy(to + i, &sum, sizeof sum);
+        }
     }
 };
 
@@ -102,22 +113,19 @@ struct Scattered : ScatteredEvents {
         const int64_t image = number / bands.count, band = number % bands.count;
         const int64_t first = bands.first_pixel(band), last = bands.first_pixel(band + 1);
         const Window& w = step.windows[0];
-        int64_t row = 0, row_end = w.H;
-        if (bands.count > 1) reach.rows.reaching(w.H, first / step.W, ceil_div(last, step.W), &row, &row_end);
+        const int64_t top = first / step.W * w.stride_h - w.padding_h;  // of the input's rows that reach it
+        const int64_t bottom = (ceil_div(last, step.W) - 1) * w.stride_h - w.padding_h + (w.kernel_h - 1) * w.dilation_h + 1;
         Task task{image,
                   bands.first_word(band),
                   bands.first_word(band + 1),
                   first,
                   last,
-                  row * w.W,
-                  row_end * w.W,
+                  most(top, 0) * w.W,
+                  most(least(bottom, w.H), 0) * w.W,
                   s.marks,
-                  s.place_of,
                   s.currents,
-                  s.currents + word_pixels * step.C,
-                  0,
                   FiredWriter(session.lists[k + 1], bits_of(session, k + 1), image, band, bands.count, first, last)};
-        const uint32_t now = state.done ? state.done[N * step.P()] : 0;
+        const uint32_t now = state.done ? state.done[N * counted_places(step)] : 0;
         for (int64_t t = 0; t < steps; t++) {
             task.out.begin_step(t);
             add_events(task, t);
@@ -133,12 +141,14 @@ struct Scattered : ScatteredEvents {
     void visit(Task& task, int64_t word, bool all, uint32_t now) const {
         const State& state = session.states[k];
         uint64_t& touched = task.touched[word - task.first_word];
-        uint64_t& again = state.again[task.image * bands.words + word];
+        uint64_t& again = state.again[task.image * bands.words() + word];
         const int64_t pixels = least(word_pixels, step.P() - word * word_pixels);
-        if (all && pixels == word_pixels && !state.done) {
-            if (touched) fill_word(task, word, touched);
-            again = step_word(task, word, touched ? task.word : nullptr);
+        const bool drifts = reach.drifts;
+        if (drifts && !wake(task, word, now, touched)) return;
+        if (all && pixels == word_pixels && (drifts || !state.done)) {
+            again = step_word(task, word, touched ? task.currents + (word * word_pixels - task.first) * step.C : nullptr);
             touched = 0;
+            if (drifts && task.is_calm) state.due[task.image * bands.words() + word] += ((uint32_t)word - now - 1) % nap;
             return;
         }
         uint64_t visited = touched | again;
@@ -148,20 +158,29 @@ struct Scattered : ScatteredEvents {
         for (uint64_t left = visited; left; left &= left - 1) {
             const int i = __builtin_ctzll(left);
             const int64_t pixel = word * word_pixels + i;
-            const bool is_touched = touched >> i & 1;
-            const float* const current = is_touched ? task.currents + task.place[pixel - task.first] * reach.width : step.bias;
-            if (state.done) {
+            float* const currents = touched >> i & 1 ? task.currents + (pixel - task.first) * step.C : nullptr;
+            if (state.done && !drifts) {
                 uint32_t& done = state.done[task.image * step.P() + pixel];
                 decay_pixel(step, state.v + (task.image * step.P() + pixel) * step.C, now - done);
                 done = now + 1;
             }
-            next |= (uint64_t)step_pixel(task, pixel, current) << i;
+            next |= (uint64_t)step_pixel(task, pixel, currents) << i;
         }
         touched = 0, again = next;
     }
 
-    // Whether the pixel fires again if nothing arrives.
-    inline bool step_pixel(Task& task, int64_t pixel, const float* current) const {
+    // Catches up with a word of pixels that biases move; false: nothing has to be done at this step.
+    bool wake(Task& task, int64_t word, uint32_t now, uint64_t touched) const {
+        const State& state = session.states[k];
+        uint32_t &done = state.done[task.image * bands.words() + word], &due = state.due[task.image * bands.words() + word];
+        if (!touched && now < due) return false;
+        drift_word(step, state.v + (task.image * step.P() + word * word_pixels) * step.C, now - done);
+        done = due = now + 1;
+        return true;
+    }
+
+    // `currents`: the pixel's, which are taken, or null. Whether it fires again if nothing arrives.
+    inline bool step_pixel(Task& task, int64_t pixel, float* currents) const {
         const Neuron& n = step.neuron;
         Parameters<Vec> p = shared_parameters<Model, Vec>(n);
         float* const v = session.states[k].v + (task.image * Model::states * step.P() + pixel) * step.C;
@@ -172,7 +191,12 @@ struct Scattered : ScatteredEvents {
             set_parameters(p, n.channels + c, n.stride);
             Vec state[Model::states];
             for (int i = 0; i < Model::states; i++) state[i] = load_first(v + i * next + c, count);
-            uint32_t fired = bits(Model::step(state, load(current + c), p).fires) & ((2u << (count - 1)) - 1);
+            Vec current = load(step.bias + c);
+            if (currents) {
+                current = load_first(currents + c, count) + current;
+                store_first(currents + c, broadcast(0.0f), count);
+            }
+            uint32_t fired = bits(Model::step(state, current, p).fires) & ((2u << (count - 1)) - 1);
             for (int i = 0; i < Model::states; i++) store_first(v + i * next + c, state[i], count);
             for (; fired; fired &= fired - 1) task.out.fires(pixel, c + __builtin_ctz(fired));
             again |= bits(state[0] >= p.theta);
@@ -180,34 +204,29 @@ struct Scattered : ScatteredEvents {
         return again;
     }
 
-    // The currents of all pixels of a word, as their potentials lie in memory.
-    void fill_word(Task& task, int64_t word, uint64_t touched) const {
-        const int64_t C = step.C, period = reach.period, whole = word_pixels * C;
-        for (int64_t i = 0; i < whole; i += period)
-            for (int64_t first = 0; first < period; first += Vec::width)
-                store(task.word + i + first, load(reach.pattern + first));
-        for (uint64_t left = touched; left; left &= left - 1) {
-            const int64_t i = __builtin_ctzll(left), place = task.place[word * word_pixels + i - task.first];
-            memcpy(task.word + i * C, task.currents + place * reach.width, C * sizeof(float));
-        }
-    }
-
-    // All pixels of a word, as they lie in memory: no lane is idle. `current`: theirs, or null where nothing reaches them. Returns
-    // which of them fire again if nothing arrives.
-    OUT_OF_LINE uint64_t step_word(Task& task, int64_t word, const float* current) const {
+    // All pixels of a word, as they lie in memory: no lane is idle. `currents`: theirs, which are taken, or null where nothing
+    // reaches them. Returns which of them fire again if nothing arrives.
+    OUT_OF_LINE uint64_t step_word(Task& task, int64_t word, float* currents) const {
         Parameters<Vec> p = shared_parameters<Model, Vec>(step.neuron);
         float* const v = session.states[k].v + (task.image * Model::states * step.P() + word * word_pixels) * step.C;
         const int64_t C = step.C, next = step.P() * C, period = reach.period, all = word_pixels * C;
         const bool waits = reach.waits;
         uint64_t again = 0;
+        uint32_t excited = 0;
         for (int64_t first = 0; first < period; first += Vec::width) {
             set_parameters(p, reach.pattern + period + first, period);
-            const Vec bias = load(reach.pattern + first);
+            const Vec bias = load(reach.pattern + first), calm = load(reach.calm + first);
             for (int64_t i = first; i < all; i += period) {
                 Vec state[Model::states];
                 for (int s = 0; s < Model::states; s++) state[s] = load(v + i + s * next);
-                uint32_t fired = bits(Model::step(state, current ? load(current + i) : bias, p).fires);
+                Vec current = bias;
+                if (currents) {
+                    current = load(currents + i) + bias;
+                    store(currents + i, broadcast(0.0f));
+                }
+                uint32_t fired = bits(Model::step(state, current, p).fires);
                 for (int s = 0; s < Model::states; s++) store(v + i + s * next, state[s]);
+                excited |= bits(state[0] >= calm);
                 if (!fired && !waits) continue;
                 for (; fired; fired &= fired - 1) {
                     const int64_t place = i + __builtin_ctz(fired), pixel = place / C;
@@ -217,6 +236,7 @@ struct Scattered : ScatteredEvents {
                     again |= uint64_t(1) << (i + __builtin_ctz(over)) / C;
             }
         }
+        task.is_calm = !excited;
         return again;
     }
 
@@ -237,7 +257,7 @@ static void run_scattered(Session& session, int64_t k, int64_t N, int64_t steps,
     else begin_marks(session, k);
     const bool by_words = !step.reach->waits || !state.is_settled, ascends = !by_words || step.reach->period <= Vec::width;
     if (state.is_looked_at) memset(state.alike, 0, N * step.P()), state.is_looked_at = false;
-    const PixelBands bands(step.P(), N, session.threads);
+    const PixelBands bands(step.P(), step.C, N, session.threads);
     with_model(step.neuron, [&](auto model) {
         Scattered<decltype(model)> scattered(session, k, N, steps);
         using Work = decltype(scattered);
@@ -245,7 +265,7 @@ static void run_scattered(Session& session, int64_t k, int64_t N, int64_t steps,
               [](void* given, int64_t task, int64_t thread) { ((const Work*)given)->run(task, thread); });
     });
     if (session.watch.over.load()) return;
-    if (state.done) state.done[N * step.P()] += (uint32_t)steps, state.is_behind = true;
+    if (state.done) state.done[N * counted_places(step)] += (uint32_t)steps, state.is_behind = true;
     state.is_settled = true;
     finish_list(list, bits_of(session, k + 1), bands, ascends);
 }

@@ -82,8 +82,7 @@ struct Scratch {
     char* kernel;                 // of a kernel of ../conv2d: sliced.h, lookup.h, depthwise.h
     char* changes;                // changes.h
     uint64_t* marks;              // [pixel of a band]: bits, zeros between uses; scatter.h
-    uint32_t* place_of;           // [pixel of a band]: if it is marked, where its currents are
-    float* currents;              // [place][width of a row]
+    float* currents;              // [pixel of a band][channel], zeros between uses; scatter.h
     int64_t tally[engine::tallies];
 };
 
@@ -106,12 +105,23 @@ struct State {
     uint8_t* restless = nullptr;  // [N, P], of these: whether some have sent something at the last step
     uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
     bool is_looked_at = true;  // alike may be other than 0
-    // Of a layer that can be scattered (scatter.h): bits [N, words of pixels], which fire again if nothing arrives; and, where
-    // potentials decay, how many steps each pixel has done [N, P], and how many there were.
+    // Of a layer that can be scattered (scatter.h): bits [N, words of pixels], which fire again if nothing arrives; where pixels or
+    // words of them are left behind, how many steps each has done, and how many there were; and before which step biases alone
+    // cannot make a word of pixels fire.
     uint64_t* again = nullptr;
-    uint32_t* done = nullptr;
+    uint32_t *done = nullptr, *due = nullptr;
     // Whether those hold something; whether `again` has all pixels that do; whether pixels may have steps to do.
     bool is_marked = false, is_settled = false, is_behind = false;
+};
+
+constexpr int64_t word_pixels = 64;  // a band is so many pixels, or a multiple
+
+// Pixels of an image in bands.
+struct ImageBands {
+    int64_t P, count;
+    int64_t words() const { return ceil_div(P, word_pixels); }
+    int64_t first_word(int64_t band) const { return words() * band / count; }
+    int64_t first_pixel(int64_t band) const { return least(P, first_word(band) * word_pixels); }
 };
 
 // What fired in a slot at each step (fired_lists.h): entries pixel << channel_bits(C) | channel.
@@ -143,7 +153,9 @@ struct FiredList {
     // The same of entries at pixels from `from` to `to`, and, where the list does not ascend, of others.
     template <class Visit>
     inline void each_within(int64_t image, int64_t t, int64_t from, int64_t to, Visit visit) const {
+        const ImageBands cut{P, bands};
         for (int64_t band = 0; band < bands; band++) {
+            if (cut.first_pixel(band) >= to || cut.first_pixel(band + 1) <= from) continue;
             FiredSpan some = span[(image * steps + t) * bands + band];
             if (ascends) some = {first_from(some, from), first_from(some, to)};
             each_of(some, visit);
