@@ -13,6 +13,8 @@ import torch
 from proxykernels.kernels import backends, cpu
 from proxykernels.kernels.cpu.fallback import Fallback
 
+pytest.register_assert_rewrite("demo_page")  # a plugin, which test modules import before they name it
+
 HAS_GPU = torch.cuda.is_available()
 
 INSTRUCTION_SETS = [target for target in cpu.TARGETS if cpu.load(target)]
