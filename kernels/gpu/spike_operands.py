@@ -49,12 +49,13 @@ def expand(
     this one.
     """
     EARLY: tl.constexpr = STEPS // LATE
+    ALONE: tl.constexpr = (LATE, PIXELS, EARLY, BLOCK_K)
+    BESIDE: tl.constexpr = (LATE, PIXELS // TOGETHER, EARLY, TOGETHER, BLOCK_K)
+    SHAPE: tl.constexpr = ALONE if TOGETHER == 1 else BESIDE
     if TOGETHER == 1:
-        SHAPE: tl.constexpr = (LATE, PIXELS, EARLY, BLOCK_K)
         word = tl.broadcast_to(word[None, :, None, :], SHAPE)
         step = step[:, None, :, None]
     else:
-        SHAPE: tl.constexpr = (LATE, PIXELS // TOGETHER, EARLY, TOGETHER, BLOCK_K)
         word = tl.broadcast_to(tl.reshape(word, (1, PIXELS // TOGETHER, 1, TOGETHER, BLOCK_K)), SHAPE)
         step = step[:, None, :, None, None]
     if PTX and not ONE_STEP and TYPE == tl.int8:
