@@ -69,7 +69,8 @@ class AskedLead:
         lowest, highest = readout.range
         self._readout = readout
         parts = readout.parts
-        self._lead = Lead(*(part.data_ptr() for part in parts), len(parts[0]), stop.lead, lowest, highest)
+        pointers = (part.data_ptr() for part in parts)
+        self._lead = Lead(*pointers, len(parts[0]), readout.pixels, stop.lead, lowest, highest)
         self._runs = stop.runs(T)
         self._at = (ctypes.c_int64 * len(self._runs))(*self._runs)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
@@ -90,7 +91,8 @@ class LogitReadout:
     """What the last layer's logits are read from: scale (theta count + v - start) / t.
 
     Attributes:
-        operation: its number. parts: thresholds, potentials at the start, and scale, float32 [C]. range: of logits.
+        operation: its number. parts: thresholds, potentials at the start, and scale, float32 [C]. pixels: that each
+            channel has. range: of logits.
     """
 
     def __init__(self, plan: Plan):
@@ -105,7 +107,8 @@ class LogitReadout:
                 f"{' and has no logits' if readout is None else ''}; of sigma-delta neurons take pk.stop.settled()"
             )
         self.operation = number
-        self.parts = [part.flatten().expand(plan.last.shape).contiguous() for part in readout[:3]]
+        C, H, W = plan.operations[number].image
+        self.parts, self.pixels = [part.flatten().expand(C).contiguous() for part in readout[:3]], H * W
         self.range = readout.lowest, readout.highest
 
 

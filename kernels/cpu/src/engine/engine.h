@@ -139,11 +139,11 @@ struct Run {
     const Shown* shown;  // null, or of each operation
 };
 
-// A sample is decided if the largest of its C logits, times the steps, is ahead of all others by so much. A logit is what
-// proxykernels/running/result.py defines: of spikes, potentials, and steps.
+// A sample is decided if the largest of its logits, times the steps, is ahead of all others by so much. A logit is what
+// proxykernels/running/result.py defines: of spikes [C, P], potentials [P, C], and steps.
 struct Lead {
     const float *theta, *start, *scale;  // [C]: of the neurons threshold and potential at the start; of the logits
-    int64_t C;
+    int64_t C, P;
     float least, lowest, highest;  // lead; logits are not below or above these
 };
 

@@ -33,10 +33,12 @@ static void sizes(const Session* session, Sizes* sizes) {
 static void leads(void* context, const int32_t* counts, const float* v, const int64_t*, int64_t n, int64_t t,
                   uint8_t* decided) {
     const engine::Lead& rule = *(const engine::Lead*)context;
-    for (int64_t i = 0; i < n; i++, counts += rule.C, v += rule.C) {
+    const int64_t size = rule.C * rule.P;
+    for (int64_t i = 0; i < n; i++, counts += size, v += size) {
         float first = -INFINITY, second = -INFINITY;
-        for (int64_t c = 0; c < rule.C; c++) {
-            const float charge = rule.theta[c] * (float)counts[c] + (v[c] - rule.start[c]);
+        for (int64_t at = 0; at < size; at++) {
+            const int64_t p = at / rule.C, c = at % rule.C;
+            const float charge = rule.theta[c] * (float)counts[c * rule.P + p] + (v[at] - rule.start[c]);
             const float logit = fminf(fmaxf(rule.scale[c] * charge / (float)t, rule.lowest), rule.highest);
             second = logit > first ? first : fmaxf(second, logit);
             first = fmaxf(first, logit);
