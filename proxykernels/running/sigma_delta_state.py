@@ -40,6 +40,14 @@ def read_state(plan: Plan, session: Session, N: int) -> State:
     return as_state(plan, read, N)
 
 
+def read_sums(plan: Plan, session: Session, N: int) -> Tensor:
+    """Of the outputs alone, [N, ...]: what the state has last of Network.INPUT."""
+    last, buffer = len(plan.operations) - 1, room_for(plan, len(plan.operations) - 1, N)
+    session.read(last, buffer)
+    ((P, C),) = plan.change_states(plan.last)
+    return buffer.view(N, P, C).transpose(1, 2).reshape(N, *plan.last.shape)
+
+
 def as_state(plan: Plan, read: Callable[[int], Tensor], N: int) -> State:
     """The state of N samples, of what the library has of each operation."""
     state: State = {Network.INPUT: []}

@@ -12,12 +12,11 @@ from torch import Tensor
 from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
-from ..network import Network
 from ..plan.library import PlanTally
 from ..plan.plan import Plan
 from ..spikes import Spikes
 from .plan_result import logits_of
-from .sigma_delta_state import read_state, ready_state
+from .sigma_delta_state import read_state, read_sums, ready_state
 
 
 def _sample_bytes(plan: Plan) -> int:
@@ -150,7 +149,7 @@ class Stream:
     def _outputs(self) -> Tensor:
         """Of a network of sigma-delta neurons, after the last step."""
         op = self.engine.plan.last
-        sums = read_state(self.engine.plan, self._session, self.batch)[Network.INPUT][1]
+        sums = read_sums(self.engine.plan, self._session, self.batch)
         return sums * op.scale.view(-1, *[1] * (len(op.shape) - 1))
 
     @property

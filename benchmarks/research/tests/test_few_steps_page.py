@@ -59,3 +59,33 @@ def test_controls_are_those_of_the_table():
         else:
             messages, bits = f"{float(row['messages_a_neuron']):.2f}", f"{float(row['bits_a_neuron']):.1f}"
             assert cells[:5] == [messages, row["bits_a_message"], bits, right, energy]
+
+
+SHOWN = {
+    "ReLU network, zeros skipped": "a pass, zeros skipped", "sigma-delta, K = 9": "sigma-delta, K = 9",
+    "sigma-delta, K = 6": "sigma-delta, K = 6", "ReLU network, changes above 3% of the largest": "changes above 3 %",
+}  # fmt: skip
+PASSES = "ReLU network, OpenVINO float32", "ReLU network, OpenVINO int8"
+
+
+def video_table() -> str:
+    """What the page has of video.csv: of each clip what a frame takes, with the times of a pass by OpenVINO."""
+    rows = {(row["clip"], row["kind"], row["contender"]): row for row in read_csv(RESULTS / "video.csv")}
+    lines = [
+        "| clip | | same class, % | million additions | million products | µJ | ms |", "|---|---|---|---|---|---|---|"
+    ]  # fmt: skip
+    for clip, kind in dict.fromkeys((clip, kind) for clip, kind, _ in rows):
+        for contender, name in SHOWN.items():
+            row = rows[clip, kind, contender]
+            joules = float(row["arithmetic_uj"]) + float(row["neurons_uj"])
+            times = [rows[clip, kind, each]["ms"] for each in (PASSES if "zeros" in name else (contender,))]
+            shown = " / ".join(f"{float(ms):.3g}" for ms in times if ms)
+            numbers = (f"{float(row[column]):.3g}" for column in ("million_additions", "million_products"))
+            same = f"{float(row['same_class']):.0f}"
+            lines.append(f"| {clip.partition('_')[0].partition('.')[0]}, {kind} | {name} | {same} | "
+                         f"{' | '.join(numbers)} | {joules:.0f} | {shown} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def test_video_is_that_of_the_table():
+    assert video_table() in PAGE, video_table()
