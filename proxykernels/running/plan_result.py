@@ -96,7 +96,7 @@ class PlanFigures:
             None if k is None or k not in states else self.plan.as_simulated(k, states[k])
             for states in (self.kept, self.start)
         )
-        return logits_of(self.plan, result.total_counts, state, result.sample_steps, start)
+        return logits_of(self.plan, result._total_counts, state, result._steps_or_T, start)
 
 
 class ChangesFigures(PlanFigures):

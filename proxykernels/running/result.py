@@ -107,14 +107,14 @@ class Result:
         return self._output.tensor() if isinstance(self._output, Output) else self._output
 
     @property
-    def total_counts(self) -> Tensor:
+    def _total_counts(self) -> Tensor:
         """As ``count()``, not to be written to."""
         counted = self._output.counts if isinstance(self._output, Output) else None
         return self.spikes.count() if counted is None else counted
 
     @property
-    def sample_steps(self) -> Tensor | int:
-        """As ``steps``, or one number for all."""
+    def _steps_or_T(self) -> Tensor | int:
+        """As ``steps``, or T where all samples ran so many."""
         return self._output.shape[0] if self._steps is None else self._steps
 
     @cached_property
@@ -168,7 +168,7 @@ class Result:
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
-        return self.spikes.count(until) if until is not None else self.total_counts.clone()
+        return self.spikes.count(until) if until is not None else self._total_counts.clone()
 
     def __repr__(self) -> str:
         return summary(self)
