@@ -201,7 +201,7 @@ static int64_t run_again(Session& session, const Run& run, Running& running, int
     int64_t outcome = engine::Ran;
     for (int64_t k = 0; k < run.stops && running.n && outcome == engine::Ran; k++) {
         const int64_t T = run.stop_at[k];
-        if (!cut_states(session, running.n)) return engine::NoMemory;
+        if (!cut_states(session, running.n)) return engine::NoMemory;  // what is left behind is counted by samples
         for (int64_t i = 0; i < running.n && run.counts; i++)
             memset(run.counts + running.at(i) * last.C * last.P(), 0, last.C * last.P() * sizeof *run.counts);
         for (int64_t start = 0; start < T && outcome == engine::Ran; start += most_here)
