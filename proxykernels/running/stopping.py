@@ -11,6 +11,7 @@ from ..plan.library import STOP, Lead
 from ..plan.plan import Plan
 from .early_exit import STOP_EVERY, LogitMargin, Stop, decided_by
 
+NONE_GIVEN = 2  # in the place of an answer, as run.h has it
 STOP_EVERY_CHANGES = 2  # steps between two looks of a rule on sigma-delta neurons
 
 
@@ -45,6 +46,7 @@ class Asked:
             told = decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
             torch.frombuffer((ctypes.c_uint8 * n).from_address(decided), dtype=torch.uint8).copy_(told)
         except BaseException as error:  # none passes through the library
+            ctypes.memset(decided, NONE_GIVEN, n)  # a signal may come once the answer stands there
             self.error = error
 
     def _seen(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:

@@ -95,6 +95,30 @@ def test_a_long_run_ends_soon(generator, threads, stop):
         torch.set_num_threads(before)
 
 
+class Late(torch.Tensor):
+    """An answer after which a signal comes, once it stands where it is to stand."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs)
+        if function is torch.Tensor.copy_:
+            signal.raise_signal(signal.SIGALRM)
+        return result
+
+
+def test_a_signal_right_after_a_rule_has_answered(generator):
+    engine, x = held(generator)
+    asked = []
+
+    def stop(counts, t):
+        asked.append(t)
+        return torch.zeros(len(counts), dtype=torch.bool).as_subclass(Late)
+
+    with pytest.raises(Tick):
+        engine(x, 64, stop=stop)
+    assert len(asked) == 1
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("steps", [0, 7])
 def test_a_long_run_of_a_stream_ends_soon(engine, sequence, steps):
