@@ -105,7 +105,7 @@ def _only(kernel: str, reason: str, joined: int = 0) -> Options:
 
 
 DIGITS = range(1, 5)  # of weights in tiles: src/conv2d/amx_weights.h
-PIXEL_DIGITS = range(1, 3)  # the same, of few steps: src/conv2d/pixel_tiles.h
+PIXEL_DIGITS = range(1, 3)  # the same, of few steps: src/conv2d/amx_pixels.h
 SEGMENT = 64  # steps: line_steps of src/engine/engine.h
 
 

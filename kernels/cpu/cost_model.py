@@ -18,7 +18,7 @@ SCANNED = 32  # channels that a scan takes together
 # Inputs of a neuron: with more, the joined 32-bit sums of two digits of -128 (src/conv2d/amx.h) could overflow.
 MOST_TILE_INPUTS = (2**31 - 1) // (128 * 256 + 128)
 MOST_TILE_BYTES = 1 << 30  # of a thread's memory; positions in it are 32-bit numbers
-SPAN_BYTES = 1 << 20  # of weights in tiles, for which the tile kernel expands all spikes anew: src/conv2d/amx_units.h
+SPAN_BYTES = 1 << 20  # of weights in tiles, for which the tile kernel expands all spikes anew: src/conv2d/amx_inputs.h
 
 Counts = dict[str, float]
 Costs = dict[str, dict[str, float]]

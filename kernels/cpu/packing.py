@@ -13,7 +13,7 @@ from ..weight_cache import CONSTANTS, Whole
 from . import abi
 from .choice import BLOCK, ROWS
 
-# Output channels of a row of weights: src/conv2d/rows.h.
+# Output channels of a row of weights: src/conv2d/weight_rows.h.
 MATRIX_COLUMNS = 128  # of a block of weights for the lookup kernel: src/conv2d/lookup.h
 FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
 SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign

@@ -1,4 +1,4 @@
-"""Rows of weights for the event and the period kernel (src/conv2d/rows.h), and the number of rows that a call adds."""
+"""Rows of weights for the event and the period kernel (src/conv2d/weight_rows.h), and how many a call adds."""
 
 from functools import cached_property
 from math import prod
@@ -44,7 +44,7 @@ class WeightRows:
         return FLOAT_ROW
 
     def can_negate(self, neuron: Neuron, row: int) -> bool:
-        """Whether the event kernel may take such rows with their negations (src/conv2d/steady.h).
+        """Whether the event kernel may take such rows with their negations (src/conv2d/steady_inputs.h).
 
         What is taken off a sum again leaves an error of 2**-24 of it: too much if the thresholds are small beside it.
         Whole numbers leave none, but those of bytes must not come to more than 16 bits on the way.

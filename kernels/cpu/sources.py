@@ -6,7 +6,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "src"
 # Compiled for each instruction set: the kernels, with OpenMP; the engine, which has its own threads; and tasks of both,
 # once for the two libraries. Tasks know nothing of threads.
-KERNELS = ("gradients", "adding", "scans", "spikes", "target", "tiles", "sigma_delta")
+KERNELS = ("gradients", "row_sums", "scans", "spikes", "target", "amx_conv2d", "sigma_delta")
 TASKS = (
     "conv2d/amx",
     "conv2d/fire_sums",
@@ -20,9 +20,9 @@ ENGINE = (
     "engine/fire",
     "engine/convolutions",
     "engine/scatter",
-    "engine/plan",
+    "engine/packed_plan",
     "engine/target",
-    "engine/between",
+    "engine/pools_and_moves",
     "engine/recurrent",
     "engine/changes",
 )

@@ -6,10 +6,9 @@ C++ on a CPU, or a GPU's tensor cores, for which each weight is exactly two floa
 sum). Real-valued inputs are rounded to 24 bits of each sample's largest value and convolved in float64, where such sums
 are exact too. Potentials stay float32, and their steps are the same everywhere.
 
-"int16": at most 14 bits, so that a CPU can add four weights in int16 (kernels/cpu/src/conv2d/rows.h). "int8": at most
-7, with a sign, so that it can add two in bytes, and no sum of weights leaves 16 bits, for which a channel of many
-inputs may have one bit less.
-"""
+"int16": at most 14 bits, so that a CPU can add four weights in int16 (kernels/cpu/src/conv2d/weight_rows.h). "int8": at
+most 7, with a sign, so that it can add two in bytes, and no sum of weights leaves 16 bits, for which a channel of many
+inputs may have one bit less. """
 
 import math
 from collections.abc import Sequence

@@ -178,7 +178,7 @@ void words() {
 }  // namespace
 
 int main(int count, char** arguments) {
-    state = count > 1 ? strtoull(arguments[1], nullptr, 10) : 0;
+    generator.state = count > 1 ? strtoull(arguments[1], nullptr, 10) : 0;
     const int64_t cases = count > 2 ? atoll(arguments[2]) : 1000;
     kernels = &portable::kernels;
     const char* names[] = {"events",          "events, shorts", "events, bytes", "periods",

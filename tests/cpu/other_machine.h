@@ -2,6 +2,7 @@
 #pragma once
 #include "abi.h"
 #include "models.h"
+#include "random_values.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -16,21 +17,12 @@ namespace portable { extern const Kernels kernels; }
 namespace {
 
 const Kernels* kernels;
-uint64_t state;
+Random generator;
 std::string current_case;
 std::map<std::string, int> ran, with_spikes;
 
-int64_t draw(int64_t low, int64_t high) {  // splitmix64
-    uint64_t z = state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return low + (int64_t)((z ^ z >> 31) % (uint64_t)(high - low + 1));
-}
-std::vector<float> sixteenths(int64_t n, int64_t low, int64_t high) {
-    std::vector<float> values(n);
-    for (float& v : values) v = (float)draw(low, high) / 16;
-    return values;
-}
+int64_t draw(int64_t low, int64_t high) { return generator.draw(low, high); }
+std::vector<float> sixteenths(int64_t n, int64_t low, int64_t high) { return generator.sixteenths(n, low, high); }
 std::vector<float> padded(std::vector<float> values, float fill) {
     values.resize((values.size() + 31) / 32 * 32, fill);
     return values;

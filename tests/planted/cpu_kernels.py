@@ -33,10 +33,10 @@ DEFECTS = {
         "row_of(y - in.row)",
     ),
     "steady inputs: a span's last steps": Defect(
-        f"{CONV}/steady.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"
+        f"{CONV}/steady_inputs.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"
     ),
     "steady inputs: a span's first silent step": Defect(
-        f"{CONV}/event_lists.h", "if (any && negated)", "if (any && negated && t > first)"
+        f"{CONV}/input_lists.h", "if (any && negated)", "if (any && negated && t > first)"
     ),
     "steady inputs: sums of bytes": Defect(
         "kernels/cpu/rows.py", "else LARGEST_BYTE_SUM * unit", "else 2 * LARGEST_BYTE_SUM * unit", SUMS
@@ -57,7 +57,7 @@ DEFECTS = {
         f"{CONV}/equal_windows.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
     ),
     "lists of spikes: the pixel before": Defect(
-        f"{CONV}/event_lists.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
+        f"{CONV}/input_lists.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
     ),
     "periods: the start of a part": Defect(
         f"{CONV}/period.h", "ceil_div(start + 1, p) * p - start - 1", "ceil_div(start + 2, p) * p - start - 1"
@@ -66,7 +66,7 @@ DEFECTS = {
         "kernels/cpu/src/simd.h", "{ return {a.x >> 16}; }", "{ return {a.x >> 16 & 0x7fff}; }"
     ),
     "byte rows: the offset of odd channels": Defect(
-        f"{CONV}/rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
+        f"{CONV}/weight_rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
     ),
     "lookup: bits put together": Defect(
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
@@ -87,13 +87,13 @@ DEFECTS = {
         f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
     ),
     "pixel tiles: the last pixel of a tile": Defect(
-        f"{CONV}/pixel_tiles.h",
+        f"{CONV}/amx_pixels.h",
         "(1 << layout.pixels) - 1",
         "(1 << (layout.pixels - 1)) - 1",
         "tests/package/test_engine_pixel_tiles.py",
     ),
     "depthwise: the last steps": Defect(
-        f"{CONV}/pixel.h",
+        f"{CONV}/pixel_steps.h",
         "for (Block& sum : current) sum = bias;",
         "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
     ),
@@ -132,7 +132,7 @@ DEFECTS = {
         "tests/package/test_rounding.py",
     ),
     "words: a partial byte": Defect(
-        "kernels/cpu/src/spike_bits.h",
+        "kernels/cpu/src/packed_spikes.h",
         "left < 8 ? left : 8);\n        for (; word;",
         "left < 7 ? left : 7);\n        for (; word;",
         "tests/package/test_spikes.py",

@@ -29,7 +29,7 @@ DEFECTS = {
         f"{ENGINE}/scatter.h", "from += before * C, at += before,", "at += before,", SCATTERED
     ),
     "scattered spikes: a full list": Defect(
-        f"{ENGINE}/fired_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
+        f"{ENGINE}/slot_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
     ),
     "scattered spikes: pooled windows": Defect(
         f"{ENGINE}/scatter.cpp", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
@@ -41,19 +41,19 @@ DEFECTS = {
         "tests/package/test_engine_few_steps.py",
     ),
     "engine: rows that add nothing": Defect(
-        "kernels/cpu/src/engine/listed_rows.h",
+        "kernels/cpu/src/engine/rows_to_add.h",
         "j < most_group; j++) end[j]",
         "j < most_group - 2; j++) end[j]",
         "tests/package/test_engine_few_steps.py",
     ),
     "engine: inputs of a group": Defect(
-        "kernels/cpu/src/engine/sliced.h", "* (c.C_in / 8);", "* (c.C_in / 16);", ENGINE_KERNELS
+        "kernels/cpu/src/engine/sliced_way.h", "* (c.C_in / 8);", "* (c.C_in / 16);", ENGINE_KERNELS
     ),
     "engine: images of a long input": Defect(
         "kernels/cpu/src/work.h", "return c.x_image ? c.x_image :", "return c.x_image < 0 ? c.x_image :", ENGINE_KERNELS
     ),
     "engine: additions by one of several parts": Defect(
-        "kernels/cpu/src/engine/sliced.h", "if (!first || parts > 1)", "if (!first)", ENGINE_KERNELS
+        "kernels/cpu/src/engine/sliced_way.h", "if (!first || parts > 1)", "if (!first)", ENGINE_KERNELS
     ),
     "recurrent neurons of an engine: rows of the last block": Defect(
         f"{ENGINE}/recurrent.cpp",

@@ -1,6 +1,6 @@
 // Packs inputs.
 #include "../src/dense_spikes.h"
-#include "../src/events.h"
+#include "../src/camera_events.h"
 #include "failure.h"
 #include "plan.h"
 

@@ -81,9 +81,9 @@ struct Conv2d {
     // null: none. All kernels of spikes take them but depthwise_conv2d.
     const uint8_t* shortcut;
     int64_t digits;        // tile_conv2d's: of a weight
-    int64_t row_channels;  // output channels of a row of weights: conv2d/rows.h
+    int64_t row_channels;  // output channels of a row of weights: conv2d/weight_rows.h
     int64_t slice_rows;    // of a slice of rows, at most: conv2d/slices.h
-    int64_t negated;       // whether a slice holds each row's negation as well: event_conv2d's, conv2d/steady.h
+    int64_t negated;       // whether a slice holds each row's negation as well: event_conv2d's, conv2d/steady_inputs.h
     int64_t groups;        // of channels: lookup_conv2d's; the others take one
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;

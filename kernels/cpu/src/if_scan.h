@@ -2,7 +2,7 @@
 #pragma once
 #include "abi.h"
 #include "neurons.h"
-#include "repeats.h"
+#include "repeated_pixels.h"
 
 namespace PK_TARGET {
 

@@ -20,7 +20,7 @@ KERNEL(void, real_product, const Product*)
 KERNEL(void, round_weights, const Rounding*)
 KERNEL(void, max_pool2d, const Pool2d*)
 KERNEL(void, max_rate_pool2d, const MaxRatePool*)
-// weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/rows.h
+// weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/weight_rows.h
 KERNEL(void, pack_rows, const float* weight, void* packed, const Conv2d*)
 KERNEL(int64_t, rows_size, const Conv2d*)  // of a block of row_channels output channels, in bytes
 // How many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if no number of them will do.

@@ -2,7 +2,7 @@
 // channels, as in conv2d/depthwise.h; the counts of a window's inputs stay in the first-level cache for all steps.
 #pragma once
 #include "neurons.h"
-#include "spike_bits.h"
+#include "packed_spikes.h"
 #include "work.h"
 
 namespace PK_TARGET {

@@ -1,8 +1,8 @@
 // Neurons on given currents, and layers whose currents stay in registers.
 #include "conv2d/depthwise.h"
-#include "conv2d/product.h"
+#include "conv2d/pointwise_real.h"
 #include "if_scan.h"
-#include "periods.h"
+#include "periodic_spikes.h"
 #include "recurrent/scan.h"
 
 namespace PK_TARGET {

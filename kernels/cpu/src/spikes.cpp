@@ -1,6 +1,6 @@
 // Packing, events, pooling and windows of spikes, and rounded weights.
 #include "conv2d/im2col.h"
 #include "dense_spikes.h"
-#include "events.h"
+#include "camera_events.h"
 #include "max_rate_pool.h"
 #include "rounding.h"

@@ -6,7 +6,7 @@
 #include "conv2d/amx_weights.h"
 #include "conv2d/slices.h"
 #include "fingerprint.h"
-#include "spike_bits.h"
+#include "packed_spikes.h"
 
 namespace PK_TARGET {
 

@@ -13,7 +13,7 @@
 // 3. fire: for 16 output channels at a time, walk the lists.
 #pragma once
 #if defined(__AMX_INT8__)
-#include "amx_units.h"
+#include "amx_inputs.h"
 #include "amx_weights.h"
 
 namespace PK_TARGET {

@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "amx_units.h"
+#include "amx_inputs.h"
 
 namespace PK_TARGET {
 

@@ -1,7 +1,7 @@
 // Depthwise convolution with the IF neuron in the same pass: output channel c sees input channel c alone. The lanes are
 // channels, and the bits of an input pixel are the mask of an addition, so nothing is unpacked.
 #pragma once
-#include "pixel.h"
+#include "pixel_steps.h"
 
 namespace PK_TARGET {
 

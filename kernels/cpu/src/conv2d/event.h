@@ -1,7 +1,7 @@
-// Event-driven convolution with the IF neuron in the same pass. A multiplication by a spike is nothing (0) or an addition
-// (1), so the current of an output channel is the sum of the weights of the inputs that fired: work in proportion to the
-// spikes. And to less: the weights of inputs that fire throughout a span of steps, or at most of them (steady.h), are added
-// once, to a sum that the currents of the span share. In stages, for a band of output rows and a segment of steps:
+// Event-driven convolution with the IF neuron in the same pass. A multiplication by a spike is nothing (0) or an addition (1),
+// so the current of an output channel is the sum of the weights of the inputs that fired: work in proportion to the spikes. And
+// to less: the weights of inputs that fire throughout a span of steps, or at most of them (steady_inputs.h), are added once, to
+// a sum that the currents of the span share. In stages, for a band of output rows and a segment of steps:
 //
 // 1. list_inputs: for each input pixel, the channels that are steady in each span; and at each step, the others that fired,
 //    and the negations of those that are steady and did not.
@@ -12,12 +12,12 @@
 //
 // A fully connected layer is the same thing on images of one pixel.
 #pragma once
-#include "event_lists.h"
+#include "input_lists.h"
 #include "row_sums.h"
 
 namespace PK_TARGET {
 
-using Events = EventLists<4>;
+using Events = InputLists<4>;
 
 // The same as count_rows_of for the spikes [M, T, bytes] of M pixels.
 int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated) {

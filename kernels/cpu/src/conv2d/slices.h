@@ -2,7 +2,7 @@
 // rows of a block of output channels are cut into slices that fit there, and each slice is used for many output pixels
 // before the next. (Where few rows are chosen, fewer and larger slices are better; they come from the second level.)
 #pragma once
-#include "rows.h"
+#include "weight_rows.h"
 #include "../set_bits.h"
 
 namespace PK_TARGET {

@@ -13,7 +13,7 @@
 // Each thread has sums of its own, which are added in the order of the threads.
 #pragma once
 #include "../set_bits.h"
-#include "rows.h"
+#include "weight_rows.h"
 #include "../work.h"
 
 namespace PK_TARGET {

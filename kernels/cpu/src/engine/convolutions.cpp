@@ -1,9 +1,9 @@
 // Neurons behind a convolution that a kernel of ../conv2d runs, and which way that is.
-#include "depthwise.h"
-#include "lookup.h"
-#include "sliced.h"
+#include "depthwise_way.h"
+#include "lookup_way.h"
+#include "sliced_way.h"
 #include "operations.h"
-#include "tiles.h"
+#include "tiles_way.h"
 #include "watch.h"
 
 namespace PK_TARGET {

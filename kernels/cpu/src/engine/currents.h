@@ -1,11 +1,11 @@
 // The currents of a batch: rows of weights of what fired, and what else adds, block by block of output channels.
 #pragma once
-#include "listed_rows.h"
-#include "rows.h"
+#include "rows_to_add.h"
+#include "add_rows.h"
 
 namespace PK_TARGET {
 
-struct Currents : ListedRows {
+struct Currents : RowsToAdd {
     static constexpr int64_t most_offsets = 64;
     int64_t offsets[most_offsets], offsets_of = -1;  // of the last window of values
 

@@ -1,6 +1,6 @@
 // What a run gives goes to the caller: what its last operation gave, what others did, and states.
 #pragma once
-#include "layers.h"
+#include "run_segment.h"
 #include "memory.h"
 
 namespace PK_TARGET {

@@ -1,7 +1,7 @@
 // What the kernels of ../conv2d read of a convolution: slices of rows of weights, matrix tiles, and what tables are made of.
 #pragma once
 #include "../conv2d/amx_weights.h"
-#include "plan.h"
+#include "packed_plan.h"
 
 namespace PK_TARGET {
 

@@ -1,7 +1,7 @@
 // What a scattered layer knows of its pixels besides their states (scatter.h): which fire again if nothing arrives, and how many
 // steps each has done, where potentials decay, or biases move them, and are caught up with when somebody looks at them.
 #pragma once
-#include "fired_lists.h"
+#include "slot_lists.h"
 
 namespace PK_TARGET {
 

@@ -6,7 +6,7 @@
 // Of what stands there, only the visits of spikes and the OR of pixels are needed.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
-#include "../spike_bits.h"
+#include "../packed_spikes.h"
 #pragma GCC diagnostic pop
 
 namespace PK_TARGET {

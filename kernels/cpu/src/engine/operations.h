@@ -5,7 +5,7 @@
 
 namespace PK_TARGET {
 
-// plan.cpp: null, if there is no memory.
+// packed_plan.cpp: null, if there is no memory.
 Plan* make_plan(const Input* input, const Operation* operations, int64_t count);
 void free_plan(Plan* plan);
 
@@ -23,7 +23,7 @@ void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t ste
 // scatter.cpp: runs an operation from a list of what fired, if it can be; else its inputs have bits.
 bool run_listed(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh);
 
-// between.cpp: what stands between neurons.
+// pools_and_moves.cpp: what stands between neurons.
 void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on);
 
 // recurrent.cpp: neurons whose spikes come back to them.

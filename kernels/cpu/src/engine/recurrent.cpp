@@ -2,7 +2,7 @@
 // before it. What a step sends back are rows of weights, of floats or of integers, one for each neuron that fired.
 #include "../recurrent/steps.h"
 #include "operations.h"
-#include "rows.h"
+#include "add_rows.h"
 #include "watch.h"
 
 namespace PK_TARGET {

@@ -1,6 +1,6 @@
-// In which rows the weights of a layer are packed (../conv2d/rows.h): short ones where these are whole multiples of a unit, as
-// rounded weights are, and sums of them are as exact as sums of floats. A row holds the channels of a block: as many as eight
-// registers of floats hold.
+// In which rows the weights of a layer are packed (../conv2d/weight_rows.h): short ones where these are whole multiples of a
+// unit, as rounded weights are, and sums of them are as exact as sums of floats. A row holds the channels of a block: as many
+// as eight registers of floats hold.
 #pragma once
 #include "../conv2d/slices.h"
 #include "../units.h"
@@ -58,7 +58,7 @@ static void pack_block(const float* weight, int64_t channels, int64_t C, int64_t
 }
 
 constexpr int64_t largest_byte = 63, largest_byte_sum = INT16_MAX;  // of byte rows, which are summed up in 16 bits
-constexpr int64_t largest_exact_sum = 1 << 24; // which a float has room for
+constexpr int64_t largest_exact_sum = 1 << 24;  // which a float has room for
 
 // The largest power of two that all weights are whole multiples of; of zeros 1; 0 if they have more than 30 bits, or are so
 // small or large that it might not be a normal float.

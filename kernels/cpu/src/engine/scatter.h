@@ -4,7 +4,7 @@
 // go by as they lie in memory; of neurons that biases move, words of pixels that cannot fire within a nap are caught up with
 // after it. A task is a band of pixels of an image, for all steps.
 #pragma once
-#include "listing.h"
+#include "list_slot.h"
 
 namespace PK_TARGET {
 

@@ -1,7 +1,7 @@
 // What a run works on: slots, the neurons' states, scratch memory of each thread, and the team. All of it is there before the
 // first operation of a run begins; nothing is allocated while it runs.
 #pragma once
-#include "plan.h"
+#include "packed_plan.h"
 #include "team.h"
 
 namespace PK_TARGET {
@@ -79,7 +79,7 @@ struct Scratch {
     Block* window_sums;           // of the inputs of a pooling's window
     double* exact;                // [columns]
     int64_t key;                  // what the lists are of
-    char* kernel;                 // of a kernel of ../conv2d: sliced.h, lookup.h, depthwise.h
+    char* kernel;                 // of a kernel of ../conv2d: sliced_way.h, lookup_way.h, depthwise_way.h
     char* changes;                // changes.h
     uint64_t* marks;              // [pixel of a band]: bits, zeros between uses; scatter.h
     float* currents;              // [pixel of a band][channel], zeros between uses; scatter.h
@@ -124,7 +124,7 @@ struct ImageBands {
     int64_t first_pixel(int64_t band) const { return least(P, first_word(band) * word_pixels); }
 };
 
-// What fired in a slot at each step (fired_lists.h): entries pixel << channel_bits(C) | channel.
+// What fired in a slot at each step (slot_lists.h): entries pixel << channel_bits(C) | channel.
 struct FiredSpan {
     int64_t first, last;
 };

@@ -1,24 +1,24 @@
 // What fired under a band of a convolution, in lists of the sums that it goes to: one of each step, as in
-// ../conv2d/event_lists.h, and one of each pattern that many inputs share. A pattern is the steps at which an input fires, one
+// ../conv2d/input_lists.h, and one of each pattern that many inputs share. A pattern is the steps at which an input fires, one
 // bit a step. A row of weights is added to the sum of its pattern once, and that sum then to each of its steps. Neurons that
 // are alike fire alike, so that few patterns may hold many spikes; where all fire as they like, none is shared.
 //
 // Neurons with a constant current fire in periods, from rest on at the steps t where their period divides t + 1. Then each
 // input is listed at its first spike alone, and the current of a step is the sum of those of all divisors.
 #pragma once
-#include "../conv2d/event_lists.h"
+#include "../conv2d/input_lists.h"
 #include "session.h"
 
 namespace PK_TARGET {
 
-struct SharedPatterns : EventLists<4> {  // few rows of a sum are usual
-    using Events = EventLists<4>;
+struct SharedPatterns : InputLists<4> {  // few rows of a sum are usual
+    using Events = InputLists<4>;
     static constexpr int64_t span = 0, uses = 512, most_shared = 32;
     static constexpr int64_t steady_span = Events::span;
     uint64_t pattern[most_shared];
     int64_t shared = 0;
-    // Whether there are sums of steady inputs (../conv2d/steady.h): behind those of the steps one for each step at which they
-    // are silent, which is taken off, and one for each span.
+    // Whether there are sums of steady inputs (../conv2d/steady_inputs.h): behind those of the steps one for each step at which
+    // they are silent, which is taken off, and one for each span.
     bool has_steady = false;
     bool periodic = false;
 

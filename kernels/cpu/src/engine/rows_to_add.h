@@ -5,7 +5,7 @@
 
 namespace PK_TARGET {
 
-struct ListedRows : Located {
+struct RowsToAdd : Located {
     int64_t place_of[most_windows] = {}, alike_of[most_windows] = {};  // of each window, where its own begin
 
     OUT_OF_LINE void list_input() {

@@ -1,6 +1,6 @@
 // Convolutions of spikes by matrix tiles (../conv2d/amx.h), whose time does not depend on how many there are.
 #pragma once
-#include "../conv2d/pixel_tiles.h"
+#include "../conv2d/amx_pixels.h"
 #include "convolution.h"
 
 namespace PK_TARGET {
@@ -46,7 +46,7 @@ struct Tiled {
     }
 };
 
-// The same of few steps (../conv2d/pixel_tiles.h), which takes less time where little fires.
+// The same of few steps (../conv2d/amx_pixels.h), which takes less time where little fires.
 struct PixelTiled {
     const Conv2d c;
     const PixelTiling tiling;

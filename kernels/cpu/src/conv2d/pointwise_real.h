@@ -2,7 +2,7 @@
 // on goes into the next layer by such a one. For each pixel the currents of a few steps grow side by side in registers, so
 // that they never go to memory and a row of weights is read once for all of them.
 #pragma once
-#include "pixel.h"
+#include "pixel_steps.h"
 
 namespace PK_TARGET {
 

@@ -18,7 +18,7 @@ namespace PK_TARGET {
 constexpr int most_pixel_tile_digits = 2;
 constexpr int64_t most_pixel_tile_steps = 8;
 
-// Inputs as bytes. Of a row of the input there is a plane for each tile of a run (amx_units.h): the pixels that the run sees of
+// Inputs as bytes. Of a row of the input there is a plane for each tile of a run (amx_inputs.h): the pixels that the run sees of
 // each output pixel. Runs of a kernel row see the same pixels, moved; with strides each has planes of its own.
 struct PlaneLayout {
     const Layout runs;

@@ -2,7 +2,7 @@
 // every step fires at the steps t where its period divides t + 1.
 #pragma once
 #include "if_scan.h"
-#include "spike_bits.h"
+#include "packed_spikes.h"
 
 namespace PK_TARGET {
 

@@ -18,7 +18,7 @@ using engine::Operation;
 using engine::Run;
 using engine::Sizes;
 
-// Whether registers hold tables (lookup.h), and output channels of which a group then has a multiple.
+// Whether registers hold tables (lookup_way.h), and output channels of which a group then has a multiple.
 constexpr int64_t table_group = 8;
 #if defined(__AVX512F__)
 constexpr bool has_tables = true;
@@ -94,10 +94,10 @@ struct Step : Operation {
     bool is_conv = false;
     int64_t weighted = 0, parts = 1;
     Conv2d conv{};
-    // The weights in slices (sliced.h), and their units; what tables are made of (lookup.h); or null.
+    // The weights in slices (sliced_way.h), and their units; what tables are made of (lookup_way.h); or null.
     char* sliced = nullptr;
     float *unit = nullptr, *tables = nullptr;
-    // In matrix tiles (tiles.h), or null; their units and digits.
+    // In matrix tiles (tiles_way.h), or null; their units and digits.
     int8_t* tiles = nullptr;
     float* tile_unit = nullptr;
     int64_t digits = 0;
