@@ -108,3 +108,26 @@ def test_generators_and_the_network_are_as_before():
     assert list(line) == [1, 2]
     assert equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert np.random.get_state()[1].tolist() == before[2]
+
+
+class Foreign(nn.Module):
+    """Of code that is not torch's; ``late``: it gives something else from so many calls on."""
+
+    def __init__(self, late=None):
+        super().__init__()
+        self.layer, self.late, self.calls = nn.Linear(4, 3), late, [0]
+
+    def forward(self, x):
+        if self.late is None:
+            return self.layer(x).relu()
+        self.calls[0] += 1
+        return self.layer(x).relu() * (1.0 if self.calls[0] < self.late else 2.0)
+
+
+def test_networks_in_which_nothing_changes_are_called_a_few_times(generator, monkeypatch):
+    x, linear, called = torch.rand(8, 4, generator=generator), nn.Linear.forward, []
+    monkeypatch.setattr(nn.Linear, "forward", lambda module, x: called.append(1) or linear(module, x))
+    assert pk.convert(Foreign().eval(), x)
+    assert 8 <= len(called) < 20
+    with pytest.raises(TypeError, match=r"calls\[0\] changes from call to call"):
+        pk.convert(Foreign(late=60).eval(), x)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
 from .reach import PLAIN, has_foreign_code, has_own_code, kept
 
@@ -98,20 +99,30 @@ class State:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Notes which modules draw random numbers or are not steady; afterwards the generators are as before."""
-        before, handles = _generators(), []
+        handles: list[RemovableHandle] = []
         for path, module in self.net.named_modules():
             if has_own_code(module):
                 watch = _Watch(path, self, not any(map(self.memory, module.modules())))
                 handles.append(module.register_forward_pre_hook(watch.before))
                 handles.append(module.register_forward_hook(watch.after))
         try:
-            yield
+            with generators_kept():
+                yield
         finally:
             for handle in handles:
                 handle.remove()
-            torch.set_rng_state(before[0])
-            random.setstate(before[1])
-            np.random.set_state(before[2])
+
+
+@contextmanager
+def generators_kept() -> Iterator[Callable[[], bool]]:
+    """Gives a function that tells whether random numbers were drawn; afterwards the generators are as before."""
+    before = _generators()
+    try:
+        yield lambda: _differ(before, _generators())
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
 
 
 class _Watch:

@@ -1,5 +1,6 @@
 """Refuses ReLU networks that do not give the same at each call: what changes in them is a state."""
 
+from contextlib import nullcontext
 from random import Random
 
 import torch
@@ -7,8 +8,10 @@ from torch import Tensor, nn
 
 from ..graph.prepared import copied
 from ..graph.reach import has_foreign_code
-from ..graph.state import CALLS, Changed, State
+from ..graph.state import CALLS, Changed, State, generators_kept
 from .outputs import tensors_of
+
+FEW_CALLS = 8  # of a network in which nothing changes that can be reached: what it keeps elsewhere shows soon, or never
 
 
 class Steady:
@@ -30,25 +33,37 @@ class Steady:
         """
         if self.net is None:
             return
-        state = State(self.net, self.name)
-        known: dict[int, list[Tensor]] = {}
-        changed: Changed | None = None
-        steady, turns = True, Random(0).choices((0, 1), k=CALLS)
-        with state.watched():
-            for call, turned in enumerate(turns, 1):
-                given = tensors_of(self.net(self.samples.flip(0) if turned else self.samples.clone()))
-                before = known.setdefault(turned, [y.clone() for y in given])
-                steady &= len(before) == len(given) and all(map(_equal, before, given))
-                try:
-                    state.check(last=call == CALLS)
-                except Changed as error:
-                    changed = changed or error
+        steady, changed, _ = self._called(self.net, False)
         if steady:
             return
         if changed:
             raise changed
+        _, changed, state = self._called(self.net, True)  # slower: to name the module
+        if changed:
+            raise changed
         state.explain()
         raise Changed(f"{self.name} has a state: it does not always give the same for the same input; take it out")
+
+    def _called(self, net: nn.Module, watches: bool) -> tuple[bool, Changed | None, State]:
+        """Whether it gave the same at each call; the first change of what it keeps; ``watches``: also each module."""
+        state = State(net, self.name)
+        known: dict[int, list[Tensor]] = {}
+        changed: Changed | None = None
+        steady, drew = True, False
+        with generators_kept() as draws, state.watched() if watches else nullcontext():
+            for call, turned in enumerate(Random(0).choices((0, 1), k=CALLS), 1):
+                given = tensors_of(net(self.samples.flip(0) if turned else self.samples.clone()))
+                before = known.setdefault(turned, [y.clone() for y in given])
+                steady &= len(before) == len(given) and all(map(_equal, before, given))
+                drew |= draws()
+                last = call == CALLS or (call == FEW_CALLS and steady and not drew and not changed and not watches)
+                try:
+                    state.check(last=last)
+                except Changed as error:
+                    changed = changed or error
+                if last and not changed:
+                    break
+        return steady, changed, state
 
 
 def _equal(known: Tensor, y: Tensor) -> bool:
