@@ -74,6 +74,16 @@ def prepared(model: nn.Module) -> nn.Module:
     return model
 
 
+def let_go(copies: nn.Module, net: nn.Module) -> None:
+    """The parameters of copies that are not needed any more, which ``net`` was made of.
+
+    Traces refer to themselves, so Python would keep them for some time; and who has a weight may write to it, which
+    simulate then looks for at each call (running/snapshot.py).
+    """
+    for module in {*copies.modules()} - {*net.modules()}:
+        module._parameters.clear()
+
+
 @contextmanager
 def in_evaluation(net: nn.Module) -> Iterator[None]:
     """The model's own modules in evaluation mode, which functions that a copy of it holds may call; then as before."""

@@ -16,7 +16,7 @@ from ..graph.compare import STEPS, Difference
 from ..graph.folding import fold_gains, fold_inputs, fold_norms, untie
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import Population
-from ..graph.prepared import check_model, in_evaluation, prepared, without_autocast
+from ..graph.prepared import check_model, in_evaluation, let_go, prepared, without_autocast
 from ..graph.state import State, naming_what_is_kept
 from . import recurrence_proof, snntorch_neurons, spikingjelly_neurons
 from .described import Described
@@ -255,6 +255,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         steps = max(loop.steps, STEPS) + original.delay
         proof = Proof(name, library.caller, original, graph.populations, paths, gains, shifts, steps, memory)
         proof.check(built, sample)
+    let_go(model, built)
     return built
 
 

@@ -24,7 +24,7 @@ from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import needed, trace
 from ..graph.graph_values import Population
 from ..graph.noted import Notes
-from ..graph.prepared import borrowed, check_model, copied, without_autocast
+from ..graph.prepared import borrowed, check_model, copied, let_go, without_autocast
 from ..graph.sized_trace import sized
 from ..graph.state import naming_what_is_kept
 from . import make_sigma_delta
@@ -197,6 +197,8 @@ def convert(
     if v_init is None and v_reset is None and not changes:
         most = min(SAMPLES, max(FEWEST, INPUTS // samples[0][0].numel()))
         calibrate_potentials(net, torch.cat(samples)[:most])
+    if not share:
+        let_go(traced, net)
     return net
 
 
