@@ -11,7 +11,8 @@ from ..graph.reach import has_foreign_code
 from ..graph.state import CALLS, Changed, State, generators_kept
 from .outputs import tensors_of
 
-FEW_CALLS = 8  # of a network in which nothing changes that can be reached: what it keeps elsewhere shows soon, or never
+LARGE = 1_000_000  # parameters of a network whose calls take their time
+FEW_CALLS = 16  # of such a one in which nothing changes that can be reached: what else it keeps shows soon, or never
 
 
 class Steady:
@@ -49,14 +50,15 @@ class Steady:
         state = State(net, self.name)
         known: dict[int, list[Tensor]] = {}
         changed: Changed | None = None
-        steady, drew = True, False
+        steady, drew, is_large = True, False, sum(p.numel() for p in net.parameters()) > LARGE
         with generators_kept() as draws, state.watched() if watches else nullcontext():
             for call, turned in enumerate(Random(0).choices((0, 1), k=CALLS), 1):
                 given = tensors_of(net(self.samples.flip(0) if turned else self.samples.clone()))
                 before = known.setdefault(turned, [y.clone() for y in given])
                 steady &= len(before) == len(given) and all(map(_equal, before, given))
                 drew |= draws()
-                last = call == CALLS or (call == FEW_CALLS and steady and not drew and not changed and not watches)
+                is_still = is_large and steady and not drew and not changed and not watches
+                last = call == (FEW_CALLS if is_still else CALLS)
                 try:
                     state.check(last=last)
                 except Changed as error:
