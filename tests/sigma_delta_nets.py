@@ -7,7 +7,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import reference
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 
 class Residual(nn.Module):

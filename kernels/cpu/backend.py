@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neurons import Neuron
+from ..neuron_models import Neuron
 from ..recording import SCAN, note
 from . import abi, words
 from .conv2d import Convolutions
 from .gradients import Gradients
-from .packing import for_library, start_for_library
 from .recurrent import Recurrences
-from .sigma_delta import SigmaDeltas
+from .sigma_delta_calls import SigmaDeltas
+from .weight_packing import for_library, start_for_library
 from .words import PACKABLE, pixel_bytes
 
 

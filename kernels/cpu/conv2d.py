@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neurons import CurrentSums, Neuron, current_sums
+from ..neuron_models import CurrentSums, Neuron, current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
@@ -15,7 +15,8 @@ from ..weight_layouts import is_finite, join_groups, refuse_infinite
 from . import abi, im2col
 from .choice import BLOCK, ROWS, options
 from .cost_model import WITH_TILES, WITHOUT_TILES, Layer, tiles_hold
-from .packing import (
+from .rows import SpikeSample, WeightRows
+from .weight_packing import (
     BYTE_ROW,
     FLOAT_ROW,
     SHORT_ROW,
@@ -25,7 +26,6 @@ from .packing import (
     padded,
     start_for_library,
 )  # fmt: skip
-from .rows import SpikeSample, WeightRows
 
 PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h

@@ -19,8 +19,8 @@ from ..plan.plan import Plan
 from ..spikes import Spikes
 from . import sigma_delta_state
 from .early_exit import LogitMargin, Stop, check_rule
-from .inputs import PlanInputs
 from .kept_states import KeptStates, can_be_read_later, read_before_it_runs
+from .plan_inputs import PlanInputs
 from .plan_result import ChangesFigures, PlanFigures
 from .result import Output, Result, table
 from .stopping import Asked, AskedLead, LogitReadout

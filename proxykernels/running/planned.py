@@ -27,7 +27,7 @@ from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like
 from .early_exit import Stop
 from .engine import Engine
-from .inputs import input_of
+from .plan_inputs import input_of
 from .result import Result
 from .sigma_delta_state import has_sigma_delta, ready_state
 from .snapshot import CannotWatchError, Snapshot

@@ -12,7 +12,8 @@ from .. import checks
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
-from ..layers.sigma_delta import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
+from ..layers.changes import Changes, ChangesTally, read
+from ..layers.sigma_delta_neurons import SigmaDeltaNeurons, kept_state, pooling_of
 from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes

@@ -15,7 +15,7 @@ from . import planned as plans
 from . import sigma_delta_layers
 from .chunks import Chunks
 from .early_exit import Batch, LogitMargin, Stop, check_rule
-from .inputs import input_of
+from .plan_inputs import input_of
 from .prepared_network import PreparedNetwork
 from .replay import Replay
 from .result import LayerFigures, Result, logits

@@ -22,7 +22,7 @@ from ..graph.compare import (
     few_pixels,
     output_limit,
 )
-from ..graph.state import CALLS, State
+from ..graph.state_between_calls import CALLS, State
 from .port_runs import Original, at_rest, current_of, first, reset, takes_all_steps, tensor_of
 
 MEMORIES = ("v", "v_seq", "c", "c_seq", "trace", "mem", "syn", "reset", "spike_seq")  # of the libraries' neurons
@@ -31,7 +31,7 @@ OTHERWISE = "of a call before, with the same input and the same spikes: somethin
 SHORT = 32  # calls of a few steps each
 
 
-class Neurons:
+class NeuronsThere:
     """The neurons of a layer in a run: checks what they are given, and keeps what they make of currents of ours.
 
     Attributes:
@@ -113,7 +113,7 @@ class Repeats:
     """
 
     def __init__(
-        self, original: Original, x: Tensor, neurons: Mapping[str, Neurons], compared: Compared | None,
+        self, original: Original, x: Tensor, neurons: Mapping[str, NeuronsThere], compared: Compared | None,
         output: Tensor | None,
     ):  # fmt: skip
         self.original, self.x, self.neurons = original, x, neurons
