@@ -87,11 +87,12 @@ def simulate(
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
-    if chunk is None and x.device.type == "cpu":
-        planned = plans.run_changes(net, x, sequence, T, state, stop)
+    chunk = None if chunk is None else checked(chunk)
+    if x.device.type == "cpu":
+        planned = plans.run_changes(net, x, sequence, T, state, stop, chunk)
         if planned is not None:
             return planned
-    steps = checked(chunk) if chunk is not None else CHUNK if stop is None else STOP_CHUNK
+    steps = chunk or (CHUNK if stop is None else STOP_CHUNK)
     tallies = {name: ChangesTally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     parts, start, samples = list[_Samples](), 0, FIRST
     if x.device.type != "cpu":
