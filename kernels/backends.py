@@ -19,15 +19,14 @@ import torch
 from torch import Tensor
 
 from . import cpu
-from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
 from .cpu.fallback import Fallback
+from .cpu.periods import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
 from .neuron_models import Neuron
 from .rounding import Precision
-from .sigma_delta_codes import Counts, Senders, State, Window
+from .sigma_delta_codes import Counts, Pair, Senders, State, Window
 from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
-Pair = tuple[int, int]  # of height and width
 
 __all__ = ["PERIODS", "Backend", "CpuBackend", "GpuBackend", "backend_of", "cpu_backend", "fingerprint", "gpu_backend"]
 

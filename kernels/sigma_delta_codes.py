@@ -18,7 +18,7 @@ from . import heap, reference
 from .unfused import exact
 
 MOST_EXPONENTS = 12
-Pair = tuple[int, int]
+Pair = tuple[int, int]  # of height and width
 Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 State = tuple[Tensor, Tensor]  # z, what has arrived, and a, what was sent
 
