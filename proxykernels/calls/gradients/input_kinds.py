@@ -165,20 +165,13 @@ class Currents:
 
 
 @dataclass(frozen=True)
-class ConstantCurrents:
+class ConstantCurrents(Currents):
     """Currents [N, P, C] that are the same at all T steps."""
 
-    T: int
     repeats: bool
 
     def fire(self, current: Tensor, weight: None, bias: None, v: Tensor, neuron: Neuron) -> Fired:
         return _fire_constant(current, self.T, v, neuron, self.repeats)
-
-    def currents(self, current: Tensor, *_: Any) -> Tensor:
-        return current
-
-    def input_gradient(self, grad_current: Tensor, weight: None) -> Tensor:
-        return grad_current
 
 
 def _fire_constant(current: Tensor, T: int, v: Tensor, neuron: Neuron, repeats: bool) -> Fired:

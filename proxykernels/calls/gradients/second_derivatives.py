@@ -55,10 +55,10 @@ def gradients(
 
 def _currents(given: input_kinds.Input, handle: Any, x: Tensor, weight: Any, bias: Any) -> Tensor:
     """The currents [T, N, C, P]."""
-    if isinstance(given, input_kinds.Currents):
-        return x.transpose(-1, -2)
     if isinstance(given, input_kinds.ConstantCurrents):
         return x.transpose(-1, -2).expand(given.T, *x.transpose(-1, -2).shape)
+    if isinstance(given, input_kinds.Currents):
+        return x.transpose(-1, -2)
     if isinstance(given, input_kinds.ConstantImage):
         current = _convolved(given.window, x, weight, bias)
         return current.expand(given.T, *current.shape)

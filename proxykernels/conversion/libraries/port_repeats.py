@@ -5,7 +5,7 @@ The neurons themselves are given currents on which they fire.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -153,15 +153,12 @@ class Repeats:
 
     @contextmanager
     def _in_place_of_neurons(self, net: nn.Module) -> Iterator[None]:
-        handles = []
-        for path, one in self.neurons.items():
-            module = net.get_submodule(path)
-            handles += [module.register_forward_pre_hook(one.before), module.register_forward_hook(one.after)]
-        try:
+        with ExitStack() as hooks:
+            for path, one in self.neurons.items():
+                module = net.get_submodule(path)
+                hooks.enter_context(module.register_forward_pre_hook(one.before))
+                hooks.enter_context(module.register_forward_hook(one.after))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _orders(self) -> list[Tensor]:
         """Of each call, which of the steps of before it repeats."""
