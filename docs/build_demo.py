@@ -27,7 +27,7 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.kernels.cpu import sources
 from proxykernels.kernels.rounding import PRECISIONS, round_weights
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 CHECKOUT = Path(__file__).parents[1]
 BUILT = Path(__file__).parent / "extra" / "demo" / "built"

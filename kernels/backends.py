@@ -19,15 +19,14 @@ import torch
 from torch import Tensor
 
 from . import cpu
-from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
 from .cpu.fallback import Fallback
-from .neurons import Neuron
+from .cpu.periods import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
+from .neuron_models import Neuron
 from .rounding import Precision
-from .sigma_delta import Counts, SigmaDelta, State, Window
+from .sigma_delta_codes import Counts, Pair, Senders, State, Window
 from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
-Pair = tuple[int, int]  # of height and width
 
 __all__ = ["PERIODS", "Backend", "CpuBackend", "GpuBackend", "backend_of", "cpu_backend", "fingerprint", "gpu_backend"]
 
@@ -149,23 +148,23 @@ class Backend(Protocol):
 
     def sigma_delta(
         self, x: Tensor | None, size: Pair, weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
-        neuron: SigmaDelta | None, window: Window, state: State | None = None, /,
+        neuron: Senders | None, window: Window, state: State | None = None, /,
     ) -> tuple[Tensor, Counts]:  # fmt: skip
-        """Sigma-delta neurons behind a convolution: sigma_delta.py has arguments and results."""
+        """Sigma-delta neurons behind a convolution: sigma_delta_codes.py has arguments and results."""
 
     def running_maximum(
         self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None, /
     ) -> Tensor:
-        """Max pooling of what sigma-delta neurons have sent: sigma_delta.py has arguments and results."""
+        """Max pooling of what sigma-delta neurons have sent: sigma_delta_codes.py has arguments and results."""
 
     def sums_so_far(self, x: Tensor, sent: Tensor | None, T: int | None = None, /) -> Tensor:
-        """Sums over the steps of what sigma-delta neurons send: sigma_delta.py has arguments and results."""
+        """Sums over the steps of what sigma-delta neurons send: sigma_delta_codes.py has arguments and results."""
 
     def pooled_sigma_delta(
         self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int,
-        neuron: SigmaDelta, state: State | None = None, /,
+        neuron: Senders, state: State | None = None, /,
     ) -> tuple[Tensor, int | Tensor]:  # fmt: skip
-        """Sigma-delta neurons behind a max pooling: sigma_delta.py has arguments and results."""
+        """Sigma-delta neurons behind a max pooling: sigma_delta_codes.py has arguments and results."""
 
 
 class CpuBackend(Backend, Protocol):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import backends
 from .backends import backend_of
-from .neurons import SCHEMA, Neuron
+from .neuron_models import SCHEMA, Neuron
 from .surrogates import SCHEMA as SURROGATE_SCHEMA
 from .surrogates import Surrogate
 from .value_checks_cache import is_plain, nobody_follows

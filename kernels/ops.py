@@ -5,8 +5,8 @@ kernels/cpu/words.py and kernels/gpu/words.py). PyTorch's dispatcher picks by de
 neuron_ops.py, not here.
 
 Shapes: T steps, N images, C channels, P pixels; states ``v`` float32 [N, P, C], or [N, states, P, C] of several. A
-``neuron`` (kernels/neurons.py) or ``surrogate`` (kernels/surrogates.py) is one argument here; in a schema, which knows
-no such thing, its fields stand one after another.
+``neuron`` (kernels/neuron_models.py) or ``surrogate`` (kernels/surrogates.py) is one argument here; in a schema, which
+knows no such thing, its fields stand one after another.
 """
 
 import torch

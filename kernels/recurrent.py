@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from .neurons import Neuron
+from .neuron_models import Neuron
 from .recording import Choice, note
 from .reference import recurrent_scan as definition
 from .reference_gradients import surrogate_recurrent_scan

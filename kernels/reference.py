@@ -49,7 +49,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .neurons import MODELS, Neuron, if_neuron
+from .neuron_models import MODELS, Neuron, if_neuron
 
 State = tuple[Tensor, ...]  # of one neuron model: the potential, and a second one
 

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .neurons import Neuron
+from .neuron_models import Neuron
 from .reference import recurrent_scan, scan
 from .surrogates import Surrogate
 

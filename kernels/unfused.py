@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import heap
-from .neurons import Neuron
+from .neuron_models import Neuron
 from .recording import Choice, note
 from .value_checks_cache import is_plain
 from .weight_cache import require_finite_weight

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import layers, neurons, surrogates
-from .layers.sigma_delta import SigmaDeltaNeurons
+from .layers.sigma_delta_neurons import SigmaDeltaNeurons
 from .network import Network, Part
 
 _PUBLIC = [getattr(module, name) for module in (layers, neurons, surrogates) for name in module.__all__]

@@ -1,7 +1,7 @@
 """What tests of other libraries share: networks, parameters on a grid, inputs, and what the others fire."""
 
 import torch
-from cases import dyadic
+from cases import dyadic, spikes
 from torch import Tensor, nn
 
 import proxykernels as pk
@@ -35,6 +35,20 @@ def make_normal(net: nn.Module, generator: torch.Generator, gain: float) -> nn.M
             if module.bias is not None:
                 module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
     return net.eval()
+
+
+def louder(net: nn.Module) -> nn.Module:
+    """With weights that make most neurons fire."""
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_(3)
+    return net.eval()
+
+
+def sequence(T: int) -> Tensor:
+    """Spikes [T, 4, 6]."""
+    return spikes(T, 4, 6, generator=torch.Generator().manual_seed(0), rate=0.5)
 
 
 def images(generator: torch.Generator, N: int = 3) -> Tensor:

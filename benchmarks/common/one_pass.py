@@ -16,7 +16,7 @@ from common import cost
 from common.cost import Work
 from proxykernels.conversion.relu.calibrate import activation, relu_value
 from proxykernels.kernels.reference import nearest_power
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 BATCH = 50
 

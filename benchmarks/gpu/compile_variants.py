@@ -175,7 +175,7 @@ def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: 
     from proxykernels.kernels.gpu.neurons_backward import back_of
     from proxykernels.kernels.gpu.scan_backward import BLOCK, NUM_WARPS, _scan_backward_kernel
     from proxykernels.kernels.gpu.surrogates import SHAPES
-    from proxykernels.kernels.neurons import MODELS
+    from proxykernels.kernels.neuron_models import MODELS
 
     pointers = [name for name in _scan_backward_kernel.arg_names if name.endswith("_pointer")]
     types = dict.fromkeys([*pointers, "first", "second", "passes"], "fp32")
@@ -247,7 +247,7 @@ def convolution(target: str, layer: str, products: str, neuron: str, output: str
 
 
 def _small(kernel: str, target: str, variant: str):
-    names = ("counters", "packing", "sigma_delta", "weight_parts")
+    names = ("counters", "packing", "sigma_delta_kernels", "weight_parts")
     modules = [import_module(f"proxykernels.kernels.gpu.{name}") for name in names]
     jitted = next(vars(module)[f"_{kernel}_kernel"] for module in modules if f"_{kernel}_kernel" in vars(module))
     return _source(target, jitted, *SMALL[kernel][variant]), _options(SMALL_WARPS)
@@ -268,7 +268,7 @@ def _source(
     from triton.compiler import ASTSource, make_backend
 
     from proxykernels.kernels.gpu.neuron_steps import model_constants
-    from proxykernels.kernels.neurons import MODELS
+    from proxykernels.kernels.neuron_models import MODELS
 
     if neuron:  # a tuple: v_reset, which a soft reset has not, other scalars, and pointers
         model = MODELS[NEURONS[neuron]]

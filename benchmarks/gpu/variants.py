@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from gpu.kernel_resources import TARGETS
 
 RESETS = ("hard", "soft")
-FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neurons.py
+FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neuron_models.py
 NEURONS = {family + reset: f"{family[:-1].title()}{reset.title()}Reset" for family in FAMILIES for reset in RESETS}
 NEURONS["loihi-hard"] = "LoihiHardReset"
 OTHERS = [neuron for neuron in NEURONS if neuron not in RESETS]  # than integrate and fire
@@ -144,7 +144,7 @@ _SIGMA_DELTA |= {"lowest": "fp32"}
 _STATE = dict.fromkeys(("z_pointer", "a_pointer", "bias_pointer", "added_pointer"), "fp32")
 _CODES = {"x_pointer": "i8", "sums_pointer": "fp32", "sent_pointer": "fp32"}
 _CODES |= {"values_pointer": "fp32", "reach_pointer": "i32", "additions_pointer": "i64"}
-# Kernels without a neuron of neurons.py.
+# Kernels without a neuron of neuron_models.py.
 SMALL: dict[str, dict[str, Arguments]] = {
     "counters": {"paper": _counters(*_PAPER), "one": _counters(False)},
     "count": _by_sizes(_COUNT, 1024, "neurons"),

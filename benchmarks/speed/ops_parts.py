@@ -19,7 +19,7 @@ from proxykernels.kernels import cpu
 from proxykernels.kernels.cpu import rows
 from proxykernels.kernels.cpu.choice import KERNELS
 from proxykernels.kernels.cpu.cost_model import ROWS, Machine
-from proxykernels.kernels.neurons import Neuron, if_neuron
+from proxykernels.kernels.neuron_models import Neuron, if_neuron
 from proxykernels.kernels.recording import recording
 from speed.ops_cases import Data, Shape, row_adds
 

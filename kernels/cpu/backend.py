@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neurons import Neuron
+from ..neuron_models import Neuron
 from ..recording import SCAN, note
 from . import abi, words
-from .conv2d import Convolutions
 from .gradients import Gradients
-from .packing import for_library, start_for_library
+from .periods import PeriodicSpikes
 from .recurrent import Recurrences
-from .sigma_delta import SigmaDeltas
+from .sigma_delta_calls import SigmaDeltas
+from .weight_packing import start_for_library
 from .words import PACKABLE, pixel_bytes
 
 
@@ -35,7 +35,7 @@ def load(target: str | None = None, kernel: str | None = None, library: Path | N
     return CpuKernels(table, kernel) if table else None
 
 
-class CpuKernels(Convolutions, Gradients, Recurrences, SigmaDeltas):
+class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
     """A backend (kernels/backends.py): the functions of one instruction set."""
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
@@ -140,34 +140,6 @@ class CpuKernels(Convolutions, Gradients, Recurrences, SigmaDeltas):
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
         del held
         return words, v
-
-    def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials.
-
-        A neuron fires at the steps t where its period divides t + 1; 0: it never does.
-        """
-        note(SCAN)
-        current = current.float().contiguous()
-        periods, v = torch.empty_like(current, dtype=torch.int16), torch.full_like(current, neuron.scalars[0])
-        (parameters, held), (N, P, C) = for_library(neuron), current.shape
-        pointers = current.data_ptr(), parameters, v.data_ptr(), periods.data_ptr()
-        self._table.find_periods(abi.Periods(*pointers, N * P, C, T))
-        del held
-        return periods, v
-
-    def expand_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
-        """Periods [N, P, C] to packed spikes of the steps start .. start + T - 1."""
-        N, P, C = periods.shape
-        words = heap.zeros(N, T, P, pixel_bytes(C), dtype=torch.uint8)
-        self._table.expand_periods(periods.data_ptr(), words.data_ptr(), start, T, N, P, C)
-        return words
-
-    def total_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
-        """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
-        N, P, C = periods.shape
-        periods, totals = periods.contiguous(), heap.empty(P, dtype=torch.int64)
-        self._table.total_periods(periods.data_ptr(), totals.data_ptr(), start, T, N, P, C)
-        return totals
 
 
 def _column(values: np.ndarray) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neurons import CurrentSums, Neuron, current_sums
+from ..neuron_models import CurrentSums, Neuron, current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..weight_cache import CONSTANTS, Packed, PackedWeights
@@ -15,24 +15,13 @@ from ..weight_layouts import is_finite, join_groups, refuse_infinite
 from . import abi, im2col
 from .choice import BLOCK, ROWS, options
 from .cost_model import WITH_TILES, WITHOUT_TILES, Layer, tiles_hold
-from .packing import (
-    BYTE_ROW,
-    FLOAT_ROW,
-    SHORT_ROW,
-    pack_columns,
-    pack_taps,
-    pack_words,
-    padded,
-    start_for_library,
-)  # fmt: skip
 from .rows import SpikeSample, WeightRows
+from .weight_packing import FLOAT_ROW, pack_columns, pack_taps, pack_words, padded, start_for_library
 
-PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
 WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
 ONE_PIXEL = (1, 1), (0, 0), (1, 1), 1  # stride, padding, dilation and groups of a 1x1 kernel
-LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
 class _Call(NamedTuple):
@@ -189,44 +178,6 @@ class Convolutions:
         v = heap.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
         _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
         return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
-
-    def period_conv2d_currents(
-        self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
-    ) -> Tensor:
-        """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        currents = heap.empty(T, v.shape[0], *v.shape[-2:])
-        window = stride, padding, dilation
-        self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
-        return currents
-
-    def if_period_conv2d(
-        self,
-        periods,
-        start,
-        T,
-        size,
-        weight,
-        bias,
-        v,
-        neuron,
-        stride,
-        padding,
-        dilation,
-        currents: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
-        conv.currents = None if currents is None else currents.data_ptr()
-        rows = WeightRows(self._table, self._forced, self._packed.of(weight), weight.shape)
-        row = rows.widest
-        names = {FLOAT_ROW: "", SHORT_ROW: ", short rows", BYTE_ROW: ", byte rows"}
-        note(Choice("periods", "input spikes are periodic" + names[row]))
-        conv.slice_rows = PERIOD_SLICE
-        rows.set(conv, row)
-        longest = min(start + T, LONGEST_PERIOD)
-        self._table.period_conv2d(abi.PeriodConv2d(conv, periods.data_ptr(), start, longest))
-        del held
-        return spikes, v
 
     def _by_group(
         self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, joined

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import max_rate_pool, recurrent, reference, rounding, sigma_delta, unfused, unfused_backward
-from ..neurons import Neuron
+from .. import max_rate_pool, recurrent, reference, rounding, sigma_delta_codes, unfused, unfused_backward
+from ..neuron_models import Neuron
 from ..recording import SCAN, Choice, note, recording
 from ..reference_gradients import surrogate_scan
 from ..surrogates import Surrogate
@@ -25,10 +25,10 @@ class Fallback:
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     round_weights = staticmethod(rounding.round_weights)
-    running_maximum = staticmethod(sigma_delta.running_maximum)
-    pooled_sigma_delta = staticmethod(sigma_delta.pooled_sigma_delta)
-    sums_so_far = staticmethod(sigma_delta.sums_so_far)
-    sigma_delta = staticmethod(sigma_delta.sigma_delta)  # the last to read the module of this name
+    running_maximum = staticmethod(sigma_delta_codes.running_maximum)
+    pooled_sigma_delta = staticmethod(sigma_delta_codes.pooled_sigma_delta)
+    sums_so_far = staticmethod(sigma_delta_codes.sums_so_far)
+    sigma_delta = staticmethod(sigma_delta_codes.sigma_delta)
     recurrent_scan_backward = staticmethod(recurrent.recurrent_scan_backward)
 
     def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused, unfused_backward
-from ..neurons import Neuron
+from ..neuron_models import Neuron
 from ..surrogates import SHAPES, Surrogate
 from . import abi
-from .packing import for_library
+from .weight_packing import for_library
 
 ROW = 16  # output channels of a block: src/conv2d/weight_gradient.h
 # Images in which the rows that a block of channels adds are many enough, and whose offsets are 32-bit numbers of bytes.

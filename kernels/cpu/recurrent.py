@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from .. import heap
-from ..neurons import Neuron
+from ..neuron_models import Neuron
 from ..recording import Choice, note
 from ..surrogates import Surrogate
 from ..weight_cache import PackedWeights
 from . import abi
 from .gradients import MOST_SUMS, surrogate_for_library
-from .packing import for_library, pack_sent, padded, padded_rows, start_for_library
+from .weight_packing import for_library, pack_sent, padded, padded_rows, start_for_library
 
 ROWS = Choice("recurrent", "adds a row of weights for each spike that comes back")
 

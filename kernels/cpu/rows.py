@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 
 from .. import heap
-from ..neurons import Neuron
+from ..neuron_models import Neuron
 from ..weight_cache import Packed
 from . import abi
 from .cost_model import ROW_BYTES
-from .packing import BYTE_ROW, FLOAT_ROW, LARGEST_BYTE_SUM, SHORT_ROW, absolute_sums, byte_unit, known_unit, short_unit
+from .weight_packing import (
+    BYTE_ROW,
+    FLOAT_ROW,
+    LARGEST_BYTE_SUM,
+    SHORT_ROW,
+    absolute_sums,
+    byte_unit,
+    known_unit,
+    short_unit,
+)
 
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 MOST_NEGATED_BYTES = 1 << 21  # of rows and their negations, twice a second-level cache; the latter are taken seldom

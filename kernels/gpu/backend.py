@@ -11,7 +11,7 @@ from .convolutions import convolutions, noting
 from .if_scan import if_hold, if_scan
 from .recurrent_scan import MOST_NEURONS, recurrent_scan
 from .scan_backward import scan_backward
-from .sigma_delta import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
+from .sigma_delta_launches import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
 
 RECURRENT = Choice("Triton recurrent scan", "adds a row of weights for each spike that comes back")
 

@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ..neurons import Neuron, current_sums
+from ..neuron_models import Neuron, current_sums
 from ..unfused import output_size
 from .block_sizes import (
     architecture,

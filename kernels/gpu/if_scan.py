@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..neurons import Neuron
+from ..neuron_models import Neuron
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states
 
 # The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons

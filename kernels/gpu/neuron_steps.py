@@ -7,7 +7,8 @@ kernel. A step may not touch memory: the kernel keeps the states in registers fo
     LOAD(neuron, first, channel, mask) -> loaded
     STEP(state, current, neuron, loaded) -> (state, above_threshold)
 
-neuron: v_reset, the model's other scalars, and pointers to its parameters [C], in the order of MODELS (neurons.py).
+neuron: v_reset, the model's other scalars, and pointers to its parameters [C], in the order of MODELS
+(neuron_models.py).
 loaded: these parameters, a block each, one value a channel; before the steps.
 state: blocks, the potentials first. above_threshold: h - theta, at least +0 where a neuron fires.
 """
@@ -16,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..neurons import MODELS, CurrentSums, Neuron
+from ..neuron_models import MODELS, CurrentSums, Neuron
 
 
 def arguments(neuron: Neuron) -> dict:

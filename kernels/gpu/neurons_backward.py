@@ -1,4 +1,4 @@
-"""The neuron models of the Triton kernels back in time: one step of each, beside its step forward in neurons.py.
+"""The neuron models of the Triton kernels back in time: one step of each, beside its step forward in neuron_steps.py.
 
     BACK(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE)
         -> grad_current, grad_state, grad_parameters

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..neurons import Neuron
+from ..neuron_models import Neuron
 from .neuron_steps import arguments, read_states, write_states
 
 MOST_NEURONS = 2048  # of a sample: a program holds all of them; layers with more take the step loop

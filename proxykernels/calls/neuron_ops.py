@@ -20,9 +20,9 @@ from ..spikes.channels_last import channels, to_channels_last
 from ..spikes.storage import Periods, PooledWords
 from ..surrogates import Surrogate
 from .currents import currents_in_parts, scaled
-from .gradients import inputs
+from .gradients import input_kinds
 from .gradients.calls import carrying, wants_gradient
-from .neuron_values import Fired, Neurons, neurons_of
+from .neuron_values import Fired, NeuronsOfCall, neurons_of
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
@@ -37,7 +37,7 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
         return _integrate([current], neurons, surrogate, own=False)
     pixels = to_channels_last(current, 2)
     if differentiable:
-        return neurons.with_gradient(inputs.Currents(T), None, pixels, surrogate)
+        return neurons.with_gradient(input_kinds.Currents(T), None, pixels, surrogate)
     return neurons.fired(T, *neurons.kernels.if_scan(pixels.detach(), neurons.start, neurons.parameters))
 
 
@@ -57,7 +57,7 @@ def hold(
         return _integrate([checks.repeated(current, T)], neurons, surrogate, own=False)
     pixels = to_channels_last(current)
     if differentiable:
-        return neurons.with_gradient(inputs.ConstantCurrents(T, neurons.repeat(T)), None, pixels, surrogate)
+        return neurons.with_gradient(input_kinds.ConstantCurrents(T, neurons.repeat(T)), None, pixels, surrogate)
     return _fire_constant(pixels.detach(), T, neurons)
 
 
@@ -93,7 +93,7 @@ def conv2d(
     weight, padding, dilation = symmetric(weight, padding, stride, dilation)
     window_checks.fits(size, weight.shape[2:], padding, dilation)
     shape = x.shape[1], len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
-    window = inputs.Window(tuple(size), stride, padding, dilation, groups)
+    window = input_kinds.ImageWindow(tuple(size), stride, padding, dilation, groups)
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
     neurons = neurons_of(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
     if differentiable or not neuron.fires:
@@ -146,15 +146,15 @@ def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
     return x.device.type == "cpu" and x.scale == 1 and neuron.fires
 
 
-_ONE_PIXEL = inputs.Window((1, 1), (1, 1), (0, 0), (1, 1), 1)
+_ONE_PIXEL = input_kinds.ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
 
 
 def _behind(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    window: inputs.Window,
-    neurons: Neurons,
+    window: input_kinds.ImageWindow,
+    neurons: NeuronsOfCall,
     shortcut: Spikes | None = None,
     pool_follows: bool = False,
 ) -> Fired:
@@ -187,8 +187,8 @@ def _behind_with_gradient(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    window: inputs.Window,
-    neurons: Neurons,
+    window: input_kinds.ImageWindow,
+    neurons: NeuronsOfCall,
     surrogate: Surrogate | None,
 ) -> Fired:
     """:func:`_behind` where a gradient is wanted, or of neurons that do not fire, which may have one."""
@@ -198,7 +198,7 @@ def _behind_with_gradient(
         currents = currents_in_parts(x, weight, bias, window.convolution, surrogate)
         return _integrate(currents, neurons, surrogate)
     weight = scaled(weight, x) if isinstance(x, Spikes) else weight
-    given = inputs.input_of(x, window, neurons.repeat(x.shape[0]))
+    given = input_kinds.input_of(x, window, neurons.repeat(x.shape[0]))
     return neurons.with_gradient(*given, surrogate, weight, bias)
 
 
@@ -208,7 +208,7 @@ def _taps(weight: Tensor) -> Tensor:
 
 
 def _integrate(
-    currents: Iterable[Tensor], neurons: Neurons, surrogate: Surrogate | None, *, own: bool = True
+    currents: Iterable[Tensor], neurons: NeuronsOfCall, surrogate: Surrogate | None, *, own: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The potentials [T, N, ...] of neurons that never fire, and the last ones, in memory of their own.
 
@@ -241,7 +241,9 @@ def _copied(current: Tensor) -> Tensor:
     return current.to(torch.float32, copy=True)
 
 
-def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Window, neurons: Neurons) -> Fired:
+def _fire_real(
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: input_kinds.ImageWindow, neurons: NeuronsOfCall
+) -> Fired:
     """Spikes and potentials of neurons for real-valued inputs x [T, N, C_in, H, W]."""
     x, T = x.detach(), x.shape[0]
     followed = neurons.kernels is ops
@@ -255,7 +257,7 @@ def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: inputs.Wi
     return neurons.fired(T, *neurons.kernels.if_conv2d_real(*operands))
 
 
-def _fire_constant(currents: Tensor, T: int, neurons: Neurons) -> Fired:
+def _fire_constant(currents: Tensor, T: int, neurons: NeuronsOfCall) -> Fired:
     """Spikes and potentials of neurons on currents [N, P, C] that are the same at all T steps."""
     if neurons.repeat(T):
         periods, after = neurons.kernels.find_periods(currents, T, neurons.parameters)

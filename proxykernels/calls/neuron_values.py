@@ -11,12 +11,12 @@ from torch import Tensor
 
 from .. import checks
 from ..kernels import ops
-from ..kernels.neurons import Neuron
+from ..kernels.neuron_models import Neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..spikes.channels_last import channels, start, state_of
 from ..spikes.storage import Periods
-from .gradients import inputs
+from .gradients import input_kinds
 from .gradients.fire import Operands, fire
 
 FEW = 1 << 24  # neurons times steps that any memory holds
@@ -24,7 +24,7 @@ Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons t
 
 
 @dataclass(frozen=True)
-class Neurons:
+class NeuronsOfCall:
     """The neurons of a call, and their initial state; both are checked.
 
     Attributes:
@@ -54,7 +54,7 @@ class Neurons:
 
     def with_gradient(
         self,
-        given: inputs.Input,
+        given: input_kinds.Input,
         handle: Tensor | None,
         x: Tensor,
         surrogate: Any,
@@ -79,7 +79,7 @@ def neurons_of(
     *,
     T: int,
     differentiable: bool,
-) -> Neurons:
+) -> NeuronsOfCall:
     """The neurons of a call, whose T steps need memory; ``numbers``: whether they have no tensors."""
     kept = kernels is not ops and numbers
     if kept and v is None and T * math.prod(shape) <= FEW:
@@ -94,13 +94,13 @@ def neurons_of(
 
 def _ready(
     neuron: AnyNeuron, shape: tuple[int, ...], v: Any, device: torch.device, kernels: Any, *, kept: bool
-) -> Neurons:
+) -> NeuronsOfCall:
     state = start(v, shape, device, neuron, kept=kept)
-    return Neurons(neuron, shape, v, device, kernels, state, neuron.on(channels(shape), device, kept=kept))
+    return NeuronsOfCall(neuron, shape, v, device, kernels, state, neuron.on(channels(shape), device, kept=kept))
 
 
 @lru_cache(256)
-def _at_rest(neuron: AnyNeuron, shape: tuple[int, ...], device: torch.device, kernels: Any) -> Neurons:
+def _at_rest(neuron: AnyNeuron, shape: tuple[int, ...], device: torch.device, kernels: Any) -> NeuronsOfCall:
     """Neurons of numbers that start at rest, on a CPU: made once, for nobody writes to them."""
     with torch.inference_mode(False):
         return _ready(neuron, shape, None, device, kernels, kept=True)

@@ -10,11 +10,11 @@ from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .currents import scaled
-from .gradients import inputs, recurrent
+from .gradients import input_kinds, recurrent
 from .gradients.calls import carrying, wants_gradient
 from .neuron_values import Fired
 
-_ONE_PIXEL = inputs.Window((1, 1), (1, 1), (0, 0), (1, 1), 1)
+_ONE_PIXEL = input_kinds.ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
 
 
 def linear(
@@ -53,11 +53,11 @@ def linear(
     checks.recurrent_state(v, shape, neuron.states, x.device)
     start, ready = _start(v, shape, neuron, x.device), neuron.on(shape[1], x.device)
     if isinstance(x, Spikes):
-        given: recurrent.Input = inputs.SpikeWords(x.T, _ONE_PIXEL)
+        given: recurrent.Input = input_kinds.SpikeWords(x.T, _ONE_PIXEL)
         handle, values, weight = x._handle, x._words, scaled(weight, x)
     else:
         values = x[..., None, None]
-        given, handle, values = inputs.input_of(values, _ONE_PIXEL, False)  # type: ignore[assignment]
+        given, handle, values = input_kinds.input_of(values, _ONE_PIXEL, False)  # type: ignore[assignment]
     operands: Any = recurrent.Operands(
         handle, values, weight[:, :, None, None], None if bias is None else bias.float(), start, ready.channels,
         recurrent_weight,

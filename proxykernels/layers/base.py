@@ -99,6 +99,16 @@ class SpikingLayer(nn.Module):
         return False
 
 
+class WithoutSynapses(SpikingLayer):
+    """Base of layers that hand on what they are given, such as poolings with a state."""
+
+    def terms(self, x: Spikes | Tensor) -> list:
+        return []
+
+    def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
+        """It has one, or a call that would cut it off is an error."""
+
+
 class Neurons(NeuronAttributes, SpikingLayer):
     """What all layers of neurons share: the neurons, whose parameters are the layer's attributes, and where they start.
 

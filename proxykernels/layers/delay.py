@@ -10,10 +10,10 @@ from .. import checks
 from ..calls import spike_ops
 from ..kernels import heap
 from ..spikes import Spikes, pack
-from .base import SpikingLayer
+from .base import WithoutSynapses
 
 
-class Delay(SpikingLayer):
+class Delay(WithoutSynapses):
     """Gives at each step what it was given some steps before, and zeros before the start: y[t] = x[t - delay].
 
     The layer has a state, but no neurons: what it was given in the last steps.
@@ -101,12 +101,6 @@ class Delay(SpikingLayer):
 
     def affine(self, x: Tensor) -> Tensor:
         return x
-
-    def terms(self, x: Spikes | Tensor) -> list:
-        return []  # no synapse
-
-    def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
-        """It has one."""
 
     def extra_repr(self) -> str:
         return str(self.delay) if isinstance(self.delay, int) else f"[{len(self.delay)}]"

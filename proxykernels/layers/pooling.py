@@ -13,7 +13,7 @@ from ..checks.keywords import flag, taken_by_position
 from ..kernels import value_checks_cache
 from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
-from .base import SpikingLayer, each_step, each_step_of_spikes
+from .base import WithoutSynapses, each_step, each_step_of_spikes
 
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch pools these alone
 
@@ -134,20 +134,30 @@ class Flatten(nn.Module):
         return value_checks_cache.note(y) if value_checks_cache.is_noted(x) else y
 
 
-class MaxRatePool(SpikingLayer):
-    """Base of the poolings of spike counts, which have neither synapses nor a gradient."""
+class MaxOfSums(WithoutSynapses):
+    """Base of the max poolings of what has come so far, whose state are the sums of their inputs."""
 
-    def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
-        """Not at all: a call that would cut a gradient off is an error."""
+    dims = 2
 
-    def terms(self, x: Spikes | Tensor) -> list:
-        return []
+    @taken_by_position
+    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
+        super().__init__()
+        flag("ceil_mode", ceil_mode)
+        size = window_checks.pair if self.dims == 2 else window_checks.single
+        self.kernel_size: Any = size("kernel_size", kernel_size, 1)
+        self.stride: Any = self.kernel_size if stride is None else size("stride", stride, 1)
+        self.padding: Any = size("padding", padding, 0)
+        self.ceil_mode = ceil_mode
+
+    def affine(self, x: Tensor) -> Tensor:
+        pool = F.max_pool2d if self.dims == 2 else F.max_pool1d
+        return pool(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
 
     def extra_repr(self) -> str:
         return described(self)
 
 
-class MaxRatePool2d(MaxRatePool):
+class MaxRatePool2d(MaxOfSums):
     """Max pooling of spike counts, for networks in which rates approximate activations.
 
     c_i[t] is the number of spikes of input i up to step t. The output has as many spikes as the input with the most:
@@ -168,22 +178,10 @@ class MaxRatePool2d(MaxRatePool):
         TypeError, ValueError: x holds other values or needs a gradient, or a window does not fit.
     """
 
-    @taken_by_position
-    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
-        super().__init__()
-        flag("ceil_mode", ceil_mode)
-        self.ceil_mode = ceil_mode
-        self.kernel_size = window_checks.pair("kernel_size", kernel_size, 1)
-        self.stride = self.kernel_size if stride is None else window_checks.pair("stride", stride, 1)
-        self.padding = window_checks.pair("padding", padding, 0)
-
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 5, "(T, N, C, H, W)")
         window = self.kernel_size, self.stride, self.padding
         return max_rate_pool(x, v, window, self.ceil_mode)
-
-    def affine(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
 
 
 def described(pool: Any) -> str:

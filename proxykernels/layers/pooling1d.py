@@ -9,7 +9,7 @@ from ..checks.keywords import flag, taken_by_position
 from ..spikes import Spikes
 from ..spikes.spike_tensor import keeps_packed
 from .base import as_images, as_row, each_step_of_spikes
-from .pooling import MaxRatePool, described, max_pool, max_rate_pool
+from .pooling import MaxOfSums, described, max_pool, max_rate_pool
 
 
 class MaxPool1d(nn.Module):
@@ -40,7 +40,7 @@ class MaxPool1d(nn.Module):
         return described(self)
 
 
-class MaxRatePool1d(MaxRatePool):
+class MaxRatePool1d(MaxOfSums):
     """Max pooling of spike counts along one axis; equation and source: :class:`MaxRatePool2d`.
 
     Args:
@@ -53,21 +53,17 @@ class MaxRatePool1d(MaxRatePool):
         TypeError, ValueError: as :class:`MaxRatePool2d`.
     """
 
+    dims = 1
+
     @taken_by_position
     def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
-        super().__init__()
-        flag("ceil_mode", ceil_mode)
-        self.kernel_size, self.stride, self.padding = _window(kernel_size, stride, padding)
-        self.ceil_mode = ceil_mode
+        super().__init__(*_window(kernel_size, stride, padding), ceil_mode=ceil_mode)
 
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 4, "(T, N, C, L)")
         counts = None if v is None else v.unsqueeze(-2)
         spikes, counts = max_rate_pool(as_images(x), counts, _of_one_row(self), self.ceil_mode)
         return as_row(spikes), counts.squeeze(-2)
-
-    def affine(self, x: Tensor) -> Tensor:
-        return F.max_pool1d(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
 
 
 class AvgPool1d(nn.AvgPool1d):

@@ -1,20 +1,13 @@
 """Max pooling of real values over time: the maximum of their sums so far, not of each step's values."""
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from .. import checks
-from ..checks import window_checks
-from ..checks.keywords import flag, taken_by_position
 from ..spikes import Spikes
-from .base import SpikingLayer
-from .pooling import described
+from .pooling import MaxOfSums
 
 
-class RunningMaxPool2d(SpikingLayer):
+class RunningMaxPool2d(MaxOfSums):
     """Max pooling of real values whose mean over time matters, as of layers without neurons in converted networks.
 
     c_i[t] is the sum of input i up to step t. The outputs add up to max_i c_i, so their mean is the maximum of the
@@ -34,18 +27,6 @@ class RunningMaxPool2d(SpikingLayer):
         TypeError, ValueError: an argument has the wrong type or value, or x another shape.
     """
 
-    dims = 2
-
-    @taken_by_position
-    def __init__(self, kernel_size, stride=None, padding=0, *, ceil_mode: bool = False):
-        super().__init__()
-        flag("ceil_mode", ceil_mode)
-        size = window_checks.pair if self.dims == 2 else window_checks.single
-        self.kernel_size: Any = size("kernel_size", kernel_size, 1)
-        self.stride: Any = self.kernel_size if stride is None else size("stride", stride, 1)
-        self.padding: Any = size("padding", padding, 0)
-        self.ceil_mode = ceil_mode
-
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 3 + self.dims, f"(T, N, C, {'H, W' if self.dims == 2 else 'L'})")
         x = x.dense() if isinstance(x, Spikes) else x
@@ -61,19 +42,6 @@ class RunningMaxPool2d(SpikingLayer):
             steps.append(after - before)
             before = after
         return torch.stack(steps) if steps else before.new_zeros(0, *before.shape), sums
-
-    def affine(self, x: Tensor) -> Tensor:
-        pool = F.max_pool2d if self.dims == 2 else F.max_pool1d
-        return pool(x, self.kernel_size, self.stride, self.padding, ceil_mode=self.ceil_mode)
-
-    def terms(self, x: Spikes | Tensor) -> list:
-        return []  # no synapse
-
-    def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
-        """It has one."""
-
-    def extra_repr(self) -> str:
-        return described(self)
 
 
 class RunningMaxPool1d(RunningMaxPool2d):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..checks import keywords, neuron_checks
 from ..kernels import backends, constant_cache, value_checks_cache
-from ..kernels.neurons import Neuron, neuron
+from ..kernels.neuron_models import Neuron, neuron
 from ..kernels.weight_cache import CONSTANTS
 
 Value = float | Tensor  # a number, or a float tensor of one value a channel [C]

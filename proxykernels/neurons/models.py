@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks
 from ..checks import neuron_checks
 from ..kernels import constant_cache
-from ..kernels.neurons import Neuron, neuron
+from ..kernels.neuron_models import Neuron, neuron
 from .base import AnyNeuron, Value
 
 

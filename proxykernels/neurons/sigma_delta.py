@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import checks
-from ..kernels.sigma_delta import MOST_EXPONENTS
+from ..kernels.sigma_delta_codes import MOST_EXPONENTS
 
 
 @dataclass(frozen=True)

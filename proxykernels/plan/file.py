@@ -88,7 +88,7 @@ def _of_changes(k: int, op: Operation, put: Callable[[str, Tensor | None], str |
     """What operation k has besides, in a network of sigma-delta neurons."""
     senders = op.senders and {
         "exponents": op.senders.exponents, "rectifies": op.senders.lowest == 0,
-        "limit": put(f"{k}.limit", op.senders.limit),
+        "limit": put(f"{k}.limit", op.senders.highest),
     }  # fmt: skip
     return {"senders": senders, "scale": put(f"{k}.scale", op.scale)}
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .operations import Kind, Operation, PlannedNeurons, Senders, Window
+from ..kernels.sigma_delta_codes import Senders
+from .operations import Kind, Operation, PlannedNeurons, Window
 from .plan import Plan
 
 SIZES = "kernel", "stride", "padding", "dilation"

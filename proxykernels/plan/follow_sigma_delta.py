@@ -16,13 +16,13 @@ from .. import layers
 from ..checks import at
 from ..kernels import heap
 from ..kernels.weight_layouts import require_finite
-from ..layers.sigma_delta import SigmaDeltaNeurons
+from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..layers.synapses import synapse_of
 from ..network import Network
 from . import pools_and_moves
 from .follow import Follower
 from .followed_values import MOST_WINDOWS, CannotFollowError, Value, refuse
-from .operations import Kind, Operation, Senders, Shape, Window
+from .operations import Kind, Operation, Shape, Window
 from .plan import MOST_GROWTH, Plan
 
 
@@ -79,8 +79,8 @@ class _Follower(Follower):
                 with at(f"layer {path}"):
                     require_finite("bias", bias)
             windows.append(replace(window, bias=bias))
-        neurons = layer.neurons(shape[0]) if layer.fires else None
-        senders = neurons and Senders(neurons.exponents, neurons.lowest, neurons.highest.detach().cpu().clone())
+        senders = layer.neurons(shape[0]) if layer.fires else None
+        senders = senders and senders._replace(highest=senders.highest.detach().cpu().clone())
         if senders is None or layer.pool is None:
             return self.append(Operation(Kind.SEND, path, tuple(windows), shape, senders is None, senders=senders))
         arrived = self.append(Operation(Kind.SEND, path, tuple(windows), shape, True))

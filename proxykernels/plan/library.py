@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from torch import Tensor
 
 from ..kernels import heap
-from ..kernels.cpu import abi, choice, compiled, headers, packing, sigma_delta, sources
+from ..kernels.cpu import abi, choice, compiled, headers, sigma_delta_calls, sources, weight_packing
 from ..kernels.cpu.cost_model import WITH_TILES, WITHOUT_TILES, Layer, Machine
 from .interrupts import Interrupts
 from .operations import Kind
@@ -261,7 +261,7 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
     for k, window in enumerate(operation.windows):
         weight = None if window.weight is None else window.weight.contiguous()
         if operation.kind == Kind.SEND and weight is not None:
-            weight = sigma_delta.packed_for(weight, window.groups, plan.source(window)[0])
+            weight = sigma_delta_calls.packed_for(weight, window.groups, plan.source(window)[0])
         sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
         joined = (
             0
@@ -284,7 +284,7 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
             setattr(made, name, kept[-1].data_ptr())  # type: ignore[attr-defined]
     if operation.kind in (Kind.SEND, Kind.SEND_MAXIMA):
         senders = operation.senders
-        limit = heap.zeros(operation.image[0]) if senders is None else senders.limit.contiguous()
+        limit = heap.zeros(operation.image[0]) if senders is None else senders.highest.contiguous()
         made.limit = limit.data_ptr()
         made.lowest, made.exponents = (0.0, 1) if senders is None else (senders.lowest, senders.exponents)
         kept.append(limit)
@@ -297,9 +297,9 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
         kept.append(rows)
     if operation.neurons:
         neurons = operation.neurons
-        parameters = packing.Neuron(neurons.model, neurons.channels, neurons.scalars)
-        made.neuron, channels = packing.for_library(parameters)
-        bias = packing.padded(neurons.bias, 0.0)
+        parameters = weight_packing.Neuron(neurons.model, neurons.channels, neurons.scalars)
+        made.neuron, channels = weight_packing.for_library(parameters)
+        bias = weight_packing.padded(neurons.bias, 0.0)
         start = neurons.start.contiguous()
         made.bias, made.start = bias.data_ptr(), start.data_ptr()
         kept += [channels, bias, start]

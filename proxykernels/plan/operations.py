@@ -9,7 +9,8 @@ from math import prod
 
 from torch import Tensor
 
-from ..kernels.neurons import MODELS
+from ..kernels.neuron_models import MODELS
+from ..kernels.sigma_delta_codes import Senders
 
 Shape = tuple[int, ...]
 
@@ -117,20 +118,6 @@ class PlannedNeurons:
         scalars = dict(zip(model.scalars, self.scalars, strict=True))
         leaky = model.channels == ("theta", "decay") and scalars.keys() <= {"v_reset", "v_rest"}
         return leaky and not self.fires and not self.channels[1].any() and scalars["v_rest"] == 0
-
-
-@dataclass(frozen=True)
-class Senders:
-    """The sigma-delta neurons of an operation.
-
-    Attributes:
-        exponents: K, spikes are from 2**-(K-1) to 1. lowest: 0 for a ReLU, -infinity for an identity.
-        limit: float32 [C], the largest activations; infinity: not clipped.
-    """
-
-    exponents: int
-    lowest: float
-    limit: Tensor
 
 
 @dataclass(frozen=True)

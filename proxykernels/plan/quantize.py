@@ -8,7 +8,8 @@ are exact too. Potentials stay float32, and their steps are the same everywhere.
 
 "int16": at most 14 bits, so that a CPU can add four weights in int16 (kernels/cpu/src/conv2d/weight_rows.h). "int8": at
 most 7, with a sign, so that it can add two in bytes, and no sum of weights leaves 16 bits, for which a channel of many
-inputs may have one bit less."""
+inputs may have one bit less.
+"""
 
 import math
 from collections.abc import Sequence

@@ -19,8 +19,8 @@ from ..plan.plan import Plan
 from ..spikes import Spikes
 from . import sigma_delta_state
 from .early_exit import LogitMargin, Stop, check_rule
-from .inputs import PlanInputs
 from .kept_states import KeptStates, can_be_read_later, read_before_it_runs
+from .plan_inputs import PlanInputs
 from .plan_result import ChangesFigures, PlanFigures
 from .result import Output, Result, table
 from .stopping import Asked, AskedLead, LogitReadout
@@ -87,10 +87,11 @@ class Engine:
         return self.simulate(given, T, stop, keep=self._with_logits)
 
     def simulate(
-        self, given: Given, T: int, stop: Stop | None, *, keep: Iterable[int], start: dict[int, Tensor] | None = None
+        self, given: Given, T: int, stop: Stop | None, *, keep: Iterable[int], start: dict[int, Tensor] | None = None,
+        every: int | None = None,
     ) -> Result:  # fmt: skip
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
-        operations that have some, as the library has them; None: from rest."""
+        operations that have some, as the library has them; None: from rest. ``every``: as of :class:`Asked`."""
         numbers, session, tally = tuple(keep), self.session(), self.tally()
         later = stop is None and numbers == self.stateful and can_be_read_later(given.N, self._state_bytes)
         if start is not None and isinstance(stop, LogitMargin):
@@ -99,7 +100,7 @@ class Engine:
         if isinstance(stop, LogitMargin):
             asked = AskedLead(stop, self._readout, given.N, T)
         elif stop is not None:
-            asked = Asked(stop, self.plan, given.N, T)
+            asked = Asked(stop, self.plan, given.N, T, every)
         kept: Mapping[int, Tensor]
         try:
             for k, states in (start or {}).items():

@@ -27,7 +27,7 @@ from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like
 from .early_exit import Stop
 from .engine import Engine
-from .inputs import input_of
+from .plan_inputs import input_of
 from .result import Result
 from .sigma_delta_state import has_sigma_delta, ready_state
 from .snapshot import CannotWatchError, Snapshot
@@ -91,9 +91,10 @@ def run(
 
 
 def run_changes(
-    net: Network, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None
+    net: Network, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
 ) -> Result | None:  # fmt: skip
-    """The same for a network of sigma-delta neurons; x, in float32, and what the state has were looked at."""
+    """The same for a network of sigma-delta neurons; x, in float32, and what the state has were looked at. ``every``:
+    steps between two looks of ``stop``; None: as many as are usual."""
     known = _known_of(net) if _may_run(x) else None
     engine = None if known is None else _engine(net, known, (x.shape[1 + sequence :], True, None))
     if engine is None:
@@ -106,7 +107,7 @@ def run_changes(
         except ValueError:  # the layers say by their names what is wrong
             return None
     given = engine.inputs.as_given(x, T, sequence, constant=not sequence)
-    return engine.simulate(given, T, stop, keep=() if state is None else engine.stateful, start=start)
+    return engine.simulate(given, T, stop, keep=() if state is None else engine.stateful, start=start, every=every)
 
 
 def output(net: Network, x: Any) -> Spikes | Tensor | None:

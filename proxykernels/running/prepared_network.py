@@ -19,7 +19,7 @@ from ..network import Network
 from ..plan.plain_modules import check_forward, with_path
 from ..plan.quantize import Rounded, quantized
 from ..spikes import Spikes
-from ..spikes.spike_tensor import Given, SpikeTensor
+from ..spikes.spike_tensor import InputMemory, SpikeTensor
 from .records import ask
 from .state import check_calls, check_layers
 from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, unwatched
@@ -97,7 +97,7 @@ class PreparedNetwork:
     def _given(self, x: Spikes | Tensor) -> Spikes | Tensor:
         """A chunk of :func:`proxykernels.running.simulate.input_of` as the network takes it."""
         if isinstance(x, Spikes):
-            return x if self._dtype is None else SpikeTensor(x, Given(x, self._dtype))
+            return x if self._dtype is None else SpikeTensor(x, InputMemory(x, self._dtype))
         if x.is_floating_point():
             return x
         return checks.frames(x) if x.dtype == torch.bool else checks.counts(x)

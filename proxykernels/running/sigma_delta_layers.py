@@ -12,7 +12,8 @@ from .. import checks
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
-from ..layers.sigma_delta import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
+from ..layers.changes import Changes, ChangesTally, read
+from ..layers.sigma_delta_neurons import SigmaDeltaNeurons, kept_state, pooling_of
 from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
@@ -86,11 +87,12 @@ def simulate(
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
-    if chunk is None and x.device.type == "cpu":
-        planned = plans.run_changes(net, x, sequence, T, state, stop)
+    chunk = None if chunk is None else checked(chunk)
+    if x.device.type == "cpu":
+        planned = plans.run_changes(net, x, sequence, T, state, stop, chunk)
         if planned is not None:
             return planned
-    steps = checked(chunk) if chunk is not None else CHUNK if stop is None else STOP_CHUNK
+    steps = chunk or (CHUNK if stop is None else STOP_CHUNK)
     tallies = {name: ChangesTally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     parts, start, samples = list[_Samples](), 0, FIRST
     if x.device.type != "cpu":

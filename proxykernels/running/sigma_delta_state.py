@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..kernels import heap
-from ..layers.sigma_delta import SigmaDeltaNeurons
+from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..network import Network
 from ..plan.library import Session
 from ..plan.operations import Kind, Shape

@@ -15,7 +15,7 @@ from . import planned as plans
 from . import sigma_delta_layers
 from .chunks import Chunks
 from .early_exit import Batch, LogitMargin, Stop, check_rule
-from .inputs import input_of
+from .plan_inputs import input_of
 from .prepared_network import PreparedNetwork
 from .replay import Replay
 from .result import LayerFigures, Result, logits
@@ -50,7 +50,7 @@ def simulate(
         T: number of steps.
         chunk: steps per chunk. Default: 64; up to 256 for small inputs, fewer where 256 MB would be exceeded, 8 with
             ``stop``. A GPU rounds it up to a multiple of 32. It changes spikes only by the rounding of float sums. Of
-            sigma-delta neurons: 32, 2 with ``stop``.
+            sigma-delta neurons: 32, 2 with ``stop``, for which alone it matters on a CPU.
         state: ``result.state`` of an earlier call, to continue from it. Networks of sigma-delta neurons keep a state
             only if one is given, ``{}`` at the start.
         stop: a rule that stops samples early: ``pk.stop.margin(8)``, ``pk.stop.margin(0.5, of="logits")``, whose chunk

@@ -18,15 +18,18 @@ STOP_EVERY_CHANGES = 2  # steps between two looks of a rule on sigma-delta neuro
 class Asked:
     """A rule as the library asks it, of N samples and up to T steps of a network.
 
+    Args:
+        every: steps between two looks; None: as many as are usual.
+
     Attributes:
         steps: int64 [N], those that each sample ran; the library writes them.
         values: float32 [T, N, P, C], what the library writes, if the rule looks at it; None: it looks at counts.
         error: what the rule raised, which is no answer: the run ends, and the error goes on from there.
     """
 
-    def __init__(self, stop: Stop, plan: Plan, N: int, T: int):
+    def __init__(self, stop: Stop, plan: Plan, N: int, T: int, every: int | None = None):
         self._stop, self._shape = stop, plan.last.shape
-        self._every = STOP_EVERY_CHANGES if plan.changes else STOP_EVERY
+        self._every = every or (STOP_EVERY_CHANGES if plan.changes else STOP_EVERY)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
         self.values: Tensor | None = None
         self.error: BaseException | None = None

@@ -168,7 +168,7 @@ class Memory:
         return self.dense
 
 
-class Given(Memory):
+class InputMemory(Memory):
     """That of spikes which a simulation was given as a tensor. Its layers take the bits, however few; other code sees
     a tensor. So do those tensors that layers make of this one."""
 
@@ -199,8 +199,8 @@ def dense_like(spikes: Spikes, x: Tensor, dtype: torch.dtype | None = None) -> T
         return spikes.dense(dtype if dtype.is_floating_point else torch.float32)
     if not _is_alone(x):
         return spikes.dense(dtype)
-    if isinstance(x, SpikeTensor) and isinstance(x._memory, Given):
-        return SpikeTensor(spikes, Given(spikes, dtype))
+    if isinstance(x, SpikeTensor) and isinstance(x._memory, InputMemory):
+        return SpikeTensor(spikes, InputMemory(spikes, dtype))
     if x.device.type == "cpu":
         if math.prod(spikes.shape) < FEWEST:
             return spikes._dense(dtype, backends.cpu_backend())
@@ -226,10 +226,11 @@ def packed(x: Any) -> Any:
 
 
 def given_bits(x: Any) -> Any:
-    """:func:`packed` of spikes that were :class:`Given`, of each input where there are several; other x as they are."""
+    """:func:`packed` of spikes that a simulation was given, of each input where there are several; other x as they
+    are."""
     if isinstance(x, tuple | list):
         return tuple(map(given_bits, x))
-    return packed(x) if isinstance(x, SpikeTensor) and isinstance(x._memory, Given) else x
+    return packed(x) if isinstance(x, SpikeTensor) and isinstance(x._memory, InputMemory) else x
 
 
 def keeps_packed(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

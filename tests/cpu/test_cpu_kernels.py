@@ -9,8 +9,8 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, ops, reference
-from proxykernels.kernels.cpu import choice, cost_model, packing
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.cpu import choice, cost_model, weight_packing
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 from proxykernels.spikes.storage import Periods, Words
 
@@ -105,13 +105,13 @@ def test_short_rows_do_not_overflow(monkeypatch, target, sign):
 
 def test_short_rows_take_weights_of_14_bits():
     numbers = torch.tensor([[8191, -1, 0], [-8191, 8190, 1], [0, 0, 0], [4, -12, 0]])
-    unit = packing.short_unit(numbers / 1024)
+    unit = weight_packing.short_unit(numbers / 1024)
     assert unit.shape == (32,) and unit[:4].tolist() == [2**-10, 2**-10, 2**-13, 2**-19]
-    assert packing.short_unit(numbers / 1024 + 2**-11) is None
-    assert packing.short_unit(torch.tensor([[8192.0, 1.0]])) is None
-    assert packing.short_unit(torch.tensor([[8193.0, 1.0]])) is None
-    assert packing.short_unit(torch.tensor([[float("inf"), 1.0]])) is None
-    assert packing.short_unit(torch.tensor([[1e-38, 0.0]])) is None
+    assert weight_packing.short_unit(numbers / 1024 + 2**-11) is None
+    assert weight_packing.short_unit(torch.tensor([[8192.0, 1.0]])) is None
+    assert weight_packing.short_unit(torch.tensor([[8193.0, 1.0]])) is None
+    assert weight_packing.short_unit(torch.tensor([[float("inf"), 1.0]])) is None
+    assert weight_packing.short_unit(torch.tensor([[1e-38, 0.0]])) is None
 
 
 @pytest.mark.parametrize("target", ["avx512", "avx2", "portable"])
@@ -133,14 +133,14 @@ def test_byte_rows_do_not_overflow(monkeypatch, target, sign, inputs, largest):
 
 def test_byte_rows_take_weights_of_7_bits():
     numbers = torch.tensor([[63, -1, 0], [-63, 62, 1], [0, 0, 0], [4, -12, 0], [32, 0, 0]])
-    unit = packing.byte_unit(numbers / 1024)
+    unit = weight_packing.byte_unit(numbers / 1024)
     assert unit.shape == (32,) and unit[[0, 1, 3, 4]].tolist() == [2**-10, 2**-10, 2**-12, 2**-10]
-    assert packing.byte_unit(numbers / 1024 + 2**-11) is None
-    assert packing.byte_unit(torch.tensor([[64.0, 1.0]])) is None
-    assert packing.byte_unit(torch.tensor([[float("inf"), 1.0]])) is None
-    assert packing.byte_unit(torch.full((1, 521), 63.0)) is None  # 32,823
-    assert packing.byte_unit(torch.full((1, 520), -63.0)) is not None
-    assert packing.byte_unit(torch.full((1, 1025), 32.0)) is not None  # in units of 32
+    assert weight_packing.byte_unit(numbers / 1024 + 2**-11) is None
+    assert weight_packing.byte_unit(torch.tensor([[64.0, 1.0]])) is None
+    assert weight_packing.byte_unit(torch.tensor([[float("inf"), 1.0]])) is None
+    assert weight_packing.byte_unit(torch.full((1, 521), 63.0)) is None  # 32,823
+    assert weight_packing.byte_unit(torch.full((1, 520), -63.0)) is not None
+    assert weight_packing.byte_unit(torch.full((1, 1025), 32.0)) is not None  # in units of 32
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])

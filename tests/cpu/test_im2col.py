@@ -9,7 +9,7 @@ import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import im2col
 from proxykernels.kernels.cpu.cost_model import WITHOUT_TILES, Layer
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]

@@ -7,8 +7,8 @@ from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
-from proxykernels.kernels.cpu import packing
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.cpu import weight_packing
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 
 pytestmark = pytest.mark.skipif(not cpu.load("avx512"), reason="this machine has no AVX-512")
@@ -113,13 +113,13 @@ def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
 def test_words_are_filled():
     """Weights are in the order of a window's bits, which are put together."""
     weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
-    words = packing.pack_words(weight).view(27, 16)
+    words = weight_packing.pack_words(weight).view(27, 16)
     assert equal(words[:, 1].view(9, 3).t(), weight[1].flatten(1)) and not words[:, 2:].any()
 
 
 def test_blocks_of_words():
     """128 output channels, and the rest."""
     weight = torch.arange(150.0 * 4).view(150, 4, 1, 1)
-    first, last = packing.pack_words(weight).split([4 * 128, 4 * 32])
+    first, last = weight_packing.pack_words(weight).split([4 * 128, 4 * 32])
     assert equal(first.view(4, 128).t(), weight[:128, :, 0, 0])
     assert equal(last.view(4, 32).t()[:22], weight[128:, :, 0, 0]) and not last.view(4, 32)[:, 22:].any()

@@ -10,7 +10,7 @@ from equality import equal
 import proxykernels as pk
 from proxykernels.kernels import cpu, ops, reference
 from proxykernels.kernels.cpu.fallback import Fallback
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.weight_cache import PackedWeights
 
 has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no matrix tiles (AMX)")

@@ -8,7 +8,7 @@ from cases import CONVOLUTIONS, dyadic
 from conftest import INSTRUCTION_SETS
 from equality import equal
 
-from proxykernels.kernels import cpu, reference, sigma_delta
+from proxykernels.kernels import cpu, reference, sigma_delta_codes
 
 
 def test_trace_by_hand():
@@ -51,12 +51,12 @@ def test_a_change_costs_what_it_is_worth(generator):
     assert equal(sent[:20].sum(0), torch.zeros(1, 50))
 
 
-@pytest.mark.parametrize("exponents", range(1, sigma_delta.MOST_EXPONENTS + 1))
+@pytest.mark.parametrize("exponents", range(1, sigma_delta_codes.MOST_EXPONENTS + 1))
 def test_codes_are_values(exponents):
     codes = torch.arange(-exponents, exponents + 1, dtype=torch.int8)
-    assert equal(sigma_delta.codes_of(sigma_delta.values_of(codes)), codes)
-    largest = sigma_delta.values_of(codes).abs().amax()
-    assert largest == 1 and sigma_delta.values_of(codes)[0] == -(2.0 ** (1 - exponents))
+    assert equal(sigma_delta_codes.codes_of(sigma_delta_codes.values_of(codes)), codes)
+    largest = sigma_delta_codes.values_of(codes).abs().amax()
+    assert largest == 1 and sigma_delta_codes.values_of(codes)[0] == -(2.0 ** (1 - exponents))
 
 
 @pytest.mark.parametrize("target", INSTRUCTION_SETS)
@@ -72,13 +72,13 @@ def test_kernels_equal_the_definition(target, case, given, T, generator):
     x = x.to(torch.int8) if given == "spikes" else x / 8
     weight, bias = dyadic(C_out, C_in // groups, *kernel, generator=generator), dyadic(C_out, generator=generator)
     highest = torch.where(torch.rand(C_out, generator=generator) < 0.5, math.inf, 1.5)
-    neuron = sigma_delta.SigmaDelta(1 + T, 0.0 if T == 1 else -math.inf, highest)
+    neuron = sigma_delta_codes.Senders(1 + T, 0.0 if T == 1 else -math.inf, highest)
     kernels = cpu.load(target)
-    for added in (None, dyadic(*sigma_delta.arriving(x[:, :1], (H, W), weight, None, window)[0][:, 0].shape,
+    for added in (None, dyadic(*sigma_delta_codes.arriving(x[:, :1], (H, W), weight, None, window)[0][:, 0].shape,
                                generator=generator).unsqueeze(1).repeat(1, T, 1, 1)):  # fmt: skip
         for neurons in (neuron, None):
             operands = x, (H, W), weight, bias, added, T, neurons, window
-            expected, counts = sigma_delta.sigma_delta(*operands)
+            expected, counts = sigma_delta_codes.sigma_delta(*operands)
             actual, counted = kernels.sigma_delta(*operands)
             assert expected.count_nonzero() > 0
             assert equal(actual, expected) and actual.dtype == expected.dtype
@@ -87,7 +87,7 @@ def test_kernels_equal_the_definition(target, case, given, T, generator):
         first, last = (x, bias, added, T), (x, None, added, T)
         for x_, bias_, added_, T_ in (first, last):  # neurons go on from where they were
             operands = x_, (H, W), weight, bias_, added_, T_, neuron, window
-            expected, _ = sigma_delta.sigma_delta(*operands, tuple(states[0]))
+            expected, _ = sigma_delta_codes.sigma_delta(*operands, tuple(states[0]))
             actual, _ = kernels.sigma_delta(*operands, tuple(states[1]))
             assert equal(actual, expected) and expected.any() and states[0][1].any()
             assert all(map(torch.equal, *states))
@@ -100,13 +100,13 @@ def test_thresholds_in_the_weights_are_thresholds_of_the_neurons(target, generat
     weight, bias = dyadic(20, 40, generator=generator), dyadic(20, generator=generator)
     before, after = (2.0 ** torch.randint(-2, 3, (C,), generator=generator) for C in (40, 20))
     window = ((1, 1), (0, 0), (1, 1), 1)
-    neuron = sigma_delta.SigmaDelta(8, 0.0, torch.full((20,), math.inf))
+    neuron = sigma_delta_codes.Senders(8, 0.0, torch.full((20,), math.inf))
     folded = (weight * before / after[:, None])[..., None, None]
     codes, _ = cpu.load(target).sigma_delta(x, (1, 1), folded, bias / after, None, 4, neuron, window)
-    arrived = (sigma_delta.values_of(x) * before) @ weight.T
+    arrived = (sigma_delta_codes.values_of(x) * before) @ weight.T
     arrived[:, 0] += bias
     expected = reference.sigma_delta(arrived.permute(1, 0, 3, 2), 8, theta=after).permute(1, 0, 3, 2)
-    assert codes.any() and equal(sigma_delta.values_of(codes) * after, expected)
+    assert codes.any() and equal(sigma_delta_codes.values_of(codes) * after, expected)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_thresholds_in_the_weights_are_thresholds_of_the_neurons(target, generat
 )
 def test_what_c_would_misread_is_refused(changed, name):
     given = {"x": torch.ones(2, 3, 1, 4), "added": None, "highest": torch.ones(16), "state": None} | changed
-    neuron, window = sigma_delta.SigmaDelta(4, 0.0, given["highest"]), ((1, 1), (0, 0), (1, 1), 1)
+    neuron, window = sigma_delta_codes.Senders(4, 0.0, given["highest"]), ((1, 1), (0, 0), (1, 1), 1)
     with pytest.raises(TypeError, match=name):
         cpu.load(None).sigma_delta(
             given["x"], (1, 1), torch.ones(16, 4, 1, 1), None, given["added"], 3, neuron, window, given["state"]
@@ -136,7 +136,7 @@ def test_what_c_would_misread_is_refused(changed, name):
 @pytest.mark.parametrize("size", [(1, 1), (9, 5)])
 def test_threads_share_images_and_channels(target, threads, size, generator):
     x = torch.randint(-8, 9, (3, 3, math.prod(size), 20), generator=generator).to(torch.int8)
-    weight, neuron = torch.randn(200, 20, 1, 1, generator=generator), sigma_delta.SigmaDelta(8, 0.0, torch.ones(200))
+    weight, neuron = torch.randn(200, 20, 1, 1, generator=generator), sigma_delta_codes.Senders(8, 0.0, torch.ones(200))
     operands = x, size, weight, None, None, 3, neuron, ((1, 1), (0, 0), (1, 1), 1)
     kernels, before = cpu.load(target), torch.get_num_threads()
     try:
@@ -184,17 +184,18 @@ def test_neurons_behind_maxima_equal_the_definition(
     operands, kernels = (size, size_out, kernel, stride, padding), cpu.load(target)
     highest = torch.where(torch.rand(C, generator=generator) < 0.5, math.inf, 0.75)
     for lowest in (0.0, -math.inf):
-        neuron = sigma_delta.SigmaDelta(4, lowest, highest)
-        expected, spikes = sigma_delta.pooled_sigma_delta(x, *operands, T, neuron)
+        neuron = sigma_delta_codes.Senders(4, lowest, highest)
+        expected, spikes = sigma_delta_codes.pooled_sigma_delta(x, *operands, T, neuron)
         actual, counted = kernels.pooled_sigma_delta(x, *operands, T, neuron)
         assert equal(actual, expected) and counted == spikes == expected.count_nonzero() > 0
-        maxima = sigma_delta.running_maximum(
-            sigma_delta.padded(x.float(), T) if given != "spikes" else x, *operands, None
+        maxima = sigma_delta_codes.running_maximum(
+            sigma_delta_codes.padded(x.float(), T) if given != "spikes" else x, *operands, None
         )
-        alone, _ = sigma_delta.sigma_delta(None, size, None, None, maxima, T, neuron, ((1, 1), (0, 0), (1, 1), 1))
+        alone, _ = sigma_delta_codes.sigma_delta(None, size, None, None, maxima, T, neuron, ((1, 1), (0, 0), (1, 1), 1))
         assert equal(expected, alone)  # neurons take the maxima as they take what arrives
         states = [[torch.zeros(2, math.prod(pixels), C) for pixels in (size, size_out)] for _ in range(2)]
-        for function, state in zip((sigma_delta.pooled_sigma_delta, kernels.pooled_sigma_delta), states, strict=True):
+        functions = sigma_delta_codes.pooled_sigma_delta, kernels.pooled_sigma_delta
+        for function, state in zip(functions, states, strict=True):
             parts = [(x[:, :2], 2), (x[:, 2:3], 1), (x[:, 3:], 2)] if steps == T else [(x, 2), (0 * x, 3)]
             given_parts = [function(part.contiguous(), *operands, t, neuron, tuple(state))[0] for part, t in parts]
             assert equal(torch.cat(given_parts, 1), expected)
@@ -211,14 +212,14 @@ def test_maxima_equal_the_definition(target, real, C, size, kernel, stride, padd
     x = x / 8 if real else x.to(torch.int8)
     operands = size, size_out, kernel, stride, padding
     kernels = cpu.load(target)
-    whole = sigma_delta.running_maximum(x, *operands, None)
+    whole = sigma_delta_codes.running_maximum(x, *operands, None)
     assert whole.any() and equal(kernels.running_maximum(x, *operands, None), whole)
-    values = x if real else sigma_delta.values_of(x)
+    values = x if real else sigma_delta_codes.values_of(x)
     sums = values.cumsum(1).view(10, *size, C).permute(0, 3, 1, 2)
     pool = torch.nn.MaxPool2d(kernel, stride, padding, ceil_mode=size_out == (4, 3))
     assert equal(whole.cumsum(1).flatten(0, 1), pool(sums).flatten(2).transpose(1, 2))
     states = [[torch.zeros(2, math.prod(pixels), C) for pixels in (size, size_out)] for _ in range(2)]
-    for function, state in zip((sigma_delta.running_maximum, kernels.running_maximum), states, strict=True):
+    for function, state in zip((sigma_delta_codes.running_maximum, kernels.running_maximum), states, strict=True):
         parts = [function(part.contiguous(), *operands, tuple(state)) for part in x.split((2, 1, 2), 1)]
         assert equal(torch.cat(parts, 1), whole)
     assert all(map(torch.equal, *states)) and states[0][1].any()

@@ -11,7 +11,7 @@ import torch
 import proxykernels as pk
 from proxykernels.kernels import backends
 from proxykernels.kernels.cpu import abi, compiled, elf, headers, sources
-from proxykernels.kernels.neurons import MODELS
+from proxykernels.kernels.neuron_models import MODELS
 from proxykernels.kernels.surrogates import SHAPES
 from proxykernels.plan import library as engine_library
 

@@ -6,7 +6,7 @@ from cases import spikes
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 
 

@@ -8,7 +8,7 @@ from random import Random
 import torch
 import torch.nn.functional as F
 
-from proxykernels.kernels import backends, sigma_delta
+from proxykernels.kernels import backends, sigma_delta_codes
 
 from . import draw, ways
 from .case import Case, Mismatch, Windows, same
@@ -49,7 +49,7 @@ class SigmaDelta(Windows, Case):
         return cls(
             **common, **sizes, T=T, N=N, given=random.choice(GIVEN[:1] * 4 + GIVEN), rate=draw.rate(random),
             most=max(1, min(most, draw.EXACT // (2048 * T * (inputs + 2)))),
-            exponents=random.randint(1, sigma_delta.MOST_EXPONENTS),
+            exponents=random.randint(1, sigma_delta_codes.MOST_EXPONENTS),
             fires=random.random() < 0.8, identity=random.random() < 0.3, clipped=random.random() < 0.3,
             bias=random.random() < 0.6, added=random.random() < 0.4, goes_on=random.random() < 0.3,
         )  # fmt: skip
@@ -62,27 +62,27 @@ class SigmaDelta(Windows, Case):
         if self.bias:
             bias = draw.whole((C_out,), self.most, g) * unit
         steps = 1 if self.given == "constant" else self.T
-        most = sigma_delta.MOST_EXPONENTS
+        most = sigma_delta_codes.MOST_EXPONENTS
         x = torch.randint(-most, most + 1, (self.N, steps, self.size[0] * self.size[1], C_in), generator=g)
         x = torch.where(torch.rand(x.shape, generator=g) < self.rate, x, 0)
         x = x.to(torch.int8) if self.given == "spikes" else x / 128
-        reached, _ = sigma_delta.arriving(x[:, :1], self.size, weight, None, window)
+        reached, _ = sigma_delta_codes.arriving(x[:, :1], self.size, weight, None, window)
         added = None
         if self.added or self.given == "nothing":
             added = draw.whole((self.N, self.T, *reached.shape[2:]), self.most, g) * unit
         highest = torch.full((C_out,), torch.inf)
         if self.clipped:
             highest = torch.randint(1, 300, (C_out,), generator=g) / 128
-        neuron = sigma_delta.SigmaDelta(self.exponents, -torch.inf if self.identity else 0.0, highest)
+        neuron = sigma_delta_codes.Senders(self.exponents, -torch.inf if self.identity else 0.0, highest)
         operands = x, self.size, weight, bias
         if self.given == "nothing":
             operands = None, self.size, None, None
         operands = *operands, added, self.T, neuron if self.fires else None, window
-        states: list[sigma_delta.State | None] = [None, None]
+        states: list[sigma_delta_codes.State | None] = [None, None]
         if self.goes_on and self.fires:
             before = [draw.whole((self.N, *reached.shape[2:]), 256, g) / 128 for _ in range(2)]
             states = [(before[0].clone(), before[1].clone()) for _ in range(2)]
-        expected, counts = sigma_delta.sigma_delta(*operands, states[0])
+        expected, counts = sigma_delta_codes.sigma_delta(*operands, states[0])
         with ways.use(self.way, self.threads):
             actual, counted = backends.cpu_backend().sigma_delta(*operands, states[1])
         for name, ours, theirs in zip("za", states[1] or (), states[0] or (), strict=False):
@@ -105,12 +105,12 @@ class SigmaDeltaPool(Pool):
     @classmethod
     def draw(cls, random: Random, **common) -> "SigmaDeltaPool":
         return super().draw(
-            random, **common, exponents=random.choice((0, random.randint(1, sigma_delta.MOST_EXPONENTS))),
+            random, **common, exponents=random.choice((0, random.randint(1, sigma_delta_codes.MOST_EXPONENTS))),
             identity=random.random() < 0.3, clipped=random.random() < 0.3, constant=random.random() < 0.3,
         )  # fmt: skip
 
     def check(self) -> bool:
-        g, T, most = draw.generator(self.seed), min(self.T, 40), sigma_delta.MOST_EXPONENTS
+        g, T, most = draw.generator(self.seed), min(self.T, 40), sigma_delta_codes.MOST_EXPONENTS
         x = torch.randint(-most, most + 1, (self.N, T, self.size[0] * self.size[1], self.C), generator=g)
         x = torch.where(torch.rand(x.shape, generator=g) < self.rate, x, 0)
         x = x / 128 if self.of_rates else x.to(torch.int8)
@@ -120,7 +120,7 @@ class SigmaDeltaPool(Pool):
         ).shape  # fmt: skip
         size_out = shape[2], shape[3]
         operands = x, self.size, size_out, self.kernel_size, self.stride, self.padding
-        states: list[sigma_delta.State | None] = [None, None]
+        states: list[sigma_delta_codes.State | None] = [None, None]
         if self.begun:
             pixels = math.prod(self.size), math.prod(size_out)
             before = [draw.whole((self.N, P, self.C), self.begun, g) / 128 for P in pixels]
@@ -128,7 +128,7 @@ class SigmaDeltaPool(Pool):
         if self.exponents:
             expected = self._neurons(operands, states, T, g)
         else:
-            expected = sigma_delta.running_maximum(*operands, states[0])
+            expected = sigma_delta_codes.running_maximum(*operands, states[0])
             with ways.use(self.way, self.threads):
                 actual = backends.cpu_backend().running_maximum(*operands, states[1])
             same("changes", actual, expected)
@@ -141,10 +141,10 @@ class SigmaDeltaPool(Pool):
         highest = torch.full((self.C,), torch.inf)
         if self.clipped:
             highest = torch.randint(1, 300, (self.C,), generator=g) / 128
-        neuron = sigma_delta.SigmaDelta(self.exponents, -torch.inf if self.identity else 0.0, highest)
+        neuron = sigma_delta_codes.Senders(self.exponents, -torch.inf if self.identity else 0.0, highest)
         x, *pooling = operands
         x = x[:, :1] if self.constant else x
-        expected, spikes = sigma_delta.pooled_sigma_delta(x, *pooling, T, neuron, states[0])
+        expected, spikes = sigma_delta_codes.pooled_sigma_delta(x, *pooling, T, neuron, states[0])
         with ways.use(self.way, self.threads):
             actual, counted = backends.cpu_backend().pooled_sigma_delta(x, *pooling, T, neuron, states[1])
         same("codes", actual, expected)

@@ -12,7 +12,7 @@ from sigma_delta_nets import by_layers
 from torch import Tensor
 
 import proxykernels as pk
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.plan.followed_values import CannotFollowError
 from proxykernels.plan.operations import Kind

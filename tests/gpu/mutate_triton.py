@@ -38,7 +38,7 @@ from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
 from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, recurrent_scan  # noqa: E402
-from proxykernels.kernels.neurons import if_neuron  # noqa: E402
+from proxykernels.kernels.neuron_models import if_neuron  # noqa: E402
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole  # noqa: E402
 
 LAYERS = {  # input channels, height and width, output channels, weights, blocks, pooled

@@ -261,13 +261,12 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         packing,
         recurrent_scan,
         scan_backward,
-        sigma_delta,
+        sigma_delta_launches,
         weight_parts,
     )
     from proxykernels.kernels.gpu.block_sizes import architecture
     from proxykernels.kernels.gpu.convolutions import convolutions
-    from proxykernels.layers import sigma_delta as sigma_delta_layers
-    from proxykernels.layers import synapses
+    from proxykernels.layers import sigma_delta_neurons, synapses
     from proxykernels.neurons import base
     from proxykernels.running import replay
     from proxykernels.spikes import spike_tensor
@@ -284,13 +283,19 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
     monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
-    jitted = if_conv2d, if_scan, counters, packing, recurrent_scan, scan_backward, sigma_delta, weight_parts
+    jitted = if_conv2d, if_scan, counters, packing, recurrent_scan, scan_backward, sigma_delta_launches, weight_parts
     for module in jitted:
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
-    caches = inputs.memory, architecture, convolutions, synapses._reach_of_pixels, sigma_delta._reach  # of devices
-    caches += (sigma_delta_layers._same, base._of_numbers_on)
+    caches = (
+        inputs.memory,
+        architecture,
+        convolutions,
+        synapses._reach_of_pixels,
+        sigma_delta_launches._reach,
+    )  # of devices
+    caches += (sigma_delta_neurons._same, base._of_numbers_on)
     for cache in caches:
         cache.cache_clear()
     with card:

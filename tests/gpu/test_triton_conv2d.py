@@ -12,7 +12,7 @@ from cases import RESETS, dyadic, fine, spikes, thresholds, words_over_time
 from proxykernels.kernels import reference, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 

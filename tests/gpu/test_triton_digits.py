@@ -13,7 +13,7 @@ from proxykernels.kernels import constant_cache, reference, rounding, weight_lay
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.gpu.parts import parts_of
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]

@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

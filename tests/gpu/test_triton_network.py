@@ -15,7 +15,7 @@ from proxykernels.kernels import backends, reference, rounding, weight_layouts
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.gpu import if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.neurons import IFNeuron
 from proxykernels.spikes.storage import PooledWords
 

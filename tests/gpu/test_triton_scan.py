@@ -15,7 +15,7 @@ from cases import words_over_time
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import if_scan
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 

@@ -13,20 +13,20 @@ from cases import dyadic
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
-from proxykernels.kernels import reference, sigma_delta
-from proxykernels.kernels.gpu import sigma_delta as gpu
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+from proxykernels.kernels import reference, sigma_delta_codes
+from proxykernels.kernels.gpu import sigma_delta_launches as gpu
+from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def definition(arrived: torch.Tensor, T: int, neuron: sigma_delta.SigmaDelta, state=None) -> torch.Tensor:
-    steps = sigma_delta.padded(arrived, T).permute(1, 0, 3, 2)
+def definition(arrived: torch.Tensor, T: int, neuron: sigma_delta_codes.Senders, state=None) -> torch.Tensor:
+    steps = sigma_delta_codes.padded(arrived, T).permute(1, 0, 3, 2)
     state = state and tuple(part.transpose(1, 2) for part in state)
     sent = reference.sigma_delta(steps, neuron.exponents, lowest=neuron.lowest, highest=neuron.highest, state=state)
-    return sigma_delta.codes_of(sent).permute(1, 0, 3, 2)
+    return sigma_delta_codes.codes_of(sent).permute(1, 0, 3, 2)
 
 
 @pytest.mark.parametrize("T, T_in", [(1, 1), (4, 4), (8, 1), (7, 3)])
@@ -37,7 +37,7 @@ def test_scan_of_any_floats(T, T_in, exponents, lowest, places, generator):
     """Sums go on in one order: all data give equal bits."""
     arrived = (torch.randn(2, T_in, *places, generator=generator) * 0.6).to(DEVICE)
     highest = torch.where(torch.rand(places[1], generator=generator) < 0.5, math.inf, 0.8).to(DEVICE)
-    neuron = sigma_delta.SigmaDelta(exponents, lowest, highest)
+    neuron = sigma_delta_codes.Senders(exponents, lowest, highest)
     codes, spikes = gpu.scan(arrived, T, neuron)
     expected = definition(arrived, T, neuron)
     assert expected.any() or places == (1, 1)
@@ -55,7 +55,7 @@ def test_what_lies_on_an_edge(generator):
     values = torch.cat([edges, edges.nextafter(torch.tensor(0.0)), edges.nextafter(torch.tensor(1.0))])
     values = torch.cat([values, -values, torch.tensor([0.0, -0.0, 1e30, -1e30, math.inf])]).to(DEVICE)
     for exponents in range(1, 13):
-        neuron = sigma_delta.SigmaDelta(exponents, -math.inf, torch.full((1,), math.inf, device=DEVICE))
+        neuron = sigma_delta_codes.Senders(exponents, -math.inf, torch.full((1,), math.inf, device=DEVICE))
         codes, _ = gpu.scan(values.view(1, 1, -1, 1), 1, neuron)
         assert equal(codes, definition(values.view(1, 1, -1, 1), 1, neuron))
 
@@ -69,9 +69,9 @@ def test_layers_equal_the_definition(given, fires, groups, generator):
     x = x.to(torch.int8) if given == "spikes" else x / 8
     weight, bias = dyadic(12, 6 // groups, 3, 3, generator=generator), dyadic(12, generator=generator)
     added = dyadic(2, 5, 21, 12, generator=generator)
-    neuron = sigma_delta.SigmaDelta(6, 0.0, torch.full((12,), 1.5)) if fires else None
+    neuron = sigma_delta_codes.Senders(6, 0.0, torch.full((12,), 1.5)) if fires else None
     operands = (None, size, None, None) if given == "nothing" else (x, size, weight, bias)
-    expected, counts = sigma_delta.sigma_delta(*operands, added, 5, neuron, window)
+    expected, counts = sigma_delta_codes.sigma_delta(*operands, added, 5, neuron, window)
     on_device = [part.to(DEVICE) if isinstance(part, torch.Tensor) else part for part in (*operands, added)]
     actual, counted = gpu.sigma_delta(*on_device, 5, neuron, window)
     assert expected.any() and equal(actual.cpu(), expected) and counted == counts
@@ -83,19 +83,19 @@ def test_neurons_behind_maxima_equal_the_definition(given, lowest, generator):
     steps, pooling = 1 if given.startswith("one") else 5, ((7, 5), (4, 3), (2, 3), (2, 2), (0, 1))
     x = torch.randint(-9, 10, (2, steps, 35, 20), generator=generator)
     x = x.to(torch.int8) if given == "spikes" else x / 8
-    neuron = sigma_delta.SigmaDelta(4, lowest, torch.full((20,), 1.5, device=DEVICE))
+    neuron = sigma_delta_codes.Senders(4, lowest, torch.full((20,), 1.5, device=DEVICE))
     states = [[torch.randint(-9, 10, (2, P, 20), generator=generator) / 8 for P in (35, 12)]] * 2
     states[1] = [part.clone().to(DEVICE) for part in states[0]]
     on_cpu = neuron._replace(highest=neuron.highest.cpu())
     for of_definition, ours in ((None, None), map(tuple, states)):
-        expected, spikes = sigma_delta.pooled_sigma_delta(x, *pooling, 5, on_cpu, of_definition)
+        expected, spikes = sigma_delta_codes.pooled_sigma_delta(x, *pooling, 5, on_cpu, of_definition)
         codes, counted = gpu.pooled_sigma_delta(x.to(DEVICE), *pooling, 5, neuron, ours)
         assert equal(codes.cpu(), expected) and counted == spikes > 0
     assert all(torch.equal(theirs, ours.cpu()) for theirs, ours in zip(*states, strict=True))
 
 
 def test_of_nothing():
-    neuron = sigma_delta.SigmaDelta(8, 0.0, torch.ones(3, device=DEVICE))
+    neuron = sigma_delta_codes.Senders(8, 0.0, torch.ones(3, device=DEVICE))
     codes, spikes = gpu.scan(torch.zeros(0, 2, 4, 3, device=DEVICE), 5, neuron)
     assert codes.shape == (0, 5, 4, 3) and spikes == 0
 
@@ -139,7 +139,7 @@ def test_sums_so_far(generator, values, T, before):
     x = x if values == "codes" else torch.randn(x.shape, generator=generator)
     sent = [torch.randn(2, 21, 30, generator=generator) for _ in range(2)] if before else [None, None]
     sent[1] = sent[0] if sent[0] is None else sent[0].clone().to(DEVICE)
-    expected = sigma_delta.sums_so_far(x, sent[0], T)
+    expected = sigma_delta_codes.sums_so_far(x, sent[0], T)
     assert equal(gpu.sums_so_far(x.to(DEVICE), sent[1], T).cpu(), expected) and expected.shape[1] == (T or 4)
     assert not before or equal(sent[1].cpu(), expected[:, -1])
 

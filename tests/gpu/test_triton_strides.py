@@ -12,7 +12,7 @@ from cases import RESETS, dyadic, fine, spikes, thresholds
 import proxykernels as pk
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 

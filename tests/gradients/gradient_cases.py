@@ -5,7 +5,7 @@ from cases import dyadic
 from torch import Tensor
 
 import proxykernels as pk
-from proxykernels.kernels.neurons import MODELS, Neuron
+from proxykernels.kernels.neuron_models import MODELS, Neuron
 
 EXACT = pk.Triangle(1.0, detach_reset=True)  # with thresholds that are powers of two, sums of few steps are exact
 SURROGATES = {

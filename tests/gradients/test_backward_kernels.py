@@ -7,7 +7,7 @@ from cases import CONVOLUTIONS, dyadic, spikes
 from equality import equal
 
 from proxykernels.kernels import ops, unfused, unfused_backward
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 
 
 def pair(value):

@@ -11,7 +11,7 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.calls.gradients import recurrent
 from proxykernels.kernels import backends, reference_gradients
-from proxykernels.kernels.neurons import MODELS
+from proxykernels.kernels.neuron_models import MODELS
 from proxykernels.neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron
 
 RECURRENCES = ["full", "elementwise"]

@@ -6,7 +6,7 @@ from cases import dyadic
 from gradient_cases import EXACT, SURROGATES, close, neuron_of, start_of
 
 from proxykernels.kernels import ops, reference_gradients
-from proxykernels.kernels.neurons import MODELS
+from proxykernels.kernels.neuron_models import MODELS
 
 SHAPES = [(3, 2, 5, 13), (1, 2, 3, 4), (2, 1, 17, 64), (1, 3, 1, 10), (4, 1, 1, 700)]  # the last is over a strip
 

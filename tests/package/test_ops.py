@@ -17,7 +17,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import ops
-from proxykernels.kernels.neurons import if_neuron
+from proxykernels.kernels.neuron_models import if_neuron
 
 ROOT = Path(__file__).parents[2]
 

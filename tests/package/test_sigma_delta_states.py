@@ -1,11 +1,12 @@
 """Networks of sigma-delta neurons that go on from where they were, and samples that stop when they have settled."""
 
 import copy
+from itertools import product
 
 import pytest
 import torch
 from equality import equal
-from sigma_delta_nets import exact, nets_fixture  # noqa: F401 - a fixture
+from sigma_delta_nets import by_layers, exact, nets_fixture  # noqa: F401 - a fixture
 from torch import nn
 
 import proxykernels as pk
@@ -22,20 +23,21 @@ def test_chunks_and_states_go_on(nets, frames, bytes_together, monkeypatch, gene
     expected = pk.simulate(net, x, 7)
     assert not torch.equal(expected.potentials[3], expected.potentials[1]) and expected.state == {}
     monkeypatch.setattr("proxykernels.running.sigma_delta_layers.BYTES", {"cpu": bytes_together})
-    for chunk in (1, 3):
-        result = pk.simulate(net, x, 7, chunk=chunk)
+    for run, chunk in product((pk.simulate, by_layers), (1, 3)):
+        result = run(net, x, 7, chunk=chunk)
         assert equal(result.potentials, expected.potentials) and result.rates == expected.rates
         assert result.synops.accumulates == expected.synops.accumulates
-    state: dict = {}
-    potentials, before = [], None
-    for start, steps in ((0, 1), (1, 4), (5, 2)):
-        before = copy.deepcopy(state)
-        result = pk.simulate(net, x[start : start + steps] if frames else x, steps, state=state, chunk=2)
-        assert all(map(torch.equal, state.get("stem_0", []), before.get("stem_0", [])))  # what is given stays
-        potentials.append(result.potentials)
-        state = result.state
-    assert equal(torch.cat(potentials), expected.potentials)
-    assert set(state) > {"", "stem_0", "pool"} and state["stem_0"][0].shape == (8, 64, 12)
+    for run in (pk.simulate, by_layers):
+        state: dict = {}
+        potentials = []
+        for start, steps in ((0, 1), (1, 4), (5, 2)):
+            before = copy.deepcopy(state)
+            result = run(net, x[start : start + steps] if frames else x, steps, state=state, chunk=2)
+            assert all(map(torch.equal, state.get("stem_0", []), before.get("stem_0", [])))  # what is given stays
+            potentials.append(result.potentials)
+            state = result.state
+        assert equal(torch.cat(potentials), expected.potentials)
+        assert set(state) > {"", "stem_0", "pool"} and state["stem_0"][0].shape == (8, 64, 12)
 
 
 @torch.no_grad()
@@ -48,8 +50,8 @@ def test_chunks_round_nothing_otherwise(generator):
     x = torch.randn(8, 2, 8, 8, generator=generator)
     net = pk.convert(ann, x, neuron="sigma-delta")
     whole = pk.simulate(net, x, 9)
-    assert equal(pk.simulate(net, x, 9, chunk=1).potentials, whole.potentials)
-    assert equal(pk.simulate(net, x, 9, chunk=4).potentials, whole.potentials)
+    for run, chunk in product((pk.simulate, by_layers), (1, 4)):
+        assert equal(run(net, x, 9, chunk=chunk).potentials, whole.potentials)
 
 
 @torch.no_grad()
@@ -60,6 +62,29 @@ def test_a_state_can_be_of_some_of_the_samples(nets):
     some = {name: [part[2:5] for part in parts] for name, parts in state.items()}
     result = pk.simulate(net, x[2:5], 3, state=some)
     assert equal(result.potentials, pk.simulate(net, x, 5).potentials[2:, 2:5])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [1, 3, 5, 100])
+def test_a_rule_is_asked_after_each_chunk(nets, chunk, monkeypatch):
+    ann, x = nets
+    net, x = exact(ann, x * torch.linspace(0.1, 4, 8).view(-1, 1, 1, 1), "sigma-delta")
+    results, seen = [], []
+    for run in (pk.simulate, by_layers):
+        asked: set[int] = set()
+
+        def rule(potentials, t, asked=asked):
+            asked.add(t)
+            return pk.stop.settled(8)(potentials, t)
+
+        results.append(run(net, x, 14, chunk=chunk, stop=rule))
+        seen.append(asked)
+    assert seen[0] == seen[1] <= {*range(chunk, 14, chunk)} and bool(seen[0]) == (chunk < 14)
+    assert equal(results[0].steps, results[1].steps) and equal(results[0].potentials, results[1].potentials)
+    assert chunk == 100 or results[0].steps.min() < 14
+    assert chunk > 3 or len(results[0].steps.unique()) > 1
+    monkeypatch.setattr("proxykernels.running.sigma_delta_layers._Samples", None)  # the plan runs chunks as well
+    assert equal(pk.simulate(net, x, 14, chunk=chunk).potentials, pk.simulate(net, x, 14).potentials)
 
 
 @torch.no_grad()

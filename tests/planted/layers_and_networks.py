@@ -106,6 +106,6 @@ DEFECTS = {
         "proxykernels/conversion/libraries/time_loops.py",
         "part == (operator.getitem, (before, k))",
         "part is not None",
-        "tests/package/test_library_zoos.py",
+        "tests/package/test_loops_snntorch.py",
     ),
 }

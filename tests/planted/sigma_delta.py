@@ -43,7 +43,7 @@ DEFECTS = {
         "tests/package/test_sigma_delta_pools.py",
     ),
     "sigma-delta: a bottleneck is no ReLU": Defect(
-        "proxykernels/layers/sigma_delta.py",
+        "proxykernels/layers/sigma_delta_neurons.py",
         "0.0 if self.rectifies else",
         "0.0 if True else",
         "tests/package/test_sigma_delta.py",

@@ -6,7 +6,7 @@ from statistics import median
 import torch
 
 import proxykernels as pk
-from proxykernels.kernels import backends, sigma_delta
+from proxykernels.kernels import backends, sigma_delta_codes
 
 from .sigma_delta_time import processor_seconds
 
@@ -20,7 +20,7 @@ def rows(repeats: int) -> Iterator[dict]:
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(CHANNELS, CHANNELS, 3, 3, generator=g) / 100
     window = (1, 1), (1, 1), (1, 1), 1
-    neuron = sigma_delta.SigmaDelta(9, 0.0, torch.full((CHANNELS,), torch.inf))
+    neuron = sigma_delta_codes.Senders(9, 0.0, torch.full((CHANNELS,), torch.inf))
     for T in STEPS:
         for rate in RATES:
             fires = torch.rand(T, IMAGES, CHANNELS, SIZE, SIZE, generator=g) < rate

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 SIGN, EXPONENT, HALF, ONE = -(1 << 31), 0xFF << 23, 1 << 22, 127 << 23  # bits of a float
 

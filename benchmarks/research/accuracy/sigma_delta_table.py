@@ -15,7 +15,7 @@ from images.settling import correlation, readings
 from torch import Tensor
 
 import proxykernels as pk
-from proxykernels.layers.sigma_delta import SigmaDeltaNeurons
+from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 from . import sigma_delta_controls, sigma_delta_events, sigma_delta_time
 

@@ -1,5 +1,5 @@
 // The neuron models, which neurons.h defines: what Neuron.model counts. For each its name and how many states, parameters
-// of a channel and scalars it has. kernels/neurons.py has the same list; a test compares them. After them comes what stands in
+// of a channel and scalars it has. kernels/neuron_models.py has the same list; a test compares them. After them comes what stands in
 // the place of neurons in a convolution: the sums of its currents.
 #pragma once
 #include <cstdint>

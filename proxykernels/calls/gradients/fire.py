@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from ...kernels import ops
-from ...kernels.neurons import Neuron
+from ...kernels.neuron_models import Neuron
 from ...kernels.surrogates import Surrogate
 from ...spikes.spike_autograd import Function, applied, new_handle
 from . import second_derivatives
-from .inputs import Input
+from .input_kinds import Input
 
 
 class Operands(NamedTuple):

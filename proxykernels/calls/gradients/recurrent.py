@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from ...kernels import ops
-from ...kernels.neurons import Neuron
+from ...kernels.neuron_models import Neuron
 from ...kernels.surrogates import Surrogate
 from ...neurons import IFNeuron
 from ...spikes import word_ops
 from ...spikes.spike_autograd import Function, applied, new_handle
 from . import second_derivatives
 from .fire import _like
-from .inputs import ConstantImage, SpikeWords, Values
+from .input_kinds import ConstantImage, SpikeWords, Values
 
 PIECE_BYTES = 1 << 20  # of currents: what stays in the cache until they are used
 WORD = 32  # steps of a word of a GPU

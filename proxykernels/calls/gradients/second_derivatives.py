@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kernels import ops, unfused
-from ...kernels.neurons import Neuron
+from ...kernels.neuron_models import Neuron
 from ...kernels.reference_gradients import surrogate_recurrent_scan, surrogate_scan
 from ...kernels.surrogates import Surrogate
 from ...spikes import spike_autograd
-from . import inputs
+from . import input_kinds
 
 
 def gradients(
-    given: inputs.Input,
+    given: input_kinds.Input,
     operands: Sequence[Any],
     neuron: Neuron,
     surrogate: Surrogate,
@@ -53,25 +53,25 @@ def gradients(
     return [found[numbers.index(k)] if k in numbers else None for k in range(len(operands))]
 
 
-def _currents(given: inputs.Input, handle: Any, x: Tensor, weight: Any, bias: Any) -> Tensor:
+def _currents(given: input_kinds.Input, handle: Any, x: Tensor, weight: Any, bias: Any) -> Tensor:
     """The currents [T, N, C, P]."""
-    if isinstance(given, inputs.Currents):
-        return x.transpose(-1, -2)
-    if isinstance(given, inputs.ConstantCurrents):
+    if isinstance(given, input_kinds.ConstantCurrents):
         return x.transpose(-1, -2).expand(given.T, *x.transpose(-1, -2).shape)
-    if isinstance(given, inputs.ConstantImage):
+    if isinstance(given, input_kinds.Currents):
+        return x.transpose(-1, -2)
+    if isinstance(given, input_kinds.ConstantImage):
         current = _convolved(given.window, x, weight, bias)
         return current.expand(given.T, *current.shape)
-    if isinstance(given, inputs.Values):
+    if isinstance(given, input_kinds.Values):
         images = x
     else:
-        words = x if isinstance(given, inputs.SpikeWords) else ops.expand_periods(x, given.start, given.T)
+        words = x if isinstance(given, input_kinds.SpikeWords) else ops.expand_periods(x, given.start, given.T)
         images = _spikes(given, handle, words, weight)
     return _convolved(given.window, images.flatten(0, 1), weight, bias).unflatten(0, images.shape[:2])
 
 
 def _spikes(
-    given: inputs.SpikeWords | inputs.SpikePeriods, handle: Tensor | None, words: Tensor, weight: Tensor
+    given: input_kinds.SpikeWords | input_kinds.SpikePeriods, handle: Tensor | None, words: Tensor, weight: Tensor
 ) -> Tensor:
     """The spikes [T, N, C, H, W]."""
     C, size = weight.shape[1] * given.window.groups, given.window.size
@@ -81,7 +81,7 @@ def _spikes(
     return spikes.unflatten(3, size)
 
 
-def _convolved(window: inputs.Window, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolved(window: input_kinds.ImageWindow, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The currents [n, C, P] of images [n, C_in, H, W], float32 as the kernels have them."""
     dtype = torch.promote_types(weight.dtype, torch.float32) if images.dtype != torch.bool else torch.float32
     with unfused.exact(images.device):

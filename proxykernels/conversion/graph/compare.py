@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels import reference
-from ...kernels.neurons import Neuron
+from ...kernels.neuron_models import Neuron
 from ...layers import Neurons
 from ...network import Network
 from ...spikes import Spikes, pack

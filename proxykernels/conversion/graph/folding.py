@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .graph_values import Affine, Population
+from .graph_values import Affine, ModelPopulation
 
 
-def fold_norms(population: Population, root: nn.Module) -> None:
+def fold_norms(population: ModelPopulation, root: nn.Module) -> None:
     """Fold batch normalisations into the projections before them, in place; each becomes an nn.Identity in ``root``.
 
     And factors and shifts of what projections take into these.
@@ -30,7 +30,7 @@ def fold_norms(population: Population, root: nn.Module) -> None:
         projection.norm = None
 
 
-def fold_inputs(population: Population) -> None:
+def fold_inputs(population: ModelPopulation) -> None:
     """Fold factors and shifts of what projections take into these, in place."""
     for projection in population.current.projections:
         if projection.before is not None:
@@ -38,7 +38,7 @@ def fold_inputs(population: Population) -> None:
             projection.before = None
 
 
-def fold_gains(population: Population) -> None:
+def fold_gains(population: ModelPopulation) -> None:
     """Fold the factors of what projections give into these, in place; none of them has a normalisation left."""
     for projection in population.current.projections:
         if projection.gain != 1:
@@ -65,7 +65,7 @@ def _fold_before(module: Any, affine: Affine) -> None:
     module.bias = nn.Parameter(bias.to(weight.dtype), module.weight.requires_grad)
 
 
-def tied(populations: Mapping[str, Population]) -> Iterator[str]:
+def tied(populations: Mapping[str, ModelPopulation]) -> Iterator[str]:
     """The paths of layers with a parameter that an earlier layer has, too; in order."""
     seen: set[int] = set()
     for population in populations.values():
@@ -76,7 +76,7 @@ def tied(populations: Mapping[str, Population]) -> Iterator[str]:
             seen |= ids
 
 
-def untie(populations: Mapping[str, Population]) -> None:
+def untie(populations: Mapping[str, ModelPopulation]) -> None:
     """Give every layer weights of its own, as each is scaled in its own way."""
     seen: set[int] = set()
     for population in populations.values():

@@ -9,7 +9,7 @@ from ...layers import Concatenate
 from ...network import Network, free_name
 from .build_layers import MAX_POOLS, MAX_RATE_POOLS, RUNNING_MAX_POOLS, shaping_layer
 from .fx_calls import path_of
-from .graph_values import Current, Population, Projection, Signal
+from .graph_values import Current, ModelPopulation, Projection, Signal
 from .rewrites import blends, limited, overshoots
 
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
@@ -32,14 +32,14 @@ class GraphLayers:
     signed: bool  # whether currents without an activation become spikes of either sign, not real values
 
     def __init__(self) -> None:
-        self.populations: dict[str, Population] = {}
+        self.populations: dict[str, ModelPopulation] = {}
         self.others: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
         self.one_scale: list[set[str]] = []
         self.order: list[str] = []
         self.carried: dict[fx.Node, Signal] = {}
         self.values: dict[fx.Node, Signal | Current | list[Signal]] = {}
 
-    def network(self, layer: Callable[[str, Population], nn.Module]) -> Network:
+    def network(self, layer: Callable[[str, ModelPopulation], nn.Module]) -> Network:
         """The network, with ``layer(name, population)`` for each population."""
         net = Network()
         for name in self.order:
@@ -52,7 +52,7 @@ class GraphLayers:
         return net
 
     @property
-    def firing(self) -> dict[str, Population]:
+    def firing(self) -> dict[str, ModelPopulation]:
         """The populations that fire: all but the currents that are carried on."""
         return {name: population for name, population in self.populations.items() if population.fires}
 
@@ -62,7 +62,7 @@ class GraphLayers:
             return x
         self.order.append(x.name)
         signed = self.signed and any(projection.is_layer for projection in x.projections)
-        self.populations[x.name] = Population(x, node, None, fires=signed, signed=signed)
+        self.populations[x.name] = ModelPopulation(x, node, None, fires=signed, signed=signed)
         signal = Signal(x.name, x.name if signed else Network.INPUT, False, True, shape_of(node))
         for name, pool, path in x.pools:
             signal = self._pool(name, pool, signal, path, shape_of(node))
@@ -75,7 +75,7 @@ class GraphLayers:
                 return x  # a ReLU of what is not negative
             x = Current(self._name(node), path_of(node), [Projection(nn.Identity(), x)])
         self.order.append(x.name)
-        self.populations[x.name] = Population(x, node, neuron)
+        self.populations[x.name] = ModelPopulation(x, node, neuron)
         signal = Signal(x.name, x.name, True, False, shape_of(node))
         for name, pool, path in x.pools:
             signal = self._pool(name, pool, signal, path, shape_of(node))
@@ -98,7 +98,7 @@ class GraphLayers:
             return part
         current = Current(self._free(f"{node.name}_{part.layer}"), path, [Projection(nn.Identity(), part)])
         self.order.append(current.name)
-        self.populations[current.name] = Population(current, node, None, fires=False)
+        self.populations[current.name] = ModelPopulation(current, node, None, fires=False)
         return Signal(current.name, Network.INPUT, False, part.signed, part.shape)
 
     def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:

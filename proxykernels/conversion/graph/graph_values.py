@@ -80,7 +80,7 @@ class Current:
 
 
 @dataclass
-class Population:
+class ModelPopulation:
     """The neurons of one layer.
 
     Attributes:

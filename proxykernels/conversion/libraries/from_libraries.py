@@ -15,9 +15,9 @@ from ..graph.build_layers import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.compare import STEPS, Difference
 from ..graph.folding import fold_gains, fold_inputs, fold_norms, untie
 from ..graph.fx_calls import path_of
-from ..graph.graph_values import Population
+from ..graph.graph_values import ModelPopulation
 from ..graph.prepared import check_model, in_evaluation, let_go, prepared, without_autocast
-from ..graph.state import State, naming_what_is_kept
+from ..graph.state_between_calls import State, naming_what_is_kept
 from . import recurrence_proof, snntorch_neurons, spikingjelly_neurons
 from .described import Described
 from .learnt import constants, gain
@@ -214,7 +214,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
 
     constant: list[str] = []  # what is learnable there
 
-    def layer(key: str, population: Population) -> nn.Module:
+    def layer(key: str, population: ModelPopulation) -> nn.Module:
         if not population.fires:
             if graph.adds_up and key == graph.order[-1]:
                 return _adding_up(population, constant)
@@ -279,7 +279,7 @@ def _compute_weights(model: nn.Module) -> None:
             standardised.weight.copy_(standardised.get_weight())
 
 
-def _built(population: Population, described: Described) -> nn.Module:
+def _built(population: ModelPopulation, described: Described) -> nn.Module:
     back = population.recurrence
     if back is None:
         return build_layer(population.modules, described.neuron, described.v_init)
@@ -290,14 +290,14 @@ def _built(population: Population, described: Described) -> nn.Module:
     return layer
 
 
-def _check_recurrence(place: str, layer: nn.Module, population: Population, shift: Tensor | None) -> None:
+def _check_recurrence(place: str, layer: nn.Module, population: ModelPopulation, shift: Tensor | None) -> None:
     try:
         recurrence_proof.check(place, layer, population.recurrence, shift)
     except Difference as difference:
         raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
 
 
-def _adding_up(population: Population, constant: list[str]) -> nn.Module:
+def _adding_up(population: ModelPopulation, constant: list[str]) -> nn.Module:
     """A last layer behind the sum over time: its potentials begin at its bias and add up what it makes of each step."""
     module: Any = population.modules[0]
     bias, module.bias = module.bias, None
@@ -306,7 +306,7 @@ def _adding_up(population: Population, constant: list[str]) -> nn.Module:
     return build_layer(population.modules, LINeuron(decay=1.0), bias.detach())
 
 
-def _described(population: Population, described: Callable[[Any, int | None], Described]) -> Described:
+def _described(population: ModelPopulation, described: Callable[[Any, int | None], Described]) -> Described:
     neuron = population.neuron
     return Described(neuron.neuron) if isinstance(neuron, Gate) else described(neuron, _axes(population))
 
@@ -323,7 +323,7 @@ def _shift(module: Any, norm: Any, shift: Tensor | None) -> None:
     biased.bias = nn.Parameter(bias.to(biased.weight), learnt)
 
 
-def _kept_norm(population: Population) -> nn.Module | None:
+def _kept_norm(population: ModelPopulation) -> nn.Module | None:
     """The normalisation that a layer of its own keeps, to be trained; None: there is none, or it must be folded."""
     projection = population.current.projections[0]
     norm = projection.norm
@@ -344,7 +344,7 @@ def _kept_norm(population: Population) -> nn.Module | None:
     return kept
 
 
-def _axes(population: Population) -> int | None:
+def _axes(population: ModelPopulation) -> int | None:
     """The axes behind the channels of what neurons take, where weights say how many: 2 of images, 0 of vectors."""
     weight = getattr(population.modules[0], "weight", None)
     return None if weight is None else weight.ndim - 2

@@ -11,10 +11,10 @@ from ... import checks
 from ...network import Network
 from ..graph.compare import Compared, Difference, Watched, check_output, compare
 from ..graph.fx_calls import path_of
-from ..graph.graph_values import Population
+from ..graph.graph_values import ModelPopulation
 from ..graph.samples import sample_of
-from ..graph.state import CALLS, Changed, State
-from .port_repeats import Neurons, Repeats
+from ..graph.state_between_calls import CALLS, Changed, State
+from .port_repeats import NeuronsThere, Repeats
 from .port_runs import Original
 
 
@@ -34,7 +34,7 @@ class Proof:
     model: str
     caller: str
     original: Original
-    populations: Mapping[str, Population]
+    populations: Mapping[str, ModelPopulation]
     paths: Mapping[str, str]
     gains: Mapping[str, float]
     shifts: Mapping[str, Tensor]
@@ -93,7 +93,7 @@ class Proof:
             for key, there in watched.items():
                 limit = compared.limits[key][:, :number] if compared else None
                 layer, states = net.get_submodule(key), original.states
-                neurons[self.paths[key]] = Neurons(key, layer, there.of_samples(number), limit, states)
+                neurons[self.paths[key]] = NeuronsThere(key, layer, there.of_samples(number), limit, states)
             repeats = Repeats(original, x[:, :number], neurons, compared, output)
             try:
                 repeats.check(lambda copy: State(copy, self.model, self.memory))
@@ -154,7 +154,7 @@ def check_sample(sample: Tensor | None) -> None:
         checks.finite("sample", sample)
 
 
-def neuron_paths(model: nn.Module, populations: Mapping[str, Population]) -> dict[str, str]:
+def neuron_paths(model: nn.Module, populations: Mapping[str, ModelPopulation]) -> dict[str, str]:
     """The path of each layer's neurons in the model that they are taken from."""
     names = {id(module): name for name, module in model.named_modules()}
     return {key: names[id(p.neuron)] for key, p in populations.items() if id(p.neuron) in names}

@@ -5,7 +5,7 @@ The neurons themselves are given currents on which they fire.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..graph.compare import (
     few_pixels,
     output_limit,
 )
-from ..graph.state import CALLS, State
+from ..graph.state_between_calls import CALLS, State
 from .port_runs import Original, at_rest, current_of, first, reset, takes_all_steps, tensor_of
 
 MEMORIES = ("v", "v_seq", "c", "c_seq", "trace", "mem", "syn", "reset", "spike_seq")  # of the libraries' neurons
@@ -31,7 +31,7 @@ OTHERWISE = "of a call before, with the same input and the same spikes: somethin
 SHORT = 32  # calls of a few steps each
 
 
-class Neurons:
+class NeuronsThere:
     """The neurons of a layer in a run: checks what they are given, and keeps what they make of currents of ours.
 
     Attributes:
@@ -113,7 +113,7 @@ class Repeats:
     """
 
     def __init__(
-        self, original: Original, x: Tensor, neurons: Mapping[str, Neurons], compared: Compared | None,
+        self, original: Original, x: Tensor, neurons: Mapping[str, NeuronsThere], compared: Compared | None,
         output: Tensor | None,
     ):  # fmt: skip
         self.original, self.x, self.neurons = original, x, neurons
@@ -153,15 +153,12 @@ class Repeats:
 
     @contextmanager
     def _in_place_of_neurons(self, net: nn.Module) -> Iterator[None]:
-        handles = []
-        for path, one in self.neurons.items():
-            module = net.get_submodule(path)
-            handles += [module.register_forward_pre_hook(one.before), module.register_forward_hook(one.after)]
-        try:
+        with ExitStack() as hooks:
+            for path, one in self.neurons.items():
+                module = net.get_submodule(path)
+                hooks.enter_context(module.register_forward_pre_hook(one.before))
+                hooks.enter_context(module.register_forward_hook(one.after))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _orders(self) -> list[Tensor]:
         """Of each call, which of the steps of before it repeats."""

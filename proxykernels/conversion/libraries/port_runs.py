@@ -1,7 +1,7 @@
 """Runs a network of another library for a few steps, and records the inputs and outputs of its neurons."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -124,12 +124,10 @@ class Original:
 
             return watch
 
-        handles = [self.net.get_submodule(path).register_forward_hook(hook(path)) for path in calls]
-        try:
+        with ExitStack() as hooks:
+            for path in calls:
+                hooks.enter_context(self.net.get_submodule(path).register_forward_hook(hook(path)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
     def with_a_forward_of_its_own(self, x: Tensor, neurons: Mapping[str, str]) -> tuple[str, str, str] | None:
@@ -154,18 +152,17 @@ class Original:
 
             return compare
 
-        handles = []
-        for path, module in self.net.named_modules():
-            base = next((kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules")), None)
-            if base not in (None, nn.Module, nn.Sequential, nn.ModuleList) and has_own_forward(module):
-                handles.append(module.register_forward_hook(hook(path, base)))
-        try:
-            if handles:
-                with self._spikes_at_random({path: [] for path in neurons.values()}):
-                    self._run(x)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks:
+            asks = False
+            for path, module in self.net.named_modules():
+                kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules"))
+                base = next(kinds, None)
+                if base not in (None, nn.Module, nn.Sequential, nn.ModuleList) and has_own_forward(module):
+                    hooks.enter_context(module.register_forward_hook(hook(path, base)))
+                    asks = True
+            if asks:
+                hooks.enter_context(self._spikes_at_random({path: [] for path in neurons.values()}))
+                self._run(x)
         return found[0] if found else None
 
 

@@ -12,9 +12,9 @@ from ...neurons import Value
 from ..graph.build_layers import CARRIED, NEGLIGIBLE, build_layer, multiply
 from ..graph.prepared import without_autocast
 from ..graph.rewrites import affine, scaled_identity
-from .check import compare_with
+from .check_equations import compare_with
 from .graph import Nodes, input_shape, nodes_of
-from .neurons import SUBTRACT, TO_V_RESET, Made, check_shape, is_neuron, neuron
+from .neuron_nodes import SUBTRACT, TO_V_RESET, Made, check_shape, is_neuron, neuron
 from .nodes import Shape, check_dt, delay_layers, output_shape, scale_of, shaping, synapse
 from .origins import warn_of_others
 from .recurrence import layer_of

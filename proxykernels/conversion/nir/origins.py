@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .neurons import RESET, is_neuron
+from .neuron_nodes import RESET, is_neuron
 
 SINABS = (
     "a graph of sinabs needs from_nir(graph, reset='subtract'), and spikes that are single there (SingleSpike, not "

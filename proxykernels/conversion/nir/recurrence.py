@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ... import checks
 from ...neurons import AnyNeuron, Value
 from ..graph.build_layers import build_recurrent
-from .neurons import is_neuron
+from .neuron_nodes import is_neuron
 from .nodes import numbers_of, synapse
 
 ONLY = "only neurons -> weights -> the same neurons, with a Linear, Affine or Scale for weights, may be a cycle"

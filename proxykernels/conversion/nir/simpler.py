@@ -16,7 +16,7 @@ import numpy as np
 
 from ... import checks
 from .graph import Nodes
-from .neurons import FIELDS, is_filtered, is_neuron, shares_potentials
+from .neuron_nodes import FIELDS, is_filtered, is_neuron, shares_potentials
 from .nodes import Shape
 
 

@@ -1,6 +1,6 @@
 """A network as a graph of NIR (Pedersen et al., Nature Communications 15:8122, 2024).
 
-A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and one of neurons (neurons.py).
+A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and one of neurons (neuron_nodes.py).
 NIR adds up what several nodes send to one, which is how a :class:`FusedSum` is written.
 
 NIR's neurons reset to ``v_reset``, which is 0 where a nir older than 1.0.6 has no such field. It has no word for the
@@ -19,7 +19,7 @@ from torch import nn
 from ... import checks, layers
 from ...network import Network, free_name
 from ...plan.plain_modules import check_forward
-from .neurons import neuron_node
+from .neuron_nodes import neuron_node
 from .nodes import Shape, check_dt, check_size, output_shape, recurrent_node, shaping_node, synapse_node
 
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten, layers.Delay)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...layers import Neurons, SpikingLayer
-from ...layers.sigma_delta import SigmaDeltaNeurons
+from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 
 STEPS = 8  # of the calibration: as good as any for T from 4 to 1024 (docs/convert.md)

@@ -22,14 +22,14 @@ from ...neurons import IFNeuron, SigmaDelta
 from ..graph.build_layers import CARRIED, build_layer
 from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import needed, trace
-from ..graph.graph_values import Population
+from ..graph.graph_values import ModelPopulation
 from ..graph.noted import Notes
 from ..graph.prepared import borrowed, check_model, copied, let_go, without_autocast
 from ..graph.sized_trace import sized
-from ..graph.state import naming_what_is_kept
+from ..graph.state_between_calls import naming_what_is_kept
 from . import make_sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
-from .check import Original, check, samples_of
+from .check_translation import OriginalValues, check, samples_of
 from .norms_behind import warn_of_products
 from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
@@ -156,7 +156,7 @@ def convert(
             pool_before_neurons(graph)
         if share:
             check_shareable(graph, model)
-        original = Original(traced, graph, samples_of(batches.first))
+        original = OriginalValues(traced, graph, samples_of(batches.first))
         distributions, nodes = watched(graph)
         watcher = _Watcher(traced, nodes)
         samples, seen = [], 0
@@ -174,7 +174,7 @@ def convert(
         fold_norms(population, ann)
         rescale(population, scales, name, graph.like)
 
-    def layer(name: str, population: Population) -> nn.Module:
+    def layer(name: str, population: ModelPopulation) -> nn.Module:
         if changes:
             return make_sigma_delta.layer_of(population, scales[name], changes)
         if not population.fires:

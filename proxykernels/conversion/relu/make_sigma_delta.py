@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ...kernels import heap
-from ...layers.sigma_delta import SigmaDeltaNeurons
+from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...layers.synapses import synapse_of
 from ...network import Network
 from ...neurons import SigmaDelta
-from ..graph.graph_values import Population
+from ..graph.graph_values import ModelPopulation
 from .relu_graph import ReluGraph
 from .scales import Distribution, Scales, limit, rearranged
 
@@ -77,7 +77,7 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
     return scales
 
 
-def layer_of(population: Population, scale: Tensor, neuron: SigmaDelta) -> SigmaDeltaNeurons:
+def layer_of(population: ModelPopulation, scale: Tensor, neuron: SigmaDelta) -> SigmaDeltaNeurons:
     """The neurons of a population, or what passes its sum on as real values."""
     modules = [synapse_of(module).plain() for module in population.modules]
     return SigmaDeltaNeurons(
@@ -86,6 +86,6 @@ def layer_of(population: Population, scale: Tensor, neuron: SigmaDelta) -> Sigma
     )  # fmt: skip
 
 
-def is_fired(population: Population) -> bool:
+def is_fired(population: ModelPopulation) -> bool:
     """Whether sigma-delta neurons send the population's values; the last layer's are passed on as they are."""
     return population.signed or (population.fires and population.neuron is not None)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import checks
 from ...kernels import heap
 from ...layers import Neurons
-from ...layers.sigma_delta import SigmaDeltaNeurons
+from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ...neurons import IFNeuron
 from ...running.result import logits, table
@@ -21,7 +21,7 @@ from ...running.sigma_delta_layers import simulate
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
 from .calibrate import activation, follow, relu_value
-from .check import spread
+from .check_translation import spread
 
 
 @dataclass(frozen=True)

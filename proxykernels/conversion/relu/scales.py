@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from ... import layers
 from ...kernels import heap
 from ...network import Network
-from ..graph.graph_values import Population
+from ..graph.graph_values import ModelPopulation
 from ..graph.rewrites import scaled_identity
 from .relu_graph import ReluGraph
 
@@ -153,7 +153,7 @@ def rearranged(graph: ReluGraph) -> set[str]:
 
 
 @torch.no_grad()
-def rescale(population: Population, scales: Scales, name: str, like: Tensor) -> None:
+def rescale(population: ModelPopulation, scales: Scales, name: str, like: Tensor) -> None:
     """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place.
 
     Weights of 1 that an identity shortcut gets are of the type of ``like``.

@@ -10,7 +10,7 @@ from torch import nn
 
 from ...network import Network
 from ..graph.folding import tied
-from ..graph.graph_values import Population, Projection
+from ..graph.graph_values import ModelPopulation, Projection
 from .relu_graph import ReluGraph
 from .scales import limit
 
@@ -53,6 +53,6 @@ def _all_in(parameters: Iterable[nn.Parameter], ids: set[int]) -> bool:
     return all(id(parameter) in ids for parameter in parameters)
 
 
-def _keeps_scale(population: Population, projection: Projection) -> bool:
+def _keeps_scale(population: ModelPopulation, projection: Projection) -> bool:
     """Whether an identity joins values of one scale: of neurons on both sides, or of none."""
     return population.fires == (projection.source.neurons != Network.INPUT)

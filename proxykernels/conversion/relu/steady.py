@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..graph.prepared import copied
 from ..graph.reach import has_foreign_code
-from ..graph.state import CALLS, Changed, State, generators_kept
+from ..graph.state_between_calls import CALLS, Changed, State, generators_kept
 from .outputs import tensors_of
 
 LARGE = 1_000_000  # parameters of a network whose calls take their time

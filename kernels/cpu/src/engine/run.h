@@ -24,7 +24,7 @@ struct Portion {
 static Portion portion_of(Session& session, const Run& run) {
     const bool kept = run.goes_on || !run.fresh;  // states, of all samples
     Portion p{kept ? run.N : least(run.N, most_samples),
-              least(run.T, run.stop && !run.stop_reads ? run.stop_every : most_steps)};
+              least(most_steps, least(run.T, run.stop && !run.stop_reads ? run.stop_every : most_steps))};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
     const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // copied
     const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));
@@ -213,8 +213,10 @@ static int64_t run_again(Session& session, const Run& run, Running& running, int
 
 static int64_t run_on(Session& session, const Run& run, Running& running, int64_t most_here) {
     int64_t outcome = engine::Ran;
-    for (int64_t start = 0; start < run.T && running.n && outcome == engine::Ran; start += most_here) {
-        const int64_t steps = least(most_here, run.T - start), end = start + steps;
+    for (int64_t start = 0, end; start < run.T && running.n && outcome == engine::Ran; start = end) {
+        const int64_t unasked = run.stop ? run.stop_every - start % run.stop_every : run.T;
+        const int64_t steps = least(least(most_here, unasked), run.T - start);
+        end = start + steps;
         outcome = run_steps(session, run, running, start, steps, run.T);
         const bool asks = outcome == engine::Ran && run.stop && asks_after(session.plan, run, end);
         if (asks) outcome = ask_or_end(session, run, running, end);

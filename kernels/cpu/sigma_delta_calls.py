@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import heap
-from ..sigma_delta import Counts, Pair, SigmaDelta, State, Window, sums_so_far
+from ..sigma_delta_codes import Counts, Pair, Senders, State, Window, sums_so_far
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from ..weight_layouts import require_finite
@@ -45,9 +45,9 @@ class SigmaDeltas:
 
     def sigma_delta(
         self, x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None,
-        added: Tensor | None, T: int, neuron: SigmaDelta | None, window: Window, state: State | None = None,
+        added: Tensor | None, T: int, neuron: Senders | None, window: Window, state: State | None = None,
     ) -> tuple[Tensor, Counts]:  # fmt: skip
-        """kernels/sigma_delta.py has arguments and results."""
+        """kernels/sigma_delta_codes.py has arguments and results."""
         stride, padding, dilation, groups = window
         if x is not None and weight is None:  # each input by itself
             weight = heap.zeros(x.shape[3], 1, 1, 1).add_(1)
@@ -83,7 +83,7 @@ class SigmaDeltas:
     def running_maximum(
         self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None
     ) -> Tensor:
-        """kernels/sigma_delta.py has arguments and results."""
+        """kernels/sigma_delta_codes.py has arguments and results."""
         x = x.contiguous()
         (N, T, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
         y, counts = heap.empty(N, T, P, C, dtype=torch.float32), heap.zeros(2, dtype=torch.int64)
@@ -94,9 +94,9 @@ class SigmaDeltas:
 
     def pooled_sigma_delta(
         self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int,
-        neuron: SigmaDelta, state: State | None = None,
+        neuron: Senders, state: State | None = None,
     ) -> tuple[Tensor, int]:  # fmt: skip
-        """kernels/sigma_delta.py has arguments and results."""
+        """kernels/sigma_delta_codes.py has arguments and results."""
         x, highest = x.contiguous(), neuron.highest.contiguous()
         (N, steps, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
         y, counts = heap.empty(N, T, P, C, dtype=torch.int8), heap.zeros(2, dtype=torch.int64)

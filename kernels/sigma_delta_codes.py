@@ -18,12 +18,12 @@ from . import heap, reference
 from .unfused import exact
 
 MOST_EXPONENTS = 12
-Pair = tuple[int, int]
+Pair = tuple[int, int]  # of height and width
 Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 State = tuple[Tensor, Tensor]  # z, what has arrived, and a, what was sent
 
 
-class SigmaDelta(NamedTuple):
+class Senders(NamedTuple):
     """Neurons of a layer: how many exponents, and between what values the activation is clipped.
 
     Attributes:
@@ -188,7 +188,7 @@ def _maxima(images: Tensor, size_out: Pair, kernel: Pair, stride: Pair, padding:
 
 
 def pooled_sigma_delta(
-    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int, neuron: SigmaDelta,
+    x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int, neuron: Senders,
     state: State | None = None,
 ) -> tuple[Tensor, int]:  # fmt: skip
     """The definition of neurons behind a max pooling: each takes the maximum of what has arrived so far in its window.
@@ -218,7 +218,7 @@ def _as_images(state: Tensor, size: Pair) -> Tensor:
 
 def sigma_delta(
     x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
-    neuron: SigmaDelta | None, window: Window, state: State | None = None,
+    neuron: Senders | None, window: Window, state: State | None = None,
 ) -> tuple[Tensor, Counts]:  # fmt: skip
     """The definition, and any convolution: what a backend's ``sigma_delta`` computes.
 

@@ -13,7 +13,7 @@ from ...network import Network
 from ..graph.compare import RATE, STEPS, Difference, Watched, check_alone, check_output, compare, shifted
 from ..graph.samples import SAMPLES, sample_of
 from .graph import Nodes
-from .neurons import RESET, SUBTRACT, fires, is_neuron
+from .neuron_nodes import RESET, SUBTRACT, fires, is_neuron
 from .nodes import Shape
 from .recurrence import returned
 from .simpler import Images
@@ -131,7 +131,7 @@ def _gain(nir, node, dt: float, current: Tensor) -> Tensor | float:
 
 
 def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
-    """What neurons make of currents [T, N, ...]: spikes, or a readout's potentials. As neurons.py."""
+    """What neurons make of currents [T, N, ...]: spikes, or a readout's potentials. As neuron_nodes.py."""
 
     def value(name: str) -> Tensor:
         values = _spread(_numbers(getattr(node, name)), current[0])

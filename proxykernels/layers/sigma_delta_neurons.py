@@ -1,12 +1,7 @@
-"""Layers of sigma-delta neurons, as conversion makes them. Their equations: proxykernels/kernels/reference.py.
-
-What flows between them are changes: a spike changes what its neuron has sent by a signed power of two. Real values,
-such as images and what a layer without a ReLU passes on, are changes of themselves. A constant input changes once.
-"""
+"""Layers of sigma-delta neurons, as conversion makes them. Their equations: proxykernels/kernels/reference.py."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -14,110 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import window_checks
-from ..kernels import backends, sigma_delta
+from ..kernels import backends, sigma_delta_codes
 from ..kernels.heap import CPU
-from ..kernels.sigma_delta import Counts, Pair
+from ..kernels.sigma_delta_codes import Counts, Pair
 from ..neurons import SigmaDelta
 from .base import SpikingLayer
+from .changes import NO_WINDOW, Changes, ChangesTally, image_of
 from .running_max import RunningMaxPool2d
 from .synapses import Convolution, Product, Synapse, synapse_of
-
-IDENTITY = Synapse(nn.Identity())
-NO_WINDOW: sigma_delta.Window = ((1, 1), (0, 0), (1, 1), 1)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a layer gives at each of its first steps; nothing after them.
-
-    Attributes:
-        values: [N, steps, P, C]: codes of spikes (kernels/sigma_delta.py), or real values in float32.
-        size: (H, W), (L,) or () of the P pixels.
-    """
-
-    values: Tensor
-    size: tuple[int, ...]
-
-    @staticmethod
-    def of(dense: Tensor) -> "Changes":
-        """Real values [N, steps, C, ...]."""
-        dense = dense.resolve_neg()  # compiled code reads the memory
-        return Changes(
-            dense.flatten(3).transpose(2, 3) if dense.ndim > 3 else dense.unsqueeze(2), tuple(dense.shape[3:])
-        )
-
-    @property
-    def are_spikes(self) -> bool:
-        return self.values.dtype == torch.int8
-
-    @property
-    def steps(self) -> int:
-        return self.values.shape[1]
-
-    @property
-    def image(self) -> tuple[int, int]:
-        """Height and width of the pixels."""
-        return image_of(self.size)
-
-    def real(self) -> Tensor:
-        """The values [N, steps, P, C] in float32."""
-        if not self.are_spikes:
-            return self.values
-        return backends.backend_of(self.values.device.type).sigma_delta(
-            *_operands(IDENTITY, self), None, self.steps, None, _window(IDENTITY, self)
-        )[0]
-
-    def dense(self) -> Tensor:
-        """The same as [N, steps, C, ...]."""
-        values = self.real()
-        return values.transpose(2, 3).unflatten(3, self.size) if self.size else values.squeeze(2)
-
-    def flatten(self) -> "Changes":
-        """The features of each sample, in torch's order."""
-        return Changes(self.values.transpose(2, 3).flatten(2).unsqueeze(2), ())
-
-
-@dataclass
-class ChangesTally:
-    """What is counted of a layer.
-
-    Attributes:
-        spikes: those that it sent. places: neurons times steps and samples.
-        sums: values of z times steps and samples; more than places where a max pooling is before the neurons.
-        accumulates, multiply_accumulates: weights that were added because of spikes, and because of real values.
-        products: multiplications by a weight of the ReLU network in one pass, zeros not skipped.
-    """
-
-    spikes: int = 0
-    places: int = 0
-    sums: int = 0
-    accumulates: int = 0
-    multiply_accumulates: int = 0
-    products: int = 0
-    on_device: list[tuple[str, Tensor]] = field(default_factory=list)  # counts of a GPU that were not waited for yet
-
-    def add(self, counts: Counts, x: Changes) -> None:
-        """Count a call for the changes x."""
-        kind = "accumulates" if x.are_spikes else "multiply_accumulates"
-        for name, count in (("spikes", counts.spikes), (kind, counts.additions)):
-            if isinstance(count, Tensor):
-                self.on_device.append((name, count))
-            else:
-                setattr(self, name, getattr(self, name) + count)
-
-    @property
-    def rate(self) -> float:
-        """Spikes a neuron and step; nan without neurons."""
-        return self.spikes / self.places if self.places else math.nan
-
-
-def read(tallies: Iterable[ChangesTally]) -> None:
-    """Add the counts that are on a GPU to tallies, which waits for it once."""
-    waiting = [(tally, *entry) for tally in tallies for entry in tally.on_device]
-    counts = torch.stack([count for *_, count in waiting]).tolist() if waiting else []
-    for (tally, name, _), count in zip(waiting, counts, strict=True):
-        setattr(tally, name, getattr(tally, name) + count)
-        tally.on_device = []
 
 
 class SigmaDeltaNeurons(SpikingLayer):
@@ -186,7 +85,7 @@ class SigmaDeltaNeurons(SpikingLayer):
                     f"inputs must give sums of one shape, {(C, *size)}; got {brought.shape[3]} channels "
                     f"of {brought.shape[2]} pixels"
                 )
-            brought = sigma_delta.padded(brought, steps)
+            brought = sigma_delta_codes.padded(brought, steps)
             added = brought if added is None else added.add_(brought)
             tally.add(_of_weights(counts, other, part), part)
         neuron, shape = self.neurons(C) if self.fires else None, (len(x.values), math.prod(size), C)
@@ -213,14 +112,14 @@ class SigmaDeltaNeurons(SpikingLayer):
 
     def _state(
         self, state: list[Tensor] | None, z_shape: tuple[int, ...], a_shape: tuple[int, ...]
-    ) -> sigma_delta.State | None:
+    ) -> sigma_delta_codes.State | None:
         return None if state is None else kept_state(state, z_shape, a_shape, self.scale.device)
 
-    def neurons(self, channels: int) -> sigma_delta.SigmaDelta:
+    def neurons(self, channels: int) -> sigma_delta_codes.Senders:
         """Those of so many channels, in units of their thresholds."""
         highest = _same(channels, torch.inf if self.limit is None else self.limit, self.scale.device)
         highest = highest if self.limit is None else (highest / self.scale).float()
-        return sigma_delta.SigmaDelta(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest)
+        return sigma_delta_codes.Senders(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest)
 
     def extra_repr(self) -> str:
         if not self.fires:
@@ -238,7 +137,7 @@ def _same(channels: int, value: float, device: torch.device) -> Tensor:
 
 def kept_state(
     state: list[Tensor], first: tuple[int, ...], second: tuple[int, ...], device: torch.device
-) -> sigma_delta.State:
+) -> sigma_delta_codes.State:
     """The two tensors of a state, of these shapes; zeros, put into an empty list.
 
     Raises:
@@ -250,11 +149,6 @@ def kept_state(
         wanted, got = (list(map(list, both)) for both in ((first, second), found))
         raise ValueError(f"state must be two tensors {wanted}, got {got}")
     return state[0], state[1]
-
-
-def image_of(size: Sequence[int]) -> tuple[int, int]:
-    """Height and width of pixels of a size (H, W), (L,) or ()."""
-    return (1, 1, *size)[-2:]  # type: ignore[return-value]
 
 
 def pooling_of(pool: RunningMaxPool2d, size: Sequence[int]) -> tuple[tuple[int, ...], tuple[Pair, Pair, Pair, Pair]]:
@@ -298,8 +192,8 @@ def _of_weights(counts: Counts, synapse: Synapse, x: Changes) -> Counts:
     return counts._replace(additions=additions if additions.is_cuda else int(additions))
 
 
-def _window(synapse: Synapse, x: Changes) -> sigma_delta.Window:
+def _window(synapse: Synapse, x: Changes) -> sigma_delta_codes.Window:
     if isinstance(synapse, Convolution):
         _, padding, dilation = synapse.window(synapse.module.weight)
         return synapse.stride, padding, dilation, synapse.module.groups
-    return NO_WINDOW if isinstance(synapse, Product) else (*NO_WINDOW[:3], x.values.shape[3])
+    return (*NO_WINDOW, 1 if isinstance(synapse, Product) else x.values.shape[3])

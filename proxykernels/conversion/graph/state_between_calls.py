@@ -5,13 +5,12 @@ torch.fx follows a forward pass once, and what Python computes there is a consta
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.hooks import RemovableHandle
 
 from .reach import PLAIN, has_foreign_code, has_own_code, kept
 
@@ -99,18 +98,13 @@ class State:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Notes which modules draw random numbers or are not steady; afterwards the generators are as before."""
-        handles: list[RemovableHandle] = []
-        for path, module in self.net.named_modules():
-            if has_own_code(module):
-                watch = _Watch(path, self, not any(map(self.memory, module.modules())))
-                handles.append(module.register_forward_pre_hook(watch.before))
-                handles.append(module.register_forward_hook(watch.after))
-        try:
-            with generators_kept():
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks, generators_kept():
+            for path, module in self.net.named_modules():
+                if has_own_code(module):
+                    watch = _Watch(path, self, not any(map(self.memory, module.modules())))
+                    hooks.enter_context(module.register_forward_pre_hook(watch.before))
+                    hooks.enter_context(module.register_forward_hook(watch.after))
+            yield
 
 
 @contextmanager

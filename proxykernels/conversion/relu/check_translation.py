@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from ...layers import Neurons, SpikingLayer
-from ...layers.sigma_delta import SigmaDeltaNeurons
+from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import Signal
@@ -29,7 +29,7 @@ def samples_of(batch: Tensor) -> Tensor:
     return batch[: max(1, min(SAMPLES, VALUES // max(1, batch[0].numel())))]
 
 
-class Original(fx.Interpreter):
+class OriginalValues(fx.Interpreter):
     """The original network's values on samples x [N, ...], of the nodes that layers give.
 
     They are kept as they are at first: others may be changed in place later.
@@ -55,7 +55,7 @@ class Original(fx.Interpreter):
 
 
 @torch.no_grad()
-def check(net: Network, graph: ReluGraph, scales: Scales, original: Original) -> None:
+def check(net: Network, graph: ReluGraph, scales: Scales, original: OriginalValues) -> None:
     """Compare the layers of ``net``, as those of a ReLU network, with the original's values.
 
     Raises:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ... import checks
 from ...kernels import ops, unfused, unfused_backward
-from ...kernels.neurons import Neuron
+from ...kernels.neuron_models import Neuron
 from ...spikes import storage, word_ops
 
 Fired = tuple[Tensor, Tensor]  # words or periods, and the state after the last step
 
 
 @dataclass(frozen=True)
-class Window:
+class ImageWindow:
     """A convolution: the input's size (H, W), pairs of stride, padding and dilation, and groups."""
 
     size: tuple[int, ...]
@@ -49,7 +49,7 @@ class SpikeWords:
     """Spikes as words."""
 
     T: int
-    window: Window
+    window: ImageWindow
 
     def piece(self, x: Tensor, start: int, stop: int) -> "tuple[SpikeWords, Tensor]":
         """The input in the steps start .. stop - 1."""
@@ -78,7 +78,7 @@ class SpikePeriods:
     """Spikes as periods, of the steps from ``start``."""
 
     T: int
-    window: Window
+    window: ImageWindow
     start: int
 
     def fire(self, periods: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Fired:
@@ -102,7 +102,7 @@ class Values:
     """Real values [T, N, C_in, H, W]."""
 
     T: int
-    window: Window
+    window: ImageWindow
 
     def piece(self, x: Tensor, start: int, stop: int) -> "tuple[Values, Tensor]":
         """The input in the steps start .. stop - 1."""
@@ -126,7 +126,7 @@ class ConstantImage:
     """Real values [N, C_in, H, W] that are the same at all T steps: convolved once."""
 
     T: int
-    window: Window
+    window: ImageWindow
     repeats: bool  # whether the neurons repeat themselves: kernels.backends.CpuBackend.find_periods
 
     def piece(self, x: Tensor, start: int, stop: int) -> "tuple[ConstantImage, Tensor]":
@@ -165,20 +165,13 @@ class Currents:
 
 
 @dataclass(frozen=True)
-class ConstantCurrents:
+class ConstantCurrents(Currents):
     """Currents [N, P, C] that are the same at all T steps."""
 
-    T: int
     repeats: bool
 
     def fire(self, current: Tensor, weight: None, bias: None, v: Tensor, neuron: Neuron) -> Fired:
         return _fire_constant(current, self.T, v, neuron, self.repeats)
-
-    def currents(self, current: Tensor, *_: Any) -> Tensor:
-        return current
-
-    def input_gradient(self, grad_current: Tensor, weight: None) -> Tensor:
-        return grad_current
 
 
 def _fire_constant(current: Tensor, T: int, v: Tensor, neuron: Neuron, repeats: bool) -> Fired:
@@ -188,7 +181,7 @@ def _fire_constant(current: Tensor, T: int, v: Tensor, neuron: Neuron, repeats: 
 Input = SpikeWords | SpikePeriods | Values | ConstantImage | Currents | ConstantCurrents
 
 
-def input_of(x: Any, window: Window, repeats: bool) -> tuple[Input, Tensor | None, Tensor]:
+def input_of(x: Any, window: ImageWindow, repeats: bool) -> tuple[Input, Tensor | None, Tensor]:
     """What kind of input x (T, N, C_in, H, W) is, Spikes or a tensor; the handle of spikes; and its tensor.
 
     ``repeats``: whether the neurons, on a constant input, repeat themselves.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from .. import heap
-from ..neurons import MODELS, Neuron
+from ..neuron_models import MODELS, Neuron
 from ..weight_cache import CONSTANTS, Whole
 from . import abi
 from .choice import BLOCK, ROWS
