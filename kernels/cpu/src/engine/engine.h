@@ -137,6 +137,7 @@ struct Run {
     int64_t (*may_go_on)(void* context);
     int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
     const Shown* shown;  // null, or of each operation
+    int64_t* took;  // null, or of each operation, added to: nanoseconds
 };
 
 // A sample is decided if the largest of its logits, times the steps, is ahead of all others by so much. A logit is what
