@@ -13,6 +13,8 @@ struct Currents : RowsToAdd {
         for (int64_t k = 0; k < step.count; k++)
             if (step.windows[k].rows && !view(step.windows[k]).spikes) find_offsets(step.windows[k]), offsets_of = k;
         const Adders add = adders(step.vecs_of(b));
+        if (in_double() && step.count == 1 && step.windows[0].rows && step.rows <= most_exact_rows)
+            return sum_all_exactly(b, add);
         if (in_double()) {
             for (int64_t i = 0; i < pixels; i++)
                 for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t, add);
@@ -110,6 +112,25 @@ private:
         for (int64_t k = 0; k < step.count && step.exact; k++)
             if (!view(step.windows[k]).spikes) return true;
         return false;
+    }
+
+    // The currents of all pixels, where values are what adds and few.
+    void sum_all_exactly(int64_t b, const Adders& add) const {
+        const Window& w = step.windows[0];
+        const View& x = view(w);
+        const int64_t items = pixels * cut.sums;
+        for (int64_t first = 0; first < items; first += exact_pixels) {
+            const int64_t n = least(exact_pixels, items - first);
+            double value[most_exact_rows * exact_pixels] = {};
+            for (int64_t item = 0; item < n; item++) {
+                const int64_t i = (first + item) / cut.sums, t = (first + item) % cut.sums;
+                each_tap(w, i, [&](int64_t tap, int64_t at) {
+                    const float* const values = x.values_at(image_of(i), t, at);
+                    for (int64_t c = 0; c < w.C; c++) value[(tap * w.C + c) * exact_pixels + item] = values[c * x.channel];
+                });
+            }
+            add.all_exactly(matrix_of(w, b), step.bias + b * columns, value, w.rows, n, s->sums + first * columns);
+        }
     }
 
     // The current of a pixel, of which no addition is rounded but the last.
