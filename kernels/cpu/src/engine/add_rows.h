@@ -100,7 +100,6 @@ static void add_exactly(const float* matrix, const uint32_t* row, const float* v
 
 // Sums in double of some pixels side by side: the weights of a row are made doubles once for all of them.
 constexpr int exact_pixels = 4;
-constexpr int64_t most_exact_rows = 64;
 
 typedef double Doubles __attribute__((vector_size(Vec::width / 2 * sizeof(double))));
 static inline Doubles to_doubles(const float* from) {
