@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import proxykernels as pk
-from speed import answers, relu_passes, rivals, turns
+from speed import answers, layer_table, read_add, relu_passes, rivals, turns
 from speed.rivals import NotOffered
 
 LOOPS = "plain", "compiled"
@@ -59,10 +59,17 @@ def run(options: argparse.Namespace) -> None:
     with refusing("engine_speed.py"):
         shipped, _ = shipped_images(max(options.batch))
         if options.out is not None:
-            check_out(options.out, {"engine_times.csv": COLUMNS})
+            layers = {layer_table.NAME: layer_table.COLUMNS}
+            check_out(options.out, layers if options.layers else {"engine_times.csv": COLUMNS})
         wanted = [options.net] if options.net else names.NETS
         found = {name: subjects.load(name, options.root) for name in wanted}
+        if options.layers:
+            read_add.check()
     csv_path = options.out and options.out / "engine_times.csv"
+    if options.layers:
+        converted = layer_table.kind_of(options) == "converted"
+        nets = {name: (network(subject, converted)[0], subject.images) for name, subject in found.items()}
+        return layer_table.run(console, nets, options)
     if options.latency:
         return latency(console, found, shipped[: options.batch[0]], options)
     about = {"commit": commit(), "device": device_name(shipped.device), "threads": torch.get_num_threads(),

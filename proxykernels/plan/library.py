@@ -16,6 +16,7 @@ from ..kernels.cpu.cost_model import WITH_TILES, WITHOUT_TILES, Layer, Machine
 from .interrupts import Interrupts
 from .operations import Kind
 from .plan import Plan
+from .readout import Readout
 
 LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
@@ -29,6 +30,7 @@ STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), 
 Line, Term, Operation, Input, Kept, Run, Lead, Sizes, Piece, Functions = map(
     STRUCTS.__getitem__, ("Line", "Term", "Operation", "Input", "Kept", "Run", "Lead", "Sizes", "Piece", "Functions")
 )
+CReadout = STRUCTS["Readout"]
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
 
 
@@ -62,6 +64,27 @@ def load(target: str | None = None) -> tuple[str, Any]:
 def sample(pieces: Any, lines: int) -> int:
     """A hash of an array of :class:`Piece`; of each that has more than ``lines`` lines of 64 bytes, of so many."""
     return _any_functions().sample(pieces, len(pieces), lines)
+
+
+def readout_for(readout: Readout, C: int, pixels: int) -> Any:
+    """A readout of so many channels as the library takes it; its tensors must live as long."""
+    threshold, start, scale, lowest, highest = readout
+    return CReadout(threshold.data_ptr(), start.data_ptr(), scale.data_ptr(), C, pixels, lowest, highest)
+
+
+def logits(readout: Readout, counts: Tensor, states: Tensor, steps: Tensor | int) -> Tensor:
+    """float32 [N, ...], as :meth:`Readout.logits` of a run from rest has them, in one call of the library.
+
+    Args:
+        counts: int32 [N, ...], contiguous. states: float32 [N, 1, P, C], contiguous. steps: int64 [N], or one number.
+    """
+    N, _, P, C = states.shape
+    told = heap.empty(*counts.shape)
+    each, t = (steps.data_ptr(), 0) if isinstance(steps, Tensor) else (None, steps)
+    _any_functions().logits(
+        readout_for(readout, C, P), counts.data_ptr(), states.data_ptr(), told.data_ptr(), N, each, t
+    )
+    return told
 
 
 @lru_cache(1)
@@ -174,9 +197,11 @@ class Session:
     Attributes:
         runs: whether a run is under way; of the caller itself, whose signal handlers Python calls in the middle of it.
         kept: who may still ask for the states after its last run: a weak reference.
+        took: int64 of each operation, which runs add the nanoseconds to that it took; None: nobody asks.
     """
 
     kept: Callable[[], Any] = staticmethod(lambda: None)
+    took: Any = None
 
     def __init__(self, compiled: Compiled):
         self._compiled, self._functions = compiled, compiled.functions
@@ -209,6 +234,8 @@ class Session:
             run.steps = asked.steps.data_ptr()
         if steps is not None:
             run.steps_so_far = ctypes.addressof(steps)
+        if self.took is not None:
+            run.took = ctypes.addressof(self.took)
         run.may_go_on = self._interrupts.question()
         self.runs = True
         try:

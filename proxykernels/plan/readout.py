@@ -13,7 +13,7 @@ from .operations import Operation
 class Readout(NamedTuple):
     """logit = scale (threshold count + v - start) / t, not below ``lowest`` and not above ``highest``.
 
-    ``threshold``, ``start`` and ``scale`` are float32, a number or one a channel, shaped for states [N, ...].
+    ``threshold``, ``start`` and ``scale`` are float32, one a channel, contiguous, shaped for states [N, ...].
     """
 
     threshold: Tensor
@@ -43,8 +43,9 @@ def readout_of(op: Operation) -> Readout | None:
     neurons = op.neurons
     if neurons is None or not neurons.has_logits:
         return None
+    shape = -1, *[1] * (len(op.shape) - 1)
     threshold, start, scale = (
-        torch.as_tensor(part, dtype=torch.float32, device=heap.CPU).view(-1, *[1] * (len(op.shape) - 1))
+        torch.as_tensor(part, dtype=torch.float32, device=heap.CPU).expand(op.image[0]).contiguous().view(shape)
         for part in (neurons.channels[0], neurons.start[0], neurons.scale)
     )
     if not neurons.rectifies:

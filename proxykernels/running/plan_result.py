@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..plan.library import TALLIES
+from ..plan.library import TALLIES, is_built
+from ..plan.library import logits as library_logits
 from ..plan.operations import Kind, Operation, Slot
 from ..plan.plan import Plan
 from .result import LOSES_CHARGE, NOT_CONVERTED, Result
@@ -92,6 +93,9 @@ class PlanFigures:
 
     def logits(self, result: Result) -> Tensor:
         k = self.plan.with_logits
+        if k is not None and k not in self.start and is_built() and k in self.kept:
+            assert self.plan.readout is not None
+            return library_logits(self.plan.readout, result._total_counts, self.kept[k], result._steps_or_T)
         state, start = (
             None if k is None or k not in states else self.plan.as_simulated(k, states[k])
             for states in (self.kept, self.start)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import heap
-from ..plan.library import STOP, Lead
+from ..plan.library import STOP, Lead, readout_for
 from ..plan.plan import Plan
 from .early_exit import STOP_EVERY, LogitMargin, Stop, decided_by
 
@@ -71,11 +71,8 @@ class AskedLead:
     error: BaseException | None = None
 
     def __init__(self, stop: LogitMargin, readout: "LogitReadout", N: int, T: int):
-        lowest, highest = readout.range
         self._readout = readout
-        parts = readout.parts
-        pointers = (part.data_ptr() for part in parts)
-        self._lead = Lead(*pointers, len(parts[0]), readout.pixels, stop.lead, lowest, highest)
+        self._lead = Lead(readout.given, stop.lead)
         self._runs = stop.runs(T)
         self._at = (ctypes.c_int64 * len(self._runs))(*self._runs)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
@@ -96,8 +93,7 @@ class LogitReadout:
     """What the last layer's logits are read from: scale (theta count + v - start) / t.
 
     Attributes:
-        operation: its number. parts: thresholds, potentials at the start, and scale, float32 [C]. pixels: that each
-            channel has. range: of logits.
+        operation: its number. given: as the library takes it.
     """
 
     def __init__(self, plan: Plan):
@@ -111,10 +107,8 @@ class LogitReadout:
                 f"convert made, with soft reset; this one gives {['N', *plan.last.shape]}"
                 f"{' and has no logits' if readout is None else ''}; of sigma-delta neurons take pk.stop.settled()"
             )
-        self.operation = number
         C, H, W = plan.operations[number].image
-        self.parts, self.pixels = [part.flatten().expand(C).contiguous() for part in readout[:3]], H * W
-        self.range = readout.lowest, readout.highest
+        self.operation, self._parts, self.given = number, readout, readout_for(readout, C, H * W)
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

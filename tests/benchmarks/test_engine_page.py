@@ -3,11 +3,12 @@
 import pytest
 from common.checkout import RESULTS
 from common.tables import read_csv
+from speed import layer_table, levels
 
 DOCS = RESULTS.parents[1]
 PAGE, README = (DOCS / "docs" / "engine.md").read_text(), (DOCS / "README.md").read_text().replace("\n", " ")
 FEW_STEPS = (DOCS / "docs" / "few_steps.md").read_text().replace("\n", " ")
-ROWS = read_csv(RESULTS / "engine_times.csv")
+ROWS, LAYERS = read_csv(RESULTS / "engine_times.csv"), read_csv(RESULTS / "engine_layers.csv")
 NAMES = {"small": "small", "paper": "the paper's"}
 TIMES = "changing_ms", "paused_ms"
 RELU = [f"ReLU network, {name}" for name in ("torch", "OpenVINO float32", "OpenVINO int8")]
@@ -57,6 +58,27 @@ def lines(weights: str) -> list[str]:
 def test_the_tables_are_those_of_the_csv(weights):
     wanted = "\n".join(lines(weights))
     assert len(lines(weights)) == 16 and wanted in PAGE, f"docs/engine.md must have:\n{wanted}"
+
+
+def layer_lines() -> str:
+    """A line for each layer with weights, of each network and precision; cells by the images of a call."""
+    found: dict[tuple[str, ...], dict[str, dict[str, str]]] = {}
+    for row in LAYERS:
+        if row["level"] or row["layer"] == layer_table.REST:
+            found.setdefault((row["net"], row["precision"], row["layer"]), {})[row["batch"]] = row
+    batches = sorted({row["batch"] for row in LAYERS}, key=int)
+    heads = [f"{told}, {levels.images(batch)}" for told in ("us", "10^9 a second", "share") for batch in batches]
+    lines = [["network", "weights", "layer", "kernel", "kB", "level", "limit", *heads]]
+    lines.append(["---"] * len(lines[0]))
+    for (net, precision, layer), rows in found.items():
+        one = rows[batches[0]]
+        cells = [NAMES[net], precision, layer, *(one[name] for name in ("kernel", "kilobytes", "level", "limit"))]
+        lines.append([*cells, *(rows[batch][name] for name in ("us", "giga_a_second", "share") for batch in batches)])
+    return "\n".join(f"| {' | '.join(line)} |".replace("| ---", "|---").replace("--- |", "---|") for line in lines)
+
+
+def test_the_layers_are_those_of_the_csv():
+    assert LAYERS and layer_lines() in PAGE, f"docs/engine.md must have, of layers:\n{layer_lines()}"
 
 
 def test_the_accuracies_of_the_relu_networks():

@@ -5,7 +5,7 @@ import torch
 from common import subjects
 from common.accuracy import strict_accuracy
 from rich.console import Console
-from speed import engine_table, relu_passes, turns
+from speed import engine_table, layer_table, read_add, relu_passes, turns
 from torch import nn
 
 import proxykernels as pk
@@ -38,3 +38,47 @@ def test_rows_of_a_converted_network(monkeypatch):
         (rate,) = {row["rate"] for row in rows if row["T"] == T}
         assert rate == f"{100 * spikes / places:.2f}" != "0.00"
     assert all(float(row["changing_ms"]) > 0 and float(row["paused_ms"]) > 0 for row in rows)
+
+
+def test_rows_of_layers(monkeypatch):
+    """Additions are those of the run, and shares are of the limit of the level that the weights fit."""
+    monkeypatch.setattr(layer_table, "ROUNDS", 2)
+    monkeypatch.setattr(read_add, "SECONDS", 1e-5)
+    torch.manual_seed(0)
+    ann = nn.Sequential(
+        nn.Conv2d(1, 24, 3), nn.ReLU(), nn.Conv2d(24, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 16, 5)
+    )
+    images = torch.rand(6, 1, 8, 8)
+    engine = pk.compile(pk.convert(ann.eval(), images), images, precision="int8")
+    *rows, rest = layer_table.rows_of(engine, images, 2, 4)
+    done, named = engine(images, 4).synops, {row["layer"]: row for row in rows}
+    assert list(named) == [op.name for op in engine.plan.operations] and rest["layer"] == layer_table.REST
+    first, second, *_, last = named.values()
+    assert (first["additions"], first["products"]) == ("0", str(24 * 36 * 9)) and first["kilobytes"] == "0.9"
+    assert second["kilobytes"] == f"{24 * 32 * 9 / 1e3:.1f}" and second["level"] == "first"
+    assert last["kilobytes"] == f"{4 * 5 * 512 / 1e3:.1f}"  # narrow: floats
+    for row in (second, last):
+        assert row["additions"] == f"{done.accumulates[row['layer']] / 6:.0f}" and float(row["additions"]) > 50
+        assert float(row["giga_a_second"]) == pytest.approx(float(row["additions"]) / float(row["us"]) / 1e3, abs=0.06)
+        limit = read_add.additions("first", 1 if row is second else 4) / 1e9
+        assert float(row["limit"]) == pytest.approx(limit, abs=0.06)
+        assert float(row["share"]) == pytest.approx(float(row["giga_a_second"]) / limit, abs=0.02)
+    assert float(first["limit"]) == pytest.approx(read_add.products() / 1e9, abs=0.06)
+
+
+def test_levels_of_caches(monkeypatch, tmp_path):
+    for k, (level, kind, size) in enumerate([(1, "Data", 48), (1, "Instruction", 64), (2, "Unified", 2048)]):
+        folder = tmp_path / f"index{k}"
+        folder.mkdir()
+        for name, value in (("level", level), ("type", kind), ("size", f"{size}K")):
+            (folder / name).write_text(f"{value}\n")
+    monkeypatch.setattr(read_add, "CACHES", tmp_path)
+    read_add._rooms.cache_clear()
+    with pytest.raises(ValueError, match="does not tell the sizes of three levels"):
+        read_add.check()
+    (tmp_path / "index1" / "level").write_text("3")
+    (tmp_path / "index1" / "type").write_text("Unified")
+    (tmp_path / "index1" / "size").write_text("30720K")
+    sizes = 48 << 10, (48 << 10) + 1, 2 << 20, 30 << 20, (30 << 20) + 1
+    assert [read_add.level_of(size) for size in sizes] == ["first", "second", "second", "third", read_add.MEMORY]
+    read_add._rooms.cache_clear()

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from ctypes import c_int64
 from pathlib import Path
 
 import layerwise
@@ -274,6 +276,22 @@ def test_threads_and_sessions():
             assert equal(engine(x, 20).spikes.dense(), expected)
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_each_operation_took():
+    """Added to by each run, of all its segments: no more than the run, and of no operation nothing."""
+    net, x = network(), image(3)
+    engine, T = pk.compile(net, x), 130
+    session, runs = engine.new_session(), []
+    session.took = (c_int64 * len(engine.plan.operations))()
+    for _ in range(2):
+        start = time.perf_counter_ns()
+        output, _ = engine.advance(session, engine.inputs.given(x), T, engine.tally(), fresh=True)
+        runs.append((time.perf_counter_ns() - start, list(session.took)))
+        assert equal(output.tensor().dense(), engine(x, T).spikes.dense())
+    (first, once), (second, twice) = runs
+    assert min(once) > 0 and sum(once) < first and all(a > b for a, b in zip(twice, once, strict=True))
+    assert sum(twice) < first + second
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -98,6 +98,60 @@ static void add_exactly(const float* matrix, const uint32_t* row, const float* v
     memcpy(sum, total, sizeof total);
 }
 
+// Sums in double of some pixels side by side: the weights of a row are made doubles once for all of them.
+constexpr int exact_pixels = 4;
+
+typedef double Doubles __attribute__((vector_size(Vec::width / 2 * sizeof(double))));
+static inline Doubles to_doubles(const float* from) {
+    typedef float Floats __attribute__((vector_size(Vec::width / 2 * sizeof(float))));
+    Floats values;
+    memcpy(&values, from, sizeof values);
+    return __builtin_convertvector(values, Doubles);
+}
+// Of a product that is exact, so that it does not matter whether it is rounded.
+static inline Doubles add_exact_product(double a, Doubles b, Doubles sum) {
+#if defined(__AVX512F__)
+    return (Doubles)_mm512_fmadd_pd(_mm512_set1_pd(a), (__m512d)b, (__m512d)sum);
+#elif defined(__AVX2__)
+    return (Doubles)_mm256_fmadd_pd(_mm256_set1_pd(a), (__m256d)b, (__m256d)sum);
+#else
+    return sum + a * b;
+#endif
+}
+
+// `halves` half registers of channels; sums of n pixels, each `columns` after the one before.
+template <int vecs_, int halves>
+static inline void sum_pixels_exactly(const float* matrix, const float* bias, const double* value, int64_t rows, int64_t n,
+                                      float* sums) {
+    constexpr int lanes = Vec::width / 2;
+    Doubles total[exact_pixels][halves];
+    for (int j = 0; j < halves; j++) {
+        const Doubles start = to_doubles(bias + j * lanes);
+        for (int i = 0; i < exact_pixels; i++) total[i][j] = start;
+    }
+    for (int64_t row = 0; row < rows; row++, value += exact_pixels, matrix += vecs_ * Vec::width)
+        for (int j = 0; j < halves; j++) {
+            const Doubles weights = to_doubles(matrix + j * lanes);
+            for (int i = 0; i < exact_pixels; i++) total[i][j] = add_exact_product(value[i], weights, total[i][j]);
+        }
+    for (int64_t i = 0; i < n; i++)
+        for (int j = 0; j < halves; j++) {
+            typedef float Floats __attribute__((vector_size(lanes * sizeof(float))));
+            const Floats rounded = __builtin_convertvector(total[i][j], Floats);
+            memcpy(sums + i * columns + j * lanes, &rounded, sizeof rounded);
+        }
+}
+
+// Biases and all rows, each times its value, [row][pixel]; the sums are rounded once.
+template <int vecs_>
+static void sum_exactly(const float* matrix, const float* bias, const double* value, int64_t rows, int64_t n, float* sums) {
+    constexpr int halves = Vec::width >= 16 ? 4 : 2, lanes = Vec::width / 2;  // as many as registers are there for
+    int j = 0;
+    for (; j + halves <= 2 * vecs_; j += halves)
+        sum_pixels_exactly<vecs_, halves>(matrix + j * lanes, bias + j * lanes, value, rows, n, sums + j * lanes);
+    if (j < 2 * vecs_) sum_pixels_exactly<vecs_, 2>(matrix + j * lanes, bias + j * lanes, value, rows, n, sums + j * lanes);
+}
+
 // The same as add_values of all rows, whose values lie at offsets from x.
 template <int vecs_>
 static void add_inside(const float* matrix, const float* x, const int64_t* offset, int64_t n, float* sum) {
@@ -118,13 +172,14 @@ struct Adders {
     void (*values)(const float*, const uint32_t*, const float*, int64_t, float*);
     void (*exactly)(const float*, const uint32_t*, const float*, int64_t, double*);
     void (*inside)(const float*, const float*, const int64_t*, int64_t, float*);
+    void (*all_exactly)(const float*, const float*, const double*, int64_t, int64_t, float*);
 };
 
 static Adders adders(int vecs_wanted) {
     Adders found{};
     each<block_vecs>([&](auto i) {
         constexpr int n = decltype(i)::value + 1;
-        if (n == vecs_wanted) found = {add_values<n>, add_exactly<n>, add_inside<n>};
+        if (n == vecs_wanted) found = {add_values<n>, add_exactly<n>, add_inside<n>, sum_exactly<n>};
     });
     return found;
 }

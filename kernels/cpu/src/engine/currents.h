@@ -13,6 +13,7 @@ struct Currents : RowsToAdd {
         for (int64_t k = 0; k < step.count; k++)
             if (step.windows[k].rows && !view(step.windows[k]).spikes) find_offsets(step.windows[k]), offsets_of = k;
         const Adders add = adders(step.vecs_of(b));
+        if (in_double() && step.count == 1 && step.windows[0].rows && step.rows <= most_offsets) return sum_all_exactly(b, add);
         if (in_double()) {
             for (int64_t i = 0; i < pixels; i++)
                 for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t, add);
@@ -110,6 +111,34 @@ private:
         for (int64_t k = 0; k < step.count && step.exact; k++)
             if (!view(step.windows[k]).spikes) return true;
         return false;
+    }
+
+    // The currents of all pixels, where values are what adds and few.
+    void sum_all_exactly(int64_t b, const Adders& add) const {
+        const Window& w = step.windows[0];
+        const int64_t items = pixels * cut.sums;
+        for (int64_t first = 0; first < items; first += exact_pixels) {
+            const int64_t n = least(exact_pixels, items - first);
+            double value[most_offsets * exact_pixels] = {};
+            for (int64_t item = 0; item < n; item++)
+                take_values(w, (first + item) / cut.sums, (first + item) % cut.sums, value + item);
+            add.all_exactly(matrix_of(w, b), step.bias + b * columns, value, w.rows, n, s->sums + first * columns);
+        }
+    }
+    // Those of each row, side by side with other pixels' (add_rows.h).
+    void take_values(const Window& w, int64_t i, int64_t t, double* value) const {
+        const View& x = view(w);
+        if (lies_inside(w, i)) {
+            const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
+            const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+            const float* const from = x.values_at(image_of(i), t, top * w.W + left);
+            for (int64_t row = 0; row < w.rows; row++) value[row * exact_pixels] = from[offsets[row]];
+            return;
+        }
+        each_tap(w, i, [&](int64_t tap, int64_t at) {
+            const float* const values = x.values_at(image_of(i), t, at);
+            for (int64_t c = 0; c < w.C; c++) value[(tap * w.C + c) * exact_pixels] = values[c * x.channel];
+        });
     }
 
     // The current of a pixel, of which no addition is rounded but the last.

@@ -137,14 +137,20 @@ struct Run {
     int64_t (*may_go_on)(void* context);
     int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
     const Shown* shown;  // null, or of each operation
+    int64_t* took;  // null, or of each operation, added to: nanoseconds
 };
 
-// A sample is decided if the largest of its logits, times the steps, is ahead of all others by so much. A logit is what
-// proxykernels/running/result.py defines: of spikes [C, P], potentials [P, C], and steps.
-struct Lead {
+// A logit is what proxykernels/running/result.py defines: of spikes [C, P], potentials [P, C], and steps.
+struct Readout {
     const float *theta, *start, *scale;  // [C]: of the neurons threshold and potential at the start; of the logits
     int64_t C, P;
-    float least, lowest, highest;  // lead; logits are not below or above these
+    float lowest, highest;  // logits are not below or above these
+};
+
+// A sample is decided if the largest of its logits, times the steps, is ahead of all others by so much.
+struct Lead {
+    Readout of;
+    float least;
 };
 
 // Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it; it
@@ -184,6 +190,9 @@ struct Functions {
     // A rule, whose context is a Lead.
     void (*leads)(void* context, const int32_t* counts, const float* v, const int64_t* samples, int64_t n, int64_t t,
                   uint8_t* decided);
+    // The logits [n, C, P] of samples; `steps`: of each, or null, `t` of all.
+    void (*logits)(const Readout*, const int32_t* counts, const float* v, float* to, int64_t n, const int64_t* steps,
+                   int64_t t);
 };
 
 }  // namespace engine

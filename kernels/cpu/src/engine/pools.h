@@ -161,6 +161,50 @@ static void max_sum_pool(const Step& step, const View& from, const float* sums, 
     }
 }
 
+constexpr int most_levels = 8;
+
+// At which of the first steps from rest the largest of the sums in a window grows, of spikes, 8 channels a byte: where a sum
+// comes to 1, 2, ... up to `levels` that none has come to before. From byte i on; in words of so many bytes, and of half as many
+// what is left.
+template <int levels, int size>
+static inline void grow_window(char* slot, const Steps& s, int64_t at, const View& from, const Under& u, int64_t W,
+                               int64_t bytes, int64_t i = 0) {
+    typedef uint8_t Word __attribute__((vector_size(size)));
+    for (; i + size <= bytes; i += size) {
+        Word any[levels][levels] = {};  // [step][level]: whether a sum is there after the step
+        for (int64_t y = u.y0; y < u.y1; y++)
+            for (int64_t x = u.x0; x < u.x1; x++) {
+                Word own[levels] = {};
+                each<levels>([&](auto t) {
+                    if (t >= s.steps) return;
+                    Word spikes;
+                    memcpy(&spikes, from.spikes_at(s.image, t, y * W + x) + i, size);
+                    each<t + 1>([&](auto down) {
+                        constexpr int level = t - down;
+                        if constexpr (level > 0) own[level] |= own[level - 1] & spikes;
+                        else own[level] |= spikes;
+                        any[t][level] |= own[level];
+                    });
+                });
+            }
+        each<levels>([&](auto t) {
+            if (t >= s.steps) return;
+            Word grown = any[t][t];
+            each<t>([&](auto level) { grown |= any[t][level] & ~any[t - 1][level]; });
+            memcpy(s.of(slot, t) + at + i, &grown, size);
+        });
+    }
+    if constexpr (size > 1)
+        if (i < bytes) grow_window<levels, size / 2>(slot, s, at, from, u, W, bytes, i);
+}
+
+template <int levels>
+static void grow_from_rest(const Step& step, const View& from, char* slot, const Steps& s, int64_t row0, int64_t row1) {
+    const Window& w = step.windows[0];
+    for (int64_t pixel = row0 * step.W; pixel < row1 * step.W; pixel++)
+        grow_window<levels, 16>(slot, s, pixel * step.bytes(), from, window_of(step, w, pixel), w.W, step.bytes());
+}
+
 // The sums of an image's inputs after all steps.
 static void add_up(const Step& step, const View& from, float* sums, int64_t image, int64_t steps) {
     const Window& w = step.windows[0];

@@ -12,6 +12,7 @@ struct Between {
     const Step& step;
     const Session& session;
     int64_t k, steps, parts;
+    bool few_from_rest;  // whether sums need not be looked at
 
     bool adds_up() const { return step.states && step.kind != engine::Delay; }
     void run(int64_t task, int64_t thread) const {
@@ -34,6 +35,12 @@ struct Between {
                 return session.real[k] ? delay_values(step, from, past, slot, some)
                                        : delay_spikes(step, from, past, slot, some);
             }
+            case engine::MaxRatePool:
+                if (few_from_rest)
+                    return (steps > 4   ? grow_from_rest<most_levels>
+                            : steps > 2 ? grow_from_rest<4>
+                                        : grow_from_rest<2>)(step, from, slot, all, first, last);
+                [[fallthrough]];
             default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
         }
     }
@@ -42,8 +49,11 @@ struct Between {
 // Each step of each image by itself, or with states each image, in bands of rows.
 void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Step& step = session.plan.steps[k];
-    if (step.states && fresh) memset(session.states[k].v, 0, N * step.state_size * sizeof(float));
-    Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1};
+    const bool few_from_rest = step.kind == engine::MaxRatePool && fresh && steps <= most_levels && !session.real[k] &&
+                               session.views[step.windows[0].slot].spikes;
+    if (step.states && fresh && (goes_on || !few_from_rest))
+        memset(session.states[k].v, 0, N * step.state_size * sizeof(float));
+    Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1, few_from_rest};
     if (session.threads > 1)
         between.parts = least(between.adds_up() ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
     share(session, N * between.parts, &between,

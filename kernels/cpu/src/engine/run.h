@@ -184,7 +184,7 @@ static int64_t run_steps(Session& session, const Run& run, const Running& runnin
     if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
     session.views[0] = input_of(session, run, running, start, steps);
     session.views[0].scaled = run.scaled;
-    run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T, run.kept, run.tally,
+    run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T, run.kept, run.tally, run.took,
                 [&](int64_t k) { show(session, run, running, k, start, steps); });
     if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
     return session.watch.over.load() ? engine::Interrupted : engine::Ran;

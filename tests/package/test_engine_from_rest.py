@@ -1,0 +1,69 @@
+"""What an engine does in other ways for few steps from rest, and for values of few inputs: the same spikes."""
+
+import layerwise
+import pytest
+import torch
+from equality import equal
+from test_engine import TARGETS
+from torch import nn
+
+import proxykernels as pk
+from proxykernels.plan import library
+from proxykernels.plan.follow import follow
+from proxykernels.running.engine import Engine
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1), ((1, 4), 1, 0)])
+@pytest.mark.parametrize("C", [3, 64, 129, 250])
+def test_max_pooling_of_sums_from_rest(C, window, target):
+    """Words of 16 bytes and of what is left of them; steps below, at and above those that levels are kept for."""
+    torch.manual_seed(C)
+    net = nn.Sequential(pk.FusedIFConv2d(2, C, 1, v_threshold=1.0, v_reset=None), pk.MaxRatePool2d(*window)).eval()
+    net[0].weight.data = torch.randint(0, 5, net[0].weight.shape) / 8.0
+    x = torch.randint(0, 5, (3, 2, 7, 9)) / 4.0
+    engine, fired = Engine(follow(net, x.shape[1:], True), target=target), 0
+    for T in (1, 2, 3, 4, 5, 8, 9, 17):
+        result, expected = engine(x, T), layerwise.simulate(net, x, T)
+        assert equal(result.spikes.dense(), expected.spikes.dense())
+        assert result.rates == pytest.approx(expected.rates)
+        fired += int(result.count().sum())
+    assert fired
+    stream = engine.stream(3)  # whose sums go on
+    found = torch.cat([stream(x.expand(t, *x.shape)).dense() for t in (3, 1, 8, 5)])
+    assert equal(found, expected.spikes.dense())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize(("C", "size", "padding"), [(1, 3, 1), (2, 5, 2), (7, 3, 0), (8, 3, 1)])  # the last: 72 inputs
+def test_exact_sums_of_values(C, size, padding, held, target):
+    """Rounded weights and any values; blocks of one to eight registers, and batches of pixels that are not full."""
+    torch.manual_seed(C)
+    for channels in (16, 24, 40, 128, 150):
+        net = nn.Sequential(pk.FusedIFConv2d(C, channels, size, padding=padding, v_threshold=0.7, v_reset=None)).eval()
+        for precision in ("int8", "int16"):
+            x = torch.randn(2, C, 7, 6) if held else torch.randn(5, 2, C, 7, 6)
+            engine = Engine(follow(net, x.shape[-3:], True, precision), target=target)
+            expected = layerwise.simulate(net, x, 5, precision=precision)
+            assert equal(engine(x, 5).spikes.dense(), expected.spikes.dense()) and expected.count().any()
+
+
+@pytest.mark.parametrize("rectifies", [False, True])
+def test_logits_are_those_of_the_equation(rectifies):
+    """In the library as in torch, bit for bit: of classes, and of maps; from rest; with a rule; of what was pickled."""
+    torch.manual_seed(1)
+    for tail in ([nn.Flatten(), nn.Linear(6 * 36, 5)], [nn.Conv2d(6, 3, 3)], [nn.Conv2d(6, 3, 3), nn.Flatten()]):
+        ann = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), *tail, *[nn.ReLU()] * rectifies).eval()
+        images = torch.rand(9, 1, 8, 8)
+        net = pk.convert(ann, images)
+        engine = pk.compile(net, images)
+        readout, k = engine.plan.readout, engine.plan.with_logits
+        for T in (1, 3, 7):
+            result = engine(images, T)
+            state = engine.plan.as_simulated(k, result._figures.kept[k])
+            wanted = readout.logits(result.count(), state, T)
+            assert torch.equal(result.logits, wanted) and result.logits.any()
+            steps = torch.arange(1, 10)
+            by_steps = library.logits(readout, result.count(), result._figures.kept[k], steps)
+            assert torch.equal(by_steps, readout.logits(result.count(), state, steps))
