@@ -5,9 +5,9 @@ Which of them must be chosen before the kernels are imported.
 
 import os
 from contextlib import contextmanager
-from functools import cache
 
 import pytest
+import quick_interpreter
 import torch
 
 from proxykernels.kernels import backends, cpu
@@ -122,14 +122,8 @@ def kernels_can_run(pytestconfig, monkeypatch):
             "Run: TRITON_INTERPRET=1 python -m pytest -m triton",
             pytrace=False,
         )
-    # Each call of a device function looks through triton.language for what it has to replace. Once is enough.
-    replace = cache(interpreter._patch_lang)
-
-    def call(self, *arguments, **keywords):
-        replace(self.fn)
-        return self.rewrite()(*arguments, **keywords)
-
-    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)
+    if not HAS_GPU:
+        quick_interpreter.install(monkeypatch)
 
 
 @pytest.fixture
