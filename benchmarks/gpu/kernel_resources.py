@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
-from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, main_loop, programs
+from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, loop_types, main_loop, programs
 from gpu.operand_layouts import operands
 
 
@@ -56,8 +56,8 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
     :func:`lost_numbers`), mixed_steps (instructions that take the step of one spike for that of another:
     operand_layouts.py).
 
-    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats) and loop (a
-    main_loop.MainLoop as a dict, or None).
+    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats), loop (a
+    main_loop.MainLoop as a dict, or None) and loop_types (its instructions by what they are for).
     """
     in_loop, code_of_gpu = None, {}
     if target.gpu[0] == "hip":
@@ -79,6 +79,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
                 "num_warps": compiled.metadata.num_warps,
                 "fused_or_flushed": fused_or_flushed(code, compiled.asm["ttgir"], 32 * compiled.metadata.num_warps),
                 "loop": loop and asdict(loop),
+                "loop_types": loop_types(code, target.tensor_core),
             }
     return code_of_gpu | {
         "registers": int(registers),

@@ -46,7 +46,7 @@ LAYERS = {  # steps, input channels, height and width, output channels, weights,
     "two digits": (33, 64, 2, 129, "int16", Blocks(4, 128, 64, 3, 4, 255), False),
     "pooled": (33, 16, 4, 33, "float32", Blocks(4, 32, 64, 3, 4, 168), True),
     "float16": (33, 64, 2, 129, "float16", Blocks(4, 128, 64, 3, 4, 255), False),
-    "four steps": (4, 64, 4, 65, "float32", Blocks(32, 64, 32, 3, 4, 255), False),  # in registers
+    "four steps": (4, 64, 6, 65, "float32", Blocks(32, 64, 32, 3, 4, 255), False),  # in registers
     "three steps, pooled": (3, 64, 4, 33, "int16", Blocks(16, 32, 32, 3, 4, 255), True),  # through shared memory
     "16 steps": (13, 64, 3, 65, "float16", Blocks(8, 64, 32, 3, 4, 255), False),
 }
