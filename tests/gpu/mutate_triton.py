@@ -7,8 +7,9 @@ Each barrier, wait, fence and asynchronous copy of seven convolutions, and of re
 wait for groups is also weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all, and
 then where. Not all can be, as Triton sets more than is needed:
 
-- a barrier between accesses of which each warp has its own bytes; and one before a slot of shared memory is written
-  whose readers have all passed another barrier since, as behind the products of a pass with three slots;
+- a barrier between accesses of which each warp has its own bytes, as where few steps' states go back to the places
+  that the same threads have read; and one before a slot of shared memory is written whose readers have all passed
+  another barrier since, as behind the products of a pass with three slots, and before a recurrent word is written;
 - a proxy fence with no write to shared memory since the last one, as between the products of one block;
 - a wait for products whose registers nothing but another product touches before the next wait;
 - a barrier of recurrent neurons that one of a sum over warps makes needless.
