@@ -86,6 +86,8 @@ def faults(record: dict) -> list[str]:
         found.append(f"spills {record['spilled']}")
     if record["one_slot_stores"]:
         found.append(f"{record['one_slot_stores']} stores of the main loop always go to the same slot: miscompiled")
+    if record["lost"]:
+        found.append(f"{record['lost']} numbers that loops hand on are lost: miscompiled")
     if record["mixed_steps"]:
         found.append(f"{record['mixed_steps']} instructions mix the steps of spikes, which are then wrong")
     if kernel in STEPS_OF_IEEE and record.get("fused_or_flushed"):

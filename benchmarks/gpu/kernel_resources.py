@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
-from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, main_loop, programs
+from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, loop_types, main_loop, programs
 from gpu.operand_layouts import operands
 
 
@@ -52,11 +52,12 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
     registers (of a thread), spilled (NVIDIA: bytes of a thread's stack and local memory; AMD: registers), loop_spills
     (in the main loop; None where it is not known: on AMD, and without tensor-core instructions), shared (bytes
     of a block), tensor_core (instructions), layout_conversions (ttg.convert_layout in Triton's GPU IR),
-    loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`), mixed_steps (instructions
-    that take the step of one spike for that of another: operand_layouts.py).
+    loop_conversions (those in the main loop), one_slot_stores (see :func:`one_slot_stores`), lost (see
+    :func:`lost_numbers`), mixed_steps (instructions that take the step of one spike for that of another:
+    operand_layouts.py).
 
-    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats) and loop (a
-    main_loop.MainLoop as a dict, or None).
+    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats), loop (a
+    main_loop.MainLoop as a dict, or None) and loop_types (its instructions by what they are for).
     """
     in_loop, code_of_gpu = None, {}
     if target.gpu[0] == "hip":
@@ -78,6 +79,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
                 "num_warps": compiled.metadata.num_warps,
                 "fused_or_flushed": fused_or_flushed(code, compiled.asm["ttgir"], 32 * compiled.metadata.num_warps),
                 "loop": loop and asdict(loop),
+                "loop_types": loop_types(code, target.tensor_core),
             }
     return code_of_gpu | {
         "registers": int(registers),
@@ -90,6 +92,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
             inside and "ttg.convert_layout" in line for line, inside in _lines_and_main_loops(compiled.asm["ttgir"])
         ),
         "one_slot_stores": one_slot_stores(compiled.asm["ttgir"]),
+        "lost": lost_numbers(compiled.asm["ttir"], compiled.asm["ttgir"]),
         "mixed_steps": len(operands(compiled.asm["ttgir"])["mixed"]),
     }
 
@@ -110,6 +113,31 @@ def one_slot_stores(ttgir: str) -> int:
         if in_main_loop and re.search(r"\bttg\.local_store|_to_local\b", line):
             count += not constant_views.isdisjoint(re.findall(r"%\w+", line))
     return count
+
+
+def lost_numbers(ttir: str, ttgir: str) -> int:
+    """Numbers that loops hand on from turn to turn in Triton's IR, and in its GPU IR no more.
+
+    Triton 3.6 and 3.7 take a number that a loop hands on, and that is a reduction of a tensor, for the one before the
+    loop, where the tensor gets another layout (the pass tritongpu-remove-layout-conversions): a defect of the compiler,
+    and wrong results with no other sign.
+    """
+    before, after = _handed_on(ttir), _handed_on(ttgir)
+    if len(before) != len(after):  # the compiler has joined loops
+        before, after = [sum(before)], [sum(after)]
+    return sum(max(0, numbers - left) for numbers, left in zip(before, after, strict=True))
+
+
+def _handed_on(text: str) -> list[int]:
+    """Of each loop the numbers and pointers, of which the compiler may add some, without tensors."""
+    counts = []
+    for loop in re.findall(r"scf\.for .*", text):
+        types = re.search(r"-> \((.*?)\) +:", loop)
+        kinds = types[1] if types else "tensor"
+        while "<" in kinds:  # a type within a type, which has commas
+            kinds = re.sub(r"<[^<>]*>", "", kinds)
+        counts.append(sum(not kind.startswith(("tensor", "!ttg")) for kind in kinds.split(", ")))
+    return counts
 
 
 def _lines_and_main_loops(ttgir: str) -> Iterator[tuple[str, bool]]:

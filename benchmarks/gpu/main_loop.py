@@ -11,6 +11,7 @@ of shared memory meet no bank conflict: the emulator, which knows addresses, cou
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -39,6 +40,15 @@ WIDTHS = {"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16}  # bytes of 
 NO_ARITHMETIC = (
     r"(U|BRA|BAR|HMMA|HGMMA|IMMA|IGMMA|LD|ST|BSYNC|BSSY|NOP|WARP|MEMBAR|FENCE|DEPBAR|R2UR|S2|CS2R|PLOP|VOTE)"
 )
+# What instructions are for, by their names; of the rest those that begin with U are uniform, one for all lanes.
+TYPES = {
+    "products": ("HMMA", "HGMMA", "IMMA", "IGMMA", "WARPGROUP"),
+    "copies": ("LDGSTS", "LDGDEPBAR", "DEPBAR", "UBLKCP", "UTMALDG"),
+    "shared memory": ("LDS", "LDSM", "STS", "STSM"),
+    "bits": ("PRMT", "SHF", "LOP3"),
+    "addresses": ("IMAD", "IADD3", "VIADD", "LEA"),
+    "conditions": ("ISETP", "SEL", "PLOP3"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,7 @@ def main_loop(sass: str, tensor_core: str) -> MainLoop | None:
     first, last = max(main, key=lambda loop: loop[1] - loop[0])
     around = min((loop[1] - loop[0] for loop in loops if loop[0] < first and last < loop[1]), default=last - first)
     loop = code[first : last + 1]
-    runs = [line for line in loop if not line.startswith("@!PT")]  # which never does: it is there for its place
-    names = [re.sub(r"^@!?U?P\w+\s+", "", line).split(" ")[0].rstrip(";") for line in runs]
+    names = _names(line for line in loop if not line.startswith("@!PT"))  # which never does: it is there for its place
     count = Counter(name.split(".")[0] for name in names)
     return MainLoop(
         instructions=len(loop),
@@ -103,6 +112,20 @@ def main_loop(sass: str, tensor_core: str) -> MainLoop | None:
         turn=around - (last - first),
         once=len(code) - (around + 1),
     )
+
+
+def loop_types(sass: str, tensor_core: str) -> dict[str, int]:
+    """How many instructions of the same loop are for what: TYPES, "uniform" and "others"."""
+    code, _ = _read(sass)
+    first, last = max(innermost_loops(sass, tensor_core), key=lambda loop: loop[1] - loop[0], default=(0, -1))
+    of_name = {name: kind for kind, names in TYPES.items() for name in names}
+    names = [name.split(".")[0] for name in _names(code[first : last + 1])]
+    return dict(Counter(of_name.get(name, "uniform" if name.startswith("U") else "others") for name in names))
+
+
+def _names(lines: Iterable[str]) -> list[str]:
+    """The opcodes of instructions, with their modifiers."""
+    return [re.sub(r"^@!?U?P\w+\s+", "", line).split(" ")[0].rstrip(";") for line in lines]
 
 
 def _shared_bytes(name: str) -> int:

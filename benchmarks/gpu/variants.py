@@ -142,6 +142,8 @@ _PARTS = {"high_pointer": "fp16", "low_pointer": "fp16", "unit_pointer": "fp32"}
 _SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "codes_pointer": "i8", "fired_pointer": "i32"}
 _SIGMA_DELTA |= {"lowest": "fp32"}
 _STATE = dict.fromkeys(("z_pointer", "a_pointer", "bias_pointer", "added_pointer"), "fp32")
+_CURRENTS = ("z_pointer", "bias_pointer", "added_pointer")  # which the neurons of a pool have not
+_MAXIMA, _SIZES = _SIGMA_DELTA | {"a_pointer": "fp32"}, ("places", "channels")
 _CODES = {"x_pointer": "i8", "sums_pointer": "fp32", "sent_pointer": "fp32"}
 _CODES |= {"values_pointer": "fp32", "reach_pointer": "i32", "additions_pointer": "i64"}
 # Kernels without a neuron of neuron_models.py.
@@ -159,8 +161,12 @@ SMALL: dict[str, dict[str, Arguments]] = {
         )
         for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
     },
-    "sigma_delta": _by_sizes(_SIGMA_DELTA | _STATE, 512, "places", "channels")
-    | {"from-rest": Arguments(_SIGMA_DELTA, {"BLOCK": 512} | dict.fromkeys(_STATE), ("places", "channels"))},
+    "sigma_delta": {
+        "aligned": Arguments(_SIGMA_DELTA | _STATE, {"BLOCK": 512, "IS_Z": False}, _SIZES),
+        "odd": Arguments(_SIGMA_DELTA | _STATE, {"BLOCK": 512, "IS_Z": False}),
+        "from-rest": Arguments(_SIGMA_DELTA, {"BLOCK": 512, "IS_Z": False} | dict.fromkeys(_STATE), _SIZES),
+        "maxima": Arguments(_MAXIMA, {"BLOCK": 512, "IS_Z": True} | dict.fromkeys(_CURRENTS), _SIZES),
+    },
     "values": {
         "codes": Arguments(_CODES, {"BLOCK": 512, "stride_c": 1}),
         "floats": Arguments(_CODES | {"x_pointer": "fp32"}, {"BLOCK": 512, "stride_p": 1, "reach_pointer": None}),

@@ -65,7 +65,8 @@ def _scan_backward_kernel(
         state, _above_threshold = STEP(state, current, neuron, loaded)
         current_row += current_stride
         before_row += STATES * neurons
-        row += neurons
+        if not CONSTANT:
+            row += neurons
 
     if grad_v_pointer is None:
         grad_state = zero_states(state[0], STATES)
@@ -77,7 +78,6 @@ def _scan_backward_kernel(
     for _ in range(0, T):
         current_row -= current_stride
         before_row -= STATES * neurons
-        row -= neurons
         grad_row -= grad_stride
         state = read_states(before_row, neurons, offsets, mask, STATES)
         current = tl.load(current_row + offsets, mask=mask, other=0.0)
@@ -86,6 +86,7 @@ def _scan_backward_kernel(
         total += grad
         sums = (sums[0] + grown[0], sums[1] + grown[1], sums[2] + grown[2], sums[3] + grown[3])
         if not CONSTANT:
+            row -= neurons
             tl.store(grad_current_pointer + row + offsets, grad, mask=mask)
     write_states(grad_start_pointer + start, neurons, offsets, grad_state, mask, STATES)
     sums_row = sums_pointer + start

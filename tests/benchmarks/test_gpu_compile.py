@@ -9,7 +9,7 @@ import gpu_speed
 import pytest
 from gpu import compile_report, compile_variants, variants
 from gpu.kernel_resources import one_slot_stores
-from gpu.main_loop import MainLoop, fused_or_flushed, loop_spills, main_loop, programs
+from gpu.main_loop import MainLoop, fused_or_flushed, loop_spills, loop_types, main_loop, programs
 
 CHECKOUT = Path(__file__).parents[2]
 NEW = ("sm_100", "sm_103")  # which the ptxas of an older Triton need not know
@@ -24,6 +24,7 @@ SOUND = {
     "tensor_core": 8,
     "layout_conversions": 3,
     "one_slot_stores": 0,
+    "lost": 0,
     "mixed_steps": 0,
     "programs": 2,
     "stages": 3,
@@ -88,6 +89,7 @@ def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
         ({"spilled": 12, "loop_spills": None}, "spills 12"),
         ({"tensor_core": 0}, "no tensor-core instruction"),
         ({"one_slot_stores": 2}, "2 stores of the main loop always go to the same slot"),
+        ({"lost": 2}, "2 numbers that loops hand on are lost"),
         ({"mixed_steps": 2}, "2 instructions mix the steps of spikes"),
         ({"fused_or_flushed": 3}, "3 float instructions fused"),
         ({"loop_conversions": 9}, "9 layout conversions in the main loop"),
@@ -142,7 +144,9 @@ def test_main_loop():
     before = "        /*fff0*/                   NOP ;\n"
     loop = main_loop(before + TWO_LOOPS, r"\bHMMA")
     assert loop == MainLoop(9, 1, 1, 1, 1, 0, 2, 512 + 64 + 512, turn=4, once=1)
-    assert main_loop(TWO_LOOPS, r"\bHGMMA") is None
+    assert main_loop(TWO_LOOPS, r"\bHGMMA") is None and not loop_types(TWO_LOOPS, r"\bHGMMA")
+    types = {"products": 1, "copies": 1, "shared memory": 3, "addresses": 1, "others": 3}
+    assert loop_types(TWO_LOOPS, r"\bHMMA") == types and sum(types.values()) == loop.instructions
     assert fused_or_flushed(TWO_LOOPS, "", 128) == 2
     asked = "%3 = math.fma %0, %1, %2 : tensor<4x32xf32, #blocked> loc(#loc1)"
     assert fused_or_flushed(TWO_LOOPS, asked, 128) == 1  # one a thread

@@ -1,11 +1,11 @@
-"""Compiles convolutions and recurrent neurons by each Triton that a supported torch asks for, and reads the code.
+"""Compiles the kernels by each Triton that a supported torch asks for, and reads the code.
 
     python tests/gpu/check_tritons.py                                   each of TRITONS, for each of TARGETS
     python tests/gpu/check_tritons.py --triton 3.6.0 --target sm_90     one of them
     python tests/gpu/check_tritons.py --turn 41 --every 8               of the one whose turn it is every eighth variant
     python tests/gpu/check_tritons.py --emulate sm_80 --emulate sm_90   the tests, too
 
-    python tests/gpu/check_tritons.py --target sm_120 --few             kernels of few steps, for another GPU
+    python tests/gpu/check_tritons.py --target sm_120 --only recurrent  some of them, for another GPU
 
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
 cores (tensor_core_hazards.py), no instruction mixes the steps of spikes (benchmarks/gpu/operand_layouts.py), and a
@@ -33,7 +33,8 @@ from gpu.tritons import CHECKOUT, FOLDER, TRITONS, environment, installed
 
 TARGETS, OTHERS = ("sm_90", "sm_80"), ("sm_89", "sm_100", "sm_120")
 EMULATED = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_120")
-FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone", "mixed steps")
+KINDS = ("32-steps", "few-steps", "recurrent", "others")  # of variants
+FAULTS = ("errors", "spills in loops", "hazards in PTX", "hazards in SASS", "alone", "mixed steps", "lost numbers")
 NAMES = ("variants", "compile_variants", "kernel_resources", "main_loop", "operand_layouts")
 READERS = [f"benchmarks/gpu/{name}.py" for name in NAMES]
 COMPILED = ("kernels/gpu", "tests/gpu/tensor_core_hazards.py", *READERS)  # what the result of a variant is of
@@ -47,7 +48,7 @@ def main() -> None:
     which.add_argument("--turn", type=int, help="only the one whose turn it is: this number modulo the number of them")
     parser.add_argument("--target", choices=TARGETS + OTHERS, action="append", help="only this one; may be given again")
     parser.add_argument("--every", type=int, default=1, help="only every n-th variant; by turns, with --turn")
-    parser.add_argument("--few", action="store_true", help="only variants of 16 steps and fewer")
+    parser.add_argument("--only", choices=KINDS, action="append", help="only these variants; may be given again")
     parser.add_argument("--emulate", choices=EMULATED, action="append", default=[], help="the tests, too")
     parser.add_argument("--tests", nargs="+", default=tests(), help="which ones (default: all that run kernels)")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of Tritons and results (default: %(default)s)")
@@ -60,7 +61,7 @@ def main() -> None:
     for version in tritons:
         triton = Triton(version, options.folder)
         for target in options.target or TARGETS:
-            names = variants(target, options.few)[first :: options.every]
+            names = variants(target, options.only or KINDS)[first :: options.every]
             wrong += [] if triton.compiles(target, names) else [f"{version} for {target}"]
         for target in options.emulate:
             wrong += [] if triton.executes(target, options.tests) else [f"{version} on {target}"]
@@ -137,6 +138,7 @@ def faults(record: dict) -> Counter:
             "hazards in SASS": record["hazards_of_sass"],
             "alone": int(record.get("programs", 2) < 2),  # known of some targets
             "mixed steps": record["mixed_steps"],
+            "lost numbers": record["lost"],
         }
     )
 
@@ -168,16 +170,26 @@ def tests() -> list[str]:
     return [str(path.relative_to(CHECKOUT)) for path in paths]
 
 
-def variants(target: str = "sm_90", few: bool = False) -> list[str]:
-    """All convolutions of benchmarks/gpu/variants.py that are launched on a target, and all recurrent neurons, as
-    kernel/..., without the target; ``few``: convolutions of few steps alone."""
-    from gpu.variants import CONV, RECURRENT, is_launched, output_and_steps
+def variants(target: str = "sm_90", only: Iterable[str] = KINDS) -> list[str]:
+    """Those of benchmarks/gpu/variants.py that are launched on a target, as kernel/..., without the target.
 
-    steps = {name: output_and_steps(name.split("/")[3])[1] for name in CONV}
-    launched = [name for name in CONV if is_launched(target, name.split("/")[1], steps[name])]
-    if few:
-        return [f"if_conv2d/{name}" for name in launched if steps[name] < 32]
-    return [*(f"if_conv2d/{name}" for name in launched), *(f"recurrent_scan/{name}" for name in RECURRENT)]
+    Args:
+        only: of KINDS: convolutions of 32 steps at a time; of 16 and fewer; recurrent neurons; all other kernels.
+    """
+    from gpu.variants import KERNELS, is_launched, output_and_steps
+
+    found: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for kernel, rests in KERNELS.items():
+        for rest in rests:
+            kind = "recurrent" if kernel == "recurrent_scan" else "others"
+            if kernel == "if_conv2d":
+                _, products, _, output = rest.split("/")
+                steps = output_and_steps(output)[1]
+                kind = "32-steps" if steps == 32 else "few-steps"
+                if not is_launched(target, products, steps):
+                    continue
+            found[kind].append(f"{kernel}/{rest}")
+    return [name for kind in KINDS if kind in only for name in found[kind]]
 
 
 def read_in_child(

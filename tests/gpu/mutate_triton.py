@@ -3,12 +3,13 @@
     python tests/gpu/mutate_triton.py
     python tests/gpu/mutate_triton.py --target sm_90 --every 10
 
-Each barrier, wait, fence and asynchronous copy of four convolutions, and of recurrent neurons, is removed in turn; a
+Each barrier, wait, fence and asynchronous copy of seven convolutions, and of recurrent neurons, is removed in turn; a
 wait for groups is also weakened by one. Printed is how each was noticed: a Fault, a wrong result, or not at all, and
 then where. Not all can be, as Triton sets more than is needed:
 
-- a barrier between accesses of which each warp has its own bytes; and one before a slot of shared memory is written
-  whose readers have all passed another barrier since, as behind the products of a pass with three slots;
+- a barrier between accesses of which each warp has its own bytes, as where few steps' states go back to the places
+  that the same threads have read; and one before a slot of shared memory is written whose readers have all passed
+  another barrier since, as behind the products of a pass with three slots, and before a recurrent word is written;
 - a proxy fence with no write to shared memory since the last one, as between the products of one block;
 - a wait for products whose registers nothing but another product touches before the next wait;
 - a barrier of recurrent neurons that one of a sum over warps makes needless.
@@ -41,11 +42,14 @@ from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, recu
 from proxykernels.kernels.neuron_models import if_neuron  # noqa: E402
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole  # noqa: E402
 
-LAYERS = {  # input channels, height and width, output channels, weights, blocks, pooled
-    "three digits": (64, 3, 65, "float32", Blocks(4, 64, 32, 3, 4, 255), False),
-    "two digits": (64, 2, 129, "int16", Blocks(4, 128, 64, 3, 4, 255), False),
-    "pooled": (16, 4, 33, "float32", Blocks(4, 32, 64, 3, 4, 168), True),
-    "float16": (64, 2, 129, "float16", Blocks(4, 128, 64, 3, 4, 255), False),
+LAYERS = {  # steps, input channels, height and width, output channels, weights, blocks, pooled
+    "three digits": (33, 64, 3, 65, "float32", Blocks(4, 64, 32, 3, 4, 255), False),
+    "two digits": (33, 64, 2, 129, "int16", Blocks(4, 128, 64, 3, 4, 255), False),
+    "pooled": (33, 16, 4, 33, "float32", Blocks(4, 32, 64, 3, 4, 168), True),
+    "float16": (33, 64, 2, 129, "float16", Blocks(4, 128, 64, 3, 4, 255), False),
+    "four steps": (4, 64, 6, 65, "float32", Blocks(32, 64, 32, 3, 4, 255), False),  # in registers
+    "three steps, pooled": (3, 64, 4, 33, "int16", Blocks(16, 32, 32, 3, 4, 255), True),  # through shared memory
+    "16 steps": (13, 64, 3, 65, "float16", Blocks(8, 64, 32, 3, 4, 255), False),
 }
 ORDER = (
     r"bar\.sync|bar\.warp\.sync|cp\.async\.wait_group|cp\.async\.c[ag]\.|wgmma\.wait_group|wgmma\.fence|fence\.proxy"
@@ -68,10 +72,10 @@ def mutants(text: str) -> Iterator[tuple[str, int, str]]:
                 yield f"{wait[1]} of one group less", i + 1, with_line(i, f"{wait[1]} {int(wait[2]) + 1};")
 
 
-def convolution_is_right(C: int, size: int, C_out: int, weights: str, blocks: Blocks, pooled: bool) -> bool:
+def convolution_is_right(T: int, C: int, size: int, C_out: int, weights: str, blocks: Blocks, pooled: bool) -> bool:
     """Whether a 3 x 3 convolution of exact data, of which every digit counts, equals the definition."""
     generator = torch.Generator().manual_seed(0)
-    x = spikes(33, 1, C, size, size, generator=generator)
+    x = spikes(T, 1, C, size, size, generator=generator)
     if weights == "float32":
         weight = fine(C_out, C, 3, 3, generator=generator)
     elif weights == "int16":
@@ -85,10 +89,10 @@ def convolution_is_right(C: int, size: int, C_out: int, weights: str, blocks: Bl
     expected, v_expected = reference.if_conv2d(x, weight.float(), bias, v_threshold=theta, padding=1)
     if_conv2d.choose_blocks = lambda *_: blocks
     run = gpu.if_conv2d_pooled if pooled else gpu.if_conv2d
-    arguments = words_over_time(x.flatten(3)), 33, (size, size), weight, bias, v, if_neuron(theta, 0.0)
+    arguments = words_over_time(x.flatten(3)), T, (size, size), weight, bias, v, if_neuron(theta, 0.0)
     words, *pooled_words, v_last = run(*arguments, (1, 1), (1, 1), (1, 1), 1)
     if pooled:
-        windows = torch.nn.functional.max_pool2d(expected.flatten(0, 1), 2).unflatten(0, (33, 1))
+        windows = torch.nn.functional.max_pool2d(expected.flatten(0, 1), 2).unflatten(0, (T, 1))
         if not torch.equal(pooled_words[0], words_over_time(windows.flatten(3))):
             return False
     same_v = torch.equal(v_last, v_expected.flatten(2).transpose(1, 2))

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from check_tritons import read_in_child, variants
+from gpu.variants import KERNELS
 from tensor_core_hazards import hazards_of_ptx, hazards_of_sass
 
 VARIANTS = ["if_conv2d/paper/three-digits/hard/words", "if_conv2d/odd/one-product/hard/words"]
@@ -71,9 +72,11 @@ def test_blocks_without_a_loop_are_looked_at():
     assert len(hazards_of_sass(straight)) == 2 and "no fence has passed" in hazards_of_sass(straight)[0]
 
 
-def test_every_convolution_is_among_those_that_are_compiled():
+def test_every_kernel_is_among_those_that_are_compiled():
     names = variants()
     assert len(names) == len(set(names)) > 50 and set(VARIANTS) <= set(names)
     products = {name.split("/")[2] for name in names if name.startswith("if_conv2d/")}
     assert products == {"one-product", "one-digit", "two-digits", "three-digits"}
-    assert "recurrent_scan/hard/full/aligned" in names
+    assert {name.partition("/")[0] for name in names} == set(KERNELS)
+    assert "if_conv2d/paper/three-digits/hard/words-4" in variants("sm_90", ["few-steps"])
+    assert all(name.startswith("recurrent_scan/") for name in variants("sm_100", ["recurrent"]))

@@ -9,7 +9,7 @@ import ast
 
 import pytest
 from gpu.compile_variants import CHECKOUT, compile_in_child, faults
-from gpu.kernel_resources import TARGETS, one_slot_stores
+from gpu.kernel_resources import TARGETS, lost_numbers, one_slot_stores
 from gpu.variants import CONV_LAYERS, KERNELS, LAYERS, PRODUCTS
 
 # Each once; of layers and products below, each of either.
@@ -115,3 +115,26 @@ LOOP = """
 def test_stores_that_go_to_one_slot_are_noticed(slot, stores):
     """As Triton 3.9.0 made them of three stages on AMD, of a kernel before."""
     assert one_slot_stores(LOOP.replace("SLOT", slot)) == stores
+
+
+LOOPS = """
+  %1:4 = scf.for %t = %c0 to %T step %c1 iter_args(%v = %2, %count = %3, %row = %4) -> (TYPES) : i32 {
+    %5 = scf.for %k = %c0 to %count step %c1 iter_args(%sum = %6) -> (tensor<64xf32, #blocked>) : i32 {
+    scf.for %k = %c0 to %count step %c1 : i32 {
+"""
+
+
+@pytest.mark.parametrize(
+    "types, lost",
+    [
+        pytest.param("tensor<64x!tt.ptr<f32>, #blocked>, i32, i32, !tt.ptr<f32>", 0, id="none"),
+        pytest.param("tensor<64x!tt.ptr<f32>, #blocked>, i32, !tt.ptr<f32>", 1, id="a-count"),
+        pytest.param("i32, i32, !tt.ptr<f32>, i32", 0, id="a-tensor"),
+        pytest.param("tensor<64x!tt.ptr<f32>, #blocked>", 3, id="all"),
+    ],
+)
+def test_numbers_that_loops_lose_are_noticed(types, lost):
+    """As Triton 3.6.0 and 3.7.1 lost the number of neurons that fired, of recurrent neurons before."""
+    before = LOOPS.replace("TYPES", "tensor<64x!tt.ptr<f32>>, i32, i32, !tt.ptr<f32>")
+    after = LOOPS.replace("TYPES", types)
+    assert lost_numbers(before, after) == lost_numbers(before, after + "scf.for : i32 {") == lost

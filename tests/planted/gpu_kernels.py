@@ -114,4 +114,34 @@ DEFECTS = {
         "currents_pointer += neurons * C_out * (i != 3)",
         "tests/gpu/test_triton_few_steps.py",
     ),
+    "Triton few steps: words have no steps that there are not": Defect(
+        "kernels/gpu/epilogue.py",
+        "(1 << (left % 32)) - 1, -1 if",
+        "(1 << (left % 32)) * 2 - 1, -1 if",
+        "tests/gpu/test_triton_few_steps.py",
+    ),
+    "Triton recurrent neurons: who sends": Defect(
+        "kernels/gpu/recurrent_scan.py",
+        "weight_pointer + sender * C + channel",
+        "weight_pointer + sender + channel * C",
+        "tests/gpu/test_triton_recurrent.py",
+    ),
+    "Triton recurrent neurons: the last of a list": Defect(
+        "kernels/gpu/recurrent_scan.py",
+        "for k in range(0, count)",
+        "for k in range(0, count - 1)",
+        "tests/gpu/test_triton_recurrent.py",
+    ),
+    "Triton recurrent neurons: spikes before the first step": Defect(
+        "kernels/gpu/recurrent_scan.py",
+        "tl.load(first_row + STATES * size + channel",
+        "tl.load(first_row + channel",
+        "tests/gpu/test_triton_recurrent.py",
+    ),
+    "Triton recurrent neurons: spikes that go on": Defect(
+        "kernels/gpu/recurrent_scan.py",
+        "tl.store(last_row + STATES * size + channel, spike",
+        "tl.store(last_row + STATES * size + channel, mask",
+        "tests/gpu/test_triton_recurrent.py",
+    ),
 }
