@@ -14,9 +14,9 @@ POINTS = "osD^v"
 COLUMNS = ("contender", "precision", "T", "by", "right", "batch", "ms", "net", "device", "threads", "images")
 
 
-def draw(folder: Path, net: str) -> None:
-    """against_relu_NET.png, of the table of that name."""
-    rows = read_csv(folder / f"against_relu_{net}.csv", COLUMNS)
+def draw(folder: Path, table: str) -> None:
+    """against_relu_TABLE.png, of the table of that name."""
+    rows = read_csv(folder / f"against_relu_{table}.csv", COLUMNS)
     batches = levels.batches(rows)
     figure, panels = figures.new_figure(5.2, len(batches), sharey=True)
     for batch, panel in zip(batches, panels, strict=True):
@@ -33,7 +33,7 @@ def draw(folder: Path, net: str) -> None:
         f"{first['net']}: spiking networks after T steps, and the ReLU network",
         f"{where}; ringed: the fewest steps that are level",
     )
-    save_figure(folder / f"against_relu_{net}.png", figure)
+    save_figure(folder / f"against_relu_{table}.png", figure)
 
 
 def _panel(panel, rows: levels.Rows) -> None:

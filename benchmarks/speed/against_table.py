@@ -59,7 +59,8 @@ class Contender:
 
 def run(options: argparse.Namespace) -> None:
     console = Console(width=150)
-    path = options.out / f"against_relu_{options.net}.csv"
+    table = f"{options.net}_avx2" if options.avx2 else options.net
+    path = options.out / f"against_relu_{table}.csv"
     with refusing("against_relu.py"):
         check_out(options.out)
         if options.net in subjects.NAMES:
@@ -91,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
         print_rows(console, rows, batch)
     for sentence in levels.sentences(rows):
         console.print(sentence)
-    against_picture.draw(options.out, options.net)
+    against_picture.draw(options.out, table)
 
 
 def line_up(console: Console, subject: subjects.Subject, steps: list[int]) -> Iterator[Contender]:

@@ -57,6 +57,8 @@ class Passes:
         import openvino
 
         core = openvino.Core()
+        if precision == "bfloat16" and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() == "AVX2":
+            raise NotOffered("a processor with AVX2 alone has no instructions for bfloat16")
         if precision == "bfloat16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise NotOffered("this processor has no instructions for bfloat16")
         model = self._int8 if precision == "int8" else self._float32

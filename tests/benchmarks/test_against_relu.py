@@ -1,6 +1,9 @@
 """against_relu.py from end to end, and what counts as level."""
 
 import csv
+import os
+import subprocess
+import sys
 
 import against_relu
 import pytest
@@ -154,6 +157,22 @@ def test_a_processor_without_bfloat16(subject, monkeypatch):
 
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
     with pytest.raises(relu_passes.NotOffered, match="no instructions for bfloat16"):
+        relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
+
+
+def test_a_processor_with_avx2_alone(subject, tmp_path, monkeypatch):
+    """What is limited is read once in a process: the engine, torch and OpenVINO."""
+    for name in against_relu.AVX2:
+        monkeypatch.setenv(name, "")  # and after the test as before
+    seen = {}
+    monkeypatch.setattr(against_relu, "work", lambda module, options: seen.update({module: options.avx2} | os.environ))
+    against_relu.main(["--avx2", "--out", str(tmp_path)])
+    assert seen["speed.against_table"] and {name: seen[name] for name in against_relu.AVX2} == against_relu.AVX2
+    code = "import torch, proxykernels as pk; print(torch.backends.cpu.get_cpu_capability(), end=' ');"
+    code += "net = torch.nn.Sequential(pk.FusedIFLinear(8, 8)); print(pk.compile(net, torch.rand(1, 8)).target)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stdout.lower().split() == ["avx2", "avx2"], done.stderr
+    with pytest.raises(relu_passes.NotOffered, match="AVX2 alone has no instructions for bfloat16"):
         relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
 
 

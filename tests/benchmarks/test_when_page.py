@@ -4,6 +4,7 @@ A table that was not measured leaves its place empty, a comment.
 """
 
 import re
+from pathlib import Path
 
 import pytest
 from common import subjects
@@ -13,6 +14,7 @@ from speed import levels
 
 PAGE = RESULTS.parents[1] / "docs" / "when.md"
 FOUND = {net: RESULTS / f"against_relu_{net}.csv" for net in subjects.NAMES}
+AVX2 = {net: RESULTS / f"against_relu_{net}_avx2.csv" for net in subjects.NAMES}
 NUMBERS = "right", "rate", "million_additions", "million_products"
 
 
@@ -54,10 +56,10 @@ def block(net: str) -> str:
     return "\n\n".join(parts)
 
 
-def headline() -> str:
+def headline(found: dict[str, Path] = FOUND) -> str:
     """Of all networks that were measured: the first steps that are level, and their times in OpenVINO's passes."""
     lines, batches = [], []
-    for net, path in FOUND.items():
+    for net, path in found.items():
         if not path.is_file():
             continue
         rows = read_csv(path)
@@ -102,6 +104,12 @@ def test_headline_is_that_of_the_csvs():
         pytest.skip("not measured")
     shown(headline(), "headline of against_relu_*.csv")
     assert not re.search(r"<!-- prose", PAGE.read_text())
+
+
+def test_headline_of_avx2_is_that_of_the_csvs():
+    if not any(path.is_file() for path in AVX2.values()):
+        pytest.skip("not measured")
+    shown(headline(AVX2), "headline of against_relu_*_avx2.csv")
 
 
 def test_readme_cites_early_exit_of_the_papers_network():
