@@ -64,7 +64,7 @@ class Neurons:
         whole = shape if neuron.states == 1 else (shape[0], neuron.states, *shape[1:])
         if self.state == "tensor":
             v = draw.whole(whole, 9, g) * u
-            if self.model == "RefractoryLIFNeuron":
+            if isinstance(neuron, neurons.RefractoryLIFNeuron):
                 v[:, 1] = draw.whole(shape, 3, g).abs()
             return v, v
         given = {"none": None, "number": 2 * u}[self.state]
