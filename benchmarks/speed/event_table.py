@@ -92,7 +92,7 @@ def checked(net: nn.Sequential, stream: pk.Stream, steps: Steps, x: pk.Spikes, f
         RuntimeError: their output spikes or potentials are not those of simulate layer by layer, bit by bit; or there
             are events, and nothing fires.
     """
-    result = pk.simulate(net, x, STEPS, chunk=STEPS)
+    result = pk.simulate(net, x, STEPS, chunk=STEPS, record=["0"])  # layers that are recorded run one by one
     run = contenders(stream, steps, x, frames)
     for t in range(STEPS):
         expected = result.spikes[t : t + 1].dense()

@@ -27,8 +27,7 @@ class Chunks:
 
     def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
         """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""
-        self.given = None if given is None else checked(given)
-        self.T, self.device, self.step_bytes = shape[0], device, 0.0
+        self.given, self.T, self.device, self.step_bytes = given, shape[0], device, 0.0
         inputs = max(1, math.prod(shape[1:]))
         most = max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
         self.most = most if stop is None else 1 if isinstance(stop, LogitMargin) else STOP_EVERY

@@ -59,9 +59,13 @@ _GLOBAL_HOOKS = [hooks for name, hooks in vars(torch_module).items() if name.sta
 
 
 def run(
-    net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None
-) -> Result | None:
-    """simulate by a plan; None: the layers are to be run, which also say what is wrong with an argument."""
+    net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None,
+    every: int | None = None,
+) -> Result | None:  # fmt: skip
+    """simulate by a plan; None: the layers are to be run, which also say what is wrong with an argument.
+
+    ``every``: steps between two looks of ``stop``; None: as many as are usual.
+    """
     if not _may_run(x):
         return None
     known = _known_of(net)
@@ -87,14 +91,13 @@ def run(
         return None
     keep_freed()
     given = engine.inputs.as_given(given, T, sequence, constant)
-    return engine.simulate(given, T, stop, keep=engine.stateful, start=start)
+    return engine.simulate(given, T, stop, keep=engine.stateful, start=start, every=every)
 
 
 def run_changes(
     net: Network, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
 ) -> Result | None:  # fmt: skip
-    """The same for a network of sigma-delta neurons; x, in float32, and what the state has were looked at. ``every``:
-    steps between two looks of ``stop``; None: as many as are usual."""
+    """The same for a network of sigma-delta neurons; x, in float32, and what the state has were looked at."""
     known = _known_of(net) if _may_run(x) else None
     engine = None if known is None else _engine(net, known, (x.shape[1 + sequence :], True, None))
     if engine is None:

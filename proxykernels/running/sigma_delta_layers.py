@@ -18,7 +18,6 @@ from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
 from . import planned as plans
-from .chunks import checked
 from .early_exit import Stop, decided_by
 from .result import LayerFigures, Result
 from .state import States, check_layers
@@ -87,7 +86,6 @@ def simulate(
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
-    chunk = None if chunk is None else checked(chunk)
     if x.device.type == "cpu":
         planned = plans.run_changes(net, x, sequence, T, state, stop, chunk)
         if planned is not None:

@@ -13,7 +13,7 @@ from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
 from . import planned as plans
 from . import sigma_delta_layers
-from .chunks import Chunks
+from .chunks import Chunks, checked
 from .early_exit import Batch, LogitMargin, Stop, check_rule
 from .plan_inputs import input_of
 from .prepared_network import PreparedNetwork
@@ -50,7 +50,7 @@ def simulate(
         T: number of steps.
         chunk: steps per chunk. Default: 64; up to 256 for small inputs, fewer where 256 MB would be exceeded, 8 with
             ``stop``. A GPU rounds it up to a multiple of 32. It changes spikes only by the rounding of float sums. Of
-            sigma-delta neurons: 32, 2 with ``stop``, for which alone it matters on a CPU.
+            sigma-delta neurons: 32, 2 with ``stop``. Where a CPU runs the network's plan, it matters to ``stop`` alone.
         state: ``result.state`` of an earlier call, to continue from it. Networks of sigma-delta neurons keep a state
             only if one is given, ``{}`` at the start.
         stop: a rule that stops samples early: ``pk.stop.margin(8)``, ``pk.stop.margin(0.5, of="logits")``, whose chunk
@@ -98,9 +98,10 @@ def run(
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
     checks.precision(precision)
-    alone = chunk is None and not record and watch is unwatched and not batch_statistics and masks is None
-    if alone and (stop is None or callable(stop)):
-        planned = plans.run(net, x, T, state, stop, precision)
+    chunk = None if chunk is None else checked(chunk)
+    alone = not record and watch is unwatched and not batch_statistics and masks is None
+    if alone and (stop is None or callable(stop)) and not (chunk and isinstance(stop, LogitMargin)):
+        planned = plans.run(net, x, T, state, stop, precision, chunk)
         if planned is not None:
             return planned
     options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import event_lag
+import layerwise
 import numpy as np
 import pytest
 import torch
@@ -117,7 +118,7 @@ def test_contenders_answer_alike():
     for packet in packets:
         counts = answer(packet)
     sample = pk.events(*recording[:4], size=SIZE, dt=1000, T=60)
-    assert equal(counts, pk.simulate(net, sample, 60, chunk=7).count()) and counts.any()
+    assert equal(counts, layerwise.simulate(net, sample, 60, chunk=7).count()) and counts.any()
 
 
 def test_contenders_that_do_not_are_an_error(monkeypatch):

@@ -1,5 +1,6 @@
 """Windows of few channels that are gathered into pixels, on each instruction set, against the definition."""
 
+import layerwise
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
@@ -120,11 +121,12 @@ def test_what_is_known_of_the_weights_stays_known(monkeypatch, generator, precis
     layer = pk.FusedIFConv2d(2, 64, 7, stride=2, padding=3)
     layer.weight.data = torch.randn(layer.weight.shape, generator=generator)
     x = pk.pack(spikes(8, 2, 2, 64, 64, generator=generator, rate=0.05))
-    found = pk.simulate(torch.nn.Sequential(layer), x, 8, chunk=8, precision=precision)
+    found = layerwise.simulate(torch.nn.Sequential(layer), x, 8, chunk=8, precision=precision)
     assert taken == [rows] and found.spikes.dense().any()
     monkeypatch.setattr(backends, "cpu_backend", lambda: cpu.load(TARGETS[0], "events"))
     assert equal(
-        pk.simulate(torch.nn.Sequential(layer), x, 8, chunk=8, precision=precision).spikes.dense(), found.spikes.dense()
+        layerwise.simulate(torch.nn.Sequential(layer), x, 8, chunk=8, precision=precision).spikes.dense(),
+        found.spikes.dense(),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from random import Random
 
+import layerwise
 import torch
 import torch.nn.functional as F
 from oracle import trace
@@ -50,6 +51,7 @@ class Network(Input, Case):
     given: str = GIVEN[0]
     plain: bool = True
     chunk: int | None = None
+    by_layers: bool = False
     cut: int = 0  # steps of a first call, whose state the second goes on from
     sequential: bool = False
     record: bool = False
@@ -62,7 +64,7 @@ class Network(Input, Case):
         kind = random.random()
         return cls(
             **common, **sizes, plain=plain, given=random.choice(GIVEN),
-            chunk=random.choice((None, None, random.randint(1, 40))),
+            chunk=random.choice((None, None, random.randint(1, 40))), by_layers=random.random() < 0.4,
             cut=random.randint(0, sizes["T"] - 1) if kind < 0.4 else 0, sequential=plain and random.random() < 0.5,
             record=kind > 0.7, lead=random.randint(1, 4) if 0.4 < kind < 0.55 else 0,
             precision=random.choice((None, None, "int16")) if plain else None,
@@ -110,9 +112,7 @@ class Network(Input, Case):
             if begin == end:
                 continue
             part = given[0] if self.given == "held" else given[begin:end]
-            result = pk.simulate(
-                net, part, end - begin, chunk=self.chunk, state=state, record=record, precision=self.precision
-            )
+            result = self.simulated(net, part, end - begin, state=state, record=record)
             state = result.state
             parts.append(result.spikes.dense())
             for name in neurons:
@@ -128,6 +128,11 @@ class Network(Input, Case):
                     same(f"record of {name}.v", result.records[f"{name}.v"].float(), potentials)
         same("spikes", torch.cat(parts), values[list(values)[-1]])
 
+    def simulated(self, net, x, T: int, **options):
+        """By the plan, or by the layers."""
+        simulate = layerwise.simulate if self.by_layers else pk.simulate
+        return simulate(net, x, T, chunk=self.chunk, precision=self.precision, **options)
+
     def check_stop(self, net, given, spikes: Tensor, states: dict[str, Tensor]) -> None:
         """By the definition: after every chunk, samples whose first class leads fall silent."""
         chunk = self.chunk or 8
@@ -138,7 +143,7 @@ class Network(Input, Case):
         running = torch.arange(self.T)[:, None] < steps
         x = given[0] if self.given == "held" else given
         stop = pk.stop.margin(self.lead)
-        result = pk.simulate(net, x, self.T, chunk=self.chunk, stop=stop, precision=self.precision)
+        result = self.simulated(net, x, self.T, stop=stop)
         same("steps", result.steps, steps)
         same("spikes of stopped samples", result.spikes.dense(), spikes * running[..., None])
         for name, v in states.items():
@@ -169,7 +174,9 @@ class Invariance(Input, Case):
             expected = pk.simulate(net, x, self.T, precision=self.precision).spikes.dense()
         with ways.use(self.way, self.threads):
             parts = x.split(1 + self.seed % 3)
-            parts = [pk.simulate(net, part, self.T, chunk=self.chunk, precision=self.precision) for part in parts]
+            parts = [
+                layerwise.simulate(net, part, self.T, chunk=self.chunk, precision=self.precision) for part in parts
+            ]
             same("spikes", torch.cat([part.spikes.dense() for part in parts], 1), expected)
         return bool(expected.any())
 

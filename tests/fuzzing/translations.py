@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+import layerwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -61,9 +62,9 @@ class Translation(Case):
         if self.method != "max":  # clips a few activations
             return True
         with ways.use(self.way, self.threads):
-            result = pk.simulate(net, x, STEPS, chunk=64)
+            result = layerwise.simulate(net, x, STEPS, chunk=64)
             if _error(result.logits.flatten(1), expected[0]) > NEAR:
-                longer = pk.simulate(net, x, 16 * STEPS, chunk=400)
+                longer = layerwise.simulate(net, x, 16 * STEPS, chunk=400)
                 if (error := _error(longer.logits.flatten(1), expected[0])) > NEAR / 2:
                     raise Mismatch(f"after {16 * STEPS} steps the logits are off by {error:.3f} of the largest")
         return bool(result.count().any())

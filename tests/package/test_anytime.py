@@ -1,5 +1,6 @@
 """Early exit, records and synaptic operations of simulate."""
 
+import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,15 +32,16 @@ def stopping_steps(out: torch.Tensor, lead: int, chunk: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["held", "sequence", "spikes"])
-@pytest.mark.parametrize("chunk", [1, 7, None])
-def test_decided_samples_stop(case, generator, chunk, kind):
+@pytest.mark.parametrize("chunk", [1, 7, 100, None])
+@pytest.mark.parametrize("run", [pk.simulate, layerwise.simulate], ids=["plan", "layers"])
+def test_decided_samples_stop(case, generator, run, chunk, kind):
     net, x, (_, _, out) = case
     if kind != "held":
         dense = spikes(40, *x.shape, generator=generator, rate=0.4)
         x, out = pk.pack(dense) if kind == "spikes" else dense, oracle(net, dense, 0.0)[2]
-    result = pk.simulate(net, x, 40, chunk=chunk, stop=pk.stop.margin(4))
+    result = run(net, x, 40, chunk=chunk, stop=pk.stop.margin(4))
     steps = stopping_steps(out, 4, chunk or 8)
-    assert equal(result.steps, steps) and 1 < len(steps.unique())
+    assert equal(result.steps, steps) and (1 < len(steps.unique()) or chunk == 100)
     alive = torch.arange(40).view(-1, 1, 1) < steps.view(-1, 1)
     assert equal(result.spikes.dense(), out * alive)
     whole = pk.simulate(net, x, 40)

@@ -218,7 +218,7 @@ CASES = {
     "simulate-record-true": (lambda: pk.simulate(NET, IMAGES, 4, record=True), TypeError, "record must be a list of layer names, got True; net has"),
     "learn-nothing": (lambda: pk.learn_neurons(NET), TypeError, "names must say what is learned, got none; write learn_neurons"),
     "simulate-memory": (
-        lambda: pk.simulate(pk.IF(), torch.zeros(9, 10**4), 2**31 - 1, chunk=1), ValueError, "GiB for spikes and potentials"
+        lambda: pk.simulate(pk.IF(), torch.zeros(9, 10**4), 2**31 - 1, chunk=1), ValueError, "GiB; take fewer steps or samples"
     ),
     "simulate-ends-dense": (
         lambda: pk.simulate(nn.Sequential(pk.IF(), pk.AvgPool2d(2)), IMAGES, 4), TypeError, "net must end in"

@@ -1,5 +1,6 @@
 """Convolutions along one axis, against the definition and against the same network on images of one row."""
 
+import layerwise
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
@@ -66,7 +67,7 @@ def test_simulation_is_that_of_images_of_one_row(generator, v_reset):
     held, sequence = dyadic(2, 3, L, generator=generator), spikes(T, 2, 3, L, generator=generator)
     for x in (held, sequence, pk.pack(sequence)):
         image = pk.pack(sequence.unsqueeze(3)) if isinstance(x, pk.Spikes) else x.unsqueeze(-2)
-        result, expected = pk.simulate(along, x, T, chunk=7), pk.simulate(rows, image, T)
+        result, expected = layerwise.simulate(along, x, T, chunk=7), pk.simulate(rows, image, T)
         assert result.count().any() and equal(result.count(), expected.count())
         assert result.rates == expected.rates and result.synops == expected.synops
         assert equal(result.state["0"][0], expected.state["0"][0].squeeze(2))

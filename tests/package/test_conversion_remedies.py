@@ -2,6 +2,7 @@
 
 import copy
 
+import layerwise
 import matplotlib
 import pytest
 import torch
@@ -195,7 +196,7 @@ def test_chunks_and_states_go_on(trained, precision):
     ann, images, _ = trained
     net = pk.convert(ann, images[:32])
     whole = pk.simulate(net, images[:4], 24, precision=precision)
-    chunked = pk.simulate(net, images[:4], 24, chunk=5, precision=precision)
+    chunked = layerwise.simulate(net, images[:4], 24, chunk=5, precision=precision)
     first = pk.simulate(net, images[:4], 10, precision=precision)
     rest = pk.simulate(net, images[:4], 14, state=first.state, precision=precision)
     assert whole.count().any() and equal(chunked.count(), whole.count())

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
@@ -127,7 +128,7 @@ def test_spikes_are_those_of_the_step_loop(name, v_reset):
     make_dyadic(net)
     T = 16
     expected = step_loop(net, x[:2], T)
-    result = pk.simulate(net, x[:2], T, chunk=7)
+    result = layerwise.simulate(net, x[:2], T, chunk=7)
     assert equal(result.spikes.dense(), expected[net.layers()[-1][0]])
     for layer, rate in result.rates.items():
         assert rate == pytest.approx(expected[layer].mean().item(), abs=1e-6) and rate > 0.001

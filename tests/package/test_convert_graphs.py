@@ -1,6 +1,7 @@
 """Graphs of every shape: what is carried on as real values, put side by side, enlarged or used twice. The converted
 network's rates become the ReLU network's outputs as T grows."""
 
+import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
@@ -186,7 +187,7 @@ def test_the_step_loop_agrees(ann):
         parameter.data = (parameter.data * 64).round() / 64
     values = step_loop(net, x, 30)
     name = list(values)[-1]
-    result = pk.simulate(net, x, 30, chunk=7)
+    result = layerwise.simulate(net, x, 30, chunk=7)
     differing = (result.spikes.dense() != values[name]).float().mean().item()
     assert values[name].mean() > 0.01 and differing < 1e-3
 

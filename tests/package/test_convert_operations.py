@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 
+import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
@@ -234,7 +235,7 @@ def test_the_error_fades(name):
     net = pk.convert(ann, x, method="max")
     with torch.no_grad():
         expected = ann(x)
-    errors = [relative_error(pk.simulate(net, x, T, chunk=50).logits, expected) for T in (20, 500)]
+    errors = [relative_error(layerwise.simulate(net, x, T, chunk=50).logits, expected) for T in (20, 500)]
     assert errors[1] < 0.005 and errors[1] < errors[0]
 
 

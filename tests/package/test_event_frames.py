@@ -1,5 +1,6 @@
 """Event frames: bool, integers and floats give the same, in batches of loaders, without a needless copy."""
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic
@@ -60,7 +61,7 @@ def test_every_type_gives_the_same(generator, name, most):
     assert 0.01 < expected.spikes.rate() < 0.9
     for dtype in TYPES if most == 1 else TYPES[1:]:
         for chunk in (None, 7):
-            result = pk.simulate(net, x.to(dtype), T, chunk=chunk)
+            result = layerwise.simulate(net, x.to(dtype), T, chunk=chunk)
             assert equal(result.spikes.dense(), expected.spikes.dense()), dtype
         direct = net.eval()(x.to(dtype))  # without simulate
         assert equal(direct.dense() if isinstance(direct, pk.Spikes) else direct.float(), expected.spikes.dense())
@@ -123,7 +124,7 @@ def test_frames_are_not_copied_as_a_whole(generator, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "float", watched)
     net = layers(generator)["convolution"]
-    pk.simulate(net, x, T, chunk=8)
+    layerwise.simulate(net, x, T, chunk=8)
     pk.ProxyNet(net, T).ann(x)
     assert 0 < max(taken) <= 8 * x[0].numel()
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic, spikes
@@ -146,7 +147,7 @@ def test_average_pooling_in_a_net_is_exact(generator):
     s, _ = reference.if_conv2d(x.expand(100, *x.shape), net[0].weight.data, padding=1)
     expected, _ = reference.if_conv2d(reference.avg_pool2d(s, 2), net[2].weight.data)
     for chunk in (None, 33):
-        assert equal(pk.simulate(net, x, 100, chunk=chunk).spikes.dense(), expected.flatten(2))
+        assert equal(layerwise.simulate(net, x, 100, chunk=chunk).spikes.dense(), expected.flatten(2))
 
 
 def test_neurons_alone(generator):

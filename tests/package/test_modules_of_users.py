@@ -3,6 +3,7 @@
 import threading
 from types import MethodType
 
+import layerwise
 import pytest
 import torch
 from equality import equal
@@ -79,7 +80,7 @@ def test_a_module_may_keep_a_state_itself(x):
             return self.last(self.flatten(spikes))
 
     expected = pk.simulate(sequence(), x, T).count()
-    assert equal(pk.simulate(Own(), x, T, chunk=5).count(), expected) and expected.any()
+    assert equal(layerwise.simulate(Own(), x, T, chunk=5).count(), expected) and expected.any()
 
 
 class Listed(nn.Module):
@@ -168,7 +169,7 @@ def test_of_other_modules_it_runs_or_is_refused(x):
     net, plain = sequence(), sequence()
     net.forward = MethodType(lambda self, x: nn.Sequential.forward(self, x * 2.0), net)
     expected = pk.simulate(plain, x * 2.0, T).count()
-    assert equal(pk.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
+    assert equal(layerwise.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
     with pytest.raises(TypeError, match=r"does not take net \(Sequential\)"):
         pk.compile(net, x)
 
@@ -196,7 +197,7 @@ def test_a_pooling_s_hooks_run():
     net, spikes = averages()
     seen = []
     net[0].register_forward_hook(lambda pool, given, y: seen.append(tuple(y.shape)))
-    pk.simulate(net, spikes, T, chunk=T)
+    layerwise.simulate(net, spikes, T, chunk=T)
     assert seen == [(T, 3, 1, 8, 8)]
 
 
@@ -218,7 +219,7 @@ def test_compiled_modules_keep_their_state(how, x):
     else:
         net.compile(backend="eager")
     names = list(net.state_dict())
-    assert equal(pk.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
+    assert equal(layerwise.simulate(net, x, T, chunk=5).count(), expected) and expected.any()
     assert list(net.state_dict()) == names
 
 
@@ -226,7 +227,7 @@ def test_so_do_averages_in_them():
     net, spikes = averages()
     expected = pk.simulate(net, spikes, T).count()
     compiled = nn.Sequential(torch.compile(net, backend="eager"))
-    assert equal(pk.simulate(compiled, spikes, T, chunk=5).count(), expected) and expected.any()
+    assert equal(layerwise.simulate(compiled, spikes, T, chunk=5).count(), expected) and expected.any()
     assert type(net[0]) is pk.AvgPool2d
 
 
@@ -242,4 +243,4 @@ def test_dropouts_are_prepared_twice(readout, x):
 def test_a_layer_may_be_skipped(x):
     net = Functions(lambda net, x: net.first(x))
     net.never = pk.IF()
-    assert pk.simulate(net, x, T, chunk=5).count().any()
+    assert layerwise.simulate(net, x, T, chunk=5).count().any()

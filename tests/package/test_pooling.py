@@ -1,5 +1,6 @@
 """Sum pooling: of spikes, of real values, in networks and in training."""
 
+import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ def test_sum_pooling_in_a_network(generator):
     for parameter in net.parameters():
         parameter.data = torch.randint(-4, 7, parameter.shape, generator=generator) / 8.0
     x = torch.rand(3, 2, 8, 8, generator=generator)
-    whole, parts = pk.simulate(net, x, 40), pk.simulate(net, x, 40, chunk=7)
+    whole, parts = pk.simulate(net, x, 40), layerwise.simulate(net, x, 40, chunk=7)
     assert equal(whole.spikes.dense(), parts.spikes.dense()) and 0.02 < whole.spikes.rate() < 0.98
     trained = pk.use_surrogate(net, pk.ATan()).train()
     trained(x.expand(8, *x.shape)).sum().backward()

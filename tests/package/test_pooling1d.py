@@ -1,5 +1,6 @@
 """Pooling along one axis, against torch's and against images of one row; networks of sound with it."""
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic, spikes
@@ -106,7 +107,7 @@ def test_the_step_loop_agrees(sound):
     net = pk.convert(Audio().eval(), sound)
     make_dyadic(net)
     values = step_loop(net, sound, T)
-    result = pk.simulate(net, sound, T, chunk=7)
+    result = layerwise.simulate(net, sound, T, chunk=7)
     assert values["head"].mean() > 0.01 and equal(result.spikes.dense(), values["head"])
 
 

@@ -3,6 +3,7 @@
 import copy
 from functools import partial, partialmethod
 
+import layerwise
 import pytest
 import torch
 from equality import equal
@@ -125,7 +126,7 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
         assert equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    parts = [pk.simulate(net, part, T, chunk=9, precision=precision).spikes.dense() for part in image.split(2)]
+    parts = [layerwise.simulate(net, part, T, chunk=9, precision=precision).spikes.dense() for part in image.split(2)]
     torch.set_num_threads(threads)
     assert equal(torch.cat(parts, 1), expected)
 
@@ -235,7 +236,7 @@ def test_a_converted_network_with_max_pooling(generator, precision):
     images = torch.rand(6, 1, 12, 12, generator=generator)
     net = pk.convert(ann, images)
     whole = pk.simulate(net, images, 40, precision=precision).count()
-    parts = [pk.simulate(net, part, 40, chunk=7, precision=precision).count() for part in images.split(1)]
+    parts = [layerwise.simulate(net, part, 40, chunk=7, precision=precision).count() for part in images.split(1)]
     assert equal(torch.cat(parts), whole) and whole.any()
     exact = pk.simulate(net, images, 40).count()
     assert 0 < (exact - whole).abs().float().mean() < 2 or precision == "int16"
@@ -296,7 +297,7 @@ def test_sums_are_exact_on_any_backend(monkeypatch, generator, v_reset, precisio
             continue
         monkeypatch.setattr(backends, "cpu_backend", lambda kernels=kernels: kernels)
         assert equal(pk.simulate(net, image, T, precision=precision).spikes.dense(), expected)
-    parts = [pk.simulate(net, part, T, chunk=7, precision=precision).spikes.dense() for part in image.split(1)]
+    parts = [layerwise.simulate(net, part, T, chunk=7, precision=precision).spikes.dense() for part in image.split(1)]
     assert equal(torch.cat(parts, 1), expected)
 
 

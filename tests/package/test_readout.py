@@ -1,5 +1,6 @@
 """Readouts: layers that integrate and never fire, in which a network may end."""
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic, spikes
@@ -72,7 +73,7 @@ def test_a_network_may_end_in_potentials(generator, chunk):
     torch.testing.assert_close(result.potentials, integrated(current, 0.75).detach(), rtol=1e-5, atol=1e-5)
     assert equal(result.records["2"], result.potentials)
     assert equal(result.state["2"][0], result.potentials[-1])
-    half = pk.simulate(net, x, 25, chunk=chunk)
+    half = layerwise.simulate(net, x, 25, chunk=chunk)
     assert equal(pk.simulate(net, x, 25, state=half.state).potentials, result.potentials[25:])
     assert result.rates["2"] != result.rates["2"] and "potentials (50, 2, 3)" in repr(result)
     assert "2" in str(pk.explain(net, x, 5))
@@ -104,7 +105,7 @@ def test_int16_reads_out_too(generator):
     net = nn.Sequential(pk.Flatten(), pk.FusedIFLinear(25, 20), pk.FusedLILinear(20, 3))
     x = torch.rand(2, 1, 5, 5, generator=generator)
     whole = pk.simulate(net, x, 40, precision="int16").potentials
-    chunks = pk.simulate(net, x, 40, precision="int16", chunk=3).potentials
+    chunks = layerwise.simulate(net, x, 40, precision="int16", chunk=3).potentials
     assert whole.std() > 0.1 and equal(whole, chunks)
 
 
@@ -124,5 +125,5 @@ def test_training_by_proxy_reads_potentials(generator):
     model = pk.ProxyNet(net, 8, readout="potential").train()
     output = model(x)
     output.square().sum().backward()
-    assert equal(output, pk.simulate(net, x, 8, chunk=8).potentials[-1])
+    assert equal(output, layerwise.simulate(net, x, 8, chunk=8).potentials[-1])
     assert all(parameter.grad.any() for parameter in net.parameters())

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic, spikes
@@ -86,7 +87,7 @@ def test_in_networks():
     net = nn.Sequential(layer(), pk.FusedIFLinear(9, 4), layer(4, 5)).eval()
     y = net(x)
     for chunk in (None, 1, 7, 40):
-        result = pk.simulate(net, x, T=40, chunk=chunk)
+        result = layerwise.simulate(net, x, T=40, chunk=chunk)
         assert y.any() and equal(result.spikes.dense(), y)
     halves = [pk.simulate(net, x[:20], T=20)]
     halves.append(pk.simulate(net, x[20:], T=20, state=halves[0].state))
@@ -182,7 +183,7 @@ def test_engines_streams_and_files(tmp_path):
         assert equal(torch.cat([stream(steps[t : t + 7]).dense() for t in range(0, 90, 7)]), y)
         engine.save(tmp_path / "net")
         assert equal(pk.load(tmp_path / "net")(x, 90).spikes.dense(), y)
-        result, by_layers = pk.simulate(net, x, 90), pk.simulate(net, x, 90, chunk=16)
+        result, by_layers = pk.simulate(net, x, 90), layerwise.simulate(net, x, 90, chunk=16)
         assert result.rates == by_layers.rates and result.synops == by_layers.synops
         for name, (v,) in by_layers.state.items():
             assert equal(result.state[name][0], v) and equal(stream.state[name], v)

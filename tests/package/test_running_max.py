@@ -1,5 +1,6 @@
 """Max pooling of real values over time, against its definition: the maximum of the sums so far."""
 
+import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
@@ -61,12 +62,12 @@ def test_in_networks(generator):
     net[2].weight.data.abs_()
     x = dyadic(T, 2, 2, 4, 4, generator=generator)
     whole = pk.simulate(net, x, T)
-    chunked = pk.simulate(net, x, T, chunk=2)
+    chunked = layerwise.simulate(net, x, T, chunk=2)
     first = pk.simulate(net, x[:5], 5)
     rest = pk.simulate(net, x[5:], 4, state=first.state)
     assert whole.count().any() and equal(chunked.count(), whole.count())
     assert equal(first.count() + rest.count(), whole.count())
-    stopped = pk.simulate(net, x, T, chunk=1, stop=lambda counts, t: torch.arange(len(counts)) < (t >= 4))
+    stopped = layerwise.simulate(net, x, T, chunk=1, stop=lambda counts, t: torch.arange(len(counts)) < (t >= 4))
     assert stopped.steps.min() == 4
     expected = net(x)
     assert equal(torch.export.export(net, (x,)).module()(x), expected)

@@ -5,6 +5,7 @@ import gc
 import pickle
 import weakref
 
+import layerwise
 import pytest
 import torch
 from cases import spikes
@@ -52,7 +53,24 @@ def planned(net: nn.Module, *given, **options):
 
 def by_layers(net: nn.Module, *given, **options):
     """Of the layers one by one, in chunks."""
-    return pk.simulate(copy.deepcopy(net), *given, chunk=8, **options)
+    return layerwise.simulate(copy.deepcopy(net), *given, chunk=8, **options)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_chunks_are_those_of_a_rule(monkeypatch, chunk):
+    """A chunk that is asked for is no reason to leave the plan: a rule is asked after each."""
+    net, x = network(), image()
+    expected, seen = by_layers(net, x, T), list[int]()
+
+    def rule(counts, t):
+        seen.append(t)
+        return torch.zeros(len(counts), dtype=torch.bool)
+
+    monkeypatch.setattr("proxykernels.running.simulate._by_layers", None)
+    for stop in (None, rule):
+        result = planned(net, x, T, chunk=chunk, stop=stop)
+        assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.spikes.dense().any()
+    assert seen == 2 * [*range(chunk, T, chunk), T]
 
 
 INPUTS = {

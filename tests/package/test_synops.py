@@ -2,6 +2,7 @@
 
 import math
 
+import layerwise
 import pytest
 import torch
 from cases import spikes
@@ -47,7 +48,7 @@ def test_a_constant_input_is_multiplied_once_in_every_chunk(generator, kind, sta
     channels = {"concatenated": 4, "readout": 3}.get(stage, 2)
     net = nn.Sequential(first, pk.FusedIFConv2d(channels, 4, 3), pk.Flatten())
     for chunk, stop in (1, None), (2, None), (4, None), (8, None), (9, None), (8, pk.stop.margin(1000)), (8, _half):
-        result = pk.simulate(net, x, T, chunk=chunk, stop=stop)
+        result = layerwise.simulate(net, x, T, chunk=chunk, stop=stop)
         neurons = math.prod(result.spikes.shape[2:])
         steps = N if kind != "moving" else int(result.steps.sum())
         assert result.synops.multiply_accumulates["1"] == steps * neurons * channels * 9, chunk
@@ -76,7 +77,7 @@ def test_only_the_values_count(generator, stage, most):
     assert (expected.accumulates["1"] > 0) == of_spikes != (expected.multiply_accumulates["1"] > 0)
     for each in given:
         for chunk in (1, 4, T):
-            assert pk.simulate(net, each, T, chunk=chunk).synops == expected, (each, chunk)
+            assert layerwise.simulate(net, each, T, chunk=chunk).synops == expected, (each, chunk)
         rate = pk.explain(net, each, T).rows[-1].input_rate
         assert 0.05 < rate < 0.95 if of_spikes else rate is None
 
@@ -94,6 +95,6 @@ def test_modules_of_users_see_the_tensor_that_was_given(generator):
     layer = pk.FusedIFConv2d(2, 4, 3, v_threshold=0.5)
     expected = pk.simulate(layer, 2 * x, T)
     for net in nn.Sequential(Doubled(), layer), nn.Sequential(pk.Channels(torch.arange(2)), Doubled(), layer):
-        result = pk.simulate(net, x, T, chunk=4)
+        result = layerwise.simulate(net, x, T, chunk=4)
         assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.spikes.rate() > 0.01
         assert list(result.synops.multiply_accumulates.values()) == [T * N * 64 * 18]

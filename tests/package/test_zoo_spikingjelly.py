@@ -3,6 +3,7 @@ are exact in float32."""
 
 from types import SimpleNamespace
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic
@@ -55,7 +56,7 @@ def test_voting_layers_of_spikingjelly(generator, mode):
     net = zoo("parametric_lif_net.CIFAR10Net", generator, mode, channels=4)
     x = dyadic(2, 3, 32, 32, generator=generator).abs()
     expected = spikingjelly_fires(net, x, T, mode)
-    result = pk.simulate(pk.from_spikingjelly(net), x, T, chunk=3)
+    result = layerwise.simulate(pk.from_spikingjelly(net), x, T, chunk=3)
     assert expected.shape == (T, 2, 10) and 0.02 < expected.mean() < 0.98
     assert equal(result.potentials, expected)
 
