@@ -126,7 +126,7 @@ def lines(layer: Layer, groups: int, joined: int, row: str, machine: Machine) ->
         found.append((parts * silent, parts * busy))
     found.append(line(machine, "lookup", lookup(layer), lookup(layer)))
     can = "tiles" in machine.costs and groups == 1 and tiles_hold(layer)
-    for kernel, count, possible in (("tiles", tiles, DIGITS), ("pixel tiles", pixel_tiles, PIXEL_DIGITS)):
+    for kernel, count, possible in (("planned tiles", tiles, DIGITS), ("pixel tiles", pixel_tiles, PIXEL_DIGITS)):
         for counts in (count(layer, digits) for digits in possible):
             found.append(line(machine, kernel, counts, counts) if can else (math.inf, math.inf))
     if can:

@@ -57,7 +57,8 @@ WITHOUT_TILES = Machine(event_slice=384, costs={
     },
     "dense": {"multiply": 0.058, "fire": 2.1, "move": 0.66, "unpack": 8.3, "call": 1.1e6},
 })  # fmt: skip
-# Measured on an Intel core with AMX (Sapphire Rapids), when each window made all of its lists.
+# Measured on an Intel core with AMX (Sapphire Rapids), when each window made all of its lists. "planned tiles" are the
+# tiles of an engine, "pixel tiles" and "patterns" its kernels of few steps: in proportion to an engine's rows.
 WITH_TILES = Machine(event_slice=1152, costs={
     "events": {
         "add": 1.3, "visit": 17, "fire": 0.067, "scan": 30, "list": 0.49, "list slice": 5.9, "list tap": 2.9,
@@ -73,6 +74,7 @@ WITH_TILES = Machine(event_slice=1152, costs={
     },
     "lookup": {"look up": 10, "block": 130, "table": 72, "read": 260, "read tap": 3, "fetch": 0.071, "call": 3.6e5},
     "tiles": {"multiply": 29, "fire": 180, "list": 38, "expand": 110, "fetch": 0.64, "call": 4.1e5},
+    "planned tiles": {"multiply": 21, "fire": 75, "list": 48, "expand": 140, "fetch": 0.64, "call": 0},
     "pixel tiles": {"multiply": 18, "fire": 60, "list": 6, "expand": 20, "fetch": 0.18, "call": 0},
     "patterns": {"add": 1.7, "start": 90, "fire": 5.5, "call": 0},
     "dense": {"multiply": 0.041, "fire": 3.2, "move": 0.99, "unpack": 9.4, "call": 1.5e6},

@@ -1,6 +1,6 @@
 """Rows of weights for the event and the period kernel (src/conv2d/weight_rows.h), and how many a call adds."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 
 import torch
@@ -25,6 +25,7 @@ from .weight_packing import (
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 MOST_NEGATED_BYTES = 1 << 21  # of rows and their negations, twice a second-level cache; the latter are taken seldom
 MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
+SAMPLED = 16  # pixels of an image that tell how much fires
 
 
 class WeightRows:
@@ -90,6 +91,14 @@ class WeightRows:
         return self._packed.get(("unit", row), find)
 
 
+@lru_cache(256)
+def _sampled(P: int) -> Tensor:
+    """Pixels in all parts of an image, whatever its width: multiples of the golden ratio."""
+    if P <= SAMPLED:
+        return torch.arange(P, device=heap.CPU)
+    return torch.tensor([(k * 2654435769 % 2**32) * P >> 32 for k in range(SAMPLED)], device=heap.CPU)
+
+
 class SpikeSample:
     """A few pixels of packed spikes [N, T, P, bytes], by which the choice of a kernel goes.
 
@@ -102,7 +111,7 @@ class SpikeSample:
 
     def __init__(self, table: abi.Kernels, words: Tensor, channels: int):
         N, _, P, _ = words.shape
-        pixels = words[:: max(1, N // 4), :, :: max(1, P // 16)].transpose(1, 2).contiguous()
+        pixels = words[:: max(1, N // 4)][:, :, _sampled(P)].transpose(1, 2).contiguous()
         N, P, T, width = pixels.shape
         inputs = max(N * P * T * channels, 1)
         self.rate = table.count_rows(pixels.data_ptr(), N * P, T, width, False) / inputs

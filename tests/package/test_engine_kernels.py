@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
+from proxykernels.kernels.cpu.rows import SpikeSample
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 
@@ -177,14 +178,30 @@ def test_it_takes_what_the_cost_model_says(target):
     few = "pixel tiles" if target == "amx" else "patterns"
     torch.manual_seed(0)
     net = pk.Network()
-    net.append("conv", pk.FusedIFConv2d(64, 64, 3, padding=1, v_threshold=0.5, v_reset=None), ("",))
+    net.append("conv", pk.FusedIFConv2d(128, 128, 3, padding=1, v_threshold=0.5, v_reset=None), ("",))
     make_dyadic(net.eval(), 2.0**-15)  # two digits in tiles
-    seldom, often = ((torch.rand(64, 2, 64, 12, 12) < rate).float() for rate in (0.01, 0.5))
-    engine = Engine(follow(net, (64, 12, 12), False), target=target)
+    seldom, often = ((torch.rand(64, 2, 128, 12, 12) < rate).float() for rate in (0.01, 0.5))
+    engine = Engine(follow(net, (128, 12, 12), False), target=target)
     for x, way in ((seldom, "rows"), (often, tables), (torch.cat([often, seldom]), "rows"), (often[:4], few)):
         assert equal(engine(pk.pack(x), len(x)).spikes.dense(), trace(net, x)[0]["conv"])
         assert list(engine.ways.values()) == [way]
     assert f"  {way}  " in repr(engine)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("W", [14, 21, 28])
+def test_the_rate_is_that_of_all_columns(W, target):
+    """Columns that are a multiple of seven apart are silent: of 28 pixels a row, each 49th pixel is one of these."""
+    torch.manual_seed(0)
+    x = (torch.rand(16, 2, 64, 28, W) < 0.5).float()
+    x[..., ::7] = 0
+    words = pk.pack(x)
+    sample = SpikeSample(cpu.load(target)._table, words._words, 64)
+    assert sample.rate == pytest.approx(x.mean().item(), rel=0.25)
+    net = nn.Sequential(pk.FusedIFConv2d(64, 64, 3, padding=1)).eval()
+    engine = Engine(follow(net, (64, 28, W), False), target=target)
+    engine(words, 16)
+    assert list(engine.ways.values()) == [{"amx": "tiles", "avx512": "tables"}.get(target, "rows")]
 
 
 def test_depthwise_convolutions_have_a_kernel_of_their_own():

@@ -32,14 +32,18 @@ static bool reads_spikes(const Session& session, const Step& step, int64_t steps
     return shortcut.spikes && shortcut.step == frame && shortcut.image == steps * frame;
 }
 
-// Rows that adding takes for each input and step, as some pixels tell: those of rows.py's SpikeSample.
+// Rows that adding takes for each input and step, as some pixels tell: those of rows.py's SpikeSample, which lie in all
+// parts of an image whatever its width, by multiples of the golden ratio.
 static double rate_of(const View& x, const Window& w, int64_t N, int64_t steps) {
+    constexpr int64_t sampled = 16;
     const int64_t P = w.H * w.W, bytes = (w.C + 7) / 8;
     int64_t rows[2] = {}, pixels = 0;
     for (int64_t image = 0; image < N; image += most(1, N / 4))
-        for (int64_t pixel = 0; pixel < P; pixel += most(1, P / 16), pixels++)
+        for (int64_t k = 0; k < least(P, sampled); k++, pixels++) {
+            const int64_t pixel = P <= sampled ? k : (int64_t)((uint64_t)((uint32_t)k * 2654435769u) * (uint64_t)P >> 32);
             for (const int64_t negated : {0, 1})
                 rows[negated] += count_rows_of(x.spikes_at(image, 0, pixel), steps, x.step, bytes, negated);
+        }
     return (double)least(rows[0], rows[1]) / (double)(pixels * w.C * steps);
 }
 
