@@ -29,7 +29,7 @@ import triton.language as tl
 
 from .counters import popcount
 from .epilogue import append_spikes, in_step_order, join_digits, or_of_windows, split_steps
-from .neuron_steps import choose_states, read_states, write_states
+from .neuron_steps import choose_states, read_states, write_states, zero_states
 from .spike_operands import expand, fence, read_steps, times_64, wait_for_products
 
 
@@ -83,6 +83,7 @@ def _if_conv2d_kernel(
     IN_REGISTERS: tl.constexpr = STEPS >= 4 and STEPS < 32 and STEPS * PIXELS >= 128 and CHANNELS <= 64
     LATE: tl.constexpr = 2 if STEPS == 32 or IN_REGISTERS else 1
     TOGETHER: tl.constexpr = 16 * LATE // STEPS if IN_REGISTERS else 1
+    STATES_LATER: tl.constexpr = STEPS < 32 and STATES > 1  # read behind the main loop, which needs the registers
     C = GROUP_C * groups
     group_C_out = C_out // groups
     column_blocks = tl.cdiv(group_C_out, CHANNELS)
@@ -135,7 +136,10 @@ def _if_conv2d_kernel(
         is_window = quarter < (neurons - first_pixel) // 4
         pooled_output = quarter[:, None] * C_out + channel[None, :]
         pooled_pointer += first_pixel // 4 * C_out + first_channel
-    state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
+    if STATES_LATER:
+        state = zero_states(tl.zeros((PIXELS, CHANNELS), tl.float32), STATES)
+    else:
+        state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
     spikes_pointer += first_output
     if currents_pointer is not None:
         currents_pointer += first_output
@@ -184,6 +188,8 @@ def _if_conv2d_kernel(
         # The epilogue: neurons, step by step.
         if third_pointer is not None:
             current = join_digits(current, middle, high)
+        if STATES_LATER:
+            state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
         # Loaded here, and not once for all: the loop above needs the registers.
         unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
         loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])

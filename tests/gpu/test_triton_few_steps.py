@@ -4,9 +4,11 @@ import pytest
 import torch
 from cases import dyadic, fine, spikes, thresholds, words_over_time
 from equality import equal
+from neuron_cases import NAMES, channelwise, state
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
+import proxykernels as pk
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
@@ -80,6 +82,19 @@ def test_rows_of_layers_that_fill_the_card(generator, monkeypatch, T, dtype, cha
     assert 0.01 < expected.mean() < 0.99
     assert equal(words.cpu(), words_over_time(expected.flatten(3)))
     assert equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("triton_kernels")
+@pytest.mark.parametrize("T", [3, 12])
+@pytest.mark.parametrize("name", NAMES)
+def test_neurons_of_every_model(generator, T, name):
+    """Their states come from before; the second one is read behind the main loop."""
+    neuron, x = channelwise(5, generator)[name], spikes(T, 2, 3, 3, 2, generator=generator)
+    weight, v0 = fine(5, 3, 3, 3, generator=generator), state(neuron, (2, 5, 3, 2), generator)
+    expected, v_expected = reference.conv2d(x, weight, None, v0, neuron.on(5, x.device), 1, 1)
+    found, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1)
+    assert expected.any() and equal(found.dense(), expected) and equal(v, v_expected)
 
 
 @pytest.mark.triton
