@@ -67,3 +67,21 @@ def test_logits_are_those_of_the_equation(rectifies):
             steps = torch.arange(1, 10)
             by_steps = library.logits(readout, result.count(), result._figures.kept[k], steps)
             assert torch.equal(by_steps, readout.logits(result.count(), state, steps))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("N", [1, 4, 9])
+@pytest.mark.parametrize("T", [33, 64, 70, 130])
+def test_large_linear_layers_of_many_steps(T, N, target):
+    """Byte rows by slices where much fires, and by patterns where little does, from segment to segment."""
+    torch.manual_seed(T + N)
+    layers = [pk.FusedIFLinear(3000, 750, v_threshold=1.0, v_reset=None), pk.FusedIFLinear(750, 11, v_threshold=0.25)]
+    net = nn.Sequential(*layers).eval()
+    rates = torch.where(torch.arange(T) < 64, 0.2, 0.01)
+    x = pk.pack((torch.rand(T, N, 3000) < rates.view(-1, 1, 1)).float())
+    engine = Engine(follow(net, (3000,), False, "int8"), target=target)
+    result, expected = engine(x, T), layerwise.simulate(net, x, T, precision="int8")
+    assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.rates["1"] > 0
+    assert result.synops == expected.synops and result.rates == pytest.approx(expected.rates)
+    if N == 9:
+        assert engine.ways[0] == ("rows" if T in (33, 64) else "patterns")

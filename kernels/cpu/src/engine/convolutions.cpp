@@ -88,6 +88,9 @@ int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t step
     if (Depthwise::fits(step)) return engine::ByDepthwise;
     const View& x = session.views[step.windows[step.weighted].slot];
     if (x.periodic && Sliced::fits(step, N, steps)) return engine::BySlices;
+    constexpr double least_linear_rate = 0.08;  // of many steps: fewer rows are as soon added by patterns
+    if (step.P() == 1)
+        return rate_of(x, step.windows[step.weighted], N, steps) < least_linear_rate ? engine::ByPatterns : engine::BySlices;
     const Candidates candidates(step, N, steps);
     const int64_t way = candidates.fastest(0);
     if (way == candidates.fastest(1)) return way;

@@ -188,7 +188,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         if (step.kind != engine::Fire) continue;
         room.include(scatter_room(step, N, threads));
         room.kernel = most(room.kernel, kernel_room(step, N, steps, threads));
-        if (step.spikes_that_move && has_kernel(step, N, steps)) continue;
+        if (step.spikes_that_move && has_kernel(step, N, steps) && step.P() > 1) continue;  // of one pixel it may be either
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
             for (const bool held : {false, true})
                 if (some) room.include(Tasks(step, N, some, threads, held).room(step));

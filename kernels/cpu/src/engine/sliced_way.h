@@ -8,6 +8,7 @@
 #include "../conv2d/row_sums.h"
 #include "convolution.h"
 #include "band_window_lists.h"
+#include "tasks.h"
 
 namespace PK_TARGET {
 
@@ -37,7 +38,9 @@ struct Sliced {
           slices(c),
           cut(cut_for(threads)) {}
 
-    static bool fits(const Step& step, int64_t N, int64_t steps) { return step.sliced && is_enough(step, N, steps); }
+    static bool fits(const Step& step, int64_t N, int64_t steps) {
+        return step.sliced && is_enough(step, N, steps) && (step.P() > 1 || steps > most_pattern_steps);
+    }
     int64_t tasks() const { return cut.tasks; }
 
     static void borrow(Worker& worker, Carver& carver, const Sliced& s) {
