@@ -69,19 +69,37 @@ def test_logits_are_those_of_the_equation(rectifies):
             assert torch.equal(by_steps, readout.logits(result.count(), state, steps))
 
 
+def linear_network(inputs: int, neurons: int) -> nn.Sequential:
+    torch.manual_seed(neurons)
+    layers = [pk.FusedIFLinear(inputs, neurons, v_threshold=1.0, v_reset=None), pk.FusedIFLinear(neurons, 11)]
+    layers[1].weight.data *= 4
+    return nn.Sequential(*layers).eval()
+
+
+def spikes_of(T: int, N: int, inputs: int) -> pk.Spikes:
+    """Many in 64 steps, then few."""
+    rates = torch.where(torch.arange(T) < 64, 0.2, 0.01)
+    return pk.pack((torch.rand(T, N, inputs) < rates.view(-1, 1, 1)).float())
+
+
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("inputs", "neurons"), [(3000, 750), (300, 80)])  # the checked build takes small ones, too
 @pytest.mark.parametrize("N", [1, 4, 9])
 @pytest.mark.parametrize("T", [33, 64, 70, 130])
-def test_large_linear_layers_of_many_steps(T, N, target):
+def test_linear_layers_of_many_steps(T, N, inputs, neurons, target):
     """Byte rows by slices where much fires, and by patterns where little does, from segment to segment."""
-    torch.manual_seed(T + N)
-    layers = [pk.FusedIFLinear(3000, 750, v_threshold=1.0, v_reset=None), pk.FusedIFLinear(750, 11, v_threshold=0.25)]
-    net = nn.Sequential(*layers).eval()
-    rates = torch.where(torch.arange(T) < 64, 0.2, 0.01)
-    x = pk.pack((torch.rand(T, N, 3000) < rates.view(-1, 1, 1)).float())
-    engine = Engine(follow(net, (3000,), False, "int8"), target=target)
-    result, expected = engine(x, T), layerwise.simulate(net, x, T, precision="int8")
+    net, x = linear_network(inputs, neurons), spikes_of(T, N, inputs)
+    result = Engine(follow(net, (inputs,), False, "int8"), target=target)(x, T)
+    expected = layerwise.simulate(net, x, T, precision="int8")
     assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.rates["1"] > 0
     assert result.synops == expected.synops and result.rates == pytest.approx(expected.rates)
-    if N == 9:
-        assert engine.ways[0] == ("rows" if T in (33, 64) else "patterns")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_ways_of_linear_layers(target):
+    """By the size, the steps of a segment, and the rate."""
+    for inputs, neurons, ways in ((3000, 750, ["rows", "rows", "patterns", "patterns"]), (300, 80, ["patterns"] * 4)):
+        engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, "int8"), target=target)
+        for T, way in zip((33, 64, 70, 128), ways, strict=True):  # the last segment's: of 33, 64, 6 and 64 steps
+            engine(spikes_of(T, 9, inputs), T)
+            assert engine.ways[0] == way
