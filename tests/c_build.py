@@ -190,9 +190,7 @@ def main() -> int:
     parser.add_argument("--emulator", default="", help="command in front of programs")
     parser.add_argument("--targets", help="instruction sets, with semicolons between (default: all)")
     parser.add_argument("--only-compile", action="store_true", help="run nothing")
-    parser.add_argument(
-        "--bench", action="store_true", help="also milliseconds, those of pk.Engine, and of ten threads"
-    )
+    parser.add_argument("--bench", action="store_true", help="also milliseconds, of pk.Engine and of ten threads too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -37,9 +37,7 @@ static double computed() {
 
 struct Taken {
     double clock = 1e300, processor = 1e300;  // milliseconds
-    void least(const Taken& other) {
-        clock = std::min(clock, other.clock), processor = std::min(processor, other.processor);
-    }
+    void least(const Taken& other) { clock = std::min(clock, other.clock), processor = std::min(processor, other.processor); }
 };
 
 static pk_network* open_network(const char* path) {
@@ -169,7 +167,7 @@ int main(int argc, char** argv) {
     int64_t spikes = 0;
     for (const auto& counts : expected)
         for (const int32_t count : counts) spikes += count;
-    printf("%zu threads %.3f ms, %.3f ms of processors; processes %.3f ms, %.3f ms of processors; %lld spikes\n", expected.size(),
-           threads.clock, threads.processor, processes.clock, processes.processor, (long long)spikes);
+    printf("%zu threads %.3f ms, %.3f ms of processors; processes %.3f ms, %.3f ms of processors; %lld spikes\n",
+           expected.size(), threads.clock, threads.processor, processes.clock, processes.processor, (long long)spikes);
     return 0;
 }
