@@ -1,4 +1,4 @@
-// In front of every kernel source on Windows (CMakeLists.txt), which gives aligned memory back by a function of its own: all
+// In front of every C++ source on Windows (CMakeLists.txt), which gives aligned memory back by a function of its own: all
 // memory of the kernels is taken so.
 #pragma once
 #include <cstdlib>
