@@ -210,7 +210,7 @@ def test_damaged_files_under_sanitizers(sanitizers, tmp_path):
     program = c_build.compile_program(source, prefix, tmp_path / "damaged", "c++", *flags.split())
     net = torch.nn.Sequential(pk.FusedIFConv2d(2, 3, 3), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(3 * 3 * 2, 4))
     pk.compile(net, image()).save(tmp_path / "net.pk")
-    told = sh(program, tmp_path / "net.pk", os.environ.get("DAMAGED_FILES", "1000"), 1)
+    told = sh(program, tmp_path / "net.pk", os.environ.get("DAMAGED_FILES", "10000"), 1)
     refused, read = map(int, re.findall(r"\d+", told))
     assert refused > 500 and refused > 50 * read
 
