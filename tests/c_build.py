@@ -168,6 +168,12 @@ def bench(command: list[str], folder: Path, target: str, T: int = 4, rounds: int
     return ", ".join(f"{name} {statistics.median(values):.3g} ms" for name, values in found.items())
 
 
+def threads(prefix: Path, folder: Path, count: int = 10) -> str:
+    """What c_threads.cpp says of the small network in int8: threads with a stream each, and as many processes."""
+    program = compile_program(PROGRAMS / "c_threads.cpp", prefix, folder / "threads")
+    return sh(program, folder / "int8.pk", count, 4, 20).strip()
+
+
 def median_ms(call: Callable[[torch.Tensor], object], images: torch.Tensor, calls: int = 200) -> float:
     taken = []
     for k in range(calls):
@@ -184,7 +190,7 @@ def main() -> int:
     parser.add_argument("--emulator", default="", help="command in front of programs")
     parser.add_argument("--targets", help="instruction sets, with semicolons between (default: all)")
     parser.add_argument("--only-compile", action="store_true", help="run nothing")
-    parser.add_argument("--bench", action="store_true", help="also milliseconds, and those of pk.Engine")
+    parser.add_argument("--bench", action="store_true", help="also milliseconds, of pk.Engine and of ten threads too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -202,6 +208,8 @@ def main() -> int:
         if options.bench:
             target = pk.load(folder / "int8.pk").target
             print(f"small network, int8, one image, T = 4, {target}:", bench([*emulator, str(command)], folder, target))
+            if not options.zig:
+                print(threads(prefix, folder))
         return any(what != "equal" for name, what in told.items() if not name.startswith("float"))
 
 

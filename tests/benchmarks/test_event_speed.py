@@ -34,7 +34,7 @@ def test_no_events_and_events_anywhere():
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(event_table, "SIZES", {"128x128": (100, 110)})
+    monkeypatch.setattr(event_table, "SIZES", {"128x128": (60, 66)})
     monkeypatch.setattr(turns, "BLOCK_S", 1e-9)
     monkeypatch.setattr(turns, "SETTLE_S", 0.0)
 

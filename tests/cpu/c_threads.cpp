@@ -1,9 +1,10 @@
 // Threads against processes: threads NET COUNT T RUNS. COUNT threads with a stream each of one network, and as many processes
-// with a network each, do the same RUNS calls of T steps, by turns. Says the fewest milliseconds of each; fails if a stream
-// counts other spikes than it does alone.
+// with a network each, do the same RUNS calls of T steps, by turns. Says the fewest milliseconds of each, by the clock and of
+// processor time; fails if a stream counts other spikes than it does alone.
 #include <proxykernels.h>
 
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +27,18 @@ static void must(pk_status status, const pk_error& error) {
 static double now() {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
+
+// Milliseconds that this thread has computed.
+static double computed() {
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return 1e3 * (double)now.tv_sec + 1e-6 * (double)now.tv_nsec;
+}
+
+struct Taken {
+    double clock = 1e300, processor = 1e300;  // milliseconds
+    void least(const Taken& other) { clock = std::min(clock, other.clock), processor = std::min(processor, other.processor); }
+};
 
 static pk_network* open_network(const char* path) {
     pk_error error;
@@ -69,12 +82,13 @@ private:
 
 using Counts = std::vector<std::vector<int32_t>>;
 
-static double by_threads(const char* path, const Counts& expected, int64_t T, int runs) {
+static Taken by_threads(const char* path, const Counts& expected, int64_t T, int runs) {
     pk_network* network = open_network(path);
     std::mutex mutex;
     std::condition_variable begins;
     bool may_begin = false, right = true;
     size_t ready = 0;
+    double processor = 0;
     std::vector<std::thread> threads;
     for (size_t k = 0; k < expected.size(); k++)
         threads.emplace_back([&, k] {
@@ -85,9 +99,11 @@ static double by_threads(const char* path, const Counts& expected, int64_t T, in
             begins.notify_all();
             begins.wait(lock, [&] { return may_begin; });
             lock.unlock();
+            const double begun = computed();
             const bool same = worker.work(runs) == expected[k];
+            const double took = computed() - begun;
             lock.lock();
-            right &= same;
+            right &= same, processor += took;
         });
     std::unique_lock<std::mutex> lock(mutex);
     begins.wait(lock, [&] { return ready == threads.size(); });
@@ -99,10 +115,10 @@ static double by_threads(const char* path, const Counts& expected, int64_t T, in
     const double took = now() - start;
     pk_network_close(&network);
     if (!right) exit(2);
-    return took;
+    return {took, processor};
 }
 
-static double by_processes(const char* path, const Counts& expected, int64_t T, int runs) {
+static Taken by_processes(const char* path, const Counts& expected, int64_t T, int runs) {
     int ready[2], begin[2];
     if (pipe(ready) || pipe(begin)) exit(3);
     std::vector<pid_t> children;
@@ -114,7 +130,10 @@ static double by_processes(const char* path, const Counts& expected, int64_t T, 
         Worker worker(open_network(path), (unsigned)k, T);
         worker.work(1);
         if (write(ready[1], &byte, 1) != 1 || read(begin[0], &byte, 1) != 1) _exit(3);
-        _exit(worker.work(runs) == expected[k] ? 0 : 2);
+        const double begun = computed();
+        const bool same = worker.work(runs) == expected[k];
+        const double took = computed() - begun;
+        _exit(write(ready[1], &took, sizeof took) != sizeof took ? 3 : same ? 0 : 2);
     }
     std::vector<char> bytes(expected.size());
     for (char& byte : bytes)
@@ -125,9 +144,11 @@ static double by_processes(const char* path, const Counts& expected, int64_t T, 
         int status = 0;
         if (waitpid(child, &status, 0) < 0 || status) exit(2);
     }
-    const double took = now() - start;
+    Taken all{now() - start, 0};
+    double took = 0;
+    for (size_t k = 0; k < expected.size() && read(ready[0], &took, sizeof took) == sizeof took; k++) all.processor += took;
     for (int end : {ready[0], ready[1], begin[0], begin[1]}) close(end);
-    return took;
+    return all;
 }
 
 int main(int argc, char** argv) {
@@ -138,14 +159,15 @@ int main(int argc, char** argv) {
     pk_network* network = open_network(argv[1]);
     for (int k = 0; k < atoi(argv[2]); k++) expected.push_back(Worker(network, (unsigned)k, T).work(1));
     pk_network_close(&network);
-    double threads = 1e300, processes = 1e300;
+    Taken threads, processes;
     for (int i = 0; i < rounds; i++) {
-        threads = std::min(threads, by_threads(argv[1], expected, T, runs));
-        processes = std::min(processes, by_processes(argv[1], expected, T, runs));
+        threads.least(by_threads(argv[1], expected, T, runs));
+        processes.least(by_processes(argv[1], expected, T, runs));
     }
     int64_t spikes = 0;
     for (const auto& counts : expected)
         for (const int32_t count : counts) spikes += count;
-    printf("%zu threads %.3f ms, processes %.3f ms, %lld spikes\n", expected.size(), threads, processes, (long long)spikes);
+    printf("%zu threads %.3f ms, %.3f ms of processors; processes %.3f ms, %.3f ms of processors; %lld spikes\n",
+           expected.size(), threads.clock, threads.processor, processes.clock, processes.processor, (long long)spikes);
     return 0;
 }

@@ -24,17 +24,21 @@ def zoo(name: str, generator, mode: str, **options) -> nn.Module:
 
     module, _, function = name.partition(".")
     __import__(f"{models.__name__}.{module}")
-    net = getattr(getattr(models, module), function)(spiking_neuron=neuron.IFNode, **options)
+    home = getattr(models, module)
+    if "layers" in options:
+        options["block"] = home.BasicBlock
+    net = getattr(home, function)(spiking_neuron=neuron.IFNode, **options)
     functional.set_step_mode(net, mode)
     return make_dyadic(net, generator)
 
 
 RESNETS = {
-    "spiking": ("spiking_resnet.spiking_resnet18", {}),
-    "added": ("sew_resnet.sew_resnet18", {"cnf": "ADD"}),
-    "and": ("sew_resnet.sew_resnet18", {"cnf": "AND"}),
-    "and not": ("sew_resnet.sew_resnet18", {"cnf": "IAND"}),
+    "spiking": ("spiking_resnet.SpikingResNet", {}),
+    "added": ("sew_resnet.SEWResNet", {"cnf": "ADD"}),
+    "and": ("sew_resnet.SEWResNet", {"cnf": "AND"}),
+    "and not": ("sew_resnet.SEWResNet", {"cnf": "IAND"}),
 }
+BLOCKS = [1, 1, 1, 1]  # of each stage: shortcuts of both kinds, in half the weights of ResNet-18
 
 
 @pytest.mark.costly
@@ -43,7 +47,7 @@ RESNETS = {
 def test_residual_nets_of_spikingjelly(generator, name, mode):
     """They end in a matrix product, whose results are the network's potentials."""
     function, options = RESNETS[name]
-    net = zoo(function, generator, mode, num_classes=10, **options)
+    net = zoo(function, generator, mode, layers=BLOCKS, num_classes=10, **options)
     x = dyadic(1, 3, 32, 32, generator=generator).abs()
     expected = spikingjelly_fires(net, x, T, mode)
     result = pk.simulate(pk.from_spikingjelly(net), x, T)

@@ -120,6 +120,12 @@ DEFECTS = {
         "(1 << (left % 32)) * 2 - 1, -1 if",
         "tests/gpu/test_triton_few_steps.py",
     ),
+    "Triton few steps: states from before": Defect(
+        "kernels/gpu/if_conv2d_kernel.py",
+        "if STATES_LATER:\n            state = read_states(",
+        "if STATES_LATER and COUNTS_ONLY:\n            state = read_states(",
+        "tests/gpu/test_triton_few_steps.py",
+    ),
     "Triton recurrent neurons: who sends": Defect(
         "kernels/gpu/recurrent_scan.py",
         "weight_pointer + sender * C + channel",

@@ -6,6 +6,8 @@
 #include <cstring>
 #if defined(__linux__)
 #include <sched.h>
+#elif defined(_WIN32)
+#include <thread>
 #endif
 
 using namespace proxykernels;
@@ -71,7 +73,9 @@ static int64_t usual_threads() {
     cpu_set_t set;
     if (!sched_getaffinity(0, sizeof set, &set)) return CPU_COUNT(&set);
 #endif
-#if defined(_SC_NPROCESSORS_ONLN)
+#if defined(_WIN32)
+    return std::max(1u, std::thread::hardware_concurrency());
+#elif defined(_SC_NPROCESSORS_ONLN)
     return std::max(1L, sysconf(_SC_NPROCESSORS_ONLN));
 #else
     return 1;

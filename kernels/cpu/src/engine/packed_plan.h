@@ -1,7 +1,7 @@
 // A network as it is run: its operations, with their weights packed. Rows of weights, one for each input, are contiguous over
 // the output channels of a block: as many as eight registers hold. So a spike costs one row, and nothing else is read.
 #pragma once
-#if !defined(__wasm__)
+#if __has_include(<sys/mman.h>) && !defined(__wasm__)
 #include <sys/mman.h>
 #endif
 
