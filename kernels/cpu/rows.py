@@ -96,7 +96,8 @@ def _sampled(P: int) -> Tensor:
     """Pixels in all parts of an image, whatever its width: multiples of the golden ratio."""
     if P <= SAMPLED:
         return torch.arange(P, device=heap.CPU)
-    return torch.tensor([(k * 2654435769 % 2**32) * P >> 32 for k in range(SAMPLED)], device=heap.CPU)
+    pixels = [(k * 2654435769 % 2**32) * P >> 32 for k in range(SAMPLED)]
+    return torch.tensor(pixels, dtype=torch.int64, device=heap.CPU)
 
 
 class SpikeSample:
