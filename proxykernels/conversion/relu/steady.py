@@ -34,18 +34,18 @@ class Steady:
         """
         if self.net is None:
             return
-        steady, changed, _ = self._called(self.net, False)
+        steady, changed, _ = self._called(self.net)
         if steady:
             return
         if changed:
             raise changed
-        _, changed, state = self._called(self.net, True)  # slower: to name the module
+        _, changed, state = self._called(self.net, watches=True)  # slower: to name the module
         if changed:
             raise changed
         state.explain()
         raise Changed(f"{self.name} has a state: it does not always give the same for the same input; take it out")
 
-    def _called(self, net: nn.Module, watches: bool) -> tuple[bool, Changed | None, State]:
+    def _called(self, net: nn.Module, watches: bool = False) -> tuple[bool, Changed | None, State]:
         """Whether it gave the same at each call; the first change of what it keeps; ``watches``: also each module."""
         state = State(net, self.name)
         known: dict[int, list[Tensor]] = {}
