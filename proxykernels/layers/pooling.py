@@ -104,17 +104,17 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
-        if isinstance(x, Spikes) and x.shape[3:] == self._size_of(*x.shape[3:]):
+        if isinstance(x, Spikes) and x.shape[3:] == self.output_of(x.shape[3:]):
             return x
         x = checks.frames(x)
         return each_step_of_spikes(super().forward, x)
 
-    def _size_of(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the output, which None leaves as they are."""
-        size: Any = self.output_size
-        if isinstance(size, tuple | list) and len(size) == 2:
-            size = [there if n is None else n for n, there in zip(size, (height, width), strict=True)]
-        return window_checks.pair("output_size", size, 1)
+    def output_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Height and width of the output for those of an image, which None leaves as they are."""
+        wanted: Any = self.output_size
+        if isinstance(wanted, tuple | list) and len(wanted) == 2:
+            wanted = [there if n is None else n for n, there in zip(wanted, size, strict=True)]
+        return window_checks.pair("output_size", wanted, 1)
 
 
 class Flatten(nn.Module):

@@ -102,10 +102,14 @@ class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 4, "(T, N, C, L)")
-        if isinstance(x, Spikes) and x.shape[3] == window_checks.single("output_size", self.output_size, 1):
+        if isinstance(x, Spikes) and x.shape[3:] == self.output_of(x.shape[3:]):
             return x
         x = checks.frames(x)
         return each_step_of_spikes(super().forward, x)
+
+    def output_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The length of the output, whatever that of the input is."""
+        return (window_checks.single("output_size", self.output_size, 1),)
 
 
 class Voting(nn.Module):

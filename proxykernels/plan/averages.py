@@ -1,7 +1,8 @@
 """Averages of spikes become part of the weights behind them, where they have no fewer pixels: VGG's, of small images.
 
 A mean is a product with a matrix of its own. So both are one product with other weights, of the spikes themselves,
-which adds few of them; what takes the averages multiplies all of them, which are real values, at every step.
+which adds few of them; what takes the averages multiplies all of them, which are real values, at every step. What is
+counted is the network as it is written, with its averages: so a run by layers counts the same.
 """
 
 from collections import Counter
@@ -23,7 +24,7 @@ def without_averages(plan: Plan) -> Plan:
     left_out = {
         window.slot
         for op in plan.operations
-        if op.kind == Kind.FIRE
+        if op.kind == Kind.FIRE and len(op.windows) == 1
         for window in op.windows
         if readers[window.slot] == 1 and _can_be_merged(plan, window)
     }
@@ -66,7 +67,8 @@ def _merged(plan: Plan, window: Window) -> Window:
     height, width = plan.source(of_pool)[1:]
     assert weight is not None
     merged = weight.flatten(2) @ _means(pool, height, width)
-    return Window(of_pool.slot, (height, width), weight=merged.unflatten(2, (height, width)))
+    weights = merged.unflatten(2, (height, width))
+    return Window(of_pool.slot, (height, width), weight=weights, averages=prod(weight.shape[1:]))
 
 
 def _means(pool: Operation, height: int, width: int) -> Tensor:

@@ -12,7 +12,8 @@
     the neurons    {"model", "scalars", "fires", "rectifies", "limit": number | null, "channels", "bias", "start",
                     "scale"}; the last four name tensors, and scale may be null
 
-A delay has "delays", the name of a tensor of int64 too. In networks of sigma-delta neurons alone
+A window whose weight has averages of spikes in it has "averages", how many a neuron reads; a delay has "delays", the
+name of a tensor of int64. In networks of sigma-delta neurons alone
 
     an operation   {"senders": null | {"exponents", "rectifies", "limit": name of a tensor}, "scale": name | null}
     a window       {"bias": name of a tensor | null}
@@ -60,6 +61,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
                 "slot": w.slot, "kernel": w.kernel, "stride": w.stride, "padding": w.padding, "dilation": w.dilation,
                 "groups": w.groups, "weight": put(f"{k}.{i}.weight", w.weight),
                 **({"bias": put(f"{k}.{i}.bias", w.bias)} if plan.changes else {}),
+                **({"averages": w.averages} if w.averages else {}),
             }
             for i, w in enumerate(op.windows)
         ]  # fmt: skip

@@ -39,7 +39,8 @@ def _operation(about: Any, tensors: dict[str, Tensor]) -> Operation:
 def _window(about: Any, tensors: dict[str, Tensor]) -> Window:
     sizes = {name: tuple(about[name]) for name in SIZES}
     weight, bias = (_tensor(tensors, about.get(name)) for name in ("weight", "bias"))
-    return Window(about["slot"], **sizes, weight=weight, groups=about["groups"], bias=bias)
+    averages = about.get("averages", 0)
+    return Window(about["slot"], **sizes, weight=weight, groups=about["groups"], bias=bias, averages=averages)
 
 
 def _neurons(about: Any, tensors: dict[str, Tensor]) -> PlannedNeurons:

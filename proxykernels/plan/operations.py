@@ -52,6 +52,8 @@ class Window:
         kernel, stride, padding, dilation: height and width.
         weight: [C_out, C_in / groups, *kernel], float32; None: no weights.
         bias: float32 [C_out], of sigma-delta neurons.
+        averages: of spikes, which have become part of the weight: how many a neuron reads, and multiplies where
+            operations are counted; 0: there are none.
     """
 
     slot: int
@@ -62,6 +64,7 @@ class Window:
     weight: Tensor | None = None
     groups: int = 1
     bias: Tensor | None = None
+    averages: int = 0
 
     def taps_inside(self, source: tuple[int, ...], out: tuple[int, ...]) -> int:
         """Of all windows of an image ``out``, the taps that lie in the image that is read, and not in its padding."""

@@ -165,7 +165,8 @@ class Plan:
         """Multiplications by a weight in one pass of a ReLU network, of a sample; zeros are not skipped."""
         returning = sum(op.recurrent.numel() for op in self.operations if op.recurrent is not None)
         return returning + sum(
-            prod(window.weight.shape[:2]) * window.taps_inside(self.source(window)[1:], op.image[1:])
+            len(window.weight) * window.averages
+            or prod(window.weight.shape[:2]) * window.taps_inside(self.source(window)[1:], op.image[1:])
             for op in self.operations
             for window in op.windows
             if window.weight is not None
@@ -188,8 +189,15 @@ class Plan:
     def products(self, given: Slot, samples: int, sample_steps: int) -> list[int]:
         """Of each operation, multiplications of a real value by a weight: of values that are held once a sample."""
         slots = self.slots(given)
-        times = [0 if slot.scaled or not slot.real else samples if slot.held else sample_steps for slot in slots]
-        return [
-            sum(times[w.slot] * prod(op.image) * prod(w.weight.shape[1:]) for w in op.windows if w.weight is not None)
-            for op in self.operations
-        ]
+
+        def of(window: Window) -> int:
+            slot, weight = slots[window.slot], window.weight
+            if weight is None or not (window.averages or (slot.real and not slot.scaled)):
+                return 0
+            return (samples if slot.held else sample_steps) * (window.averages or prod(weight.shape[1:]))
+
+        return [prod(op.image) * sum(map(of, op.windows)) for op in self.operations]
+
+    def additions(self, k: int, added: int) -> int:
+        """Of operation k, additions of a weight for a spike, of those ``added`` by the library."""
+        return 0 if any(window.averages for window in self.operations[k].windows) else added

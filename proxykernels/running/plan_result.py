@@ -70,7 +70,7 @@ class PlanFigures:
         done, products = SynOps(), self.plan.products(self.given, self.runs, self.sample_steps)
         for k, op in self.plan.stateful():
             parts = self.plan.parts(k)
-            done.accumulates[op.name] = sum(self.tally[TALLIES * part + 1] for part in parts)
+            done.accumulates[op.name] = sum(self.plan.additions(part, self.tally[TALLIES * part + 1]) for part in parts)
             done.multiply_accumulates[op.name] = sum(products[part] for part in parts)
         return done
 

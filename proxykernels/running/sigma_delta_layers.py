@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..kernels import backends
 from ..kernels.heap import keep_freed
-from ..layers import Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
+from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.changes import Changes, ChangesTally, read
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons, kept_state, pooling_of
 from ..network import Network
@@ -262,6 +262,8 @@ def _run(
 
 def _plain(layer: nn.Module, inputs: list[Changes], state: list[Tensor] | None) -> Changes:
     """A layer without neurons: linear, so that it takes changes as it takes values; or a maximum of their sums."""
+    if isinstance(layer, nn.Identity) or _leaves_size(layer, inputs[0].size):
+        return inputs[0]
     if isinstance(layer, Flatten):
         return inputs[0].flatten()
     if isinstance(layer, RunningMaxPool2d):
@@ -272,6 +274,11 @@ def _plain(layer: nn.Module, inputs: list[Changes], state: list[Tensor] | None) 
     if isinstance(layer, Concatenate):
         return _side_by_side(inputs)
     return Changes.of(layer(inputs[0].dense()))
+
+
+def _leaves_size(layer: nn.Module, size: tuple[int, ...]) -> bool:
+    """Whether it averages to the size that images have, so that spikes stay spikes."""
+    return isinstance(layer, AdaptiveAvgPool1d | AdaptiveAvgPool2d) and layer.output_of(size) == size
 
 
 def _side_by_side(inputs: list[Changes]) -> Changes:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import proxykernels as pk
 from proxykernels.plan.follow import follow
 from proxykernels.plan.followed_values import CannotFollowError
-from proxykernels.plan.operations import Kind
 from proxykernels.plan.plan import Plan
 from proxykernels.running.engine import Engine
 
@@ -224,10 +223,6 @@ class Compiled(Input, Case):
                 raise AssertionError(f"rate of {name}: {rate}, expected {wanted}")
 
     def check_operations(self, engine, net: nn.Module, given) -> None:
-        """Not where averages became part of weights, which are then added in the place of multiplied."""
-        averages = sum(isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d) for module in net.modules())
-        if sum(op.kind == Kind.AVERAGE_POOL for op in engine.plan.operations) < averages:
-            return
         got, wanted = engine(given, self.T).synops, layerwise.simulate(net, given, self.T).synops
         if got != wanted:
             raise Mismatch(f"operations: {got}, of simulate {wanted}")

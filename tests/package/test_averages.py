@@ -1,10 +1,11 @@
-"""Averages that a matrix product follows are left out of a plan; its spikes must be those with them."""
+"""Averages that a matrix product follows are left out of a plan; its spikes and counts must be those with them."""
 
 import layerwise
 import pytest
 import torch
 from cases import dyadic
 from equality import equal
+from test_engine_file import change, refused
 from torch import nn
 
 import proxykernels as pk
@@ -50,9 +51,30 @@ def test_spikes_are_those_with_averages(generator, name, v_reset):
     assert 0 < expected.spikes.dense().mean() < 1
     assert equal(found.spikes.dense(), expected.spikes.dense())
     assert equal(found.state["3"][0], expected.state["3"][0])
-    left_out = not name.startswith(("smaller", "as it is"))
-    assert (found.synops.multiply_accumulates["3"] == 0) == (left_out or name == "as it is")
-    assert (expected.synops.multiply_accumulates["3"] == 0) == (name == "as it is")
+    assert found.synops == expected.synops and found.relu_joules == expected.relu_joules
+    assert (expected.synops.accumulates["3"] == 0) == (name != "as it is")
+
+
+@pytest.mark.parametrize("name", ["larger", "window"])
+def test_a_file_keeps_what_is_counted(generator, tmp_path, name):
+    pool, size, features = POOLS[name]
+    net, x = make_net(pool, features), dyadic(3, 2, size, size, generator=generator, span=8)
+    engine = pk.compile(net, x)
+    assert [op.kind for op in engine.plan.operations] == [Kind.FIRE, Kind.FIRE]
+    engine.save(tmp_path / "net.safetensors")
+    found = pk.load(tmp_path / "net.safetensors")(x, 20).synops
+    assert found == engine(x, 20).synops == layerwise.simulate(net, x, 20).synops
+
+
+@pytest.mark.parametrize("window, value", [((1, 0), 0), ((1, 0), -1), ((1, 0), "many"), ((1, 0), 1 << 30), ((0, 0), 8)])
+def test_averages_that_no_weight_can_have_are_refused(generator, tmp_path, window, value):
+    """A number that is none; and of values, which the first layer reads."""
+    pool, size, features = POOLS["larger"]
+    path, x = tmp_path / "net", dyadic(3, 2, size, size, generator=generator, span=8)
+    pk.compile(make_net(pool, features), x).save(path)
+    assert refused(path) is False
+    change(path, lambda plan: plan["operations"][window[0]]["windows"][window[1]].update(averages=value))
+    assert refused(path)
 
 
 def test_what_else_reads_an_average_still_has_it(generator):

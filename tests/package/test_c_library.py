@@ -133,6 +133,22 @@ def test_other_layers(last, tmp_path):
 
 
 @torch.no_grad()
+def test_averages_in_weights_are_counted_as_products(tmp_path):
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 8, 3), pk.AdaptiveAvgPool2d(3), pk.Flatten(), pk.FusedIFLinear(72, 4, v_threshold=0.25)
+    )
+    make_dyadic(net, 1 / 16)
+    x = image(3, 12)[0, ..., :4, :4]
+    engine, path = saved(net.eval(), x, tmp_path)
+    assert len(engine.plan.operations) == 2
+    expected, stream = engine(x, 20), Network(path).stream(3)
+    stream.run(x, 20)
+    first, last = stream.work(0), stream.work(1)
+    assert first.spikes and not last.additions and last.multiplications == 20 * 3 * 4 * 72
+    assert expected.synops.multiply_accumulates == {"0": first.multiplications, "3": last.multiplications}
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("net_of", ["nets", "pooled"])
 @pytest.mark.parametrize("frames", [False, True])
 def test_sigma_delta(request, net_of, frames, generator, tmp_path):

@@ -56,6 +56,19 @@ def test_runs_are_those_of_simulate(request, net_of, frames, signed, floats, gen
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("unmoved", [nn.AdaptiveAvgPool2d(4), nn.AdaptiveAvgPool2d((4, None)), nn.Identity()])
+def test_spikes_that_an_average_leaves_as_they_are_stay_spikes(unmoved, generator):
+    ann = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), unmoved, nn.Conv2d(8, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)
+    )
+    net, x = exact(ann, torch.rand(8, 1, 4, 4, generator=generator), pk.neurons.SigmaDelta(6))
+    expected = by_layers(net, x, 4)
+    same_results(pk.compile(net, x)(x, 4), expected)
+    first, *others = expected.synops.multiply_accumulates.values()
+    assert first and not any(others)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("net_of", ["nets", "pooled"])
 def test_instruction_sets(request, net_of, target, generator):

@@ -145,7 +145,7 @@ pk_status pk_layer_work(pk_stream* stream, int64_t layer, pk_work* work, pk_erro
         for (int64_t k = layer < 0 ? 0 : layer; k < (layer < 0 ? s.plan().count() : layer + 1); k++) {
             const int64_t* const tally = s.tally.data() + k * engine::tallies;
             work->spikes += s.plan().operations[k].real ? 0 : tally[0];
-            work->additions += tally[1];
+            work->additions += s.plan().additions(k, tally[1]);
             work->multiplications += s.products[k] + tally[2];
         }
         return true;

@@ -73,6 +73,12 @@ std::vector<Slot> Plan::slots(Slot given) const {
     return slots;
 }
 
+int64_t Plan::additions(int64_t operation, int64_t added) const {
+    for (const Window& window : operations[operation].windows)
+        if (window.averages) return 0;
+    return added;
+}
+
 std::vector<int64_t> Plan::products(Slot given, int64_t samples, int64_t sample_steps) const {
     const std::vector<Slot> in = slots(given);
     std::vector<int64_t> products;
@@ -80,8 +86,9 @@ std::vector<int64_t> Plan::products(Slot given, int64_t samples, int64_t sample_
         int64_t sum = 0;
         for (const Window& window : op.windows) {
             const Slot& slot = in[window.slot];
-            if (!window.weight || !slot.real) continue;
-            sum += (slot.held ? samples : sample_steps) * op.image.size() * (window.weight->size / window.weight->shape[0]);
+            if (!window.weight || !(slot.real || window.averages)) continue;
+            const int64_t inputs = window.averages ? window.averages : window.weight->size / window.weight->shape[0];
+            sum += (slot.held ? samples : sample_steps) * op.image.size() * inputs;
         }
         products.push_back(sum);
     }

@@ -39,12 +39,14 @@ struct Window {
     int64_t slot = 0;
     int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
     int64_t groups = 1;
+    int64_t averages = 0;  // of spikes, part of the weight: what a neuron reads, and multiplies where operations are counted
     const Tensor *weight = nullptr, *bias = nullptr;
 
     int64_t taps() const { return kernel[0] * kernel[1]; }
     bool is_plain() const {  // of one pixel, which is read as it is
         const auto are = [](const int64_t* pair, int64_t value) { return pair[0] == value && pair[1] == value; };
-        return are(kernel, 1) && are(stride, 1) && are(padding, 0) && are(dilation, 1) && groups == 1 && !weight && !bias;
+        return are(kernel, 1) && are(stride, 1) && are(padding, 0) && are(dilation, 1) && groups == 1 && !weight && !bias &&
+               !averages;
     }
 };
 
@@ -112,6 +114,8 @@ struct Plan {
     int64_t states(const Operation& operation) const;      // of a neuron, or of an input of a pooling
     int64_t parameters(const Operation& operation) const;
     std::vector<Slot> slots(Slot given) const;
+    // Of an operation, additions of a weight for a spike, of those `added` by the engine.
+    int64_t additions(int64_t operation, int64_t added) const;
     // Of each operation, multiplications of a real value by a weight: of values that are held once a sample.
     std::vector<int64_t> products(Slot given, int64_t samples, int64_t sample_steps) const;
 };

@@ -40,11 +40,13 @@ bool PlanReader::window(Json about, const Operation& op, Window& to) {
     if (!whole(about["slot"], 0, to.slot) || !whole(about["groups"], 1, to.groups)) return false;
     NEED(to.slot <= plan.count(), "an operation reads what comes later");
     if (!sizes_of(about, to)) return false;
-    const Json weight = about["weight"], bias = about["bias"];
+    const Json weight = about["weight"], bias = about["bias"], averages = about["averages"];
+    if (averages.is_there() && !whole(averages, 1, to.averages)) return false;
     if (!weight.is_null() && !tensor(weight, Type::Float, to.weight)) return false;
     if (bias.is_there() && !bias.is_null() && !tensor(bias, Type::Float, to.bias)) return false;
     NEED(!to.weight || can_be_summed(*to.weight), "a weight holds NaN, infinite or too large values");
     NEED(!to.bias || (to.bias->has_shape({op.image.C}) && can_be_summed(*to.bias)), "a bias has another size or is not finite");
+    NEED(!to.averages || (op.kind == engine::Fire && to.weight && !plan.is_real(to)), "averages are part of no weight");
     const Image from = plan.source(to), out = op.image;
     switch (op.kind) {
         case engine::Flatten:
@@ -80,7 +82,7 @@ bool PlanReader::weights(const Window& w, const Operation& op) {
         NEED(op.adds(), "a pooling has weights");
         NEED(from.C % w.groups == 0 && out.C % w.groups == 0, "groups do not divide the channels");
         NEED(w.weight->has_shape({out.C, from.C / w.groups, w.kernel[0], w.kernel[1]}), "a weight has another shape");
-        NEED(w.weight->size / out.C <= most_inputs, "a neuron has too many inputs");
+        NEED(w.weight->size / out.C <= most_inputs && w.averages <= most_inputs, "a neuron has too many inputs");
         return true;
     }
     NEED(out.C == from.C && w.groups == 1, "a pooling changes the channels");
