@@ -12,7 +12,7 @@ import pytest
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from triton.language import core
+    from triton.language import core, semantic
     from triton.runtime import interpreter
 
     # Each call of a device function looks through triton.language for what it has to replace.
@@ -26,6 +26,10 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core.block_type, "__init__", _block_type(core, core.block_type.__init__))
     monkeypatch.setattr(core.tensor, "__init__", _tensor(core.tensor.__init__))
     monkeypatch.setattr(interpreter, "_get_np_dtype", _by_name(interpreter._get_np_dtype))
+    operations = semantic.TritonSemantic
+    monkeypatch.setattr(operations, "broadcast_impl_value", _broadcast(operations.broadcast_impl_value))
+    monkeypatch.setattr(operations, "cast", _cast(operations.cast))
+    monkeypatch.setattr(operations, "computation_type_impl", _computation_type(operations.computation_type_impl))
     # Sums are computed in int64 besides, and compared with their type's bounds; what follows of it asks for debug.
     options = interpreter.interpreter_builder.options
     checks = dataclasses.replace(options, sanitize_overflow=options.debug)
@@ -72,3 +76,38 @@ def _tensor(init: Callable) -> Callable:
             del known[name]["handle"]
 
     return __init__
+
+
+def _broadcast(function: Callable) -> Callable:
+    """Two tensors of one shape, as most are, stay as they are."""
+
+    def broadcast_impl_value(self, lhs, rhs):
+        left, right = lhs.type, rhs.type
+        if left.is_block() and right.is_block() and [*left.shape] == [*right.shape]:
+            return lhs, rhs
+        return function(self, lhs, rhs)
+
+    return broadcast_impl_value
+
+
+def _cast(function: Callable) -> Callable:
+    """A tensor of the type that is wanted stays as it is."""
+
+    def cast(self, input, dst_ty, fp_downcast_rounding=None):
+        if fp_downcast_rounding is None and input.type.scalar.name == dst_ty.scalar.name:
+            return input
+        return function(self, input, dst_ty, fp_downcast_rounding)
+
+    return cast
+
+
+def _computation_type(function: Callable) -> Callable:
+    known: dict = {}
+
+    def computation_type_impl(self, a, a_is_scalar, b, b_is_scalar, div_or_mod):
+        case = a.name, a_is_scalar, b.name, b_is_scalar, div_or_mod
+        if case not in known:
+            known[case] = function(self, a, a_is_scalar, b, b_is_scalar, div_or_mod)
+        return known[case]
+
+    return computation_type_impl

@@ -29,7 +29,7 @@ def run(program: Path, *neurons: str, seed: int = 0, seconds: int = 3) -> subpro
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="setarch and libtsan are Linux's")
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
 def test_threads_that_wake_late(tmp_path):

@@ -49,7 +49,7 @@ def network(kind: str = "convolutions") -> nn.Sequential:
 
 def inputs(kind: str, T: int, generator) -> torch.Tensor | pk.Spikes:
     if kind == "images":
-        return dyadic(3, 1, 4, 4, generator=generator).abs()
+        return dyadic(2, 1, 4, 4, generator=generator).abs()
     if kind == "held":
         return dyadic(3, 6, generator=generator).abs()
     if kind == "currents":

@@ -39,8 +39,8 @@ def three_layers() -> nn.Sequential:
 
 def given(kind: str, generator) -> torch.Tensor | pk.Spikes:
     if kind == "values":
-        return dyadic(T, 2, 2, 5, 5, generator=generator)
-    frames = torch.rand(T, 2, 2, 5, 5, generator=generator) < 0.3
+        return dyadic(T, 1, 2, 5, 5, generator=generator)
+    frames = torch.rand(T, 1, 2, 5, 5, generator=generator) < 0.3
     return pk.pack(frames) if kind == "Spikes" else frames if kind == "bool" else frames.float()
 
 
@@ -124,7 +124,7 @@ def residual() -> tuple[nn.Module, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     for parameter in net.parameters():
         parameter.data = dyadic(*parameter.shape, generator=generator) / 4 + 0.03125
-    return net, dyadic(2, 1, 8, 8, generator=generator).abs()
+    return net, dyadic(1, 1, 8, 8, generator=generator).abs()
 
 
 def test_a_converted_residual_network(monkeypatch):

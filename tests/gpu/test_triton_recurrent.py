@@ -47,7 +47,7 @@ def test_neurons_of_every_model(generator, name, recurrence):
     neuron = channelwise(20, generator)[name]
     v0 = start(neuron, 2, 20, generator)
     v0[:, 0] *= 0
-    check(spikes(20, 2, 11, generator=generator), neuron, 20, recurrence, generator, v0)
+    check(spikes(12, 2, 5, generator=generator), neuron, 20, recurrence, generator, v0)
 
 
 def test_constant_currents_and_no_samples(generator):
