@@ -76,7 +76,7 @@ ANNS = {
     "resnet50": (lambda: resnet.resnet50(num_classes=10), (32, 8)),
     "vgg11_bn": (lambda: small_vgg(vgg.vgg11_bn), (32, 16)),
     "vgg16_bn": (lambda: small_vgg(vgg.vgg16_bn), (32, 8)),
-    "resnet20": (resnet20.ResNet20, (32, 8)),
+    "resnet20": (resnet20.ResNet20, (32, 4)),
     "lenet": (LeNet, (28, 64, 1)),
     "mlp": (Mlp, (28, 64, 1)),
     "mean": (MeanPool, (28, 64, 1)),
