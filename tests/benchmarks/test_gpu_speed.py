@@ -68,7 +68,7 @@ def test_it_runs_to_its_end(pretended, tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a dry run is for machines without a GPU")
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.triton
 @pytest.mark.usefixtures("kernels_can_run")
 def test_a_dry_run_is_the_whole_command(tmp_path, capsys):

@@ -10,6 +10,8 @@ from torch import nn
 
 import proxykernels as pk
 
+pytestmark = pytest.mark.usefixtures("few_calls")
+
 
 def images(N: int = 4) -> torch.Tensor:
     return torch.rand(N, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -185,9 +187,9 @@ def test_the_step_loop_agrees(ann):
     net = pk.convert(ann, x)
     for parameter in net.parameters():
         parameter.data = (parameter.data * 64).round() / 64
-    values = step_loop(net, x, 30)
+    values = step_loop(net, x, 16)
     name = list(values)[-1]
-    result = layerwise.simulate(net, x, 30, chunk=7)
+    result = layerwise.simulate(net, x, 16, chunk=7)
     differing = (result.spikes.dense() != values[name]).float().mean().item()
     assert values[name].mean() > 0.01 and differing < 1e-3
 

@@ -1,5 +1,7 @@
 """What stands between the neurons of a compiled network: poolings of sums over time, moved values, groups, averages."""
 
+from functools import cache
+
 import layerwise
 import pytest
 import torch
@@ -55,13 +57,19 @@ def network(modules: list[nn.Module], x: torch.Tensor) -> pk.Network:
     return net.eval()
 
 
+@cache
+def traced(modules: str, given: str) -> tuple:
+    """The network, its input, and what the oracle gives: the same on every instruction set."""
+    x = inputs(given)
+    net = network(BETWEEN[modules], x)
+    return net, x, *trace(net, x)
+
+
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("modules", BETWEEN)
 def test_between(modules, target, given):
-    x = inputs(given)
-    net = network(BETWEEN[modules], x)
-    values, states = trace(net, x)
+    net, x, values, states = traced(modules, given)
     engine = Engine(follow(net, x.shape[2:], given != "spikes"), target=target)
     as_given = {"held": x[0], "real": x}.get(given) if given != "spikes" else pk.pack(x)
     result = engine(as_given, len(x))

@@ -93,7 +93,7 @@ def test_an_input_of_several_segments(layer, rate, target):
     net.append("conv", conv, ("",))
     net.append("pool", pk.MaxPool2d(2), ("conv",))
     make_dyadic(net.eval(), 1 / 32)
-    check(net, 2 * given(layer, 100, 3, rate), target)
+    check(net, 2 * given(layer, 70, 2, rate), target)
 
 
 @pytest.mark.parametrize("target", TARGETS)
