@@ -145,7 +145,7 @@ from .training.proxy import ProxyNet
 from .training.surrogate import use_surrogate
 from .training.surrogate_net import SurrogateNet
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ATan",

@@ -8,7 +8,7 @@ value. A test marked ``costly`` has one level less: every value, and with ``--qu
 on every machine that has the same instruction sets.
 
 Tests marked ``slow`` take seconds each. They run where they are named, with ``--exhaustive`` or with ``--slow K/N``:
-.ci/run takes one of twelve parts.
+.ci/run takes a part.
 """
 
 import random

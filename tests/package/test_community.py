@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import proxykernels as pk
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "CITATION.cff", "CHANGELOG.md")]
@@ -31,6 +33,8 @@ def test_yaml_is_well_formed(path):
     if path.name == "CITATION.cff":
         assert {"cff-version", "message", "title", "authors"} <= read.keys() and read["license"] == PROJECT["license"]
         assert read["references"][0]["url"] == PROJECT["urls"]["Paper"]
+        released = re.search(r"^## ([\d.]+) - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        assert (read["version"], read["date-released"]) == released.groups() and read["version"] == pk.__version__
 
 
 def test_the_command_of_the_template_runs(capsys):
