@@ -72,19 +72,17 @@ def readout_for(readout: Readout, C: int, pixels: int) -> Any:
     return CReadout(threshold.data_ptr(), start.data_ptr(), scale.data_ptr(), C, pixels, lowest, highest)
 
 
-def logits(readout: Readout, counts: Tensor, states: Tensor, steps: Tensor | int) -> Tensor:
-    """float32 [N, ...], as :meth:`Readout.logits` of a run from rest has them, in one call of the library.
+def logits(
+    readout: Readout, to: Tensor, states: tuple[int, ...], counts: int, state: int, steps: int | None, T: int
+) -> None:  # fmt: skip
+    """What :meth:`Readout.logits` of a run from rest is, in one call of the library.
 
     Args:
-        counts: int32 [N, ...], contiguous. states: float32 [N, 1, P, C], contiguous. steps: int64 [N], or one number.
+        to: float32 [N, ...], contiguous, which is written. states: the shape of the state, [N, 1, P, C].
+        counts: the address of int32 [N, ...]. state: of float32. steps: of int64 [N]; None: T of all.
     """
-    N, _, P, C = states.shape
-    told = heap.empty(*counts.shape)
-    each, t = (steps.data_ptr(), 0) if isinstance(steps, Tensor) else (None, steps)
-    _any_functions().logits(
-        readout_for(readout, C, P), counts.data_ptr(), states.data_ptr(), told.data_ptr(), N, each, t
-    )
-    return told
+    N, _, P, C = states
+    _any_functions().logits(readout_for(readout, C, P), counts, state, to.data_ptr(), N, steps, T)
 
 
 @lru_cache(1)
@@ -166,13 +164,7 @@ class Given(NamedTuple):
 
 
 class Rule(Protocol):
-    """By which samples stop early, as engine.h has it.
-
-    Attributes:
-        steps: int64 [N], written: those that each sample ran.
-    """
-
-    steps: Tensor
+    """By which samples stop early, as engine.h has it."""
 
     @property
     def error(self) -> BaseException | None:
@@ -182,13 +174,18 @@ class Rule(Protocol):
         """Write itself into a run."""
 
 
-class Written(NamedTuple):
-    """Where a run writes, as engine.h has it: tensors, or None; ``kept``: of some operations, by their numbers."""
+class Places(NamedTuple):
+    """Where a run writes, as engine.h has it: addresses, or None; ``kept``: of some operations, with their numbers.
 
-    spikes: Tensor | None
-    values: Tensor | None
-    counts: Tensor | None
-    kept: dict[int, Tensor]
+    ``steps``: int64 [N], those that each sample ran, of which a rule changes some.
+    """
+
+    spikes: int | None
+    values: int | None
+    counts: int | None
+    tally: int
+    steps: int | None
+    kept: list[tuple[int, int]]
 
 
 class Session:
@@ -206,11 +203,12 @@ class Session:
     def __init__(self, compiled: Compiled):
         self._compiled, self._functions = compiled, compiled.functions
         self._session = self._functions.make_session(compiled._plan)
+        self._run = self._functions.run
         self._interrupts, self.runs = Interrupts(QUESTION), False
 
     def run(
-        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "PlanTally",
-        asked: Rule | None = None, steps: c_int64 | None = None,
+        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, to: Places, asked: Rule | None = None,
+        steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 
@@ -220,18 +218,17 @@ class Session:
         Raises:
             MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
-        outputs = written.spikes, written.values, written.counts
-        pointers = [None if part is None else part.data_ptr() for part in outputs]
-        x, about = given.x.data_ptr(), (given.kind, given.rounds, given.scaled, T, given.N, threads, fresh, goes_on)
-        run = Run(x, *about, *pointers)
-        run.tally = ctypes.addressof(tally)
-        if written.kept:
-            run.kept = self._compiled.kept()
-            for k, states in written.kept.items():
-                run.kept[k].v = states.data_ptr()
+        x, kind, N, _, rounds, scaled, _ = given
+        spikes, values, counts, tally, ended, kept = to
+        run = Run(x.data_ptr(), kind, rounds, scaled, T, N, threads, fresh, goes_on, spikes, values, counts)
+        run.tally = tally
+        if kept:
+            states = run.kept = self._compiled.kept()
+            for k, address in kept:
+                states[k].v = address
         if asked is not None:
             asked.put(run, self._functions)
-            run.steps = asked.steps.data_ptr()
+            run.steps = ended
         if steps is not None:
             run.steps_so_far = ctypes.addressof(steps)
         if self.took is not None:
@@ -239,7 +236,7 @@ class Session:
         run.may_go_on = self._interrupts.question()
         self.runs = True
         try:
-            outcome = self._functions.run(self._session, run)
+            outcome = self._run(self._session, run)
         finally:
             self.runs = False
         if asked is not None and asked.error is not None:
@@ -249,7 +246,7 @@ class Session:
         if outcome in (INTERRUPTED, NO_ANSWER):  # Python raised it before any try, and then ignored it
             raise KeyboardInterrupt
         if outcome == NO_MEMORY:
-            self._refuse(given.N)
+            self._refuse(N)
         return bool(outcome)
 
     def read(self, operation: int, to: Tensor) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import heap
 from ..plan.library import STOP, Lead, readout_for
 from ..plan.plan import Plan
 from .early_exit import STOP_EVERY, LogitMargin, Stop, decided_by
@@ -16,30 +15,27 @@ STOP_EVERY_CHANGES = 2  # steps between two looks of a rule on sigma-delta neuro
 
 
 class Asked:
-    """A rule as the library asks it, of N samples and up to T steps of a network.
+    """A rule as the library asks it, of a network.
 
     Args:
         every: steps between two looks; None: as many as are usual.
 
     Attributes:
-        steps: int64 [N], those that each sample ran; the library writes them.
+        runs: the steps of runs from rest; None: there is one of each sample.
         values: float32 [T, N, P, C], what the library writes, if the rule looks at it; None: it looks at counts.
         error: what the rule raised, which is no answer: the run ends, and the error goes on from there.
     """
 
-    def __init__(self, stop: Stop, plan: Plan, N: int, T: int, every: int | None = None):
+    runs: tuple[int, ...] | None = None
+
+    def __init__(self, stop: Stop, plan: Plan, every: int | None = None):
         self._stop, self._shape = stop, plan.last.shape
         self._every = every or (STOP_EVERY_CHANGES if plan.changes else STOP_EVERY)
-        self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
         self.values: Tensor | None = None
         self.error: BaseException | None = None
 
     def put(self, run: Any, functions: Any) -> None:
         run.stop, run.stop_every = STOP(self), self._every
-
-    def ran(self) -> tuple[int, int]:
-        """Steps and runs from rest, of all samples."""
-        return int(self.steps.sum()), len(self.steps)
 
     def __call__(
         self, context: Any, counts: int | None, v: int | None, samples: int, n: int, t: int, decided: int
@@ -62,7 +58,7 @@ class Asked:
 
 
 class AskedLead:
-    """``margin(..., of="logits")``, which the library decides by itself.
+    """``margin(..., of="logits")``, which the library decides by itself, for up to T steps.
 
     Attributes: as of :class:`Asked`.
     """
@@ -70,23 +66,15 @@ class AskedLead:
     values: Tensor | None = None
     error: BaseException | None = None
 
-    def __init__(self, stop: LogitMargin, readout: "LogitReadout", N: int, T: int):
-        self._readout = readout
+    def __init__(self, stop: LogitMargin, readout: "LogitReadout", T: int):
+        self.of, self._readout, self.runs = (stop, T), readout, tuple(stop.runs(T))
         self._lead = Lead(readout.given, stop.lead)
-        self._runs = stop.runs(T)
-        self._at = (ctypes.c_int64 * len(self._runs))(*self._runs)
-        self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
+        self._at = (ctypes.c_int64 * len(self.runs))(*self.runs)
+        self._places = ctypes.addressof(self._at), len(self._at), ctypes.addressof(self._lead)
 
     def put(self, run: Any, functions: Any) -> None:
         run.stop, run.stop_reads = functions.leads, self._readout.operation + 1
-        run.stop_at, run.stops = ctypes.addressof(self._at), len(self._at)
-        run.context = ctypes.addressof(self._lead)
-
-    def ran(self) -> tuple[int, int]:
-        """Steps and runs from rest, of all samples."""
-        steps = self.steps.tolist()
-        runs = [[run for run in self._runs if run <= T] for T in steps]
-        return sum(map(sum, runs)), sum(map(len, runs))
+        run.stop_at, run.stops, run.context = self._places
 
 
 class LogitReadout:

@@ -61,11 +61,13 @@ def test_logits_are_those_of_the_equation(rectifies):
         readout, k = engine.plan.readout, engine.plan.with_logits
         for T in (1, 3, 7):
             result = engine(images, T)
-            state = engine.plan.as_simulated(k, result._figures.kept[k])
+            state = engine.plan.as_simulated(k, result._figures.states(k))
             wanted = readout.logits(result.count(), state, T)
             assert torch.equal(result.logits, wanted) and result.logits.any()
             steps = torch.arange(1, 10)
-            by_steps = library.logits(readout, result.count(), result._figures.kept[k], steps)
+            states, counts, by_steps = result._figures.states(k), result.count(), torch.empty_like(wanted)
+            addresses = (given.data_ptr() for given in (counts, states, steps))
+            library.logits(readout, by_steps, states.shape, *addresses, T)
             assert torch.equal(by_steps, readout.logits(result.count(), state, steps))
 
 
