@@ -72,19 +72,6 @@ def readout_for(readout: Readout, C: int, pixels: int) -> Any:
     return CReadout(threshold.data_ptr(), start.data_ptr(), scale.data_ptr(), C, pixels, lowest, highest)
 
 
-def logits(
-    readout: Readout, to: Tensor, states: tuple[int, ...], counts: int, state: int, steps: int | None, T: int
-) -> None:  # fmt: skip
-    """What :meth:`Readout.logits` of a run from rest is, in one call of the library.
-
-    Args:
-        to: float32 [N, ...], contiguous, which is written. states: the shape of the state, [N, 1, P, C].
-        counts: the address of int32 [N, ...]. state: of float32. steps: of int64 [N]; None: T of all.
-    """
-    N, _, P, C = states
-    _any_functions().logits(readout_for(readout, C, P), counts, state, to.data_ptr(), N, steps, T)
-
-
 @lru_cache(1)
 def _any_functions() -> Any:
     return load()[1]
@@ -177,7 +164,8 @@ class Rule(Protocol):
 class Places(NamedTuple):
     """Where a run writes, as engine.h has it: addresses, or None; ``kept``: of some operations, with their numbers.
 
-    ``steps``: int64 [N], those that each sample ran, of which a rule changes some.
+    ``steps``: int64 [N], those that each sample ran, of which a rule changes some. ``logits``: with what they are read
+    from.
     """
 
     spikes: int | None
@@ -186,6 +174,21 @@ class Places(NamedTuple):
     tally: int
     steps: int | None
     kept: list[tuple[int, int]]
+    logits: "tuple[int, LogitReadout] | None"
+
+
+class LogitReadout:
+    """What a plan's logits are read from: scale (theta count + v - start) / t.
+
+    Attributes:
+        operation: its number. given: as the library takes it.
+    """
+
+    def __init__(self, operation: int, image: tuple[int, int, int], readout: Readout):
+        """``image``: the shape of the operation's output, C, H, W."""
+        C, H, W = image
+        self.operation, self._parts, self.given = operation, readout, readout_for(readout, C, H * W)
+        self.pointer = ctypes.pointer(self.given)
 
 
 class Session:
@@ -219,13 +222,16 @@ class Session:
             MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
         x, kind, N, _, rounds, scaled, _ = given
-        spikes, values, counts, tally, ended, kept = to
+        spikes, values, counts, tally, ended, kept, logits = to
         run = Run(x.data_ptr(), kind, rounds, scaled, T, N, threads, fresh, goes_on, spikes, values, counts)
         run.tally = tally
         if kept:
             states = run.kept = self._compiled.kept()
             for k, address in kept:
                 states[k].v = address
+        if logits is not None:
+            run.logits, readout = logits
+            run.readout, run.logits_of = readout.pointer, readout.operation
         if asked is not None:
             asked.put(run, self._functions)
             run.steps = ended

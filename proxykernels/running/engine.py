@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping
 from ctypes import addressof, c_int64
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..plan import file
-from ..plan.library import CONSTANT, SPIKES, Compiled, Given, PlanTally, Session
+from ..plan.library import CONSTANT, SPIKES, Compiled, Given, LogitReadout, PlanTally, Session
 from ..plan.operations import Kind, Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
@@ -23,7 +22,7 @@ from .kept_states import KeptStates, can_be_read_later, read_before_it_runs
 from .plan_inputs import PlanInputs
 from .plan_result import ChangesFigures, PlanFigures
 from .result import Result, table
-from .stopping import Asked, AskedLead, LogitReadout
+from .stopping import Asked, AskedLead
 from .stream import Stream
 from .written import Layout, Written
 
@@ -52,6 +51,8 @@ class Engine:
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
         self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
+        readout, k = plan.readout, plan.with_logits
+        self._readout = None if readout is None or k is None else LogitReadout(k, plan.operations[k].image, readout)
         self._layouts: dict[tuple, Layout] = {}
         self._figures = ChangesFigures if plan.changes else PlanFigures
         self._lead: AskedLead | None = None  # the last one
@@ -122,12 +123,8 @@ class Engine:
             return Asked(stop, self.plan, every)
         lead = self._lead
         if lead is None or lead.of != (stop, T):
-            lead = self._lead = AskedLead(stop, self._readout, T)
+            lead = self._lead = AskedLead(stop, self.plan, self._readout, T)
         return lead
-
-    @cached_property
-    def _readout(self) -> LogitReadout:
-        return LogitReadout(self.plan)
 
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
@@ -183,18 +180,19 @@ class Engine:
         ``goes_on``: whether the session is needed as it is after them. ``asked``: the rule by which samples stop.
         ``steps``: those so far, which are added to.
         """
-        N, (reads,) = given.N, self._with_logits or (None,)
+        N, readout = given.N, self._readout
+        reads = None if readout is None else readout.operation
         needed = N * (T * self._step_bytes + self._fixed_bytes)
         if needed > self._room:
             raise ValueError(
                 f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
                 f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
             )
-        layout = self._layout(N, T, counts is None, reads in keep, asked is not None)
+        layout = self._layout(N, T, counts is None, reads in keep, fresh, asked is not None)
         written = Written(layout, counts, {k: self._room_for(k, N) for k in keep if k != reads})
         if asked is not None and layout.real:
             asked.values = written.raw
-        to = written.places(None if tally is None else addressof(tally), reads)
+        to = written.places(None if tally is None else addressof(tally), readout)
         if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps):
             checks.finite("x", given.x)
         return written

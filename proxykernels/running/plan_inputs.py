@@ -83,7 +83,7 @@ class PlanInputs:
 
     def held(self, x: Tensor, T: int | None) -> Given:
         """Values [N, ...] at each step, of which :func:`lies_ready` holds, and of the right shape."""
-        return Given(x, CONSTANT, len(x), T, self._rounds, constant=True)
+        return Given(x, CONSTANT, x.shape[0], T, self._rounds, constant=True)
 
     def _is_sequence(self, x: Tensor | Spikes) -> bool:
         """Whether it is one, by its shape."""

@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..kernels import heap
-from ..plan import library
-from ..plan.library import TALLIES, is_built
+from ..plan.library import TALLIES
 from ..plan.operations import Kind, Operation, Slot
 from ..plan.plan import Plan
 from .result import LOSES_CHARGE, NOT_CONVERTED, Result
@@ -128,12 +126,8 @@ class PlanFigures:
         return found
 
     def logits(self, result: Result) -> Tensor:
-        readout, written = self.plan.readout, self.written
-        T, *shape = written.shape
-        if readout is not None and not self.start and written.layout.state is not None and is_built():
-            told = heap.empty(*shape)
-            library.logits(readout, told, written.layout.state_shape, *written.for_logits(), T)
-            return told
+        if self.written.logits is not None:
+            return self.written.logits
         k = self.plan.with_logits
         state, start = (
             None if k is None or states is None else self.plan.as_simulated(k, states)

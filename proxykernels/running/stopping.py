@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plan.library import STOP, Lead, readout_for
+from ..plan.library import STOP, Lead, LogitReadout
 from ..plan.plan import Plan
 from .early_exit import STOP_EVERY, LogitMargin, Stop, decided_by
 
@@ -66,7 +66,17 @@ class AskedLead:
     values: Tensor | None = None
     error: BaseException | None = None
 
-    def __init__(self, stop: LogitMargin, readout: "LogitReadout", T: int):
+    def __init__(self, stop: LogitMargin, plan: Plan, readout: LogitReadout | None, T: int):
+        """Raises:
+        ValueError: the network has no logits, or not of at least two classes.
+        """
+        shape = plan.last.shape
+        if readout is None or len(shape) != 1 or shape[0] < 2:
+            raise ValueError(
+                "margin(of='logits') needs logits [N, classes] of at least 2 classes, of a network of IF neurons that "
+                f"convert made, with soft reset; this one gives {['N', *shape]}"
+                f"{' and has no logits' if readout is None else ''}; of sigma-delta neurons take pk.stop.settled()"
+            )
         self.of, self._readout, self.runs = (stop, T), readout, tuple(stop.runs(T))
         self._lead = Lead(readout.given, stop.lead)
         self._at = (ctypes.c_int64 * len(self.runs))(*self.runs)
@@ -75,28 +85,6 @@ class AskedLead:
     def put(self, run: Any, functions: Any) -> None:
         run.stop, run.stop_reads = functions.leads, self._readout.operation + 1
         run.stop_at, run.stops, run.context = self._places
-
-
-class LogitReadout:
-    """What the last layer's logits are read from: scale (theta count + v - start) / t.
-
-    Attributes:
-        operation: its number. given: as the library takes it.
-    """
-
-    def __init__(self, plan: Plan):
-        """Raises:
-        ValueError: the network has no logits, or not of at least two classes.
-        """
-        number, readout = plan.with_logits, plan.readout
-        if number is None or readout is None or len(plan.last.shape) != 1 or plan.last.shape[0] < 2:
-            raise ValueError(
-                "margin(of='logits') needs logits [N, classes] of at least 2 classes, of a network of IF neurons that "
-                f"convert made, with soft reset; this one gives {['N', *plan.last.shape]}"
-                f"{' and has no logits' if readout is None else ''}; of sigma-delta neurons take pk.stop.settled()"
-            )
-        C, H, W = plan.operations[number].image
-        self.operation, self._parts, self.given = number, readout, readout_for(readout, C, H * W)
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
-from ..plan.library import TALLIES, Places
+from ..plan.library import TALLIES, LogitReadout, Places
 from ..plan.plan import Plan
 from ..spikes import Spikes
 
@@ -23,12 +23,14 @@ class Layout:
         tally: int64 [operations][TALLIES]. counts: int32 [N, ...]. output: packed spikes [N, T, P, bytes], or values
             float32 [T, N, P, C]. steps: int64 [N], those that each sample ran. state: float32 [N, 1, P, C], what logits
             are read from.
+        logits: whether they are read, at the end of a run from rest.
         zeros: so many bytes are zero before the run; size: of all.
         shape: of the output, (T, N, ...); real: whether it is values.
     """
 
-    def __init__(self, plan: Plan, N: int, T: int, counts: bool, state: bool, stops: bool):
-        """``counts``: whether it has them; ``state``: likewise; ``stops``: whether samples may stop early."""
+    def __init__(self, plan: Plan, N: int, T: int, counts: bool, state: bool, rests: bool, stops: bool):
+        """``counts``: whether it has them; ``state``: likewise. ``rests``: whether the runs start at rest; ``stops``:
+        whether samples may stop early."""
         op, self.size = plan.last, 0
         C, H, W = op.image
         self.shape, self.real, self.stops = (T, N, *op.shape), bool(op.real), stops
@@ -45,6 +47,7 @@ class Layout:
         C, H, W = plan.shaped.image
         self.state_shape = N, 1, H * W, C
         self.state = self._place(4 * prod(self.state_shape)) if state else None
+        self.logits = state and rests
 
     def _place(self, size: int) -> int:
         start = self.size
@@ -57,20 +60,21 @@ class Written:
 
     Attributes:
         kept: states of operations, by their numbers, apart from those that logits are read from.
+        logits: float32 [N, ...], where the layout has them.
     """
 
     def __init__(self, layout: Layout, counts: Tensor | None, kept: dict[int, Tensor]):
         """``counts``: where the layout has none; of a readout None."""
         self.layout, self.kept, self._counts = layout, kept, counts
         self._memory = heap.empty(layout.size, dtype=torch.uint8)
+        self.logits = heap.empty(*layout.shape[1:]) if layout.logits else None  # which may outlive the rest
         start = self._memory.data_ptr()
         ctypes.memset(start, 0, layout.zeros)
         if layout.steps is not None:
             ctypes.memmove(start + layout.steps, layout.all_steps, len(layout.all_steps))
 
-    def places(self, tally: int | None, reads: int | None) -> Places:
-        """Where the library writes. ``tally``: another place to count in. ``reads``: the operation whose state logits
-        are read from."""
+    def places(self, tally: int | None, readout: LogitReadout | None) -> Places:
+        """Where the library writes. ``tally``: another place to count in."""
         layout, start = self.layout, self._memory.data_ptr()
         output = start + layout.output
         spikes, values = (None, output) if layout.real else (output, None)
@@ -79,9 +83,10 @@ class Written:
             counts = self._counts.data_ptr()
         steps = None if layout.steps is None else start + layout.steps
         kept = [(k, states.data_ptr()) for k, states in self.kept.items()]
-        if layout.state is not None:
-            kept.append((reads, start + layout.state))
-        return Places(spikes, values, counts, start + layout.tally if tally is None else tally, steps, kept)
+        if layout.state is not None and readout is not None:
+            kept.append((readout.operation, start + layout.state))
+        logits = None if self.logits is None or readout is None else (self.logits.data_ptr(), readout)
+        return Places(spikes, values, counts, start + layout.tally if tally is None else tally, steps, kept, logits)
 
     def _part(self, start: int | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         assert start is not None
@@ -128,9 +133,3 @@ class Written:
         if self.layout.real:
             return self.raw.transpose(2, 3).reshape(self.shape)
         return Spikes(self.raw, self.shape)
-
-    def for_logits(self) -> tuple[int, int, int | None]:
-        """Addresses of the counts and of the state, and those of the steps; None: T of all."""
-        layout, start = self.layout, self._memory.data_ptr()
-        assert layout.counts is not None and layout.state is not None
-        return start + layout.counts, start + layout.state, None if layout.steps is None else start + layout.steps
