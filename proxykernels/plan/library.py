@@ -4,7 +4,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from ctypes import c_int64
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -61,20 +61,17 @@ def load(target: str | None = None) -> tuple[str, Any]:
     return name, functions
 
 
-def sample(pieces: Any, lines: int) -> int:
-    """A hash of an array of :class:`Piece`; of each that has more than ``lines`` lines of 64 bytes, of so many."""
-    return _any_functions().sample(pieces, len(pieces), lines)
+@cache
+def sampler() -> Callable[[Any, int, int], int]:
+    """A function (pieces, how many, lines) that hashes an array of :class:`Piece`; of each that has more than ``lines``
+    lines of 64 bytes, so many."""
+    return load()[1].sample
 
 
 def readout_for(readout: Readout, C: int, pixels: int) -> Any:
     """A readout of so many channels as the library takes it; its tensors must live as long."""
     threshold, start, scale, lowest, highest = readout
     return CReadout(threshold.data_ptr(), start.data_ptr(), scale.data_ptr(), C, pixels, lowest, highest)
-
-
-@lru_cache(1)
-def _any_functions() -> Any:
-    return load()[1]
 
 
 class _Error(ctypes.Structure):

@@ -166,12 +166,13 @@ class _Pieces:
     """The memory of tensors, to be hashed."""
 
     def __init__(self, tensors: list[Tensor]):
+        self._sample, self._count = library.sampler(), len(tensors)
         self._pieces = (library.Piece * len(tensors))()
         for piece, t in zip(self._pieces, tensors, strict=True):
             piece.bytes, piece.size = t.data_ptr(), t.nbytes
 
     def hashed(self, lines: int) -> int:
-        return library.sample(self._pieces, lines)
+        return self._sample(self._pieces, self._count, lines)
 
 
 def _no_values(things: dict) -> tuple:
