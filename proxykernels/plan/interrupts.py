@@ -20,7 +20,7 @@ class Interrupts:
         self._begin()
 
     def _begin(self) -> None:
-        self._answers = _handled(self.raised)
+        self._answers: Any = _handled(self.raised)
         next(self._answers)
         self._ask = self._function(self._answers.send)  # of what it is called with, it takes no notice
 

@@ -1,6 +1,6 @@
 """What x is: a sequence of spikes, of event counts or of real values, or a constant input; to layers and to a plan."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) 
     return x if precision is None else round_input(x, 1)
 
 
-def lies_ready(x: Any) -> bool:
+def lies_ready(x: Any) -> TypeGuard[Tensor]:
     """Whether it is a plain tensor whose memory has its values as the library takes them."""
     if type(x) is not Tensor or x.dtype != torch.float32 or x.is_nested:
         return False

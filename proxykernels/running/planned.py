@@ -91,7 +91,7 @@ def run(
         return None
     keep_freed()
     inputs = engine.inputs
-    given = inputs.held(x, T) if usual else inputs.as_given(given, T, sequence, constant)
+    given = inputs.held(given, T) if usual else inputs.as_given(given, T, sequence, constant)
     return engine.simulate(given, T, stop, keep=engine.stateful, start=start, every=every)
 
 
