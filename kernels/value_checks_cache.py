@@ -20,6 +20,9 @@ from .weight_layouts import is_finite
 
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
 
+_is_tracing, _dispatch_modes = torch._C._is_tracing, torch._C._len_torch_dispatch_stack
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+
 _sources = WeakTensorKeyDictionary()  # tensor -> the tensors that it was computed from
 _found = WeakTensorKeyDictionary()  # first source -> check -> (versions of all sources, result)
 
@@ -37,9 +40,9 @@ def can_be_read(tensor: Tensor) -> bool:
 
 def nobody_follows() -> bool:
     """Whether no compiler, tracer, torch.func transform or dispatch mode records the operators that are called now."""
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
+    if torch.compiler.is_compiling() or _is_tracing():
         return False
-    return not torch._C._len_torch_dispatch_stack() and torch._C._functorch.peek_interpreter_stack() is None
+    return not _dispatch_modes() and _functorch_level() is None
 
 
 def can_be_kept_on(device: torch.device) -> bool:

@@ -1,7 +1,6 @@
 """Ctrl-C while the library runs: it asks once in a while whether it may go on."""
 
 import ctypes
-import inspect
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -21,16 +20,16 @@ class Interrupts:
         self._begin()
 
     def _begin(self) -> None:
-        self._answers = _handled(self.raised)
+        self._answers: Any = _handled(self.raised)
         next(self._answers)
         self._ask = self._function(self._answers.send)  # of what it is called with, it takes no notice
 
     def question(self) -> Any:
         """For a run that begins: none in other threads than the main one."""
-        if threading.current_thread() is not threading.main_thread():
+        if threading.get_ident() != threading.main_thread().ident:
             return self._none
         self.raised.clear()
-        if inspect.getgeneratorstate(self._answers) == inspect.GEN_CLOSED:  # by a second signal beside the first
+        if self._answers.gi_frame is None:  # closed by a second signal beside the first
             self._begin()
         return self._ask
 

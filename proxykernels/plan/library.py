@@ -4,7 +4,7 @@ import ctypes
 import sys
 from collections.abc import Callable
 from ctypes import c_int64
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -61,35 +61,17 @@ def load(target: str | None = None) -> tuple[str, Any]:
     return name, functions
 
 
-def sample(pieces: Any, lines: int) -> int:
-    """A hash of an array of :class:`Piece`; of each that has more than ``lines`` lines of 64 bytes, of so many."""
-    return _any_functions().sample(pieces, len(pieces), lines)
+@cache
+def sampler() -> Callable[[Any, int, int], int]:
+    """A function (pieces, how many, lines) that hashes an array of :class:`Piece`; of each that has more than ``lines``
+    lines of 64 bytes, so many."""
+    return load()[1].sample
 
 
 def readout_for(readout: Readout, C: int, pixels: int) -> Any:
     """A readout of so many channels as the library takes it; its tensors must live as long."""
     threshold, start, scale, lowest, highest = readout
     return CReadout(threshold.data_ptr(), start.data_ptr(), scale.data_ptr(), C, pixels, lowest, highest)
-
-
-def logits(readout: Readout, counts: Tensor, states: Tensor, steps: Tensor | int) -> Tensor:
-    """float32 [N, ...], as :meth:`Readout.logits` of a run from rest has them, in one call of the library.
-
-    Args:
-        counts: int32 [N, ...], contiguous. states: float32 [N, 1, P, C], contiguous. steps: int64 [N], or one number.
-    """
-    N, _, P, C = states.shape
-    told = heap.empty(*counts.shape)
-    each, t = (steps.data_ptr(), 0) if isinstance(steps, Tensor) else (None, steps)
-    _any_functions().logits(
-        readout_for(readout, C, P), counts.data_ptr(), states.data_ptr(), told.data_ptr(), N, each, t
-    )
-    return told
-
-
-@lru_cache(1)
-def _any_functions() -> Any:
-    return load()[1]
 
 
 class _Error(ctypes.Structure):
@@ -166,13 +148,7 @@ class Given(NamedTuple):
 
 
 class Rule(Protocol):
-    """By which samples stop early, as engine.h has it.
-
-    Attributes:
-        steps: int64 [N], written: those that each sample ran.
-    """
-
-    steps: Tensor
+    """By which samples stop early, as engine.h has it."""
 
     @property
     def error(self) -> BaseException | None:
@@ -182,13 +158,34 @@ class Rule(Protocol):
         """Write itself into a run."""
 
 
-class Written(NamedTuple):
-    """Where a run writes, as engine.h has it: tensors, or None; ``kept``: of some operations, by their numbers."""
+class Places(NamedTuple):
+    """Where a run writes, as engine.h has it: addresses, or None; ``kept``: of some operations, with their numbers.
 
-    spikes: Tensor | None
-    values: Tensor | None
-    counts: Tensor | None
-    kept: dict[int, Tensor]
+    ``steps``: int64 [N], those that each sample ran, of which a rule changes some. ``logits``: with what they are read
+    from.
+    """
+
+    spikes: int | None
+    values: int | None
+    counts: int | None
+    tally: int
+    steps: int | None
+    kept: list[tuple[int, int]]
+    logits: "tuple[int, LogitReadout] | None"
+
+
+class LogitReadout:
+    """What a plan's logits are read from: scale (theta count + v - start) / t.
+
+    Attributes:
+        operation: its number. given: as the library takes it.
+    """
+
+    def __init__(self, operation: int, image: tuple[int, int, int], readout: Readout):
+        """``image``: the shape of the operation's output, C, H, W."""
+        C, H, W = image
+        self.operation, self._parts, self.given = operation, readout, readout_for(readout, C, H * W)
+        self.pointer = ctypes.pointer(self.given)
 
 
 class Session:
@@ -206,11 +203,12 @@ class Session:
     def __init__(self, compiled: Compiled):
         self._compiled, self._functions = compiled, compiled.functions
         self._session = self._functions.make_session(compiled._plan)
+        self._run = self._functions.run
         self._interrupts, self.runs = Interrupts(QUESTION), False
 
     def run(
-        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, written: Written, tally: "PlanTally",
-        asked: Rule | None = None, steps: c_int64 | None = None,
+        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, to: Places, asked: Rule | None = None,
+        steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 
@@ -220,18 +218,20 @@ class Session:
         Raises:
             MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
-        outputs = written.spikes, written.values, written.counts
-        pointers = [None if part is None else part.data_ptr() for part in outputs]
-        x, about = given.x.data_ptr(), (given.kind, given.rounds, given.scaled, T, given.N, threads, fresh, goes_on)
-        run = Run(x, *about, *pointers)
-        run.tally = ctypes.addressof(tally)
-        if written.kept:
-            run.kept = self._compiled.kept()
-            for k, states in written.kept.items():
-                run.kept[k].v = states.data_ptr()
+        x, kind, N, _, rounds, scaled, _ = given
+        spikes, values, counts, tally, ended, kept, logits = to
+        run = Run(x.data_ptr(), kind, rounds, scaled, T, N, threads, fresh, goes_on, spikes, values, counts)
+        run.tally = tally
+        if kept:
+            states = run.kept = self._compiled.kept()
+            for k, address in kept:
+                states[k].v = address
+        if logits is not None:
+            run.logits, readout = logits
+            run.readout, run.logits_of = readout.pointer, readout.operation
         if asked is not None:
             asked.put(run, self._functions)
-            run.steps = asked.steps.data_ptr()
+            run.steps = ended
         if steps is not None:
             run.steps_so_far = ctypes.addressof(steps)
         if self.took is not None:
@@ -239,7 +239,7 @@ class Session:
         run.may_go_on = self._interrupts.question()
         self.runs = True
         try:
-            outcome = self._functions.run(self._session, run)
+            outcome = self._run(self._session, run)
         finally:
             self.runs = False
         if asked is not None and asked.error is not None:
@@ -249,7 +249,7 @@ class Session:
         if outcome in (INTERRUPTED, NO_ANSWER):  # Python raised it before any try, and then ignored it
             raise KeyboardInterrupt
         if outcome == NO_MEMORY:
-            self._refuse(given.N)
+            self._refuse(N)
         return bool(outcome)
 
     def read(self, operation: int, to: Tensor) -> None:

@@ -2,9 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping
-from ctypes import c_int64
-from functools import cached_property, partial
+from collections.abc import Mapping
+from ctypes import addressof, c_int64
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..plan import file
-from ..plan.library import CONSTANT, SPIKES, Compiled, Given, PlanTally, Session, Written
+from ..plan.library import CONSTANT, SPIKES, Compiled, Given, LogitReadout, PlanTally, Session
 from ..plan.operations import Kind, Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
@@ -22,11 +21,13 @@ from .early_exit import LogitMargin, Stop, check_rule
 from .kept_states import KeptStates, can_be_read_later, read_before_it_runs
 from .plan_inputs import PlanInputs
 from .plan_result import ChangesFigures, PlanFigures
-from .result import Output, Result, table
-from .stopping import Asked, AskedLead, LogitReadout
+from .result import Result, table
+from .stopping import Asked, AskedLead
 from .stream import Stream
+from .written import Layout, Written
 
 LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
+MOST_LAYOUTS = 16  # that are kept
 
 
 class Engine:
@@ -50,8 +51,13 @@ class Engine:
         self._sessions: list[Session] = []
         self._rates: dict[str, float] = {}
         self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
+        readout, k = plan.readout, plan.with_logits
+        self._readout = None if readout is None or k is None else LogitReadout(k, plan.operations[k].image, readout)
+        self._layouts: dict[tuple, Layout] = {}
+        self._figures = ChangesFigures if plan.changes else PlanFigures
+        self._lead: AskedLead | None = None  # the last one
         self.inputs = PlanInputs(plan)
-        self._image = C, H, W = plan.last.image
+        C, H, W = plan.last.image
         self._step_bytes = H * W * (4 * C if plan.last.real else pixel_bytes(C))  # of the output of a sample
         self._fixed_bytes = H * W * 4 * C  # of its counts
         self._room = checks.memory(heap.CPU)
@@ -87,41 +93,38 @@ class Engine:
         return self.simulate(given, T, stop, keep=self._with_logits)
 
     def simulate(
-        self, given: Given, T: int, stop: Stop | None, *, keep: Iterable[int], start: dict[int, Tensor] | None = None,
+        self, given: Given, T: int, stop: Stop | None, *, keep: tuple[int, ...], start: dict[int, Tensor] | None = None,
         every: int | None = None,
     ) -> Result:  # fmt: skip
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
         operations that have some, as the library has them; None: from rest. ``every``: as of :class:`Asked`."""
-        numbers, session, tally = tuple(keep), self.session(), self.tally()
-        later = stop is None and numbers == self.stateful and can_be_read_later(given.N, self._state_bytes)
         if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
-        asked: Asked | AskedLead | None = None
-        if isinstance(stop, LogitMargin):
-            asked = AskedLead(stop, self._readout, given.N, T)
-        elif stop is not None:
-            asked = Asked(stop, self.plan, given.N, T, every)
+        asked = None if stop is None else self._asked(stop, T, every)
+        later = stop is None and keep == self.stateful and can_be_read_later(given.N, self._state_bytes)
         kept: Mapping[int, Tensor]
+        session = self.session()
         try:
             for k, states in (start or {}).items():
                 session.write(k, states)
-            output, kept = self.advance(
-                session, given, T, tally, fresh=start is None, keep=() if later else numbers, goes_on=later, asked=asked
-            )
-            if later:
-                kept = KeptStates(session, numbers, partial(self._room_for, N=given.N))
+            wanted = self._with_logits if later else keep
+            written = self.advance(session, given, T, fresh=start is None, keep=wanted, goes_on=later, asked=asked)
+            kept = KeptStates(session, keep, self._room_for, given.N) if later else written.kept
         finally:
             self._sessions.append(session)
-        sample_steps, runs = (given.N * T, given.N) if asked is None else asked.ran()
         input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
-        figures = (ChangesFigures if self.plan.changes else PlanFigures)(
-            self.plan, tally, sample_steps, given.N, runs, input_slot, given.constant, kept, start or {}
-        )
-        return Result(output, None if asked is None else asked.steps, figures)
+        looks = None if asked is None else asked.runs
+        figures = self._figures(self.plan, written, looks, input_slot, given.constant, kept, start or {})
+        return Result(written, None, figures)
 
-    @cached_property
-    def _readout(self) -> LogitReadout:
-        return LogitReadout(self.plan)
+    def _asked(self, stop: Stop, T: int, every: int | None) -> Asked | AskedLead:
+        """A rule as the library asks it."""
+        if not isinstance(stop, LogitMargin):
+            return Asked(stop, self.plan, every)
+        lead = self._lead
+        if lead is None or lead.of != (stop, T):
+            lead = self._lead = AskedLead(stop, self.plan, self._readout, T)
+        return lead
 
     def stream(self, batch: int = 1) -> "Stream":
         """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
@@ -166,39 +169,42 @@ class Engine:
         return self._compiled.tally()
 
     def advance(
-        self, session: Session, given: Given, T: int, tally: PlanTally, *, fresh: bool, counts: Tensor | None = None,
-        keep: Iterable[int] = (), goes_on: bool = True, asked: Asked | AskedLead | None = None,
-        steps: c_int64 | None = None,
-    ) -> tuple[Output, dict[int, Tensor]]:  # fmt: skip
-        """What T steps give, from where the session is, and the states [N, states, P, C] of the operations ``keep``,
-        each sample's after its last step.
+        self, session: Session, given: Given, T: int, tally: PlanTally | None = None, *, fresh: bool,
+        counts: Tensor | None = None, keep: tuple[int, ...] = (), goes_on: bool = True,
+        asked: Asked | AskedLead | None = None, steps: c_int64 | None = None,
+    ) -> Written:  # fmt: skip
+        """What T steps give, from where the session is, with the states of the operations ``keep``, each sample's after
+        its last step.
 
-        ``counts``: of the output's spikes so far, which are added to. ``goes_on``: whether the session is needed as it
-        is after them. ``asked``: the rule by which samples stop. ``steps``: those so far, which are added to.
+        ``tally``, ``counts``: of the operations and of the output's spikes so far, which are added to; None: new ones.
+        ``goes_on``: whether the session is needed as it is after them. ``asked``: the rule by which samples stop.
+        ``steps``: those so far, which are added to.
         """
-        op, N = self.plan.last, given.N
+        N, readout = given.N, self._readout
+        reads = None if readout is None else readout.operation
         needed = N * (T * self._step_bytes + self._fixed_bytes)
         if needed > self._room:
             raise ValueError(
                 f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
                 f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
             )
-        C, H, W = self._image
-        spikes = values = None
-        if op.real:
-            values = heap.empty(T, N, H * W, C)
-            if asked is not None:
-                asked.values = values
-        else:
-            empty = heap.empty if asked is None else heap.zeros  # a sample is silent once it has stopped
-            spikes = empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
-            counts = heap.zeros(N, *op.shape, dtype=torch.int32) if counts is None else counts
-        kept = {k: self._room_for(k, N) for k in keep}
-        written = Written(spikes, values, counts, kept)
-        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, written, tally, asked, steps):
+        layout = self._layout(N, T, counts is None, reads in keep, fresh, asked is not None)
+        written = Written(layout, counts, {k: self._room_for(k, N) for k in keep if k != reads})
+        if asked is not None and layout.real:
+            asked.values = written.raw
+        to = written.places(None if tally is None else addressof(tally), readout)
+        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps):
             checks.finite("x", given.x)
-        output = Output(values if spikes is None else spikes, (T, N, *op.shape), counts)  # type: ignore[arg-type]
-        return output, kept
+        return written
+
+    def _layout(self, *key) -> Layout:
+        """Where runs alike write: the arguments of :class:`Layout`."""
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[key] = Layout(self.plan, *key)
+        return layout
 
     def last_state(self, session: Session, N: int) -> Tensor | None:
         """The states that tell logits, if there are such."""

@@ -20,9 +20,9 @@ def can_be_read_later(samples: int, sample_bytes: int) -> bool:
 class KeptStates(Mapping[int, Tensor]):
     """By the numbers of operations, as the library has them."""
 
-    def __init__(self, session: Session, numbers: Sequence[int], room: Callable[[int], Tensor]):
-        """``session``: that ran. ``room``: memory for the states of an operation."""
-        self._session, self._numbers, self._room = session, numbers, room
+    def __init__(self, session: Session, numbers: Sequence[int], room: Callable[[int, int], Tensor], N: int):
+        """``session``: that ran. ``room``: memory for the states of an operation, of N samples."""
+        self._session, self._numbers, self._room, self._N = session, numbers, room, N
         self._read: dict[int, Tensor] = {}
         self._lock = threading.Lock()
         session.kept = weakref.ref(self)
@@ -32,7 +32,7 @@ class KeptStates(Mapping[int, Tensor]):
             raise KeyError(number)
         with self._lock:
             if number not in self._read:
-                states = self._room(number)
+                states = self._room(number, self._N)
                 self._session.read(number, states)
                 self._read[number] = states
             return self._read[number]

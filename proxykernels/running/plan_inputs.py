@@ -1,6 +1,6 @@
 """What x is: a sequence of spikes, of event counts or of real values, or a constant input; to layers and to a plan."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,13 @@ def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) 
     return x if precision is None else round_input(x, 1)
 
 
+def lies_ready(x: Any) -> TypeGuard[Tensor]:
+    """Whether it is a plain tensor whose memory has its values as the library takes them."""
+    if type(x) is not Tensor or x.dtype != torch.float32 or x.is_nested:
+        return False
+    return x.is_contiguous() and not x.is_neg()
+
+
 class PlanInputs:
     """The inputs of a plan, as the library takes them.
 
@@ -65,16 +72,18 @@ class PlanInputs:
                 )
         elif type(x) is Spikes and x.scale == 1 and x.shape[2:] == shape and x.T and x.device.type == "cpu":
             return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
-        elif self.takes_floats and type(x) is Tensor and x.dtype == torch.float32 and not x.is_nested:
-            usual = x.shape[1:] == shape and x.is_cpu and x.is_contiguous() and not x.is_neg()
-            if usual and not torch.jit.is_tracing():
-                return Given(x, CONSTANT, len(x), rounds=self._rounds, constant=True)
+        elif self.takes_floats and lies_ready(x) and x.shape[1:] == shape and x.is_cpu and not torch._C._is_tracing():
+            return self.held(x, None)
         sequence = self._is_sequence(x)
         T = len(x) if sequence else None
         constant = isinstance(x, Tensor) and (not sequence or checks.is_repeated(x))
         if isinstance(x, Tensor) and sequence and not self._changes:
             x, sequence = self._sequence(x, constant)
         return self.as_given(x, T, sequence, constant and not (self._changes and sequence))
+
+    def held(self, x: Tensor, T: int | None) -> Given:
+        """Values [N, ...] at each step, of which :func:`lies_ready` holds, and of the right shape."""
+        return Given(x, CONSTANT, x.shape[0], T, self._rounds, constant=True)
 
     def _is_sequence(self, x: Tensor | Spikes) -> bool:
         """Whether it is one, by its shape."""
@@ -118,5 +127,5 @@ class PlanInputs:
         if rounds and x.dtype == torch.float64:  # float32 would round it once before
             checks.finite("x", x)
             x = round_input(x.detach(), int(sequence))
-        x = x.detach().resolve_neg().float().contiguous()
+        x = x if lies_ready(x) else x.detach().resolve_neg().float().contiguous()
         return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds, constant=constant)

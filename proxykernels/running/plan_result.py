@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from ..plan.library import TALLIES, is_built
-from ..plan.library import logits as library_logits
+from ..plan.library import TALLIES
 from ..plan.operations import Kind, Operation, Slot
 from ..plan.plan import Plan
 from .result import LOSES_CHARGE, NOT_CONVERTED, Result
 from .sigma_delta_state import as_state
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
+from .written import Written
 
 
 @dataclass(eq=False)
@@ -23,18 +23,16 @@ class PlanFigures:
     """Of a network that the library ran: figures, as running/result.py has them.
 
     Attributes:
-        tally: of each operation spikes, and additions of a weight to a potential, in turn.
-        sample_steps: steps times samples. runs: from rest, of all samples.
+        written: the output, and what was counted and kept with it.
+        looks: the steps of the runs from rest that samples had in turn, up to their last; None: each had one.
         given: what the input was run as. constant: whether its steps were alike.
         kept: the states of some operations, by their numbers, as the library has them. start: those at the start; none
             of them: at rest.
     """
 
     plan: Plan
-    tally: Any
-    sample_steps: int
-    samples: int
-    runs: int
+    written: Written
+    looks: tuple[int, ...] | None
     given: Slot
     constant: bool
     kept: Mapping[int, Tensor]
@@ -43,7 +41,38 @@ class PlanFigures:
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
         counted = {name: getattr(self, name) for name in ("rates", "places", "sums", "synops", "relu_joules")}
-        return self.__dict__ | counted | {"plan": self.plan.without_weights(), "tally": None, "kept": dict(self.kept)}
+        return self.__dict__ | counted | {"plan": self.plan.without_weights(), "kept": dict(self.kept)}
+
+    @cached_property
+    def tally(self) -> list[int]:
+        """Of each operation spikes, and additions of a weight to a potential, in turn."""
+        return self.written.tally
+
+    @property
+    def samples(self) -> int:
+        return self.written.shape[1]
+
+    @cached_property
+    def _ran(self) -> tuple[int, int]:
+        """Steps, and runs from rest, of all samples."""
+        T, N = self.written.shape[:2]
+        if not self.written.layout.stops:
+            return N * T, N
+        if self.looks is None:
+            return int(self.written.steps.sum()), N
+        runs = [[run for run in self.looks if run <= steps] for steps in self.written.steps.tolist()]
+        return sum(map(sum, runs)), sum(map(len, runs))
+
+    @property
+    def sample_steps(self) -> int:
+        """Steps times samples."""
+        return self._ran[0]
+
+    def states(self, k: int) -> Tensor | None:
+        """The states of an operation, as the library has them, if they were kept."""
+        if k == self.plan.with_logits and self.written.layout.state is not None:
+            return self.written.state
+        return self.kept.get(k)
 
     @cached_property
     def rates(self) -> dict[str, float]:
@@ -67,7 +96,7 @@ class PlanFigures:
 
     @cached_property
     def synops(self) -> SynOps:
-        done, products = SynOps(), self.plan.products(self.given, self.runs, self.sample_steps)
+        done, products = SynOps(), self.plan.products(self.given, self._ran[1], self.sample_steps)
         for k, op in self.plan.stateful():
             parts = self.plan.parts(k)
             done.accumulates[op.name] = sum(self.plan.additions(part, self.tally[TALLIES * part + 1]) for part in parts)
@@ -86,19 +115,23 @@ class PlanFigures:
 
     @cached_property
     def state(self) -> dict[str, list[Tensor]]:
-        stateful = self.plan.stateful()
-        if any(k not in self.kept for k, _ in stateful):
-            raise AttributeError("a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate")
-        return {op.name: [self.plan.as_simulated(k, self.kept[k])] for k, op in stateful}
+        found = {}
+        for k, op in self.plan.stateful():
+            states = self.states(k)
+            if states is None:
+                raise AttributeError(
+                    "a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate"
+                )
+            found[op.name] = [self.plan.as_simulated(k, states)]
+        return found
 
     def logits(self, result: Result) -> Tensor:
+        if self.written.logits is not None:
+            return self.written.logits
         k = self.plan.with_logits
-        if k is not None and k not in self.start and is_built() and k in self.kept:
-            assert self.plan.readout is not None
-            return library_logits(self.plan.readout, result._total_counts, self.kept[k], result._steps_or_T)
         state, start = (
-            None if k is None or k not in states else self.plan.as_simulated(k, states[k])
-            for states in (self.kept, self.start)
+            None if k is None or states is None else self.plan.as_simulated(k, states)
+            for states in ((None, None) if k is None else (self.states(k), self.start.get(k)))
         )
         return logits_of(self.plan, result._total_counts, state, result._steps_or_T, start)
 

@@ -27,7 +27,7 @@ from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like
 from .early_exit import Stop
 from .engine import Engine
-from .plan_inputs import input_of
+from .plan_inputs import input_of, lies_ready
 from .result import Result
 from .sigma_delta_state import has_sigma_delta, ready_state
 from .snapshot import CannotWatchError, Snapshot
@@ -72,8 +72,8 @@ def run(
     if known is None or known.changes:
         return None
     given: Any = x
-    usual = type(x) is Tensor and x.dtype == torch.float32 and x.ndim in known.dims and x.is_contiguous()
-    if usual and not x.is_neg():
+    usual = lies_ready(x) and x.ndim in known.dims
+    if usual:
         shape, constant, sequence = x.shape[1:], True, False
     else:
         with torch.no_grad():
@@ -90,7 +90,8 @@ def run(
     if start is None and state:
         return None
     keep_freed()
-    given = engine.inputs.as_given(given, T, sequence, constant)
+    inputs = engine.inputs
+    given = inputs.held(given, T) if usual else inputs.as_given(given, T, sequence, constant)
     return engine.simulate(given, T, stop, keep=engine.stateful, start=start, every=every)
 
 
@@ -136,9 +137,7 @@ def _may_run(x: Any) -> bool:
         return False
     if backends.cpu_backend is not _CPU_BACKEND:  # others were put in its place, such as Triton's interpreter
         return False
-    if not isinstance(x, Tensor | Spikes) or x.device.type != "cpu":
-        return False
-    return isinstance(x, Spikes) or not x.is_nested
+    return x.is_cpu and not x.is_nested if isinstance(x, Tensor) else isinstance(x, Spikes) and x.device.type == "cpu"
 
 
 def _known_of(net: nn.Module) -> _Known | None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from ..layers import SpikingLayer
 from ..neurons import IFNeuron
 from ..spikes import Spikes
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
+from .written import Written
 
 NOT_CONVERTED = "logits are those of the network that convert was given; this network was not converted"
 LOSES_CHARGE = "logits need a last layer with the soft reset, v_reset=None, which loses no charge"
@@ -51,24 +52,6 @@ class Figures(Protocol):
     def logits(self, result: "Result") -> Tensor: ...
 
 
-class Output(NamedTuple):
-    """What a plan gave: packed spikes [N, T, P, bytes] or values [T, N, P, C]; and of spikes the counts."""
-
-    raw: Tensor
-    shape: tuple[int, ...]
-    counts: Tensor | None
-
-    @property
-    def device(self) -> torch.device:
-        return self.raw.device
-
-    def tensor(self) -> Spikes | Tensor:
-        """(T, N, ...)."""
-        if self.counts is not None:
-            return Spikes(self.raw, self.shape)
-        return self.raw.transpose(2, 3).reshape(self.shape)
-
-
 class Result:
     """The result of a simulation; ``print(result)`` shows its size, and the rate and operations of each layer. It marks
     layers that are silent, and those that pass on real values, whose inputs are multiplied.
@@ -95,33 +78,40 @@ class Result:
     """
 
     def __init__(
-        self, output: Spikes | Tensor | Output, steps: Tensor | None, figures: Figures,
+        self, output: Spikes | Tensor | Written, steps: Tensor | None, figures: Figures,
         records: Mapping[str, Spikes | Tensor] | None = None,
     ):  # fmt: skip
-        """``steps``: of each sample; None: all."""
+        """``steps``: of each sample; None: those that were written, or all."""
         self._output, self._steps, self._figures = output, steps, figures
         self.records = dict(records or {})
 
     @cached_property
     def output(self) -> Spikes | Tensor:  # made when it is asked for: a call may take less
-        return self._output.tensor() if isinstance(self._output, Output) else self._output
+        return self._output.tensor() if isinstance(self._output, Written) else self._output
 
     @property
     def _total_counts(self) -> Tensor:
         """As ``count()``, not to be written to."""
-        counted = self._output.counts if isinstance(self._output, Output) else None
+        counted = self._output.counts if isinstance(self._output, Written) else None
         return self.spikes.count() if counted is None else counted
 
     @property
     def _steps_or_T(self) -> Tensor | int:
         """As ``steps``, or T where all samples ran so many."""
-        return self._output.shape[0] if self._steps is None else self._steps
+        return self._output.shape[0] if self._are_all else self.steps
+
+    @property
+    def _are_all(self) -> bool:
+        """Whether all samples ran T steps."""
+        return self._steps is None and not (isinstance(self._output, Written) and self._output.layout.stops)
 
     @cached_property
     def steps(self) -> Tensor:
         T, N = self._output.shape[:2]
         if self._steps is not None:
             return self._steps
+        if isinstance(self._output, Written) and self._output.layout.stops:
+            return self._output.steps.clone()
         return torch.full((N,), T, dtype=torch.int64, device=self._output.device)
 
     @property

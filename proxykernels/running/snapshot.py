@@ -27,6 +27,10 @@ from ..plan import library
 LINES = 512  # of 64 bytes
 WHOLE = 64 * LINES
 EVERY_LINE = 1 << 56
+UNREAD = {  # of torch's modules: what a run without gradients does not look at
+    READS, "_non_persistent_buffers_set", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+}  # fmt: skip
 PLAIN = bool, int, float, str, bytes, type(None), torch.dtype, torch.device, type, FunctionType
 
 
@@ -144,7 +148,7 @@ class Snapshot:
         if not things:
             self._empty.append(things)
             return
-        known = [key for key, thing in things.items() if key != READS and self._follow(thing)]
+        known = [key for key, thing in things.items() if key not in UNREAD and self._follow(thing)]
         get = itemgetter(*known, known[0]) if known else _no_values  # of one key alone it would give no tuple
         self._dicts.append(things)
         self._known.append(get)
@@ -162,12 +166,13 @@ class _Pieces:
     """The memory of tensors, to be hashed."""
 
     def __init__(self, tensors: list[Tensor]):
+        self._sample, self._count = library.sampler(), len(tensors)
         self._pieces = (library.Piece * len(tensors))()
         for piece, t in zip(self._pieces, tensors, strict=True):
             piece.bytes, piece.size = t.data_ptr(), t.nbytes
 
     def hashed(self, lines: int) -> int:
-        return library.sample(self._pieces, lines)
+        return self._sample(self._pieces, self._count, lines)
 
 
 def _no_values(things: dict) -> tuple:

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import heap
-from ..plan.library import STOP, Lead, readout_for
+from ..plan.library import STOP, Lead, LogitReadout
 from ..plan.plan import Plan
 from .early_exit import STOP_EVERY, LogitMargin, Stop, decided_by
 
@@ -16,30 +15,27 @@ STOP_EVERY_CHANGES = 2  # steps between two looks of a rule on sigma-delta neuro
 
 
 class Asked:
-    """A rule as the library asks it, of N samples and up to T steps of a network.
+    """A rule as the library asks it, of a network.
 
     Args:
         every: steps between two looks; None: as many as are usual.
 
     Attributes:
-        steps: int64 [N], those that each sample ran; the library writes them.
+        runs: the steps of runs from rest; None: there is one of each sample.
         values: float32 [T, N, P, C], what the library writes, if the rule looks at it; None: it looks at counts.
         error: what the rule raised, which is no answer: the run ends, and the error goes on from there.
     """
 
-    def __init__(self, stop: Stop, plan: Plan, N: int, T: int, every: int | None = None):
+    runs: tuple[int, ...] | None = None
+
+    def __init__(self, stop: Stop, plan: Plan, every: int | None = None):
         self._stop, self._shape = stop, plan.last.shape
         self._every = every or (STOP_EVERY_CHANGES if plan.changes else STOP_EVERY)
-        self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
         self.values: Tensor | None = None
         self.error: BaseException | None = None
 
     def put(self, run: Any, functions: Any) -> None:
         run.stop, run.stop_every = STOP(self), self._every
-
-    def ran(self) -> tuple[int, int]:
-        """Steps and runs from rest, of all samples."""
-        return int(self.steps.sum()), len(self.steps)
 
     def __call__(
         self, context: Any, counts: int | None, v: int | None, samples: int, n: int, t: int, decided: int
@@ -62,7 +58,7 @@ class Asked:
 
 
 class AskedLead:
-    """``margin(..., of="logits")``, which the library decides by itself.
+    """``margin(..., of="logits")``, which the library decides by itself, for up to T steps.
 
     Attributes: as of :class:`Asked`.
     """
@@ -70,45 +66,25 @@ class AskedLead:
     values: Tensor | None = None
     error: BaseException | None = None
 
-    def __init__(self, stop: LogitMargin, readout: "LogitReadout", N: int, T: int):
-        self._readout = readout
-        self._lead = Lead(readout.given, stop.lead)
-        self._runs = stop.runs(T)
-        self._at = (ctypes.c_int64 * len(self._runs))(*self._runs)
-        self.steps = torch.full((N,), T, dtype=torch.int64, device=heap.CPU)
-
-    def put(self, run: Any, functions: Any) -> None:
-        run.stop, run.stop_reads = functions.leads, self._readout.operation + 1
-        run.stop_at, run.stops = ctypes.addressof(self._at), len(self._at)
-        run.context = ctypes.addressof(self._lead)
-
-    def ran(self) -> tuple[int, int]:
-        """Steps and runs from rest, of all samples."""
-        steps = self.steps.tolist()
-        runs = [[run for run in self._runs if run <= T] for T in steps]
-        return sum(map(sum, runs)), sum(map(len, runs))
-
-
-class LogitReadout:
-    """What the last layer's logits are read from: scale (theta count + v - start) / t.
-
-    Attributes:
-        operation: its number. given: as the library takes it.
-    """
-
-    def __init__(self, plan: Plan):
+    def __init__(self, stop: LogitMargin, plan: Plan, readout: LogitReadout | None, T: int):
         """Raises:
         ValueError: the network has no logits, or not of at least two classes.
         """
-        number, readout = plan.with_logits, plan.readout
-        if number is None or readout is None or len(plan.last.shape) != 1 or plan.last.shape[0] < 2:
+        shape = plan.last.shape
+        if readout is None or len(shape) != 1 or shape[0] < 2:
             raise ValueError(
                 "margin(of='logits') needs logits [N, classes] of at least 2 classes, of a network of IF neurons that "
-                f"convert made, with soft reset; this one gives {['N', *plan.last.shape]}"
+                f"convert made, with soft reset; this one gives {['N', *shape]}"
                 f"{' and has no logits' if readout is None else ''}; of sigma-delta neurons take pk.stop.settled()"
             )
-        C, H, W = plan.operations[number].image
-        self.operation, self._parts, self.given = number, readout, readout_for(readout, C, H * W)
+        self.of, self._readout, self.runs = (stop, T), readout, tuple(stop.runs(T))
+        self._lead = Lead(readout.given, stop.lead)
+        self._at = (ctypes.c_int64 * len(self.runs))(*self.runs)
+        self._places = ctypes.addressof(self._at), len(self._at), ctypes.addressof(self._lead)
+
+    def put(self, run: Any, functions: Any) -> None:
+        run.stop, run.stop_reads = functions.leads, self._readout.operation + 1
+        run.stop_at, run.stops, run.context = self._places
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

@@ -104,10 +104,10 @@ class Stream:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
         with self._lock:
             past = self._settled()
-            output, _ = self.engine.advance(
+            written = self.engine.advance(
                 self._session, given, given.T or 1, past.tally, fresh=past.fresh, counts=past.counts, steps=past.steps
             )
-        return output.tensor()
+        return written.tensor()
 
     def _is_held(self, x: Tensor | Spikes) -> bool:
         """Not one step of events, which the engine knows in a sequence alone."""

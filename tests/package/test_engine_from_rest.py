@@ -8,7 +8,6 @@ from test_engine import TARGETS
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.plan import library
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 
@@ -61,12 +60,13 @@ def test_logits_are_those_of_the_equation(rectifies):
         readout, k = engine.plan.readout, engine.plan.with_logits
         for T in (1, 3, 7):
             result = engine(images, T)
-            state = engine.plan.as_simulated(k, result._figures.kept[k])
+            state = engine.plan.as_simulated(k, result._figures.states(k))
             wanted = readout.logits(result.count(), state, T)
             assert torch.equal(result.logits, wanted) and result.logits.any()
-            steps = torch.arange(1, 10)
-            by_steps = library.logits(readout, result.count(), result._figures.kept[k], steps)
-            assert torch.equal(by_steps, readout.logits(result.count(), state, steps))
+        stopped = engine(images, 40, stop=lambda counts, t: torch.arange(len(counts)) < 2)
+        state, steps = engine.plan.as_simulated(k, stopped._figures.states(k)), stopped.steps
+        assert torch.equal(stopped.logits, readout.logits(stopped.count(), state, steps))
+        assert len(set(steps.tolist())) == 5 and stopped.logits.any()
 
 
 def linear_network(inputs: int, neurons: int) -> nn.Sequential:

@@ -5,6 +5,7 @@ import io
 import pickle
 import threading
 import time
+from functools import partial
 
 import layerwise
 import pytest
@@ -104,6 +105,21 @@ def test_a_stream_of_several_threads(monkeypatch):
         thread.join()
     assert max(most) == 1 and stream.steps == len(most) == threads * steps
     assert equal(stream.count(), expected.count()) and expected.count().any()
+
+
+def test_what_is_kept_of_a_result_keeps_no_more():
+    """Logits, counts and steps have memory of their own, whatever else the run has written; so have copies."""
+    net, _, x = converted()
+    engine = pk.compile(net, x)
+    for run in (engine, partial(pk.simulate, net)):
+        for stop in (None, pk.stop.margin(2), pk.stop.margin(0.01, of="logits")):
+            result = run(x, T, stop=stop)
+            for kept in (result.logits, result.count(), result.steps):
+                assert kept.untyped_storage().nbytes() == kept.nbytes and len(kept) == len(x)
+            before = result.logits.clone()
+            assert equal(copies(result)[0].logits, before) and before.any()
+            run(x * 0, T)
+            assert equal(result.logits, before)
 
 
 def copies(value):

@@ -1,15 +1,18 @@
 """A layer's call walks few Python functions: what stays the same is not checked, looked up or computed again."""
 
 import copy
+import functools
 import sys
 
 import pytest
 import torch
 from equality import equal
+from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
 
+LEAD = pk.stop.margin(0.5, of="logits", at=[1])
 OF_TILES = 7  # functions: a processor that has them (AMX) has one more kernel to choose from
 
 
@@ -45,6 +48,24 @@ def test_functions_of_a_call(generator, layer, shape, packed, most):
     x = pk.pack(x) if packed else x
     layer.eval()
     assert functions(lambda: layer(x)) <= most + (OF_TILES if cpu.load().has_tiles else 0)
+
+
+def run_of_a_network(simulated: bool, stop=None):
+    """A call of three layers, which was converted, on an image that others have gone before, and its logits."""
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 5)
+    torch.manual_seed(3)
+    x = torch.rand(1, 1, 8, 8)
+    net = pk.convert(nn.Sequential(*layers).eval(), torch.rand(9, 1, 8, 8))
+    run = functools.partial(pk.simulate, net) if simulated else pk.compile(net, x)
+    return lambda: run(x, T=4, stop=stop).logits
+
+
+@pytest.mark.parametrize(
+    ("simulated", "stop", "most"),
+    [(False, None, 30), (False, LEAD, 34), (True, None, 50), (True, LEAD, 67)],
+)
+def test_functions_of_a_run(simulated, stop, most):
+    assert functions(run_of_a_network(simulated, stop)) <= most
 
 
 def test_a_neuron_of_other_numbers_is_checked_again():

@@ -245,12 +245,26 @@ def test_weights_that_nobody_has_are_not_read():
     assert len(looked) == 2 and weight.any()
 
 
-def test_hooks_are_called():
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook"])
+@pytest.mark.parametrize("options", [{}, {"with_kwargs": True}, {"prepend": True}])
+def test_hooks_are_called(kind, options):
     net, seen = network(), []
     planned(net, image(), T)
-    net[1].register_forward_hook(lambda *given: seen.append(given))
+    getattr(net[1], f"register_{kind}")(lambda *given: seen.append(given), **options)
     pk.simulate(net, image(), T)
     assert seen
+
+
+def test_a_plan_stays_where_no_run_looks():
+    """At hooks of state_dicts and of gradients."""
+    net = network()
+    planned(net, image(), T)
+    known = plans._networks[net]
+    net[0].register_state_dict_post_hook(lambda *given: None)
+    net[0].register_load_state_dict_post_hook(lambda *given: None)
+    net[3].register_full_backward_pre_hook(lambda *given: None)
+    before = pk.simulate(net, image(), T)
+    assert plans._networks[net] is known and equal(before.spikes, by_layers(net, image(), T).spikes)
 
 
 def test_nothing_is_kept_of_a_network_that_goes():

@@ -105,6 +105,13 @@ struct Shown {
     float* values;
 };
 
+// A logit is what proxykernels/running/result.py defines: of spikes [C, P], potentials [P, C], and steps.
+struct Readout {
+    const float *theta, *start, *scale;  // [C]: of the neurons threshold and potential at the start; of the logits
+    int64_t C, P;
+    float lowest, highest;  // logits are not below or above these
+};
+
 struct Run {
     const void* x;  // spikes uint8 [N, T, P, bytes], values held float [N, C, P], or of each step float [T, N, C, P]
     int64_t kind;  // of x
@@ -138,13 +145,11 @@ struct Run {
     int64_t* steps_so_far;  // null, or added to: T, of a run that has ended
     const Shown* shown;  // null, or of each operation
     int64_t* took;  // null, or of each operation, added to: nanoseconds
-};
-
-// A logit is what proxykernels/running/result.py defines: of spikes [C, P], potentials [P, C], and steps.
-struct Readout {
-    const float *theta, *start, *scale;  // [C]: of the neurons threshold and potential at the start; of the logits
-    int64_t C, P;
-    float lowest, highest;  // logits are not below or above these
+    // [N, C, P], written once the run has ended: what `readout` reads from `counts`, and from `kept` of the operation `logits_of`.
+    // Of a run from rest; or null.
+    float* logits;
+    const Readout* readout;
+    int64_t logits_of;
 };
 
 // A sample is decided if the largest of its logits, times the steps, is ahead of all others by so much.
@@ -190,9 +195,6 @@ struct Functions {
     // A rule, whose context is a Lead.
     void (*leads)(void* context, const int32_t* counts, const float* v, const int64_t* samples, int64_t n, int64_t t,
                   uint8_t* decided);
-    // The logits [n, C, P] of samples; `steps`: of each, or null, `t` of all.
-    void (*logits)(const Readout*, const int32_t* counts, const float* v, float* to, int64_t n, const int64_t* steps,
-                   int64_t t);
 };
 
 }  // namespace engine

@@ -2,6 +2,7 @@
 #pragma once
 #include "../units.h"
 #include "hand_over.h"
+#include "readout.h"
 
 namespace PK_TARGET {
 
@@ -257,6 +258,7 @@ static int64_t run(Session* session, const Run* asked) {
     for (int64_t first = 0; outcome == engine::Ran && first < run.N; first += p.samples)
         outcome = run_group(*session, run, first, least(p.samples, run.N - first), p.steps);
     const int64_t time = team.end();
+    if (outcome == engine::Ran && run.logits) write_logits(run);
     if (outcome == engine::Ran) session->last_time = time, session->last_work = work;
     if (outcome == engine::Ran && run.steps_so_far) *run.steps_so_far += run.T;
     if (outcome == engine::Interrupted) put_back(*session, run);

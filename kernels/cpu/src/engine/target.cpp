@@ -30,38 +30,6 @@ static void sizes(const Session* session, Sizes* sizes) {
     *sizes = {s.plan.bytes, arena + s.kept.size + s.running.size + s.rounded.size * (int64_t)sizeof(float), s.refused};
 }
 
-// Calls visit(c P + p, logit) for those of a sample.
-template <class Visit>
-static inline void each_logit(const engine::Readout& of, const int32_t* counts, const float* v, int64_t t, Visit visit) {
-    for (int64_t p = 0; p < of.P; p++)
-        for (int64_t c = 0; c < of.C; c++, v++) {
-            const int64_t at = c * of.P + p;
-            const float charge = of.theta[c] * (float)counts[at] + (*v - of.start[c]);
-            visit(at, fminf(fmaxf(of.scale[c] * charge / (float)t, of.lowest), of.highest));
-        }
-}
-
-static void leads(void* context, const int32_t* counts, const float* v, const int64_t*, int64_t n, int64_t t,
-                  uint8_t* decided) {
-    const engine::Lead& rule = *(const engine::Lead*)context;
-    const int64_t size = rule.of.C * rule.of.P;
-    for (int64_t i = 0; i < n; i++, counts += size, v += size) {
-        float first = -INFINITY, second = -INFINITY;
-        each_logit(rule.of, counts, v, t, [&](int64_t, float logit) {
-            second = logit > first ? first : fmaxf(second, logit);
-            first = fmaxf(first, logit);
-        });
-        decided[i] = (first - second) * (float)t >= rule.least;
-    }
-}
-
-static void logits(const engine::Readout* of, const int32_t* counts, const float* v, float* to, int64_t n, const int64_t* steps,
-                   int64_t t) {
-    const int64_t size = of->C * of->P;
-    for (int64_t i = 0; i < n; i++, counts += size, v += size, to += size)
-        each_logit(*of, counts, v, steps ? steps[i] : t, [&](int64_t at, float logit) { to[at] = logit; });
-}
-
 static constexpr engine::Functions its_functions = {
     [](const Input* input, const Operation* operations, int64_t count) {
         return (engine::Plan*)make_plan(input, operations, count);
@@ -82,7 +50,6 @@ static constexpr engine::Functions its_functions = {
     },
     [](const engine::Session* session, int64_t k) { return ((const Session*)session)->ways[k]; },
     leads,
-    logits,
 };
 extern const engine::Functions functions;
 const engine::Functions functions = its_functions;
