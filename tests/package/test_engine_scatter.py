@@ -71,6 +71,7 @@ def check(net: nn.Module, x: Tensor, target: str = TARGETS[0], cuts=CUTS) -> Non
         assert equal(result.spikes.dense(), spikes) and equal(result.count(), expected.count())
         assert result.synops == expected.synops and result.rates == pytest.approx(expected.rates)
     stream, parts, t, counted_from = engine.stream(N), [], 0, 0
+    reached, known = None, 0  # the layers' states, and when
     for k in range(T):
         if t == T:
             break
@@ -79,7 +80,7 @@ def check(net: nn.Module, x: Tensor, target: str = TARGETS[0], cuts=CUTS) -> Non
         t += steps
         if k % 3 == 1:  # is read, and set in another stream
             state = stream.state
-            reached = layerwise.simulate(net, given[:t], t).state
+            reached, known = layerwise.simulate(net, given[known:t], t - known, state=reached).state, t
             for name, v in state.items():
                 assert equal(v, reached[name][0] if len(reached[name]) == 1 else torch.stack(reached[name], 1)), name
             if k % 2:
