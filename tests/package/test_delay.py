@@ -11,6 +11,8 @@ from torch import nn
 
 import proxykernels as pk
 
+pytestmark = pytest.mark.usefixtures("few_calls")
+
 T, N = 13, 2
 DELAYS = {"none": 0, "one": 1, "some": 4, "longer than the run": 20, "by channel": [0, 3, 1, 20, 5]}
 SIZES = {"features": (5,), "row": (5, 4), "images": (5, 3, 2)}
