@@ -39,17 +39,18 @@ def as_float32(neuron: IFNeuron) -> IFNeuron:
 @pytest.mark.parametrize("v_reset", RESETS.values(), ids=RESETS)
 @pytest.mark.parametrize("build", [sequential, residual])
 def test_there_and_back(nir, generator, tmp_path, build, v_reset):
-    """Bit-equal in whatever unit of time, also through a file."""
+    """Bit-equal in whatever unit of time; some through a file."""
     for neuron, dt in zip(neurons(v_reset), (1.0, 1e-4, 1.0, 1e-3, 0.3), strict=True):
         net = make_dyadic(build(neuron), generator, 1 / 8)
         x = images(generator)
         expected = pk.simulate(net, x, T)
         graph = pk.to_nir(net, (2, 8, 8), dt=dt)
-        nir.write(tmp_path / "net.nir", graph)
-        for source in (graph, tmp_path / "net.nir"):
-            back = pk.from_nir(source, dt=dt)
-            assert equal(pk.simulate(back, x, T).spikes.dense(), expected.spikes.dense())
-            assert all(layer.neuron == as_float32(neuron) for layer in back.children() if hasattr(layer, "neuron"))
+        if dt != 1.0:
+            nir.write(tmp_path / "net.nir", graph)
+            graph = tmp_path / "net.nir"
+        back = pk.from_nir(graph, dt=dt)
+        assert equal(pk.simulate(back, x, T).spikes.dense(), expected.spikes.dense())
+        assert all(layer.neuron == as_float32(neuron) for layer in back.children() if hasattr(layer, "neuron"))
         assert 0.02 < expected.spikes.rate() < 0.98, neuron
 
 
