@@ -175,16 +175,16 @@ class BuildKernels(build_ext):
             compiled["avx512"] = TARGETS["amx"]
         jobs = []
         for source in extension.sources:
-            openmp = self.openmp(engine or source in tasks)[0]
+            flags = [*self.openmp(engine or source in tasks)[0], *sources["own_flags"](Path(source))]
             if Path(source).parent.name in ("c", "yyjson"):
-                jobs.append((source, "common", INTERFACE, openmp))
+                jobs.append((source, "common", INTERFACE, flags))
             elif Path(source).stem == "dispatch":
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
                 macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
-                jobs.append((source, "common", macros, openmp))
+                jobs.append((source, "common", macros, flags))
             else:
                 jobs += [
-                    (source, target, [("PK_TARGET", target)], [*openmp, *compiled[target]])
+                    (source, target, [("PK_TARGET", target)], [*flags, *compiled[target]])
                     for target in reversed(compiled)
                 ]
         return jobs
@@ -230,9 +230,7 @@ class BuildKernels(build_ext):
         command, how = made.with_suffix(".command"), repr((self.programs(), macros, sources["FLAGS"], flags))
         if command.is_file() and command.read_text() == how and is_current(made):
             return [str(made)]
-        shared = sources["FLAGS"]
-        if source.endswith(".c"):  # of which no speed is asked
-            shared = [*(flag for flag in shared if not flag.startswith("-std")), "-O1"]
+        shared = [flag for flag in sources["FLAGS"] if not (source.endswith(".c") and flag.startswith("-std"))]
         flags = [*shared, *flags, "-MMD"]  # which writes the names of the files that it read
         self.compiler.compile([source], output_dir=output, macros=macros, extra_postargs=flags)
         command.write_text(how)

@@ -45,7 +45,12 @@ FLAGS = [
     "-g0",  # Python's own flags may ask for what a debugger reads: it takes longer, and 30 MB
     "-Wno-psabi",  # vectors are passed between functions of one file alone
     "-Wno-unused-function",  # of a header that others read as well
+    "-fno-asynchronous-unwind-tables",  # functions that cannot throw need none
 ]
+# Sources that ask C++ for memory, which may throw; the others need no code for that.
+MAY_THROW = ("dispatch", "engine/dispatch", "engine/packed_plan", "engine/target")
+# Sources of the interface that walk through all values of a file or an input. The others may take their time.
+LONG_LOOPS = ("checksum", "packing")
 # Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 # Compiles with them where their runtime is the one that torch brings: GCC's on Linux, LLVM's on macOS. Beside another,
@@ -63,6 +68,14 @@ def paths(engine: bool = False) -> list[Path]:
     found = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".cpp", ".h"))
     found = [path for path in found if engine or path.parent != FOLDER / "engine"]
     return [*found, *interface(), *sorted(LIBRARY.rglob("*.h"))] if engine else found
+
+
+def own_flags(source: Path) -> list[str]:
+    """Flags of a source that come after FLAGS: for short code where no kernel is slower by it."""
+    if LIBRARY in source.parents:
+        return ["-O2" if source.stem in LONG_LOOPS else "-Os"]
+    name = source.relative_to(FOLDER).with_suffix("").as_posix()
+    return [] if name in MAY_THROW else ["-fno-exceptions"]
 
 
 def interface() -> list[Path]:

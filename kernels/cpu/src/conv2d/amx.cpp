@@ -69,7 +69,9 @@ struct TileFiring {
         }
         state[i] = its;
     }
-    void end(const Conv2d& c) {
+    // The parts that are left; then states are stored.
+    OUT_OF_LINE void finish(int64_t part, const Conv2d& c, const TileSpikes& to) {
+        while (part < parts) step(part++, c, to);
         for (int i = 0; i < used; i++) store_states(kept[i], c.neurons, state[i], channels);
         steps = 0, used = 0;
     }
@@ -169,15 +171,13 @@ OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const
                 add_products<digits, pixels>(spikes, *product, weights, tiling.layout.step);
                 if (part < Parts::parts) firing.step(part++, c, fired);
             }
-            while (part < Parts::parts) firing.step(part++, c, fired);
-            firing.end(c);
+            firing.finish(part, c, fired);
             if (first > 0 && channel == fired.first_channel) fired.write(c, u, before);
             firing.begin(c, u, group, channel, fired);
         }
         before = group;
     }
-    for (int64_t part = 0; part < Parts::parts; part++) firing.step(part, c, fired);
-    firing.end(c);
+    firing.finish(0, c, fired);
     fired.write(c, u, before);
 }
 

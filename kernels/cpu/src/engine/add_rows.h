@@ -14,9 +14,9 @@ static inline void prefetch_row(const char* matrix, const uint32_t* entry) {
 }
 
 // Adds up the rows of each bucket in registers, and their sum to the sums [step][columns] of the steps of its pattern. Rows
-// are added in groups; lists are filled up with rows that add nothing.
+// are added in groups; lists are filled up with rows that add nothing. Not static: all files that take its address share it.
 template <class Rows, bool far>
-static void add_buckets(const char* matrix, const uint32_t* rows, const Bucket* bucket, const Bucket* stop, void* sums) {
+void add_buckets(const char* matrix, const uint32_t* rows, const Bucket* bucket, const Bucket* stop, void* sums) {
     constexpr int group = Rows::group;
     for (; bucket < stop; bucket++) {
         const uint32_t *entry = rows + bucket->first, *const end = rows + bucket->last;
@@ -45,7 +45,7 @@ static void add_buckets(const char* matrix, const uint32_t* rows, const Bucket* 
 
 // Adds what sums stand for to the currents of a block.
 template <class Rows>
-static void add_whole(const void* sums, const float* unit, float* currents) {
+void add_whole(const void* sums, const float* unit, float* currents) {
     for (int first = 0; first < Rows::channels; first += Vec::width) {
         const Vec sum = Rows::current((const typename Rows::Number*)sums, first / Vec::width);
         store(currents + first, multiply_add(sum, load(unit + first), load(currents + first)));

@@ -11,19 +11,19 @@ constexpr int block_vecs = 8, columns = block_vecs * Vec::width;  // registers a
 
 enum class RowKind { Floats, Shorts, Bytes };
 
-// Rows of a block of as many channels as n registers of floats hold, or a few more; `group`: so many are added at a time.
-template <int n>
-struct BlockFloats : FloatRowsOf<n> {
-    static constexpr int group = n <= 2 ? 4 : n <= 4 ? 2 : 1;  // an addition waits for the last
+// Rows of a block of as many channels as n registers of floats hold, or a few more; `group_`: so many are added at a time. Rows
+// that are as long are of one type: their code is there once.
+template <class Rows, int group_>
+struct BlockRows : Rows {
+    static constexpr int group = group_;
 };
+constexpr int float_group(int n) { return n <= 2 ? 4 : n <= 4 ? 2 : 1; }  // an addition waits for the last
 template <int n>
-struct BlockShorts : ShortRowsOf<(n + 1) / 2> {
-    static constexpr int group = 4;
-};
+using BlockFloats = BlockRows<FloatRowsOf<n>, float_group(n)>;
 template <int n>
-struct BlockBytes : ByteRowsOf<(n + 3) / 4> {
-    static constexpr int group = 4;
-};
+using BlockShorts = BlockRows<ShortRowsOf<(n + 1) / 2>, 4>;
+template <int n>
+using BlockBytes = BlockRows<ByteRowsOf<(n + 3) / 4>, 4>;
 constexpr int most_group = 4;
 
 // Calls visit with a value of the kind of rows of a block of `vecs_wanted` registers of floats.
@@ -41,7 +41,8 @@ static void with_block_rows(RowKind kind, int vecs_wanted, Visit visit) {
 // Packs weights [channels, C, taps] in rows tap * C + channel of the input, and one more, which adds nothing. `unit`: of the
 // channels; of floats null.
 template <class Rows>
-static void pack_block(const float* weight, int64_t channels, int64_t C, int64_t taps, const float* unit, char* to) {
+OUT_OF_LINE static void pack_block(const float* weight, int64_t channels, int64_t C, int64_t taps, const float* unit,
+                                   char* to) {
     constexpr int64_t together = 16;  // channels: the weights of few stay in a cache
     const int64_t inputs = C * taps, filled = channels == Rows::channels ? inputs : 0;
     memset(to + filled * Rows::bytes, Rows::nothing, (inputs + 1 - filled) * Rows::bytes);
@@ -51,6 +52,7 @@ static void pack_block(const float* weight, int64_t channels, int64_t C, int64_t
         for (int64_t k = 0; k < some; k++) scale[k] = unit ? 1.0f / unit[o + k] : 1.0f;  // of a power of two: exact
         const float *from = weight + o * inputs, *const stop = from + inputs;
         for (int64_t row = 0; from < stop; from++) {
+#pragma GCC unroll 1
             for (int64_t k = 0; k < some; k++) Rows::put(to + row * Rows::bytes, (int)(o + k), from[k * inputs] * scale[k]);
             row += row + C < inputs ? C : C + 1 - inputs;
         }
@@ -77,7 +79,7 @@ static float unit_of(const float* weight, int64_t n) {
 }
 
 // The output channels of the shortest rows that the weights [C, inputs] fit. Writes the units of channels.
-static int64_t row_channels_of(const float* weight, int64_t C, int64_t inputs, float* unit) {
+OUT_OF_LINE static int64_t row_channels_of(const float* weight, int64_t C, int64_t inputs, float* unit) {
     constexpr int64_t piece = 1 << 16;  // whose sums in 32 bits are exact
     int64_t found = ByteRows::channels;
     for (int64_t c = 0; c < C; c++, weight += inputs) {
