@@ -124,7 +124,7 @@ def test_sizes(installed):
 
 
 def test_sources_without_exceptions_ask_for_no_memory_that_may_throw(installed):
-    """C++'s operator new is called by those alone that sources.py names; the compiler's flags say the same of both builds."""
+    """C++ asks for memory in those alone that sources.py names; flags are the same in both builds."""
     objects = sorted(installed.parent.joinpath("build").rglob("*.cpp.o"))
     engine = [path for path in objects if {"engine", "conv2d", "sigma_delta"} & set(path.parts)]
     asks = {path.name[:-6] for path in engine if "operator new" in sh("nm", "-C", "--undefined-only", path)}
