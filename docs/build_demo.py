@@ -179,7 +179,8 @@ def compile_engine(out: Path) -> None:
 def compile_one(source: Path, to: Path) -> None:
     is_c = source.suffix == ".c"
     flags = [flag for flag in sources.FLAGS if not (is_c and flag.startswith("-std"))]
-    zig("cc" if is_c else "c++", "-c", source, "-o", to, *flags, *sources.own_flags(source), *FLAGS, *MACROS)
+    small = [] if sources.FOLDER in source.parents else ["-Os"]  # what reads files need not be fast
+    zig("cc" if is_c else "c++", "-c", source, "-o", to, *flags, *FLAGS, *MACROS, *small)
 
 
 def zig(*arguments: object) -> None:
