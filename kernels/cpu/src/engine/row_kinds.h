@@ -52,7 +52,9 @@ OUT_OF_LINE static void pack_block(const float* weight, int64_t channels, int64_
         for (int64_t k = 0; k < some; k++) scale[k] = unit ? 1.0f / unit[o + k] : 1.0f;  // of a power of two: exact
         const float *from = weight + o * inputs, *const stop = from + inputs;
         for (int64_t row = 0; from < stop; from++) {
+#if !defined(__clang__)  // GCC would write out all turns
 #pragma GCC unroll 8
+#endif
             for (int64_t k = 0; k < some; k++) Rows::put(to + row * Rows::bytes, (int)(o + k), from[k * inputs] * scale[k]);
             row += row + C < inputs ? C : C + 1 - inputs;
         }
