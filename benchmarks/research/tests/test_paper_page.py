@@ -269,3 +269,16 @@ def test_the_papers_own_settings_are_those_of_the_csv():
         assert f"| {label} | {cells} |" in PAGE
     assert max(rows, key=lambda row: float(row["snn"]))["epoch"] == "71"
     assert f"{sum(float(row['cpu_seconds']) for row in rows) / 3600:.1f} hours of CPU time" in PAGE
+
+
+def test_half_the_width_is_that_of_the_csv():
+    quarter, half = (read(f"authors_fashion_{width}_training.csv") for width in (0.25, 0.5))
+    epochs = len(half)
+    assert f"{epochs} of 100 epochs" in PAGE
+    assert f"{sum(float(row['cpu_seconds']) for row in half) / 3600:.1f} hours of CPU time\n" in PAGE
+    for column, label in (("snn", "strict, held out, T = 15"), ("ann", "its ReLU network")):
+        for rows, name in ((half, f"half the width: {label}"), (quarter, "a quarter, the same")):
+            cells = " | ".join(f"{100 * float(row[column]):.2f} %" for row in rows[:epochs])
+            assert f"| {name} | {cells} |" in PAGE
+    leads = [100 * (float(a["snn"]) - float(b["snn"])) for a, b in zip(half, quarter, strict=False)]
+    assert f"{min(leads):.1f} to {max(leads):.1f} points" in PAGE
