@@ -279,6 +279,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (card.capture,))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: card.recording is not None)
     monkeypatch.setattr(torch.cuda, "device_of", card.device_of)
+    for check in ("_cuda_graph_capture_health_check", "_accelerator_graph_capture_health_check"):  # they ask a driver
+        monkeypatch.setattr(torch.optim.Optimizer, check, lambda optimizer: None, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
