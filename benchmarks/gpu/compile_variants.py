@@ -220,17 +220,14 @@ def _scan_source(target: str, kernel, types: dict[str, Any], constants: dict, si
 
 def convolution(target: str, layer: str, products: str, neuron: str, output: str, **changed: bool):
     """The source and the options of a variant; ``changed``: of the kernel's constants."""
-    import torch
-
     from proxykernels.kernels.gpu.block_sizes import choose_blocks, instructions, launch_options
     from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
 
     neurons, C, C_out, kernel_size, stride, groups, bias = conv_layer(layer)
     parts, group_C = PRODUCTS[products], C // groups
     K = group_C * kernel_size**2
-    dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
     output, steps = output_and_steps(output)
-    blocks = choose_blocks(neurons, C_out // groups, K, target, dtype, three_digits=parts.count == 3, steps=steps)
+    blocks = choose_blocks(neurons, C_out // groups, K, target, parts.digits, steps=steps)
     options = launch_options(blocks)
     types = dict.fromkeys(("unit_pointer", "bias_pointer", "v_pointer", "v_last_pointer", "currents_pointer"), "fp32")
     types |= dict.fromkeys(("first_pointer", "second_pointer", "third_pointer"), parts.type)

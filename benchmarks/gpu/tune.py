@@ -163,9 +163,9 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, times: T
             with kernels_alone():
                 choices = tqdm([*candidates(C_out, K)], desc=f"layer {name}", leave=False, disable=None)
                 best, best_ms = fastest(choices, run, times)
-                target, digits = architecture(device), takes_digits(architecture(device))
-                parts = torch.int8 if digits else torch.float16
-                today = choose_blocks(neurons, C_out, K, target, parts, multiprocessors(device), digits)
+                target = architecture(device)
+                digits = 3 if takes_digits(target) else 0
+                today = choose_blocks(neurons, C_out, K, target, digits, multiprocessors(device))
                 today_ms = times(today, lambda run=run, today=today: run(today))
             yield name, neurons, C_out, K, best, best_ms, today_ms
         first, shape = False, y.shape[2:]

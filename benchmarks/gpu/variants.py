@@ -71,6 +71,11 @@ class Parts(NamedTuple):
     type: str
     count: int
 
+    @property
+    def digits(self) -> int:
+        """As choose_blocks takes them."""
+        return self.count if self.type == "i8" else 0
+
 
 PRODUCTS = {
     "three-digits": Parts("i8", 3),  # float32 weights

@@ -66,14 +66,19 @@ HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, b
 MOST_PIXELS, MOST_K, FEWEST_ROWS = 32, 32, 64
 FEW = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")  # on which that was compiled and emulated
 
-# By float16 parts, one or two int8 digits, and three; the first that the architecture's name begins with. sm_80, 86,
-# 89, 120 and 121 multiply by the same instruction, and so do sm_100, 103 and 110.
+# Sums of few steps change places through shared memory. Two digits, 128 rows and 128 columns take 64 KiB of it, and
+# these have 100: one program would run alone.
+SMALL_SHARED = ("sm_86", "sm_89", "sm_120", "sm_121")
+
+# By the int8 digits of a weight, 0 where its parts are float16, and the first that the architecture's name begins with.
+# sm_80, 86, 89, 120 and 121 multiply by the same instruction, and so do sm_100, 103 and 110.
 TABLES = {
-    torch.float16: dict.fromkeys(("sm_100", "sm_103", "sm_110"), BLACKWELL)
+    0: dict.fromkeys(("sm_100", "sm_103", "sm_110"), BLACKWELL)
     | {"sm_90": FLOATS | WIDE_HOPPER, "gfx11": HALF_K, "gfx": AMD, "": FLOATS},
-    torch.int8: {"sm_90": HOPPER, "": DIGITS},
+    1: {"sm_90": HOPPER, "": DIGITS},
+    2: {"sm_90": HOPPER, "": DIGITS},
+    3: {"sm_90": HOPPER_THREE, "": THREE_DIGITS},
 }
-TABLES_OF_THREE = {"sm_90": HOPPER_THREE, "": THREE_DIGITS}
 
 
 def choose_blocks(
@@ -81,9 +86,8 @@ def choose_blocks(
     C_out: int,
     K: int,
     architecture: str = "",
-    parts: torch.dtype = torch.float16,
+    digits: int = 0,
     multiprocessors: int = 128,
-    three_digits: bool = False,
     steps: int = 32,
 ) -> Blocks:
     """The block sizes for ``neurons`` = N * H_out * W_out pixels and, in each group, C_out channels and K inputs.
@@ -93,11 +97,10 @@ def choose_blocks(
     nothing to load ahead.
 
     Args:
-        parts: float16 or int8, the type of the weights' parts.
-        three_digits: whether there are three of int8.
+        digits: int8 digits of a weight; 0: its parts are float16.
         steps: of steps_at_a_time.
     """
-    tables = TABLES_OF_THREE if three_digits else TABLES[parts]
+    tables = TABLES[digits]
     table = next(table for beginning, table in tables.items() if architecture.startswith(beginning))
     columns = min(max(table), max(min(table), triton.next_power_of_2(C_out)))
     if columns == 128 and 0 < C_out % 128 <= 64:  # the last 64 would be empty
@@ -105,6 +108,8 @@ def choose_blocks(
     fewest = max(4, FEWEST_ROWS // steps)
     if steps < 32 and _has_few_steps(architecture):
         table = {key: _of_few_steps(row, steps, fewest) for key, row in table.items()}
+        if columns == 128 and digits == 2 and architecture in SMALL_SHARED and table[128].PIXELS * steps > 64:
+            columns = 64
     blocks = table[columns if steps > 1 else min(columns, 64)]
 
     def fills_the_card() -> bool:
@@ -114,7 +119,7 @@ def choose_blocks(
         blocks = table[blocks.CHANNELS // 2]
     while blocks.PIXELS > fewest and not fills_the_card():
         blocks = blocks._replace(PIXELS=blocks.PIXELS // 2)
-    block_k = min(blocks.BLOCK_K, max(32 if parts == torch.int8 else 16, triton.next_power_of_2(K)))
+    block_k = min(blocks.BLOCK_K, max(32 if digits else 16, triton.next_power_of_2(K)))
     return blocks._replace(BLOCK_K=block_k, NUM_STAGES=1 if K <= block_k else blocks.NUM_STAGES)
 
 

@@ -83,9 +83,7 @@ def if_conv2d(
     neurons, group_C_out = N * H_out * W_out, C_out // parts.groups
     K = kernel_h * kernel_w * parts.group_C
     steps = steps_at_a_time(T, target)
-    blocks = choose_blocks(
-        neurons, group_C_out, K, target, parts.first.dtype, multiprocessors(v.device), parts.third is not None, steps
-    )
+    blocks = choose_blocks(neurons, group_C_out, K, target, parts.digits, multiprocessors(v.device), steps)
     words, v = words.contiguous(), by_state(v, neuron)
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)

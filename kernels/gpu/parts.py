@@ -29,6 +29,13 @@ class Parts(NamedTuple):
     groups: int
     group_C: int
 
+    @property
+    def digits(self) -> int:
+        """How many of int8 there are; 0 where parts are float16."""
+        return (
+            0 if self.first.dtype == torch.float16 else 1 + sum(part is not None for part in (self.second, self.third))
+        )
+
 
 def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     """The parts of weights [C_out, C_in / groups, kernel_h, kernel_w].

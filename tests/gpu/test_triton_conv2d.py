@@ -312,8 +312,8 @@ def test_an_architecture_may_have_a_table_of_its_own():
     layer = 128 * 784, 128, 1152
     assert if_conv2d.choose_blocks(*layer, "sm_90")[:3] == (4, 128, 64)
     assert if_conv2d.choose_blocks(*layer, "sm_80") == if_conv2d.choose_blocks(*layer)
-    assert if_conv2d.choose_blocks(*layer, "sm_90", torch.int8)[:3] == (4, 128, 64)
-    assert if_conv2d.choose_blocks(*layer, "sm_89", torch.int8)[:3] == (4, 128, 32)
+    assert if_conv2d.choose_blocks(*layer, "sm_90", digits=2)[:3] == (4, 128, 64)
+    assert if_conv2d.choose_blocks(*layer, "sm_89", digits=2)[:3] == (4, 128, 32)
     assert block_sizes.architecture(torch.device("cpu"))[:3] in ("", "sm_")  # interpreted, or emulated
 
 
@@ -321,7 +321,7 @@ def test_an_architecture_may_have_a_table_of_its_own():
     "C_out, columns", [(64, 64), (70, 128), (128, 128), (150, 64), (192, 64), (200, 128), (256, 128)]
 )
 def test_wide_blocks_have_no_empty_half(C_out, columns):
-    assert if_conv2d.choose_blocks(128 * 784, C_out, 1152, "sm_90", torch.int8).CHANNELS == columns
+    assert if_conv2d.choose_blocks(128 * 784, C_out, 1152, "sm_90", digits=2).CHANNELS == columns
 
 
 def test_a_larger_card_takes_more_programs():

@@ -25,17 +25,26 @@ def test_steps_at_a_time(T, few, others):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 16])
-@pytest.mark.parametrize("three", [False, True])
-def test_blocks_of_few_steps(steps, three):
+@pytest.mark.parametrize("digits", [2, 3])
+def test_blocks_of_few_steps(steps, digits):
     """As many rows as there are at 32 steps, as far as registers do; never fewer than tensor cores take."""
-    large = [block_sizes.choose_blocks(100352, 64, 1152, "sm_90", torch.int8, 132, three, n) for n in (32, steps)]
+    large = [block_sizes.choose_blocks(100352, 64, 1152, "sm_90", digits, 132, n) for n in (32, steps)]
     assert large[1].PIXELS == (64 if steps == 1 else min(large[0].PIXELS * 32 // steps, 32))
     assert large[1] == large[0]._replace(PIXELS=large[1].PIXELS, BLOCK_K=32)
     for neurons in (1, 100, 3000, 100352):
-        blocks = block_sizes.choose_blocks(neurons, 128, 1152, "sm_90", torch.int8, 132, three, steps)
+        blocks = block_sizes.choose_blocks(neurons, 128, 1152, "sm_90", digits, 132, steps)
         assert 64 <= blocks.PIXELS * steps <= 256 and blocks.PIXELS % 4 == 0
     other = block_sizes.choose_blocks(100352, 64, 1152, "gfx942", steps=16)
     assert other == block_sizes.choose_blocks(100352, 64, 1152, "gfx942")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8, 16, 32])
+@pytest.mark.parametrize("digits, columns", [(1, [128, 128]), (2, [128, 64]), (3, [64, 64])])
+def test_sums_of_two_digits_leave_room_for_a_second_program(steps, digits, columns):
+    """On cards with 100 KiB of shared memory, through which sums of 4 to 16 steps change places."""
+    chosen = [block_sizes.choose_blocks(100352, 128, 1152, name, digits, steps=steps) for name in ("sm_80", "sm_89")]
+    expected = {1: [64, 64], 2: columns[:1] * 2, 32: columns[:1] * 2}.get(steps, columns)
+    assert [blocks.CHANNELS for blocks in chosen] == expected
 
 
 @pytest.mark.triton

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-import torch
 from gpu import variants
 from gpu.compile_variants import compile_in_child
 from gpu.launches import LAUNCHES_OF_CHUNK, LAUNCHES_OF_RUN
@@ -159,11 +158,9 @@ def _variant(layer: Layer, images: int, card: Card, weights: str, steps: int) ->
 
     Launches with the same blocks are the same kernel: its name has the fewest pixels with which they are chosen there.
     """
-    parts = variants.PRODUCTS[WEIGHTS[weights]]
-    sizes = layer.C_out, layer.K, card.target, {"fp16": torch.float16, "i8": torch.int8}[parts.type]
-    three = parts.count == 3
-    blocks = choose_blocks(layer.pixels * images, *sizes, card.multiprocessors, three, steps)
-    neurons = next(2**k for k in range(30) if choose_blocks(2**k, *sizes, three_digits=three, steps=steps) == blocks)
+    sizes = layer.C_out, layer.K, card.target, variants.PRODUCTS[WEIGHTS[weights]].digits
+    blocks = choose_blocks(layer.pixels * images, *sizes, card.multiprocessors, steps)
+    neurons = next(2**k for k in range(30) if choose_blocks(2**k, *sizes, steps=steps) == blocks)
     name = f"{neurons}-{layer.C}-{layer.C_out}-{layer.kernel_size}-{int(layer.pooled)}"
     output = ("pooled" if layer.pooled else "words") + (f"-{steps}" if steps < STEPS else "")
     return f"if_conv2d/{card.target}/{name}/{WEIGHTS[weights]}/hard/{output}", blocks

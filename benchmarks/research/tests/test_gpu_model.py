@@ -110,7 +110,6 @@ def test_products_by_hand():
 @pytest.mark.parametrize("steps", [1, 4, 16, 32])
 def test_kernels_are_compiled_with_the_blocks_that_are_launched(images, weights, steps):
     """Their names choose them for a card of 128 multiprocessors, whatever card is modelled."""
-    import torch
     from gpu import variants
 
     for card in (A100, H100, GEFORCE):
@@ -119,11 +118,9 @@ def test_kernels_are_compiled_with_the_blocks_that_are_launched(images, weights,
             kernel, target, numbers, products, _, output = name.split("/")
             assert variants.output_and_steps(output) == ("pooled" if layer.pooled else "words", steps)
             there = variants.conv_layer(numbers)
-            parts = variants.PRODUCTS[products]
-            dtype = {"fp16": torch.float16, "i8": torch.int8}[parts.type]
             assert (kernel, target) == ("if_conv2d", card.target) and (there.C, there.C_out) == (layer.C, layer.C_out)
-            sizes = there.neurons, there.C_out, layer.K, target, dtype
-            assert choose_blocks(*sizes, three_digits=parts.count == 3, steps=steps) == blocks
+            sizes = there.neurons, there.C_out, layer.K, target, variants.PRODUCTS[products].digits
+            assert choose_blocks(*sizes, steps=steps) == blocks
 
 
 def test_table(monkeypatch, tmp_path, capsys):
