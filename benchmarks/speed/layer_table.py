@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.plan.library import TALLIES
+from proxykernels.plan.library import TALLIES, Session
 from proxykernels.plan.operations import Operation, Slot
 from speed import read_add
 
@@ -90,27 +90,33 @@ def rows_of(engine: pk.Engine, images: Tensor, batch: int, T: int) -> Iterator[d
 
 
 def measured(engine: pk.Engine, batches: list[Tensor], T: int) -> tuple[list[Taken], float]:
-    """What the operations take for all images, and the seconds of all calls. Each call takes other images."""
-    plan, session = engine.plan, engine.new_session()
+    """What the operations take for all images, and the seconds of all calls. Each call takes other images; of each,
+    the fastest of ROUNDS calls counts, and what the operations took in it."""
+    plan, session = engine.plan, engine.session()
+    tally = engine.tally()
+    for x in batches:
+        engine.advance(session, engine.inputs.given(x), T, tally, fresh=True, goes_on=False)
     session.took = (c_int64 * len(plan.operations))()
-    keep = () if plan.with_logits is None else (plan.with_logits,)
-    given = [engine.inputs.given(x) for x in batches]
-    fastest = [[math.inf] * (len(plan.operations) + 1) for _ in batches]
+    engine._sessions[:] = [session]  # which the calls take
+    fastest = [[math.inf]] * len(batches)
     for _ in range(ROUNDS):
-        tally = engine.tally()
-        for best, x, one in zip(fastest, batches, given, strict=True):
-            session.took[:] = [0] * len(plan.operations)
-            engine.advance(session, one, T, tally, fresh=True, keep=keep, goes_on=False)
-            start = time.perf_counter()
-            engine(x, T).count()
-            best[:] = map(min, best, [*(1e-9 * ns for ns in session.took), time.perf_counter() - start])
-    *seconds, whole = (sum(times) for times in zip(*fastest, strict=True))
+        fastest = [min(best, timed(engine, session, x, T)) for best, x in zip(fastest, batches, strict=True)]
+    whole, *seconds = (sum(times) for times in zip(*fastest, strict=True))
     products = plan.products(Slot(True, True), sum(map(len, batches)), 0)
     taken = [
         Taken(seconds[k], tally[TALLIES * k + 1], products[k], session.way(k) if op.neurons else "")
         for k, op in enumerate(plan.operations)
     ]
     return taken, whole
+
+
+def timed(engine: pk.Engine, session: Session, x: Tensor, T: int) -> list[float]:
+    """The seconds of a call, and of its operations."""
+    session.took[:] = [0] * len(session.took)
+    start = time.perf_counter()
+    engine(x, T).count()
+    seconds = time.perf_counter() - start
+    return [seconds, *(1e-9 * ns for ns in session.took)]
 
 
 def against_limit(op: Operation, taken: Taken, N: int, precision: str | None) -> dict[str, str]:

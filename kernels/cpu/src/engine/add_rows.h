@@ -99,14 +99,18 @@ static void add_exactly(const float* matrix, const uint32_t* row, const float* v
 }
 
 // Sums in double of some pixels side by side: the weights of a row are made doubles once for all of them.
-constexpr int exact_pixels = 4;
+constexpr int exact_pixels = Vec::width >= 16 ? 8 : 4, exact_halves = 2;  // as many as registers are there for
 
 typedef double Doubles __attribute__((vector_size(Vec::width / 2 * sizeof(double))));
 static inline Doubles to_doubles(const float* from) {
+#if defined(__AVX512F__)  // compilers do it half by half
+    return (Doubles)_mm512_cvtps_pd(_mm256_loadu_ps(from));
+#else
     typedef float Floats __attribute__((vector_size(Vec::width / 2 * sizeof(float))));
     Floats values;
     memcpy(&values, from, sizeof values);
     return __builtin_convertvector(values, Doubles);
+#endif
 }
 // Of a product that is exact, so that it does not matter whether it is rounded.
 static inline Doubles add_exact_product(double a, Doubles b, Doubles sum) {
@@ -119,23 +123,23 @@ static inline Doubles add_exact_product(double a, Doubles b, Doubles sum) {
 #endif
 }
 
-// `halves` half registers of channels; sums of n pixels, each `columns` after the one before.
-template <int vecs_, int halves>
+// Some half registers of channels; sums of n pixels, each `columns` after the one before.
+template <int vecs_>
 static inline void sum_pixels_exactly(const float* matrix, const float* bias, const double* value, int64_t rows, int64_t n,
                                       float* sums) {
     constexpr int lanes = Vec::width / 2;
-    Doubles total[exact_pixels][halves];
-    for (int j = 0; j < halves; j++) {
+    Doubles total[exact_pixels][exact_halves];
+    for (int j = 0; j < exact_halves; j++) {
         const Doubles start = to_doubles(bias + j * lanes);
         for (int i = 0; i < exact_pixels; i++) total[i][j] = start;
     }
     for (int64_t row = 0; row < rows; row++, value += exact_pixels, matrix += vecs_ * Vec::width)
-        for (int j = 0; j < halves; j++) {
+        for (int j = 0; j < exact_halves; j++) {
             const Doubles weights = to_doubles(matrix + j * lanes);
             for (int i = 0; i < exact_pixels; i++) total[i][j] = add_exact_product(value[i], weights, total[i][j]);
         }
     for (int64_t i = 0; i < n; i++)
-        for (int j = 0; j < halves; j++) {
+        for (int j = 0; j < exact_halves; j++) {
             typedef float Floats __attribute__((vector_size(lanes * sizeof(float))));
             const Floats rounded = __builtin_convertvector(total[i][j], Floats);
             memcpy(sums + i * columns + j * lanes, &rounded, sizeof rounded);
@@ -145,11 +149,9 @@ static inline void sum_pixels_exactly(const float* matrix, const float* bias, co
 // Biases and all rows, each times its value, [row][pixel]; the sums are rounded once.
 template <int vecs_>
 static void sum_exactly(const float* matrix, const float* bias, const double* value, int64_t rows, int64_t n, float* sums) {
-    constexpr int halves = Vec::width >= 16 ? 4 : 2, lanes = Vec::width / 2;  // as many as registers are there for
-    int j = 0;
-    for (; j + halves <= 2 * vecs_; j += halves)
-        sum_pixels_exactly<vecs_, halves>(matrix + j * lanes, bias + j * lanes, value, rows, n, sums + j * lanes);
-    if (j < 2 * vecs_) sum_pixels_exactly<vecs_, 2>(matrix + j * lanes, bias + j * lanes, value, rows, n, sums + j * lanes);
+    constexpr int lanes = Vec::width / 2;
+    for (int j = 0; j < 2 * vecs_; j += exact_halves)
+        sum_pixels_exactly<vecs_>(matrix + j * lanes, bias + j * lanes, value, rows, n, sums + j * lanes);
 }
 
 // The same as add_values of all rows, whose values lie at offsets from x.

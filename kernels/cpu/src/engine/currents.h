@@ -119,11 +119,30 @@ private:
         const int64_t items = pixels * cut.sums;
         for (int64_t first = 0; first < items; first += exact_pixels) {
             const int64_t n = least(exact_pixels, items - first);
-            double value[most_offsets * exact_pixels] = {};
-            for (int64_t item = 0; item < n; item++)
-                take_values(w, (first + item) / cut.sums, (first + item) % cut.sums, value + item);
+            double value[most_offsets * exact_pixels];
+            if (n == exact_pixels && are_side_by_side(w, first)) take_side_by_side(w, first, value);
+            else {
+                memset(value, 0, w.rows * exact_pixels * sizeof *value);
+                for (int64_t item = 0; item < n; item++)
+                    take_values(w, (first + item) / cut.sums, (first + item) % cut.sums, value + item);
+            }
             add.all_exactly(matrix_of(w, b), step.bias + b * columns, value, w.rows, n, s->sums + first * columns);
         }
+    }
+    // Whether the windows of so many pixels from the i-th on lie inside, and their values side by side.
+    bool are_side_by_side(const Window& w, int64_t i) const {
+        const int64_t last = i + exact_pixels - 1, y = pixel_of(i) / step.W;
+        return cut.sums == 1 && w.stride_w == 1 && view(w).pixel == 1 && pixel_of(last) - pixel_of(i) == exact_pixels - 1 &&
+               pixel_of(last) / step.W == y && lies_inside(w, i) && lies_inside(w, last);
+    }
+    void take_side_by_side(const Window& w, int64_t i, double* value) const {
+        const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h, left = pixel_of(i) % step.W - w.padding_w;
+        const float* const from = view(w).values_at(image_of(i), 0, top * w.W + left);
+        for (int64_t row = 0; row < w.rows; row++)
+            for (int k = 0; k < exact_pixels; k += Vec::width / 2) {
+                const Doubles some = to_doubles(from + offsets[row] + k);
+                memcpy(value + row * exact_pixels + k, &some, sizeof some);
+            }
     }
     // Those of each row, side by side with other pixels' (add_rows.h).
     void take_values(const Window& w, int64_t i, int64_t t, double* value) const {

@@ -13,6 +13,7 @@ struct Firing : Currents {
     using FireBlock = void (*)(const Firing&, int64_t b);  // the neurons of a block of a batch, of one model
     const FireBlock fire_block;
     const int64_t number, start, all_steps;  // of the operation; its first step in the segment, which has so many
+    const int64_t pixel_bytes;  // of its output
     const bool fresh, goes_on;  // from rest; and whether there are steps, or somebody, that states are kept for
 
     Firing(FireBlock fire_block, Session& session, const Step& step, const Tasks& cut, int64_t number, int64_t start,
@@ -22,6 +23,7 @@ struct Firing : Currents {
           number(number),
           start(start),
           all_steps(all_steps),
+          pixel_bytes(slot_bytes(step) / step.P()),
           fresh(fresh),
           goes_on(goes_on) {
         for (int64_t i = 0; i < step.count; i++) views[i] = session.views[step.windows[i].slot].from(start);
@@ -90,7 +92,7 @@ struct Firing : Currents {
     // A pixel takes over what the one before it has.
     void copy(int64_t pixel) const {
         char* const slot = session.slots[number];
-        const int64_t P = step.P(), bytes = slot_bytes(step) / P;
+        const int64_t P = step.P(), bytes = pixel_bytes;
         for (int64_t t = 0; t < cut.steps; t++) {
             char* const to = slot + ((image * all_steps + start + t) * P + pixel) * bytes;
             copy_bytes((const uint8_t*)to - bytes, (uint8_t*)to, bytes);
@@ -111,8 +113,7 @@ static inline void fire_pixels(const Firing& f, const NeuronBlock<Model, block>&
                                int64_t first, int64_t channel) {
     const Step& step = f.step;
     const bool real = step.real;  // copies: for all that a compiler knows, stored spikes could change what is in memory
-    const int64_t steps = f.cut.steps, next_sum = f.cut.sums > 1 ? columns : 0, bytes = slot_bytes(step) / n.P,
-                  next = n.P * bytes;
+    const int64_t steps = f.cut.steps, next_sum = f.cut.sums > 1 ? columns : 0, bytes = f.pixel_bytes, next = n.P * bytes;
     const int count = (int)least(block, step.C - channel);
     const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // what else a register holds may fire
     States<Model::states, block> state[together];
