@@ -193,7 +193,12 @@ class Engine:
         if asked is not None and layout.real:
             asked.values = written.raw
         to = written.places(None if tally is None else addressof(tally), readout)
-        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps):
+        if layout.gaps:
+            written.forbid_gaps(True)
+        finite = session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps)
+        if layout.gaps:
+            written.forbid_gaps(False)
+        if not finite:
             checks.finite("x", given.x)
         return written
 
