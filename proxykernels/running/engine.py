@@ -101,7 +101,8 @@ class Engine:
         if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
         asked = None if stop is None else self._asked(stop, T, every)
-        later = stop is None and keep == self.stateful and can_be_read_later(given.N, self._state_bytes)
+        together = stop is None or given.N == 1  # whether all samples end after the same step
+        later = together and keep == self.stateful and can_be_read_later(given.N, self._state_bytes)
         kept: Mapping[int, Tensor]
         session = self.session()
         try:
@@ -193,7 +194,12 @@ class Engine:
         if asked is not None and layout.real:
             asked.values = written.raw
         to = written.places(None if tally is None else addressof(tally), readout)
-        if not session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps):
+        if layout.gaps:
+            written.forbid_gaps(True)
+        finite = session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps)
+        if layout.gaps:
+            written.forbid_gaps(False)
+        if not finite:
             checks.finite("x", given.x)
         return written
 

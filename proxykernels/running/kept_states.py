@@ -10,6 +10,7 @@ from ..plan.library import Session
 
 MOST_SAMPLES = 64  # that go through a network at a time if no states are kept: kernels/cpu/src/engine/run.h
 MOST_BYTES = 64 << 20  # more would keep much memory from other runs
+_lock = threading.Lock()  # held by who reads states
 
 
 def can_be_read_later(samples: int, sample_bytes: int) -> bool:
@@ -24,13 +25,12 @@ class KeptStates(Mapping[int, Tensor]):
         """``session``: that ran. ``room``: memory for the states of an operation, of N samples."""
         self._session, self._numbers, self._room, self._N = session, numbers, room, N
         self._read: dict[int, Tensor] = {}
-        self._lock = threading.Lock()
         session.kept = weakref.ref(self)
 
     def __getitem__(self, number: int) -> Tensor:
         if number not in self._numbers:
             raise KeyError(number)
-        with self._lock:
+        with _lock:
             if number not in self._read:
                 states = self._room(number, self._N)
                 self._session.read(number, states)

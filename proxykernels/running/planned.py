@@ -60,11 +60,11 @@ _GLOBAL_HOOKS = [hooks for name, hooks in vars(torch_module).items() if name.sta
 
 def run(
     net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None,
-    every: int | None = None,
+    every: int | None = None, keeps: bool = True,
 ) -> Result | None:  # fmt: skip
     """simulate by a plan; None: the layers are to be run, which also say what is wrong with an argument.
 
-    ``every``: steps between two looks of ``stop``; None: as many as are usual.
+    ``every``: steps between two looks of ``stop``; None: as many as are usual. ``keeps``: whether states are wanted.
     """
     if not _may_run(x):
         return None
@@ -92,7 +92,7 @@ def run(
     keep_freed()
     inputs = engine.inputs
     given = inputs.held(given, T) if usual else inputs.as_given(given, T, sequence, constant)
-    return engine.simulate(given, T, stop, keep=engine.stateful, start=start, every=every)
+    return engine.simulate(given, T, stop, keep=engine.stateful if keeps else (), start=start, every=every)
 
 
 def run_changes(
@@ -121,7 +121,7 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
     known = _known_of(net)
     if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):
         return None
-    result = run(net, x, len(x), None, None, None)
+    result = run(net, x, len(x), None, None, None, keeps=False)
     if result is None:
         return None
     y = result.output
@@ -165,6 +165,9 @@ def _look_at(net: nn.Module) -> _Known:
 
 
 def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
+    engine = known.engines.get(key)
+    if engine is not None:
+        return engine
     with _lock:
         if key not in known.engines:
             known.engines[key] = _made(net, known.changes, key)

@@ -22,14 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.attributes import READS, NeuronAttributes, count_reads
+from ..neurons import AnyNeuron
 from ..plan import library
 
 LINES = 512  # of 64 bytes
 WHOLE = 64 * LINES
 EVERY_LINE = 1 << 56
-UNREAD = {  # of torch's modules: what a run without gradients does not look at
-    READS, "_non_persistent_buffers_set", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks",
-    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+UNREAD = {  # of torch's modules: what a run without gradients does not look at, or only beside a forward hook
+    READS, "_non_persistent_buffers_set", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
 }  # fmt: skip
 PLAIN = bool, int, float, str, bytes, type(None), torch.dtype, torch.device, type, FunctionType
 
@@ -96,7 +98,7 @@ class Snapshot:
         return self._all.hashed(EVERY_LINE) == self._hash
 
     def _reads_now(self) -> int:
-        return sum(reads for (reads,) in self._counted)
+        return sum(map(_reads, self._counted))
 
     def _are_shared(self) -> bool:
         """Whether somebody else holds a guarded tensor, or another tensor or an array with its memory."""
@@ -113,6 +115,8 @@ class Snapshot:
         """Whether it is of a kind that is known: others are not what layers compute with."""
         if isinstance(thing, PLAIN):
             return not isinstance(thing, FunctionType) or not thing.__closure__
+        if isinstance(thing, AnyNeuron) and not thing.tensors():  # frozen
+            return True
         if id(thing) == self._net:
             raise CannotWatchError  # it would hold itself, and never be let go
         if isinstance(thing, Tensor):
@@ -172,14 +176,14 @@ class _Pieces:
             piece.bytes, piece.size = t.data_ptr(), t.nbytes
 
     def hashed(self, lines: int) -> int:
-        return self._sample(self._pieces, self._count, lines)
+        return self._sample(self._pieces, self._count, lines) if self._count else 0
 
 
 def _no_values(things: dict) -> tuple:
     return ()
 
 
-_version = attrgetter("_version")
+_version, _reads = attrgetter("_version"), itemgetter(0)
 _memory_references = torch._C._storage_Use_Count  # of the address of a storage
 
 

@@ -2,7 +2,10 @@
 
 import ctypes
 from array import array
+from ctypes import c_size_t, c_void_p
+from functools import cache
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +19,12 @@ from ..spikes import Spikes
 LINE = 64  # bytes; each part begins at one
 
 
+@cache
+def _sanitizer(name: str) -> Any:
+    """A function of AddressSanitizer; None: the process runs without it."""
+    return getattr(ctypes.CDLL(None), f"__asan_{name}_memory_region", None)
+
+
 class Layout:
     """Where the parts lie, for runs of N samples and T steps.
 
@@ -26,12 +35,15 @@ class Layout:
         logits: whether they are read, at the end of a run from rest.
         zeros: so many bytes are zero before the run; size: of all.
         shape: of the output, (T, N, ...); real: whether it is values.
+        gaps: start and size of what lies behind each part, a line at least, in a process with AddressSanitizer, which
+            finds who writes past the end of a part; otherwise none.
     """
 
     def __init__(self, plan: Plan, N: int, T: int, counts: bool, state: bool, rests: bool, stops: bool):
         """``counts``: whether it has them; ``state``: likewise. ``rests``: whether the runs start at rest; ``stops``:
         whether samples may stop early."""
         op, self.size = plan.last, 0
+        self.gaps: list[tuple[int, int]] = []
         C, H, W = op.image
         self.shape, self.real, self.stops = (T, N, *op.shape), bool(op.real), stops
         self.raw = (T, N, H * W, C) if self.real else (N, T, H * W, pixel_bytes(C))
@@ -52,6 +64,9 @@ class Layout:
     def _place(self, size: int) -> int:
         start = self.size
         self.size += -(-size // LINE) * LINE
+        if _sanitizer("poison") is not None:
+            self.size += LINE
+            self.gaps.append((start + size, self.size - start - size))
         return start
 
 
@@ -72,6 +87,12 @@ class Written:
         ctypes.memset(start, 0, layout.zeros)
         if layout.steps is not None:
             ctypes.memmove(start + layout.steps, layout.all_steps, len(layout.all_steps))
+
+    def forbid_gaps(self, forbid: bool) -> None:
+        """Whether an access to the gaps ends the process: while the library runs."""
+        mark, start = _sanitizer("poison" if forbid else "unpoison"), self._memory.data_ptr()
+        for gap, size in self.layout.gaps:
+            mark(c_void_p(start + gap), c_size_t(size))
 
     def places(self, tally: int | None, readout: LogitReadout | None) -> Places:
         """Where the library writes. ``tally``: another place to count in."""

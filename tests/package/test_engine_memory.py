@@ -1,5 +1,6 @@
 """The memory that an engine says it has is what it takes."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -58,6 +59,40 @@ def held_in_real_values(channels, size):
     for parameter in net.parameters():
         parameter.data = dyadic(*parameter.shape, generator=torch.Generator().manual_seed(0))
     return net
+
+
+# The library is told of more steps or samples than there is memory for. It writes past the end of a part of the memory,
+# into the next one.
+OVERRUN = """
+import sys, torch, proxykernels as pk
+from torch import nn
+
+more_steps, more_samples = map(int, sys.argv[1:])
+torch.set_num_threads(1)
+net = nn.Sequential(pk.FusedIFLinear(16, 64), pk.FusedIFLinear(64, 128)).eval()
+for parameter in net.parameters():
+    parameter.data = parameter.data.abs()
+x = torch.ones(3, 16)
+engine = pk.compile(net, x)
+session = engine.session()
+run = session.run
+session.run = lambda given, T, *others: run(given._replace(N=given.N + more_samples), T + more_steps, *others)
+given = engine.inputs.held(x, None)
+written = engine.advance(session, given._replace(N=2), 4, fresh=True)
+print("ran", written.counts.sum().item() > 0)
+"""
+CHECKED = hasattr(ctypes.CDLL(None), "__asan_poison_memory_region")
+
+
+@pytest.mark.skipif(not CHECKED, reason="of the build that tests/checked_build.py makes")
+@pytest.mark.parametrize(("steps", "samples"), [(0, 0), (1, 0), (0, 1)])
+def test_a_write_past_a_part_is_found(steps, samples):
+    command = [sys.executable, "-c", OVERRUN, str(steps), str(samples)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if steps or samples:
+        assert ran.returncode and "use-after-poison" in ran.stderr
+    else:
+        assert ran.returncode == 0 and ran.stdout == "ran True\n", ran.stderr
 
 
 MOST_SLOT_BYTES = 1 << 28  # kernels/cpu/src/engine/run.h

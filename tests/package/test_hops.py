@@ -62,7 +62,7 @@ def run_of_a_network(simulated: bool, stop=None):
 
 @pytest.mark.parametrize(
     ("simulated", "stop", "most"),
-    [(False, None, 30), (False, LEAD, 34), (True, None, 50), (True, LEAD, 67)],
+    [(False, None, 30), (False, LEAD, 34), (True, None, 46), (True, LEAD, 49)],
 )
 def test_functions_of_a_run(simulated, stop, most):
     assert functions(run_of_a_network(simulated, stop)) <= most

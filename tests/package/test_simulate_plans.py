@@ -94,17 +94,32 @@ def test_a_plan_gives_what_the_layers_give(x, v_reset, precision):
         assert len(got.state[name]) == 1 and equal(got.state[name][0], states[0])
 
 
+@pytest.mark.parametrize("samples", [1, N])
 @pytest.mark.parametrize("stop", [None, pk.stop.margin(2)])
-def test_a_state_goes_on(stop):
-    net = network()
-    first = planned(net, image(), T, stop=stop)
-    second = pk.simulate(net, image(), T, state=first.state, stop=stop)
-    expected = by_layers(net, image(), T, state=by_layers(net, image(), T, stop=stop).state, stop=stop)
+def test_a_state_goes_on(stop, samples):
+    net, x = network(), image()[:samples]
+    first = planned(net, x, T, stop=stop)
+    second = pk.simulate(net, x, T, state=first.state, stop=stop)
+    expected = by_layers(net, x, T, state=by_layers(net, x, T, stop=stop).state, stop=stop)
     assert second.spikes.count().any() and equal(second.spikes, expected.spikes)
     assert equal(second.steps, expected.steps)
     assert second.state.keys() == expected.state.keys() and len(expected.state) == 2
     for name, states in expected.state.items():
         assert equal(second.state[name][0], states[0])
+
+
+@pytest.mark.parametrize("samples", [1, N])
+def test_states_of_samples_that_logits_stopped(samples):
+    """Each has run anew up to its last look."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)
+    net = pk.convert(nn.Sequential(*layers).eval(), image())
+    first = planned(net, image()[:samples], T, stop=pk.stop.margin(1e-9, of="logits", at=[4]))
+    assert first.steps.tolist() == [4] * samples
+    pk.simulate(net, image(), T)
+    expected = by_layers(net, image()[:samples], 4)
+    for name, states in expected.state.items():
+        assert states[0].any() and torch.allclose(first.state[name][0], states[0], atol=1e-5)
 
 
 def test_states_are_there_whenever_they_are_asked_for():

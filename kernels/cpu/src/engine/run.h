@@ -147,7 +147,7 @@ static void hold_values(const Session& session, const Run& run, int64_t sample, 
     for (int64_t later = t; later < run.T; later++) memcpy(at(later), at(t - 1), frame);
 }
 
-// Asks the rule after step t, and leaves the samples that go on; false if it gives no answer.
+// Asks the rule after step t, and leaves the samples that go on; false if it gives no answer. Where none does, the states stay.
 static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     const int64_t size = last.C * last.P();
@@ -168,7 +168,7 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
         hand_over_states(session, run, running, i);
         if (run.values) hold_values(session, run, running.at(i), t);
     }
-    if (!run.stop_reads) keep_states(session, running.decided, running.n, n);
+    if (n && !run.stop_reads) keep_states(session, running.decided, running.n, n);
     for (int64_t i = 0, to = 0; i < running.n; i++)
         if (!running.decided[i]) running.sample[to++] = running.sample[i];
     running.n = n;
