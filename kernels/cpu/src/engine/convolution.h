@@ -43,22 +43,40 @@ static int64_t windows_over(int64_t at, int64_t first, int64_t last, int64_t ker
     return n;
 }
 
+// The spikes of some pixels, each `next` bytes after the one before.
+static int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t bytes, int64_t next) {
+    if (next == bytes) return count_bits(at, pixels * bytes);
+    int64_t sum = 0;
+    for (int64_t i = 0; i < pixels; i++) sum += count_bits(at + i * next, bytes);
+    return sum;
+}
+
 // The spikes of an input's part, each as often as windows of the outputs' part see it.
 static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const Part& out) {
     constexpr int64_t most_columns = 64;  // at a time
     const int64_t bytes = (c.C_in + 7) / 8;
-    int64_t sum = 0, across[most_columns];
+    int64_t sum = 0, others[most_columns],
+            more[most_columns];  // columns that not as many windows lie over as over the middle one
     for (int64_t first = 0; first < c.W; first += most_columns) {
         const int64_t columns = least(most_columns, c.W - first);
-        for (int64_t i = 0; i < columns; i++)
-            across[i] = windows_over(first + i, 0, c.W_out, c.kernel_w, c.stride_w, c.padding_w, c.dilation_w);
+        const auto across = [&](int64_t i) {
+            return windows_over(first + i, 0, c.W_out, c.kernel_w, c.stride_w, c.padding_w, c.dilation_w);
+        };
+        const int64_t middle = across(columns / 2);
+        int64_t count = 0;
+        for (int64_t i = 0; i < columns; i++) {
+            others[count] = i, more[count] = across(i) - middle;
+            count += more[count] != 0;
+        }
         for (int64_t row = in.row; row < in.row + in.rows; row++) {
             int64_t spikes = 0;
             for (int64_t image = in.image; image < in.image + in.images; image++)
                 for (int64_t t = 0; t < in.steps; t++) {
                     const uint8_t* const at = x.spikes_at(image, t, row * c.W + first);
-                    if (is_silent(at, (columns - 1) * x.pixel + bytes)) continue;
-                    for (int64_t i = 0; i < columns; i++) spikes += across[i] * count_bits(at + i * x.pixel, bytes);
+                    const int64_t all = count_pixels(at, columns, bytes, x.pixel);
+                    if (!all) continue;
+                    spikes += middle * all;
+                    for (int64_t k = 0; k < count; k++) spikes += more[k] * count_bits(at + others[k] * x.pixel, bytes);
                 }
             if (!spikes) continue;
             sum += spikes * windows_over(row, out.row, out.row + out.rows, c.kernel_h, c.stride_h, c.padding_h, c.dilation_h);
