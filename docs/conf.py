@@ -64,6 +64,7 @@ INTERNAL = {
 
 html_theme = "furo"
 html_title = f"proxykernels {release}"
+html_favicon = "images/icon.svg"
 html_theme_options = {
     "source_repository": REPOSITORY,
     "source_branch": "main",
