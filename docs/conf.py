@@ -30,6 +30,7 @@ suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]  # words of prose
 
 myst_heading_anchors = 4  # named as GitHub names them
 nb_execution_mode = "off"  # notebooks are run by their test
+nb_merge_streams = True  # what a cell prints is one block
 copybutton_exclude = ".linenos, .gp, .go"
 
 autosummary_generate = True
@@ -41,8 +42,29 @@ napoleon_use_ivar = True
 
 html_extra_path = ["extra"]  # the browser page, with what build_demo.py has built of it
 
+# Members without an underscore that the package calls itself: not on the pages of these classes.
+INTERNAL = {
+    "Engine": "simulate new_session session tally advance last_state last_state_in state_of sizes ways",
+    "FusedConv1d": "synapse",
+    "FusedConv2d": "synapse",
+    "FusedLinear": "synapse",
+    "FusedRecurrentLinear": "synapse states repeats returning affine extra_repr",
+    "FusedSum": "affine terms",
+    "Population": "affine",
+    "Delay": "of_channels affine extra_repr",
+    "Dropout": "drops draw drop extra_repr",
+    **dict.fromkeys(("ATan", "FastSigmoid", "Sigmoid", "Triangle"), "kernel"),
+    **dict.fromkeys(("AdaptiveAvgPool1d", "AdaptiveAvgPool2d"), "output_of"),
+    **dict.fromkeys(("Channels", "MaxPool1d", "MaxPool2d", "Unflatten", "Voting", "ZeroPad2d"), "extra_repr"),
+    **dict.fromkeys(("IFNeuron", "LoihiNeuron", "RefractoryLIFNeuron"), "check"),
+    "ALIFNeuron": "scaled check",
+    "LIFNeuron": "scaled rest check",
+    "LINeuron": "rest check on",
+}
+
 html_theme = "furo"
 html_title = f"proxykernels {release}"
+html_favicon = "images/icon.svg"
 html_theme_options = {
     "source_repository": REPOSITORY,
     "source_branch": "main",
@@ -97,8 +119,27 @@ def find_by_name(app, env, node, contnode):
     return None
 
 
+def leave_out_internals(app, what, name, member, skip, options):
+    """A class's page has what users call."""
+    owner, _, name = getattr(getattr(member, "fget", member), "__qualname__", "").rpartition(".")
+    return True if name in INTERNAL.get(owner, "").split() else None
+
+
+def lead_from_source_to_pages(app, page, template, context, doctree):
+    """A name that its module defines and another one shows has its page's top as target, for want of its anchor."""
+
+    def link(found):
+        known = found[2] in app.env.domains["py"].objects
+        return f"{found[1]}#{found[2]}" if known else found[1]
+
+    if page.startswith("_modules/"):
+        context["body"] = re.sub(r'(class="viewcode-back" href="[^"#]*)#([^"]*)', link, context["body"])
+
+
 def setup(app):
     app.connect("source-read", link_to_repository)
     app.connect("source-read", link_to_extra_files)
     app.connect("autodoc-process-docstring", mark_literal_blocks, priority=100)  # before napoleon
+    app.connect("autodoc-skip-member", leave_out_internals)
+    app.connect("html-page-context", lead_from_source_to_pages)
     app.connect("missing-reference", find_by_name)

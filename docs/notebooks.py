@@ -19,10 +19,11 @@ DOCS = Path(__file__).parent
 FOLDER = DOCS / "notebooks"
 PAGES = sorted(FOLDER.glob("*.md"))
 REPOSITORY = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-BADGE = (
-    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/docs/notebooks/{name}.ipynb)"
-)
 COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github") + "/blob/main"
+BADGE = (
+    f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({COLAB}/docs/notebooks/{{name}}.ipynb)"
+    f" or [download it]({REPOSITORY}/raw/main/docs/notebooks/{{name}}.ipynb)"
+)
 INSTALL = f"""\
 # In Colab: installs the package, which compiles for some minutes.
 import importlib.util
@@ -38,7 +39,7 @@ def made(page: Path) -> nbformat.NotebookNode:
     text = re.sub(r"\]\(\.\./([\w.]+)\)", rf"]({REPOSITORY}/blob/main/docs/\1)", page.read_text())
     notebook = jupytext.reads(text, fmt="md")
     title, *cells = notebook.cells
-    badge = nbformat.v4.new_markdown_cell(BADGE.format(colab=COLAB, name=page.stem))
+    badge = nbformat.v4.new_markdown_cell(BADGE.format(name=page.stem))
     notebook.cells = [title, badge, nbformat.v4.new_code_cell(INSTALL.strip()), *cells]
     for k, cell in enumerate(notebook.cells):
         cell.id = f"cell-{k}"

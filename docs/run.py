@@ -5,22 +5,27 @@ python docs/run.py
 
 import contextlib
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-WITHOUT_BLOCKS = "README index benchmarks browser kernels models paper recipes speed supported".split()
-PAGES = sorted(page for page in DOCS.glob("*.md") if page.stem not in WITHOUT_BLOCKS)
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python blocks of a page, in order."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+PAGES = sorted(page for page in DOCS.glob("*.md") if blocks(page))
 
 
 def run(page: Path, folder: Path) -> None:
     """Run a page's blocks in ``folder``, where they write their files."""
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    if not blocks:
-        raise ValueError(f"{page} has no Python block")
     names: dict = {}
     with contextlib.chdir(folder):
-        for block in blocks:
+        for block in blocks(page):
             exec(compile(block, str(page), "exec"), names)
 
 
@@ -29,10 +34,9 @@ if __name__ == "__main__":
 
     matplotlib.use("Agg")
     sys.path.insert(0, str(DOCS.parent / "benchmarks"))
-    try:
-        for page in PAGES:
-            print(page.name)
-            run(page, DOCS / "images")
-    finally:
-        for name in ("net.nir", "net.safetensors"):  # of exchange.md and engine.md, and no pictures
-            (DOCS / "images" / name).unlink(missing_ok=True)
+    for page in PAGES:
+        print(page.name)
+        with tempfile.TemporaryDirectory() as folder:  # pages also write networks, which are not kept
+            run(page, Path(folder))
+            for picture in [*Path(folder).glob("*.png"), *Path(folder).glob("*.gif")]:
+                shutil.copy(picture, DOCS / "images")
