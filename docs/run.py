@@ -14,8 +14,10 @@ DOCS = Path(__file__).parent
 
 
 def blocks(page: Path) -> list[str]:
-    """The Python blocks of a page, in order."""
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    """The Python blocks of a page, in order, each behind as many empty lines as are before it: errors tell the line."""
+    text = page.read_text()
+    found = re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in found]
 
 
 PAGES = sorted(page for page in DOCS.glob("*.md") if blocks(page))
