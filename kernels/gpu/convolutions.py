@@ -57,11 +57,11 @@ class Unfused:
             fired, v = unfused.if_conv2d(self, spikes, T, size, weight, bias, v, neuron, *window)
         return (count(fired, v.shape[-1], T).transpose(1, 2).contiguous() if counts_only else fired), v
 
-    def if_linear(self, spikes, T, weight, bias, v, neuron, **options) -> tuple[Tensor, Tensor]:
+    def if_linear(self, spikes, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
         """Matrix product of packed spikes, then IF."""
         one, none = (1, 1), (0, 0)
         kernel = weight[:, :, None, None]
-        return self.if_conv2d(spikes, T, one, kernel, bias, v, neuron, one, none, one, 1, **options)
+        return self.if_conv2d(spikes, T, one, kernel, bias, v, neuron, one, none, one, 1)
 
     def if_conv2d_pooled(self, spikes, T, size, weight, bias, v, neuron, *window) -> tuple[Tensor, Tensor, Tensor]:
         """if_conv2d, and the OR over windows of 2 x 2."""

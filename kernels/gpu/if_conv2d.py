@@ -184,14 +184,7 @@ def current_sums_of(
 
 
 def if_linear(
-    words: Tensor,
-    T: int,
-    weight: Tensor,
-    bias: Tensor | None,
-    v: Tensor,
-    neuron: Neuron,
-    *,
-    counts_only: bool = False,
+    words: Tensor, T: int, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron
 ) -> tuple[Tensor, Tensor]:
     """Multiply packed spikes int32 [ceil(T / 32), N, 1, C_in] by weight [C_out, C_in] and run IF neurons.
 
@@ -199,4 +192,4 @@ def if_linear(
     """
     one, none = (1, 1), (0, 0)
     kernel = weight[:, :, None, None]
-    return if_conv2d(words, T, one, kernel, bias, v, neuron, one, none, one, 1, counts_only=counts_only)
+    return if_conv2d(words, T, one, kernel, bias, v, neuron, one, none, one, 1)
