@@ -132,11 +132,6 @@ class Backend(Protocol):
     ) -> Fired:  # fmt: skip
         """Convolution of real values [T, N, C_in, H, W], then IF."""
 
-    def if_linear(
-        self, words: Tensor, T: int, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron, /
-    ) -> Fired:
-        """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
-
     def fingerprint(self, values: Tensor, /) -> int:
         """A hash of the bytes of a contiguous tensor."""
 

@@ -199,12 +199,6 @@ def conv2d_current_sums(words, T, size, weight, bias, stride, padding, dilation,
     return weight.new_empty(2, weight.shape[0], dtype=torch.float64)
 
 
-@operator("(Tensor words, SymInt T, Tensor weight, Tensor? bias, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
-def if_linear(words, T, weight, bias, v, neuron):
-    """A matrix product of one pixel's channels by ``weight`` [C_out, C_in], then IF."""
-    return _layer(words, T, v)
-
-
 @operator("(Tensor current, SymInt T, Neuron neuron) -> (Tensor, Tensor)", devices=("cpu",))
 def find_periods(current, T, neuron):
     """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, and potentials."""

@@ -92,13 +92,6 @@ def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilatio
     return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, neuron)
 
 
-def if_linear(backend, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
-    """A matrix product of packed spikes: a convolution of images of one pixel."""
-    one, none = (1, 1), (0, 0)
-    kernel = weight[:, :, None, None]
-    return if_conv2d(backend, words, T, one, kernel, bias, v, neuron, one, none, one, 1)
-
-
 def _shaped(x, weight, bias, stride, padding, dilation, groups) -> Tensor:
     height, width = output_size(x.shape[3:], weight.shape[2:], stride, padding, dilation)
     return x.new_empty(*x.shape[:2], height * width, weight.shape[0], dtype=torch.float32)

@@ -164,13 +164,12 @@ def gpu_of(target: str) -> tuple:
     return TARGETS[target].gpu if target in TARGETS else ("cuda", int(target.removeprefix("sm_")), 32)
 
 
-def _scan(target: str, dtype: str, neuron: str, output: str, sizes: str):
+def _scan(target: str, dtype: str, neuron: str, sizes: str):
     from proxykernels.kernels.gpu.if_scan import BLOCK, NUM_WARPS, _if_scan_kernel
 
     types = dict.fromkeys(("v_pointer", "v_last_pointer"), "fp32")
     types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
-    constants = {"COUNTS_ONLY": output == "counts", "BLOCK": BLOCK}
-    return _scan_source(target, _if_scan_kernel, types, constants, sizes, neuron), _options(NUM_WARPS)
+    return _scan_source(target, _if_scan_kernel, types, {"BLOCK": BLOCK}, sizes, neuron), _options(NUM_WARPS)
 
 
 def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: str):

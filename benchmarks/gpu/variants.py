@@ -1,6 +1,6 @@
 """The one list of the Triton kernels' variants: everything that layers can launch, by name, for each target.
 
-A variant is ``kernel/target/...``, such as ``if_scan/sm_90/fp32/hard/words/aligned``; the kernel ``if_scan`` is the
+A variant is ``kernel/target/...``, such as ``if_scan/sm_90/fp32/hard/aligned``; the kernel ``if_scan`` is the
 function ``_if_scan_kernel`` in the folder kernels.
 """
 
@@ -13,16 +13,11 @@ FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron 
 NEURONS = {family + reset: f"{family[:-1].title()}{reset.title()}Reset" for family in FAMILIES for reset in RESETS}
 NEURONS["loihi-hard"] = "LoihiHardReset"
 OTHERS = [neuron for neuron in NEURONS if neuron not in RESETS]  # than integrate and fire
-SCAN = [
-    f"{dtype}/{reset}/{output}/aligned"
-    for dtype in ("fp32", "fp16", "bf16")
-    for reset in RESETS
-    for output in ("words", "counts")
-]
-SCAN += [f"fp32/{neuron}/words/aligned" for neuron in OTHERS]
+SCAN = [f"{dtype}/{reset}/aligned" for dtype in ("fp32", "fp16", "bf16") for reset in RESETS]
+SCAN += [f"fp32/{neuron}/aligned" for neuron in OTHERS]
 # What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1 becomes a constant),
 # and more neurons than a 32-bit integer can count.
-SCAN += [f"fp32/hard/words/{sizes}" for sizes in ("odd", "single", "huge")]
+SCAN += [f"fp32/hard/{sizes}" for sizes in ("odd", "single", "huge")]
 BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in NEURONS]
 BACKWARD += ["hard/sigmoid/sequence/aligned", "hard/fastsigmoid/sequence/aligned"]
 BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned", "synaptic-hard/atan/last/aligned"]
@@ -194,7 +189,7 @@ KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "recurrent_scan": RECURRE
 KERNELS |= {name: list(SMALL[name]) for name in SMALL}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
-    "fp32/hard/words/aligned",
+    "fp32/hard/aligned",
     "/hard/atan/sequence/aligned",
     "/hard/full/aligned",
     "paper/two-products/hard/words",

@@ -1,28 +1,14 @@
 """Chooses the CPU kernel for a convolution of spikes."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..recording import Choice
 from . import im2col
-from .cost_model import (
-    ROWS,
-    Layer,
-    Machine,
-    adding,
-    line,
-    lookup,
-    modelled_cycles,
-    patterns,
-    pixel_tiles,
-    tiles,
-    tiles_hold,
-)
+from .cost_model import ROWS, Layer, Machine, modelled_cycles
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
-MOST_JOINED = 64  # inputs of all groups, which are joined where no part of them can be
 KERNELS = (*ROWS, "lookup", "tiles", "dense")  # that can be forced, and compared by their time
 
 
@@ -104,36 +90,6 @@ def _only(kernel: str, reason: str, joined: int = 0) -> Options:
     return Options(Choice(kernel, reason, joined=joined))
 
 
-DIGITS = range(1, 5)  # of weights in tiles: src/conv2d/amx_weights.h
-PIXEL_DIGITS = range(1, 3)  # the same, of few steps: src/conv2d/amx_pixels.h
-SEGMENT = 64  # steps: line_steps of src/engine/engine.h
-
-
-def lines(layer: Layer, groups: int, joined: int, row: str, machine: Machine) -> list[tuple[float, float]]:
-    """What kernels take for a layer of one sample and SEGMENT steps: cycles at the rates 0 and 1.
-
-    Of those that add rows of weights, in the order of ROWS, of the lookup kernel, of tiles with DIGITS, of pixel tiles
-    with PIXEL_DIGITS, and of patterns of few steps: what an engine chooses from, with rates that it counts. ``joined``:
-    how many groups are run as one convolution. ``row``: of ROWS, what patterns add.
-    """
-    parts = groups // joined if joined else 1
-    (N, P, C), (C_out, C_in, height, width) = layer.neurons, layer.weight
-    part = layer._replace(neurons=(N, P, C // parts), weight=(C_out // parts, C_in * groups // parts, height, width))
-    found = []
-    for rows, channels in ROWS.items():
-        ends = (adding(part, rate, channels, machine.event_slice) for rate in (0.0, 1.0))
-        silent, busy = line(machine, rows, *ends)
-        found.append((parts * silent, parts * busy))
-    found.append(line(machine, "lookup", lookup(layer), lookup(layer)))
-    can = "tiles" in machine.costs and groups == 1 and tiles_hold(layer)
-    for kernel, count, possible in (("planned tiles", tiles, DIGITS), ("pixel tiles", pixel_tiles, PIXEL_DIGITS)):
-        for counts in (count(layer, digits) for digits in possible):
-            found.append(line(machine, kernel, counts, counts) if can else (math.inf, math.inf))
-    if can:
-        found.append(line(machine, "patterns", *(patterns(layer, rate, ROWS[row]) for rate in (0.0, 1.0))))
-    return found
-
-
 def are_narrow(weight: tuple[int, ...], groups: int) -> bool:
     """Whether these are groups for the lookup kernel, which alone takes them without joining."""
     return groups > 1 and weight[1] < WORD and weight[0] // groups % EIGHT == 0
@@ -148,12 +104,3 @@ def join(weight: tuple[int, ...], groups: int) -> int:
     found = [n for n in divisors if n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0]
     whole = (n for n in found if n <= 2 * found[0] and n * C_out % ROWS["events"] == 0)  # so that no row is half empty
     return next(whole, found[0] if found else 0)
-
-
-def join_in_rows(weight: tuple[int, ...], groups: int) -> int:
-    """How many groups an engine joins, so that each convolution has whole rows of output channels; 0: it joins none."""
-    joined = join(weight, groups)
-    if joined and (joined == groups or joined * (weight[0] // groups) % ROWS["events"] == 0):
-        return joined
-    depthwise = weight[0] == groups and weight[1] == 1
-    return groups if 1 < groups and not depthwise and groups * weight[1] <= MOST_JOINED else 0

@@ -150,10 +150,6 @@ class Convolutions:
         self._table.round_weights(abi.Rounding(*pointers, C, inputs, *bounds))
         return rounded, rounded_bias, unit
 
-    def if_linear(self, words, T, weight, bias, v, neuron) -> tuple[Tensor, Tensor]:
-        """A matrix product of spikes [N, T, 1, ceil(K / 8)] and IF: a convolution on an image of one pixel."""
-        return self.if_conv2d(words, T, (1, 1), weight[:, :, None, None], bias, v, neuron, *ONE_PIXEL)
-
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
         """The currents alone, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
         window = stride, padding, dilation, groups

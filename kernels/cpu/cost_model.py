@@ -57,8 +57,7 @@ WITHOUT_TILES = Machine(event_slice=384, costs={
     },
     "dense": {"multiply": 0.058, "fire": 2.1, "move": 0.66, "unpack": 8.3, "call": 1.1e6},
 })  # fmt: skip
-# Measured on an Intel core with AMX (Sapphire Rapids), when each window made all of its lists. "planned tiles" are the
-# tiles of an engine, "pixel tiles" and "patterns" its kernels of few steps: in proportion to an engine's rows.
+# Measured on an Intel core with AMX (Sapphire Rapids), when each window made all of its lists.
 WITH_TILES = Machine(event_slice=1152, costs={
     "events": {
         "add": 1.3, "visit": 17, "fire": 0.067, "scan": 30, "list": 0.49, "list slice": 5.9, "list tap": 2.9,
@@ -74,9 +73,6 @@ WITH_TILES = Machine(event_slice=1152, costs={
     },
     "lookup": {"look up": 10, "block": 130, "table": 72, "read": 260, "read tap": 3, "fetch": 0.071, "call": 3.6e5},
     "tiles": {"multiply": 29, "fire": 180, "list": 38, "expand": 110, "fetch": 0.64, "call": 4.1e5},
-    "planned tiles": {"multiply": 21, "fire": 75, "list": 48, "expand": 140, "fetch": 0.64, "call": 0},
-    "pixel tiles": {"multiply": 18, "fire": 60, "list": 6, "expand": 20, "fetch": 0.18, "call": 0},
-    "patterns": {"add": 1.7, "start": 90, "fire": 5.5, "call": 0},
     "dense": {"multiply": 0.041, "fire": 3.2, "move": 0.99, "unpack": 9.4, "call": 1.5e6},
 })  # fmt: skip
 
@@ -194,27 +190,6 @@ def tiles(layer: Layer, digits: int) -> Counts:
     }
 
 
-def pixel_tiles(layer: Layer, digits: int) -> Counts:
-    """The engine's matrix tiles of few steps: 16 pixels times steps, in a run of some 4 steps."""
-    counts = tiles(layer, digits)
-    return counts | {"fetch": counts["fetch"] * layer.T / 4}
-
-
-def patterns(layer: Layer, rate: float, row: int) -> Counts:
-    """The engine's rows of few steps: for each spike in a window, a row of weights of all output channels.
-
-    ``row``: output channels of a cache line.
-    """
-    steps = layer.pixels * layer.T
-    spikes = layer.inputs * rate * steps
-    return {
-        "add": math.ceil(layer.weight[0] / row) * spikes,
-        "start": steps,
-        "fire": math.ceil(layer.weight[0] / 16) * steps,
-        "call": 1,
-    }
-
-
 def tiles_hold(layer: Layer) -> bool:
     """Whether the tile kernel's sums and memory are large enough."""
     return layer.inputs <= MOST_TILE_INPUTS and layer.most_expanded_bytes <= MOST_TILE_BYTES
@@ -260,12 +235,6 @@ def modelled_cycles(
     ends = [counts_of(machine, layer, r, has_lookup=has_lookup, digits=digits, row=row) for r in (0.0, 1.0)]
     silent, busy = ({kernel: cycles(kernel, own, machine.costs) for kernel, own in end.items()} for end in ends)
     return {kernel: (silent[kernel], busy[kernel]) for kernel in silent}
-
-
-def line(machine: Machine, kernel: str, silent: Counts, busy: Counts) -> tuple[float, float]:
-    """Cycles of a kernel's work, without those of a call, of what it counts at the rates 0 and 1."""
-    ends = (cycles(kernel, counts | {"call": 0}, machine.costs) for counts in (silent, busy))
-    return next(ends), next(ends)
 
 
 def cycles(kernel: str, counts: Counts, costs: Costs) -> float:

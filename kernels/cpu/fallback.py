@@ -187,12 +187,6 @@ class Fallback:
         """The same with spikes of a shortcut that add to the currents."""
         return self.if_conv2d(*layer[:-1], 1, layer[-1])
 
-    def if_linear(self, *layer) -> tuple[Tensor, Tensor]:
-        """A matrix product of packed spikes and IF."""
-        note(UNFUSED)
-        with recording():
-            return unfused.if_linear(self, *layer)
-
     def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of real values and IF."""
         return unfused.if_conv2d_real(self, *layer)

@@ -47,10 +47,6 @@ class GpuKernels:
         """Convolution of packed spikes, then IF."""
         return convolutions(words.device).if_conv2d(words, *layer, **options)
 
-    def if_linear(self, words, *layer, **options) -> tuple[Tensor, Tensor]:
-        """Matrix product of packed spikes, then IF."""
-        return convolutions(words.device).if_linear(words, *layer, **options)
-
     def if_conv2d_pooled(self, words, *layer) -> tuple[Tensor, Tensor, Tensor]:
         """if_conv2d, and the OR over windows of 2 x 2."""
         return convolutions(words.device).if_conv2d_pooled(words, *layer)

@@ -32,7 +32,7 @@ def noting(function: Callable, kernel: str) -> Any:
 class Fused:
     """One launch: if_conv2d.py has arguments and results."""
 
-    if_conv2d, if_linear = noting(fused.if_conv2d, "Triton convolution"), noting(fused.if_linear, "Triton convolution")
+    if_conv2d = noting(fused.if_conv2d, "Triton convolution")
     if_conv2d_pooled = noting(fused.if_conv2d_pooled, "pooled Triton convolution")
     conv2d_currents = noting(fused.conv2d_currents, "Triton convolution")
     conv2d_current_sums = staticmethod(fused.conv2d_current_sums)
@@ -56,12 +56,6 @@ class Unfused:
         with recording():
             fired, v = unfused.if_conv2d(self, spikes, T, size, weight, bias, v, neuron, *window)
         return (count(fired, v.shape[-1], T).transpose(1, 2).contiguous() if counts_only else fired), v
-
-    def if_linear(self, spikes, T, weight, bias, v, neuron, **options) -> tuple[Tensor, Tensor]:
-        """Matrix product of packed spikes, then IF."""
-        one, none = (1, 1), (0, 0)
-        kernel = weight[:, :, None, None]
-        return self.if_conv2d(spikes, T, one, kernel, bias, v, neuron, one, none, one, 1, **options)
 
     def if_conv2d_pooled(self, spikes, T, size, weight, bias, v, neuron, *window) -> tuple[Tensor, Tensor, Tensor]:
         """if_conv2d, and the OR over windows of 2 x 2."""

@@ -181,22 +181,3 @@ def current_sums_of(
     window = stride, padding, dilation, groups
     _, v_last = convolve(words, T, size, weight, bias, v, sums, *window, counts_only=True)
     return v_last.sum((0, 2), dtype=torch.float64)
-
-
-def if_linear(
-    words: Tensor,
-    T: int,
-    weight: Tensor,
-    bias: Tensor | None,
-    v: Tensor,
-    neuron: Neuron,
-    *,
-    counts_only: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Multiply packed spikes int32 [ceil(T / 32), N, 1, C_in] by weight [C_out, C_in] and run IF neurons.
-
-    A convolution of images of one pixel; the other arguments and the result are those of :func:`if_conv2d`.
-    """
-    one, none = (1, 1), (0, 0)
-    kernel = weight[:, :, None, None]
-    return if_conv2d(words, T, one, kernel, bias, v, neuron, one, none, one, 1, counts_only=counts_only)

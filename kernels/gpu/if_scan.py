@@ -31,7 +31,7 @@ def _if_scan_kernel(
     current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
     v_pointer,  # [STATES, neurons] float32, states before the first step
     neuron,  # the neurons' parameters: neuron_steps.py
-    spikes_pointer,  # words [ceil(T / 32), neurons] int32, or counts [neurons] int32
+    spikes_pointer,  # words [ceil(T / 32), neurons] int32
     v_last_pointer,  # [STATES, neurons] float32, states after the last step
     T,
     neurons,
@@ -40,7 +40,6 @@ def _if_scan_kernel(
     LOAD: tl.constexpr,
     STEP: tl.constexpr,
     STATES: tl.constexpr,
-    COUNTS_ONLY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     # The 64-bit part of every address is a scalar, so that the offsets in a block stay 32-bit.
@@ -51,7 +50,6 @@ def _if_scan_kernel(
 
     loaded = LOAD(neuron, 0, channel, None)
     state = read_states(v_pointer + start, neurons, offsets, mask, STATES)
-    count = tl.zeros((BLOCK,), tl.int32)
     current_row = current_pointer + start
     word_row = spikes_pointer + start
     for first in range(0, T, 32):
@@ -59,27 +57,14 @@ def _if_scan_kernel(
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
             current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
             state, above_threshold = STEP(state, current, neuron, loaded)
-            spike = above_threshold >= 0.0
-            if COUNTS_ONLY:
-                count += spike.to(tl.int32)
-            else:
-                word |= spike.to(tl.int32) << bit
+            word |= (above_threshold >= 0.0).to(tl.int32) << bit
             current_row += current_stride
-        if not COUNTS_ONLY:
-            tl.store(word_row + offsets, word, mask=mask)
-            word_row += neurons
-    if COUNTS_ONLY:
-        tl.store(word_row + offsets, count, mask=mask)
+        tl.store(word_row + offsets, word, mask=mask)
+        word_row += neurons
     write_states(v_last_pointer + start, neurons, offsets, state, mask, STATES)
 
 
-def if_scan(
-    current: Tensor,
-    v: Tensor,
-    neuron: Neuron,
-    *,
-    counts_only: bool = False,
-) -> tuple[Tensor, Tensor]:
+def if_scan(current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Run all T steps of neurons on given currents in one launch.
 
     Nothing is checked here; the public function has done that. T may change from call to call
@@ -90,16 +75,14 @@ def if_scan(
             that is held for all steps) costs no copy, nor does any if each step is contiguous.
         v: states before the first step, float32 [N, P, C] or [N, states, P, C]; not modified.
         neuron: what a step needs, for C channels.
-        counts_only: return spike counts and never write the words.
 
     Returns:
-        Words int32 [ceil(T / 32), N, P, C], or with ``counts_only`` counts int32 [N, P, C]; and the
-        states after the last step, float32, of the shape of v. All are new and contiguous.
+        Words int32 [ceil(T / 32), N, P, C], and the states after the last step, float32, of the shape of v. All
+        are new and contiguous.
     """
     T = current.shape[0]
-    shape = v.shape[0], *v.shape[-2:]
-    neurons, channels = shape[0] * shape[1] * shape[2], shape[2]
-    shape = shape if counts_only else (triton.cdiv(T, 32), *shape)
+    N, P, channels = v.shape[0], *v.shape[-2:]
+    neurons, shape = N * P * channels, (triton.cdiv(T, 32), N, P, channels)
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
         return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
 
@@ -127,7 +110,6 @@ def if_scan(
             # With one step the stride means nothing; 0 shares the kernel of constant currents.
             current_stride=current.stride(0) if T > 1 else 0,
             **arguments(neuron),
-            COUNTS_ONLY=counts_only,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
             # Spikes must not depend on a default that differs between Triton releases.
@@ -136,18 +118,11 @@ def if_scan(
     return spikes, by_sample(v_last, neuron)
 
 
-def if_hold(
-    current: Tensor,
-    T: int,
-    v: Tensor,
-    neuron: Neuron,
-    *,
-    counts_only: bool = False,
-) -> tuple[Tensor, Tensor]:
+def if_hold(current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Run T steps of neurons on a constant current [N, P, C].
 
     The other arguments and the result are those of :func:`if_scan`, and so is the kernel: it reads
     the current through a time stride of 0.
     """
     constant = current.unsqueeze(0).expand(T, *current.shape)
-    return if_scan(constant, v, neuron, counts_only=counts_only)
+    return if_scan(constant, v, neuron)

@@ -170,8 +170,6 @@ def _behind(
         return _fire_real(x, _taps(weight), bias, window, neurons)
     weight, bias, kept = weight if x.scale == 1 else scaled(weight, x), None if bias is None else bias.float(), x._kept
     state, parameters, kernels = neurons.start, neurons.parameters, neurons.kernels
-    if weight.ndim == 2 and shortcut is None and not isinstance(kept, Periods):
-        return neurons.fired(T, *kernels.if_linear(kept.words, T, weight, bias, state, parameters))
     layer = window.size, _taps(weight), bias, state, parameters, *window.pairs
     if shortcut is not None:
         return neurons.fired(T, *kernels.if_shortcut_conv2d(kept.words, T, *layer, shortcut._words))

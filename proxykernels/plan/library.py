@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from torch import Tensor
 
 from ..kernels import heap
-from ..kernels.cpu import abi, choice, compiled, headers, sigma_delta_calls, sources, weight_packing
-from ..kernels.cpu.cost_model import WITH_TILES, WITHOUT_TILES, Layer, Machine
+from ..kernels.cpu import abi, compiled, headers, sigma_delta_calls, sources, weight_packing
+from ..kernels.cpu.cost_model import ROWS
 from .interrupts import Interrupts
-from .operations import Kind
+from .operations import Kind, Window
+from .operations import Operation as Planned
 from .plan import Plan
 from .readout import Readout
 
@@ -105,9 +106,8 @@ class Compiled:
 
     def __init__(self, plan: Plan, target: str | None = None):
         self.target, self.functions = load(target)
-        machine = WITH_TILES if self.target == "amx" else WITHOUT_TILES
         kept: list[object] = []  # what the library copies must live until it has
-        made = (_operation(plan, operation, machine, kept) for operation in plan.operations)
+        made = (_operation(plan, operation, self.target == "amx", kept) for operation in plan.operations)
         operations = (Operation * len(plan.operations))(*made)
         self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
         if not self._plan:
@@ -283,18 +283,14 @@ class Session:
             self._functions.free_session(self._session)
 
 
-def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
+def _operation(plan: Plan, operation, has_tiles: bool, kept: list) -> Any:
     terms = (Term * len(operation.windows))()
     for k, window in enumerate(operation.windows):
         weight = None if window.weight is None else window.weight.contiguous()
         if operation.kind == Kind.SEND and weight is not None:
             weight = sigma_delta_calls.packed_for(weight, window.groups, plan.source(window)[0])
         sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
-        joined = (
-            0
-            if weight is None or operation.kind != Kind.FIRE
-            else choice.join_in_rows(tuple(weight.shape), window.groups)
-        )
+        joined = 0 if weight is None or operation.kind != Kind.FIRE else find_lines(plan, operation, window)
         pointer = None if weight is None else weight.data_ptr()
         terms[k] = Term(window.slot, pointer, *sizes, window.groups, joined)
         if window.bias is not None:
@@ -330,18 +326,21 @@ def _operation(plan: Plan, operation, machine: Machine, kept: list) -> Any:
         start = neurons.start.contiguous()
         made.bias, made.start = bias.data_ptr(), start.data_ptr()
         kept += [channels, bias, start]
-        for k, line in enumerate(_lines(plan, operation, machine)):
-            made.lines[k] = Line(*line)
+        weighted = [window for window in operation.windows if window.weight is not None]
+        if len(weighted) == 1:
+            find_lines(plan, operation, weighted[0], has_tiles, made.lines)
     return made
 
 
-def _lines(plan: Plan, operation, machine: Machine) -> list[tuple[float, float]]:
-    """What the kernels that are chosen from take for neurons with the weights of one input; of others nothing."""
-    windows = [window for window in operation.windows if window.weight is not None]
-    if len(windows) != 1:
-        return []
-    (window,), (C, H, W) = windows, operation.image
-    shape, size = tuple(window.weight.shape), plan.source(window)[1:]
-    layer = Layer(choice.SEGMENT, (1, H * W, C), size, shape, window.stride, window.padding, window.dilation)
-    row = {"int8": "bytes", "int16": "shorts", None: "events"}[plan.precision]
-    return choice.lines(layer, window.groups, choice.join_in_rows(shape, window.groups), row, machine)
+def find_lines(plan: Plan, operation: Planned, window: Window, has_tiles: bool = False, lines: Any = None) -> int:
+    """How many groups of neurons' weights are run as one convolution, 0: none are; kernels/cpu/c/cost_model.h.
+
+    ``lines``: where it is written what the kernels take that are chosen from, or None.
+    """
+    assert window.weight is not None
+    find = compiled.opened(LIBRARY, engine=True).proxykernels_find_lines
+    (C_out, C_in, *kernel), (_, *size), (_, H, W) = window.weight.shape, plan.source(window), operation.image
+    down, across = window.dilation
+    layer = (c_int64 * 11)(H * W, C_out, *size, C_in, *kernel, across, window.padding[1], down, window.groups)
+    row = ROWS[{"int8": "bytes", "int16": "shorts", None: "events"}[plan.precision]]
+    return find(layer, c_int64(row), c_int64(has_tiles), lines)

@@ -202,7 +202,7 @@ def test_pointers_are_specialised_as_a_launch_on_the_target_does(target):
     arguments = known(compile_variants.convolution(target, "paper", "two-products", "hard", "words")[0])
     assert arguments["words_pointer"] == arguments["unit_pointer"] == {"tt.divisibility": 16} | short
     assert arguments["C_out"] == {"tt.divisibility": 16} and "KERNEL_W" not in arguments
-    arguments = known(compile_variants._scan(target, "fp32", "hard", "words", "huge")[0])
+    arguments = known(compile_variants._scan(target, "fp32", "hard", "huge")[0])
     assert arguments["current_pointer"] == {"tt.divisibility": 16}
     assert arguments["neuron", 1] == {"tt.divisibility": 16} | short
 
@@ -225,7 +225,7 @@ def test_spills_are_counted_in_the_innermost_loop(instruction, spills):
 
 
 def test_scan_needs_no_tensor_cores_and_absent_targets_are_no_fault():
-    scan = SOUND | {"variant": "if_scan/sm_90/fp32/hard/words/aligned", "tensor_core": 0}
+    scan = SOUND | {"variant": "if_scan/sm_90/fp32/hard/aligned", "tensor_core": 0}
     assert compile_variants.faults(scan) == []
     assert compile_variants.faults({"variant": "if_scan/sm_100/x", "triton": "3.6.0", "absent": "no such ptxas"}) == []
 
@@ -234,4 +234,4 @@ def test_scan_needs_no_tensor_cores_and_absent_targets_are_no_fault():
 def test_failing_child_process_is_reported():
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match="(?s)compiling if_scan/nowhere/.* status 1.*KeyError: 'nowhere'"):
-        list(compile_variants.compile_in_child(["if_scan/nowhere/fp32/hard/words/odd"]))
+        list(compile_variants.compile_in_child(["if_scan/nowhere/fp32/hard/odd"]))

@@ -253,7 +253,7 @@ def test_fitted_costs_are_those_that_made_the_times():
         seconds = {kernel: cycles(kernel, own, true) / CLOCK_HZ for kernel, own in counts.items()}
         measured.append(cost_fit.Measured(shape, "int8", seconds, 1.0, "events", counts))
     fitted = cost_fit.fit(measured, known)
-    for kernel in set().union(*(one.counts for one in measured)):  # "patterns" and "pixel tiles" are engines'
+    for kernel in set().union(*(one.counts for one in measured)):
         assert cost_fit.error(measured, kernel, true) < 1e-9
         assert cost_fit.error(measured, kernel, fitted) < min(0.02, cost_fit.error(measured, kernel, known) / 3)
         assert all(cost >= 0 for cost in fitted[kernel].values())

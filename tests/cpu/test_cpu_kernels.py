@@ -10,6 +10,7 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, ops, reference
 from proxykernels.kernels.cpu import choice, cost_model, weight_packing
+from proxykernels.kernels.cpu.conv2d import ONE_PIXEL
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 from proxykernels.spikes.storage import Periods, Words
@@ -73,7 +74,8 @@ def test_digits_are_as_good_as_float32(generator):
     weight = torch.randn(64, 1152, generator=generator) * 0.05
     words, infinite = ops.pack(x.bool().unsqueeze(3)), torch.full((64,), float("inf"))
     exact = (x.double() @ weight.double().t()).sum(0)  # no neuron fires, so the potential is the sum of the currents
-    _, v = kernels.if_linear(words, 16, weight, None, torch.zeros(4, 1, 64), if_neuron(infinite, 0.0))
+    one_pixel = (1, 1), weight[..., None, None], None, torch.zeros(4, 1, 64)
+    _, v = kernels.if_conv2d(words, 16, *one_pixel, if_neuron(infinite, 0.0), *ONE_PIXEL)
     assert (v.squeeze(1) - exact).abs().mean() < 2**-21 * exact.abs().mean()
 
 

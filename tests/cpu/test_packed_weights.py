@@ -9,6 +9,7 @@ from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import cpu, ops, reference
+from proxykernels.kernels.cpu.conv2d import ONE_PIXEL
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.weight_cache import PackedWeights
@@ -102,7 +103,7 @@ def test_packed_weights_live_as_long_as_the_weights():
     kernels = cpu.load(None, "events")
     words, v, theta = ops.pack(torch.ones(2, 1, 8, 1).bool()), torch.zeros(1, 1, 4), torch.ones(4)
     weight = torch.rand(4, 8)
-    kernels.if_linear(words, 2, weight, None, v, if_neuron(theta, 0.0))
+    kernels.if_conv2d(words, 2, (1, 1), weight[..., None, None], None, v, if_neuron(theta, 0.0), *ONE_PIXEL)
     assert len(kernels._packed._known) == 1
     del weight
     gc.collect()

@@ -169,14 +169,12 @@ def test_linear(generator, T, N, C, C_out, v_reset):
     v, theta = dyadic(N, C_out, generator=generator), thresholds(C_out, generator)
     expected, v_expected = reference.if_linear(x, weight, bias, v, v_threshold=theta, v_reset=v_reset)
     assert 0 < expected.mean() < 1
-    *arguments, theta = on_device(weight, bias, v[:, None], theta)
+    *arguments, theta = on_device(weight[..., None, None], bias, v[:, None], theta)
     arguments.append(if_neuron(theta, v_reset))
     words = words_over_time(x[..., None]).to(DEVICE)
-    result, v_last = gpu.if_linear(words, T, *arguments)
+    result, v_last = gpu.if_conv2d(words, T, (1, 1), *arguments, (1, 1), (0, 0), (1, 1), 1)
     assert equal(result.cpu(), words_over_time(expected[..., None]))
     assert equal(v_last.cpu(), v_expected[:, None])
-    counts, _ = gpu.if_linear(words, T, *arguments, counts_only=True)
-    assert equal(counts.cpu(), expected.sum(0)[:, None].int())
 
 
 @pytest.mark.parametrize("theta", [1.0, 0.1, 3.0])

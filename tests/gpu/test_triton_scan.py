@@ -136,29 +136,6 @@ def test_hold(generator, T, v_reset):
     assert_scan_is_exact(result, current.expand(T, 2, 5, 7), v, theta, v_reset)
 
 
-@pytest.mark.parametrize("T", STEPS)
-@pytest.mark.parametrize("v_reset", RESETS)
-def test_counts_only(generator, T, v_reset):
-    current = sixteenths(generator, -1, 2, T, 2, 5, 7)
-    v = sixteenths(generator, -1, 1, 2, 5, 7)
-    theta = thresholds(generator, "per-channel", 7)
-    spikes, v_expected = oracle(current, v, theta, v_reset)
-    counts, v_last = if_scan.if_scan(current, v, if_neuron(theta, v_reset), counts_only=True)
-    assert counts.dtype == torch.int32
-    assert equal(counts, spikes.sum(0).transpose(1, 2).int())
-    assert equal(v_last, v_expected)
-
-
-def test_counts_only_of_a_held_current(generator):
-    current = sixteenths(generator, -1, 3, 2, 5, 7)
-    v = torch.zeros(2, 5, 7, device=DEVICE)
-    theta = thresholds(generator, "scalar", 7)
-    counts, v_last = if_scan.if_hold(current, 45, v, if_neuron(theta, None), counts_only=True)
-    spikes, v_expected = oracle(current.expand(45, 2, 5, 7), v, theta, None)
-    assert equal(counts, spikes.sum(0).transpose(1, 2).int())
-    assert equal(v_last, v_expected)
-
-
 @pytest.mark.parametrize("theta", [1.0, 0.1, 3.0])
 @pytest.mark.parametrize("v_reset", RESETS)
 def test_scan_on_the_edge(theta, v_reset):
@@ -181,7 +158,6 @@ def test_scan_sets_the_sign_bit():
     assert words[:, 0, 0, 0].tolist() == [-1, 1]
 
 
-@pytest.mark.parametrize("counts_only", [False, True], ids=["words", "counts"])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -190,15 +166,15 @@ def test_scan_sets_the_sign_bit():
         pytest.param((0, 2, 4, 3), id="no-steps"),
     ],
 )
-def test_scan_of_nothing(shape, counts_only):
+def test_scan_of_nothing(shape):
     v = torch.full(shape[1:], 0.25, device=DEVICE)
     theta = torch.ones(3, device=DEVICE)
     for result in (
-        if_scan.if_scan(torch.ones(shape, device=DEVICE), v, if_neuron(theta, 0.0), counts_only=counts_only),
-        if_scan.if_hold(torch.ones_like(v), shape[0], v, if_neuron(theta, 0.0), counts_only=counts_only),
+        if_scan.if_scan(torch.ones(shape, device=DEVICE), v, if_neuron(theta, 0.0)),
+        if_scan.if_hold(torch.ones_like(v), shape[0], v, if_neuron(theta, 0.0)),
     ):
         spikes, v_last = result
-        assert spikes.shape == (shape[1:] if counts_only else (-(-shape[0] // 32), *shape[1:]))
+        assert spikes.shape == (-(-shape[0] // 32), *shape[1:])
         assert spikes.dtype == torch.int32
         assert not spikes.any()
         assert equal(v_last, v)

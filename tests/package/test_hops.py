@@ -37,7 +37,7 @@ def functions(call) -> int:
 @pytest.mark.parametrize(
     ("layer", "shape", "packed", "most"),
     [
-        (pk.FusedIFLinear(100, 50), (1, 1, 100), True, 65),
+        (pk.FusedIFLinear(100, 50), (1, 1, 100), True, 66),
         (pk.FusedIFLinear(100, 50), (1, 1, 100), False, 68),
         (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), False, 101),
     ],

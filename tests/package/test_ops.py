@@ -27,11 +27,10 @@ def samples(generator):
     T, N, C, H, W = 9, 2, 5, 4, 6
     dense = spikes(T, N, C, H * W, generator=generator).bool()
     words = ops.pack(dense)
-    flat = ops.flatten(words, C)
     current, ones = dyadic(T, N, H * W, C, generator=generator), torch.ones(6)
     few, neuron = if_neuron(torch.ones(C), 0.0), if_neuron(ones, 0.0)
     v, v6 = torch.zeros(N, H * W, C), torch.zeros(N, H * W, 6)
-    weight, matrix = dyadic(6, C, 3, 3, generator=generator), dyadic(6, C * H * W, generator=generator)
+    weight = dyadic(6, C, 3, 3, generator=generator)
     periods, _ = ops.find_periods(current[0], T, few)
     window = [1, 1], [1, 1], [1, 1]
     grad, surrogate = dyadic(T, N, H * W, 6, generator=generator), pk.ATan().kernel
@@ -70,7 +69,6 @@ def samples(generator):
             *window,
             ops.pack(grad.transpose(2, 3) > 0),
         ),
-        "if_linear": (flat, T, matrix, None, v6[:, :1], *neuron),
     }
 
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "include/proxykernels.h"
+
 namespace proxykernels {
 
 constexpr int64_t float_row = 16, short_row = 32, byte_row = 64, row_bytes = 64, block = 32, steps = engine::line_steps;
@@ -38,6 +40,7 @@ constexpr Machine without_tiles = {
     {},
     384,
 };
+// Tiles, those of pixels and patterns are in proportion to the rows of an engine.
 constexpr Machine with_tiles = {
     {{1.3, 17, 0.067, 30, 0.49, 5.9, 2.9, 0.19, 210, 36, 0.35},
      {1.4, 23, 0.079, 29, 0.48, 5.5, 2.5, 0.37, 220, 35, 0.56},
@@ -174,6 +177,13 @@ int64_t join_in_rows(int64_t C, int64_t C_in, int64_t groups) {
     if (joined && (joined == groups || joined * (C / groups) % float_row == 0)) return joined;
     const bool depthwise = C == groups && C_in == 1;
     return groups > 1 && !depthwise && groups * C_in <= most_joined ? groups : 0;
+}
+
+// For Python, which makes a plan of its own (proxykernels/plan/library.py): the groups that are joined, and the lines.
+extern "C" PK_API int64_t proxykernels_find_lines(const Layer* layer, int64_t row, int64_t has_tiles, engine::Line* lines) {
+    const int64_t joined = join_in_rows(layer->C, layer->C_in, layer->groups);
+    if (lines) find_lines(*layer, joined, row, has_tiles, lines);
+    return joined;
 }
 
 }  // namespace proxykernels

@@ -1,4 +1,5 @@
-// What the engine's kernels take for a layer: kernels/cpu/cost_model.py and choice.py, whose numbers a test compares.
+// What the engine's kernels take for a layer. Of rows and tables a test compares the numbers with those of cost_model.py, from
+// which layers choose that are called one by one.
 #pragma once
 #include "plan.h"
 

@@ -47,7 +47,7 @@ static double rate_of(const View& x, const Window& w, int64_t N, int64_t steps) 
     return (double)least(rows[0], rows[1]) / (double)(pixels * w.C * steps);
 }
 
-// What can run a layer, with the cycles of each at any rate (cost_model.py).
+// What can run a layer, with the cycles of each at any rate (../../c/cost_model.h).
 class Candidates {
 public:
     Candidates(const Step& step, int64_t N, int64_t steps) {
