@@ -43,6 +43,14 @@ static int64_t windows_over(int64_t at, int64_t first, int64_t last, int64_t ker
     return n;
 }
 
+// Of so many pixels beside each other, `pixel` bytes from one to the next.
+static int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t pixel, int64_t bytes) {
+    if (bytes == pixel) return count_bits(at, pixels * bytes);
+    int64_t sum = 0;
+    for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * pixel, bytes);
+    return sum;
+}
+
 // The spikes of an input's part, each as often as windows of the outputs' part see it.
 static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const Part& out) {
     constexpr int64_t most_columns = 64;  // at a time
@@ -58,7 +66,10 @@ static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const
                 for (int64_t t = 0; t < in.steps; t++) {
                     const uint8_t* const at = x.spikes_at(image, t, row * c.W + first);
                     if (is_silent(at, (columns - 1) * x.pixel + bytes)) continue;
-                    for (int64_t i = 0; i < columns; i++) spikes += across[i] * count_bits(at + i * x.pixel, bytes);
+                    for (int64_t i = 0, end; i < columns; i = end) {
+                        for (end = i + 1; end < columns && across[end] == across[i]; end++);
+                        spikes += across[i] * count_pixels(at + i * x.pixel, end - i, x.pixel, bytes);
+                    }
                 }
             if (!spikes) continue;
             sum += spikes * windows_over(row, out.row, out.row + out.rows, c.kernel_h, c.stride_h, c.padding_h, c.dilation_h);
@@ -75,9 +86,7 @@ static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out,
     for (int64_t image = out.image; image < out.image + out.images; image++)
         for (int64_t t = 0; t < out.steps; t++) {
             const uint8_t* const at = spikes + ((image * n.T + t) * n.P + out.row * c.W_out) * bytes + first / 8;
-            if (own == bytes) sum += count_bits(at, pixels * bytes);
-            else
-                for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * bytes, own);
+            sum += count_pixels(at, pixels, bytes, own);
         }
     return sum;
 }
