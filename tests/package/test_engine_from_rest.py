@@ -76,30 +76,43 @@ def linear_network(inputs: int, neurons: int) -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
-def spikes_of(T: int, N: int, inputs: int) -> pk.Spikes:
-    """Many in 64 steps, then few."""
-    rates = torch.where(torch.arange(T) < 64, 0.2, 0.01)
-    return pk.pack((torch.rand(T, N, inputs) < rates.view(-1, 1, 1)).float())
+def spikes_of(T, N, inputs, steady=0.2, others=0.2):
+    """Many in 64 steps, then few. ``steady``: the rate of one input of five."""
+    of_inputs = torch.where(torch.arange(inputs) % 5 == 0, steady, others)
+    rates = torch.where(torch.arange(T) < 64, 1.0, 0.05).view(-1, 1, 1) * of_inputs
+    return pk.pack((torch.rand(T, N, inputs) < rates).float())
+
+
+STEADY = 0.95, 0.03  # rates, at which slices add few rows
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", ["int8", "int16"])
 @pytest.mark.parametrize(("inputs", "neurons"), [(3000, 750), (300, 80)])  # the checked build takes small ones, too
 @pytest.mark.parametrize("N", [1, 4, 9])
 @pytest.mark.parametrize("T", [33, 64, 70, 130])
-def test_linear_layers_of_many_steps(T, N, inputs, neurons, target):
-    """Byte rows by slices where much fires, and by patterns where little does, from segment to segment."""
-    net, x = linear_network(inputs, neurons), spikes_of(T, N, inputs)
-    result = Engine(follow(net, (inputs,), False, "int8"), target=target)(x, T)
-    expected = layerwise.simulate(net, x, T, precision="int8")
+def test_linear_layers_of_many_steps(T, N, inputs, neurons, precision, target):
+    """Rows of whole numbers by slices where much fires, and by patterns where little does, from segment to segment."""
+    net, x = linear_network(inputs, neurons), spikes_of(T, N, inputs, *STEADY)
+    result = Engine(follow(net, (inputs,), False, precision), target=target)(x, T)
+    expected = layerwise.simulate(net, x, T, precision=precision)
     assert equal(result.spikes.dense(), expected.spikes.dense()) and expected.rates["1"] > 0
     assert result.synops == expected.synops and result.rates == pytest.approx(expected.rates)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_ways_of_linear_layers(target):
-    """By the size, the steps of a segment, and the rate."""
-    for inputs, neurons, ways in ((3000, 750, ["rows", "rows", "patterns", "patterns"]), (300, 80, ["patterns"] * 4)):
-        engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, "int8"), target=target)
+    """By the size, the steps of a segment, the rate, and whether short rows are few because inputs are steady."""
+    many, few = ["rows", "rows", "patterns", "patterns"], ["patterns"] * 4
+    for inputs, neurons, precision, rates, ways in (
+        (3000, 750, "int8", (0.2, 0.2), many),
+        (3000, 750, "int8", STEADY, many),
+        (300, 80, "int8", (0.2, 0.2), few),
+        (3000, 750, "int16", STEADY, many),
+        (11000, 100, "int16", (0.12, 0.12), few),
+        (3000, 750, None, STEADY, few),
+    ):
+        engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, precision), target=target)
         for T, way in zip((33, 64, 70, 128), ways, strict=True):  # the last segment's: of 33, 64, 6 and 64 steps
-            engine(spikes_of(T, 9, inputs), T)
+            engine(spikes_of(T, 9, inputs, *rates), T)
             assert engine.ways[0] == way

@@ -43,11 +43,11 @@ static int64_t windows_over(int64_t at, int64_t first, int64_t last, int64_t ker
     return n;
 }
 
-// The spikes of some pixels, each `next` bytes after the one before.
-static int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t bytes, int64_t next) {
-    if (next == bytes) return count_bits(at, pixels * bytes);
+// Of so many pixels beside each other, `pixel` bytes from one to the next.
+static int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t pixel, int64_t bytes) {
+    if (bytes == pixel) return count_bits(at, pixels * bytes);
     int64_t sum = 0;
-    for (int64_t i = 0; i < pixels; i++) sum += count_bits(at + i * next, bytes);
+    for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * pixel, bytes);
     return sum;
 }
 
@@ -55,28 +55,21 @@ static int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t bytes, in
 static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const Part& out) {
     constexpr int64_t most_columns = 64;  // at a time
     const int64_t bytes = (c.C_in + 7) / 8;
-    int64_t sum = 0, others[most_columns],
-            more[most_columns];  // columns that not as many windows lie over as over the middle one
+    int64_t sum = 0, across[most_columns];
     for (int64_t first = 0; first < c.W; first += most_columns) {
         const int64_t columns = least(most_columns, c.W - first);
-        const auto across = [&](int64_t i) {
-            return windows_over(first + i, 0, c.W_out, c.kernel_w, c.stride_w, c.padding_w, c.dilation_w);
-        };
-        const int64_t middle = across(columns / 2);
-        int64_t count = 0;
-        for (int64_t i = 0; i < columns; i++) {
-            others[count] = i, more[count] = across(i) - middle;
-            count += more[count] != 0;
-        }
+        for (int64_t i = 0; i < columns; i++)
+            across[i] = windows_over(first + i, 0, c.W_out, c.kernel_w, c.stride_w, c.padding_w, c.dilation_w);
         for (int64_t row = in.row; row < in.row + in.rows; row++) {
             int64_t spikes = 0;
             for (int64_t image = in.image; image < in.image + in.images; image++)
                 for (int64_t t = 0; t < in.steps; t++) {
                     const uint8_t* const at = x.spikes_at(image, t, row * c.W + first);
-                    const int64_t all = count_pixels(at, columns, bytes, x.pixel);
-                    if (!all) continue;
-                    spikes += middle * all;
-                    for (int64_t k = 0; k < count; k++) spikes += more[k] * count_bits(at + others[k] * x.pixel, bytes);
+                    if (is_silent(at, (columns - 1) * x.pixel + bytes)) continue;
+                    for (int64_t i = 0, end; i < columns; i = end) {
+                        for (end = i + 1; end < columns && across[end] == across[i]; end++);
+                        spikes += across[i] * count_pixels(at + i * x.pixel, end - i, x.pixel, bytes);
+                    }
                 }
             if (!spikes) continue;
             sum += spikes * windows_over(row, out.row, out.row + out.rows, c.kernel_h, c.stride_h, c.padding_h, c.dilation_h);
@@ -93,9 +86,7 @@ static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out,
     for (int64_t image = out.image; image < out.image + out.images; image++)
         for (int64_t t = 0; t < out.steps; t++) {
             const uint8_t* const at = spikes + ((image * n.T + t) * n.P + out.row * c.W_out) * bytes + first / 8;
-            if (own == bytes) sum += count_bits(at, pixels * bytes);
-            else
-                for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * bytes, own);
+            sum += count_pixels(at, pixels, bytes, own);
         }
     return sum;
 }

@@ -32,19 +32,36 @@ static bool reads_spikes(const Session& session, const Step& step, int64_t steps
     return shortcut.spikes && shortcut.step == frame && shortcut.image == steps * frame;
 }
 
-// Rows that adding takes for each input and step, as some pixels tell: those of rows.py's SpikeSample, which lie in all
-// parts of an image whatever its width, by multiples of the golden ratio.
-static double rate_of(const View& x, const Window& w, int64_t N, int64_t steps) {
+// For each input and step: spikes, and rows that adding takes, which are fewer where inputs are steady.
+struct Rates {
+    double spikes, rows;
+};
+
+// As some pixels tell: those of rows.py's SpikeSample, which lie in all parts of an image whatever its width, by multiples of
+// the golden ratio.
+static Rates rates_of(const View& x, const Window& w, int64_t N, int64_t steps) {
     constexpr int64_t sampled = 16;
     const int64_t P = w.H * w.W, bytes = (w.C + 7) / 8;
-    int64_t rows[2] = {}, pixels = 0;
+    int64_t rows[2] = {}, spikes = 0, pixels = 0;
     for (int64_t image = 0; image < N; image += most(1, N / 4))
         for (int64_t k = 0; k < least(P, sampled); k++, pixels++) {
             const int64_t pixel = P <= sampled ? k : (int64_t)((uint64_t)((uint32_t)k * 2654435769u) * (uint64_t)P >> 32);
             for (const int64_t negated : {0, 1})
                 rows[negated] += count_rows_of(x.spikes_at(image, 0, pixel), steps, x.step, bytes, negated);
+            for (int64_t t = 0; t < steps; t++) spikes += count_bits(x.spikes_at(image, t, pixel), bytes);
         }
-    return (double)least(rows[0], rows[1]) / (double)(pixels * w.C * steps);
+    const double all = (double)(pixels * w.C * steps);
+    return {(double)spikes / all, (double)least(rows[0], rows[1]) / all};
+}
+
+// Whether slices take a linear layer of many steps sooner than patterns, which add a row for each spike. Where these read a large
+// matrix of short rows part after part, they are as fast, but for what slices save of steady inputs.
+static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps) {
+    constexpr double least_rate = 0.08, row = 0.86, visits = 0.045;  // rows of slices, in rows of patterns
+    const Window& w = step.windows[step.weighted];
+    const Rates rates = rates_of(x, w, N, steps);
+    if (rates.spikes < least_rate) return false;
+    return step.row_line() == engine::ByteRow || !is_far(w) || row * rates.rows + visits < rates.spikes;
 }
 
 // What can run a layer, with the cycles of each at any rate (../../c/cost_model.h).
@@ -88,13 +105,11 @@ int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t step
     if (Depthwise::fits(step)) return engine::ByDepthwise;
     const View& x = session.views[step.windows[step.weighted].slot];
     if (x.periodic && Sliced::fits(step, N, steps)) return engine::BySlices;
-    constexpr double least_linear_rate = 0.08;  // of many steps: fewer rows are as soon added by patterns
-    if (step.P() == 1)
-        return rate_of(x, step.windows[step.weighted], N, steps) < least_linear_rate ? engine::ByPatterns : engine::BySlices;
+    if (step.P() == 1) return slices_pay(step, x, N, steps) ? engine::BySlices : engine::ByPatterns;
     const Candidates candidates(step, N, steps);
     const int64_t way = candidates.fastest(0);
     if (way == candidates.fastest(1)) return way;
-    return candidates.fastest(rate_of(x, step.windows[step.weighted], N, steps));
+    return candidates.fastest(rates_of(x, step.windows[step.weighted], N, steps).rows);
 }
 
 // `keeps`: whether it is to write their states.

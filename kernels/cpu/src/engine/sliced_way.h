@@ -114,14 +114,7 @@ private:
         int64_t sum = 0;
         for (int64_t image = in.image; image < in.image + in.images; image++)
             for (int64_t t = 0; t < in.steps; t++)
-                sum += spikes_of_rows(x.spikes_at(image, t, in.row * c.W), in.rows * c.W, x.pixel);
-        return sum;
-    }
-    int64_t spikes_of_rows(const uint8_t* at, int64_t pixels, int64_t pixel) const {
-        const int64_t bytes = (c.C_in + 7) / 8;
-        if (bytes == pixel) return count_bits(at, pixels * bytes);
-        int64_t sum = 0;
-        for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * pixel, bytes);
+                sum += count_pixels(x.spikes_at(image, t, in.row * c.W), in.rows * c.W, x.pixel, (c.C_in + 7) / 8);
         return sum;
     }
 
