@@ -225,11 +225,20 @@ struct ChannelBlock {
           unit(_mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x)),  // spikes are -1
           high_unit(_mm512_mul_ps(unit, _mm512_set1_ps(65536.0f))) {}
 
-    // Some pixels side by side: each step of a neuron waits for the one before. Of few steps it is addresses that take time, so
-    // they are made once.
     void fire_group(const PlaneLayout& layout, const int32_t* sums, int64_t image, const PixelGroup& group) const {
+        if (channels == tile_channels && !c.shortcut) fire_pixels<true>(layout, sums, image, group);
+        else fire_pixels<false>(layout, sums, image, group);
+    }
+
+private:
+    // Some pixels side by side: each step of a neuron waits for the one before. In few steps it is addresses and questions that
+    // take time: they are made and asked once. `plain`: of all channels of a tile, and no shortcut; of others, which are few, one
+    // pixel at a time: less code.
+    template <bool plain>
+    OUT_OF_LINE void fire_pixels(const PlaneLayout& layout, const int32_t* sums, int64_t image, const PixelGroup& group) const {
         const ChannelBlock own = *this;  // copies: for all that a compiler knows, stored spikes could change what is in memory
         const Neurons n = c.neurons;
+        const int count = plain ? (int)tile_channels : channels;
         const int64_t pixels = least(layout.pixels, c.W_out - group.x), place = group.y * c.W_out + group.x;
         const int64_t frame = frame_bytes(c), next = ceil_div(n.C, 8), next_row = layout.steps * tile_channels;
         const int64_t first = image * n.T * frame + place * next + channel / 8;
@@ -238,27 +247,27 @@ struct ChannelBlock {
         const auto fire = [&](auto last, int64_t from) {
             constexpr int together = decltype(last)::value + 1;
             States<Model::states, tile_channels> state[together];
-            each<together>(
-                [&](auto i) { load_states<Model>(state[i], n, 0, image, place + from + i, own.channel, own.channels); });
+            each<together>([&](auto i) { load_states<Model>(state[i], n, 0, image, place + from + i, own.channel, count); });
             for (int64_t t = 0; t < n.T; t++)
                 each<together>([&](auto i) {
                     const int64_t at = t * frame + (from + i) * next;
                     const int32_t* const row = sums + (from + i) * next_row + t * tile_channels;
                     Lanes<tile_channels> current{
                         {{current_of<digits>(row, PixelTileMemory::tile_sums, own.unit, own.high_unit, own.bias.x)}}};
-                    if (shortcuts) add_spikes(current, shortcuts + at, own.channels);
+                    if (!plain && shortcuts) add_spikes(current, shortcuts + at, count);
                     const uint32_t fired = (uint32_t)bits(own.neurons.step(state[i], current.v[0], 0));
-                    store_spikes<tile_channels>(spikes + at, fired, own.channels);
+                    store_spikes<tile_channels>(spikes + at, fired, count);
                 });
             if (!n.v) return;
-            each<together>([&](auto i) {
-                store_states(states_of<Model>(n, image, place + from + i, own.channel), n, state[i], own.channels);
-            });
+            each<together>(
+                [&](auto i) { store_states(states_of<Model>(n, image, place + from + i, own.channel), n, state[i], count); });
         };
         int64_t from = 0;
-        for (; from + 4 <= pixels; from += 4) fire(std::integral_constant<int, 3>(), from);
-        for (; from + 2 <= pixels; from += 2) fire(std::integral_constant<int, 1>(), from);
-        if (from < pixels) fire(std::integral_constant<int, 0>(), from);
+        if constexpr (plain) {
+            for (; from + 4 <= pixels; from += 4) fire(std::integral_constant<int, 3>(), from);
+            for (; from + 2 <= pixels; from += 2) fire(std::integral_constant<int, 1>(), from);
+        }
+        for (; from < pixels; from++) fire(std::integral_constant<int, 0>(), from);
     }
 };
 
