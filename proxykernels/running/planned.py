@@ -60,15 +60,15 @@ _GLOBAL_HOOKS = [hooks for name, hooks in vars(torch_module).items() if name.sta
 
 def run(
     net: nn.Module, x: Tensor | Spikes, T: int, state: dict | None, stop: Stop | None, precision: str | None,
-    every: int | None = None, keeps: bool = True,
+    every: int | None = None, *, known: _Known | None = None, keeps: bool = True,
 ) -> Result | None:  # fmt: skip
     """simulate by a plan; None: the layers are to be run, which also say what is wrong with an argument.
 
-    ``every``: steps between two looks of ``stop``; None: as many as are usual. ``keeps``: whether states are wanted.
+    ``every``: steps between two looks of ``stop``; None: as many as are usual. ``known``: of a network that was just
+    looked at; None: of others. ``keeps``: whether states are wanted.
     """
-    if not _may_run(x):
-        return None
-    known = _known_of(net)
+    if known is None and _may_run(x):
+        known = _known_of(net)
     if known is None or known.changes:
         return None
     given: Any = x
@@ -121,7 +121,7 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
     known = _known_of(net)
     if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):
         return None
-    result = run(net, x, len(x), None, None, None, keeps=False)
+    result = run(net, x, len(x), None, None, None, known=known, keeps=False)
     if result is None:
         return None
     y = result.output
