@@ -3,7 +3,7 @@
     python benchmarks/against_relu.py
     python benchmarks/against_relu.py --net resnet20-cifar10 --root cifar10
     python benchmarks/against_relu.py --net paper --batch 1 --T 1,2,4
-    python benchmarks/against_relu.py --net paper --avx2
+    python benchmarks/against_relu.py --net paper --like avx2
     python benchmarks/against_relu.py --net resnet18 \\
         --state-dict resnet18.pth --root imagenette
 
@@ -17,8 +17,9 @@ Accuracy is that of the logits on all test images: 10,000 of Fashion-MNIST or CI
 EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of calls, each of other images, and all
 contenders take turns. The fewest steps that are at most 0.1 points below the ReLU network are marked, with their time
 in passes of OpenVINO's.
-Writes against_relu_NET.csv and .png; with --avx2, which limits the engine, torch and OpenVINO to the instructions of a
-processor with AVX2 alone, against_relu_NET_avx2.csv and .png.
+Writes against_relu_NET.csv and .png. --like limits the engine, torch and OpenVINO to the instructions of other
+processors: avx2 to AVX2 alone, as many have it; avx512 to AVX-512 without matrix instructions, as AMD's Zen 4 and 5
+have it. Then it writes against_relu_NET_avx2.csv and .png, or those of avx512.
 
 Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python
 benchmarks/research/train.py relu --net vgg11-cifar10 --lr 1e-3 --root cifar10 --out benchmarks/weights). --state-dict
@@ -34,7 +35,10 @@ from common import names
 from common.command import command, work
 from common.printed import add_out, new_parser, numbers
 
-AVX2 = {"PROXYKERNELS_CPU": "avx2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+LIMITS = {
+    name: {"PROXYKERNELS_CPU": name, "ATEN_CPU_CAPABILITY": name, "ONEDNN_MAX_CPU_ISA": of_onednn}
+    for name, of_onednn in (("avx2", "AVX2"), ("avx512", "AVX512_CORE_BF16"))
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -44,13 +48,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--state-dict", type=Path, metavar="FILE", help="weights of a network of torchvision's")
     parser.add_argument("--batch", type=numbers, default=[1, 4, 32], help="images a call")
     parser.add_argument("--T", type=numbers, default=[1, 2, 4, 8, 16], help="steps of IF networks")
-    parser.add_argument("--avx2", action="store_true", help="as on a processor that has no more than AVX2")
+    parser.add_argument("--like", choices=LIMITS, help="as on a processor that has no more (default: all of this one)")
     parser.add_argument("--quick", action="store_true", help="few images and calls, to see that it works")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST, or of CIFAR-10's images")
     add_out(parser, "the table and the picture")
     options = parser.parse_args(arguments)
-    if options.avx2:
-        os.environ |= AVX2  # which torch and OpenVINO read when they are imported
+    if options.like:
+        os.environ |= LIMITS[options.like]  # which torch and OpenVINO read when they are imported
     work("speed.against_table", options)
 
 

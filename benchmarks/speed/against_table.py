@@ -59,7 +59,7 @@ class Contender:
 
 def run(options: argparse.Namespace) -> None:
     console = Console(width=150)
-    table = f"{options.net}_avx2" if options.avx2 else options.net
+    table = f"{options.net}_{options.like}" if options.like else options.net
     path = options.out / f"against_relu_{table}.csv"
     with refusing("against_relu.py"):
         check_out(options.out)

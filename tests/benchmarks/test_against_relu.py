@@ -14,6 +14,7 @@ from speed import against_table, answers, levels, relu_passes, turns
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.kernels import cpu
 
 
 @pytest.fixture
@@ -160,20 +161,25 @@ def test_a_processor_without_bfloat16(subject, monkeypatch):
         relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
 
 
-def test_a_processor_with_avx2_alone(subject, tmp_path, monkeypatch):
+@pytest.mark.parametrize("like", against_relu.LIMITS)
+def test_another_processor(subject, tmp_path, monkeypatch, like):
     """What is limited is read once in a process: the engine, torch and OpenVINO."""
-    for name in against_relu.AVX2:
+    if cpu.load(like) is None:
+        pytest.skip(f"this processor has no {like}")
+    limits = against_relu.LIMITS[like]
+    for name in limits:
         monkeypatch.setenv(name, "")  # and after the test as before
     seen = {}
-    monkeypatch.setattr(against_relu, "work", lambda module, options: seen.update({module: options.avx2} | os.environ))
-    against_relu.main(["--avx2", "--out", str(tmp_path)])
-    assert seen["speed.against_table"] and {name: seen[name] for name in against_relu.AVX2} == against_relu.AVX2
+    monkeypatch.setattr(against_relu, "work", lambda module, options: seen.update({module: options.like} | os.environ))
+    against_relu.main(["--like", like, "--out", str(tmp_path)])
+    assert seen["speed.against_table"] == like and {name: seen[name] for name in limits} == limits
     code = "import torch, proxykernels as pk; print(torch.backends.cpu.get_cpu_capability(), end=' ');"
     code += "net = torch.nn.Sequential(pk.FusedIFLinear(8, 8)); print(pk.compile(net, torch.rand(1, 8)).target)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert done.stdout.lower().split() == ["avx2", "avx2"], done.stderr
-    with pytest.raises(relu_passes.NotOffered, match="AVX2 alone has no instructions for bfloat16"):
-        relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
+    assert done.stdout.lower().split() == [like, like], done.stderr
+    if like == "avx2":
+        with pytest.raises(relu_passes.NotOffered, match="AVX2 alone has no instructions for bfloat16"):
+            relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
 
 
 def test_a_network_that_the_engine_refuses_is_simulated(subject, monkeypatch):
