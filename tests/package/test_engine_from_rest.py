@@ -5,6 +5,7 @@ import pytest
 import torch
 from equality import equal
 from test_engine import TARGETS
+from test_engine_memory import CHECKED
 from torch import nn
 
 import proxykernels as pk
@@ -100,6 +101,7 @@ def test_linear_layers_of_many_steps(T, N, inputs, neurons, precision, target):
     assert result.synops == expected.synops and result.rates == pytest.approx(expected.rates)
 
 
+@pytest.mark.skipif(CHECKED, reason="the checked build takes small ones by slices, too")
 @pytest.mark.parametrize("target", TARGETS)
 def test_ways_of_linear_layers(target):
     """By the size, the steps of a segment, the rate, and whether short rows are few because inputs are steady."""

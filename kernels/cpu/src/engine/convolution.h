@@ -51,28 +51,32 @@ static int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t pixel, in
     return sum;
 }
 
-// The spikes of an input's part, each as often as windows of the outputs' part see it.
+// The spikes of an input's part, each as often as windows of the outputs' part see it. Frame after frame: so memory is read on and
+// on.
 static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const Part& out) {
-    constexpr int64_t most_columns = 64;  // at a time
+    constexpr int64_t most_together = 64;  // columns, and rows
     const int64_t bytes = (c.C_in + 7) / 8;
-    int64_t sum = 0, across[most_columns];
-    for (int64_t first = 0; first < c.W; first += most_columns) {
-        const int64_t columns = least(most_columns, c.W - first);
+    int64_t sum = 0, across[most_together], down[most_together];
+    for (int64_t left = 0; left < c.W; left += most_together) {
+        const int64_t columns = least(most_together, c.W - left);
         for (int64_t i = 0; i < columns; i++)
-            across[i] = windows_over(first + i, 0, c.W_out, c.kernel_w, c.stride_w, c.padding_w, c.dilation_w);
-        for (int64_t row = in.row; row < in.row + in.rows; row++) {
-            int64_t spikes = 0;
+            across[i] = windows_over(left + i, 0, c.W_out, c.kernel_w, c.stride_w, c.padding_w, c.dilation_w);
+        for (int64_t top = in.row; top < in.row + in.rows; top += most_together) {
+            const int64_t rows = least(most_together, in.row + in.rows - top);
+            for (int64_t i = 0; i < rows; i++)
+                down[i] = windows_over(top + i, out.row, out.row + out.rows, c.kernel_h, c.stride_h, c.padding_h, c.dilation_h);
             for (int64_t image = in.image; image < in.image + in.images; image++)
-                for (int64_t t = 0; t < in.steps; t++) {
-                    const uint8_t* const at = x.spikes_at(image, t, row * c.W + first);
-                    if (is_silent(at, (columns - 1) * x.pixel + bytes)) continue;
-                    for (int64_t i = 0, end; i < columns; i = end) {
-                        for (end = i + 1; end < columns && across[end] == across[i]; end++);
-                        spikes += across[i] * count_pixels(at + i * x.pixel, end - i, x.pixel, bytes);
+                for (int64_t t = 0; t < in.steps; t++)
+                    for (int64_t row = 0; row < rows; row++) {
+                        const uint8_t* const at = x.spikes_at(image, t, (top + row) * c.W + left);
+                        if (is_silent(at, (columns - 1) * x.pixel + bytes)) continue;
+                        int64_t spikes = 0;
+                        for (int64_t i = 0, end; i < columns; i = end) {
+                            for (end = i + 1; end < columns && across[end] == across[i]; end++);
+                            spikes += across[i] * count_pixels(at + i * x.pixel, end - i, x.pixel, bytes);
+                        }
+                        sum += spikes * down[row];
                     }
-                }
-            if (!spikes) continue;
-            sum += spikes * windows_over(row, out.row, out.row + out.rows, c.kernel_h, c.stride_h, c.padding_h, c.dilation_h);
         }
     }
     return sum;

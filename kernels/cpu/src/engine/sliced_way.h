@@ -84,8 +84,8 @@ struct Sliced {
                 in = input_of(c, out);
                 spikes = spikes_of(x, in);
             }
+            if (!first || parts > 1) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are in a cache
             run_rows(worker, x, in, out, first, last, spikes);
-            if (!first || parts > 1) tally[1] += seen_spikes(c, x, in, out) * fan_out;
             if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
             tally[0] += count_of(c, c.neurons.spikes, out, first, last);
         }
