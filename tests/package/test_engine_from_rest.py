@@ -4,6 +4,7 @@ import layerwise
 import pytest
 import torch
 from equality import equal
+from oracle import make_dyadic
 from test_engine import TARGETS
 from test_engine_memory import CHECKED
 from torch import nn
@@ -74,7 +75,9 @@ def linear_network(inputs: int, neurons: int) -> nn.Sequential:
     torch.manual_seed(neurons)
     layers = [pk.FusedIFLinear(inputs, neurons, v_threshold=1.0, v_reset=None), pk.FusedIFLinear(neurons, 11)]
     layers[1].weight.data *= 4
-    return nn.Sequential(*layers).eval()
+    net = nn.Sequential(*layers).eval()
+    make_dyadic(net, 1 / 1024)
+    return net
 
 
 def spikes_of(T, N, inputs, steady=0.2, others=0.2):
@@ -88,12 +91,12 @@ STEADY = 0.95, 0.03  # rates, at which slices add few rows
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("precision", ["int8", "int16"])
+@pytest.mark.parametrize("precision", ["int8", "int16", None])
 @pytest.mark.parametrize(("inputs", "neurons"), [(3000, 750), (300, 80)])  # the checked build takes small ones, too
 @pytest.mark.parametrize("N", [1, 4, 9])
 @pytest.mark.parametrize("T", [33, 64, 70, 130])
 def test_linear_layers_of_many_steps(T, N, inputs, neurons, precision, target):
-    """Rows of whole numbers by slices where much fires, and by patterns where little does, from segment to segment."""
+    """Rows by slices where much fires, and by patterns where little does, from segment to segment."""
     net, x = linear_network(inputs, neurons), spikes_of(T, N, inputs, *STEADY)
     result = Engine(follow(net, (inputs,), False, precision), target=target)(x, T)
     expected = layerwise.simulate(net, x, T, precision=precision)
@@ -112,7 +115,9 @@ def test_ways_of_linear_layers(target):
         (300, 80, "int8", (0.2, 0.2), few),
         (3000, 750, "int16", STEADY, many),
         (11000, 100, "int16", (0.12, 0.12), few),
-        (3000, 750, None, STEADY, few),
+        (3000, 750, None, STEADY, many),
+        (3000, 750, None, (0.2, 0.2), many),
+        (2000, 750, None, (0.2, 0.2), few),
     ):
         engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, precision), target=target)
         for T, way in zip((33, 64, 70, 128), ways, strict=True):  # the last segment's: of 33, 64, 6 and 64 steps

@@ -46,9 +46,12 @@ static float* join_groups(const Window& w, int64_t C) {
     return weight;
 }
 
-// Of a layer of one pixel that slices pay for: byte and short rows beyond the second-level cache. Smaller ones of many steps are
-// as fast by patterns, which their weights are packed for in any case, and rows of floats would take twice their memory.
-constexpr int64_t least_linear_bytes = PK_IS_CHECKED ? 1 << 12 : 1 << 21;
+// Of a layer of one pixel: whether slices of so many bytes can pay. Weights are packed for patterns in any case. Rows of bytes and
+// short rows pay beyond the second-level cache. Rows of floats pay from four times as much, and the largest are not kept twice.
+static bool slices_can_pay(int64_t bytes, bool floats) {
+    if (PK_IS_CHECKED) return bytes >= 1 << 12;
+    return floats ? bytes >= 1 << 23 && bytes <= 1 << 27 : bytes >= 1 << 21;
+}
 
 // Packs the weights of a convolution in slices; returns their bytes, or no_memory.
 static int64_t pack_slices(Step& step, bool periodic) {
@@ -67,7 +70,7 @@ static int64_t pack_slices(Step& step, bool periodic) {
     c.slice_rows = slice_rows_of(part_of(c, step.parts), periodic);
     const Conv2d part = part_of(c, step.parts);
     const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&part);
-    if (step.P() == 1 && (c.row_channels == FloatRows::channels || bytes < least_linear_bytes)) return 0;
+    if (step.P() == 1 && !slices_can_pay(bytes, c.row_channels == FloatRows::channels)) return 0;
     float* const joined = w.groups > 1 ? join_groups(w, step.C) : nullptr;
     step.sliced = w.groups > 1 && !joined ? nullptr : try_allocate<char>(bytes);
     if (step.sliced) pack_rows(joined ? joined : w.weight, step.sliced, &part);
