@@ -196,9 +196,11 @@ class Engine:
         to = written.places(None if tally is None else addressof(tally), readout)
         if layout.gaps:
             written.forbid_gaps(True)
-        finite = session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps)
-        if layout.gaps:
-            written.forbid_gaps(False)
+        try:
+            finite = session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps)
+        finally:  # the memory is another's after an interrupt
+            if layout.gaps:
+                written.forbid_gaps(False)
         if not finite:
             checks.finite("x", given.x)
         return written

@@ -7,7 +7,6 @@ from speed import layer_table, levels
 
 DOCS = RESULTS.parents[1]
 PAGE, README = (DOCS / "docs" / "engine.md").read_text(), (DOCS / "README.md").read_text().replace("\n", " ")
-FEW_STEPS = (DOCS / "docs" / "few_steps.md").read_text().replace("\n", " ")
 ROWS, LAYERS = read_csv(RESULTS / "engine_times.csv"), read_csv(RESULTS / "engine_layers.csv")
 NAMES = {"small": "small", "paper": "the paper's"}
 TIMES = "changing_ms", "paused_ms"
@@ -102,17 +101,3 @@ def test_what_readme_says_of_engines():
     right = [float(rows["engine"]["right"]) for rows in good]
     text = f"{min(right):.1f} to {max(right):.1f} % of the test images are right"
     assert text in README, text
-
-
-def test_what_readme_says_of_the_relu_network():
-    """Of one image of the paper's network, converted, at T = 4."""
-    found = measurements("converted")
-    (rows,) = (rows for rows in found if [rows["engine"][key] for key in ("net", "batch", "T")] == ["paper", "1", "4"])
-    engine, torch, float32, int8 = (rows[name] for name in ("engine", *RELU))
-    shares = [float(engine["changing_ms"]) / float(other["changing_ms"]) for other in (float32, int8)]
-    text = (
-        f"has {engine['right']} % right in 4 steps and its ReLU network {torch['right']} %: one image takes "
-        f"{shares[0]:.2f} of OpenVINO's pass in float32, and {shares[1]:.1f} times its pass in int8"
-    )
-    assert text in README, text
-    assert f"{shares[0]:.2f} of the float32 pass and {shares[1]:.1f} of the int8 pass at T = 4" in FEW_STEPS

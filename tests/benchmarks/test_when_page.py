@@ -113,11 +113,23 @@ def test_headline_of_another_processor_is_that_of_the_csvs(like):
     shown(headline(found), f"headline of against_relu_*_{like}.csv")
 
 
-def test_readme_cites_early_exit_of_the_papers_network():
-    rows = levels.of_batch(read_csv(FOUND["paper"]), "1")
+def test_what_other_pages_cite():
+    """Of one image of the paper's network: four steps in float32, and early exit with int8 weights."""
+    rows, root = levels.of_batch(read_csv(FOUND["paper"]), "1"), RESULTS.parents[1]
+    readme, few_steps = ((root / name).read_text().replace("\n", " ") for name in ("README.md", "docs/few_steps.md"))
+    level = levels.first_level(rows, levels.IF, "float32")
+    float32, int8 = levels.passes(rows, level).values()
+    assert (
+        level["T"] == "4"
+        and (
+            f"has {level['right']} % right in 4 steps and its ReLU network {levels.reference(rows):.2f} %: one image takes "
+            f"{float32:.2f} of OpenVINO's pass in float32, and {int8:.1f} times its pass in int8"
+        )
+        in readme
+    )
+    assert f"{float32:.2f} of the float32 pass and {int8:.1f} of the int8 pass at T = 4" in few_steps
     level = levels.first_level(rows, levels.EARLY, "int8")
     passes = " and ".join(f"{share:.2f}" for share in levels.passes(rows, level).values())
-    readme = (RESULTS.parents[1] / "README.md").read_text().replace("\n", " ")
     assert f"with int8 weights and early exit, {level['right']} % right, {passes}." in readme
 
 
