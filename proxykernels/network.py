@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 
 from .spikes import Spikes
@@ -85,9 +84,9 @@ class Network(nn.Module):
         return y if self._parts is None else unpacked(self._parts)
 
     def forward(self, x):
-        """The output spikes of x (T, N, ...); see the layers. Without gradients, in evaluation mode and on a CPU the
-        network is run as a whole, as by :func:`simulate`."""
-        y = None if torch.is_grad_enabled() else self._whole(self, x)
+        """The output spikes of x (T, N, ...); see the layers. In evaluation mode and on a CPU, where no gradient is
+        wanted or layers have no surrogate derivative, the network is run as a whole, as by :func:`simulate`."""
+        y = self._whole(self, x)
         if y is not None:
             return y
         values: dict[str, Spikes] = {self.INPUT: x}

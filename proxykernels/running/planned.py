@@ -16,6 +16,7 @@ from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..kernels.value_checks_cache import nobody_follows
 from ..layers import Neurons
+from ..layers.base import SpikingLayer
 from ..layers.parametrized import is_parametrized
 from ..network import Network
 from ..plan import library
@@ -118,6 +119,8 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
     """net(x) by a plan, x (T, N, ...); None: the layers are to be run."""
     if not _may_run(x) or chunked_passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
         return None
+    if torch.is_grad_enabled() and _wants_gradient(net, x):  # before a look: training changes weights at each step
+        return None
     known = _known_of(net)
     if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):
         return None
@@ -129,6 +132,13 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
 
 
 Network._whole = staticmethod(output)
+
+
+def _wants_gradient(net: Network, x: Tensor | Spikes) -> bool:
+    """Whether net(x) may give one, or is a step of training."""
+    if net.training or x.requires_grad:
+        return True
+    return any(isinstance(layer, SpikingLayer) and layer.surrogate is not None for layer in net.modules())
 
 
 def _may_run(x: Any) -> bool:

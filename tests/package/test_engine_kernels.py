@@ -5,6 +5,7 @@ import pytest
 import torch
 from equality import equal
 from oracle import make_dyadic, trace
+from test_engine_memory import CHECKED
 from torch import Tensor, nn
 
 import proxykernels as pk
@@ -14,6 +15,7 @@ from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 
 TARGETS = [target for target in cpu.TARGETS if cpu.load(target)]
+of_whole_segments = pytest.mark.skipif(CHECKED, reason="the checked build cuts runs into small segments")
 # C_in, C_out, groups, kernel, stride, padding, dilation
 LAYERS = {
     "depthwise": (40, 40, 40, 3, 1, 1, 1),
@@ -171,6 +173,7 @@ def test_rounded_weights(layer, rate, precision, target):
     assert result.synops == expected.synops
 
 
+@of_whole_segments
 @pytest.mark.parametrize("target", TARGETS)
 def test_it_takes_what_the_cost_model_says(target):
     """By the rate of each segment."""
@@ -188,6 +191,7 @@ def test_it_takes_what_the_cost_model_says(target):
     assert f"  {way}  " in repr(engine)
 
 
+@of_whole_segments
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("W", [14, 21, 28])
 def test_the_rate_is_that_of_all_columns(W, target):

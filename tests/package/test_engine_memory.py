@@ -14,6 +14,9 @@ from torch import nn
 
 import proxykernels as pk
 
+CHECKED = hasattr(ctypes.CDLL(None), "__asan_poison_memory_region")
+of_own_memory = pytest.mark.skipif(CHECKED, reason="the checked build takes memory of its own")
+
 SCRIPT = """
 import gc, torch, proxykernels as pk
 from torch import nn
@@ -41,6 +44,7 @@ print(taken() - before, weights + plain + arena)
 """
 
 
+@of_own_memory
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="Linux tells what a process takes")
 def test_memory_that_is_reported_is_taken():
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back
@@ -81,7 +85,6 @@ given = engine.inputs.held(x, None)
 written = engine.advance(session, given._replace(N=2), 4, fresh=True)
 print("ran", written.counts.sum().item() > 0)
 """
-CHECKED = hasattr(ctypes.CDLL(None), "__asan_poison_memory_region")
 
 
 @pytest.mark.skipif(not CHECKED, reason="of the build that tests/checked_build.py makes")
@@ -157,6 +160,7 @@ print(engine(x[None], 3).spikes.shape)
 """
 
 
+@of_own_memory
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells what a process takes, and limits it")
 def test_memory_that_is_not_there_is_an_error():
     ran = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True)

@@ -215,19 +215,20 @@ def test_one_pixel_that_is_flattened(last):
 
 
 def test_a_network_that_is_called():
-    """net(x) in evaluation, without gradients; with gradients, hooks or in training, its layers."""
+    """net(x) in evaluation; its layers where a gradient is wanted, with hooks, or in training."""
     net, layers = pk.Network(), network()
     for k, layer in enumerate(layers):
         net.append(f"layer{k}", layer, (f"layer{k - 1}" if k else net.INPUT,))
     net.eval()
     for name in ("values", "Spikes", "counts"):
         x = INPUTS[name]
-        expected, before = net(x), is_planned(net)
-        with torch.no_grad():
-            got = net(x)
-        assert is_planned(net) and (before or name == "values") and type(got) is type(expected)
-        a, b = (y.dense() if isinstance(y, pk.Spikes) else y for y in (got, expected))
-        assert b.any() and equal(a, b) and a.dtype == b.dtype
+        expected = layers(x)
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                got = net(x)
+            assert is_planned(net) and type(got) is type(expected)
+            a, b = (y.dense() if isinstance(y, pk.Spikes) else y for y in (got, expected))
+            assert b.any() and equal(a, b) and a.dtype == b.dtype and not a.requires_grad
     seen = []
     with torch.no_grad():
         hook = net.layer1.register_forward_hook(lambda *given: seen.append(given))
@@ -238,3 +239,23 @@ def test_a_network_that_is_called():
         before = net.layer0.bn.running_mean.clone()
         net(INPUTS["values"])
         assert not equal(before, net.layer0.bn.running_mean)
+
+
+@pytest.mark.parametrize("last", [None, pk.FusedLILinear(256, 3, decay=0.5)])
+def test_a_gradient_that_is_wanted(last):
+    """Of weights or of x by a surrogate derivative; of layers that have none there is no gradient, by either way."""
+    net = pk.Network()
+    for k, layer in enumerate([*network(), *([last] if last else [])]):
+        net.append(f"layer{k}", layer, (f"layer{k - 1}" if k else net.INPUT,))
+    net.eval()
+    x = INPUTS["values"]
+    assert not net(x).requires_grad and is_planned(net)
+    hook = net.layer1.register_forward_hook(lambda *given: None)
+    assert not net(x).requires_grad
+    hook.remove()
+    pk.use_surrogate(net, pk.ATan())
+    assert net(x).requires_grad
+    net.requires_grad_(False)
+    wanted = x.clone().requires_grad_()
+    net(wanted).sum().backward()
+    assert wanted.grad.any()

@@ -63,10 +63,11 @@ static double cycles(const Counts& costs, const Counts& counts) {
     return sum;
 }
 
-// Bytes of weights that are too many for the caches, fetched once for so many output pixels times steps.
+// Bytes of weights that are too many for the caches, fetched once for so many output pixels times steps. Samples share those of
+// layers of one pixel, which patterns fetch as well.
 static double fetched(int64_t size, const Layer& layer, int64_t uses) {
     constexpr int64_t cache_bytes = 1 << 20;
-    return size > cache_bytes ? (double)size * (double)up(layer.P * steps, uses) : 0;
+    return layer.P > 1 && size > cache_bytes ? (double)size * (double)up(layer.P * steps, uses) : 0;
 }
 
 static Adding adding(const Layer& layer, double rate, int64_t row, int64_t slice_rows) {

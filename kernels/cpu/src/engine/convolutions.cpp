@@ -14,11 +14,9 @@ bool has_kernel(const Step& step, int64_t N, int64_t steps) {
 }
 
 int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-    int64_t room = PixelTiled::room(step, N, steps, threads);
-    if (!has_kernel(step, N, steps)) return room;
-    room = most(room, Depthwise::room(step));
-    for (const int64_t kernel :
-         {Sliced::room(step, N, steps, threads), LookedUp::room(step, N, steps, threads), Tiled::room(step, N, steps, threads)})
+    int64_t room = Depthwise::room(step);
+    for (const int64_t kernel : {Sliced::room(step, N, steps, threads), LookedUp::room(step, N, steps, threads),
+                                 Tiled::room(step, N, steps, threads), PixelTiled::room(step, N, steps, threads)})
         room = most(room, kernel);
     return room;
 }
@@ -66,11 +64,27 @@ static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps
     return step.row_line() == engine::ByteRow || !is_far(w) || row * rates.rows + visits < rates.spikes;
 }
 
+// Tables and tiles take so many steps together.
+static int64_t in_whole_tiles(int64_t steps) {
+    constexpr int64_t together = 16;
+    return ceil_div(steps, together) * together;
+}
+
+// The way of a linear layer of many steps, of those that it has. What patterns and tiles take is modelled.
+static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int64_t steps) {
+    const bool tiled = Tiled::fits(step, N, steps), sliced = Sliced::fits(step, N, steps);
+    if (!tiled) return sliced && slices_pay(step, x, N, steps) ? engine::BySlices : engine::ByPatterns;
+    const engine::Line &patterns = step.lines[engine::Patterns], &tiles = step.lines[engine::Tiles + step.digits - 1];
+    const double rate = rates_of(x, step.windows[step.weighted], N, steps).spikes;
+    const double by_patterns = (patterns.silent + rate * (patterns.busy - patterns.silent)) * (double)steps;
+    return tiles.busy * (double)in_whole_tiles(steps) < by_patterns ? engine::ByTiles : engine::ByPatterns;
+}
+
 // What can run a layer, with the cycles of each at any rate (../../c/cost_model.h).
 class Candidates {
 public:
     Candidates(const Step& step, int64_t N, int64_t steps) {
-        const double whole = (double)(ceil_div(steps, whole_steps) * whole_steps);
+        const double whole = (double)in_whole_tiles(steps);
         if (!has_kernel(step, N, steps)) add(engine::ByPatterns, step.lines[engine::Patterns], (double)steps);
         if (Sliced::fits(step, N, steps)) add(engine::BySlices, step.lines[step.row_line()], (double)steps);
         if (LookedUp::fits(step, N, steps)) add(engine::ByTables, step.lines[engine::Tables], whole);
@@ -89,7 +103,6 @@ public:
     }
 
 private:
-    static constexpr int64_t whole_steps = 16;  // that tables and tiles take together
     static constexpr int64_t most_ways = 5;
     int64_t way[most_ways] = {}, count = 0;
     engine::Line line[most_ways] = {};
@@ -102,12 +115,12 @@ private:
 };
 
 int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
-    const bool may_have = has_kernel(step, N, steps) || PixelTiled::fits(step, N, steps);
-    if (!may_have || !reads_spikes(session, step, steps)) return engine::ByPatterns;
+    const bool has_tiles = Tiled::fits(step, N, steps) || PixelTiled::fits(step, N, steps);
+    if (!(has_tiles || has_kernel(step, N, steps)) || !reads_spikes(session, step, steps)) return engine::ByPatterns;
     if (Depthwise::fits(step)) return engine::ByDepthwise;
     const View& x = session.views[step.windows[step.weighted].slot];
     if (x.periodic && Sliced::fits(step, N, steps)) return engine::BySlices;
-    if (step.P() == 1) return slices_pay(step, x, N, steps) ? engine::BySlices : engine::ByPatterns;
+    if (step.P() == 1) return way_of_one_pixel(step, x, N, steps);
     const Candidates candidates(step, N, steps);
     const int64_t way = candidates.fastest(0);
     if (way == candidates.fastest(1)) return way;

@@ -46,12 +46,14 @@ static float* join_groups(const Window& w, int64_t C) {
     return weight;
 }
 
-// Of a layer of one pixel: whether slices of so many bytes can pay. Weights are packed for patterns in any case. Rows of bytes and
-// short rows pay beyond the second-level cache. Rows of floats pay from four times as much, and the largest are not kept twice.
+// Of a layer of one pixel, whose weights are packed for patterns in any case: whether packing so many bytes for a kernel of many
+// steps can pay. Integers pay beyond the second-level cache, rows of floats from four times as much; the largest are not kept twice.
+constexpr int64_t most_kept_twice = 1 << 27;
 static bool slices_can_pay(int64_t bytes, bool floats) {
     if (PK_IS_CHECKED) return bytes >= 1 << 12;
-    return floats ? bytes >= 1 << 23 && bytes <= 1 << 27 : bytes >= 1 << 21;
+    return floats ? bytes >= 1 << 23 && bytes <= most_kept_twice : bytes >= 1 << 21;
 }
+static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 21) && bytes <= most_kept_twice; }
 
 // Packs the weights of a convolution in slices; returns their bytes, or no_memory.
 static int64_t pack_slices(Step& step, bool periodic) {
@@ -70,7 +72,10 @@ static int64_t pack_slices(Step& step, bool periodic) {
     c.slice_rows = slice_rows_of(part_of(c, step.parts), periodic);
     const Conv2d part = part_of(c, step.parts);
     const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&part);
-    if (step.P() == 1 && !slices_can_pay(bytes, c.row_channels == FloatRows::channels)) return 0;
+    if (step.P() == 1) {
+        const bool tiled = step.tiles && !periodic;  // tiles are as fast wherever slices are faster than patterns
+        if (tiled || !slices_can_pay(bytes, c.row_channels == FloatRows::channels)) return 0;
+    }
     float* const joined = w.groups > 1 ? join_groups(w, step.C) : nullptr;
     step.sliced = w.groups > 1 && !joined ? nullptr : try_allocate<char>(bytes);
     if (step.sliced) pack_rows(joined ? joined : w.weight, step.sliced, &part);
@@ -82,12 +87,13 @@ static int64_t pack_slices(Step& step, bool periodic) {
 static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
 #if defined(__AMX_INT8__)
     const Window& w = step.windows[step.weighted];
-    if (!step.is_conv || step.P() == 1 || w.groups > 1 || std::isinf(step.lines[engine::Tiles].busy)) return 0;
+    if (!step.is_conv || w.groups > 1 || std::isinf(step.lines[engine::Tiles].busy)) return 0;
     step.digits = count_digits(w.weight, step.neuron.channels, step.C, w.rows);
     if (!step.digits || std::isinf(step.lines[engine::Tiles + step.digits - 1].busy)) return 0;
     Conv2d c = step.conv;
     c.digits = step.digits;
     const int64_t bytes = ceil_div(step.C, tile_channels) * tiles_size(&c);
+    if (step.P() == 1 && !tiles_can_pay(bytes)) return 0;
     step.tiles = allocate_zeros<int8_t>(bytes);
     step.tile_unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
     if (!step.tiles || !step.tile_unit) return no_memory;
@@ -130,7 +136,7 @@ static bool pack_for_kernels(Plan& plan, Step& step, bool periodic) {
         plan.bytes += bytes == no_memory ? 0 : bytes;
         return bytes != no_memory;
     };
-    return add(pack_slices(step, periodic)) && add(pack_in_tiles(step)) && add(pack_tables(step));
+    return add(pack_in_tiles(step)) && add(pack_slices(step, periodic)) && add(pack_tables(step));
 }
 
 }  // namespace PK_TARGET

@@ -56,7 +56,7 @@ struct PixelTiled {
 
     static bool fits(const Step& step, int64_t N, int64_t steps) {
         constexpr int64_t least_uses = 64;  // pixels times steps
-        if (!step.tiles || step.digits > most_pixel_tile_digits) return false;
+        if (!step.tiles || step.P() == 1 || step.digits > most_pixel_tile_digits) return false;
         return steps <= most_pixel_tile_steps && N * step.P() * steps >= least_uses;
     }
     static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
