@@ -146,6 +146,10 @@ class Given(NamedTuple):
     scaled: bool = False
     constant: bool = False
 
+    def lasting(self) -> "Given":
+        """The same in memory that nobody else writes to; nobody writes to packed spikes."""
+        return self if self.kind == SPIKES else self._replace(x=self.x.clone())
+
 
 class Rule(Protocol):
     """By which samples stop early, as engine.h has it."""
@@ -193,11 +197,9 @@ class Session:
 
     Attributes:
         runs: whether a run is under way; of the caller itself, whose signal handlers Python calls in the middle of it.
-        kept: who may still ask for the states after its last run: a weak reference.
         took: int64 of each operation, which runs add the nanoseconds to that it took; None: nobody asks.
     """
 
-    kept: Callable[[], Any] = staticmethod(lambda: None)
     took: Any = None
 
     def __init__(self, compiled: Compiled):

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from ctypes import addressof, c_int64
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from ..plan.operations import Kind, Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
 from . import sigma_delta_state
-from .early_exit import LogitMargin, Stop, check_rule
-from .kept_states import KeptStates, can_be_read_later, read_before_it_runs
+from .early_exit import LogitMargin, Margin, Stop, check_rule
+from .later_states import LaterStates
 from .plan_inputs import PlanInputs
 from .plan_result import ChangesFigures, PlanFigures
 from .result import Result, table
@@ -62,7 +63,7 @@ class Engine:
         self._fixed_bytes = H * W * 4 * C  # of its counts
         self._room = checks.memory(heap.CPU)
         self.stateful = plan.numbers_with_states()
-        self._state_bytes = sum(self._room_for(k, 1).nbytes for k in self.stateful)  # of a sample
+        self._states_are_read = False  # whether somebody has asked for those after a run
 
     def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
         """Run ``T`` steps from rest.
@@ -97,26 +98,43 @@ class Engine:
         every: int | None = None,
     ) -> Result:  # fmt: skip
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
-        operations that have some, as the library has them; None: from rest. ``every``: as of :class:`Asked`."""
+        operations that have some, as the library has them; None: from rest. ``every``: as of :class:`Asked`.
+
+        States take as long to write as a step to run. The first time, those after a run from rest are not kept, but
+        computed by a second run if somebody asks for them.
+        """
         if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
-        asked = None if stop is None else self._asked(stop, T, every)
-        together = stop is None or given.N == 1  # whether all samples end after the same step
-        later = together and keep == self.stateful and can_be_read_later(given.N, self._state_bytes)
-        kept: Mapping[int, Tensor]
-        session = self.session()
-        try:
-            for k, states in (start or {}).items():
-                session.write(k, states)
-            wanted = self._with_logits if later else keep
-            written = self.advance(session, given, T, fresh=start is None, keep=wanted, goes_on=later, asked=asked)
-            kept = KeptStates(session, keep, self._room_for, given.N) if later else written.kept
-        finally:
-            self._sessions.append(session)
+        runs_alike = start is None and not self.plan.changes and (stop is None or isinstance(stop, Margin))
+        later = keep == self.stateful and runs_alike and not self._states_are_read
+        given = given.lasting() if later else given
+        written, looks = self._run(given, T, stop, every, self._with_logits if later else keep, start or {})
+        kept: Mapping[int, Tensor] = written.kept
+        if later:
+            kept = LaterStates(keep, partial(self._states_again, given, T, stop, every))
         input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
-        looks = None if asked is None else asked.runs
         figures = self._figures(self.plan, written, looks, input_slot, given.constant, kept, start or {})
         return Result(written, None, figures)
+
+    def _run(
+        self, given: Given, T: int, stop: Stop | None, every: int | None, keep: tuple[int, ...],
+        start: dict[int, Tensor],
+    ) -> tuple[Written, tuple[int, ...] | None]:  # fmt: skip
+        """What is written, and the steps of the runs from rest that a rule asks for."""
+        asked = None if stop is None else self._asked(stop, T, every)
+        session = self.session()
+        try:
+            for k, states in start.items():
+                session.write(k, states)
+            written = self.advance(session, given, T, fresh=not start, keep=keep, goes_on=False, asked=asked)
+        finally:
+            self._sessions.append(session)
+        return written, None if asked is None else asked.runs
+
+    def _states_again(self, given: Given, T: int, stop: Stop | None, every: int | None) -> dict[int, Tensor]:
+        self._states_are_read = True  # and kept from now on
+        written, _ = self._run(given, T, stop, every, self.stateful, {})
+        return written.kept | {k: written.state for k in self._with_logits if k not in written.kept}
 
     def _asked(self, stop: Stop, T: int, every: int | None) -> Asked | AskedLead:
         """A rule as the library asks it."""
@@ -150,20 +168,11 @@ class Engine:
         return Session(self._compiled)
 
     def session(self) -> Session:
-        """One that nobody uses; it goes back to ``_sessions``. Rather a second one than one whose states are kept."""
+        """One that nobody uses; it goes back to ``_sessions``."""
         try:
-            session = self._sessions.pop()
+            return self._sessions.pop()
         except IndexError:
             return self.new_session()
-        if session.kept() is None:
-            return session
-        try:
-            other = self._sessions.pop(0)
-        except IndexError:
-            other = self.new_session()
-        self._sessions.append(session)
-        read_before_it_runs(other)
-        return other
 
     def tally(self) -> PlanTally:
         """For :meth:`advance` to count in."""
