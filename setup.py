@@ -66,6 +66,7 @@ def readme():
 LIBRARIES = "_cpu", "_engine"
 PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "CMakeLists.txt", "*.in", "*.safetensors", "fashion-mnist/*"]
 VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/__init__.py").read_text(encoding="utf-8")).group(1)
+SHARED = *sources["COMMON"], *sources["TASKS"]  # sources of both
 INTERFACE = [("PK_TARGET", "portable"), ("PK_VERSION", f'"{VERSION}"')]  # macros of kernels/cpu/c
 INTERFACE += [tuple(macro.split("=")) for macro in sources["JSON_MACROS"]]
 
@@ -166,7 +167,8 @@ class BuildKernels(build_ext):
 
     def jobs_of(self, extension):
         """What to compile for a library: sources, each with a folder, macros and flags."""
-        engine, tasks = is_engine(extension), {f"kernels/cpu/src/{name}.cpp" for name in sources["TASKS"]}
+        engine = is_engine(extension)
+        common, tasks = ({f"kernels/cpu/src/{name}.cpp" for name in sources[kind]} for kind in ("COMMON", "TASKS"))
         targets = [self.target] if self.target else list(TARGETS)
         has_tiles = "amx" in TARGETS and self.knows(TARGETS["amx"])
         targets = [name for name in targets if name != "amx" or has_tiles]
@@ -175,9 +177,11 @@ class BuildKernels(build_ext):
             compiled["avx512"] = TARGETS["amx"]
         jobs = []
         for source in extension.sources:
-            flags = [*self.openmp(engine or source in tasks)[0], *sources["own_flags"](Path(source))]
+            flags = [*self.openmp(engine or source in common | tasks)[0], *sources["own_flags"](Path(source))]
             if Path(source).parent.name in ("c", "yyjson"):
                 jobs.append((source, "common", INTERFACE, flags))
+            elif source in common:
+                jobs.append((source, "common", [], flags))
             elif Path(source).stem == "dispatch":
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
                 macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
@@ -267,14 +271,14 @@ setup(
     ext_modules=[
         Extension(
             "proxykernels.kernels.cpu._cpu",
-            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", *sources["KERNELS"], *sources["TASKS"])],
+            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", *SHARED, *sources["KERNELS"])],
             depends=[str(path) for path in sources["paths"]()],
             language="c++",
         ),
         Extension(
             "proxykernels.kernels.cpu._engine",
             sources=[
-                *(f"kernels/cpu/src/{name}.cpp" for name in ("engine/dispatch", *sources["ENGINE"], *sources["TASKS"])),
+                *(f"kernels/cpu/src/{name}.cpp" for name in ("engine/dispatch", *SHARED, *sources["ENGINE"])),
                 *map(str, sources["interface"]()),
             ],
             depends=[str(path) for path in sources["paths"](engine=True)],

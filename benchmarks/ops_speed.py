@@ -12,7 +12,7 @@ drop_in  one and two layers called on dense spikes, against a step loop and Spik
          of SpikingJelly with some layers swapped
 
 --fit: random layers, always the same, on one thread and by processor time: how often the choice of a kernel is right,
-and the costs that the model behind it (kernels/cpu/cost_model.py) should have on this machine.
+and the costs that the model behind it should have on this machine, as the lines of kernels/cpu/src/cost_model.cpp.
 
 Speeds are dense-equivalent: the multiply-adds of the dense layer divided by the time. Prints tables; with --out it also
 writes ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_rates.png, over those that are there.

@@ -163,7 +163,8 @@ def compile_engine(out: Path) -> None:
         return
     if importlib.util.find_spec("ziglang") is None:
         raise SystemExit("build_demo.py: zig compiles the engine to WebAssembly and is missing: pip install ziglang")
-    engine = [sources.FOLDER / f"{name}.cpp" for name in ("engine/dispatch", *sources.ENGINE, *sources.TASKS)]
+    names = "engine/dispatch", *sources.COMMON, *sources.ENGINE, *sources.TASKS
+    engine = [sources.FOLDER / f"{name}.cpp" for name in names]
     with tempfile.TemporaryDirectory() as folder:
         objects = {source: Path(folder) / f"{k}.o" for k, source in enumerate([*engine, *sources.interface()])}
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proxykernels.kernels.cpu.choice import KERNELS
-from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, Costs, Counts, Layer, counts_of, cycles
+from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, STRUCTS, Layer, model
 from proxykernels.kernels.rounding import PRECISIONS, round_weights
 from speed.ops_cases import Shape
 from speed.ops_parts import Kernel, absent, rival
@@ -20,6 +20,9 @@ LEAST_S = 0.003  # shorter calls are timed several at once
 SMALLEST, LARGEST = 0.02, 1.0  # GMAC of a layer: calls of half a millisecond and more
 NEAR = 1.1  # times the best kernel's time: a choice that is right
 STIFFNESS = 0.3  # of the costs that there are, against those measured: what layers do not tell stays
+
+
+Numbers = dict[str, dict[str, float]]  # of each kernel, by what it does: how often, or what it costs in cycles
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,36 @@ class Measured:
     seconds: dict[str, float]
     rival: float
     chosen: str
-    counts: dict[str, Counts]
+    counts: Numbers
 
     @property
     def best(self) -> str:
         return min(self.seconds, key=lambda kernel: self.seconds[kernel])
 
-    def choice(self, costs: Costs) -> str:
+    def choice(self, costs: Numbers) -> str:
         """The kernel that these costs would choose."""
-        return min(self.counts, key=lambda kernel: cycles(kernel, self.counts[kernel], costs))
+        return min(self.counts, key=lambda kernel: cycles(kernel, self.counts, costs))
 
     def excess(self, kernel: str) -> float:
         """How many times the best kernel's time it takes."""
         return self.seconds[kernel] / self.seconds[self.best]
+
+
+def counts_of(layer: Layer, rate: float, *, has_tiles: bool, digits: int) -> Numbers:
+    """How often each kernel does what costs time."""
+    counts = STRUCTS["Work"]()
+    model().count(layer.for_library(), rate, digits, has_tiles, counts)
+    return _by_name(counts)
+
+
+def costs_of(has_tiles: bool) -> Numbers:
+    """Those of the model, on a core with or without matrix tiles."""
+    return _by_name(model().machines[has_tiles].costs)
+
+
+def _by_name(work) -> Numbers:
+    parts = {kernel: getattr(work, kernel) for kernel, _ in work._fields_}
+    return {kernel: {name: getattr(part, name) for name, _ in part._fields_} for kernel, part in parts.items()}
 
 
 def random_shape(random: Random) -> Shape:
@@ -111,13 +131,13 @@ def measure(shape: Shape, precision: str, bursts: float, seed: int, rounds: int)
     return Measured(shape, precision, seconds, rival_s, free.taken, _counts(free, shape, words, weight, seconds))
 
 
-def _counts(kernel: Kernel, shape: Shape, words: Tensor, weight: Tensor, seconds: dict[str, float]) -> dict:
+def _counts(kernel: Kernel, shape: Shape, words: Tensor, weight: Tensor, seconds: dict[str, float]) -> Numbers:
     pairs = ((value, value) for value in (shape.stride, shape.padding, shape.dilation))
     pixels = math.prod(shape.out)
     layer = Layer(shape.T, (shape.N, pixels, shape.C_out), (shape.size,) * 2, tuple(weight.shape), *pairs)
     rate = kernel.rate(words, weight)
     digits = kernel.digits(weight) if "tiles" in seconds else 0
-    counts = counts_of(kernel.machine, layer, rate, has_lookup="lookup" in seconds, digits=digits, row=64)
+    counts = counts_of(layer, rate, has_tiles=kernel.has_tiles, digits=digits)
     return {name: counts[name] for name in seconds}
 
 
@@ -138,7 +158,7 @@ def sweep(layers: int, seed: int, rounds: int) -> Iterator[Measured]:
         yield measure(shape, precision, random.choice((0.0, 0.5, 0.8)), number, rounds)
 
 
-def fit(measured: list[Measured], before: Costs) -> Costs:
+def fit(measured: list[Measured], before: Numbers) -> Numbers:
     """Costs, in cycles, that give the measured times with the least relative errors; none below 0.
 
     ``before``: the costs that there are.
@@ -171,8 +191,13 @@ def _least_squares(counts: Tensor) -> Tensor:
         keep &= factors >= 0
 
 
-def error(measured: list[Measured], kernel: str, costs: Costs) -> float:
+def cycles(kernel: str, counts: Numbers, costs: Numbers) -> float:
+    """What a kernel's counts cost."""
+    return sum(costs[kernel][what] * often for what, often in counts[kernel].items())
+
+
+def error(measured: list[Measured], kernel: str, costs: Numbers) -> float:
     """The median of |modelled / measured - 1| of a kernel; nan if it took no layer."""
     mine = [one for one in measured if kernel in one.seconds]
-    ratios = [cycles(kernel, one.counts[kernel], costs) / CLOCK_HZ / one.seconds[kernel] for one in mine]
+    ratios = [cycles(kernel, one.counts, costs) / CLOCK_HZ / one.seconds[kernel] for one in mine]
     return median(abs(ratio - 1) for ratio in ratios) if ratios else math.nan

@@ -18,7 +18,7 @@ import proxykernels as pk
 from proxykernels.kernels import cpu
 from proxykernels.kernels.cpu import rows
 from proxykernels.kernels.cpu.choice import KERNELS
-from proxykernels.kernels.cpu.cost_model import ROWS, Machine
+from proxykernels.kernels.cpu.cost_model import ROWS
 from proxykernels.kernels.neuron_models import Neuron, if_neuron
 from proxykernels.kernels.recording import recording
 from speed.ops_cases import Data, Shape, row_adds
@@ -42,9 +42,9 @@ class Kernel:
         self._kernels = cpu.load(target, forced)
 
     @property
-    def machine(self) -> Machine:
-        """What the choice knows of this core."""
-        return self._kernels.machine
+    def has_tiles(self) -> bool:
+        """Whether this core has matrix tiles."""
+        return self._kernels.has_tiles
 
     def pack(self, dense: Tensor) -> Tensor:
         return self._kernels.pack(dense.flatten(3))

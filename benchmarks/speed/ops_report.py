@@ -66,13 +66,17 @@ def print_threads(console: Console, rows: list[dict]) -> None:
 
 
 def print_fit(console: Console, measured: list[cost_fit.Measured]) -> None:
-    known = ops_parts.Kernel(None, None).machine.costs
+    has_tiles = ops_parts.Kernel(None, None).has_tiles
+    known = cost_fit.costs_of(has_tiles)
     fitted = cost_fit.fit(measured, known)
+    console.print(
+        f"costs on this machine, for {'with' if has_tiles else 'without'}_tiles in kernels/cpu/src/cost_model.cpp:"
+    )
     for kernel in known:
         before, after = (cost_fit.error(measured, kernel, costs) for costs in (known, fitted))
         if not math.isnan(before):
-            costs = ", ".join(f'"{name}": {cost:.3g}' for name, cost in fitted[kernel].items())
-            console.print(f'"{kernel}": {{{costs}}},', soft_wrap=True)
+            costs = ", ".join(f"{cost:.3g}" for cost in fitted[kernel].values())
+            console.print(f"{{{costs}}},  // {kernel}", soft_wrap=True)
             console.print(f"    median error {before:.0%} before, {after:.0%} so")
     print_choices(console, "as chosen", measured, [one.chosen for one in measured])
     print_choices(console, "by the costs above", measured, [one.choice(fitted) for one in measured])

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..recording import Choice
 from . import im2col
-from .cost_model import ROWS, Layer, Machine, modelled_cycles
+from .cost_model import ROWS, Layer, model, modelled_cycles
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
@@ -42,8 +43,8 @@ def options(
     layer: Layer,
     groups: int,
     forced: str | None,
-    machine: Machine,
     *,
+    has_tiles: bool,
     has_lookup: bool,
     digits: int,
     row: Callable[[], int],
@@ -52,9 +53,8 @@ def options(
     "im2col", whose windows are chosen for.
 
     Args:
-        forced: one of KERNELS or "im2col", taken wherever it can be; None: the fastest by the model (cost_model.py)
-            of the ``machine``.
-        has_lookup: whether registers hold a table.
+        forced: one of KERNELS or "im2col", taken wherever it can be; None: the fastest by the model (cost_model.py).
+        has_tiles: whether there are matrix tiles. has_lookup: whether registers hold a table.
         digits: of the weights in tiles; 0 rules tiles out.
         row: output channels of the widest row that the weights fit; asked for only if the choice depends on it.
     """
@@ -64,14 +64,15 @@ def options(
         return _only("depthwise", "one channel a group")
     if has_lookup and forced in ("lookup", None) and are_narrow(layer.weight, groups):
         return _only("lookup", "narrow groups")
-    joined = join(layer.weight, groups)
+    joined = model().join(layer.weight[0] // groups, layer.weight[1], groups) if groups > 1 else 0
     if joined:
         return _only("groups", "a convolution for each", joined=joined)
     if groups > 1:
         return _only("dense", "groups no kernel takes")
+    cycles = partial(modelled_cycles, has_tiles=has_tiles, has_lookup=has_lookup)
     if forced:
         can = {
-            "tiles": lambda: digits > 0, "lookup": lambda: has_lookup,
+            "tiles": lambda: "tiles" in cycles(layer, digits=digits, row=ROWS["events"]), "lookup": lambda: has_lookup,
             "shorts": lambda: row() == ROWS["shorts"], "bytes": lambda: row() == ROWS["bytes"],
             "im2col": lambda: im2col.is_possible(layer),
         }  # fmt: skip
@@ -79,11 +80,11 @@ def options(
             return _only("events", f"{forced} cannot take it")
         return _only(forced, "forced")
     widest = row()
-    cycles = modelled_cycles(machine, layer, has_lookup=has_lookup, digits=digits, row=widest)
+    whole = cycles(layer, digits=digits, row=widest)
     if not im2col.is_possible(layer):
-        return Options(cycles=cycles)
-    windows = modelled_cycles(machine, im2col.gathered(layer), has_lookup=has_lookup, digits=0, row=widest)
-    return Options(cycles=cycles, windows=windows, gathering=im2col.cycles(layer))
+        return Options(cycles=whole)
+    windows = cycles(im2col.gathered(layer), digits=0, row=widest)
+    return Options(cycles=whole, windows=windows, gathering=im2col.cycles(layer))
 
 
 def _only(kernel: str, reason: str, joined: int = 0) -> Options:
@@ -93,14 +94,3 @@ def _only(kernel: str, reason: str, joined: int = 0) -> Options:
 def are_narrow(weight: tuple[int, ...], groups: int) -> bool:
     """Whether these are groups for the lookup kernel, which alone takes them without joining."""
     return groups > 1 and weight[1] < WORD and weight[0] // groups % EIGHT == 0
-
-
-def join(weight: tuple[int, ...], groups: int) -> int:
-    """How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them."""
-    C_out, C_in = weight[0] // groups, weight[1]
-    if groups == 1 or C_in == C_out == 1:  # depthwise has a kernel of its own
-        return 0
-    divisors = (n for n in range(1, groups + 1) if groups % n == 0)
-    found = [n for n in divisors if n * C_in >= BLOCK and n * C_in % 8 == n * C_out % 8 == 0]
-    whole = (n for n in found if n <= 2 * found[0] and n * C_out % ROWS["events"] == 0)  # so that no row is half empty
-    return next(whole, found[0] if found else 0)

@@ -14,7 +14,7 @@ from ..weight_cache import CONSTANTS, Packed, PackedWeights
 from ..weight_layouts import is_finite, join_groups, refuse_infinite
 from . import abi, im2col
 from .choice import BLOCK, ROWS, options
-from .cost_model import WITH_TILES, WITHOUT_TILES, Layer, tiles_hold
+from .cost_model import Layer, model
 from .rows import SpikeSample, WeightRows
 from .weight_packing import FLOAT_ROW, pack_columns, pack_taps, pack_words, padded, start_for_library
 
@@ -39,7 +39,6 @@ class Convolutions:
     """The convolutions of backend.CpuKernels.
 
     Attributes:
-        machine: what the choice knows of this core.
         has_tiles: whether this instruction set has matrix tiles. has_lookup: whether its registers hold a table.
 
     Args:
@@ -52,7 +51,7 @@ class Convolutions:
     def __init__(self, table: abi.Kernels, forced: str | None):
         self._table, self._forced = table, forced
         self.has_tiles, self.has_lookup = bool(table.tile_conv2d), bool(table.lookup_conv2d)
-        self.machine = WITH_TILES if self.has_tiles else WITHOUT_TILES
+        self._slice_rows = model().machines[self.has_tiles].slice_rows
         self._packed = PackedWeights(self.fingerprint)
 
     def max_threads(self) -> int:
@@ -199,7 +198,7 @@ class Convolutions:
         bias = held[0]
         conv = abi.Conv2d(
             neurons,
-            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, self.machine.event_slice, 0, 1,
+            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, self._slice_rows, 0, 1,
             weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
             *weight.shape[2:], *stride, *padding, *dilation,
         )  # fmt: skip
@@ -225,13 +224,13 @@ class Convolutions:
         layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *window)
         packed = self._packed.of(weight)
         rows = WeightRows(self._table, self._forced, packed, weight.shape)
-        tiles = self.has_tiles and groups == 1 and not write_currents and self._tiles_hold(layer)
-        digits = self._digits(packed, neuron) if tiles else 0
+        may_tile = self.has_tiles and groups == 1 and not write_currents and self._forced in ("tiles", None)
+        digits = self._digits(packed, neuron) if may_tile else 0
         can = packed.get(
             ("options", layer, groups, digits),
             lambda _: options(
-                layer, groups, self._forced, self.machine,
-                has_lookup=self.has_lookup, digits=digits, row=lambda: rows.widest,
+                layer, groups, self._forced,
+                has_tiles=self.has_tiles, has_lookup=self.has_lookup, digits=digits, row=lambda: rows.widest,
             ),
         )  # fmt: skip
         if can.only:
@@ -239,10 +238,6 @@ class Convolutions:
         sample = SpikeSample(self._table, words, weight.shape[1] * groups)
         rate = sample.rate_of_rows(rows, neuron) if sample.worth_negating else sample.rate
         return _Call(layer, packed, rows, sample, can.at(rate))
-
-    def _tiles_hold(self, layer: Layer) -> bool:
-        """Whether a forced kernel, and the tile kernel's sums and memory, leave matrix tiles possible."""
-        return self._forced in ("tiles", None) and tiles_hold(layer)
 
     def _digits(self, packed: Packed, neuron: Neuron) -> int:
         """The number of int8 digits that hold the weights exactly enough beside the thresholds; 0 if none do."""

@@ -10,7 +10,6 @@ from .. import heap
 from ..neuron_models import Neuron
 from ..weight_cache import Packed
 from . import abi
-from .cost_model import ROW_BYTES
 from .weight_packing import (
     BYTE_ROW,
     FLOAT_ROW,
@@ -22,6 +21,7 @@ from .weight_packing import (
     short_unit,
 )
 
+ROW_BYTES = 64
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 MOST_NEGATED_BYTES = 1 << 21  # of rows and their negations, twice a second-level cache; the latter are taken seldom
 MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats

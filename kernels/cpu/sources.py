@@ -4,6 +4,8 @@ import hashlib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "src"
+# Compiled once, for both libraries.
+COMMON = ("cost_model",)
 # Compiled for each instruction set: the kernels, with OpenMP; the engine, which has its own threads; and tasks of both,
 # once for the two libraries. Tasks know nothing of threads.
 KERNELS = ("gradients", "row_sums", "scans", "spikes", "target", "amx_conv2d", "sigma_delta")

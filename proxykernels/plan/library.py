@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..kernels import heap
 from ..kernels.cpu import abi, compiled, headers, sigma_delta_calls, sources, weight_packing
-from ..kernels.cpu.cost_model import ROWS
+from ..kernels.cpu.cost_model import ROWS, Layer
 from .interrupts import Interrupts
 from .operations import Kind, Window
 from .operations import Operation as Planned
@@ -335,14 +335,14 @@ def _operation(plan: Plan, operation, has_tiles: bool, kept: list) -> Any:
 
 
 def find_lines(plan: Plan, operation: Planned, window: Window, has_tiles: bool = False, lines: Any = None) -> int:
-    """How many groups of neurons' weights are run as one convolution, 0: none are; kernels/cpu/c/cost_model.h.
+    """How many groups of neurons' weights are run as one convolution, 0: none are; kernels/cpu/c/lines.h.
 
     ``lines``: where it is written what the kernels take that are chosen from, or None.
     """
     assert window.weight is not None
     find = compiled.opened(LIBRARY, engine=True).proxykernels_find_lines
-    (C_out, C_in, *kernel), (_, *size), (_, H, W) = window.weight.shape, plan.source(window), operation.image
-    down, across = window.dilation
-    layer = (c_int64 * 11)(H * W, C_out, *size, C_in, *kernel, across, window.padding[1], down, window.groups)
+    (_, height, width), (C, H, W) = plan.source(window), operation.image
+    sizes = window.stride, window.padding, window.dilation
+    layer = Layer(1, (1, H * W, C), (height, width), window.weight.shape, *sizes).for_library()
     row = ROWS[{"int8": "bytes", "int16": "shorts", None: "events"}[plan.precision]]
-    return find(layer, c_int64(row), c_int64(has_tiles), lines)
+    return find(ctypes.byref(layer), c_int64(window.groups), c_int64(row), c_int64(has_tiles), lines)

@@ -34,8 +34,8 @@ class Row:
             several.
         input_rate: firing rate of its input; None if that is real-valued.
         rate: firing rate of its neurons, as in ``simulate(...).rates``.
-        modelled_ms: what the model that chooses expects (kernels/cpu/cost_model.py, for the core it was measured on,
-            and the threads that are set); None where nothing was compared.
+        modelled_ms: what the model that chooses expects (kernels/cpu/src/cost_model.h, for the core it was measured
+            on, and the threads that are set); None where nothing was compared.
         measured_ms: what it took, all steps, with packing its weights if this was their first use.
         why: the reason, in short.
     """

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 from random import Random
 
 import ops_speed
@@ -13,7 +14,7 @@ from speed import cost_fit, ops_cases, ops_parts, ops_report, ops_table
 from speed.ops_cases import SHAPES, Data, Shape, row_adds
 
 from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, WITH_TILES, Layer, counts_of, cycles
+from proxykernels.kernels.cpu.cost_model import CLOCK_HZ, Layer
 
 compiled = pytest.mark.skipif(cpu.load() is None, reason="the C++ kernels were not built")
 TINY = [
@@ -236,9 +237,10 @@ def test_absent_library_ends_with_one_sentence(tmp_path, monkeypatch):
 # Random layers and the costs of the model
 
 
+@compiled
 def test_fitted_costs_are_those_that_made_the_times():
     """Times made by the model with other costs, on layers that tell them apart."""
-    random, known = Random(3), WITH_TILES.costs
+    random, known = Random(3), cost_fit.costs_of(True)
     true = {
         kernel: {name: cost * random.uniform(0.7, 1.5) for name, cost in own.items()} for kernel, own in known.items()
     }
@@ -249,8 +251,8 @@ def test_fitted_costs_are_those_that_made_the_times():
         weight = (shape.C_out, shape.C_in, shape.kernel, shape.kernel)
         pairs = ((n, n) for n in (shape.stride, shape.padding, 1))
         layer = Layer(shape.T, (shape.N, pixels, shape.C_out), (shape.size,) * 2, weight, *pairs)
-        counts = counts_of(WITH_TILES, layer, shape.rate, has_lookup=True, digits=2, row=64)
-        seconds = {kernel: cycles(kernel, own, true) / CLOCK_HZ for kernel, own in counts.items()}
+        counts = cost_fit.counts_of(layer, shape.rate, has_tiles=True, digits=2)
+        seconds = {kernel: cost_fit.cycles(kernel, counts, true) / CLOCK_HZ for kernel in counts}
         measured.append(cost_fit.Measured(shape, "int8", seconds, 1.0, "events", counts))
     fitted = cost_fit.fit(measured, known)
     for kernel in set().union(*(one.counts for one in measured)):
@@ -268,7 +270,8 @@ def test_random_layers_are_the_same_of_a_seed_and_their_kernels_are_compared(cap
     ops_speed.main(["--fit", "--layers", "4", "--rounds", "1"])
     torch.set_num_threads(before)
     shown = capsys.readouterr().out
-    assert '"events": {"add": ' in shown and "median error" in shown
+    assert "_tiles in kernels/cpu/src/cost_model.cpp" in shown
+    assert re.search(r"^{[\d., e+]*},  // events$", shown, re.MULTILINE) and "median error" in shown
     assert "as chosen: " in shown and "of 4 layers within 10% of the best kernel" in shown
     shapes = [[cost_fit.random_shape(random) for _ in range(5)] for random in (Random(1), Random(1), Random(2))]
     assert shapes[0] == shapes[1] != shapes[2]

@@ -192,8 +192,8 @@ def test_only_neurons_that_repeat_have_periods():
 
 def test_the_choice_follows_rate_and_shape():
     def fastest(layer, rate, *, has_lookup, digits, row):
-        machine = cost_model.WITH_TILES if digits else cost_model.WITHOUT_TILES
-        can = choice.options(layer, 1, None, machine, has_lookup=has_lookup, digits=digits, row=lambda: row)
+        core = {"has_tiles": digits > 0, "has_lookup": has_lookup}
+        can = choice.options(layer, 1, None, **core, digits=digits, row=lambda: row)
         chosen = can.at(rate)
         assert chosen.cycles[chosen.kernel] == min(chosen.cycles.values()) > 0 and not chosen.reason
         return chosen.kernel
@@ -229,8 +229,8 @@ def test_the_choice_follows_rate_and_shape():
 )
 def test_where_nothing_is_compared_the_rate_is_not_counted(weight, groups, forced, kernel, reason):
     layer = cost_model.Layer(8, (2, 36, weight[0]), (8, 8), weight, (1, 1), (0, 0), (1, 1))
-    without = cost_model.WITHOUT_TILES
-    chosen = choice.options(layer, groups, forced, without, has_lookup=True, digits=0, row=lambda: 16).only
+    core = {"has_tiles": False, "has_lookup": True}
+    chosen = choice.options(layer, groups, forced, **core, digits=0, row=lambda: 16).only
     assert (chosen.kernel, chosen.reason, chosen.cycles) == (kernel, reason, {})
 
 

@@ -8,7 +8,7 @@ from equality import equal
 import proxykernels as pk
 from proxykernels.checks import window_checks
 from proxykernels.kernels import reference
-from proxykernels.kernels.cpu.cost_model import MOST_TILE_BYTES, Layer
+from proxykernels.kernels.cpu.cost_model import Layer, modelled_cycles
 
 HUGE = window_checks.LARGEST_WINDOW
 
@@ -56,4 +56,12 @@ def test_tiles_are_for_rows_that_fit():
     window = (1, 1), (0, 1), (1, 1)
     short = Layer(16, (1, 10_000, 64), (1, 10_000), (64, 128, 1, 3), *window)
     long = Layer(16, (1, 3_000_000, 64), (1, 3_000_000), (64, 128, 1, 3), *window)
-    assert short.most_expanded_bytes <= MOST_TILE_BYTES < 2**32 < long.most_expanded_bytes
+    core = {"has_tiles": True, "has_lookup": True}
+    taken, refused = (modelled_cycles(layer, **core, digits=2, row=16) for layer in (short, long))
+    assert set(taken) - set(refused) == {"tiles"}
+
+
+def test_tiles_for_no_samples():
+    layer = Layer(16, (0, 1, 4096), (1, 1), (4096, 4096, 1, 1), (1, 1), (0, 0), (1, 1))
+    cycles = modelled_cycles(layer, has_tiles=True, has_lookup=True, digits=2, row=16)
+    assert all(0 < silent == busy < float("inf") for silent, busy in cycles.values())

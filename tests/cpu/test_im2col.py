@@ -9,7 +9,7 @@ from equality import equal
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import im2col
-from proxykernels.kernels.cpu.cost_model import WITHOUT_TILES, Layer
+from proxykernels.kernels.cpu.cost_model import Layer
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 
@@ -98,7 +98,7 @@ def test_which_layers_can_be_gathered(change, possible):
 def test_a_large_window_of_few_channels_is_gathered_by_itself(monkeypatch, generator):
     """ResNet's first layer on the events of a camera: half the time of any kernel that visits its pixels."""
     kernels = cpu.load(TARGETS[0], None)
-    monkeypatch.setattr(kernels, "machine", WITHOUT_TILES)
+    monkeypatch.setattr(kernels, "has_tiles", False)
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     x = spikes(8, 2, 2, 64, 64, generator=generator, rate=0.05)
     weight = dyadic(64, 2, 7, 7, generator=generator)
@@ -115,7 +115,7 @@ def test_a_large_window_of_few_channels_is_gathered_by_itself(monkeypatch, gener
 def test_what_is_known_of_the_weights_stays_known(monkeypatch, generator, precision, rows):
     """Windows of rounded weights are added in rows as wide as those of the layer itself."""
     kernels, taken = cpu.load(TARGETS[0], None), []
-    monkeypatch.setattr(kernels, "machine", WITHOUT_TILES)
+    monkeypatch.setattr(kernels, "has_tiles", False)
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     monkeypatch.setattr(kernels, "_table", Watched(kernels._table, taken))
     layer = pk.FusedIFConv2d(2, 64, 7, stride=2, padding=3)

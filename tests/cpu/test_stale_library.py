@@ -10,7 +10,7 @@ import torch
 
 import proxykernels as pk
 from proxykernels.kernels import backends
-from proxykernels.kernels.cpu import abi, compiled, elf, headers, sources
+from proxykernels.kernels.cpu import abi, compiled, cost_model, elf, headers, sources
 from proxykernels.kernels.neuron_models import MODELS
 from proxykernels.kernels.surrogates import SHAPES
 from proxykernels.plan import library as engine_library
@@ -28,8 +28,8 @@ def opened_again():
 
 def test_the_structs_are_laid_out_as_the_compiler_has_them(tmp_path):
     """Size and place of each field, and the type of each function of the table."""
-    lines = ['#include "abi.h"', "#include <cstddef>"]
-    for name, struct in abi.STRUCTS.items():
+    lines = ['#include "abi.h"', '#include "cost_model.h"', "using namespace costs;"]
+    for name, struct in (abi.STRUCTS | cost_model.STRUCTS).items():
         lines.append(f"static_assert(sizeof({name}) == {ctypes.sizeof(struct)});")
         for field, *_ in struct._fields_:
             place = getattr(struct, field)

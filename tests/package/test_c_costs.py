@@ -1,59 +1,49 @@
-"""The cost models of engines, in C++, and of layers that are called one by one: what both have, number by number."""
-
-import random
+"""What engines are told that kernels take: the cost model of layers, of one sample and 64 steps."""
 
 import pytest
 import torch
 
-from proxykernels.kernels.cpu import choice
-from proxykernels.kernels.cpu.cost_model import ROWS, WITH_TILES, WITHOUT_TILES, Layer, adding, cycles, lookup
+from proxykernels.kernels.cpu.cost_model import Layer, model, modelled_cycles
 from proxykernels.plan import library
 from proxykernels.plan.operations import Kind, Operation, Window
 from proxykernels.plan.plan import Plan
 
 STEPS = 64  # line_steps of src/engine/engine.h
+KERNELS = "events", "shorts", "bytes", "lookup"  # the first lines
 
 
-def random_layers(count: int):
-    draw = random.Random(0)
-    for _ in range(count):
-        groups = draw.choice((1, 1, 1, 2, 3, 4, 8, 16, 64))
-        C, C_in = groups * draw.choice((1, 2, 8, 10, 16, 64, 300)), draw.choice((1, 2, 3, 8, 16, 64, 128, 512, 3000))
-        size, kernel = (draw.randint(1, 60), draw.randint(1, 60)), (draw.randint(1, 7), draw.randint(1, 7))
-        out = draw.randint(1, 60), draw.randint(1, 60)
-        yield Layer(
-            STEPS, (1, out[0] * out[1], C), size, (C, C_in, *kernel), (1, 1),
-            (draw.randint(0, 3), draw.randint(0, 3)), (draw.randint(1, 3), draw.randint(1, 3)),
-        ), groups, out  # fmt: skip
+def lines_of(C: int, C_in: int, groups: int, tiles: bool) -> tuple[int, list[tuple[float, float]]]:
+    """Of a convolution of 3 x 3 pixels on 14 x 12: the groups that are joined, and the lines."""
+    window = Window(0, weight=torch.empty(C, C_in, 3, 3), groups=groups, kernel=(3, 3), padding=(1, 1))
+    plan, lines = Plan((C_in * groups, 14, 12), False), (library.Line * 11)()
+    operation = Operation(Kind.FIRE, "", (window,), (C, 14, 12), False)
+    joined = library.find_lines(plan, operation, window, tiles, lines)
+    assert joined == library.find_lines(plan, operation, window)
+    return joined, [(line.silent, line.busy) for line in lines]
 
 
-def line(machine, kernel, silent, busy):
-    return tuple(cycles(kernel, counts | {"call": 0}, machine.costs) for counts in (silent, busy))
+def expected(C: int, C_in: int, tiles: bool) -> dict[str, tuple[float, float]]:
+    layer = Layer(STEPS, (1, 14 * 12, C), (14, 12), (C, C_in, 3, 3), (1, 1), (1, 1), (1, 1))
+    found = modelled_cycles(layer, has_tiles=tiles, has_lookup=True, digits=0, row=64)
+    costs = model().machines[tiles].costs
+    return {kernel: tuple(end - getattr(costs, kernel).call for end in found[kernel]) for kernel in KERNELS}
 
 
 @pytest.mark.parametrize("tiles", [False, True])
 def test_lines(tiles):
-    machine, kinds = WITH_TILES if tiles else WITHOUT_TILES, set()
-    for layer, groups, out in random_layers(400):
-        plan, weight = Plan((layer.weight[1] * groups, *layer.size), False), torch.empty(1).expand(layer.weight)
-        sizes = {"kernel": layer.weight[2:], "padding": layer.padding, "dilation": layer.dilation}
-        window = Window(0, weight=weight, groups=groups, **sizes)
-        operation = Operation(Kind.FIRE, "", (window,), (layer.weight[0], *out), False)
-        lines = (library.Line * 11)()
-        joined = library.find_lines(plan, operation, window, tiles, lines)
-        assert joined == library.find_lines(plan, operation, window)
-        parts = groups // joined if joined else 1
-        (N, P, C), (C_out, C_in, *kernel) = layer.neurons, layer.weight
-        part = layer._replace(neurons=(N, P, C // parts), weight=(C_out // parts, C_in * groups // parts, *kernel))
-        expected = []
-        for rows, channels in ROWS.items():
-            ends = (adding(part, rate, channels, machine.event_slice) for rate in (0.0, 1.0))
-            expected.append([parts * end for end in line(machine, rows, *ends)])
-        expected.append(line(machine, "lookup", lookup(layer), lookup(layer)))
-        found = [(one.silent, one.busy) for one in lines]
-        assert [*map(list, found[:4])] == [pytest.approx(pair, rel=1e-12) for pair in expected], (layer, groups)
-        assert tiles or (found[4][0] == float("inf") and found[10] == (0.0, 0.0))
-        whole = choice.join(layer.weight, groups)
-        assert joined in (0, groups, whole) and groups % max(1, joined) == 0
-        kinds.add((found[10][0] > 0, joined > 0))
-    assert len(kinds) == (3 if tiles else 2)
+    joined, lines = lines_of(48, 70, 1, tiles)
+    assert joined == 0
+    for line, own in zip(lines, expected(48, 70, tiles).values(), strict=False):
+        assert line == pytest.approx(own, rel=1e-9)
+    can = [silent < float("inf") for silent, _ in lines]
+    assert can == [*4 * [True], *6 * [tiles], True]
+    assert 0 < lines[10][0] < lines[10][1] if tiles else lines[10] == (0, 0)  # patterns, compared with tiles alone
+
+
+def test_lines_of_groups():
+    """Rows are those of convolutions of joined groups; tables take the groups as they are."""
+    joined, lines = lines_of(96, 8, 12, False)
+    assert joined == 4
+    for line, own in zip(lines[:3], expected(32, 32, False).values(), strict=False):
+        assert line == pytest.approx([3 * end for end in own], rel=1e-9)
+    assert lines[3] == pytest.approx(expected(96, 8, False)["lookup"], rel=1e-9)

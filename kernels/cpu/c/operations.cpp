@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cost_model.h"
+#include "lines.h"
 
 namespace proxykernels {
 
@@ -117,11 +117,10 @@ void Prepared::put_lines(const Plan& plan, const Operation& op, bool has_tiles, 
     if (!weighted) return;
     const Window& w = *weighted;
     const Image from = plan.source(w);
-    const int64_t C = op.image.C, C_in = w.weight->shape[1];
-    const Layer layer{op.image.P(),  C,       from.H, from.W, C_in, {w.kernel[0], w.kernel[1]}, w.dilation[1], w.padding[1],
-                      w.dilation[0], w.groups};
+    const costs::Layer layer{1,           1,           op.image.P(), op.image.C,    from.H,       from.W, w.weight->shape[1],
+                             w.kernel[0], w.kernel[1], w.padding[1], w.dilation[0], w.dilation[1]};
     const int64_t row = plan.precision == "int8" ? 64 : plan.precision == "int16" ? 32 : 16;
-    find_lines(layer, join_in_rows(C, C_in, w.groups), row, has_tiles, to.lines);
+    find_lines(layer, w.groups, row, has_tiles, to.lines);
 }
 
 }  // namespace proxykernels

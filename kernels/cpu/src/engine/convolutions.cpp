@@ -80,7 +80,7 @@ static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int6
     return tiles.busy * (double)in_whole_tiles(steps) < by_patterns ? engine::ByTiles : engine::ByPatterns;
 }
 
-// What can run a layer, with the cycles of each at any rate (../../c/cost_model.h).
+// What can run a layer, with the cycles of each at any rate (../../c/lines.h).
 class Candidates {
 public:
     Candidates(const Step& step, int64_t N, int64_t steps) {

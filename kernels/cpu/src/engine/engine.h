@@ -44,7 +44,7 @@ enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScatter
 enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles, PixelTiles = Tiles + 4, Patterns = PixelTiles + 2 };
 
 // What a kernel takes for a segment of line_steps steps of a sample, in cycles: if nothing fires, and if all inputs do at each
-// step. Between them it is as much as rows are added (../../c/cost_model.h).
+// step. Between them it is as much as rows are added (../../c/lines.h).
 constexpr int64_t line_steps = 64;
 struct Line {
     double silent, busy;

@@ -66,7 +66,7 @@ struct PixelTiled {
         PixelTileMemory(kernel.tiling, carver);
         return carver.bytes;
     }
-    // The cycles of so many steps of a sample (../../c/cost_model.h), which counts tiles that are full.
+    // The cycles of so many steps of a sample (../../c/lines.h), which counts tiles that are full.
     static double cycles(const Step& step, int64_t steps) {
         const PlaneLayout layout(conv_of(step, shape_of(step, 1, steps), View{}, nullptr, nullptr));
         const double whole_steps = (double)(step.H * layout.groups * tile_rows) / (double)step.P();
