@@ -1,6 +1,6 @@
 """Rows of weights for the event and the period kernel (src/conv2d/weight_rows.h), and how many a call adds."""
 
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 
 import torch
@@ -25,7 +25,6 @@ ROW_BYTES = 64
 MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
 MOST_NEGATED_BYTES = 1 << 21  # of rows and their negations, twice a second-level cache; the latter are taken seldom
 MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
-SAMPLED = 16  # pixels of an image that tell how much fires
 
 
 class WeightRows:
@@ -91,15 +90,6 @@ class WeightRows:
         return self._packed.get(("unit", row), find)
 
 
-@lru_cache(256)
-def _sampled(P: int) -> Tensor:
-    """Pixels in all parts of an image, whatever its width: multiples of the golden ratio."""
-    if P <= SAMPLED:
-        return torch.arange(P, device=heap.CPU)
-    pixels = [(k * 2654435769 % 2**32) * P >> 32 for k in range(SAMPLED)]
-    return torch.tensor(pixels, dtype=torch.int64, device=heap.CPU)
-
-
 class SpikeSample:
     """A few pixels of packed spikes [N, T, P, bytes], by which the choice of a kernel goes.
 
@@ -111,12 +101,10 @@ class SpikeSample:
     WORTH = 0.9  # of the rows that are added without negations: to be worth packing them
 
     def __init__(self, table: abi.Kernels, words: Tensor, channels: int):
-        N, _, P, _ = words.shape
-        pixels = words[:: max(1, N // 4)][:, :, _sampled(P)].transpose(1, 2).contiguous()
-        N, P, T, width = pixels.shape
-        inputs = max(N * P * T * channels, 1)
-        self.rate = table.count_rows(pixels.data_ptr(), N * P, T, width, False) / inputs
-        self.negated_rate = table.count_rows(pixels.data_ptr(), N * P, T, width, True) / inputs
+        words = words if words.stride(3) == 1 else words.contiguous()
+        found = abi.Sample(words.data_ptr(), *words.shape[:3], channels, *words.stride()[:3])
+        table.sample_rates(found)
+        self.rate, self.negated_rate = found.rows, found.negated_rows
         self.worth_negating = self.negated_rate <= self.WORTH * self.rate > 0
 
     def rate_of_rows(self, rows: WeightRows, neuron: Neuron) -> float:

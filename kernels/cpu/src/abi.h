@@ -151,6 +151,17 @@ struct PeriodConv2d {
     int64_t start, longest;   // steps that went before; the longest period to look at: the others do not fire yet
 };
 
+// Spikes, and, written, how many there are for each input and step, as some pixels tell.
+struct Sample {
+    const uint8_t* spikes;
+    int64_t N, T, P, C;
+    int64_t image, step, pixel;  // bytes from one to the next
+    double rate;
+    // Rows that the event kernel adds: an input counts once for a step at which it fires, and once for a whole span in which it
+    // fires throughout; with negated rows, once for a span in which it fires at most steps, and for each at which it does not.
+    double rows, negated_rows;
+};
+
 struct Pool2d {
     const uint8_t* x;  // [M, H, W, bytes]
     uint8_t* y;        // [M, H_out, W_out, bytes], written

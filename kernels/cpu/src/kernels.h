@@ -38,10 +38,7 @@ KERNEL(void, count, const uint8_t* spikes, int32_t* counts, int64_t T, int64_t u
 // [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
 KERNEL(void, flatten, const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P)
 KERNEL(void, total, const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes)  // of each pixel, [P], written
-// Rows that the event kernel adds for spikes [M, T, bytes]: an input counts once for a step at which it fires, and once for a
-// whole span in which it fires throughout; with `negated` rows, once for a span in which it fires at most steps, and for each
-// at which it does not.
-KERNEL(int64_t, count_rows, const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated)
+KERNEL(void, sample_rates, Sample*)
 // The periods of neurons that are reset to 0 and start at rest.
 KERNEL(void, find_periods, const Periods*)
 // periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry

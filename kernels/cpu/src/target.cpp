@@ -4,6 +4,7 @@
 // table.
 #include "abi.h"
 #include "conv2d/amx_weights.h"
+#include "conv2d/sampled_rates.h"
 #include "conv2d/slices.h"
 #include "fingerprint.h"
 #include "packed_spikes.h"

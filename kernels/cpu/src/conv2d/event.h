@@ -19,14 +19,6 @@ namespace PK_TARGET {
 
 using Events = InputLists<4>;
 
-// The same as count_rows_of for the spikes [M, T, bytes] of M pixels.
-int64_t count_rows(const uint8_t* spikes, int64_t M, int64_t T, int64_t bytes, int64_t negated) {
-    int64_t count = 0;
-#pragma omp parallel for schedule(static) reduction(+ : count) if (2 * M * T * bytes > worth_threads)
-    for (int64_t m = 0; m < M; m++) count += count_rows_of(spikes + m * T * bytes, T, bytes, bytes, negated);
-    return count;
-}
-
 void event_conv2d(const Conv2d* c) { rows_conv2d<Events>(*c); }
 
 }  // namespace PK_TARGET

@@ -5,6 +5,7 @@
 #include "operations.h"
 #include "tiles_way.h"
 #include "watch.h"
+#include "../conv2d/sampled_rates.h"
 
 namespace PK_TARGET {
 
@@ -30,26 +31,15 @@ static bool reads_spikes(const Session& session, const Step& step, int64_t steps
     return shortcut.spikes && shortcut.step == frame && shortcut.image == steps * frame;
 }
 
-// For each input and step: spikes, and rows that adding takes, which are fewer where inputs are steady.
+// For each input and step, as some pixels tell: spikes, and rows that adding takes, which are fewer where inputs are steady.
 struct Rates {
     double spikes, rows;
 };
 
-// As some pixels tell: those of rows.py's SpikeSample, which lie in all parts of an image whatever its width, by multiples of
-// the golden ratio.
 static Rates rates_of(const View& x, const Window& w, int64_t N, int64_t steps) {
-    constexpr int64_t sampled = 16;
-    const int64_t P = w.H * w.W, bytes = (w.C + 7) / 8;
-    int64_t rows[2] = {}, spikes = 0, pixels = 0;
-    for (int64_t image = 0; image < N; image += most(1, N / 4))
-        for (int64_t k = 0; k < least(P, sampled); k++, pixels++) {
-            const int64_t pixel = P <= sampled ? k : (int64_t)((uint64_t)((uint32_t)k * 2654435769u) * (uint64_t)P >> 32);
-            for (const int64_t negated : {0, 1})
-                rows[negated] += count_rows_of(x.spikes_at(image, 0, pixel), steps, x.step, bytes, negated);
-            for (int64_t t = 0; t < steps; t++) spikes += count_bits(x.spikes_at(image, t, pixel), bytes);
-        }
-    const double all = (double)(pixels * w.C * steps);
-    return {(double)spikes / all, (double)least(rows[0], rows[1]) / all};
+    Sample sample{x.spikes, N, steps, w.H * w.W, w.C, x.image, x.step, x.pixel};
+    sample_rates(&sample);
+    return {sample.rate, fmin(sample.rows, sample.negated_rows)};
 }
 
 // Whether slices take a linear layer of many steps sooner than patterns, which add a row for each spike. Where these read a large
