@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PRELOADED = ("libasan.so", "libubsan.so", "libstdc++.so.6")
 
 
-def build_checked(folder: str | Path, kind: str = "--checked", target: str | None = None) -> Path:
-    """Build the package in ``folder``; returns the path of the kernels, for ``proxykernels.kernels.cpu.load``.
+def build_checked(folder: str | Path, kind: str = "--checked", target: str | None = None) -> None:
+    """Build the package in ``folder``.
 
     ``kind``: "--checked" or "--emulate-tiles", which only emulates matrix tiles. ``target``: the only instruction set;
     None: all.
@@ -45,7 +45,6 @@ def build_checked(folder: str | Path, kind: str = "--checked", target: str | Non
     kernels, engine = (list(package.rglob(f"{name}.*")) for name in ("_cpu", "_engine"))
     if not len(kernels) == len(engine) == 1:
         raise RuntimeError(f"the checked build made {len(kernels)} libraries of kernels, {len(engine)} of the engine")
-    return kernels[0]
 
 
 def environment(folder: str | Path, kind: str = "--checked") -> dict[str, str]:

@@ -30,20 +30,18 @@ if TYPE_CHECKING:  # types are not made by reading a header
     def __getattr__(name: str) -> Any: ...
 
 
-def load(target: str | None, library: Path | None = None) -> Any | None:
+def load(target: str | None) -> Any | None:
     """The functions compiled for an instruction set, or for the fastest one that this machine runs (None).
 
-    ``library``: the file to load, such as a checked build; None: the one built with this package. None if there is
-    no such file, or if this machine cannot run the target.
+    None if the library was not built, or if this machine cannot run the target.
 
     Raises:
         RuntimeError, ValueError: as :func:`compiled.opened` and :func:`compiled.table`.
     """
-    library = library or LIBRARY
-    if not library.exists():
+    if not LIBRARY.exists():
         older = [file for folder in LIBRARY.parents[:2] for file in folder.glob("_cpu.*")]  # where 0.1.0 had it, too
-        if library == LIBRARY and older:
+        if older:
             raise RuntimeError(compiled.refusal(older[0], "it was built by an older version"))
         return None
-    _, kernels = compiled.table(compiled.opened(library).proxykernels_cpu, STRUCTS["Kernels"], target)
+    _, kernels = compiled.table(compiled.opened(LIBRARY).proxykernels_cpu, STRUCTS["Kernels"], target)
     return kernels

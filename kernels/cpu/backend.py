@@ -5,7 +5,6 @@ Spikes are packed over channels: uint8 ``[N, T, P, ceil(C / 8)]`` for N images, 
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,13 @@ from .weight_packing import start_for_library
 from .words import PACKABLE, pixel_bytes
 
 
-def load(target: str | None = None, kernel: str | None = None, library: Path | None = None) -> "CpuKernels | None":
+def load(target: str | None = None, kernel: str | None = None) -> "CpuKernels | None":
     """The kernels compiled for ``target`` ("amx", "avx512", "avx2", "portable"; None: the fastest of this machine).
 
     ``kernel`` takes every convolution that it can take ("events", "shorts", "bytes", "lookup", "tiles" or
-    "dense"; None: whichever is fastest). ``library``: the compiled file to load; None: the one built with this package.
-    None if the library was not built, or if this machine cannot run the target.
+    "dense"; None: whichever is fastest). None if the library was not built, or if this machine cannot run the target.
     """
-    table = abi.load(target, library)
+    table = abi.load(target)
     return CpuKernels(table, kernel) if table else None
 
 

@@ -49,16 +49,16 @@ def pack(dense: Tensor) -> Spikes:
     return spikes
 
 
-def pack_if_binary(dense: Tensor, kernels: CpuBackend | None = None) -> Spikes | None:
-    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; found and packed in one pass.
-
-    ``kernels``: as of :func:`proxykernels.kernels.operators.direct`.
-    """
-    return pack_and_look(dense, kernels)[0]
+def pack_if_binary(dense: Tensor) -> Spikes | None:
+    """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; found and packed in one pass."""
+    return pack_and_look(dense)[0]
 
 
 def pack_and_look(dense: Tensor, kernels: CpuBackend | None = None) -> tuple[Spikes | None, bool]:
-    """:func:`pack_if_binary`, and whether the values are known to be finite: on a GPU the same pass tells."""
+    """:func:`pack_if_binary`, and whether the values are known to be finite: on a GPU the same pass tells.
+
+    ``kernels``: as of :func:`proxykernels.kernels.operators.direct`.
+    """
     if dense.dtype in PACKABLE and (kernels is not None or _packs_in_one_pass(dense)):
         images = dense.detach()[(..., *[None] * (5 - dense.ndim))]
         images = images if images.ndim == 5 else images.flatten(4)

@@ -20,8 +20,7 @@ from ..running.state import check_calls, check_layers
 from ..running.stateful_layer import HeldDropout, Masks, StatefulLayer
 from ..running.synops import Counters
 from ..sequences import is_sequence
-from ..spikes import Spikes
-from ..spikes.packing import pack_and_look
+from ..spikes import Spikes, pack_if_binary
 from ..surrogates import ATan, Surrogate
 from .from_data import silenced
 from .part_tally import PartTally, rates_of
@@ -303,7 +302,7 @@ def _plain(net: nn.Module) -> nn.Module:
 
 def _packed(x: Tensor | Spikes) -> Tensor | Spikes:
     """Spikes of a tensor of 0 and 1, which are convolved as such."""
-    spikes = x if isinstance(x, Spikes) else pack_and_look(x)[0]
+    spikes = x if isinstance(x, Spikes) else pack_if_binary(x)
     return x if spikes is None else spikes
 
 
