@@ -1,5 +1,6 @@
 """The C library as it is installed: programs outside the checkout find it, and give what pk.Engine gives."""
 
+import itertools
 import os
 import re
 import shutil
@@ -168,7 +169,15 @@ def test_the_command(installed, tmp_path):
         pk.events(events, size=(9, 7), dt=1000), len(pk.events(events, size=(9, 7), dt=1000).dense())
     ).count()
     assert torch.equal(answers(events, "--dt", 1000), expected.float()) and expected.any()
-    assert torch.equal(answers(events, "-T", 9), engine(pk.events(events, size=(9, 7), T=9), 9).count().float())
+    nine = engine(pk.events(events, size=(9, 7), T=9), 9).count().float()
+    assert torch.equal(answers(events, "-T", 9), nine)
+    layout = {"names": ["x", "y", "p", "t"], "formats": ["<u2", "<u2", "<i2", "<i8"], "offsets": [0, 2, 4, 8]}
+    titled = [("t", "<u8"), ("x", "<u2"), ("y", "<u2"), (("p", "on"), "?")]
+    for kind in layout, titled:  # padding, as of Metavision's arrays; a title, as of faery's
+        others = np.zeros(n, kind)
+        for name in "txyp":
+            others[name] = events[name]
+        assert torch.equal(answers(others, "-T", 9), nine)
     np.savetxt(
         tmp_path / "x.csv", [list(map(int, event)) for event in events], "%d", ",", header="t,x,y,p", comments=""
     )
@@ -202,6 +211,44 @@ def test_the_command(installed, tmp_path):
             text=True,
         )
     assert done.returncode == 1 and "standard output" in done.stderr
+
+
+def test_the_command_refuses_what_it_would_misread(installed, tmp_path):
+    command = installed / "bin" / "proxykernels"
+    pk.compile(network(), image(3, 6)).save(tmp_path / "net.pk")
+
+    def refused(sentence, file, *options):
+        done = subprocess.run(
+            list(map(str, (command, "run", tmp_path / "net.pk", file, *options))), text=True, capture_output=True
+        )
+        assert done.returncode == 1 and sentence in done.stderr and done.stderr.count("\n") == 1, done
+
+    def refuses_array(sentence, array, *options):
+        np.save(tmp_path / "x.npy", array)
+        refused(sentence, tmp_path / "x.npy", *options)
+
+    refuses_array("must have the network's shape", image(3).numpy().transpose(0, 2, 3, 1).copy(), "-T", 3)
+    fields = [("t", "<f8"), ("x", "<f8"), ("y", "<f8"), ("p", "<f8")]
+    for field, value in itertools.product("txyp", (0.5, np.nan, np.inf, 2.0**60)):
+        events = np.zeros(3, fields)
+        events[field][1] = value
+        refuses_array("whole number", events, "-T", 3)
+    refuses_array("a field that is not read, ('x'", np.zeros(3, [("t", "<i8"), ("x", "<i2", (2,))]), "-T", 3)
+    for options in (("--dt", 2**63 - 1), ("--dt", 2**53, "-T", 9)):
+        refuses_array("--dt", np.zeros(3, fields), *options)
+    csv = tmp_path / "x.csv"
+    for text, sentence in {
+        "0.5,1,1,1\n": "times of events must be whole numbers",
+        "nan,1,1,1\n": "times of events must be whole numbers",
+        "1,2,3\n1,2,3,1\n": "line 1",
+    }.items():
+        csv.write_text(text)
+        refused(sentence, csv, "-T", 3)
+    for kind, shape in ("<i2", "2147483648, 2147483648"), ("|u1", "1073741824, 2, 9, 7"):  # of files of a few bytes
+        header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}".encode()
+        damaged = tmp_path / "damaged.npy"
+        damaged.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        refused("too large" if kind == "<i2" else "cut short", damaged, "-T", 3)
 
 
 def test_ten_threads_are_no_slower_than_ten_processes(installed, tmp_path):

@@ -15,7 +15,7 @@ struct Options {
     std::string command, net, input, out;
     std::string target;  // "": the fastest
     long T = 0, threads = 0, runs = 200;
-    double dt = 0;  // of a step of events; 0: T steps of equal length
+    long dt = 0;  // of a step of events; 0: T steps of equal length
     bool layers = false;
 };
 

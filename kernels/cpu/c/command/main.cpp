@@ -16,7 +16,7 @@ static const char usage[] =
     "\n"
     "INPUT   .npy: images [N, ...] or frames [T, N, ...] of floats or bytes (of 255ths), spikes [T, N, ...] of bool, events "
     "with\n"
-    "        fields t, x, y and p; .csv: events, four numbers t, x, y, p a line\n"
+    "        fields t, x, y and p; .csv: events, four whole numbers t, x, y, p a line\n"
     "-T N            steps (of images and of events without --dt; bench: 4)\n"
     "--dt TIME       length of a step of events; with -T steps begin at t = 0, else at the first event\n"
     "--layers        firing rate and operations of each layer\n"
@@ -43,7 +43,7 @@ static Options parse(int argc, char** argv) {
             if (i + 1 == argc) throw Problem(word + " needs a value");
             const char* const value = argv[++i];
             if (word == "-T") options.T = number(word, value);
-            else if (word == "--dt") options.dt = (double)number(word, value);
+            else if (word == "--dt") options.dt = number(word, value);
             else if (word == "--threads") options.threads = number(word, value);
             else if (word == "--runs") options.runs = number(word, value);
             else if (word == "--target") options.target = value;

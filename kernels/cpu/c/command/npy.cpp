@@ -1,7 +1,9 @@
 #include "npy.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <sys/stat.h>
 
@@ -16,7 +18,13 @@ struct File {
     File(const File&) = delete;
 };
 
+constexpr int64_t most_elements = 1ll << 40, most_item = 1 << 16, piece = 1 << 24;
+
 static int64_t type_bytes(const std::string& type) {
+    if (type.compare(0, 2, "|V") == 0) {  // padding between fields
+        const long bytes = strtol(type.c_str() + 2, nullptr, 10);
+        if (bytes > 0 && bytes < most_item) return bytes;
+    }
     const bool known = type.size() == 3 && strchr("<|", type[0]) && strchr("iufb", type[1]) && strchr("1248", type[2]);
     if (!known || (type[1] == 'f' && type[2] < '4'))
         throw Problem("arrays of the type " + type + " are not read: take float32");
@@ -31,7 +39,8 @@ int64_t Array::size() const {
 
 int64_t Array::item_bytes() const {
     int64_t sum = 0;
-    for (const Column& column : columns) sum += type_bytes(column.type);
+    for (const Column& column : columns)
+        if ((sum += type_bytes(column.type)) > most_item) throw Problem("the file's elements are too large");
     return sum;
 }
 
@@ -83,13 +92,26 @@ static std::vector<std::string> quoted(const std::string& text) {
     return found;
 }
 
+// Of a structured array: [('t', '<i8'), (('p', 'on'), '|b1'), ('', '|V2')]. A field may have a title before its name.
+static void read_columns(const std::string& fields, Array& to) {
+    for (size_t at = fields.find_first_of("(]"); at != std::string::npos && fields[at] == '(';) {
+        const bool titled = fields.compare(at, 2, "((") == 0;
+        size_t end = fields.find(')', at);
+        if (titled && end != std::string::npos) end = fields.find(')', end + 1);
+        const std::string field = fields.substr(at, end - at);
+        const std::vector<std::string> texts = quoted(field);
+        if (texts.size() != (titled ? 3 : 2) || field.find('(', titled ? 2 : 1) != std::string::npos)
+            throw Problem("the file's header has a field that is not read, " + field + "): take one number a field");
+        to.columns.push_back({texts.back(), {texts.begin(), texts.end() - 1}});
+        at = fields.find_first_of("(]", end);
+    }
+}
+
 static void read_header(const std::string& header, Array& to) {
     const std::string type = behind(header, "descr"), shape = behind(header, "shape");
     const size_t first = type.find_first_not_of(' ');
-    if (first != std::string::npos && type[first] == '[') {
-        const std::vector<std::string> texts = quoted(type);
-        for (size_t i = 0; i + 1 < texts.size(); i += 2) to.columns.push_back({texts[i], texts[i + 1]});
-    } else if (!quoted(type).empty()) to.columns.push_back({"", quoted(type)[0]});
+    if (first != std::string::npos && type[first] == '[') read_columns(type, to);
+    else if (!quoted(type).empty()) to.columns.push_back({quoted(type)[0], {}});
     to.columns_first = behind(header, "fortran_order").find("True") < 3;
     const size_t open = shape.find('('), close = shape.find(')');
     if (to.columns.empty() || open == std::string::npos || close == std::string::npos)
@@ -99,7 +121,7 @@ static void read_header(const std::string& header, Array& to) {
         const long long size = strtoll(shape.c_str() + at, &end, 10);
         const size_t next = (size_t)(end - shape.c_str());
         if (next == at) break;
-        if (size < 0 || size > (1ll << 31) || to.size() > (1ll << 31)) throw Problem("the file's array is too large");
+        if (size < 0 || (size && to.size() > most_elements / size)) throw Problem("the file's array is too large");
         to.shape.push_back(size);
         at = shape.find_first_not_of(", ", next);
     }
@@ -120,9 +142,14 @@ Array read_npy(const std::string& path) {
     if (fread(header.data(), 1, length, opened.file) != length) throw Problem(path + " is cut short");
     Array array;
     read_header(header, array);
-    array.bytes.resize((size_t)(array.size() * array.item_bytes()));
-    if (fread(array.bytes.data(), 1, array.bytes.size(), opened.file) != array.bytes.size())
-        throw Problem(path + " is cut short");
+    const int64_t all = array.size() * array.item_bytes();
+    for (int64_t done = 0; done < all;) {  // in pieces: a damaged header may tell of more than there is memory for
+        const int64_t next = std::min(piece, all - done);
+        array.bytes.resize((size_t)(done + next));
+        if (fread(array.bytes.data() + done, 1, (size_t)next, opened.file) != (size_t)next)
+            throw Problem(path + " is cut short");
+        done += next;
+    }
     return array;
 }
 

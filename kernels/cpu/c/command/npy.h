@@ -3,7 +3,8 @@
 #include "common.h"
 
 struct Column {
-    std::string name, type;  // such as "t" and "<i8"
+    std::string type;                // such as "<i8"
+    std::vector<std::string> names;  // such as "t", with a title two; none in an array that is not structured
 };
 
 struct Array {
