@@ -33,7 +33,7 @@ _block: ContextVar[_Block | None] = ContextVar("block", default=None)
 @contextmanager
 def unchanging(*inputs: Tensor) -> Iterator[_Block]:
     """Open a cache: in this block neither parameters nor ``inputs`` change."""
-    block = _Block({x.untyped_storage().data_ptr() for x in inputs})
+    block = _Block(set() if _transformed() else {x.untyped_storage().data_ptr() for x in inputs})
     token = _block.set(block)
     try:
         yield block
@@ -42,7 +42,12 @@ def unchanging(*inputs: Tensor) -> Iterator[_Block]:
 
 
 def _open() -> _Block | None:
-    return None if torch.compiler.is_compiling() else _block.get()
+    return None if torch.compiler.is_compiling() or _transformed() else _block.get()
+
+
+def _transformed() -> bool:
+    """Whether torch.func transforms this call: its tensors have no memory of their own to be known by."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def hold(x: Tensor) -> None:
@@ -54,7 +59,7 @@ def hold(x: Tensor) -> None:
 
 def include(x: Tensor, *, followed: bool = True) -> bool:
     """Whether x shares its memory with an input of the open block; ``followed``: whether a compiler may trace this."""
-    block = _open() if followed else _block.get()
+    block = _open() if followed else None if _transformed() else _block.get()
     return block is not None and x.untyped_storage().data_ptr() in block.memory
 
 

@@ -6,6 +6,7 @@ Each operation gives what lies in a slot of its own, the k-th in slot k + 1; slo
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
@@ -43,6 +44,13 @@ def image_of(shape: Shape) -> tuple[int, int, int]:
     return (shape[0], 1, prod(shape[1:])) if len(shape) < 3 else (shape[0], shape[1], shape[2])
 
 
+def _make_plain(plan_part: Any, *names: str) -> None:
+    """Sizes are Python's integers: those of layers may be numpy's, which a file and the library do not take."""
+    for name in names:
+        value = getattr(plan_part, name)
+        object.__setattr__(plan_part, name, tuple(map(int, value)) if isinstance(value, tuple) else int(value))
+
+
 @dataclass(frozen=True)
 class Window:
     """What an operation reads of a slot.
@@ -65,6 +73,9 @@ class Window:
     groups: int = 1
     bias: Tensor | None = None
     averages: int = 0
+
+    def __post_init__(self) -> None:
+        _make_plain(self, "kernel", "stride", "padding", "dilation", "groups")
 
     def taps_inside(self, source: tuple[int, ...], out: tuple[int, ...]) -> int:
         """Of all windows of an image ``out``, the taps that lie in the image that is read, and not in its padding."""
@@ -157,6 +168,9 @@ class Operation:
     senders: Senders | None = None
     scale: Tensor | None = None
     delays: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _make_plain(self, "shape", "divisor")
 
     @property
     def states(self) -> int:

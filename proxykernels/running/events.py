@@ -39,7 +39,7 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
             or of the steps; the message names it.
     """
     t, x, y, p = _arrays(t, x, y, p)
-    height, width = pair("size", size, 1)
+    height, width = map(int, pair("size", size, 1))
     dt, T = _length(dt), None if T is None else checks.steps(T)
     if dt is None and T is None:
         raise ValueError("events takes dt, the duration of a step, or T, the number of steps; got neither")
@@ -91,6 +91,8 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
             raise TypeError(f"{name} is missing: events takes t, x, y and p, or one argument that has all four")
         if isinstance(values, torch.Tensor):
             checks.strided(name, values)
+            if values.is_meta:
+                raise TypeError(f"{name} must be a tensor that holds its values, got one on meta")
             values = values.detach().cpu()
             values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
         array = np.asarray(values)
@@ -119,7 +121,7 @@ def _length(dt: Any) -> int | float | None:
     """That of a step, an integer where it is whole."""
     if dt is None:
         return None
-    if isinstance(dt, bool) or not isinstance(dt, int | float | np.integer | np.floating):
+    if isinstance(dt, bool | np.timedelta64) or not isinstance(dt, int | float | np.integer | np.floating):
         raise TypeError(f"dt must be a number, got {type(dt).__name__}")
     dt = int(dt) if isinstance(dt, int | np.integer) else float(dt)
     if not 0 < dt < math.inf:

@@ -18,9 +18,12 @@ class OutputSwap(torch.autograd.Function):
     """The spiking network's values forward; backward, their gradient goes to the ReLU network's."""
 
     @staticmethod
-    def forward(ctx, ann: Tensor, snn: Tensor) -> Tensor:
-        ctx.dtype = ann.dtype
-        return snn  # float32, also under autocast: bfloat16 has no room for large counts
+    def forward(ann: Tensor, snn: Tensor) -> Tensor:
+        return snn.view_as(snn)  # float32, also under autocast: bfloat16 has no room for large counts
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
@@ -31,9 +34,12 @@ class NotBelowZero(torch.autograd.Function):
     """The ReLU network's output y; its gradient raises values that are below zero, and does not lower them."""
 
     @staticmethod
-    def forward(ctx, y: Tensor) -> Tensor:
-        ctx.save_for_backward(y)
+    def forward(y: Tensor) -> Tensor:
         return y.view_as(y)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:

@@ -275,6 +275,11 @@ def test_bad_arguments():
         ({"percentile": 0}, ValueError, "percentile must be above 0 and at most 100, got 0"),
         ({"v_reset": 1.0}, ValueError, "below v_threshold"),
         ({"v_init": "half"}, TypeError, "v_init must be a number"),
+        (
+            {"v_init": torch.ones(3)},
+            TypeError,
+            r"v_init must be a number, for the neurons of all layers, got a tensor \[3\]",
+        ),
         ({"share": True}, ValueError, "module 'fc1' is limited"),
     ):
         with pytest.raises(error, match=message):

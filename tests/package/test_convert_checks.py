@@ -127,6 +127,15 @@ def test_layers_that_convert_adds_are_of_the_networks_type(dtype):
     assert (result.logits - expected).abs().max() < 0.03 * expected.abs().max()
 
 
+def test_calibration_data_of_several_sizes():
+    ann = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()
+    small, large = images(), 3 * torch.rand(4, 2, 12, 12, generator=torch.Generator().manual_seed(1))
+    net = pk.convert(ann, [small, large], method="max")
+    for x in small, large:
+        logits, expected = pk.simulate(net, x, 512).logits, ann(x)
+        assert (logits - expected).abs().max() < 0.02 * expected.abs().max()
+
+
 def test_a_sample_alone():
     ann = chain()
     ann(images())

@@ -1,6 +1,6 @@
 """Forward passes as people write them: casts, branches on sizes, further arguments, and results of every kind."""
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 
 import pytest
@@ -104,6 +104,21 @@ def test_a_forward_pass_may_depend_on_sizes(forward):
 def test_a_forward_pass_may_not_depend_on_values(forward):
     with pytest.raises(TypeError, match="torch.fx cannot follow the forward pass of Model, which may not depend on va"):
         pk.convert(Model(forward), images())
+
+
+def test_samples_may_be_elsewhere_for_a_while():
+    assert close(*results(Model(lambda m, x: m.b(hidden(m, x).transpose(0, 1).transpose(0, 1)))))
+
+
+@pytest.mark.parametrize("name", ["class", "in", "None", "two words"])
+def test_names_of_modules_that_python_has_other_uses_for(name):
+    ann = Model(lambda m, x: m.b(m.heads[name](x).relu()))
+    ann.heads = nn.ModuleDict({name: ann.a})
+    assert close(*results(ann))
+    for taken in ("graph", "code"):
+        named = nn.Sequential(OrderedDict({taken: ann.a}))
+        with pytest.raises(TypeError, match=f"cannot follow Sequential, of which '{taken}' has .*; rename it"):
+            pk.convert(named, images())
 
 
 class Optional(Model):

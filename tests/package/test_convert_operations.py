@@ -283,6 +283,11 @@ REFUSED = {
         r"interpolate\(\) is called in a way .* antialias must be False, got True",
     ),
     "dropout in evaluation": (body(lambda m, y: F.dropout(y)), r"dropout\(\) is called .*pass training=self.training"),
+    "mean of all": (
+        Model(lambda m, x: (m.a(x), m.a(x).mean()), a=conv()), r"must return tensors .*mean\(\) gives one value of all"
+    ),
+    "samples joined": (body(lambda m, y: torch.cat([y, y])), r"cat\(\) joins along the axis of samples"),
+    "samples stacked": (body(lambda m, y: torch.stack([y, y]).mean(0)), r"stack\(\) joins along the axis of samples"),
     "mean over samples": (body(lambda m, y: y - y.mean(0, keepdim=True)), r"mean\(\) takes the mean over samples"),
     "constants beside": (
         body(lambda m, y: torch.cat([y[:, :1], torch.ones_like(y[:, 1:])], 1)),

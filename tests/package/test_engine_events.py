@@ -207,6 +207,8 @@ def test_times_in_a_type_that_numpy_lacks():
         ({"t": [-1e308] * 6 + [1e308]}, ValueError, r"t must cover a time that float64 holds, got -1e\+308 to 1e\+308"),
         ({"T": 2, "dt": 1e-300}, ValueError, "t must lie from 0 to below 2 steps of 1e-300, got 19"),
         ({"dt": "5"}, TypeError, "dt must be a number"),
+        ({"dt": np.timedelta64(5, "ms")}, TypeError, "dt must be a number, got timedelta64"),
+        ({"t": torch.tensor(T_, device="meta")}, TypeError, "t must be a tensor that holds its values"),
         ({"T": 2}, ValueError, "t must lie from 0 to below 2 steps of 5, got 19; subtract the time"),
         ({"T": 0}, ValueError, "T must"),
         ({"size": (0, 7)}, ValueError, "size"),

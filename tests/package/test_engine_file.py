@@ -5,6 +5,7 @@ import os
 import random
 import stat
 
+import numpy as np
 import pytest
 import torch
 from equality import equal
@@ -59,6 +60,18 @@ def test_what_lies_in_the_padding_comes_back(layers, path):
     engine = pk.compile(net, x)
     engine.save(path)
     assert equal(pk.load(path)(x, 9).count(), engine(x, 9).count()) and engine(x, 9).count().any()
+
+
+def test_numbers_of_numpy(path):
+    """Sizes come from arrays, too."""
+    two, three = np.int64(2), np.int64(3)
+    first, x = pk.FusedIFConv2d(two, 4, three, padding=two, v_threshold=0.125), image()
+    net = torch.nn.Sequential(first, pk.MaxPool2d(two))
+    engine = pk.compile(net, x)
+    engine.save(path)
+    assert equal(pk.load(path)(x, 9).count(), engine(x, 9).count()) and engine(x, 9).count().any()
+    events = pk.events([0], [1], [1], [1], size=(np.int64(7), np.int64(9)), T=1)
+    assert set(map(type, events.shape)) == {int}
 
 
 def test_what_a_file_cannot_hold_is_not_compiled():

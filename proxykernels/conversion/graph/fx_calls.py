@@ -10,6 +10,7 @@ from .index_ops import is_of_einops
 from .one_input import only_input
 from .refusals import remedy
 
+ITS_OWN = {*dir(fx.GraphModule), "_graph", "meta"} - {*dir(nn.Module)}  # names that torch.fx needs in a model
 CASTS = frozenset("to type type_as float double half bfloat16 cpu cuda".split())
 
 
@@ -21,6 +22,13 @@ def arguments(node: fx.Node) -> list[fx.Node]:
     many = list(first) if isinstance(first, list | tuple) else [first]
     named = [value for name, value in node.kwargs.items() if name not in FIRST]
     return [argument for argument in (*many, *rest, *named) if isinstance(argument, fx.Node)]
+
+
+class _Traced(fx.GraphModule):
+    """A graph that an fx.Interpreter runs. torch.fx's code of it cannot name modules such as "class" and "in"."""
+
+    def recompile(self) -> None:  # type: ignore[override]
+        pass
 
 
 def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Tracer] = fx.Tracer) -> fx.GraphModule:
@@ -50,11 +58,17 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
     holder = model
     if leaves and isinstance(model, leaves) or Tracer().is_leaf_module(model, ""):
         holder = nn.Sequential(model)
+    for name in (*holder._modules, *holder._parameters, *holder._buffers):
+        if name in ITS_OWN:
+            raise TypeError(
+                f"torch.fx cannot follow {type(model).__name__}, of which '{name}' has a name that it needs itself; "
+                "rename it"
+            )
     try:
         attributes = set(vars(holder))
         with only_input(holder):
             graph = Tracer().trace(holder)
-        traced = fx.GraphModule(holder, graph)
+        traced = _Traced(holder, graph)
         for constant in set(vars(holder)) - attributes:  # tensors that the forward pass makes, which fx puts there
             delattr(holder, constant)
         return traced

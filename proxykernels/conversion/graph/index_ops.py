@@ -104,6 +104,11 @@ def of_samples(view: Tensor, N: int, features: int) -> Tensor:
     return torch.where(view < 0, NOTHING, view + starts)
 
 
+def keeps_samples(view: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether ``view`` [N, ...] shows of each sample of values of ``shape`` the same places, and no other sample's."""
+    return len(view) == shape[0] and torch.equal(view, of_samples(view[:1], len(view), torch.Size(shape[1:]).numel()))
+
+
 def layers_to(view: Tensor, shape: tuple[int, ...]) -> list[nn.Module]:
     """The layers that give what ``view`` [N, ...] shows of values of ``shape`` [N, C, ...]; none if it is the same.
 
@@ -115,7 +120,7 @@ def layers_to(view: Tensor, shape: tuple[int, ...]) -> list[nn.Module]:
         raise ValueError(
             f"gives {named(view.shape)} where another module takes it; known are [N, C, H, W], [N, C, L] and [N, C]"
         )
-    if len(view) != shape[0] or not torch.equal(view, of_samples(view[:1], len(view), torch.Size(shape[1:]).numel())):
+    if not keeps_samples(view, shape):
         raise ValueError(f"gives {list(view.shape)} of {shape[0]} samples, mixing or dropping some; keep [N, ...]")
     order, pixels = view[0].flatten(), torch.Size(size).numel()
     starts = order[::pixels]

@@ -16,6 +16,7 @@ from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import Signal
+from ..graph.index_ops import keeps_samples
 from .calibrate import activation, relu_value
 from .relu_graph import ReluGraph
 from .scales import Scales
@@ -41,6 +42,7 @@ class OriginalValues(fx.Interpreter):
         self.values: dict[fx.Node, Tensor] = {}
         self.layers: dict[str, list[tuple[fx.Node, Signal]]] = {}
         nodes = {**{n: v for n, v in graph.values.items() if isinstance(v, Signal)}, **graph.carried}
+        nodes = {n: v for n, v in nodes.items() if v.view is None or keeps_samples(v.view, v.shape)}
         for node, signal in nodes.items():
             self.layers.setdefault(signal.layer, []).append((node, signal))
         self._wanted = set(nodes)

@@ -130,6 +130,10 @@ def convert(
         v_init=(v_init, None),
     )  # fmt: skip
     if v_init is not None:
+        if isinstance(v_init, Tensor):  # which checks.start takes for the channels of one layer
+            raise TypeError(
+                f"v_init must be a number, for the neurons of all layers, got a tensor {list(v_init.shape)}"
+            )
         checks.start("v_init", v_init)
     if share and is_parametrized(ann):
         raise ValueError(
@@ -163,8 +167,8 @@ def convert(
         for batch in batches:
             _run(watcher, batch, graph.model)
             seen += len(batch)
-            if sum(map(len, samples)) < SAMPLES:
-                samples.append(batch)
+            if sum(map(len, samples)) < SAMPLES and batch.shape[1:] == batches.first.shape[1:]:
+                samples.append(batch)  # those of other sizes have their share in the scales alone
         if changes:
             scales = make_sigma_delta.thresholds(graph, distributions)
         else:

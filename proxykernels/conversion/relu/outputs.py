@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...network import Part
-from ..graph.fx_calls import arguments
+from ..graph.fx_calls import arguments, path_of
 
 MONOTONE = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)  # of the logits, at the end
 MONOTONE_NAMES = frozenset("softmax log_softmax sigmoid logsigmoid".split())
@@ -21,6 +21,9 @@ def one_output(traced: fx.GraphModule, model: str) -> None:
     leaves = _leaves(output.args[0])
     if not leaves:
         raise TypeError(f"{model} must return a tensor, its forward returns {output.args[0]}")
+    for leaf in leaves:
+        if not leaf.meta["shape"]:
+            raise TypeError(f"{model} must return tensors [N, ...], and {path_of(leaf)} gives one value of all samples")
     logits = [_logits(leaf, traced, output) for leaf in leaves]
     with graph.inserting_before(output):
         logits = [_with_features(leaf, graph) for leaf in logits]

@@ -86,6 +86,8 @@ class ReluGraph(NormsBehind):
             raise TypeError(f"{self.model}: {path} takes values that are not its input's; only zeros can be joined")
         shape = tuple(node.meta["shape"])
         axis = cat.dim % len(shape)
+        if axis == 0:
+            raise TypeError(f"{self.model}: {path} joins along the axis of samples; only a sample's own axes may be")
         if axis == 1 and not cat.stack and len(given) == len(terms):
             return super()._cat(node, Cat(1), terms, path)
         of_terms = iter(terms)
