@@ -27,7 +27,19 @@ from .inputs import (
     values,
     whole,
 )
-from .tensors import as_float32, at, finite, floating, is_integer, is_number, no_gradient, real, same_device, strided
+from .tensors import (
+    as_float32,
+    at,
+    finite,
+    floating,
+    held,
+    is_integer,
+    is_number,
+    no_gradient,
+    real,
+    same_device,
+    strided,
+)
 
 __all__ = [
     "MOST_STEPS",
@@ -39,6 +51,7 @@ __all__ = [
     "finite",
     "floating",
     "frames",
+    "held",
     "is_constant",
     "is_integer",
     "is_number",

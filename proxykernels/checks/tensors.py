@@ -42,6 +42,12 @@ def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} is on {tensor.device} and the input on {device}; move it with .to('{device}')")
 
 
+def held(name: str, tensor: Tensor) -> None:
+    """A tensor whose values are there to be read."""
+    if tensor.is_meta:
+        raise TypeError(f"{name} must be a tensor that holds its values, got one on meta")
+
+
 def floating(name: str, tensor: Tensor) -> None:
     """A tensor of floating point."""
     if not isinstance(tensor, Tensor) or tensor.is_complex():

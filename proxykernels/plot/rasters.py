@@ -77,6 +77,7 @@ def potential(
         ImportError: matplotlib is not installed.
     """
     checks.floating("v", v)
+    checks.held("v", v)
     if v.ndim < 3:
         raise ValueError(f"v must have the shape [T, N, ...], got {list(v.shape)}")
     check_sample(sample, v.shape[1])

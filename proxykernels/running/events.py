@@ -91,8 +91,7 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
             raise TypeError(f"{name} is missing: events takes t, x, y and p, or one argument that has all four")
         if isinstance(values, torch.Tensor):
             checks.strided(name, values)
-            if values.is_meta:
-                raise TypeError(f"{name} must be a tensor that holds its values, got one on meta")
+            checks.held(name, values)
             values = values.detach().cpu()
             values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
         array = np.asarray(values)

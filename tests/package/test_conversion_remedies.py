@@ -273,3 +273,11 @@ def test_report(trained):
         pk.plot.conversion(result)
     with pytest.raises(TypeError, match="net must be a network that convert made, whose layers have a scale"):
         pk.conversion_report(nn.Sequential(pk.FusedIFLinear(3, 3)), torch.rand(2, 3), 4)
+    for x, error, message in (
+        (images[:0], ValueError, r"x must be samples \[N, ...\], at least one, got \[0, 1, 28, 28\]"),
+        (images.to("meta"), TypeError, "x must be a tensor that holds its values"),
+        (images[:, :, :9], ValueError, "x of shape .* does not go through net"),
+        (torch.rand(3), ValueError, r"x of shape \[3\] .* does not go through net"),
+    ):
+        with pytest.raises(error, match=message):
+            pk.conversion_report(net, x, 4)

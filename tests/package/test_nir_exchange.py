@@ -220,3 +220,17 @@ def test_what_multiplies_a_current_divides_the_potentials(nir, generator):
         v = torch.where(h >= v_threshold, v_reset, h)
     actual = net(x)
     assert equal(actual, torch.stack(expected)) and 0.02 < actual.mean() < 0.98
+
+
+def test_recordings_that_are_no_data(nir):
+    from nir import data_ir
+
+    recording = pk.to_nir_data(pk.pack(torch.ones(4, 2, 3)), dt=1e-3).to_event(n_events=20)
+    assert pk.from_nir_data(recording, dt=1e-3).shape == (4, 2, 3)
+    with pytest.raises(ValueError, match=r"dt = 1e-20 up to t_max = 0.004 take .* GiB.*; give dt in the events' unit"):
+        pk.from_nir_data(recording, dt=1e-20)
+    for wrong in float("nan"), float("inf"), -1.0:
+        with pytest.raises(ValueError, match=f"t_max = {wrong:g} take"):
+            pk.from_nir_data(data_ir.EventData(recording.idx, recording.time, recording.n_neurons, wrong), dt=1e-3)
+    with pytest.raises(TypeError, match="x must be a tensor that holds its values, got one on meta"):
+        pk.to_nir_data(torch.zeros(4, 2, 3, device="meta"))

@@ -170,6 +170,11 @@ def test_bad_arguments(monkeypatch):
         ),
         (lambda: pk.plot.rates(packed), TypeError, "result must be what simulate returns, got Spikes"),
         (lambda: pk.plot.potential(torch.zeros(4, 2)), ValueError, r"v must have the shape \[T, N"),
+        (
+            lambda: pk.plot.potential(torch.zeros(4, 2, 3, device="meta")),
+            TypeError,
+            "v must be a tensor that holds its",
+        ),
         (lambda: pk.plot.accuracy_vs_T(packed, torch.zeros(3).long()), ValueError, r"labels must be int64 \[2\]"),
         (lambda: pk.plot.accuracy_vs_T(torch.zeros(4, 2, 3), torch.zeros(2).long()), TypeError, "must be Spikes"),
     ):

@@ -89,6 +89,8 @@ def _gridded(x: Spikes | Tensor) -> np.ndarray:
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes, a tensor [T, N, ...] or a result, got {type(x).__name__}")
     checks.steps_of(x, None, "(T, N, ...)")
+    if isinstance(x, Tensor):
+        checks.held("x", x)
     dense = x.dense(torch.bool) if isinstance(x, Spikes) else x.detach()
     return dense.cpu().flatten(2).transpose(0, 1).contiguous().numpy()
 
@@ -99,6 +101,13 @@ def _of_events(data, dt: float | None) -> Tensor:
         raise ValueError("dt must be given for events: the length of a step, in their unit of time")
     check_dt(dt)
     idx, time = np.asarray(data.idx), np.asarray(data.time, np.float64)
+    kind = torch.bool if getattr(data, "value", None) is None else torch.float32
+    room, there = data.t_max / dt * len(idx) * data.n_neurons * kind.itemsize, checks.memory(heap.CPU)
+    if not 0 <= room <= there:  # nor NaN
+        raise ValueError(
+            f"steps of dt = {dt:g} up to t_max = {data.t_max:g} take {room / 2**30:.3g} GiB, and this machine has "
+            f"{there / 2**30:.3g} GiB; give dt in the events' unit of time"
+        )
     T = math.ceil(data.t_max / dt - NEAR)
     samples, places = np.nonzero(idx >= 0)
     steps, neurons = np.floor(time[samples, places] / dt + NEAR), idx[samples, places]
@@ -107,7 +116,6 @@ def _of_events(data, dt: float | None) -> Tensor:
     if len(neurons) and neurons.max() >= data.n_neurons:
         raise ValueError(f"idx must be below n_neurons = {data.n_neurons}, got {int(neurons.max())}")
     value = getattr(data, "value", None)
-    kind = torch.bool if value is None else torch.float32
     dense = torch.zeros(T, len(idx), int(data.n_neurons), dtype=kind, device=heap.CPU)
     at = tuple(torch.from_numpy(np.asarray(part, np.int64)) for part in (steps, samples, neurons))
     if value is None:

@@ -123,7 +123,10 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
     """
     T = checks.steps(T)
     checks.floating("x", x)
+    checks.held("x", x)
     checks.finite("x", x)
+    if not x.ndim or not len(x):
+        raise ValueError(f"x must be samples [N, ...], at least one, got {list(x.shape)}")
     if isinstance(net, Network) and any(isinstance(layer, SigmaDeltaNeurons) for layer in net.modules()):
         return _of_changes(net, x, T)
     neurons = [layer for _, layer, _ in net.layers() if isinstance(layer, Neurons)] if isinstance(net, Network) else []
@@ -153,7 +156,13 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
             )
         return spikes, after
 
-    follow(net, x, T, fire)
+    try:
+        follow(net, x, T, fire)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # of torch's modules
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"x of shape {list(x.shape)} and {x.dtype} does not go through net: {reason}") from error
     return ConversionReport(rows, outputs, T, len(x))
 
 
