@@ -117,7 +117,7 @@ def linear(
     x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
     device = held.device
     checks.parameters(weight, bias, 2, "[out, in]", device)
-    checks.features(x, weight)
+    checks.features(x.shape, weight)
     x = x if isinstance(x, Spikes) else x[..., None, None]
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
     neurons = neurons_of(

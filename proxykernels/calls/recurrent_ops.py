@@ -44,7 +44,7 @@ def linear(
     tensors = neuron.check_once()
     x = carrying(x, 3, "[T, N, features]", surrogate, None)
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
-    checks.features(x, weight)
+    checks.features(x.shape, weight)
     checks.recurrent(recurrent_weight, len(weight), x.device)
     if not neuron.fires:
         raise TypeError(f"neuron must fire, for its spikes come back to it, got {type(neuron).__name__}")

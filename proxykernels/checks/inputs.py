@@ -274,11 +274,11 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
             _known_finite("bias", bias)
 
 
-def features(x: Spikes | Tensor, weight: Tensor) -> None:
-    """Check the inputs [T, N, features] of a matrix product by weights [out, in]."""
-    if x.shape[2] != weight.shape[1]:
+def features(shape: Sequence[int], weight: Tensor) -> None:
+    """Check the shape [T, N, features] of the inputs of a matrix product by weights [out, in]."""
+    if shape[2] != weight.shape[1]:
         raise ValueError(
-            f"x must have {weight.shape[1]} features, as weights {list(weight.shape)} take them, got {x.shape[2]}"
+            f"x must have {weight.shape[1]} features, as weights {list(weight.shape)} take them, got {shape[2]}"
         )
 
 

@@ -79,7 +79,7 @@ class Fused(Neurons):
     def _moments_of_means(self, x: Spikes | Tensor) -> tuple[Tensor, Tensor, int]:
         """The same of the means of currents over the steps, which are the currents of the mean input."""
         if self.weight.ndim == 2:
-            checks.features(x, self.weight)
+            checks.features(x.shape, self.weight)
         else:
             window_checks.groups(getattr(self, "groups", 1), x.shape[2], self.weight)
         if isinstance(x, Spikes):
@@ -266,7 +266,7 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
     def _batch_moments(self, x, weight, bias):
         checks.parameters(weight, bias, 2, "[out, in]", x.device)
         checks.steps_of(x, 3, "[T, N, features]")
-        checks.features(x, weight)
+        checks.features(x.shape, weight)
         return batch_moments(x, weight, bias, (1, 1), (0, 0), (1, 1), 1)
 
     def _fire_with(self, weight, bias, x, v):

@@ -75,11 +75,13 @@ class SigmaDeltaNeurons(SpikingLayer):
         parts = list(zip(map(synapse_of, self.synapses), inputs, strict=True))
         synapse, x = parts.pop(max(range(len(parts)), key=lambda k: parts[k][0].fan_in))
         steps = T if self.fires and self.pool is None else max(part.steps for part in inputs)
+        operands, window = _operands(synapse, x, fresh), _window(synapse, x)
         C, *size = synapse.output_shape((1, 1, x.values.shape[3], *x.size))[2:]
         added = None
         for other, part in parts:  # what they bring is added to what the one with the most weights does
-            operands = _operands(other, part, fresh)
-            brought, counts = backend.sigma_delta(*operands, None, part.steps, None, _window(other, part))
+            brought, counts = backend.sigma_delta(
+                *_operands(other, part, fresh), None, part.steps, None, _window(other, part)
+            )
             if brought.shape[2:] != (math.prod(size), C):
                 raise ValueError(
                     f"inputs must give sums of one shape, {(C, *size)}; got {brought.shape[3]} channels "
@@ -89,7 +91,6 @@ class SigmaDeltaNeurons(SpikingLayer):
             added = brought if added is None else added.add_(brought)
             tally.add(_of_weights(counts, other, part), part)
         neuron, shape = self.neurons(C) if self.fires else None, (len(x.values), math.prod(size), C)
-        operands, window = _operands(synapse, x, fresh), _window(synapse, x)
         if neuron is None or self.pool is None:
             kept = self._state(state, shape, shape) if neuron else None
             y, counts = backend.sigma_delta(*operands, added, steps, neuron, window, kept)

@@ -175,7 +175,10 @@ class FusedSum(Neurons):
             if not isinstance(part, Spikes | Tensor):
                 raise TypeError(f"each input must be Spikes or a tensor (T, N, ...), got {type(part).__name__}")
             checks.whole("x", part)
-        shapes = [synapse.output_shape(tuple(part.shape)) for synapse, part in self.terms(x)]
+        terms = self.terms(x)
+        for synapse, part in terms:
+            synapse.check(part.device)
+        shapes = [synapse.output_shape(tuple(part.shape)) for synapse, part in terms]
         if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f"all synapses must give currents of the same shape (T, N, ...), got {shapes}")
         if not shapes[0] or shapes[0][0] < 1:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..calls.currents import currents_of
-from ..checks.window_checks import symmetric
+from ..checks import window_checks
 from ..kernels import heap, unfused
 from ..spikes import Spikes
 
@@ -39,8 +40,19 @@ class Synapse:
         """Weight and bias, which the input itself has not."""
         return None, None
 
+    def check(self, device: torch.device) -> None:
+        """The parameters must be of a type and shape that inputs on ``device`` go with.
+
+        Raises:
+            TypeError, ValueError: one is not; the message names it.
+        """
+
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape (T, N, ...) of the currents, of an input of ``shape`` (T, N, ...)."""
+        """The shape (T, N, ...) of the currents, of an input of ``shape`` (T, N, ...).
+
+        Raises:
+            ValueError: the weights do not take such an input.
+        """
         return shape
 
     def currents(self, x: Spikes | Tensor) -> Tensor:
@@ -80,7 +92,16 @@ class Synapse:
 
 
 class _Weighted(Synapse):
-    """Synapses with a weight [outputs, inputs, ...] and a bias."""
+    """Synapses with a weight [outputs, inputs, ...] and a bias.
+
+    Attributes:
+        weights: dimensions of the weight, and its shape for messages.
+    """
+
+    weights: tuple[int, str]
+
+    def check(self, device: torch.device) -> None:
+        checks.parameters(*self.parameters(), *self.weights, device)
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
@@ -107,12 +128,15 @@ class Product(_Weighted):
     """nn.Linear."""
 
     plain_class = nn.Linear
-    inputs = "[N, features]"
+    inputs, weights = "[N, features]", (2, "[out, in]")
 
     def arguments(self) -> tuple:
         return self.module.in_features, self.module.out_features, self.module.bias is not None
 
     def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 3:
+            raise ValueError(f"the input of a matrix product must have the shape (T, N, features), got {shape}")
+        checks.features(shape, self.module.weight)
         return *shape[:2], self.module.out_features
 
     def currents(self, x: Spikes | Tensor) -> Tensor:
@@ -154,7 +178,7 @@ class Convolution(_Weighted):
     """nn.Conv2d with zero padding."""
 
     plain_class: type[nn.Module] = nn.Conv2d
-    inputs = "[N, C, H, W]"
+    inputs, weights = "[N, C, H, W]", (4, "[C_out, C_in / groups, kernel_h, kernel_w]")
 
     def __init__(self, module: nn.Module):
         super().__init__(module)
@@ -172,7 +196,7 @@ class Convolution(_Weighted):
         m = self.module
         padding = m.padding if isinstance(m.padding, str) else _pair(m.padding, 0)
         weight = weight.view(*weight.shape[:2], *_pair(weight.shape[2:]))
-        return symmetric(weight, padding, self.stride, _pair(m.dilation))
+        return window_checks.symmetric(weight, padding, self.stride, _pair(m.dilation))
 
     def placed(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, int]]:
         """The weight of two dimensions, padding on the left, right, top and bottom, and dilation."""
@@ -183,7 +207,9 @@ class Convolution(_Weighted):
         if len(shape) != self.module.weight.ndim + 1:
             wanted = self.inputs.strip("[]")
             raise ValueError(f"the input of a convolution must have the shape (T, {wanted}), got {shape}")
+        window_checks.groups(self.module.groups, shape[2], self.module.weight)
         weight, padding, dilation = self.window(self.module.weight)
+        window_checks.fits(_pair(shape[3:]), weight.shape[2:], padding, dilation)
         size = unfused.output_size(_pair(shape[3:]), weight.shape[2:], self.stride, padding, dilation)
         return *shape[:2], len(weight), *size[5 - len(shape) :]
 
@@ -229,7 +255,7 @@ class Convolution1d(Convolution):
     """nn.Conv1d with zero padding: a convolution of images of one row."""
 
     plain_class = nn.Conv1d
-    inputs = "[N, C, L]"
+    inputs, weights = "[N, C, L]", (3, "[C_out, C_in / groups, kernel]")
 
 
 KINDS = (Convolution, Convolution1d, Product, Synapse)

@@ -1,5 +1,7 @@
 """Layers that join several inputs, and pooling of rates, against plain torch."""
 
+import copy
+
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
@@ -137,6 +139,54 @@ def test_bad_sums():
         pk.FusedIFSum()
     with pytest.raises(ValueError, match="padding_mode must be 'zeros'"):
         pk.FusedIFSum(nn.Conv2d(4, 4, 3, padding_mode="reflect"))
+
+
+def given(shapes, kind):
+    x = [spikes(3, 2, *shape, generator=torch.Generator().manual_seed(0), rate=0.5) for shape in shapes]
+    packed = {"spikes": len(x), "real": 0, "mixed": 1}[kind]
+    return tuple(pk.pack(part) if k < packed else part * 0.5 for k, part in enumerate(x))
+
+
+@pytest.mark.parametrize("kind", ["spikes", "real", "mixed"])
+@pytest.mark.parametrize("name", [name for name in SUMS if not name.startswith("identity")])
+def test_inputs_that_the_weights_of_a_sum_do_not_fit(name, kind):
+    """Kernels would read weights that there are not, or take those of another input."""
+    synapses, shapes = SUMS[name]
+    layer = pk.FusedIFSum(*synapses)
+    for k, synapse in enumerate(synapses):
+        if isinstance(synapse, nn.Identity):
+            continue
+        wrong = [*shapes[:k], (shapes[k][0] * 2, *shapes[k][1:]), *shapes[k + 1 :]]
+        with pytest.raises(ValueError, match=r"x must have (C_in = )?\d+.*, as weights .* take (it|them), got"):
+            layer(given(wrong, kind))
+
+
+@pytest.mark.parametrize("kind", ["spikes", "real", "mixed"])
+def test_images_that_are_too_small_for_a_sum(kind):
+    layer = pk.FusedIFSum(nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, 3))
+    with pytest.raises(ValueError, match=r"kernel_size \(3, 3\) .* is larger than the input \(1, 1\)"):
+        layer(given([(4, 1, 1)] * 2, kind))
+    with pytest.raises(ValueError, match=r"a matrix product must have the shape .*, got \(3, 2, 4, 1, 1\)"):
+        pk.FusedIFSum(nn.Linear(4, 6))(given([(4, 1, 1)], kind))
+
+
+@pytest.mark.parametrize("kind", ["spikes", "real", "mixed"])
+@pytest.mark.parametrize("name", ["two-windows", "pointwise-main", "groups", "linear"])
+@pytest.mark.parametrize(
+    ("parameter", "change", "error"),
+    [
+        ("bias", lambda bias: bias[:3], r"bias must have the shape \[\d\], .* got \[3\]"),
+        ("weight", lambda weight: weight[:0], r"weight must have the shape .*, got \[0, "),
+        ("weight", lambda weight: weight.to("meta"), "weight is on meta and the input on cpu"),
+    ],
+    ids=["bias", "no weights", "device"],
+)
+def test_bad_parameters_of_a_sum(name, kind, parameter, change, error):
+    synapses, shapes = SUMS[name]
+    layer = copy.deepcopy(pk.FusedIFSum(*synapses))
+    setattr(layer.synapses[0], parameter, nn.Parameter(change(getattr(layer.synapses[0], parameter).detach())))
+    with pytest.raises(ValueError, match=error):
+        layer(given(shapes, kind))
 
 
 @pytest.mark.parametrize("constant", [True, False])
