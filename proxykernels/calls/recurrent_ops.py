@@ -76,5 +76,5 @@ def _start(v: Tensor | float | None, shape: tuple[int, int], neuron: AnyNeuron, 
     if isinstance(v, Tensor):
         return v.float().unsqueeze(2)
     start = torch.zeros(shape[0], neuron.states + 1, 1, shape[1], dtype=torch.float32, device=device)
-    start[:, 0] = neuron.rest if v is None else v
+    start[:, 0] = float(neuron.rest if v is None else v)
     return start

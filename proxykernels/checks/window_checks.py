@@ -32,7 +32,7 @@ def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if max(values) > LARGEST_WINDOW:
         raise ValueError(f"{name} must be at most {LARGEST_WINDOW}, got {value}")
-    return values
+    return tuple(map(int, values))  # of NumPy's integers, too
 
 
 def groups(groups: int, channels: int, weight: Tensor) -> int:

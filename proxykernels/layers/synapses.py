@@ -5,6 +5,7 @@ layer's class. A new kind is one more class here, and its line in KINDS.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -184,7 +185,7 @@ class Convolution(_Weighted):
         super().__init__(module)
         if self.module.padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {module.padding_mode!r}; pad the input instead")
-        self.stride = _pair(self.module.stride)
+        self.stride = _window(self.module.stride)
 
     def arguments(self) -> tuple:
         m = self.module
@@ -194,14 +195,14 @@ class Convolution(_Weighted):
     def window(self, weight: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """The weight of two dimensions, padding in numbers, and dilation."""
         m = self.module
-        padding = m.padding if isinstance(m.padding, str) else _pair(m.padding, 0)
+        padding = m.padding if isinstance(m.padding, str) else _window(m.padding, 0)
         weight = weight.view(*weight.shape[:2], *_pair(weight.shape[2:]))
-        return window_checks.symmetric(weight, padding, self.stride, _pair(m.dilation))
+        return window_checks.symmetric(weight, padding, self.stride, _window(m.dilation))
 
     def placed(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, int]]:
         """The weight of two dimensions, padding on the left, right, top and bottom, and dilation."""
         m = self.module
-        return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides(m), _pair(m.dilation)
+        return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides(m), _window(m.dilation)
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != self.module.weight.ndim + 1:
@@ -244,10 +245,10 @@ def both_sides(module: Any) -> tuple[int, int, int, int]:
     """The padding of a convolution of torch, as its attributes say now: on the left, right, top and bottom."""
     height, width = _pair(module.weight.shape[2:])
     if isinstance(module.padding, str):
-        down, across = (0, 0) if module.padding == "valid" else _pair(module.dilation)
+        down, across = (0, 0) if module.padding == "valid" else _window(module.dilation)
         down, across = down * (height - 1), across * (width - 1)
         return across // 2, across - across // 2, down // 2, down - down // 2
-    top, left = _pair(module.padding, 0)
+    top, left = _window(module.padding, 0)
     return left, left, top, top
 
 
@@ -277,6 +278,11 @@ def synapse_of(module: nn.Module) -> Synapse:
 def _pair(values: Sequence[int], before: int = 1) -> tuple[int, int]:
     """A size or a window of one or two dimensions in two."""
     return (before, values[0]) if len(values) == 1 else (values[0], values[1])
+
+
+def _window(lengths: Sequence[int], before: int = 1) -> tuple[int, int]:
+    """A window of a convolution in two Python integers, whatever integers torch's module was made with."""
+    return _pair([operator.index(n) for n in lengths], before)
 
 
 def _float(parameter: Tensor | None) -> Any:

@@ -3,6 +3,7 @@
 Each function takes the follower of follow.py, a module's path, the module, and what it is called with.
 """
 
+import operator
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -22,7 +23,7 @@ _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.Ru
 
 def pool(follower, path: str, module: Any, x: Value) -> Value:
     maximum = isinstance(module, layers.MaxPool2d | layers.MaxPool1d)
-    divisor = getattr(module, "divisor_override", None) or 0
+    divisor = operator.index(getattr(module, "divisor_override", None) or 0)
     if abs(divisor) >= MOST:
         refuse(path, module, f"divisor_override {divisor}; it must be below {MOST}")
     window, shape = pooling(path, module, x)
@@ -48,10 +49,9 @@ def adaptive_pool(follower, path: str, module: Any, x: Value) -> Value:
     one_axis = isinstance(module, layers.AdaptiveAvgPool1d)
     if len(x.shape) != (2 if one_axis else 3):
         refuse_shape(path, module, x)
-    wanted = module.output_size
-    out = (1, wanted if isinstance(wanted, int) else wanted[0]) if one_axis else _output_size(wanted, x.shape)
     C, *size = image_of(x.shape)
-    if tuple(out) == tuple(size):
+    out = _output_size(module.output_size, (C, *size), one_axis)
+    if out == tuple(size):
         return x
     shape = (C, out[1]) if one_axis else (C, *out)
     return follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
@@ -135,7 +135,7 @@ def pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
         refuse_shape(path, module, x)
     given = [module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding]
     kernel, stride, padding = (
-        _pair(v, default) if one_axis else window_checks.pair("window", v, 0)
+        (default, window_checks.single("window", v, 0)) if one_axis else window_checks.pair("window", v, 0)
         for v, default in zip(given, (1, 1, 0), strict=True)
     )
     if prod(kernel) > MOST_INPUTS:
@@ -156,11 +156,8 @@ def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) ->
     return windows
 
 
-def _pair(value: Any, before: int) -> tuple[int, int]:
-    """A window along one axis as one of two."""
-    return before, value if isinstance(value, int) else value[0]
-
-
-def _output_size(wanted: Any, shape: Shape) -> tuple[int, int]:
-    height, width = wanted if isinstance(wanted, tuple | list) else (wanted, wanted)
-    return shape[1] if height is None else height, shape[2] if width is None else width
+def _output_size(wanted: Any, image: tuple[int, int, int], one_axis: bool) -> tuple[int, int]:
+    """Of an adaptive pooling, whose ``wanted`` has None for what stays as it is."""
+    given = [*wanted] if isinstance(wanted, tuple | list) else [wanted] * (1 if one_axis else 2)
+    height, width = [1, *given] if one_axis else given
+    return operator.index(image[1] if height is None else height), operator.index(image[2] if width is None else width)

@@ -176,7 +176,8 @@ def _is_two_by_two(layer: nn.Module) -> bool:
     if not isinstance(layer, MaxPool2d):
         return False
     stride = layer.kernel_size if layer.stride is None else layer.stride
-    return all(size in (2, (2, 2), [2, 2]) for size in (layer.kernel_size, stride)) and layer.padding in (0, (0, 0))
+    window = [(v, v) if checks.is_integer(v) else tuple(v) for v in (layer.kernel_size, stride, layer.padding)]
+    return window == [(2, 2), (2, 2), (0, 0)]
 
 
 def replace_neurons(

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain
+from numbers import Number
 from operator import attrgetter, call, is_, itemgetter
 from types import FunctionType
 from typing import Any
@@ -33,7 +34,7 @@ UNREAD = {  # of torch's modules: what a run without gradients does not look at,
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
     "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
 }  # fmt: skip
-PLAIN = bool, int, float, str, bytes, type(None), torch.dtype, torch.device, type, FunctionType
+PLAIN = Number, str, bytes, type(None), torch.dtype, torch.device, type, FunctionType  # NumPy's numbers, too
 
 
 class CannotWatchError(Exception):
