@@ -7,7 +7,7 @@ from the state ``v`` and returns ``(y, v)``.
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -107,6 +107,21 @@ class WithoutSynapses(SpikingLayer):
 
     def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
         """It has one, or a call that would cut it off is an error."""
+
+
+def kept_values(v: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """The state ``v`` of a layer without neurons, in float32.
+
+    Raises:
+        TypeError, ValueError: it is of another type, shape or device, or not finite on a CPU.
+    """
+    checks.floating("v", v)
+    checks.same_device("v", v, device)
+    if tuple(v.shape) != tuple(shape):
+        raise ValueError(f"v must have the shape {list(shape)}, got {list(v.shape)}")
+    if not v.is_cuda:  # which would be waited for in every chunk of steps
+        checks.finite("v", v)
+    return v.float()
 
 
 class Neurons(NeuronAttributes, SpikingLayer):

@@ -10,7 +10,7 @@ from .. import checks
 from ..calls import spike_ops
 from ..kernels import heap
 from ..spikes import Spikes, pack
-from .base import WithoutSynapses
+from .base import WithoutSynapses, kept_values
 
 
 class Delay(WithoutSynapses):
@@ -71,9 +71,7 @@ class Delay(WithoutSynapses):
         shape = (x.shape[1], self.steps, *x.shape[2:])
         if v is None:
             return torch.zeros((self.steps, shape[0], *shape[2:]), dtype=torch.float32, device=x.device)
-        wanted = shape if self.steps > 1 else (shape[0], *shape[2:])
-        if tuple(v.shape) != wanted:
-            raise ValueError(f"v must have the shape {list(wanted)}, got {list(v.shape)}")
+        v = kept_values(v, shape if self.steps > 1 else (shape[0], *shape[2:]), x.device)
         return v.unsqueeze(0) if self.steps == 1 else v.transpose(0, 1)
 
     def _state(self, past: Tensor, x: Tensor) -> Tensor:

@@ -225,7 +225,7 @@ class FusedConv1d(FusedConvolution, nn.Conv1d):
 
     def _fire_with(self, weight, bias, x, v):
         checks.steps_of(x, 4, "(T, N, C_in, L)")
-        v = v.unsqueeze(-2) if isinstance(v, Tensor) else v
+        v = v.unsqueeze(-2) if isinstance(v, Tensor) and v.ndim else v
         window = self._of_images()
         weight = value_checks_cache.computed_from(weight.unsqueeze(2), weight)
         spikes, v = neuron_ops.conv2d(as_images(x), weight, bias, v, self.neuron, *window, surrogate=self.surrogate)

@@ -13,7 +13,7 @@ from ..checks.keywords import flag, taken_by_position
 from ..kernels import value_checks_cache
 from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
-from .base import WithoutSynapses, each_step, each_step_of_spikes
+from .base import WithoutSynapses, each_step, each_step_of_spikes, kept_values
 
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch pools these alone
 
@@ -171,8 +171,7 @@ class MaxRatePool2d(MaxOfSums):
         kernel_size, stride, padding, ceil_mode: as in nn.MaxPool2d (stride defaults to kernel_size).
 
     Shapes: x (T, N, C, H, W), Spikes or a tensor of 0 and 1, behind a Dropout of 0 and its 1 / (1 - p);
-    y (T, N, C, H_out, W_out), of the same values; state v [N, C, H, W]: the counts, with ceil_mode also of the pixels
-    that it adds.
+    y (T, N, C, H_out, W_out), of the same values; state v [N, C, H, W]: the counts.
 
     Raises:
         TypeError, ValueError: x holds other values or needs a gradient, or a window does not fit.
@@ -180,8 +179,9 @@ class MaxRatePool2d(MaxOfSums):
 
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 5, "(T, N, C, H, W)")
+        counts = None if v is None else kept_values(v, x.shape[1:], x.device)
         window = self.kernel_size, self.stride, self.padding
-        return max_rate_pool(x, v, window, self.ceil_mode)
+        return max_rate_pool(x, counts, window, self.ceil_mode)
 
 
 def described(pool: Any) -> str:
@@ -212,9 +212,13 @@ def max_rate_pool(x: Spikes | Tensor, counts: Tensor | None, window: Any, ceil_m
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
     x = x if isinstance(x, Spikes) else _spikes_of(x)
-    x = _filled_up(x, *window) if ceil_mode else x
+    height, width = x.shape[3:]
     counts = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device) if counts is None else counts
-    return spike_ops.max_rate_pool2d(x, counts, *window)
+    if ceil_mode:
+        x = _filled_up(x, *window)
+        counts = F.pad(counts, (0, x.shape[4] - width, 0, x.shape[3] - height))
+    spikes, counts = spike_ops.max_rate_pool2d(x, counts, *window)
+    return spikes, counts[..., :height, :width]
 
 
 def _spikes_of(x: Tensor) -> Spikes:

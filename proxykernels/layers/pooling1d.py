@@ -8,7 +8,7 @@ from ..checks import window_checks
 from ..checks.keywords import flag, taken_by_position
 from ..spikes import Spikes
 from ..spikes.spike_tensor import keeps_packed
-from .base import as_images, as_row, each_step_of_spikes
+from .base import as_images, as_row, each_step_of_spikes, kept_values
 from .pooling import MaxOfSums, described, max_pool, max_rate_pool
 
 
@@ -46,8 +46,7 @@ class MaxRatePool1d(MaxOfSums):
     Args:
         kernel_size, stride, padding, ceil_mode: as in nn.MaxPool1d (stride defaults to kernel_size).
 
-    Shapes: x (T, N, C, L), with values as there; y (T, N, C, L_out); state v [N, C, L]: the counts, with ceil_mode also
-    of the places that it adds.
+    Shapes: x (T, N, C, L), with values as there; y (T, N, C, L_out); state v [N, C, L]: the counts.
 
     Raises:
         TypeError, ValueError: as :class:`MaxRatePool2d`.
@@ -61,7 +60,7 @@ class MaxRatePool1d(MaxOfSums):
 
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, 4, "(T, N, C, L)")
-        counts = None if v is None else v.unsqueeze(-2)
+        counts = None if v is None else kept_values(v, x.shape[1:], x.device).unsqueeze(-2)
         spikes, counts = max_rate_pool(as_images(x), counts, _of_one_row(self), self.ceil_mode)
         return as_row(spikes), counts.squeeze(-2)
 

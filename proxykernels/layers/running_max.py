@@ -4,6 +4,7 @@ import torch
 
 from .. import checks
 from ..spikes import Spikes
+from .base import kept_values
 from .pooling import MaxOfSums
 
 
@@ -34,7 +35,7 @@ class RunningMaxPool2d(MaxOfSums):
         if v is None and checks.is_constant(x) and len(x):  # all maxima grow evenly
             y = self.affine(x[0])
             return checks.repeated(y, len(x)) if checks.is_repeated(x) else y.unsqueeze(0), len(x) * x[0]
-        sums = x.new_zeros(x.shape[1:]) if v is None else v
+        sums = x.new_zeros(x.shape[1:]) if v is None else kept_values(v, x.shape[1:], x.device)
         steps, before = [], self.affine(sums)
         for step in x:
             sums = sums + step

@@ -15,6 +15,7 @@ from ..checks import chunked_passes
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..kernels.value_checks_cache import nobody_follows
+from ..kernels.weight_layouts import is_finite
 from ..layers import Neurons
 from ..layers.base import SpikingLayer
 from ..layers.parametrized import is_parametrized
@@ -213,7 +214,7 @@ def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:
         (v,) = given
         if v.shape != (N, *several, *plan.state_shape(op)) or v.dtype != torch.float32 or not v.is_cpu:
             return None
-        if not v.isfinite().all() or not plan.takes_state(op, v):
+        if v.layout != torch.strided or not is_finite(v) or not plan.takes_state(op, v):
             return None
         start[k] = plan.as_run(k, v)
     return start

@@ -124,9 +124,11 @@ def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:
             raise ValueError(f"state of {name!r} must be two float32 tensors, as a result has them, got {got}")
         for tensor in part:
             checks.same_device(f"state of {name!r}", tensor, frame.device)
+            checks.strided(f"state of {name!r}", tensor)
             checks.finite(f"state of {name!r}", tensor)
-            if len(tensor) != len(frame):
-                raise ValueError(f"state of {name!r} is of {len(tensor)} samples, and x has {len(frame)}")
+            samples = len(tensor) if tensor.ndim else 0
+            if samples != len(frame):
+                raise ValueError(f"state of {name!r} is of {samples} samples, and x has {len(frame)}")
     if state[Network.INPUT][0].shape != frame.shape:
         raise ValueError(f"state is of inputs {list(state[Network.INPUT][0].shape)}, and x has {list(frame.shape)}")
     return names
@@ -211,6 +213,8 @@ class _Samples:
         y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh, start == 0)
         self.needed = max(self.needed, needed)
         sent = None if fresh else _copy(Changes.of(ends.now[1].unsqueeze(1)).values.squeeze(1))
+        if sent is not None and sent.shape != (len(frames), *y.values.shape[2:]):
+            raise ValueError(f"state is of outputs {list(ends.now[1].shape)}, and the network has others")
         sums = backends.backend_of(frames.device.type).sums_so_far(y.real(), sent, steps)
         outputs = Changes(sums, y.size).dense().transpose(0, 1)
         if keeps:

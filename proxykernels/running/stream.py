@@ -186,6 +186,7 @@ class Stream:
             shape, count = self.engine.plan.state_shape(op), op.states
             wanted = (self.batch, *((count,) if count > 1 else ()), *shape)
             checks.floating(f"state of {name}", given[name])
+            checks.same_device(f"state of {name}", given[name], heap.CPU)
             if tuple(given[name].shape) != wanted:
                 raise ValueError(f"state of {name} must have the shape {list(wanted)}, got {list(given[name].shape)}")
             checks.finite(f"state of {name}", given[name])
