@@ -240,7 +240,7 @@ def _planned(path: str, layer: Neurons, C: int, bias: Tensor | None) -> PlannedN
     scale = layer.scale
     if type(neuron) is not IFNeuron:
         scale = None  # convert gives it to no others
-    bias = heap.zeros(C) if bias is None else bias.detach().cpu().clone()
+    bias = heap.zeros(C) if bias is None else bias.detach().float().cpu().clone()
     with at(f"layer {path}"):
         require_finite("bias", bias)
     return PlannedNeurons(

@@ -94,6 +94,16 @@ def test_in_networks():
     assert equal(torch.cat([half.spikes.dense() for half in halves]), y)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_parameters_of_every_type(dtype):
+    x = spikes(9, 2, 6, generator=torch.Generator().manual_seed(2), rate=0.5)
+    expected = by_hand(layer(), x)
+    net = nn.Sequential(layer().to(dtype))
+    assert expected.any() and net[0].bias.dtype == dtype and net[0].bias.any()
+    for run in (layerwise.simulate, pk.simulate, lambda net, x, T: pk.compile(net, x)(x, T)):
+        assert equal(run(net, x, len(x)).spikes.dense(), expected)
+
+
 def test_operations_count_what_comes_back():
     x = spikes(40, 3, 6, generator=torch.Generator().manual_seed(0))
     full, alone = (pk.simulate(layer(recurrence=kind), x, T=40) for kind in ("full", "elementwise"))
