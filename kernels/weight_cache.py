@@ -4,14 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, UntypedStorage
 
-from . import constant_cache, heap
+from . import constant_cache, heap, locks
 from .weight_layouts import is_finite, refuse_infinite, require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
@@ -67,7 +66,7 @@ class PackedWeights:
     def __init__(self, fingerprint: Callable[[Tensor], int]):
         self._fingerprint = fingerprint
         self._known: WeakKeyDictionary[UntypedStorage, dict[Any, tuple[Any, dict]]] = WeakKeyDictionary()
-        self._lock = RLock()  # of the dictionaries
+        self._lock = locks.lock()  # of the dictionaries
 
     def of(self, weight: Tensor, *others: Tensor | None, name: str = "weight") -> "Packed":
         """The cache entry of a weight.

@@ -1,9 +1,10 @@
 """The states after a run, which a second run gives once somebody asks for them: most results are only counted."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
+
+from ..kernels import locks
 
 
 class LaterStates(Mapping[int, Tensor]):
@@ -11,7 +12,7 @@ class LaterStates(Mapping[int, Tensor]):
 
     def __init__(self, numbers: Sequence[int], run: Callable[[], Mapping[int, Tensor]]):
         """``run``: gives them all."""
-        self._numbers, self._run, self._lock = numbers, run, threading.Lock()
+        self._numbers, self._run, self._lock = numbers, run, locks.lock()
         self._states: Mapping[int, Tensor] | None = None
 
     def __getitem__(self, number: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +11,7 @@ from torch.nn.modules import module as torch_module
 
 from .. import checks
 from ..checks import chunked_passes
-from ..kernels import backends
+from ..kernels import backends, locks
 from ..kernels.heap import keep_freed
 from ..kernels.value_checks_cache import nobody_follows
 from ..kernels.weight_layouts import is_finite
@@ -55,7 +54,7 @@ class _Known:
 
 
 _networks: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
-_lock = RLock()
+_lock = locks.lock()
 _CPU_BACKEND = backends.cpu_backend
 _GLOBAL_HOOKS = [hooks for name, hooks in vars(torch_module).items() if name.startswith("_global_forward_")]
 

@@ -1,7 +1,6 @@
 """An engine that goes on from call to call: for what comes step by step, such as the events of a camera."""
 
 import math
-import threading
 from ctypes import c_int64
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import heap
+from ..kernels import heap, locks
 from ..kernels.cpu.words import pixel_bytes
 from ..plan.library import PlanTally
 from ..plan.plan import Plan
@@ -70,7 +69,7 @@ class Stream:
                 f"has {there / 2**30:.3g} GiB; take a smaller batch"
             )
         self.engine, self.batch = engine, batch
-        self._session, self._lock = engine.new_session(), threading.RLock()
+        self._session, self._lock = engine.new_session(), locks.lock()
         self.reset()
 
     @property

@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reas
 PROGRAM = """
 import os, sys, threading, torch
 import proxykernels as pk
+from proxykernels.kernels import locks as kernel_locks
 torch.set_num_threads(2)
 layer = pk.FusedIFConv2d(32, 32, 3).eval()
 x = torch.rand(8, 4, 32, 24, 24)
@@ -32,6 +33,17 @@ def fork(then):
         then()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def hold_locks():
+    held, locks = threading.Event(), [*kernel_locks._locks]
+    def hold():
+        for lock in locks:
+            lock.acquire()
+        held.set()
+        threading.Event().wait()
+    threading.Thread(target=hold, daemon=True).start()
+    held.wait()
+    assert len(locks) > 2
 
 expected = use()
 assert expected[0] > 0
@@ -76,3 +88,8 @@ def test_a_child_and_its_parent_go_on(use):
 )
 def test_any_thread_of_any_child_goes_on(forks):
     assert run("conv", forks) == (0, "")
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_child_waits_for_no_lock_that_another_thread_held(use):
+    assert run(use, "hold_locks(), os._exit(fork(check))") == (0, "")
