@@ -156,7 +156,7 @@ def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) ->
     return windows
 
 
-def _output_size(wanted: Any, image: tuple[int, int, int], one_axis: bool) -> tuple[int, int]:
+def _output_size(wanted: Any, image: Shape, one_axis: bool) -> tuple[int, int]:
     """Of an adaptive pooling, whose ``wanted`` has None for what stays as it is."""
     given = [*wanted] if isinstance(wanted, tuple | list) else [wanted] * (1 if one_axis else 2)
     height, width = [1, *given] if one_axis else given
