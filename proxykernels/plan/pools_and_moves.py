@@ -97,15 +97,19 @@ def concatenate(follower, path: str, module: Any, x: Value | tuple[Value, ...]) 
 
 def channels(follower, path: str, module: Any, x: Value) -> Value:
     x = follower.flattened(x, path)
-    if x.shape[0] < module.needed:
-        refuse(path, module, f"it needs {module.needed} channels, and its input has {x.shape[0]}")
-    shape, index = (len(module.index), *x.shape[1:]), module.index.cpu().clone()
+    index = module.index.cpu().clamp(min=-1)  # as it is now: somebody may have written to it
+    needed = int(index.max()) + 1
+    if x.shape[0] < needed:
+        refuse(path, module, f"it needs {needed} channels, and its input has {x.shape[0]}")
+    shape = (len(index), *x.shape[1:])
     return follower.append(Operation(Kind.MOVE, path, (Window(x.slot),), shape, x.real, channels=index))
 
 
 def delay(follower, path: str, module: Any, x: Value) -> Value:
     x = follower.flattened(x, path)
     delays = module.of_channels(x.shape[0])
+    if delays.min() < 0:
+        refuse(path, module, f"a delay of {int(delays.min())} steps")
     if delays.max() > MOST_DELAY:
         refuse(path, module, f"a delay of {int(delays.max())} steps; at most {MOST_DELAY} are taken")
     return follower.append(Operation(Kind.DELAY, path, (Window(x.slot),), x.shape, x.real, delays=delays))
