@@ -5,7 +5,6 @@ layer's class. A new kind is one more class here, and its line in KINDS.
 """
 
 import math
-import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -185,7 +184,7 @@ class Convolution(_Weighted):
         super().__init__(module)
         if self.module.padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {module.padding_mode!r}; pad the input instead")
-        self.stride = _window(self.module.stride)
+        self.stride = _window(self.module, "stride", 1)
 
     def arguments(self) -> tuple:
         m = self.module
@@ -195,14 +194,14 @@ class Convolution(_Weighted):
     def window(self, weight: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """The weight of two dimensions, padding in numbers, and dilation."""
         m = self.module
-        padding = m.padding if isinstance(m.padding, str) else _window(m.padding, 0)
+        padding = m.padding if isinstance(m.padding, str) else _window(m, "padding", 0)
         weight = weight.view(*weight.shape[:2], *_pair(weight.shape[2:]))
-        return window_checks.symmetric(weight, padding, self.stride, _window(m.dilation))
+        return window_checks.symmetric(weight, padding, self.stride, _window(m, "dilation", 1))
 
     def placed(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, int]]:
         """The weight of two dimensions, padding on the left, right, top and bottom, and dilation."""
         m = self.module
-        return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides(m), _window(m.dilation)
+        return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides(m), _window(m, "dilation", 1)
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) != self.module.weight.ndim + 1:
@@ -245,10 +244,10 @@ def both_sides(module: Any) -> tuple[int, int, int, int]:
     """The padding of a convolution of torch, as its attributes say now: on the left, right, top and bottom."""
     height, width = _pair(module.weight.shape[2:])
     if isinstance(module.padding, str):
-        down, across = (0, 0) if module.padding == "valid" else _window(module.dilation)
+        down, across = (0, 0) if module.padding == "valid" else _window(module, "dilation", 1)
         down, across = down * (height - 1), across * (width - 1)
         return across // 2, across - across // 2, down // 2, down - down // 2
-    top, left = _window(module.padding, 0)
+    top, left = _window(module, "padding", 0)
     return left, left, top, top
 
 
@@ -280,9 +279,12 @@ def _pair(values: Sequence[int], before: int = 1) -> tuple[int, int]:
     return (before, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
-def _window(lengths: Sequence[int], before: int = 1) -> tuple[int, int]:
-    """A window of a convolution in two Python integers, whatever integers torch's module was made with."""
-    return _pair([operator.index(n) for n in lengths], before)
+def _window(module: Any, name: str, least: int) -> tuple[int, int]:
+    """An attribute of a convolution, of at least ``least`` in both dimensions: of a row, the first has just that."""
+    value = getattr(module, name)
+    if isinstance(module, nn.Conv1d):
+        return least, window_checks.single(name, value, least)
+    return window_checks.pair(name, value, least)
 
 
 def _float(parameter: Tensor | None) -> Any:

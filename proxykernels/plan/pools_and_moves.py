@@ -137,11 +137,11 @@ def pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
     one_axis = isinstance(module, _POOLS_1D)
     if len(x.shape) != (2 if one_axis else 3):
         refuse_shape(path, module, x)
-    given = [module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding]
-    kernel, stride, padding = (
-        (default, window_checks.single("window", v, 0)) if one_axis else window_checks.pair("window", v, 0)
-        for v, default in zip(given, (1, 1, 0), strict=True)
-    )
+    given = module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding
+    if one_axis:
+        least = {"kernel_size": 1, "stride": 1, "padding": 0}
+        given = tuple((n, window_checks.single(name, v, n)) for (name, n), v in zip(least.items(), given, strict=True))
+    kernel, stride, padding = window_checks.pooling(*given)
     if prod(kernel) > MOST_INPUTS:
         refuse(path, module, f"a window of {prod(kernel)} pixels; at most {MOST_INPUTS} are taken")
     C, *size = image_of(x.shape)

@@ -123,3 +123,51 @@ def test_weights_that_nobody_has_are_not_read():
     for _ in range(2):
         pk.simulate(net, image(), T)
     assert len(looked) == 2 and weight.any()
+
+
+def _conv(net, **attributes):
+    vars(net[0]).update(attributes)
+
+
+def _pool(net, **attributes):
+    vars(net[1]).update(attributes)
+
+
+def _channels(net):
+    net[1] = pk.Channels(torch.arange(4))
+    pk.simulate(net, image(), T)
+    net[1].index.data[2] = 10**6
+
+
+def _delays(net):
+    net[1] = pk.Delay([0, 1, 2, 3])
+    pk.simulate(net, image(), T)
+    net[1].delay.data[2] = -(10**6)
+
+
+NONSENSE = {
+    "stride": lambda net: _conv(net, stride=(-1, -1)),
+    "three strides": lambda net: _conv(net, stride=(1, 1, 1)),
+    "dilation": lambda net: _conv(net, dilation=(-1, 1)),
+    "no dilation": lambda net: _conv(net, dilation=(0, 0)),
+    "groups": lambda net: _conv(net, groups=2),
+    "a pool's stride": lambda net: _pool(net, stride=0),
+    "a pool's window": lambda net: _pool(net, kernel_size=0),
+    "a pool's padding": lambda net: _pool(net, padding=9),
+    "channels that there are not": _channels,
+    "negative delays": _delays,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", NONSENSE)
+def test_what_becomes_nonsense_is_refused(change):
+    """By plans as by layers: no kernel reads what there is not."""
+    net = network()
+    planned(net, image(), T)
+    NONSENSE[change](net)
+    with pytest.raises((ValueError, TypeError, IndexError)) as refused:
+        by_layers(net, image(), T)
+    with pytest.raises(refused.type):
+        pk.simulate(net, image(), T)
+    with pytest.raises((ValueError, TypeError)):
+        pk.compile(net, image())
