@@ -42,7 +42,7 @@ class OriginalValues(fx.Interpreter):
         self.values: dict[fx.Node, Tensor] = {}
         self.layers: dict[str, list[tuple[fx.Node, Signal]]] = {}
         nodes = {**{n: v for n, v in graph.values.items() if isinstance(v, Signal)}, **graph.carried}
-        nodes = {n: v for n, v in nodes.items() if v.view is None or keeps_samples(v.view, v.shape)}
+        nodes = {n: v for n, v in nodes.items() if v.view is None or keeps_samples(v.view, v.shape or ())}
         for node, signal in nodes.items():
             self.layers.setdefault(signal.layer, []).append((node, signal))
         self._wanted = set(nodes)
