@@ -105,17 +105,6 @@ def test_gradient_by_torch_func(generator, options):
     assert all(torch.equal(found[name], e) and e.any() for name, e in zip(parameters, expected, strict=True))
 
 
-def test_an_ensemble_by_vmap(generator):
-    def make(seed):
-        torch.manual_seed(seed)
-        return pk.ProxyNet(pk.FusedIFLinear(6, 5, v_threshold=0.25), T=8).eval()
-
-    models, x = list(map(make, range(3))), torch.rand(4, 6, generator=generator)
-    stacked = torch.func.stack_module_state(models)
-    counts = torch.vmap(lambda *state: torch.func.functional_call(models[0], state, x))(*stacked)
-    assert torch.equal(counts, torch.stack([model(x) for model in models])) and counts.any()
-
-
 def test_evaluation_runs_the_spiking_network_alone(generator, monkeypatch):
     net, _ = make_pair()
     model, x = pk.ProxyNet(net, T=10), torch.rand(2, 1, 8, 8, generator=generator)
