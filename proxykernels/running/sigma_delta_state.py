@@ -85,6 +85,7 @@ def ready_state(plan: Plan, given: Any, N: int) -> dict[int, Tensor]:
             raise ValueError(f"state of {name!r} must be two tensors {shapes}, as a stream or a result has them")
         for (k, _, ends), part in zip(parts, of_name, strict=True):
             checks.floating(f"state of {name!r}", part)
+            checks.same_device(f"state of {name!r}", part, heap.CPU)
             checks.finite(f"state of {name!r}", part)
             part = part.detach().float()
             part = part.flatten(2).transpose(1, 2) if ends and part.ndim > 2 else part

@@ -77,3 +77,20 @@ def test_a_row_of_rates_with_ceil_mode():
         first = run(net, x, T)
         assert first.state["1"][0].shape == (3, 4, 4)
         assert equal(layerwise.simulate(net, x, T, state=first.state).spikes, pk.simulate(net, x, 2 * T).spikes[T:])
+
+
+def test_sigma_delta_states_elsewhere():
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+    net = pk.convert(ann, image(), neuron="sigma-delta")
+    stream = pk.compile(net, image()).stream(3)
+    stream(image())
+    kept = stream.state
+    for name, (z, a) in kept.items():
+        with pytest.raises(ValueError, match=f"state of '{name}' is on meta and the input on cpu"):
+            stream.state = kept | {name: [z.to("meta"), a]}
+        with pytest.raises(TypeError, match=f"state of '{name}' must be a dense tensor"):
+            pk.simulate(net, image(), T, state=kept | {name: [z, a.to_sparse()]})
+    outputs = kept[""][1]
+    with pytest.raises(ValueError, match=r"state is of outputs \[3, 4\], and the network has others"):
+        pk.simulate(net, image(), T, state=kept | {"": [kept[""][0], outputs[:, :4]]})
