@@ -40,6 +40,8 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
         checks.real("x", x)
     sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)
     checks.values("x", x)
+    if sequence and not len(x):
+        raise ValueError("x must have at least one step")
     T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
     samples = x[:T] if sequence else x[:1]
     shape = tuple(x.shape[2 if sequence else 1 :])

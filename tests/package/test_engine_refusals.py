@@ -66,6 +66,8 @@ def test_bad_input():
             engine(given, 4)
     with pytest.raises(TypeError, match="x must be a torch.Tensor, got tuple"):
         pk.compile(net, (2, 9, 7))
+    with pytest.raises(ValueError, match="x must have at least one step"):
+        pk.compile(net, x.expand(0, *x.shape))
     with pytest.raises(ValueError, match="precision must be None, 'int16' or 'int8', got 'int4'"):
         pk.compile(net, x, precision="int4")
     with pytest.raises(ValueError, match="T must"):
