@@ -137,15 +137,15 @@ def pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
     one_axis = isinstance(module, _POOLS_1D)
     if len(x.shape) != (2 if one_axis else 3):
         refuse_shape(path, module, x)
-    given = module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding
-    if one_axis:
-        least = {"kernel_size": 1, "stride": 1, "padding": 0}
-        given = tuple((n, window_checks.single(name, v, n)) for (name, n), v in zip(least.items(), given, strict=True))
-    kernel, stride, padding = window_checks.pooling(*given)
+    size, step, pad = module.kernel_size, module.kernel_size if module.stride is None else module.stride, module.padding
+    if one_axis:  # as an image of one row
+        size, step = (1, window_checks.single("kernel_size", size, 1)), (1, window_checks.single("stride", step, 1))
+        pad = 0, window_checks.single("padding", pad, 0)
+    kernel, stride, padding = window_checks.pooling(size, step, pad)
     if prod(kernel) > MOST_INPUTS:
         refuse(path, module, f"a window of {prod(kernel)} pixels; at most {MOST_INPUTS} are taken")
-    C, *size = image_of(x.shape)
-    out = [_outputs(*axis, module.ceil_mode) for axis in zip(size, kernel, stride, padding, strict=True)]
+    C, *image = image_of(x.shape)
+    out = [_outputs(*axis, module.ceil_mode) for axis in zip(image, kernel, stride, padding, strict=True)]
     return Window(x.slot, kernel, stride, padding), (C, out[1]) if one_axis else (C, *out)
 
 
