@@ -258,6 +258,15 @@ def currents(current: Tensor, leading: str) -> None:
 
 def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
     """Weights and biases of a layer."""
+    parameter_shapes(weight, bias, ndim, shape, device)
+    if weight.is_cuda:  # a CPU looks when it packs them
+        _known_finite("weight", weight)
+        if bias is not None:
+            _known_finite("bias", bias)
+
+
+def parameter_shapes(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
+    """The same, but for their values."""
     given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     for name, values in given.items():
         plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided and not values.is_nested
@@ -268,10 +277,6 @@ def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, devic
         raise ValueError(f"weight must have the shape {shape}, got {list(weight.shape)}")
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}")
-    if weight.is_cuda:  # a CPU looks when it packs them
-        _known_finite("weight", weight)
-        if bias is not None:
-            _known_finite("bias", bias)
 
 
 def features(shape: Sequence[int], weight: Tensor) -> None:

@@ -41,7 +41,7 @@ class Synapse:
         return None, None
 
     def check(self, device: torch.device) -> None:
-        """The parameters must be of a type and shape that inputs on ``device`` go with.
+        """The parameters must be of a type and shape that inputs on ``device`` go with; their values are not looked at.
 
         Raises:
             TypeError, ValueError: one is not; the message names it.
@@ -101,7 +101,7 @@ class _Weighted(Synapse):
     weights: tuple[int, str]
 
     def check(self, device: torch.device) -> None:
-        checks.parameters(*self.parameters(), *self.weights, device)
+        checks.parameter_shapes(*self.parameters(), *self.weights, device)
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]
