@@ -148,7 +148,7 @@ class Given(NamedTuple):
 
     def lasting(self) -> "Given":
         """The same in memory that nobody else writes to; nobody writes to packed spikes."""
-        return self if self.kind == SPIKES else self._replace(x=self.x.clone())
+        return self if self.kind == SPIKES else Given(self.x.clone(), *self[1:])
 
 
 class Rule(Protocol):

@@ -105,8 +105,8 @@ class Engine:
         """
         if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
-        runs_alike = start is None and not self.plan.changes and (stop is None or isinstance(stop, Margin))
-        later = keep == self.stateful and runs_alike and not self._states_are_read
+        later = keep == self.stateful and start is None and not self._states_are_read
+        later = later and not self.plan.changes and (stop is None or isinstance(stop, Margin))  # which asks alike again
         given = given.lasting() if later else given
         written, looks = self._run(given, T, stop, every, self._with_logits if later else keep, start or {})
         kept: Mapping[int, Tensor] = written.kept
