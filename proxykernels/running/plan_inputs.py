@@ -15,10 +15,13 @@ from ..spikes import Spikes, is_binary, pack_if_binary
 from ..spikes.spike_tensor import packed
 
 
-def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> Tensor | Spikes:
+def input_of(
+    net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None, *, looks: bool = True
+) -> Tensor | Spikes:  # fmt: skip
     """The input as layers take it, a sequence of T steps; a constant input is repeated without a copy.
 
     Whether a sequence is of spikes is decided here, for all its steps: those of a GPU are bool, or else real values.
+    ``looks``: whether for NaN and infinity, which a plan looks for itself.
     """
     sequence = is_sequence(net, x, T)
     checks.values("x", x)
@@ -31,7 +34,7 @@ def input_of(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) 
         return spikes
     if not x.is_floating_point():
         return x.bool() if x.device.type == "cuda" and is_binary(x) else x
-    if x.device.type == "cpu":  # of a GPU all values are looked at together
+    if looks and x.device.type == "cpu":  # of a GPU all values are looked at together
         checks.finite("x", x)
     if not sequence:
         step: Any = x.detach() if precision is None else round_input(x.detach(), 0)

@@ -42,12 +42,14 @@ class _Known:
 
     Attributes:
         snapshot: None: it cannot be watched, and has no plans. dims: of its constant inputs.
-        trains: whether some module is in training mode. changes: whether its neurons are sigma-delta.
+        spiking: its layers that may have a surrogate derivative. trains: whether some module is in training mode.
+        changes: whether its neurons are sigma-delta.
         engines: None where the engine does not take the network.
     """
 
     snapshot: Snapshot | None
     dims: tuple[int, ...] = ()
+    spiking: tuple[SpikingLayer, ...] = ()
     trains: bool = False
     changes: bool = False
     engines: dict[Key, Engine | None] = field(default_factory=dict)
@@ -78,7 +80,7 @@ def run(
         shape, constant, sequence = x.shape[1:], True, False
     else:
         with torch.no_grad():
-            given = input_of(net, x, T, None)
+            given = input_of(net, x, T, None, looks=False)
         shape, constant, sequence = given.shape[2:], isinstance(given, Tensor) and checks.is_repeated(given), True
         if constant:
             given, sequence = given[0], False
@@ -119,12 +121,16 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
     """net(x) by a plan, x (T, N, ...); None: the layers are to be run."""
     if not _may_run(x) or chunked_passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
         return None
-    if torch.is_grad_enabled() and _wants_gradient(net, x):  # before a look: training changes weights at each step
+    before = _networks.get(net)
+    if net.training or _wants_gradient(x, before):  # without a look: training changes weights at each step
         return None
     known = _known_of(net)
     if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):
         return None
-    result = run(net, x, len(x), None, None, None, known=known, keeps=False)
+    if known is not before and _wants_gradient(x, known):
+        return None
+    held = type(x) is Tensor and x.is_floating_point() and checks.is_repeated(x)
+    result = run(net, x[0] if held else x, len(x), None, None, None, known=known, keeps=False)
     if result is None:
         return None
     y = result.output
@@ -134,11 +140,11 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
 Network._whole = staticmethod(output)
 
 
-def _wants_gradient(net: Network, x: Tensor | Spikes) -> bool:
-    """Whether net(x) may give one, or is a step of training."""
-    if net.training or x.requires_grad:
-        return True
-    return any(isinstance(layer, SpikingLayer) and layer.surrogate is not None for layer in net.modules())
+def _wants_gradient(x: Tensor | Spikes, known: _Known | None) -> bool:
+    """Whether a call may give one, by the layers that the network had when it was last looked at."""
+    if not torch.is_grad_enabled():
+        return False
+    return x.requires_grad or (known is not None and any(layer.surrogate is not None for layer in known.spiking))
 
 
 def _may_run(x: Any) -> bool:
@@ -168,6 +174,7 @@ def _look_at(net: nn.Module) -> _Known:
             return _Known(
                 Snapshot(net),
                 constant_dims(net),
+                tuple(module for module in net.modules() if isinstance(module, SpikingLayer)),
                 any(module.training for module in net.modules()),
                 has_sigma_delta(net),
             )

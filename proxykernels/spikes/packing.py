@@ -6,6 +6,7 @@ from torch import Tensor
 from ..kernels import ops, value_checks_cache
 from ..kernels.backends import CpuBackend, gpu_backend
 from ..kernels.cpu.words import PACKABLE
+from ..kernels.operators import direct
 from .spikes import Spikes
 from .word_ops import pack_words
 
@@ -51,7 +52,7 @@ def pack(dense: Tensor) -> Spikes:
 
 def pack_if_binary(dense: Tensor) -> Spikes | None:
     """:func:`pack`, or None if the values [T, N, ...] are not all 0 and 1; found and packed in one pass."""
-    return pack_and_look(dense)[0]
+    return pack_and_look(dense, direct(dense))[0]
 
 
 def pack_and_look(dense: Tensor, kernels: CpuBackend | None = None) -> tuple[Spikes | None, bool]:
