@@ -45,7 +45,7 @@ static Rates rates_of(const View& x, const Window& w, int64_t N, int64_t steps) 
 // Whether slices take a linear layer of many steps sooner than patterns, which add a row for each spike. Where these read a large
 // matrix of short rows part after part, they are as fast, but for what slices save of steady inputs.
 static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps) {
-    constexpr double least_of_floats = 0.06, least_rate = 0.08;
+    constexpr double least_of_floats = 0.03, least_rate = 0.08;
     constexpr double row = 0.86, visits = 0.045;  // rows of slices, in rows of patterns
     const Window& w = step.windows[step.weighted];
     const Rates rates = rates_of(x, w, N, steps);
