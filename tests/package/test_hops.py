@@ -17,21 +17,27 @@ OF_TILES = 7  # functions: a processor that has them (AMX) has one more kernel t
 
 
 def functions(call) -> int:
-    """Python functions that are entered; a generator each time it goes on."""
+    """Python functions that are entered, a generator each time it goes on; the fewest of some calls: what is collected
+    during a call may have callbacks."""
     found = 0
 
     def count(frame, event, argument) -> None:
         nonlocal found
         found += event == "call"
 
+    def of_a_call() -> int:
+        nonlocal found
+        found = 0
+        sys.setprofile(count)
+        try:
+            call()
+        finally:
+            sys.setprofile(None)
+        return found
+
     for _ in range(3):
         call()
-    sys.setprofile(count)
-    try:
-        call()
-    finally:
-        sys.setprofile(None)
-    return found
+    return min(of_a_call() for _ in range(3))
 
 
 @pytest.mark.parametrize(
