@@ -1,6 +1,5 @@
 """A network's modules, followed from the input to the output: what makes a plan of them."""
 
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
@@ -192,7 +191,7 @@ class Follower:
             window_checks.fits(image_of(x.shape)[1:], weight.shape[2:], (top, left), dilation)
         shape = synapse.output_shape((1, 1, *x.shape))[2:]
         kernel = (weight.shape[2], weight.shape[3])
-        return Window(x.slot, kernel, synapse.stride, (top, left), dilation, weight, operator.index(groups)), shape
+        return Window(x.slot, kernel, synapse.stride, (top, left), dilation, weight, groups), shape
 
     _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
         nn.Sequential: _sequential,

@@ -100,13 +100,14 @@ class Engine:
         """``keep``: the numbers of the operations whose states the result has. ``start``: those at the start, of all
         operations that have some, as the library has them; None: from rest. ``every``: as of :class:`Asked`.
 
-        States take as long to write as a step to run. The first time, those after a run from rest are not kept, but
-        computed by a second run if somebody asks for them.
+        To write the states of all layers takes a third of a run of one step, and few callers read them. So those after
+        a run from rest are left to a second run, until somebody has asked for some.
         """
         if start is not None and isinstance(stop, LogitMargin):
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
         later = keep == self.stateful and start is None and not self._states_are_read
-        later = later and not self.plan.changes and (stop is None or isinstance(stop, Margin))  # which asks alike again
+        if later:  # a rule of the caller's own need not decide alike again; sigma-delta neurons keep what is asked for
+            later = not self.plan.changes and (stop is None or isinstance(stop, Margin))
         given = given.lasting() if later else given
         written, looks = self._run(given, T, stop, every, self._with_logits if later else keep, start or {})
         kept: Mapping[int, Tensor] = written.kept

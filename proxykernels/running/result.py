@@ -66,7 +66,8 @@ class Result:
         places: layer name -> neurons times steps, over all samples and the steps each was simulated; 0 for a readout.
         sums: of sigma-delta neurons, layer name -> sums times steps and samples: more than ``places`` where a max
             pooling is before the neurons.
-        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on. Of
+        state: layer name -> potentials after the last step of each sample; pass it to :func:`simulate` to go on. On a
+            CPU the first one that is read of a network takes a second run, whose float sums may round differently. Of
             sigma-delta neurons it is empty where none was given. An engine's run keeps none:
             :meth:`Engine.stream` goes on from call to call.
         steps: steps that each sample was simulated for, int64 [N]; T without ``stop``.
