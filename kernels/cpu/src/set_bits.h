@@ -56,6 +56,14 @@ static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
     return sum;
 }
 
+// The same of so many pixels beside each other, `pixel` bytes from one to the next.
+static inline int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t pixel, int64_t bytes) {
+    if (bytes == pixel) return count_bits(at, pixels * bytes);
+    int64_t sum = 0;
+    for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * pixel, bytes);
+    return sum;
+}
+
 // The positions of the bits that are set in a byte, lowest first.
 struct BitPositions {
     uint8_t of[256][8] = {};

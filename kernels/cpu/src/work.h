@@ -54,6 +54,14 @@ static inline int64_t input_rows(const Conv2d& c, int64_t rows) {
 static inline int64_t x_frame(const Conv2d& c) { return c.H * c.W * ((c.C_in + 7) / 8); }
 static inline int64_t x_image(const Conv2d& c) { return c.x_image ? c.x_image : c.neurons.T * x_frame(c); }
 
+// Packed spikes, of image n, step t and pixel p at data + n image + t step + p pixel.
+struct SpikeFrames {
+    const uint8_t* data;
+    int64_t image, step, pixel;
+    const uint8_t* at(int64_t n, int64_t t, int64_t p) const { return data + n * image + t * step + p * pixel; }
+};
+static inline SpikeFrames frames_of(const Conv2d& c) { return {c.x, x_image(c), x_frame(c), (c.C_in + 7) / 8}; }
+
 // A part of some images at some time: output rows or the input rows under them, and steps.
 struct Part {
     int64_t image, images, row, rows, t, steps;

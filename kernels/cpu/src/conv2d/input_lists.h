@@ -7,6 +7,22 @@
 
 namespace PK_TARGET {
 
+// Whether `bytes` of a pixel are at all steps those of the pixel before.
+static inline bool fires_like_the_last(const uint8_t* at, int64_t bytes, const SpikeFrames& x, int64_t steps) {
+    for (int64_t t = 0; t < steps; t++, at += x.step)
+        if (!equal_bytes(at, at - x.pixel, bytes)) return false;
+    return true;
+}
+
+// The spikes of an input's part.
+static inline int64_t count_spikes(const Conv2d& c, const Part& in, const SpikeFrames& x) {
+    int64_t sum = 0;
+    for (int64_t image = in.image; image < in.image + in.images; image++)
+        for (int64_t t = in.t; t < in.t + in.steps; t++)
+            sum += count_pixels(x.at(image, t, in.row * c.W), in.rows * c.W, x.pixel, (c.C_in + 7) / 8);
+    return sum;
+}
+
 // Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
 template <int group_>
 struct InputLists {
@@ -25,25 +41,35 @@ struct InputLists {
 
     static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
 
+    // Memory for the lists of so many pixels, with so many spikes; returns how many entries they may have.
+    int64_t borrow(Carver& carver, const Slices& slices, int64_t pixels, int64_t steps, int64_t spikes) {
+        input.borrow(carver, spikes + overrun);
+        input_start.borrow(carver, pixels * slices.chunks * most_sums(steps) + 1);
+        tap_start.borrow(carver, slices.taps);
+        length.borrow(carver, most_sums(steps));
+        return spikes;
+    }
+
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
-        const int64_t bytes = (c.C_in + 7) / 8, frame = c.H * c.W * bytes, pixels = in.rows * c.W;
-        const uint8_t* const first = c.x + in.image * x_image(c) + in.t * frame + in.row * c.W * bytes;
-        int64_t spikes = 0;
-        for (int64_t image = 0; image < in.images; image++)
-            for (int64_t t = 0; t < in.steps; t++) spikes += count_bits(first + image * x_image(c) + t * frame, pixels * bytes);
+        const SpikeFrames x = frames_of(c);
+        list_inputs(c, slices, in, x, count_spikes(c, in, x));
+    }
+    // `spikes`: of the part, at most.
+    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes) {
         if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
         steps = in.steps;
         sums = most_sums(steps);
         negated = c.negated ? slices.inputs : 0;
         pixel_sums = slices.chunks * sums;
+        const int64_t bytes = (c.C_in + 7) / 8, pixels = in.rows * c.W;
         input.reserve(spikes + overrun);
         uint32_t* start = input_start.reserve(in.images * pixels * pixel_sums + 1);
         int64_t n = 0;
         repeats = 0;
         for (int64_t image = 0; image < in.images; image++)
             for (int64_t pixel = 0; pixel < pixels; pixel++, start += pixel_sums) {
-                const uint8_t* const x = first + image * x_image(c) + pixel * bytes;
-                if (pixel && fires_like_the_last(x, bytes, bytes, frame)) {
+                const uint8_t* const at = x.at(in.image + image, in.t, in.row * c.W + pixel);
+                if (pixel && fires_like_the_last(at, bytes, x, steps)) {
                     n = copy_lists(start, n);
                     repeats++;
                     continue;
@@ -51,19 +77,13 @@ struct InputLists {
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
-                    n = list_steps(x + byte, frame, chunk_bytes, start + chunk * sums, n);
+                    n = list_steps(at + byte, x.step, chunk_bytes, start + chunk * sums, n);
                 }
             }
         PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);
         *start = (uint32_t)n;
     }
 
-    // `bytes` of a pixel; the one before lies `pixel` bytes before it.
-    bool fires_like_the_last(const uint8_t* x, int64_t bytes, int64_t pixel, int64_t frame) const {
-        for (int64_t t = 0; t < steps; t++, x += frame)
-            if (!equal_bytes(x, x - pixel, bytes)) return false;
-        return true;
-    }
     // The lists of the last pixel are this one's, too, from entry n of `input`; returns where they end.
     int64_t copy_lists(uint32_t* start, int64_t n) const {
         const uint32_t *const last = start - pixel_sums, length = (uint32_t)n - last[0];
@@ -114,8 +134,8 @@ struct InputLists {
         return input_start.data[last * sums] - input_start.data[first * sums];
     }
 
-    // Entries that the lists of one window's slice may have, filled up.
-    int64_t most_entries(const Slices& slices) const { return steps * slices.inputs + sums * group; }
+    // Entries that the lists of one window's slice may have, before they are filled up.
+    static int64_t most_listed(const Slices& slices, int64_t steps) { return steps * slices.inputs; }
 
     // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
     int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {

@@ -73,7 +73,7 @@ private:
     const Choice* list_all(const Place* places, int64_t count, Choice* choices) {
         const int64_t lists = count * slices.count;
         Visit* visits = own_visits.reserve(lists * source.sums);
-        uint16_t* end = own_entries.reserve(lists * source.most_entries(slices) + overrun);
+        uint16_t* end = own_entries.reserve(lists * (Source::most_listed(slices, in.steps) + source.sums * Source::group) + overrun);
         for (int64_t i = 0; i < lists; i++, visits += source.sums) {
             const int64_t slice = i % slices.count, tap_count = find_taps(places[i / slices.count], slice);
             end = source.list_slice(taps.data, tap_count, choices[i], visits, end);

@@ -1,12 +1,13 @@
 // The lists of windows (../conv2d/window_lists.h), of a band whose lists are all kept until it is done, in memory that is lent.
 #pragma once
-#include "shared_patterns.h"
+#include "../conv2d/window_lists.h"
 
 namespace PK_TARGET {
 
+template <class Source>
 class BandWindowLists {
 public:
-    BandWindowLists(const Conv2d& c, const Slices& slices, SharedPatterns& source)
+    BandWindowLists(const Conv2d& c, const Slices& slices, Source& source)
         : c(c),
           slices(slices),
           source(source),
@@ -15,15 +16,16 @@ public:
     }
     BandWindowLists(const BandWindowLists&) = delete;
 
-    // For so many rows of inputs, images on images, with so many spikes; and for so many output pixels at a time.
-    void borrow(Carver& carver, int64_t rows, int64_t spikes, int64_t steps, int64_t sums, int64_t places) {
+    // For so many rows of inputs, images on images, with so many entries of their lists; and for so many output pixels at a time.
+    void borrow(Carver& carver, int64_t rows, int64_t listed, int64_t steps, int64_t places) {
+        const int64_t sums = Source::most_sums(steps);
         const int64_t lists = slices.count == 1 ? places : rows * columns * slices.chunks;
-        const int64_t own = slices.count == 1 ? places * steps * slices.inputs : spikes * slices.taps;
+        const int64_t own = slices.count == 1 ? places * Source::most_listed(slices, steps) : listed * slices.taps;
         taps.borrow(carver, slices.taps);
         choices.borrow(carver, lists);
         visits.borrow(carver, lists * sums);
         outside_visits.borrow(carver, sums);
-        entries.borrow(carver, own + lists * sums * SharedPatterns::group + overrun);
+        entries.borrow(carver, own + lists * sums * Source::group + overrun);
         found.borrow(carver, places * slices.count);
     }
 
@@ -36,7 +38,7 @@ public:
         memset((void*)choices.reserve(lists), 0, lists * sizeof(Choice));
         visits.reserve(lists * source.sums);
         const int64_t all = source.length_of(0, in.images * in.rows * c.W * slices.chunks);
-        end = entries.reserve(slices.taps * all + lists * source.sums * SharedPatterns::group + overrun);
+        end = entries.reserve(slices.taps * all + lists * source.sums * Source::group + overrun);
     }
 
     // The choices [place][slice] of a group of output pixels.
@@ -44,7 +46,7 @@ public:
         Choice* const to = found.reserve(count * slices.count);
         if (slices.count == 1) {
             Visit* visit = visits.reserve(count * source.sums);
-            end = entries.reserve(count * source.most_entries(slices) + overrun);
+            end = entries.reserve(count * (Source::most_listed(slices, in.steps) + source.sums * Source::group) + overrun);
             for (int64_t i = 0; i < count; i++, visit += source.sums)
                 end = source.list_slice(taps.data, find_taps(places[i], 0), to[i], visit, end);
         } else
@@ -78,7 +80,7 @@ private:
 
     const Conv2d& c;
     const Slices& slices;
-    SharedPatterns& source;
+    Source& source;
     const int64_t columns;  // in which a slice can begin, those left of the image too
     Part in{};
     Grown<Tap> taps;

@@ -43,17 +43,9 @@ static int64_t windows_over(int64_t at, int64_t first, int64_t last, int64_t ker
     return n;
 }
 
-// Of so many pixels beside each other, `pixel` bytes from one to the next.
-static int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t pixel, int64_t bytes) {
-    if (bytes == pixel) return count_bits(at, pixels * bytes);
-    int64_t sum = 0;
-    for (int64_t p = 0; p < pixels; p++) sum += count_bits(at + p * pixel, bytes);
-    return sum;
-}
-
 // The spikes of an input's part, each as often as windows of the outputs' part see it. Frame after frame: so memory is read on and
 // on.
-static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const Part& out) {
+static int64_t seen_spikes(const Conv2d& c, const SpikeFrames& x, const Part& in, const Part& out) {
     constexpr int64_t most_together = 64;  // columns, and rows
     const int64_t bytes = (c.C_in + 7) / 8;
     int64_t sum = 0, across[most_together], down[most_together];
@@ -68,7 +60,7 @@ static int64_t seen_spikes(const Conv2d& c, const View& x, const Part& in, const
             for (int64_t image = in.image; image < in.image + in.images; image++)
                 for (int64_t t = 0; t < in.steps; t++)
                     for (int64_t row = 0; row < rows; row++) {
-                        const uint8_t* const at = x.spikes_at(image, t, (top + row) * c.W + left);
+                        const uint8_t* const at = x.at(image, t, (top + row) * c.W + left);
                         if (is_silent(at, (columns - 1) * x.pixel + bytes)) continue;
                         int64_t spikes = 0;
                         for (int64_t i = 0, end; i < columns; i = end) {
@@ -98,7 +90,7 @@ static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out,
 // Adds what is counted of a task to `tally`: its spikes, and, with the first of the channels, the inputs' additions to all.
 static inline void count_part(const Conv2d& c, const View& x, const Part& out, int64_t first, int64_t last, int64_t* tally) {
     tally[0] += count_of(c, c.neurons.spikes, out, first, last);
-    if (!first) tally[1] += seen_spikes(c, x, input_of(c, out), out) * (c.neurons.C / c.groups);
+    if (!first) tally[1] += seen_spikes(c, x.frames(), input_of(c, out), out) * (c.neurons.C / c.groups);
     if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
 }
 

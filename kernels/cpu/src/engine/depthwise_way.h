@@ -34,7 +34,7 @@ struct Depthwise {
         const int64_t first = out.image * n.P + out.row * c.W_out;
         with_model(n.neuron, [&](auto model) { fire_depthwise_pixels(c, model, first, first + out.rows * c.W_out, taps); });
         tally[0] += count_of(c, n.spikes, out, 0, n.C);
-        tally[1] += seen_spikes(c, x, input_of(c, out), out);
+        tally[1] += seen_spikes(c, x.frames(), input_of(c, out), out);
     }
 };
 

@@ -55,6 +55,25 @@ static bool slices_can_pay(int64_t bytes, bool floats) {
 }
 static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 21) && bytes <= most_kept_twice; }
 
+// Whether rows with their negations may be taken (../conv2d/steady_inputs.h), and are few enough for a second-level cache. What is
+// taken off a sum again leaves an error of 2^-24 of it: too much if the thresholds are small beside it. Whole numbers leave none,
+// but those of bytes must not come to more than 16 bits on the way. So in ../rows.py.
+static bool can_negate(const Step& step, const Conv2d& c, int64_t part_inputs) {
+    constexpr int64_t most_bytes = 1 << 21;
+    constexpr float most_thresholds = 1 << 12;
+    const Window& w = step.windows[step.weighted];
+    if (2 * row_line * ceil_div(step.C, c.row_channels) * part_inputs > most_bytes) return false;
+    if (c.row_channels == ShortRows::channels) return true;
+    const int64_t inputs = w.C / w.groups * w.taps();
+    for (int64_t o = 0; o < step.C; o++) {
+        double sum = 0;
+        for (int64_t i = 0; i < inputs; i++) sum += fabs(w.weight[o * inputs + i]);
+        const float most = c.unit ? (float)largest_byte_sum * c.unit[o] : most_thresholds * step.neuron.channels[o];
+        if (sum > most) return false;
+    }
+    return true;
+}
+
 // Packs the weights of a convolution in slices; returns their bytes, or no_memory.
 static int64_t pack_slices(Step& step, bool periodic) {
     const Window& w = step.windows[step.weighted];
@@ -70,6 +89,7 @@ static int64_t pack_slices(Step& step, bool periodic) {
     }
     if (c.row_channels == row) c.unit = nullptr;
     c.slice_rows = slice_rows_of(part_of(c, step.parts), periodic);
+    c.negated = !periodic && step.P() > 1 && can_negate(step, c, part_of(c, step.parts).C_in * w.taps());
     const Conv2d part = part_of(c, step.parts);
     const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&part);
     if (step.P() == 1) {

@@ -19,6 +19,7 @@ struct View {
 
     const uint8_t* spikes_at(int64_t n, int64_t t, int64_t p) const { return spikes + n * image + t * step + p * pixel; }
     const float* values_at(int64_t n, int64_t t, int64_t p) const { return values + n * image + t * step + p * pixel; }
+    SpikeFrames frames() const { return {spikes, image, step, pixel}; }
     bool held() const { return !step; }
     View from(int64_t t) const {
         View later = *this;

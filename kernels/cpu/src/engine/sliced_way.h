@@ -8,25 +8,29 @@
 #include "../conv2d/row_sums.h"
 #include "convolution.h"
 #include "band_window_lists.h"
+#include "first_spikes.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t few_spikes = 1 << 16;    // for which there is memory in any case
-constexpr int64_t most_band_lists = 1 << 17;  // lists of a band's input
+constexpr int64_t few_spikes = 1 << 16;  // for which there is memory in any case
 
 struct Sliced {
+    using Events = InputLists<4>;  // few rows of a sum are usual
+
     // What one thread works with.
+    template <class Source_>
     struct Worker {
-        using Source = SharedPatterns;
-        SharedPatterns source;
-        BandWindowLists lists;
+        using Source = Source_;
+        Source source;
+        BandWindowLists<Source> lists;
         EqualWindows windows;
         Grown<char> sums;  // [output pixel][sum][channel of a block]
         Worker(const Conv2d& c, const Slices& slices) : lists(c, slices, source), windows(c) {}
     };
 
     const int64_t parts, fan_out;  // of the channels; weights of an input at a tap
+    const bool periodic;           // whether all that fires does so in periods from rest on
     const Conv2d c;                // of a part its inputs, and all channels
     const Slices slices;
     const Cut cut;
@@ -34,96 +38,79 @@ struct Sliced {
     Sliced(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
         : parts(step.parts),
           fan_out(step.C / step.conv.groups),
+          periodic(x.periodic),
           c(part_of(conv_of(step, neurons, x, shortcut, step.sliced), parts)),
           slices(c),
-          cut(cut_for(threads)) {}
+          cut(periodic ? cut_for<FirstSpikes>(threads) : cut_for<Events>(threads)) {}
 
     static bool fits(const Step& step, int64_t N, int64_t steps) {
         return step.sliced && is_enough(step, N, steps) && (step.P() > 1 || steps > most_pattern_steps);
     }
     int64_t tasks() const { return cut.tasks; }
 
-    static void borrow(Worker& worker, Carver& carver, const Sliced& s) {
-        const Conv2d& c = s.c;
-        const int64_t steps = c.neurons.T, sums = SharedPatterns::most_sums(steps),
-                      rows = s.cut.images * input_rows(c, s.cut.rows);
-        const int64_t spikes = s.most_spikes(), out = s.cut.images * s.cut.rows * c.W_out;
-        SharedPatterns& source = worker.source;
-        source.input.borrow(carver, spikes + overrun);
-        source.input_start.borrow(carver, rows * c.W * s.slices.chunks * sums + 1);
-        source.tap_start.borrow(carver, s.slices.taps);
-        source.length.borrow(carver, sums);
-        worker.lists.borrow(carver, rows, spikes, steps, sums, s.cut.places);
-        worker.windows.borrow(carver, rows * c.W, out);
-        worker.sums.borrow(carver, s.cut.places * sums * sum_bytes(c));
-    }
     static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
         if (!fits(step, N, steps)) return 0;
-        const Sliced sliced(step, shape_of(step, N, steps), View{}, nullptr, threads);
-        Carver carver{nullptr};
-        Worker worker(sliced.c, sliced.slices);
-        borrow(worker, carver, sliced);
-        return carver.bytes;
+        View periodic;
+        periodic.periodic = true;
+        return most(room_of<Events>(step, N, steps, View{}, threads), room_of<FirstSpikes>(step, N, steps, periodic, threads));
     }
 
     // `scratch`: as much as room() says. Adds spikes, and additions of weights, to `tally`.
-    void run(View x, int64_t task, char* scratch, int64_t* tally) const {
-        Worker worker(c, slices);
+    void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
+        if (periodic) run_with<FirstSpikes>(x, task, scratch, tally);
+        else run_with<Events>(x, task, scratch, tally);
+    }
+
+private:
+    template <class Source>
+    static int64_t room_of(const Step& step, int64_t N, int64_t steps, const View& x, int64_t threads) {
+        const Sliced sliced(step, shape_of(step, N, steps), x, nullptr, threads);
+        Carver carver{nullptr};
+        Worker<Source> worker(sliced.c, sliced.slices);
+        sliced.borrow(worker, carver);
+        return carver.bytes;
+    }
+
+    template <class Source>
+    void borrow(Worker<Source>& worker, Carver& carver) const {
+        const int64_t steps = c.neurons.T, rows = cut.images * input_rows(c, cut.rows), out = cut.images * cut.rows * c.W_out;
+        const int64_t listed = worker.source.borrow(carver, slices, rows * c.W, steps, most_spikes());
+        worker.lists.borrow(carver, rows, listed, steps, cut.places);
+        worker.windows.borrow(carver, rows * c.W, out);
+        worker.sums.borrow(carver, cut.places * Source::most_sums(steps) * sum_bytes(c));
+    }
+
+    template <class Source>
+    void run_with(const View& view, int64_t task, char* scratch, int64_t* tally) const {
+        Worker<Source> worker(c, slices);
         Carver carver{scratch};
-        borrow(worker, carver, *this);
+        borrow(worker, carver);
         const int64_t first = cut.first_channel(task), last = least(c.neurons.C, first + cut.channels);
-        x.spikes += first / (c.neurons.C / parts) * (c.C_in / 8);
+        SpikeFrames x = view.frames();
+        x.data += first / (c.neurons.C / parts) * (c.C_in / 8);
         Part out = cut.part(c, task);
         out.steps = c.neurons.T;
         for (const int64_t stop = out.row + out.rows; out.row < stop; out.row += out.rows) {
             out.rows = stop - out.row;
             Part in = input_of(c, out);
-            int64_t spikes = spikes_of(x, in);
+            int64_t spikes = count_spikes(c, in, x);
             while (spikes > most_spikes() && out.rows > 1) {
                 out.rows = ceil_div(out.rows, 2);
                 in = input_of(c, out);
-                spikes = spikes_of(x, in);
+                spikes = count_spikes(c, in, x);
             }
             if (!first || parts > 1) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are in a cache
-            run_rows(worker, x, in, out, first, last, spikes);
+            worker.source.list_inputs(c, slices, in, x, spikes);
+            run_rows(worker, in, out, first, last);
             if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
             tally[0] += count_of(c, c.neurons.spikes, out, first, last);
         }
     }
 
-private:
-    Cut cut_for(int64_t threads) const {
-        Cut cut(c, segment(), c.row_channels, threads);
-        if (parts == 1) return cut;
-        cut.channels = c.neurons.C / parts, cut.spans = parts;
-        cut.tasks = cut.batches * cut.bands * cut.spans;
-        return cut;
-    }
-    Segment segment() const {
-        const int64_t steps = c.neurons.T, sums = SharedPatterns::most_sums(steps);
-        const int64_t entries = slices.count * (steps * slices.inputs + sums * SharedPatterns::group);
-        return {steps, SharedPatterns::uses, entries, sums * slices.chunks, most_band_lists};
-    }
-
-    // Of a task's input at a time: as many as may be of a row of outputs, or a few more.
-    int64_t most_spikes() const {
-        const int64_t rows = cut.images > 1 ? c.H : input_rows(c, 1);
-        return most(few_spikes, cut.images * rows * c.W * c.C_in * c.neurons.T);
-    }
-    int64_t spikes_of(const View& x, const Part& in) const {
-        int64_t sum = 0;
-        for (int64_t image = in.image; image < in.image + in.images; image++)
-            for (int64_t t = 0; t < in.steps; t++)
-                sum += count_pixels(x.spikes_at(image, t, in.row * c.W), in.rows * c.W, x.pixel, (c.C_in + 7) / 8);
-        return sum;
-    }
-
-    void run_rows(Worker& worker, const View& x, const Part& in, const Part& out, int64_t first, int64_t last,
-                  int64_t spikes) const {
-        const int64_t blocks = ceil_div(last - first, c.row_channels);
-        worker.source.list_inputs(x, c, slices, in, spikes, blocks);
+    template <class Source>
+    void run_rows(Worker<Source>& worker, const Part& in, const Part& out, int64_t first, int64_t last) const {
         worker.lists.begin(in);
-        worker.windows.find(in, out, first, last, blocks, worker.source);
+        worker.windows.find(in, out, first, last, ceil_div(last - first, c.row_channels), worker.source);
         with_rows(c, [&](auto rows) {
             for (int64_t i = 0; i < worker.windows.count; i += cut.places) {
                 const int64_t places = least(cut.places, worker.windows.count - i);
@@ -131,6 +118,24 @@ private:
             }
         });
         worker.windows.copy();
+    }
+
+    template <class Source>
+    Cut cut_for(int64_t threads) const {
+        const int64_t steps = c.neurons.T, sums = Source::most_sums(steps);
+        const int64_t entries = slices.count * (steps * slices.inputs + sums * Source::group);
+        const Segment segment{steps, Source::uses, entries, sums * slices.chunks, Source::band_lists};
+        Cut cut(c, segment, c.row_channels, threads);
+        if (parts == 1) return cut;
+        cut.channels = c.neurons.C / parts, cut.spans = parts;
+        cut.tasks = cut.batches * cut.bands * cut.spans;
+        return cut;
+    }
+
+    // Of a task's input at a time: as many as may be of a row of outputs, or a few more.
+    int64_t most_spikes() const {
+        const int64_t rows = cut.images > 1 ? c.H : input_rows(c, 1);
+        return most(few_spikes, cut.images * rows * c.W * c.C_in * c.neurons.T);
     }
 };
 

@@ -1,0 +1,112 @@
+// Inputs that fire in periods, each in one bucket of its period: stage 2 of period.h, and the sums of all periods that meet.
+#pragma once
+#include "slices.h"
+#include "window_lists.h"
+
+namespace PK_TARGET {
+
+// Adds to each of the sums 1 to n those of all its divisors. That takes few additions, like the sieve of Eratosthenes: for each
+// prime q, and k from 1 up to n / q, add the sum of k to that of k * q. Then those of k * q hold all divisors with one factor q
+// more. (Dirichlet's convolution with ones.)
+struct DivisorSums {
+    struct Addition {
+        uint16_t from, to;
+    };
+    Grown<Addition> additions;
+    int64_t count = 0;
+
+    static int64_t most_additions(int64_t n) { return 8 * n; }
+
+    void prepare(int64_t n) {
+        Addition *const first = additions.reserve(most_additions(n)), *end = first;
+        for (int64_t q = 2; q <= n; q++) {
+            bool prime = true;
+            for (int64_t d = 2; d * d <= q; d++) prime &= q % d != 0;
+            for (int64_t k = 1; prime && k * q <= n; k++) *end++ = {(uint16_t)(k - 1), (uint16_t)(k * q - 1)};
+        }
+        count = end - first;
+        PK_ASSERT(count <= additions.size);
+    }
+
+    template <class Rows>
+    void add_up(typename Rows::Number* sums) const {
+        for (const Addition *a = additions.data, *end = a + count; a < end; a++) {
+            typename Rows::Sums sum, other;
+            load_sums(sums + a->to * Rows::channels, sum);
+            load_sums(sums + a->from * Rows::channels, other);
+            add(sum, other);
+            store_sums(sums + a->to * Rows::channels, sum);
+        }
+    }
+};
+
+struct Bucketed {
+    uint16_t entry, bucket;
+};
+
+// Memory of one thread.
+struct BucketLists {
+    static constexpr int group = 2;     // buckets have few rows
+    static constexpr int64_t span = 0;  // no sums that steps share
+
+    int64_t sums = 0;     // of an output pixel: the buckets
+    int64_t chunk = 0;    // of slices.h
+    int64_t repeats = 0;  // input pixels that fire like the one before
+    Grown<Bucketed> input;         // [image][pixel][chunk][channel of the chunk]
+    Grown<uint16_t> input_count;   // [image][pixel][chunk][bucket]
+    Grown<uint16_t> input_length;  // [image][pixel][chunk]
+    Grown<uint32_t> length;        // [bucket]: inputs in the window
+    Grown<uint16_t*> next;         // [bucket]: where its next entry goes
+
+    // Makes room for so many buckets, and for the lists of so many pixels' chunks.
+    void reserve(int64_t buckets, int64_t lists, const Slices& slices) {
+        sums = buckets, chunk = slices.chunk, repeats = 0;
+        input.reserve(lists * chunk + overrun);
+        input_count.reserve(lists * buckets);
+        input_length.reserve(lists);
+        length.reserve(buckets), next.reserve(buckets);
+    }
+
+    // The lists of a pixel, whose first is number `list`, are those of the one before, too.
+    void copy_lists(int64_t list, int64_t chunks) {
+        repeats++;
+        memcpy((void*)(input.data + list * chunk), input.data + (list - chunks) * chunk, chunks * chunk * sizeof *input.data);
+        memcpy(input_count.data + list * sums, input_count.data + (list - chunks) * sums, chunks * sums * sizeof(uint16_t));
+        memcpy(input_length.data + list, input_length.data + list - chunks, chunks * sizeof(uint16_t));
+    }
+
+    OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
+        uint32_t* const lengths = length.data;
+        uint16_t** const ends = next.data;
+        memset(lengths, 0, sums * sizeof *lengths);
+        for (const Tap* tap = taps; tap < taps + count; tap++) {
+            const uint16_t* const own = input_count.data + tap->list * sums;
+            for (int64_t b = 0; b < sums; b++) lengths[b] += own[b];
+        }
+        choice = sort_sums<group>(lengths, sums, visits, end);
+        for (int64_t i = choice.empty; i < sums; i++) {
+            ends[visits[i].sum] = end;
+            end += visits[i].groups * group;
+            for (int k = 1; k < group; k++) end[-k] = 0;  // the last group may not be full
+        }
+        for (const Tap* tap = taps; tap < taps + count; tap++) {
+            const Bucketed* own = input.data + tap->list * chunk;
+            const uint16_t base = tap->base;
+            for (const Bucketed* last = own + input_length.data[tap->list]; own < last; own++)
+                *ends[own->bucket]++ = own->entry + base;
+        }
+        return end;
+    }
+
+    // Entries of all lists of some pixels and chunks.
+    int64_t length_of(int64_t first, int64_t last) const {
+        int64_t sum = 0;
+        for (int64_t list = first; list < last; list++) sum += input_length.data[list];
+        return sum;
+    }
+
+    // Entries that the lists of one window's slice may have, before they are filled up.
+    static int64_t most_listed(const Slices& slices, int64_t) { return slices.inputs; }
+};
+
+}  // namespace PK_TARGET
