@@ -29,7 +29,7 @@ struct DivisorSums {
     }
 
     template <class Rows>
-    void add_up(typename Rows::Number* sums) const {
+    OUT_OF_LINE void add_up(typename Rows::Number* sums) const {
         for (const Addition *a = additions.data, *end = a + count; a < end; a++) {
             typename Rows::Sums sum, other;
             load_sums(sums + a->to * Rows::channels, sum);

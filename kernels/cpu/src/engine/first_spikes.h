@@ -68,20 +68,20 @@ private:
     int64_t bytes_of(int64_t list) const { return input_length.data[list] * (int64_t)sizeof(Bucketed); }
 
     // Of some channels of a pixel.
-    void list_chunk(int64_t list, const uint8_t* x, int64_t frame, int64_t bytes) {
+    OUT_OF_LINE void list_chunk(int64_t list, const uint8_t* x, int64_t frame, int64_t bytes) {
         Bucketed* const first = input.data + list * chunk;
         Bucketed* to = first;
         uint16_t* const counts = input_count.data + list * sums;
-        uint64_t fired[most_slice_rows / 64] = {};
-        for (int64_t t = 0; t < sums; t++, x += frame) {
-            const Bucketed* const before = to;
-            for (int64_t i = 0; i < bytes; i += 8) {
-                uint64_t fires = load_bits(x + i, bytes - i) & ~fired[i / 8];
-                fired[i / 8] |= fires;
+        memset(counts, 0, sums * sizeof *counts);
+        for (int64_t i = 0; i < bytes; i += 8) {
+            uint64_t silent = ~0ull;  // so far
+            for (int64_t t = 0; t < sums && silent; t++) {
+                uint64_t fires = load_bits(x + t * frame + i, bytes - i) & silent;
+                silent &= ~fires;
+                counts[t] += (uint16_t)__builtin_popcountll(fires);
                 for (; fires; fires &= fires - 1)
                     *to++ = {(uint16_t)((8 * i + __builtin_ctzll(fires) + 1) * entry_scale), (uint16_t)t};
             }
-            counts[t] = (uint16_t)(to - before);
         }
         input_length.data[list] = (uint16_t)(to - first);
     }

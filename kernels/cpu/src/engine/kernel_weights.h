@@ -25,11 +25,12 @@ static float* columns_of(const float* weight, int64_t inputs, int64_t taps, cons
     return packed;
 }
 
-// Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, or of a part of one. `periodic`:
-// whether few rows of each are added at a time.
+// Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, so that windows share lists, or of
+// a part of one. `periodic`: whether few rows of each are added at a time.
 static int64_t slice_rows_of(const Conv2d& c, bool periodic) {
     const int64_t most_rows = periodic ? most_slice_rows - 1 : 384;  // of 64 bytes
-    if (c.kernel_h * c.kernel_w * c.C_in <= most_rows || c.C_in > most_rows) return most_rows;
+    const bool whole = c.kernel_h * c.kernel_w * c.C_in <= most_rows, alone = c.neurons.P == 1;
+    if (whole || alone || c.C_in > most_rows) return most_rows;
     int64_t taps = c.kernel_w;
     while (c.kernel_w % taps || taps * c.C_in > most_rows) taps--;
     return taps * c.C_in;

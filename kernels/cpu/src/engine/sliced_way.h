@@ -7,7 +7,6 @@
 #pragma once
 #include "../conv2d/row_sums.h"
 #include "convolution.h"
-#include "band_window_lists.h"
 #include "first_spikes.h"
 #include "tasks.h"
 
@@ -23,7 +22,7 @@ struct Sliced {
     struct Worker {
         using Source = Source_;
         Source source;
-        BandWindowLists<Source> lists;
+        WindowLists<Source> lists;
         EqualWindows windows;
         Grown<char> sums;  // [output pixel][sum][channel of a block]
         Worker(const Conv2d& c, const Slices& slices) : lists(c, slices, source), windows(c) {}
