@@ -26,7 +26,7 @@ constexpr uint16_t no_bucket = most_buckets;
 
 // Which periods meet which steps of a segment.
 struct Divisors {
-    Memory<uint16_t> bucket;   // of each period: p - 1 within a segment, steps + t beyond, or no_bucket
+    Memory<uint16_t> bucket;  // of each period: p - 1 within a segment, steps + t beyond, or no_bucket
     Memory<uint16_t> divisor;  // in a later segment: buckets of the periods that divide t + 1, step after step
     int64_t first[period_steps + 1], buckets = 0, steps = 0;
     DivisorSums whole;  // in the first segment
