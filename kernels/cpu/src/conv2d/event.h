@@ -17,8 +17,6 @@
 
 namespace PK_TARGET {
 
-using Events = InputLists<4>;
-
-void event_conv2d(const Conv2d* c) { rows_conv2d<Events>(*c); }
+void event_conv2d(const Conv2d* c) { rows_conv2d<InputLists>(*c); }
 
 }  // namespace PK_TARGET

@@ -24,9 +24,8 @@ static inline int64_t count_spikes(const Conv2d& c, const Part& in, const SpikeF
 }
 
 // Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
-template <int group_>
 struct InputLists {
-    static constexpr int group = group_;  // rows that are added at a time
+    static constexpr int group = 4;  // rows that are added at a time: few rows of a sum are usual
     static constexpr int64_t longest_segment = 64, uses = 512, band_lists = 1 << 17;  // Segment (work.h)
     static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
 
@@ -172,7 +171,7 @@ struct InputLists {
 // How many rows are added for the spikes of a pixel at T steps, `frame` bytes from one to the next: those that are steady count
 // once a span, and, with negated rows, once for each step at which they are silent.
 static inline int64_t count_rows_of(const uint8_t* x, int64_t T, int64_t frame, int64_t bytes, int64_t negated) {
-    constexpr int64_t span = InputLists<4>::span;
+    constexpr int64_t span = InputLists::span;
     int64_t count = 0;
     for (int64_t first = 0; first < T; first += span) {
         const uint8_t* const of_span = x + first * frame;

@@ -58,6 +58,20 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
     }
 }
 
+// The output pixels of a part, whose inputs are listed, so many `places` at a time.
+template <class Rows, class Worker>
+static void run_part(const Conv2d& c, const Slices& slices, const Part& in, const Part& out, int64_t places,
+                     int64_t first_channel, int64_t last_channel, Worker& worker) {
+    worker.lists.begin(in);
+    EqualWindows& windows = worker.windows;
+    windows.find(in, out, first_channel, last_channel, ceil_div(last_channel - first_channel, Rows::channels), worker.source);
+    for (int64_t i = 0; i < windows.count; i += places) {
+        const int64_t some = least(places, windows.count - i);
+        run_group<Rows>(c, slices, out, windows.places.data + i, some, first_channel, last_channel, worker);
+    }
+    windows.copy();
+}
+
 template <class Rows, class Source>
 static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int64_t task, Worker<Source>& worker) {
     const Neurons& n = c.neurons;
@@ -67,26 +81,22 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
         out.steps = least(cut.steps, n.T - out.t);
         const Part in = input_of(c, out);
         worker.source.list_inputs(c, slices, in);
-        worker.lists.begin(in);
-        EqualWindows& windows = worker.windows;
-        const int64_t blocks = ceil_div(last_channel - first_channel, Rows::channels);
-        windows.find(in, out, first_channel, last_channel, blocks, worker.source);
-        for (int64_t i = 0; i < windows.count; i += cut.places) {
-            const int64_t places = least(cut.places, windows.count - i);
-            run_group<Rows>(c, slices, out, windows.places.data + i, places, first_channel, last_channel, worker);
-        }
-        windows.copy();
+        run_part<Rows>(c, slices, in, out, cut.places, first_channel, last_channel, worker);
     }
+}
+
+// How the work is cut, in segments of so many steps.
+template <class Source>
+static Cut cut_of(const Conv2d& c, const Slices& slices, int64_t steps, int64_t threads) {
+    const int64_t sums = Source::most_sums(steps), entries = slices.count * (steps * slices.inputs + sums * Source::group);
+    return {c, {steps, Source::uses, entries, sums * slices.chunks, Source::band_lists}, c.row_channels, threads};
 }
 
 // `arguments`: of Source's constructor, called in each thread.
 template <class Rows, class Source, class... Arguments>
 static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
     const Slices slices(c);
-    const int64_t steps = most(1, least(c.neurons.T, Source::longest_segment));
-    const int64_t sums = Source::most_sums(steps), entries = slices.count * (steps * slices.inputs + sums * Source::group);
-    const Segment segment{steps, Source::uses, entries, sums * slices.chunks, Source::band_lists};
-    const Cut cut(c, segment, Rows::channels, max_threads());
+    const Cut cut = cut_of<Source>(c, slices, most(1, least(c.neurons.T, Source::longest_segment)), max_threads());
     [[maybe_unused]] const int64_t visits =  // unused without OpenMP
         c.neurons.N * c.neurons.P * c.neurons.T * slices.count * ceil_div(c.neurons.C, Rows::channels);
 #pragma omp parallel if (256 * visits > worth_threads)

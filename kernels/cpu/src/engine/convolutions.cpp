@@ -36,10 +36,11 @@ struct Rates {
     double spikes, rows;
 };
 
-static Rates rates_of(const View& x, const Window& w, int64_t N, int64_t steps) {
+static Rates rates_of(const View& x, const Step& step, int64_t N, int64_t steps) {
+    const Window& w = step.windows[step.weighted];
     Sample sample{x.spikes, N, steps, w.H * w.W, w.C, x.image, x.step, x.pixel};
     sample_rates(&sample);
-    return {sample.rate, fmin(sample.rows, sample.negated_rows)};
+    return {sample.rate, step.conv.negated ? sample.negated_rows : sample.rows};
 }
 
 // Whether slices take a linear layer of many steps sooner than patterns, which add a row for each spike. Where these read a large
@@ -48,7 +49,7 @@ static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps
     constexpr double least_of_floats = 0.03, least_rate = 0.08;
     constexpr double row = 0.86, visits = 0.045;  // rows of slices, in rows of patterns
     const Window& w = step.windows[step.weighted];
-    const Rates rates = rates_of(x, w, N, steps);
+    const Rates rates = rates_of(x, step, N, steps);
     if (step.row_line() == engine::FloatRow) return rates.spikes >= least_of_floats;
     if (rates.spikes < least_rate) return false;
     return step.row_line() == engine::ByteRow || !is_far(w) || row * rates.rows + visits < rates.spikes;
@@ -65,7 +66,7 @@ static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int6
     const bool tiled = Tiled::fits(step, N, steps), sliced = Sliced::fits(step, N, steps);
     if (!tiled) return sliced && slices_pay(step, x, N, steps) ? engine::BySlices : engine::ByPatterns;
     const engine::Line &patterns = step.lines[engine::Patterns], &tiles = step.lines[engine::Tiles + step.digits - 1];
-    const double rate = rates_of(x, step.windows[step.weighted], N, steps).spikes;
+    const double rate = rates_of(x, step, N, steps).spikes;
     const double by_patterns = (patterns.silent + rate * (patterns.busy - patterns.silent)) * (double)steps;
     return tiles.busy * (double)in_whole_tiles(steps) < by_patterns ? engine::ByTiles : engine::ByPatterns;
 }
@@ -114,7 +115,7 @@ int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t step
     const Candidates candidates(step, N, steps);
     const int64_t way = candidates.fastest(0);
     if (way == candidates.fastest(1)) return way;
-    return candidates.fastest(rates_of(x, step.windows[step.weighted], N, steps).rows);
+    return candidates.fastest(rates_of(x, step, N, steps).rows);
 }
 
 // `keeps`: whether it is to write their states.

@@ -15,19 +15,6 @@ namespace PK_TARGET {
 constexpr int64_t few_spikes = 1 << 16;  // for which there is memory in any case
 
 struct Sliced {
-    using Events = InputLists<4>;  // few rows of a sum are usual
-
-    // What one thread works with.
-    template <class Source_>
-    struct Worker {
-        using Source = Source_;
-        Source source;
-        WindowLists<Source> lists;
-        EqualWindows windows;
-        Grown<char> sums;  // [output pixel][sum][channel of a block]
-        Worker(const Conv2d& c, const Slices& slices) : lists(c, slices, source), windows(c) {}
-    };
-
     const int64_t parts, fan_out;  // of the channels; weights of an input at a tap
     const bool periodic;           // whether all that fires does so in periods from rest on
     const Conv2d c;                // of a part its inputs, and all channels
@@ -40,7 +27,7 @@ struct Sliced {
           periodic(x.periodic),
           c(part_of(conv_of(step, neurons, x, shortcut, step.sliced), parts)),
           slices(c),
-          cut(periodic ? cut_for<FirstSpikes>(threads) : cut_for<Events>(threads)) {}
+          cut(periodic ? cut_for<FirstSpikes>(threads) : cut_for<InputLists>(threads)) {}
 
     static bool fits(const Step& step, int64_t N, int64_t steps) {
         return step.sliced && is_enough(step, N, steps) && (step.P() > 1 || steps > most_pattern_steps);
@@ -51,13 +38,14 @@ struct Sliced {
         if (!fits(step, N, steps)) return 0;
         View periodic;
         periodic.periodic = true;
-        return most(room_of<Events>(step, N, steps, View{}, threads), room_of<FirstSpikes>(step, N, steps, periodic, threads));
+        return most(room_of<InputLists>(step, N, steps, View{}, threads),
+                    room_of<FirstSpikes>(step, N, steps, periodic, threads));
     }
 
     // `scratch`: as much as room() says. Adds spikes, and additions of weights, to `tally`.
     void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
         if (periodic) run_with<FirstSpikes>(x, task, scratch, tally);
-        else run_with<Events>(x, task, scratch, tally);
+        else run_with<InputLists>(x, task, scratch, tally);
     }
 
 private:
@@ -100,31 +88,15 @@ private:
             }
             if (!first || parts > 1) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are in a cache
             worker.source.list_inputs(c, slices, in, x, spikes);
-            run_rows(worker, in, out, first, last);
+            with_rows(c, [&](auto rows) { run_part<decltype(rows)>(c, slices, in, out, cut.places, first, last, worker); });
             if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
             tally[0] += count_of(c, c.neurons.spikes, out, first, last);
         }
     }
 
     template <class Source>
-    void run_rows(Worker<Source>& worker, const Part& in, const Part& out, int64_t first, int64_t last) const {
-        worker.lists.begin(in);
-        worker.windows.find(in, out, first, last, ceil_div(last - first, c.row_channels), worker.source);
-        with_rows(c, [&](auto rows) {
-            for (int64_t i = 0; i < worker.windows.count; i += cut.places) {
-                const int64_t places = least(cut.places, worker.windows.count - i);
-                run_group<decltype(rows)>(c, slices, out, worker.windows.places.data + i, places, first, last, worker);
-            }
-        });
-        worker.windows.copy();
-    }
-
-    template <class Source>
     Cut cut_for(int64_t threads) const {
-        const int64_t steps = c.neurons.T, sums = Source::most_sums(steps);
-        const int64_t entries = slices.count * (steps * slices.inputs + sums * Source::group);
-        const Segment segment{steps, Source::uses, entries, sums * slices.chunks, Source::band_lists};
-        Cut cut(c, segment, c.row_channels, threads);
+        Cut cut = cut_of<Source>(c, slices, c.neurons.T, threads);
         if (parts == 1) return cut;
         cut.channels = c.neurons.C / parts, cut.spans = parts;
         cut.tasks = cut.batches * cut.bands * cut.spans;
