@@ -156,7 +156,9 @@ def check_rule(stop: Stop | None) -> None:
 
 
 def decided_by(stop: Stop, seen: Tensor, t: int, n: int) -> Tensor:
-    """Which of n samples a rule stops, bool [n], given what it looks at."""
+    """Which of n samples a rule stops, bool [n], given what it looks at. Where there are none it is not asked."""
+    if not n:
+        return torch.zeros(0, dtype=torch.bool, device=seen.device)
     decided = stop(seen, t)
     if not isinstance(decided, Tensor) or decided.dtype != torch.bool or decided.shape != (n,):
         raise TypeError(f"stop must return a bool tensor [{n}], one for each sample; got {decided!r}")

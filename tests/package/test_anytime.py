@@ -68,6 +68,15 @@ def test_all_samples_stop(case):
     assert result.rates["0"] == pytest.approx(pk.simulate(net, x, 20).rates["0"])
 
 
+@pytest.mark.parametrize("run", [pk.simulate, layerwise.simulate], ids=["plan", "layers"])
+def test_of_no_samples_no_rule_is_asked(case, run):
+    net, x, _ = case
+    asked = []
+    for samples in (x[:0], x):
+        result = run(net, samples, 40, stop=lambda counts, t: asked.append(t) or torch.ones(len(counts)).bool())
+        assert len(result.steps) == len(samples) and asked == [8] * bool(len(samples))
+
+
 def test_bad_rules(case):
     net, x, _ = case
     with pytest.raises(TypeError, match="stop must return a bool tensor"):

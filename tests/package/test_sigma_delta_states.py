@@ -116,6 +116,16 @@ def test_samples_stop_when_they_have_settled(nets, signed):
     assert equal(on.potentials[:, 0], pk.simulate(net, x[k : k + 1], 12).potentials[steps[k] : steps[k] + 2, 0])
 
 
+@pytest.mark.parametrize("run", [pk.simulate, by_layers], ids=["plan", "layers"])
+def test_of_no_samples_no_rule_is_asked(nets, run):
+    ann, x = nets
+    asked = []
+    net = pk.convert(ann, x, neuron="sigma-delta")
+    for samples in (x[:0], x):
+        result = run(net, samples, 4, stop=lambda seen, t: asked.append(t) or torch.ones(seen.shape[1]).bool())
+        assert len(result.steps) == len(samples) and bool(asked) == bool(len(samples))
+
+
 def test_rules_that_do_not_fit(nets):
     ann, x = nets
     net = pk.convert(ann, x, neuron="sigma-delta")
