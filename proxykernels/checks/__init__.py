@@ -39,6 +39,7 @@ from .tensors import (
     no_gradient,
     real,
     same_device,
+    spike_counts,
     strided,
 )
 
@@ -73,6 +74,7 @@ __all__ = [
     "room",
     "same_device",
     "sequence",
+    "spike_counts",
     "start",
     "state",
     "steps",

@@ -17,6 +17,8 @@ from ..kernels.weight_layouts import fault, is_finite
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+MOST_COUNTED = 2**24  # up to which float32 has all whole numbers
+
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
@@ -91,6 +93,19 @@ def finite(name: str, tensor: Tensor, *, readable: bool = False) -> None:
     plain = value_checks_cache.plain(tensor)
     if not is_finite(plain):
         raise ValueError(f"{name} must be finite in float32, and holds {fault(plain)}")
+
+
+def spike_counts(name: str, v: Tensor) -> None:
+    """Whole numbers from 0 on, of finite values that a CPU has. Not looked at where they cannot be read."""
+    if v.is_cuda or not can_be_read(v):
+        return
+    plain = value_checks_cache.plain(v).detach()
+    are_counts = (plain >= 0) & (plain <= MOST_COUNTED) & (plain == plain.floor())
+    if not are_counts.all():
+        raise ValueError(
+            f"{name} must hold counts of spikes, whole numbers from 0 to 2**24, got {plain[~are_counts][0]:.9g}; take "
+            "the state of an earlier result"
+        )
 
 
 def as_float32(value: float) -> float:

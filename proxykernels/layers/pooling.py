@@ -174,7 +174,7 @@ class MaxRatePool2d(MaxOfSums):
     y (T, N, C, H_out, W_out), of the same values; state v [N, C, H, W]: the counts.
 
     Raises:
-        TypeError, ValueError: x holds other values or needs a gradient, or a window does not fit.
+        TypeError, ValueError: x holds other values or needs a gradient, v holds no counts, or a window does not fit.
     """
 
     def _fire(self, x, v, batch_statistics):
@@ -213,7 +213,10 @@ def max_rate_pool(x: Spikes | Tensor, counts: Tensor | None, window: Any, ceil_m
         raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
     x = x if isinstance(x, Spikes) else _spikes_of(x)
     height, width = x.shape[3:]
-    counts = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device) if counts is None else counts
+    if counts is None:
+        counts = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device)
+    else:
+        checks.spike_counts("v", counts)
     if ceil_mode:
         x = _filled_up(x, *window)
         counts = F.pad(counts, (0, x.shape[4] - width, 0, x.shape[3] - height))

@@ -9,6 +9,7 @@ from math import prod
 
 from torch import Tensor
 
+from .. import checks
 from .operations import PASSES_ON, Kind, Operation, Shape, Slot, Window, image_of
 from .readout import Readout, readout_of
 
@@ -86,9 +87,12 @@ class Plan:
         states = states.detach().float().reshape(len(states), op.states, C, H * W)
         return states.transpose(2, 3).resolve_neg().contiguous()
 
-    def takes_state(self, op: Operation, states: Tensor) -> bool:
-        """Whether an operation may start from finite ``states`` [N, ...]: of recurrent neurons the last are spikes."""
-        return op.kind != Kind.RECUR or bool(((states[:, -1] == 0) | (states[:, -1] == 1)).all())
+    def check_state(self, name: str, op: Operation, states: Tensor) -> None:
+        """Refuse finite ``states`` [N, ...] that an operation cannot start from."""
+        if op.kind == Kind.RECUR and not ((states[:, -1] == 0) | (states[:, -1] == 1)).all():
+            raise ValueError(f"{name} must end in the spikes of the step before, 0 or 1, got other values")
+        if op.kind == Kind.MAX_RATE_POOL:
+            checks.spike_counts(name, states)
 
     def without_weights(self) -> "Plan":
         """The same, whose weights have a shape and no values."""

@@ -220,7 +220,11 @@ def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:
         (v,) = given
         if v.shape != (N, *several, *plan.state_shape(op)) or v.dtype != torch.float32 or not v.is_cpu:
             return None
-        if v.layout != torch.strided or not is_finite(v) or not plan.takes_state(op, v):
+        if v.layout != torch.strided or not is_finite(v):
+            return None
+        try:
+            plan.check_state("state", op, v)
+        except ValueError:  # the layers say whose it is
             return None
         start[k] = plan.as_run(k, v)
     return start

@@ -189,8 +189,7 @@ class Stream:
             if tuple(given[name].shape) != wanted:
                 raise ValueError(f"state of {name} must have the shape {list(wanted)}, got {list(given[name].shape)}")
             checks.finite(f"state of {name}", given[name])
-            if not self.engine.plan.takes_state(op, given[name]):
-                raise ValueError(f"state of {name} must end in the spikes of the step before, 0 or 1, got other values")
+            self.engine.plan.check_state(f"state of {name}", op, given[name])
             ready[k] = self.engine.plan.as_run(k, given[name])
         with self._lock:
             past = self._settled()

@@ -68,6 +68,19 @@ def test_many_images_and_steps_in_parts(generator, instruction_set):
     assert expected.any() and equal(torch.cat(parts), expected) and equal(counts, after)
 
 
+def test_counts_end_where_float32_does(generator, instruction_set):
+    """From 2**24 on nothing is added to one, and the pooling is silent."""
+    x = spikes(40, 1, 9, 4, 4, generator=generator, rate=0.4)
+    before = torch.full(x.shape[1:], 2.0**24 - 2)
+    first = x * (x.cumsum(0) <= 2)  # the spikes that are counted
+    expected, after = definition(first, before, (2,))
+    y, counts = pk.MaxRatePool2d(2)(pk.pack(x), before)
+    assert equal(expected.sum(0), torch.full((1, 9, 2, 2), 2.0)) and equal(y.dense(), expected) and equal(counts, after)
+    net = torch.nn.Sequential(pk.IF(), pk.MaxRatePool2d(2)).eval()
+    state = {"0": [torch.zeros_like(before)], "1": [before]}
+    assert equal(pk.simulate(net, x, 40, state=state).spikes.dense(), expected)
+
+
 @pytest.mark.parametrize("window", [(2,), (3, 2, 1), ((2, 3), 1), (2, 1, (0, 1))], ids=str)
 def test_the_layer(generator, window):
     x = spikes(40, 2, 11, 8, 6, generator=generator)

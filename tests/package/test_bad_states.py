@@ -56,6 +56,22 @@ def test_a_wrong_state_is_refused(between, wrong):
         stream.state = {layer: v for layer, (v,) in kept.items()}
 
 
+@pytest.mark.parametrize("wrong", [0.5, -1.0, 2.0**24 + 2])
+@pytest.mark.parametrize("between", ["rates", "rates, ceil"])
+def test_counts_of_spikes_are_whole(between, wrong):
+    """Of others a plan and layers would make different spikes."""
+    net = network(BETWEEN[between]())
+    kept = pk.simulate(net, image(), T).state
+    stream = pk.compile(net, image()).stream(3)
+    kept["1"][0][-1, -1, 2, 2] = wrong
+    error = rf"must hold counts of spikes, whole numbers from 0 to 2\*\*24, got {wrong:.9g}; take the state of"
+    for run in (pk.simulate, layerwise.simulate):
+        with pytest.raises(ValueError, match=f"layer 1: v {error}"):
+            run(net, image(), T, state=kept)
+    with pytest.raises(ValueError, match=f"state of 1 {error}"):
+        stream.state = {layer: v for layer, (v,) in kept.items()}
+
+
 @pytest.mark.parametrize("between", BETWEEN)
 def test_plans_and_layers_go_on_from_each_other(between):
     """They keep states of the same shapes, also where ceil_mode adds pixels."""

@@ -64,7 +64,7 @@ static void pool_counts(const MaxRatePool& m, int64_t place, int64_t channel, Po
             }
         });
         uint32_t grown = 0;
-        for (int i = 0; i < vecs; i++) grown |= bits(now.v[i] >= highest.v[i] + one) << (i * Vec::width);
+        for (int i = 0; i < vecs; i++) grown |= bits(now.v[i] - highest.v[i] >= one) << (i * Vec::width);
         highest = now;
         store_spikes(y + t * P_out * p.bytes, grown, channels);
     }
