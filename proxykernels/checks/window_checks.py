@@ -35,6 +35,19 @@ def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
     return tuple(map(int, values))  # of NumPy's integers, too
 
 
+def output_size(wanted: Any, size: Sequence[int]) -> tuple[int, ...]:
+    """What an adaptive pooling makes of images or rows of ``size``; None leaves an axis as it is."""
+    values = tuple(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else (wanted,) * len(size)
+    if len(values) != len(size) or not all(n is None or is_integer(n) for n in values):
+        raise TypeError(
+            f"output_size must be an integer{' or two of them' if len(size) == 2 else ''}, or None for the size of the "
+            f"input, got {wanted!r}"
+        )
+    if any(n is not None and n < 0 for n in values):
+        raise ValueError(f"output_size must be at least 0, got {wanted}")
+    return tuple(there if n is None else int(n) for n, there in zip(values, size, strict=True))
+
+
 def groups(groups: int, channels: int, weight: Tensor) -> int:
     """Groups that divide the outputs of weights [C_out, channels / groups, ...], and as many channels as they take."""
     if not is_integer(groups):

@@ -1,5 +1,6 @@
 """Layers without neurons: pooling of spikes, of firing rates and of real values, and flattening."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,23 +99,21 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     Shapes: x (T, N, C, H, W); y [T, N, C, height, width]. Spikes that already have that size stay Spikes.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool2d.
+        TypeError, ValueError: ``output_size`` is no such size, or x has another shape.
     """
 
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 5, "(T, N, C, H, W)")
-        if isinstance(x, Spikes) and x.shape[3:] == self.output_of(x.shape[3:]):
+        size: Any = self.output_of(x.shape[3:])
+        if isinstance(x, Spikes) and x.shape[3:] == size:
             return x
         x = checks.frames(x)
-        return each_step_of_spikes(super().forward, x)
+        return each_step_of_spikes(lambda image: F.adaptive_avg_pool2d(image, size), x)
 
-    def output_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Height and width of the output for those of an image, which None leaves as they are."""
-        wanted: Any = self.output_size
-        if isinstance(wanted, tuple | list) and len(wanted) == 2:
-            wanted = [there if n is None else n for n, there in zip(wanted, size, strict=True)]
-        return window_checks.pair("output_size", wanted, 1)
+    def output_of(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Height and width of the output for those of an image."""
+        return window_checks.output_size(self.output_size, size)
 
 
 class Flatten(nn.Module):

@@ -1,5 +1,7 @@
 """Pooling along one axis, as in pooling.py on images of one row; and the mean over the neurons of a class."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -90,25 +92,26 @@ class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
     """Average pooling of every step along one axis to a given length; otherwise as :class:`AvgPool1d`.
 
     Args:
-        output_size: as in nn.AdaptiveAvgPool1d, a number.
+        output_size: as in nn.AdaptiveAvgPool1d, a number; None keeps the length of x.
 
     Shapes: x (T, N, C, L); y [T, N, C, output_size]. Spikes that already have that length stay Spikes.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as nn.AdaptiveAvgPool1d.
+        TypeError, ValueError: as :class:`AdaptiveAvgPool2d`.
     """
 
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:  # type: ignore[override]  # torch's gives tensors only
         checks.steps_of(x, 4, "(T, N, C, L)")
-        if isinstance(x, Spikes) and x.shape[3:] == self.output_of(x.shape[3:]):
+        size = self.output_of(x.shape[3:])
+        if isinstance(x, Spikes) and x.shape[3:] == size:
             return x
         x = checks.frames(x)
-        return each_step_of_spikes(super().forward, x)
+        return each_step_of_spikes(lambda row: F.adaptive_avg_pool1d(row, size), x)
 
-    def output_of(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """The length of the output, whatever that of the input is."""
-        return (window_checks.single("output_size", self.output_size, 1),)
+    def output_of(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The length of the output for that of the input."""
+        return window_checks.output_size(self.output_size, size)
 
 
 class Voting(nn.Module):

@@ -49,11 +49,10 @@ def adaptive_pool(follower, path: str, module: Any, x: Value) -> Value:
     one_axis = isinstance(module, layers.AdaptiveAvgPool1d)
     if len(x.shape) != (2 if one_axis else 3):
         refuse_shape(path, module, x)
-    C, *size = image_of(x.shape)
-    out = _output_size(module.output_size, (C, *size), one_axis)
-    if out == tuple(size):
+    size = module.output_of(x.shape[1:])
+    if size == x.shape[1:]:
         return x
-    shape = (C, out[1]) if one_axis else (C, *out)
+    shape = (x.shape[0], *size)
     return follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(x.slot),), shape, True, adaptive=True))
 
 
@@ -158,10 +157,3 @@ def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) ->
     if windows < 1:
         raise ValueError(f"a pooling window of {kernel} is larger than its input of {n} padded by {padding}")
     return windows
-
-
-def _output_size(wanted: Any, image: Shape, one_axis: bool) -> tuple[int, int]:
-    """Of an adaptive pooling, whose ``wanted`` has None for what stays as it is."""
-    given = [*wanted] if isinstance(wanted, tuple | list) else [wanted] * (1 if one_axis else 2)
-    height, width = [1, *given] if one_axis else given
-    return operator.index(image[1] if height is None else height), operator.index(image[2] if width is None else width)

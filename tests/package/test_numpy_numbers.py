@@ -31,6 +31,7 @@ IMAGES = {
     "max of two": lambda: pk.MaxPool2d((TWO, THREE)),
     "average": lambda: pk.AvgPool2d(TWO, divisor_override=THREE),
     "adaptive": lambda: pk.AdaptiveAvgPool2d((TWO, None)),
+    "adaptive, square": lambda: pk.AdaptiveAvgPool2d(TWO),
     "running": lambda: pk.RunningMaxPool2d(TWO),
     "unflatten": lambda: nn.Sequential(pk.Flatten(), pk.Unflatten((TWO, np.int64(4), np.int64(9)))),
 }

@@ -171,3 +171,24 @@ def test_what_becomes_nonsense_is_refused(change):
         pk.simulate(net, image(), T)
     with pytest.raises((ValueError, TypeError)):
         pk.compile(net, image())
+
+
+SIZES = "output_size must be an integer or two of them, or None for the size of the input, got "
+WRONG = {  # layer, its attribute, what that becomes, the error
+    "a size that is none": (pk.AdaptiveAvgPool2d, "output_size", True, TypeError, SIZES + "True"),
+    "three sizes": (pk.AdaptiveAvgPool2d, "output_size", (2, 2, 2), TypeError, SIZES + r"\(2, 2, 2\)"),
+    "a negative size": (pk.AdaptiveAvgPool2d, "output_size", -1, ValueError, "output_size must be at least 0, got -1"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_pooling_of_a_wrong_number_is_refused(wrong):
+    pool, name, value, error, message = WRONG[wrong]
+    net = nn.Sequential(pool(2), pk.IF()).eval()
+    planned(net, image(), T)
+    setattr(net[0], name, value)
+    for run in (pk.simulate, by_layers):
+        with pytest.raises(error, match=f"layer 0: {message}"):
+            run(net, image(), T)
+    with pytest.raises(error, match=message):
+        pk.compile(net, image())
