@@ -35,6 +35,17 @@ def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
     return tuple(map(int, values))  # of NumPy's integers, too
 
 
+def divisor(value: Any) -> int:
+    """What an average pooling divides by; 0: None was given, the number of inputs of a window."""
+    if value is None:
+        return 0
+    if not is_integer(value):
+        raise TypeError(f"divisor_override must be an integer, or None for the size of the window, got {value!r}")
+    if value == 0:
+        raise ValueError("divisor_override must not be 0, got 0; None divides by the size of the window")
+    return int(value)
+
+
 def output_size(wanted: Any, size: Sequence[int]) -> tuple[int, ...]:
     """What an adaptive pooling makes of images or rows of ``size``; None leaves an axis as it is."""
     values = tuple(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else (wanted,) * len(size)

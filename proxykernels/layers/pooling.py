@@ -65,11 +65,13 @@ class AvgPool2d(nn.AvgPool2d):
         self, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None
     ):
         window_checks.pooling(kernel_size, stride, padding)
+        window_checks.divisor(divisor_override)
         super().__init__(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 5, "(T, N, C, H, W)")
+        window_checks.divisor(self.divisor_override)
         x = checks.frames(x)
         return each_step_of_spikes(super().forward, x)
 

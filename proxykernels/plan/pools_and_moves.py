@@ -3,7 +3,6 @@
 Each function takes the follower of follow.py, a module's path, the module, and what it is called with.
 """
 
-import operator
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -23,7 +22,7 @@ _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.Ru
 
 def pool(follower, path: str, module: Any, x: Value) -> Value:
     maximum = isinstance(module, layers.MaxPool2d | layers.MaxPool1d)
-    divisor = operator.index(getattr(module, "divisor_override", None) or 0)
+    divisor = window_checks.divisor(getattr(module, "divisor_override", None))
     if abs(divisor) >= MOST:
         refuse(path, module, f"divisor_override {divisor}; it must be below {MOST}")
     window, shape = pooling(path, module, x)

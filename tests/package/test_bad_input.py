@@ -169,6 +169,7 @@ CASES = {
     "layer-pool-padding": (lambda: pk.MaxPool2d(2, padding=2), ValueError, "padding must be at most half of kernel_size"),
     "layer-average-kernel": (lambda: pk.AvgPool2d(0), ValueError, "kernel_size must be at least 1, got 0"),
     "layer-average-stride": (lambda: pk.AvgPool2d(2, stride=0), ValueError, "stride must be at least 1, got 0"),
+    "layer-average-divisor": (lambda: pk.AvgPool2d(2, divisor_override=0), ValueError, "divisor_override must not be 0"),
     "layer-average-word": (lambda: pk.AvgPool2d("2"), TypeError, "kernel_size must be an integer or two of them"),
     "layer-flatten-number": (lambda: pk.Flatten()(3), TypeError, r"x must be Spikes or a tensor \(T, N, C, ...\), got int"),
     "layer-flatten-scalar": (lambda: pk.Flatten()(torch.tensor(3.0)), ValueError, r"x must have the shape .*, got \[\]"),

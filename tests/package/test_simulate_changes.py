@@ -177,6 +177,8 @@ SIZES = "output_size must be an integer or two of them, or None for the size of 
 WRONG = {  # layer, its attribute, what that becomes, the error
     "a size that is none": (pk.AdaptiveAvgPool2d, "output_size", True, TypeError, SIZES + "True"),
     "three sizes": (pk.AdaptiveAvgPool2d, "output_size", (2, 2, 2), TypeError, SIZES + r"\(2, 2, 2\)"),
+    "no divisor": (pk.AvgPool2d, "divisor_override", 0, ValueError, "divisor_override must not be 0, got 0; None"),
+    "a divisor that is none": (pk.AvgPool2d, "divisor_override", True, TypeError, "divisor_override must be an int"),
     "a negative size": (pk.AdaptiveAvgPool2d, "output_size", -1, ValueError, "output_size must be at least 0, got -1"),
 }
 
