@@ -136,8 +136,9 @@ class Voting(nn.Module):
     @keeps_packed
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, 3, "(T, N, features)")
-        if x.shape[2] % self.voters:
-            raise ValueError(f"x must have a multiple of {self.voters} features, got {list(x.shape)}")
+        voters = window_checks.single("voters", self.voters, 1)
+        if x.shape[2] % voters:
+            raise ValueError(f"x must have a multiple of {voters} features, got {list(x.shape)}")
         x = checks.frames(x)
         return each_step_of_spikes(self._means, x)
 

@@ -58,11 +58,12 @@ def adaptive_pool(follower, path: str, module: Any, x: Value) -> Value:
 def voting(follower, path: str, module: Any, x: Value) -> Value:
     """The mean of neighbouring features: of an image of one channel and one row."""
     x = follower.flattened(x, path)
-    if len(x.shape) != 1 or x.shape[0] % module.voters:
+    voters = window_checks.single("voters", module.voters, 1)
+    if len(x.shape) != 1 or x.shape[0] % voters:
         refuse_shape(path, module, x)
-    classes, voters = x.shape[0] // module.voters, (1, module.voters)
+    classes, window = x.shape[0] // voters, (1, voters)
     row = follower.append(Operation(Kind.UNFLATTEN, path, (Window(x.slot),), (1, *x.shape), x.real))
-    mean = follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(row.slot, voters, voters),), (1, classes), True))
+    mean = follower.append(Operation(Kind.AVERAGE_POOL, path, (Window(row.slot, window, window),), (1, classes), True))
     return follower.append(Operation(Kind.FLATTEN, path, (Window(mean.slot),), (classes,), True))
 
 

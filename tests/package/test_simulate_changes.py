@@ -177,6 +177,8 @@ SIZES = "output_size must be an integer or two of them, or None for the size of 
 WRONG = {  # layer, its attribute, what that becomes, the error
     "a size that is none": (pk.AdaptiveAvgPool2d, "output_size", True, TypeError, SIZES + "True"),
     "three sizes": (pk.AdaptiveAvgPool2d, "output_size", (2, 2, 2), TypeError, SIZES + r"\(2, 2, 2\)"),
+    "no voters": (pk.Voting, "voters", 0, ValueError, "voters must be at least 1, got 0"),
+    "half a voter": (pk.Voting, "voters", 0.5, TypeError, "voters must be an integer, got 0.5"),
     "no divisor": (pk.AvgPool2d, "divisor_override", 0, ValueError, "divisor_override must not be 0, got 0; None"),
     "a divisor that is none": (pk.AvgPool2d, "divisor_override", True, TypeError, "divisor_override must be an int"),
     "a negative size": (pk.AdaptiveAvgPool2d, "output_size", -1, ValueError, "output_size must be at least 0, got -1"),
@@ -186,11 +188,13 @@ WRONG = {  # layer, its attribute, what that becomes, the error
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_pooling_of_a_wrong_number_is_refused(wrong):
     pool, name, value, error, message = WRONG[wrong]
-    net = nn.Sequential(pool(2), pk.IF()).eval()
-    planned(net, image(), T)
+    net, x = nn.Sequential(pool(2), pk.IF()).eval(), image()
+    if pool is pk.Voting:
+        x = x.flatten(1)
+    planned(net, x, T)
     setattr(net[0], name, value)
     for run in (pk.simulate, by_layers):
         with pytest.raises(error, match=f"layer 0: {message}"):
-            run(net, image(), T)
+            run(net, x, T)
     with pytest.raises(error, match=message):
-        pk.compile(net, image())
+        pk.compile(net, x)
