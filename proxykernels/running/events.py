@@ -94,6 +94,11 @@ def _arrays(t: Any, x: Any, y: Any, p: Any) -> list[np.ndarray]:
             checks.held(name, values)
             values = values.detach().cpu()
             values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()  # numpy has no bfloat16
+        if np.ma.is_masked(values):
+            raise ValueError(
+                f"{name} must have no masked entries, got {np.ma.count_masked(values)}; leave these events out of t, "
+                "x, y and p"
+            )
         array = np.asarray(values)
         array = array.astype(np.int64) if array.size == 0 and array.ndim == 1 else array
         if array.ndim != 1:

@@ -184,6 +184,21 @@ def test_times_in_a_type_that_numpy_lacks():
     assert equal(found, expected) and found.any()
 
 
+def test_masked_events_are_refused():
+    """Those of an array whose mask hides some, in any field; not an array that could hide some."""
+    fields = {"t": T_, "x": X, "y": Y, "p": P}
+    table = np.ma.array([*zip(*fields.values(), strict=True)], dtype=[(name, np.int64) for name in fields])
+    expected = pk.events(**fields, size=SIZE, dt=5).dense()
+    assert equal(pk.events(table, size=SIZE, dt=5).dense(), expected) and expected.any()
+    for name, values in fields.items():
+        masked = np.ma.array(values, mask=[False, True, True, False, False, False, False])
+        with pytest.raises(ValueError, match=f"{name} must have no masked entries, got 2; leave these events out"):
+            pk.events(**fields | {name: masked}, size=SIZE, dt=5)
+    table[3] = np.ma.masked
+    with pytest.raises(ValueError, match="t must have no masked entries, got 1"):
+        pk.events(table, size=SIZE, dt=5)
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "text"),
     [
