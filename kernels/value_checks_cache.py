@@ -45,6 +45,14 @@ def nobody_follows() -> bool:
     return not _dispatch_modes() and _functorch_level() is None
 
 
+def is_within_vmap() -> bool:
+    """Whether torch.vmap calls, some of whose tensors may stand for one of each sample."""
+    if torch.compiler.is_compiling():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+
+
 def can_be_kept_on(device: torch.device) -> bool:
     """Whether a tensor that is made on a device now may serve later calls: nobody traces operators or captures a graph,
     which would own it."""

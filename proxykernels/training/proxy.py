@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from .. import checks
 from ..checks import chunked_passes
+from ..kernels import value_checks_cache
 from ..layers import Neurons, SpikingLayer
 from ..layers.parametrized import with_plain_weights
 from ..neurons import IFNeuron
@@ -147,6 +148,7 @@ class ProxyNet(FromData):
 
     def forward(self, x: Tensor | Spikes) -> Tensor:
         """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
+        _refuse_vmap()
         if not (self.training and torch.is_grad_enabled()):
             masks = Masks()
             if self._batch_statistics:  # the twin's learn too, as swa_utils.update_bn expects
@@ -169,6 +171,7 @@ class ProxyNet(FromData):
     @torch.no_grad()
     def snn(self, x: Tensor | Spikes, masks: Masks | None = None) -> Tensor:
         """The spiking network's readout after T steps, float32 [N, classes]; ``masks``: as in :meth:`ann`."""
+        _refuse_vmap()
         net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
         learns = self._batch_statistics and self._kind  # by the currents of the weights as they are
         precision, masks = None if learns else self.precision, masks or Masks()
@@ -270,6 +273,15 @@ def _is_finite(x: Tensor) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _refuse_vmap() -> None:
+    """Firing rates are numbers, which torch.vmap cannot have one of for each sample."""
+    if value_checks_cache.is_within_vmap():
+        raise TypeError(
+            "ProxyNet counts the firing rates of a call, and does not run within torch.vmap: give it all samples as "
+            "one batch x [N, ...], and call it once for each set of weights; its net and ann(x) run there"
+        )
 
 
 def _check_dropouts(net: nn.Module) -> None:

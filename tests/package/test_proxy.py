@@ -105,6 +105,27 @@ def test_gradient_by_torch_func(generator, options):
     assert all(torch.equal(found[name], e) and e.any() for name, e in zip(parameters, expected, strict=True))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_vmap_is_refused(generator, training):
+    """Of samples, of their gradients, and of weights; the twin alone counts nothing."""
+    models = [pk.ProxyNet(pk.FusedIFLinear(6, 5, v_threshold=0.25), T=8).train(training) for _ in range(3)]
+    model, x = models[0], torch.rand(4, 2, 6, generator=generator)
+    parameters, _ = torch.func.stack_module_state(models)
+
+    def call(parameters, x):
+        return torch.func.functional_call(model, parameters, x).sum()
+
+    for run in (
+        lambda: torch.vmap(model)(x),
+        lambda: torch.vmap(model.snn)(x),
+        lambda: torch.vmap(torch.func.grad(call), (None, 0))(dict(model.named_parameters()), x),
+        lambda: torch.vmap(call, (0, None))(parameters, x[0]),
+    ):
+        with pytest.raises(TypeError, match=r"does not run within torch.vmap: give it all samples as one batch"):
+            run()
+    torch.testing.assert_close(torch.vmap(model.ann)(x), torch.stack([model.ann(sample) for sample in x]))
+
+
 def test_evaluation_runs_the_spiking_network_alone(generator, monkeypatch):
     net, _ = make_pair()
     model, x = pk.ProxyNet(net, T=10), torch.rand(2, 1, 8, 8, generator=generator)
