@@ -195,11 +195,11 @@ class CpuBackend(Backend, Protocol):
     ) -> Fired:  # fmt: skip
         """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
 
-    def if_shortcut_conv2d(
+    def if_conv2d(
         self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
-        stride: Pair, padding: Pair, dilation: Pair, shortcut: Tensor, /,
+        stride: Pair, padding: Pair, dilation: Pair, groups: int, shortcut: Tensor | None = None, /,
     ) -> Fired:  # fmt: skip
-        """if_conv2d with a shortcut: spikes of the output's shape that each add 1 to their neuron's current."""
+        """``shortcut``, without groups: words of the output's shape, whose spikes each add 1 to their own current."""
 
     def period_conv2d_currents(
         self, periods: Tensor, start: int, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor,

@@ -163,9 +163,9 @@ def max_pool2d_backward(words, grad, size, kernel_size, stride, padding):
 
 @operator(
     "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
-    " int[] stride, int[] padding, int[] dilation, int groups) -> (Tensor, Tensor)"
+    " int[] stride, int[] padding, int[] dilation, int groups, Tensor? shortcut=None) -> (Tensor, Tensor)"
 )
-def if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups):
+def if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, shortcut=None):
     """Convolution of images of ``size`` (H, W) by ``weight`` [C_out, C_in / groups, kh, kw], then IF."""
     return _layer(words, T, v)
 
@@ -226,16 +226,6 @@ def total_periods(periods, start, T):
 def if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation):
     """if_conv2d of the spikes that periods stand for, in the steps from ``start``."""
     return _layer(periods, T, v)
-
-
-@operator(
-    "(Tensor words, SymInt T, SymInt[] size, Tensor weight, Tensor? bias, Tensor v, Neuron neuron,"
-    " int[] stride, int[] padding, int[] dilation, Tensor shortcut) -> (Tensor, Tensor)",
-    devices=("cpu",),
-)
-def if_shortcut_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, shortcut):
-    """if_conv2d with a shortcut: spikes of the output's shape that each add 1 to their neuron's current."""
-    return _layer(words, T, v)
 
 
 @operator(

@@ -68,7 +68,8 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
 
-        ``shortcut``: as in if_shortcut_conv2d, of a convolution without groups.
+        ``shortcut``, of a convolution without groups: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their
+        neuron's current.
         ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
         """
         window = stride, padding, dilation
@@ -113,12 +114,6 @@ class Convolutions:
             self._table.event_conv2d(conv)
         del held  # the memory behind the pointers lived until here
         return spikes, v
-
-    def if_shortcut_conv2d(
-        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, shortcut
-    ) -> tuple[Tensor, Tensor]:
-        """if_conv2d with spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their neuron's current."""
-        return self.if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1, shortcut)
 
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF; by kernels of one pixel in one pass."""

@@ -183,10 +183,6 @@ class Fallback:
         with recording():
             return unfused.if_conv2d(self, *layer)
 
-    def if_shortcut_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
-        """The same with spikes of a shortcut that add to the currents."""
-        return self.if_conv2d(*layer[:-1], 1, layer[-1])
-
     def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of real values and IF."""
         return unfused.if_conv2d_real(self, *layer)

@@ -172,7 +172,7 @@ def _behind(
     state, parameters, kernels = neurons.start, neurons.parameters, neurons.kernels
     layer = window.size, _taps(weight), bias, state, parameters, *window.pairs
     if shortcut is not None:
-        return neurons.fired(T, *kernels.if_shortcut_conv2d(kept.words, T, *layer, shortcut._words))
+        return neurons.fired(T, *kernels.if_conv2d(kept.words, T, *layer, window.groups, shortcut._words))
     if isinstance(kept, Periods) and window.groups == 1:
         return neurons.fired(T, *kernels.if_period_conv2d(kept.periods, kept.start, T, *layer))
     if pool_follows and word_ops.over_time(kept.words) and neurons.shape[2] % 2 == neurons.shape[3] % 2 == 0:
