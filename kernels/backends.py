@@ -65,11 +65,8 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Max pooling of spike counts, float32 [N, P, C] so far: the output's words, and the counts after all steps."""
 
-    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, /) -> Fired:
-        """IF on currents."""
-
-    def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron, /) -> Fired:
-        """IF on a constant current [N, P, C], for T steps."""
+    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None, /) -> Fired:
+        """IF on currents, or for T steps on a constant current [N, P, C]."""
 
     def scan_backward(
         self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,

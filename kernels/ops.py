@@ -97,16 +97,10 @@ def max_rate_pool2d(words, T, counts, size, kernel_size, stride, padding):
     return _words(words, T, N, height * width, C), torch.empty_like(counts, memory_format=torch.contiguous_format)
 
 
-@operator("(Tensor current, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
-def if_scan(current, v, neuron):
-    """IF on currents [T, N, P, C]."""
-    return _layer(current, current.shape[0], v)
-
-
-@operator("(Tensor current, SymInt T, Tensor v, Neuron neuron) -> (Tensor, Tensor)")
-def if_hold(current, T, v, neuron):
-    """IF on a constant current [N, P, C], for T steps."""
-    return _layer(current, T, v)
+@operator("(Tensor current, Tensor v, Neuron neuron, SymInt? T=None) -> (Tensor, Tensor)")
+def if_scan(current, v, neuron, T=None):
+    """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]."""
+    return _layer(current, current.shape[0] if T is None else T, v)
 
 
 @operator(

@@ -87,7 +87,7 @@ def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilatio
     """Any convolution of real values x [T, N, C_in, H, W]; done once if x is one step repeated without a copy."""
     window = stride, padding, dilation, groups
     if x.stride(0) == 0:
-        return backend.if_hold(conv2d(x[:1], weight, bias, *window)[0], x.shape[0], v, neuron)
+        return backend.if_scan(conv2d(x[:1], weight, bias, *window)[0], v, neuron, x.shape[0])
     parts = x.split(chunk_steps(max(v.numel(), x[0].numel()), x.device))
     return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, neuron)
 

@@ -125,16 +125,13 @@ class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
         self._table.max_rate_pool2d(abi.MaxRatePool(pool, counts.data_ptr(), T, counts.shape[2]))
         return pooled, counts
 
-    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
-        return self.if_hold(current, current.shape[0], v, neuron)
-
-    def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF on a constant current [N, P, C], for T steps."""
+    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
+        """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]: spikes, and potentials [N, P, C]
+        after the last step."""
         note(SCAN)
         current = current.float().contiguous()
-        neurons, words, v, held = start_for_library(T, v, neuron)
-        time_stride = current.stride(0) if current.ndim == 4 else 0
+        steps, time_stride = (current.shape[0], current.stride(0)) if T is None else (T, 0)
+        neurons, words, v, held = start_for_library(steps, v, neuron)
         self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
         del held
         return words, v

@@ -83,15 +83,13 @@ class Fallback:
         """Max pooling of spike counts."""
         return max_rate_pool.max_rate_pool2d(self, *operands)
 
-    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF on currents [T, N, P, C]: spikes, and potentials [N, P, C] after the last step."""
+    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
+        """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]: spikes, and potentials [N, P, C]
+        after the last step."""
         note(SCAN)
+        current = current if T is None else current.expand(T, *current.shape)
         spikes, v = reference.scan(current.transpose(2, 3), v.transpose(-1, -2), neuron)
         return self.pack(spikes.bool()), v.transpose(-1, -2).contiguous()
-
-    def if_hold(self, current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-        """IF on a constant current [N, P, C], for T steps."""
-        return self.if_scan(current.expand(T, *current.shape), v, neuron)
 
     def fingerprint(self, values: Tensor) -> int:
         """A hash of the bytes of a contiguous tensor."""
@@ -99,7 +97,7 @@ class Fallback:
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials."""
-        words, v = self.if_hold(current, T, torch.full_like(current, neuron.scalars[0], dtype=torch.float32), neuron)
+        words, v = self.if_scan(current, torch.full_like(current, neuron.scalars[0], dtype=torch.float32), neuron, T)
         spikes = self.unpack(words, T, current.shape[2]).permute(0, 1, 3, 2).byte()
         return torch.where(spikes.any(0).bool(), spikes.argmax(0) + 1, 0).short(), v
 

@@ -8,7 +8,7 @@ from ..cpu.fallback import Fallback
 from ..recording import Choice, note
 from . import counters, packing, words
 from .convolutions import convolutions, noting
-from .if_scan import if_hold, if_scan
+from .if_scan import if_scan
 from .recurrent_scan import MOST_NEURONS, recurrent_scan
 from .scan_backward import scan_backward
 from .sigma_delta_launches import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
@@ -27,7 +27,7 @@ class GpuKernels:
     add_counts = staticmethod(counters.add_counts)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
     round_weights = staticmethod(rounding.round_weights)
-    if_scan, if_hold = noting(if_scan, "Triton scan"), noting(if_hold, "Triton scan")
+    if_scan = noting(if_scan, "Triton scan")
     scan_backward = staticmethod(scan_backward)
     recurrent_scan_backward = staticmethod(recurrent.recurrent_scan_backward)
 

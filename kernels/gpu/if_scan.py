@@ -64,22 +64,25 @@ def _if_scan_kernel(
     write_states(v_last_pointer + start, neurons, offsets, state, mask, STATES)
 
 
-def if_scan(current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
+def if_scan(current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
     """Run all T steps of neurons on given currents in one launch.
 
     Nothing is checked here; the public function has done that. T may change from call to call
     without a recompilation, and the launch can be captured in a CUDA graph.
 
     Args:
-        current: currents [T, N, P, C], float32, float16 or bfloat16. A time stride of 0 (a current
-            that is held for all steps) costs no copy, nor does any if each step is contiguous.
+        current: currents [T, N, P, C], or a constant current [N, P, C]; float32, float16 or bfloat16.
+            A time stride of 0 costs no copy, nor does any if each step is contiguous.
         v: states before the first step, float32 [N, P, C] or [N, states, P, C]; not modified.
         neuron: what a step needs, for C channels.
+        T: the steps of a constant current.
 
     Returns:
         Words int32 [ceil(T / 32), N, P, C], and the states after the last step, float32, of the shape of v. All
         are new and contiguous.
     """
+    if T is not None:
+        current = current.expand(T, *current.shape)
     T = current.shape[0]
     N, P, channels = v.shape[0], *v.shape[-2:]
     neurons, shape = N * P * channels, (triton.cdiv(T, 32), N, P, channels)
@@ -116,13 +119,3 @@ def if_scan(current: Tensor, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]
             enable_fp_fusion=False,
         )
     return spikes, by_sample(v_last, neuron)
-
-
-def if_hold(current: Tensor, T: int, v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-    """Run T steps of neurons on a constant current [N, P, C].
-
-    The other arguments and the result are those of :func:`if_scan`, and so is the kernel: it reads
-    the current through a time stride of 0.
-    """
-    constant = current.unsqueeze(0).expand(T, *current.shape)
-    return if_scan(constant, v, neuron)

@@ -260,4 +260,4 @@ def _fire_constant(currents: Tensor, T: int, neurons: NeuronsOfCall) -> Fired:
     if neurons.repeat(T):
         periods, after = neurons.kernels.find_periods(currents, T, neurons.parameters)
         return neurons.fired(T, Periods(periods, T), after)
-    return neurons.fired(T, *neurons.kernels.if_hold(currents, T, neurons.start, neurons.parameters))
+    return neurons.fired(T, *neurons.kernels.if_scan(currents, neurons.start, neurons.parameters, T))

@@ -132,7 +132,7 @@ def test_hold(generator, T, v_reset):
     current = sixteenths(generator, -1, 3, 2, 5, 7)
     v = torch.zeros(2, 5, 7, device=DEVICE)
     theta = thresholds(generator, "per-channel", 7)
-    result = if_scan.if_hold(current, T, v, if_neuron(theta, v_reset))
+    result = if_scan.if_scan(current, v, if_neuron(theta, v_reset), T)
     assert_scan_is_exact(result, current.expand(T, 2, 5, 7), v, theta, v_reset)
 
 
@@ -171,7 +171,7 @@ def test_scan_of_nothing(shape):
     theta = torch.ones(3, device=DEVICE)
     for result in (
         if_scan.if_scan(torch.ones(shape, device=DEVICE), v, if_neuron(theta, 0.0)),
-        if_scan.if_hold(torch.ones_like(v), shape[0], v, if_neuron(theta, 0.0)),
+        if_scan.if_scan(torch.ones_like(v), v, if_neuron(theta, 0.0), shape[0]),
     ):
         spikes, v_last = result
         assert spikes.shape == (-(-shape[0] // 32), *shape[1:])

@@ -109,7 +109,7 @@ def test_scan(generator, order, v_reset):
     current, v = dyadic(33, 2, 5, 16, generator=generator), dyadic(2, 5, 16, generator=generator)
     theta, grad = thresholds(16, generator), dyadic(33, 2, 5, 16, generator=generator)
     strided = reordered(current, order), reordered(v, (2, 1, 0)), if_neuron(sparse(theta), v_reset)
-    for function in (gpu.if_scan, lambda current, *rest: gpu.if_hold(current[3], 33, *rest)):
+    for function in (gpu.if_scan, lambda current, *rest: gpu.if_scan(current[3], *rest, 33)):
         expected = function(current, v, if_neuron(theta, v_reset))
         assert expected[0].any()
         for arguments in (strided, (sparse(current), sparse(v), if_neuron(theta, v_reset))):

@@ -175,7 +175,7 @@ class ConstantCurrents(Currents):
 
 
 def _fire_constant(current: Tensor, T: int, v: Tensor, neuron: Neuron, repeats: bool) -> Fired:
-    return ops.find_periods(current, T, neuron) if repeats else ops.if_hold(current, T, v, neuron)
+    return ops.find_periods(current, T, neuron) if repeats else ops.if_scan(current, v, neuron, T)
 
 
 Input = SpikeWords | SpikePeriods | Values | ConstantImage | Currents | ConstantCurrents
