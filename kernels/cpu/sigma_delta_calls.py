@@ -11,29 +11,9 @@ from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from ..weight_layouts import require_finite
 from . import abi
+from .weight_packing import pack_taps
 
-ROW, FILLED = 64, 16  # output channels of a row of weights, and what the last one is filled up to a multiple of
-ROWS, TAPS = "sigma-delta rows", "sigma-delta taps"  # how weights are packed
-
-
-def pack_rows(weight: Tensor, groups: int = 1) -> Tensor:
-    """Weights [C_out, C_in / groups, kh, kw] in rows: src/sigma_delta/row_weights.h."""
-    packed = []
-    for part in weight.chunk(groups):
-        taps = part.flatten(2).permute(2, 1, 0)
-        taps = torch.nn.functional.pad(taps, (0, -len(part) % FILLED))
-        packed += [block.flatten() for block in taps.split(ROW, 2)]
-    return torch.cat(packed)
-
-
-def pack_taps(weight: Tensor) -> Tensor:
-    """Weights [C, 1, kh, kw] of a depthwise convolution: [tap][C, a multiple of FILLED]."""
-    return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % FILLED)).contiguous()
-
-
-def packed_for(weight: Tensor, groups: int, channels: int) -> Tensor:
-    """Weights of a convolution of so many channels in the order of its kernel."""
-    return pack_taps(weight) if _is_depthwise(channels, weight, groups) else pack_rows(weight, groups)
+FILLED = 16  # what the output channels of a group's rows of weights are filled up to a multiple of
 
 
 class SigmaDeltas:
@@ -56,11 +36,11 @@ class SigmaDeltas:
             kernel = weight.shape[2], weight.shape[3]
             height, width = output_size(size, kernel, stride, padding, dilation)
             (N, steps, _, C_in), P, C = x.shape, height * width, len(weight)
-            if _is_depthwise(C_in, weight, groups):
-                launch, packed = self._table.sigma_delta_depthwise, self._packed.of(weight).get(TAPS, pack_taps)
+            if 1 < groups == C_in == C:  # each output channel sees one input channel of its own
+                launch, packed = self._table.sigma_delta_depthwise, self._packed.of(weight).get("taps", pack_taps)
                 groups = 1  # of its kernel
             else:
-                packed = self._packed.of(weight).get((ROWS, groups), partial(pack_rows, groups=groups))
+                packed = self._packed.of(weight).get(("sigma-delta", groups), partial(self._pack_rows, groups))
         else:
             assert added is not None
             (N, _, P, C), steps, C_in, width, groups = added.shape, 0, 1, max(1, added.shape[2]), 1
@@ -79,6 +59,13 @@ class SigmaDeltas:
         launch(abi.SigmaDelta(*pointers, lowest, exponents, real, *sizes))
         del given  # the memory behind the pointers lived until here
         return y, Counts(int(counts[0]), int(counts[1]))
+
+    def _pack_rows(self, groups: int, weight: Tensor) -> Tensor:
+        C, inputs, taps = weight.flatten(2).shape
+        filled = groups * -(-(C // groups) // FILLED) * FILLED
+        packed = heap.empty(filled * inputs * taps)
+        self._table.pack_sigma_delta(weight.data_ptr(), packed.data_ptr(), C, inputs, taps, groups)
+        return packed
 
     def running_maximum(
         self, x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None
@@ -125,8 +112,3 @@ def _pointers(*tensors: Tensor | None) -> list[int | None]:
             )
         addresses.append(None if tensor is None else tensor.data_ptr())
     return addresses
-
-
-def _is_depthwise(channels: int, weight: Tensor, groups: int) -> bool:
-    """Whether each output channel sees one input channel of its own; of one channel, rows do as well."""
-    return 1 < groups == channels == len(weight)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from torch import Tensor
 
 from ..kernels import heap
-from ..kernels.cpu import abi, compiled, headers, sigma_delta_calls, sources, weight_packing
+from ..kernels.cpu import abi, compiled, headers, sources, weight_packing
 from ..kernels.cpu.cost_model import ROWS, Layer
 from .interrupts import Interrupts
 from .operations import Kind, Window
@@ -289,8 +289,6 @@ def _operation(plan: Plan, operation, has_tiles: bool, kept: list) -> Any:
     terms = (Term * len(operation.windows))()
     for k, window in enumerate(operation.windows):
         weight = None if window.weight is None else window.weight.contiguous()
-        if operation.kind == Kind.SEND and weight is not None:
-            weight = sigma_delta_calls.packed_for(weight, window.groups, plan.source(window)[0])
         sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
         joined = 0 if weight is None or operation.kind != Kind.FIRE else find_lines(plan, operation, window)
         pointer = None if weight is None else weight.data_ptr()

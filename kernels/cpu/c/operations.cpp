@@ -12,26 +12,6 @@ constexpr int64_t block = 32;  // channels that kernels handle at a time
 
 static int64_t filled(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// Weights of sigma-delta neurons, [C, C_in / groups, taps], in rows of 64 output channels of a group: sigma_delta/row_weights.h.
-static void pack_rows(const float* weight, int64_t C, int64_t C_in, int64_t taps, int64_t groups, float* to) {
-    constexpr int64_t row = 64, fill = 16;
-    const int64_t outputs = C / groups;
-    for (int64_t group = 0; group < groups; group++, weight += outputs * C_in * taps)
-        for (int64_t first = 0; first < outputs; first += row) {
-            const int64_t width = std::min(row, filled(outputs - first, fill));
-            for (int64_t tap = 0; tap < taps; tap++)
-                for (int64_t i = 0; i < C_in; i++, to += width)
-                    for (int64_t o = first; o < std::min(outputs, first + width); o++)
-                        to[o - first] = weight[(o * C_in + i) * taps + tap];
-        }
-}
-
-// Those of a depthwise convolution: [tap][C, a multiple of 16].
-static void pack_taps(const float* weight, int64_t C, int64_t taps, float* to) {
-    for (int64_t tap = 0; tap < taps; tap++, to += filled(C, 16))
-        for (int64_t c = 0; c < C; c++) to[c] = weight[c * taps + tap];
-}
-
 float* Prepared::numbers(int64_t n, float fill) {
     memory.emplace_back((size_t)n, fill);
     return memory.back().data();
@@ -52,7 +32,7 @@ engine::Operation Prepared::operation(const Plan& plan, const Operation& op, boo
     to.kind = op.kind, to.C = op.image.C, to.H = op.image.H, to.W = op.image.W, to.real = op.real;
     to.exact = !plan.precision.empty(), to.divisor = op.divisor;
     to.count_padding = op.count_padding, to.adaptive = op.adaptive;
-    put_terms(plan, op, to);
+    put_terms(op, to);
     if (op.pixels) to.pixels = op.pixels->whole();
     if (op.channels) to.channels = op.channels->whole();
     if (op.delays) to.delays = op.delays->whole();
@@ -67,7 +47,7 @@ engine::Operation Prepared::operation(const Plan& plan, const Operation& op, boo
     return to;
 }
 
-void Prepared::put_terms(const Plan& plan, const Operation& op, engine::Operation& to) {
+void Prepared::put_terms(const Operation& op, engine::Operation& to) {
     terms.emplace_back();
     for (const Window& w : op.windows) {
         engine::Term term{};
@@ -76,17 +56,8 @@ void Prepared::put_terms(const Plan& plan, const Operation& op, engine::Operatio
         term.padding_h = w.padding[0], term.padding_w = w.padding[1];
         term.dilation_h = w.dilation[0], term.dilation_w = w.dilation[1];
         if (w.weight) {
-            const int64_t C = op.image.C, C_in = w.weight->shape[1], taps = w.taps();
             term.weight = w.weight->floats();
-            if (op.kind == engine::Fire) term.joined = join_in_rows(C, C_in, w.groups);
-            if (op.kind == engine::Send) {
-                const bool depthwise = w.groups > 1 && w.groups == plan.source(w).C && w.groups == C;
-                const int64_t rows = w.groups * filled(C / w.groups, 16) * C_in;
-                float* const packed = numbers(taps * (depthwise ? filled(C, 16) : rows));
-                if (depthwise) pack_taps(w.weight->floats(), C, taps, packed);
-                else pack_rows(w.weight->floats(), C, C_in, taps, w.groups, packed);
-                term.weight = packed;
-            }
+            if (op.kind == engine::Fire) term.joined = join_in_rows(op.image.C, w.weight->shape[1], w.groups);
         }
         if (w.bias) term.bias = w.bias->floats();
         terms.back().push_back(term);

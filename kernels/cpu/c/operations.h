@@ -16,7 +16,7 @@ public:
 
 private:
     engine::Operation operation(const Plan& plan, const Operation& op, bool has_tiles);
-    void put_terms(const Plan& plan, const Operation& op, engine::Operation& to);
+    void put_terms(const Operation& op, engine::Operation& to);
     void put_neurons(const Operation& op, engine::Operation& to);
     void put_lines(const Plan& plan, const Operation& op, bool has_tiles, engine::Operation& to);
     float* numbers(int64_t n, float fill = 0);

@@ -103,7 +103,7 @@ struct Product {
 // T steps, and keeps the maxima in a; or, to `codes`, what neurons behind it send, and keeps that in a.
 struct SigmaDelta {
     const void* x;        // [N, T_in, H * W, C_in]: codes int8, or float values if `real`; null: `added` is all that arrives
-    const float* weight;  // rows, or taps of a depthwise convolution: sigma_delta/row_weights.h
+    const float* weight;  // sigma_delta/row_weights.h; of a depthwise convolution [tap][ceil(C / 32) * 32]
     const float* bias;    // [C], at the first step; null: none
     const float* added;   // [N, T, P, C], what arrives besides; null: nothing
     const float* limit;   // [C], the largest activation

@@ -8,6 +8,7 @@
 #include "conv2d/slices.h"
 #include "fingerprint.h"
 #include "packed_spikes.h"
+#include "sigma_delta/row_weights.h"
 
 namespace PK_TARGET {
 

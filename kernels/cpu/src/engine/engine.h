@@ -53,8 +53,7 @@ struct Line {
 // Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
 struct Term {
     int64_t slot;
-    // [C_out, C_in / groups, kernel_h * kernel_w], of sigma-delta neurons as sigma_delta/row_weights.h has them; null: the input
-    // itself is the current.
+    // [C_out, C_in / groups, kernel_h * kernel_w]; null: the input itself is the current.
     const float* weight;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
     int64_t joined;  // groups that can be run as one, with zeros between them; 0: none can

@@ -1,4 +1,7 @@
 // Makes a plan of the caller's operations: all that a run reads is copied, and weights are packed.
+#include <algorithm>
+
+#include "../sigma_delta/row_weights.h"
 #include "kernel_weights.h"
 #include "operations.h"
 
@@ -128,18 +131,20 @@ static bool copy_recurrent(Plan& plan, Step& step) {
 
 // What an operation of a network of sigma-delta neurons has; false if there is no memory.
 static bool copy_changes(Plan& plan, Step& step) {
-    const auto filled = [](int64_t channels) { return ceil_div(channels, 16) * 16; };
     const bool pools = step.kind == engine::SendMaxima;
     int64_t most_inputs = -1;
     for (int64_t i = 0; i < step.count && step.kind == engine::Send; i++) {
         Window& w = step.windows[i];
         const int64_t inputs = w.weight ? w.C / w.groups * w.taps() : 0;
         if (!w.weight) w.groups = w.C;  // each channel by itself, times 1
-        w.by_channel = w.groups > 1 && w.groups == w.C && w.groups == step.C;
-        const int64_t size = w.by_channel ? w.taps() * filled(w.C) : w.taps() * w.C * filled(step.C / w.groups);
-        if (!w.weight && (w.matrix = allocate_large<float>(size)))
-            for (int64_t c = 0; c < size; c++) w.matrix[c] = 1;
-        if (w.weight ? !copy_of(w.weight, size, size, w.matrix) : !w.matrix) return false;
+        w.by_channel = w.is_depthwise(step.C);
+        const int64_t channels = w.by_channel ? ceil_div(w.C, block) * block : w.C * sigma_delta_filled(step.C / w.groups);
+        const int64_t size = w.taps() * channels;
+        w.matrix = allocate_large<float>(size);
+        if (!w.matrix) return false;
+        if (!w.weight) std::fill(w.matrix, w.matrix + size, 1.0f);
+        else if (w.by_channel) pack_taps(w.weight, w.matrix, step.C, w.taps());
+        else pack_sigma_delta(w.weight, w.matrix, step.C, w.C / w.groups, w.taps(), w.groups);
         if (!copy_of(w.bias, step.C, step.C, w.bias_copy)) return false;
         w.weight = w.matrix, w.bias = w.bias_copy;
         plan.bytes += size * (int64_t)sizeof(float);

@@ -32,11 +32,11 @@ static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value
     return additions;
 }
 
-// Output channel c sees input channel c alone. The weights are [tap][C, filled up to a multiple of 16].
+// Output channel c sees input channel c alone. The weights are as pack_taps of ../conv2d/depthwise.h makes them.
 template <class Value>
 static void depthwise_task_of(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted) {
     const SigmaDelta& s = call.s;
-    const int64_t filled = ceil_div(s.C, 16) * 16, frame = s.H * s.W * s.C;
+    const int64_t filled = ceil_div(s.C, block) * block, frame = s.H * s.W * s.C;
     const auto tap_weights = [&](int64_t) { return filled; };
     each_place(call, task, taps, counted, tap_weights,
                [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
