@@ -1,8 +1,6 @@
 """A cache of weights in the order of a kernel. They are packed anew when their values change."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -17,21 +15,9 @@ CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which n
 _FINITE: WeakSet[UntypedStorage] = WeakSet()  # of these, where all values were looked at
 
 
-@dataclass(frozen=True)
-class Whole:
-    """Weights that are, in each output channel, whole multiples of a power of two of at least 2**-126.
-
-    Attributes:
-        bits: of a multiple, without its sign. unit: such powers, float32 [C_out]; None: not known.
-        largest_half: bound of the sum of a neuron's positive or of its negative multiples.
-    """
-
-    bits: int
-    unit: Tensor | None = None
-    largest_half: float = math.inf
-
-
-WHOLE: WeakKeyDictionary[UntypedStorage, Whole] = WeakKeyDictionary()  # weights of which that is known
+# Of weights that are known to be, in each output channel, whole multiples of a power of two of at least 2**-126: the
+# bits of a multiple, without its sign.
+WHOLE_BITS: WeakKeyDictionary[UntypedStorage, int] = WeakKeyDictionary()
 
 
 def can_be_kept(values: Tensor) -> bool:
@@ -135,11 +121,6 @@ class Packed:
             packed = pack(*self._copies)
             self._made.setdefault(kind, packed)  # keep the value of another thread: it may be in use
         return self._made[kind]
-
-    @property
-    def whole(self) -> Whole | None:
-        """The :class:`Whole` of the weight, or None if it is not known."""
-        return WHOLE.get(self._weight.untyped_storage())
 
     @cached_property
     def _copies(self) -> list[Tensor | None]:

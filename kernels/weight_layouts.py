@@ -102,8 +102,8 @@ def int8_digits(weight: Tensor, places: int) -> tuple[list[Tensor], Tensor]:
     Two digits have common sums, in which a spike counts 64 for the second; three have sums of their own.
 
     One and two digits are for weights that are, in each channel, whole multiples of a power of two that is 2**-126 at
-    least, of so many bits (weight_cache.WHOLE). Three are for all: unit is the least in which the channel's largest
-    weight m is at most MOST_OF_THREE. Weights are rounded to it, with an |error| of at most 2**-23 m where
+    least, of so many bits (weight_cache.WHOLE_BITS). Three are for all: unit is the least in which the channel's
+    largest weight m is at most MOST_OF_THREE. Weights are rounded to it, with an |error| of at most 2**-23 m where
     m >= 2**-103; none where all are multiples of it, as a dyadic grid of 23 bits is. These are the digits of the matrix
     tiles of a CPU (cpu/src/conv2d/amx_weights.h).
     """

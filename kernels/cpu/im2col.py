@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import heap
 from ..unfused import output_size
-from ..weight_cache import CONSTANTS, WHOLE, Packed
+from ..weight_cache import CONSTANTS, Packed
 from . import abi
 from .cost_model import Layer
 
@@ -65,8 +65,6 @@ def gather(
     table.im2col(conv, windows.data_ptr())
     weight = packed.get("im2col", _gather_weight)
     CONSTANTS.add(weight.untyped_storage())
-    if packed.whole:
-        WHOLE.setdefault(weight.untyped_storage(), packed.whole)
     return windows, layer.T, size, weight
 
 

@@ -10,19 +10,11 @@ from .. import heap
 from ..neuron_models import Neuron
 from ..weight_cache import Packed
 from . import abi
-from .weight_packing import (
-    BYTE_ROW,
-    FLOAT_ROW,
-    LARGEST_BYTE_SUM,
-    SHORT_ROW,
-    absolute_sums,
-    byte_unit,
-    known_unit,
-    short_unit,
-)
+from .choice import BLOCK
+from .weight_packing import BYTE_ROW, FLOAT_ROW, SHORT_ROW, absolute_sums
 
 ROW_BYTES = 64
-MOST_SHORT_INPUTS = 1 << 17  # of a neuron: more could overflow the 32-bit sums of short rows
+LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
 MOST_NEGATED_BYTES = 1 << 21  # of rows and their negations, twice a second-level cache; the latter are taken seldom
 MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
 
@@ -44,13 +36,11 @@ class WeightRows:
     def widest(self) -> int:
         """Output channels of the widest row that the weights fit, where the next one is narrower."""
         C_out = self._shape[0]
-        wide = self._forced == "bytes" or (self._forced is None and C_out > SHORT_ROW)
-        if wide and self._unit(BYTE_ROW) is not None:
-            return BYTE_ROW
-        few = prod(self._shape[1:]) <= MOST_SHORT_INPUTS
-        if self._forced in ("shorts", None) and C_out > FLOAT_ROW and few:
-            return FLOAT_ROW if self._unit(SHORT_ROW) is None else SHORT_ROW
-        return FLOAT_ROW
+        if self._forced == "bytes":
+            return BYTE_ROW if self._fitting[0] == BYTE_ROW else FLOAT_ROW
+        if self._forced not in ("shorts", None) or C_out <= FLOAT_ROW:
+            return FLOAT_ROW
+        return min(self._fitting[0], SHORT_ROW if self._forced or C_out <= SHORT_ROW else BYTE_ROW)
 
     def can_negate(self, neuron: Neuron, row: int) -> bool:
         """Whether the event kernel may take such rows with their negations (src/conv2d/steady_inputs.h).
@@ -63,14 +53,15 @@ class WeightRows:
         if row == SHORT_ROW:
             return True
         sums = self._packed.get("absolute sums", absolute_sums)
-        unit = self._unit(row) if row == BYTE_ROW else None
-        most = MOST_THRESHOLDS * neuron.channels[0] if unit is None else LARGEST_BYTE_SUM * unit[: len(sums)]
+        if row == BYTE_ROW:
+            most = LARGEST_BYTE_SUM * self._fitting[1][: len(sums)]
+        else:
+            most = MOST_THRESHOLDS * neuron.channels[0]
         return bool((sums <= most).all())
 
     def set(self, conv: abi.Conv2d, row: int, *, negated: bool = False) -> None:
         """Give a layer its rows, of so many output channels."""
-        unit = None if row == FLOAT_ROW else self._unit(row)
-        conv.unit = None if unit is None else unit.data_ptr()
+        conv.unit = None if row == FLOAT_ROW else self._fitting[1].data_ptr()
         conv.row_channels, conv.negated = row, negated
 
         def pack(weight: Tensor) -> Tensor:
@@ -80,14 +71,16 @@ class WeightRows:
 
         conv.weight = self._packed.get(("rows", row, conv.slice_rows, negated), pack).data_ptr()
 
-    def _unit(self, row: int) -> Tensor | None:
-        """The units of the weights in short or byte rows; None if they do not fit."""
+    @property
+    def _fitting(self) -> tuple[int, Tensor]:
+        """Output channels of the widest row that the weights fit, and their units: src/conv2d/weight_units.h."""
 
-        def find(weight: Tensor) -> Tensor | None:
-            unit = known_unit(weight, self._packed.whole, row)
-            return (short_unit if row == SHORT_ROW else byte_unit)(weight) if unit is None else unit
+        def find(weight: Tensor) -> tuple[int, Tensor]:
+            unit = heap.zeros(-(-len(weight) // BLOCK) * BLOCK)
+            sizes = len(weight), weight[0].numel()
+            return self._table.row_channels(weight.data_ptr(), *sizes, unit.data_ptr()), unit
 
-        return self._packed.get(("unit", row), find)
+        return self._packed.get("fitting rows", find)
 
 
 class SpikeSample:

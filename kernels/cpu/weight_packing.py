@@ -1,7 +1,5 @@
 """Weights, biases and neurons in the order and to the lengths that the C++ kernels read."""
 
-import math
-from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
@@ -9,67 +7,13 @@ from torch import Tensor, UntypedStorage
 
 from .. import heap
 from ..neuron_models import MODELS, Neuron
-from ..weight_cache import CONSTANTS, Whole
+from ..weight_cache import CONSTANTS
 from . import abi
 from .choice import BLOCK, ROWS
 
 # Output channels of a row of weights: src/conv2d/weight_rows.h.
 MATRIX_COLUMNS = 128  # of a block of weights for the lookup kernel: src/conv2d/lookup.h
 FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
-SHORT_BITS, BYTE_BITS = 13, 6  # of the weights of a short and a byte row, and a sign
-LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
-
-
-def known_unit(weight: Tensor, whole: Whole | None, row: int) -> Tensor | None:
-    """The units of a weight where they are known, as :func:`short_unit` has them; None if such rows have none."""
-    if whole is None or whole.unit is None or len(whole.unit) != len(weight):  # a part of the channels
-        return None
-    bits, largest_half = (SHORT_BITS, math.inf) if row == SHORT_ROW else (BYTE_BITS, LARGEST_BYTE_SUM)
-    return padded(whole.unit, 1.0) if whole.bits <= bits and whole.largest_half <= largest_half else None
-
-
-def short_unit(weight: Tensor) -> Tensor | None:
-    """The unit of each output channel, a power of two, of which its weights are whole multiples of SHORT_BITS bits.
-
-    [C_out, filled up to whole blocks]; None if they are not. Such weights' sums are exact in whole numbers.
-    """
-    return _whole_units(weight, SHORT_BITS, lambda multiples, unit: unit)
-
-
-def byte_unit(weight: Tensor) -> Tensor | None:
-    """The same for BYTE_BITS bits, if no sum of a channel's weights can leave 16 bits."""
-    return _whole_units(weight, BYTE_BITS, _with_sums_of_16_bits)
-
-
-def _with_sums_of_16_bits(multiples: Tensor, unit: Tensor) -> Tensor | None:
-    """Units coarse enough for the sums of the channels' whole weights; None if there are none."""
-    whole = multiples.to(torch.int8)
-    for _ in range(BYTE_BITS):
-        # In float32 exact, where it is not too large.
-        largest = torch.maximum(multiples.clamp(min=0).sum(1), -multiples.clamp(max=0).sum(1))
-        if (largest <= LARGEST_BYTE_SUM).all():
-            return unit
-        even = (whole & 1 == 0).all(1)
-        whole = torch.where(even[:, None], whole >> 1, whole)
-        multiples, unit = whole.float(), torch.where(even, 2 * unit, unit)
-    return None
-
-
-def _whole_units(weight: Tensor, bits: int, accept: Callable[[Tensor, Tensor], Tensor | None]) -> Tensor | None:
-    """Units, powers of two, of which the weights of each channel are whole multiples of so many bits, and that
-    ``accept``, given multiples and units of some channels, lets through or changes."""
-    units = []
-    for rows in weight.flatten(1).split(BLOCK):  # of most weights the first ones tell
-        largest = rows.abs().amax(1)
-        unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - bits)
-        if not largest.isfinite().all() or unit.min() < torch.finfo(torch.float32).tiny:
-            return None
-        multiples = rows / unit[:, None]
-        accepted = accept(multiples, unit) if torch.equal(multiples, multiples.round()) else None
-        if accepted is None:
-            return None
-        units.append(accepted)
-    return padded(torch.cat(units), 1.0)
 
 
 def absolute_sums(weight: Tensor) -> Tensor:

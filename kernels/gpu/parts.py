@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import constant_cache
-from ..weight_cache import WHOLE
+from ..weight_cache import WHOLE_BITS
 from ..weight_layouts import THREE_DIGITS, join_small_groups, places_of
 from .weight_parts import float16_parts, int8_digits
 
@@ -41,7 +41,7 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     """The parts of weights [C_out, C_in / groups, kernel_h, kernel_w].
 
     float32 weights (and float64 ones, which are taken as float32) are three digits, whose sums are the same in any
-    order: the same spikes on every card. Weights that are known to be whole (weight_cache.WHOLE), as those of
+    order: the same spikes on every card. Weights that are known to be whole (weight_cache.WHOLE_BITS), as those of
     simulate(precision=...) are, have one or two: to look would be to wait for the device. float16 and bfloat16 weights
     are one float16 number, which costs less than three digits.
 
@@ -51,10 +51,10 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     Raises:
         TypeError: the weights have another type than float64, float32, float16 or bfloat16.
     """
-    whole = WHOLE.get(weight.untyped_storage())
-    if takes_digits and (whole is not None or weight.dtype in (torch.float32, torch.float64)):
-        bits = THREE_DIGITS if whole is None else whole.bits
-        return constant_cache.made(_digits, weight, groups, places_of(bits, weight[0].numel()))
+    bits = WHOLE_BITS.get(weight.untyped_storage())
+    if takes_digits and (bits is not None or weight.dtype in (torch.float32, torch.float64)):
+        places = places_of(THREE_DIGITS if bits is None else bits, weight[0].numel())
+        return constant_cache.made(_digits, weight, groups, places)
     return constant_cache.made(_float16, weight, groups)
 
 

@@ -11,7 +11,6 @@ most 7, with a sign, so that it can add two in bytes, and no sum of weights leav
 inputs may have one bit less.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
@@ -23,7 +22,7 @@ from ..calls import neuron_ops, spike_ops
 from ..kernels import constant_cache, value_checks_cache
 from ..kernels.backends import backend_of, fingerprint
 from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
-from ..kernels.weight_cache import CONSTANTS, WHOLE, PackedWeights, Whole
+from ..kernels.weight_cache import CONSTANTS, WHOLE_BITS, PackedWeights
 from ..kernels.weight_layouts import require_finite
 from ..layers import (
     Delay,
@@ -168,8 +167,8 @@ def _double(parameter: Tensor) -> Tensor:
 
 
 def _constants(precision: Precision, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
-    rounded, rounded_bias, unit = backend_of(weight.device.type).round_weights(weight, bias, precision)
-    return _as_constants([rounded, rounded_bias], precision, unit, math.prod(weight.shape[1:]))
+    rounded, rounded_bias, _ = backend_of(weight.device.type).round_weights(weight, bias, precision)
+    return _as_constants([rounded, rounded_bias], precision)
 
 
 def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) -> list[Tensor | None]:
@@ -180,9 +179,7 @@ def _sum_constants(precision: Precision, ones: int, *parameters: Tensor | None) 
     unit = unit_of(joined.double(), torch.stack(columns, 1).double() if columns else None, precision, ones)
     rows = [in_units(w.double().flatten(1), unit).view_as(w) for w in weights]
     rounded = [None if b is None else in_units(b.double()[:, None], unit)[:, 0] for b in biases]
-    return _as_constants(
-        [p for pair in zip(rows, rounded, strict=True) for p in pair], precision, unit, joined.shape[1]
-    )
+    return _as_constants([p for pair in zip(rows, rounded, strict=True) for p in pair], precision)
 
 
 def _recurrent_constants(
@@ -195,20 +192,17 @@ def _recurrent_constants(
     rounded, back = in_units(joined, unit).split([weight.shape[1], received.shape[1]], 1)
     rounded_bias = None if bias is None else in_units(bias.double()[:, None], unit)[:, 0]
     values = [rounded.contiguous(), rounded_bias, back.reshape(recurrent.shape).contiguous()]
-    return _as_constants(values, precision, unit, joined.shape[1])
+    return _as_constants(values, precision)
 
 
-def _as_constants(
-    values: Sequence[Tensor | None], precision: Precision, unit: Tensor, inputs: int
-) -> list[Tensor | None]:
-    """Weights and biases in turn, whole multiples of ``unit`` [C], as float32; ``inputs``: of a neuron in all."""
-    largest_half = math.inf if precision.half_room(inputs) == math.inf else precision.largest_half
+def _as_constants(values: Sequence[Tensor | None], precision: Precision) -> list[Tensor | None]:
+    """Rounded weights and biases in turn, as float32."""
     parameters = [p if p is None else p.float() for p in values]
     for index, parameter in enumerate(parameters):
         if parameter is not None:
             CONSTANTS.add(parameter.untyped_storage())
             if index % 2 == 0:
-                WHOLE[parameter.untyped_storage()] = Whole(precision.largest.bit_length(), unit.float(), largest_half)
+                WHOLE_BITS[parameter.untyped_storage()] = precision.largest.bit_length()
     return parameters
 
 

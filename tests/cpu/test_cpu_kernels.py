@@ -9,8 +9,9 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, ops, reference
-from proxykernels.kernels.cpu import choice, cost_model, weight_packing
+from proxykernels.kernels.cpu import choice, cost_model
 from proxykernels.kernels.cpu.conv2d import ONE_PIXEL
+from proxykernels.kernels.cpu.weight_packing import BYTE_ROW, FLOAT_ROW, SHORT_ROW
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 from proxykernels.spikes.storage import Periods, Words
@@ -105,15 +106,20 @@ def test_short_rows_do_not_overflow(monkeypatch, target, sign):
     assert not spikes.count().any() and equal(v, torch.full((2, 40), sign * 2 * inputs * 8191 * unit))
 
 
+def fitting(weight) -> tuple[int, list[float]]:
+    """Channels of the widest rows that weights fit, and their units."""
+    unit = torch.zeros(len(weight))
+    return cpu.load()._table.row_channels(weight.data_ptr(), *weight.shape, unit.data_ptr()), unit.tolist()
+
+
 def test_short_rows_take_weights_of_14_bits():
     numbers = torch.tensor([[8191, -1, 0], [-8191, 8190, 1], [0, 0, 0], [4, -12, 0]])
-    unit = weight_packing.short_unit(numbers / 1024)
-    assert unit.shape == (32,) and unit[:4].tolist() == [2**-10, 2**-10, 2**-13, 2**-19]
-    assert weight_packing.short_unit(numbers / 1024 + 2**-11) is None
-    assert weight_packing.short_unit(torch.tensor([[8192.0, 1.0]])) is None
-    assert weight_packing.short_unit(torch.tensor([[8193.0, 1.0]])) is None
-    assert weight_packing.short_unit(torch.tensor([[float("inf"), 1.0]])) is None
-    assert weight_packing.short_unit(torch.tensor([[1e-38, 0.0]])) is None
+    assert fitting(numbers / 1024) == (SHORT_ROW, [2**-10, 2**-10, 1, 2**-8])
+    assert fitting(torch.full((1, 262_175), 8191.0))[0] == SHORT_ROW
+    assert fitting(torch.full((1, 262_177), 8191.0))[0] == FLOAT_ROW  # sums leave 32 bits
+    assert fitting(numbers / 1024 + 2**-11)[0] == FLOAT_ROW
+    for weight in [8192.0, 1.0], [8193.0, 1.0], [float("inf"), 1.0], [float("nan"), 1.0], [1e-38, 0.0]:
+        assert fitting(torch.tensor([weight]))[0] == FLOAT_ROW
 
 
 @pytest.mark.parametrize("target", ["avx512", "avx2", "portable"])
@@ -135,14 +141,12 @@ def test_byte_rows_do_not_overflow(monkeypatch, target, sign, inputs, largest):
 
 def test_byte_rows_take_weights_of_7_bits():
     numbers = torch.tensor([[63, -1, 0], [-63, 62, 1], [0, 0, 0], [4, -12, 0], [32, 0, 0]])
-    unit = weight_packing.byte_unit(numbers / 1024)
-    assert unit.shape == (32,) and unit[[0, 1, 3, 4]].tolist() == [2**-10, 2**-10, 2**-12, 2**-10]
-    assert weight_packing.byte_unit(numbers / 1024 + 2**-11) is None
-    assert weight_packing.byte_unit(torch.tensor([[64.0, 1.0]])) is None
-    assert weight_packing.byte_unit(torch.tensor([[float("inf"), 1.0]])) is None
-    assert weight_packing.byte_unit(torch.full((1, 521), 63.0)) is None  # 32,823
-    assert weight_packing.byte_unit(torch.full((1, 520), -63.0)) is not None
-    assert weight_packing.byte_unit(torch.full((1, 1025), 32.0)) is not None  # in units of 32
+    assert fitting(numbers / 1024) == (BYTE_ROW, [2**-10, 2**-10, 1, 2**-8, 2**-5])
+    assert fitting(numbers / 1024 + 2**-11)[0] == SHORT_ROW
+    assert fitting(torch.tensor([[64.0, 1.0]]))[0] == SHORT_ROW
+    assert fitting(torch.full((1, 521), 63.0))[0] == SHORT_ROW  # 32,823
+    assert fitting(torch.full((1, 520), -63.0))[0] == BYTE_ROW
+    assert fitting(torch.full((1, 1025), 32.0)) == (BYTE_ROW, [32])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])

@@ -40,7 +40,7 @@ from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
 from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, recurrent_scan  # noqa: E402
 from proxykernels.kernels.neuron_models import if_neuron  # noqa: E402
-from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole  # noqa: E402
+from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE_BITS  # noqa: E402
 
 LAYERS = {  # steps, input channels, height and width, output channels, weights, blocks, pooled
     "three digits": (33, 64, 3, 65, "float32", Blocks(4, 64, 32, 3, 4, 255), False),
@@ -81,7 +81,7 @@ def convolution_is_right(T: int, C: int, size: int, C_out: int, weights: str, bl
     elif weights == "int16":
         weight = dyadic(C_out, C, 3, 3, generator=generator, span=4000, unit=2.0**-12)
         CONSTANTS.add(weight.untyped_storage())
-        WHOLE[weight.untyped_storage()] = Whole(13)
+        WHOLE_BITS[weight.untyped_storage()] = 13
     else:
         weight = dyadic(C_out, C, 3, 3, generator=generator).half()
     bias, theta = dyadic(C_out, generator=generator), thresholds(C_out, generator)

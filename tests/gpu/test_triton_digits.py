@@ -14,7 +14,7 @@ from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.gpu.parts import parts_of
 from proxykernels.kernels.neuron_models import if_neuron
-from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE, Whole
+from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE_BITS
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -43,7 +43,7 @@ def whole(*shape: int, generator, bits: int, scales=(1.0, 2.0, 0.5, 1.0, 4.0)) -
 def known_to_be_whole(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """The weights, as quantize.py would hand them on."""
     CONSTANTS.add(weight.untyped_storage())
-    WHOLE[weight.untyped_storage()] = Whole(bits)
+    WHOLE_BITS[weight.untyped_storage()] = bits
     return weight
 
 

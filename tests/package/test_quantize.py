@@ -11,9 +11,8 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference, rounding
-from proxykernels.kernels.cpu import weight_packing
 from proxykernels.kernels.cpu.fallback import Fallback
-from proxykernels.kernels.weight_cache import WHOLE
+from proxykernels.kernels.cpu.weight_packing import BYTE_ROW, SHORT_ROW
 from proxykernels.plan import quantize
 
 
@@ -79,32 +78,14 @@ def test_kernels_round_as_the_definition(generator, target, precision):
             assert actual is None or torch.equal(actual, expected.float())
 
 
-def test_units_that_are_known_are_those_that_kernels_need(generator):
-    """A kernel does not look at weights whose units are known; of a part of the channels they are not."""
-    weight = torch.randn(80, 30, generator=generator)
-    for bounds, row in (
-        (rounding.PRECISIONS["int8"], weight_packing.BYTE_ROW),
-        (rounding.PRECISIONS["int16"], weight_packing.SHORT_ROW),
-    ):
-        rounded, _ = quantize._constants(bounds, weight, None)
-        whole = WHOLE[rounded.untyped_storage()]
-        unit = weight_packing.known_unit(rounded, whole, row)
-        multiples = rounded / unit[:80, None]
-        assert equal(multiples, multiples.round()) and multiples.abs().max() <= bounds.largest
-        assert len(unit) == 96 and weight_packing.known_unit(rounded[:40], whole, row) is None
-    assert weight_packing.known_unit(rounded, whole, weight_packing.BYTE_ROW) is None  # 13 bits
-    wide, _ = quantize._constants(rounding.PRECISIONS["int8"], torch.ones(1, 70_000), None)
-    whole = WHOLE[wide.untyped_storage()]
-    assert weight_packing.known_unit(wide, whole, weight_packing.BYTE_ROW) is None  # sums leave 16 bits
-    assert weight_packing.known_unit(wide, whole, weight_packing.SHORT_ROW) is not None
-
-
 def test_channels_of_many_inputs_have_fewer_bits():
     """So that a CPU can sum them in 16 bits; where no unit would do, they keep their bits."""
     precision = rounding.PRECISIONS["int8"]
     units = [rounding.round_weights(torch.full((1, n), 63.0), None, precision)[0] for n in (500, 1000, 4000, 70_000)]
     assert [rounded[0, 0].item() for rounded in units] == [63.0, 64.0, 64.0, 63.0]
-    assert weight_packing.byte_unit(units[2].float()) is not None and weight_packing.byte_unit(units[3].float()) is None
+    for rounded, row in zip(units[2:], (BYTE_ROW, SHORT_ROW), strict=True):
+        weight, unit = rounded.float(), torch.zeros(1)
+        assert cpu.load()._table.row_channels(weight.data_ptr(), *weight.shape, unit.data_ptr()) == row
 
 
 @pytest.mark.long

@@ -35,7 +35,7 @@ DEFECTS = {
         f"{ENGINE}/scatter.cpp", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
     ),
     "engine: rows of bytes whose sums leave 16 bits": Defect(
-        "kernels/cpu/src/engine/row_kinds.h",
+        "kernels/cpu/src/conv2d/weight_units.h",
         "half > largest_byte_sum",
         "half > 2 * largest_byte_sum",
         "tests/package/test_engine_few_steps.py",

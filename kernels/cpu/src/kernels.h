@@ -25,6 +25,8 @@ KERNEL(void, max_rate_pool2d, const MaxRatePool*)
 // weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/weight_rows.h
 KERNEL(void, pack_rows, const float* weight, void* packed, const Conv2d*)
 KERNEL(int64_t, rows_size, const Conv2d*)  // of a block of row_channels output channels, in bytes
+// The row_channels of the shortest rows that the weights [C, inputs] fit; units [C] are written, unless these are of floats.
+KERNEL(int64_t, row_channels, const float* weight, int64_t C, int64_t inputs, float* unit)
 // How many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if no number of them will do.
 KERNEL(int64_t, count_digits, const float* weight, const float* theta, int64_t C_out, int64_t K)
 // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.

@@ -6,6 +6,7 @@
 #include "conv2d/amx_weights.h"
 #include "conv2d/sampled_rates.h"
 #include "conv2d/slices.h"
+#include "conv2d/weight_units.h"
 #include "fingerprint.h"
 #include "packed_spikes.h"
 #include "sigma_delta/row_weights.h"

@@ -3,7 +3,7 @@
 // as eight registers of floats hold.
 #pragma once
 #include "../conv2d/slices.h"
-#include "../units.h"
+#include "../conv2d/weight_units.h"
 
 namespace PK_TARGET {
 
@@ -59,50 +59,6 @@ OUT_OF_LINE static void pack_block(const float* weight, int64_t channels, int64_
             row += row + C < inputs ? C : C + 1 - inputs;
         }
     }
-}
-
-constexpr int64_t largest_byte = 63, largest_byte_sum = INT16_MAX;  // of byte rows, which are summed up in 16 bits
-constexpr int64_t largest_exact_sum = 1 << 24;  // which a float has room for
-
-// The largest power of two that all weights are whole multiples of; of zeros 1; 0 if they have more than 30 bits, or are so
-// small or large that it might not be a normal float.
-static float unit_of(const float* weight, int64_t n) {
-    const float largest = largest_of(weight, n), most_bits = 0x1p30f;
-    if (largest == 0) return 1;
-    if (!(largest > 0x1p-90f && largest < 0x1p90f)) return 0;
-    const float least_unit = (float)power_of_two(largest) / most_bits, units = 1 / least_unit;
-    int32_t any = 0, has_more = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const float value = weight[i] * units;
-        const int32_t whole = (int32_t)value;
-        any |= whole, has_more |= (float)whole != value;
-    }
-    return has_more ? 0 : (float)(any & -any) * least_unit;
-}
-
-// The output channels of the shortest rows that the weights [C, inputs] fit. Writes the units of channels.
-OUT_OF_LINE static int64_t row_channels_of(const float* weight, int64_t C, int64_t inputs, float* unit) {
-    constexpr int64_t piece = 1 << 16;  // whose sums in 32 bits are exact
-    int64_t found = ByteRows::channels;
-    for (int64_t c = 0; c < C; c++, weight += inputs) {
-        unit[c] = unit_of(weight, inputs);
-        if (unit[c] == 0) return FloatRows::channels;
-        const float units = 1 / unit[c], largest = largest_of(weight, inputs) * units;
-        if (!(largest <= largest_short)) return FloatRows::channels;
-        int64_t positive = 0, all = 0;
-        for (int64_t first = 0; first < inputs; first += piece) {
-            int32_t some_positive = 0, some = 0;
-            for (int64_t i = first; i < least(first + piece, inputs); i++) {
-                const int32_t whole = (int32_t)(weight[i] * units);
-                some_positive += whole > 0 ? whole : 0, some += whole < 0 ? -whole : whole;
-            }
-            positive += some_positive, all += some;
-        }
-        const int64_t half = most(positive, all - positive);
-        if (all > largest_exact_sum) return FloatRows::channels;
-        if (largest > largest_byte || half > largest_byte_sum) found = ShortRows::channels;
-    }
-    return found;
 }
 
 // The kind of rows of a block for such weights: none that a row of floats has no more registers than.
