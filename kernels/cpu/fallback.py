@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import max_rate_pool, recurrent, reference, rounding, sigma_delta_codes, unfused, unfused_backward
+from .. import recurrent, reference, sigma_delta_codes, unfused
+from ..in_torch import InTorch
 from ..neuron_models import Neuron
 from ..recording import SCAN, Choice, note, recording
 from ..reference_gradients import surrogate_scan
@@ -20,16 +21,14 @@ from . import words
 UNFUSED = Choice("dense", "no C++ kernels here")
 
 
-class Fallback:
+class Fallback(InTorch):
     """A backend (kernels/backends.py); arguments and results as in CpuKernels."""
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
-    round_weights = staticmethod(rounding.round_weights)
     running_maximum = staticmethod(sigma_delta_codes.running_maximum)
     pooled_sigma_delta = staticmethod(sigma_delta_codes.pooled_sigma_delta)
     sums_so_far = staticmethod(sigma_delta_codes.sums_so_far)
     sigma_delta = staticmethod(sigma_delta_codes.sigma_delta)
-    recurrent_scan_backward = staticmethod(recurrent.recurrent_scan_backward)
 
     def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:
         """Recurrent neurons on currents [T, N, 1, C]."""
@@ -79,10 +78,6 @@ class Fallback:
         x = self.unpack(words, words.shape[1], C).float().unflatten(3, size)
         return self.pack(reference.max_pool2d(x, kernel_size, stride, padding).flatten(3).bool())
 
-    def max_rate_pool2d(self, *operands) -> tuple[Tensor, Tensor]:
-        """Max pooling of spike counts."""
-        return max_rate_pool.max_rate_pool2d(self, *operands)
-
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
         """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]: spikes, and potentials [N, P, C]
         after the last step."""
@@ -90,10 +85,6 @@ class Fallback:
         current = current if T is None else current.expand(T, *current.shape)
         spikes, v = reference.scan(current.transpose(2, 3), v.transpose(-1, -2), neuron)
         return self.pack(spikes.bool()), v.transpose(-1, -2).contiguous()
-
-    def fingerprint(self, values: Tensor) -> int:
-        """A hash of the bytes of a contiguous tensor."""
-        return hash(values.detach().cpu().view(torch.uint8).numpy().tobytes())
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials."""
@@ -162,28 +153,11 @@ class Fallback:
         """The same of the spikes that periods [N, P, C_in] stand for."""
         return self.conv2d_currents(self.expand_periods(periods, start, T), T, *layer, 1)
 
-    def conv2d_weight_gradient(
-        self, words, size, grad_current, weight_shape, stride, padding, dilation, groups
-    ) -> Tensor:
-        """The gradient of a convolution's weights, of packed spikes."""
-        x = self.unpack(words, grad_current.shape[0], weight_shape[1] * groups).unflatten(3, tuple(size))
-        window = stride, padding, dilation, groups
-        return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
-
-    def max_pool2d_backward(self, words, grad, size, kernel_size, stride, padding) -> Tensor:
-        """The gradient of max pooling's input."""
-        x = self.unpack(words, grad.shape[0], grad.shape[3]).unflatten(3, tuple(size))
-        return unfused_backward.max_pool2d_backward(x, grad.float(), kernel_size, stride, padding)
-
     def if_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of packed spikes and IF."""
         note(UNFUSED)
         with recording():
             return unfused.if_conv2d(self, *layer)
-
-    def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
-        """A convolution of real values and IF."""
-        return unfused.if_conv2d_real(self, *layer)
 
 
 def _bit(like: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """The Triton kernels for CUDA tensors, and the operations in plain torch, as a backend (kernels/backends.py)."""
 
-import torch
 from torch import Tensor
 
-from .. import max_rate_pool, recurrent, rounding, unfused, unfused_backward
-from ..cpu.fallback import Fallback
+from .. import recurrent
+from ..in_torch import InTorch
 from ..recording import Choice, note
 from . import counters, packing, words
 from .convolutions import convolutions, noting
@@ -16,7 +15,7 @@ from .sigma_delta_launches import pooled_sigma_delta, running_maximum, sigma_del
 RECURRENT = Choice("Triton recurrent scan", "adds a row of weights for each spike that comes back")
 
 
-class GpuKernels:
+class GpuKernels(InTorch):
     """Spikes are packed over time (words.py)."""
 
     pack, unpack = staticmethod(packing.pack), staticmethod(packing.unpack)
@@ -26,10 +25,8 @@ class GpuKernels:
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     add_counts = staticmethod(counters.add_counts)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
-    round_weights = staticmethod(rounding.round_weights)
     if_scan = noting(if_scan, "Triton scan")
     scan_backward = staticmethod(scan_backward)
-    recurrent_scan_backward = staticmethod(recurrent.recurrent_scan_backward)
 
     sigma_delta = noting(sigma_delta, "Triton scan")
     pooled_sigma_delta = staticmethod(pooled_sigma_delta)
@@ -55,32 +52,9 @@ class GpuKernels:
         """Sums of the currents of if_conv2d in each channel, and of their squares."""
         return convolutions(words.device).conv2d_current_sums(words, *layer)
 
-    def max_rate_pool2d(self, *operands) -> tuple[Tensor, Tensor]:
-        """Max pooling of spike counts."""
-        return max_rate_pool.max_rate_pool2d(self, *operands)
-
-    def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
-        """Convolution of real values, then IF."""
-        return unfused.if_conv2d_real(self, *layer)
-
     def conv2d_currents(self, words, *layer) -> Tensor:
         """The currents of if_conv2d."""
         return convolutions(words.device).conv2d_currents(words, *layer)
-
-    def conv2d_weight_gradient(self, words, size, grad_current, weight_shape, *window) -> Tensor:
-        """The gradient of the weights of if_conv2d."""
-        T, C = grad_current.shape[0], weight_shape[1] * window[-1]
-        x = self.unpack(words, T, C, grad_current.dtype).unflatten(3, tuple(size))
-        return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
-
-    def max_pool2d_backward(self, words, grad, size, *windows) -> Tensor:
-        """The gradient of max pooling's input."""
-        x = self.unpack(words, grad.shape[0], grad.shape[3], torch.float32).unflatten(3, tuple(size))
-        return unfused_backward.max_pool2d_backward(x, grad.float(), *windows)
-
-    def fingerprint(self, values: Tensor) -> int:
-        """A hash of the bytes of a contiguous tensor."""
-        return Fallback().fingerprint(values)
 
 
 KERNELS = GpuKernels()
