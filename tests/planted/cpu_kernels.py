@@ -39,10 +39,10 @@ DEFECTS = {
         f"{CONV}/input_lists.h", "if (any && negated)", "if (any && negated && t > first)"
     ),
     "steady inputs: sums of bytes": Defect(
-        "kernels/cpu/rows.py", "else LARGEST_BYTE_SUM * unit", "else 2 * LARGEST_BYTE_SUM * unit", SUMS
+        "kernels/cpu/rows.py", "= LARGEST_BYTE_SUM * self", "= 2 * LARGEST_BYTE_SUM * self", SUMS
     ),
     "steady inputs: a weight that drowns the others": Defect(
-        "kernels/cpu/rows.py", "bool((sums <= most).all())", "unit is None or bool((sums <= most).all())", SUMS
+        "kernels/cpu/rows.py", "bool((sums <= most).all())", "row == FLOAT_ROW or bool((sums <= most).all())", SUMS
     ),
     "equal windows: where they start from": Defect(
         f"{CONV}/equal_windows.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS

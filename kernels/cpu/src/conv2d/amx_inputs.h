@@ -84,10 +84,8 @@ static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
     Unit u{index / tiling.bands * tiling.images, 0, band * tiling.rows, 0, 0, 0, 0, 0};
     u.images = least(tiling.images, c.neurons.N - u.image);
     u.rows = least(tiling.rows, rows_out(c) - u.row);
-    const int64_t first = u.row * c.stride_h - c.padding_h;
-    const int64_t last = first + (u.rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1;
-    u.in_row = least(most(first, 0), c.H);
-    u.in_rows = most(least(last, c.H) - u.in_row, 0);
+    const Part in = input_of(c, {u.image, u.images, u.row, u.rows, 0, 0});
+    u.in_row = in.row, u.in_rows = in.rows;
     return u;
 }
 
