@@ -125,3 +125,31 @@ def test_an_input_of_float64_is_rounded_once():
     for given in (x, x[None]):
         expected = layerwise.simulate(layer, given, 1, precision="int8").count()
         assert expected.item() == 1 and equal(engine(given, 1).count(), expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_sums_of_bytes_with_weights_taken_off(target):
+    """All negative weights are taken off at the step at which all positive ones fire: twice what 16 bits hold."""
+    conv = pk.FusedIFConv2d(128, 70, 3, bias=False, v_threshold=50.0, v_reset=None).eval()
+    conv.weight.data[:] = 56 * 2.0**-9
+    conv.weight.data[:, :64] *= -1
+    conv.weight.data[:, 0] = -(2.0**-9)  # no coarser unit
+    x = torch.ones(32, 2, 128, 4, 4)
+    x[:, :, 64:], x[0, :, :64], x[0, :, 64:] = 0.0, 0.0, 1.0
+    counts = Engine(follow(nn.Sequential(conv), x.shape[2:], False, "int8"), target=target)(pk.pack(x), 32).count()
+    assert counts.unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_weights_that_drown_the_others_are_not_taken_off(target):
+    """They make their neurons fire at all steps but one. There they are silent, and the others' weights alone count."""
+    torch.manual_seed(0)
+    conv = pk.FusedIFConv2d(40, 16, 3, bias=False).eval()
+    conv.weight.data = (8 * torch.randn(16, 40, 3, 3)).round() / 16
+    conv.weight.data[:, :20] = 2.0**30
+    x = (torch.rand(32, 1, 40, 6, 6) < 0.3).float()
+    x[:, :, :20], x[9, :, :20] = 1.0, 0.0
+    alone = torch.nn.functional.conv2d(x[9], conv.weight.data) >= 1
+    engine = Engine(follow(nn.Sequential(conv), x.shape[2:], False), target=target)
+    spikes = engine(pk.pack(x), 32).spikes.dense()
+    assert 0.1 < alone.float().mean() < 0.9 and equal(spikes[9], alone.float()) and spikes[:9].all()

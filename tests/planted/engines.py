@@ -4,6 +4,7 @@ from planted.defect import Defect
 
 ENGINE = "kernels/cpu/src/engine"
 SCATTERED = "tests/package/test_engine_scatter.py"
+MANY_STEPS = "tests/package/test_engine_many_steps.py"
 ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
 
 DEFECTS = {
@@ -33,6 +34,18 @@ DEFECTS = {
     ),
     "scattered spikes: pooled windows": Defect(
         f"{ENGINE}/scatter.cpp", "(at - kernel) / stride + 1", "(at - kernel + stride) / stride + 1", SCATTERED
+    ),
+    "engine: rows of bytes that are taken off, and leave 16 bits": Defect(
+        f"{ENGINE}/kernel_weights.h", "(float)largest_byte_sum *", "2.0f * (float)largest_byte_sum *", MANY_STEPS
+    ),
+    "engine: rows that drown the others are taken off": Defect(
+        f"{ENGINE}/kernel_weights.h",
+        "if (sum > most) return false;",
+        "if (c.unit && sum > most) return false;",
+        MANY_STEPS,
+    ),
+    "engine: periods of inputs that fired before": Defect(
+        f"{ENGINE}/first_spikes.h", "silent &= ~fires;", "silent &= ~(fires & -fires);", MANY_STEPS
     ),
     "engine: rows of bytes whose sums leave 16 bits": Defect(
         "kernels/cpu/src/conv2d/weight_units.h",
