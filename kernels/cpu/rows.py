@@ -15,7 +15,7 @@ from .weight_packing import BYTE_ROW, FLOAT_ROW, SHORT_ROW, absolute_sums
 
 ROW_BYTES = 64
 LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
-MOST_NEGATED_BYTES = 1 << 21  # of rows and their negations, twice a second-level cache; the latter are taken seldom
+MOST_NEGATED_BYTES = 1 << 23  # of rows and their negations; the latter are taken seldom
 MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
 
 

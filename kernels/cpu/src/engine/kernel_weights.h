@@ -60,7 +60,7 @@ static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 <<
 // taken off a sum again leaves an error of 2^-24 of it: too much if the thresholds are small beside it. Whole numbers leave none,
 // but those of bytes must not come to more than 16 bits on the way. So in ../rows.py.
 static bool can_negate(const Step& step, const Conv2d& c, int64_t part_inputs) {
-    constexpr int64_t most_bytes = 1 << 21;
+    constexpr int64_t most_bytes = 1 << 23;
     constexpr float most_thresholds = 1 << 12;
     const Window& w = step.windows[step.weighted];
     if (2 * row_line * ceil_div(step.C, c.row_channels) * part_inputs > most_bytes) return false;
