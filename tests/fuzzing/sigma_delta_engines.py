@@ -62,10 +62,12 @@ class SigmaDeltaEngine(Case):
             if not isinstance(error, CannotFollowError) and "Drawn" not in str(error):
                 raise Mismatch(f"refused without the place: {error}") from None
             return False
-        averages = sum(op.kind == Kind.AVERAGE_POOL and plan.is_real(op.windows[0]) for op in plan.operations)
-        if averages > 1:  # of values, which torch adds in an order of its own; those of averages are not exact
+        averages = [plan.is_real(op.windows[0]) for op in plan.operations if op.kind == Kind.AVERAGE_POOL]
+        if (
+            any(averages) and len(averages) > 1
+        ):  # torch adds values in an order of its own; those of averages are not exact
             return False
-        exact = self.exact or averages
+        exact = self.exact or any(averages)
         if exact:
             x = self.make_exact(net, x)
             plan = follow_changes(net, self.size)
