@@ -55,10 +55,21 @@ struct InputLists {
     }
     // `spikes`: of the part, at most.
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes) {
+        negated = c.negated ? slices.inputs : 0;
+        list_pixels(c, slices, in, x, spikes, most_sums(in.steps),
+                    [&](const uint8_t* at, int64_t bytes, uint32_t* start, int64_t n) {
+                        return list_steps(at, x.step, bytes, start, n);
+                    });
+    }
+
+    // Makes so many lists for each chunk of a pixel by list_chunk(its spikes, its bytes, where the lists' starts go, the first
+    // entry), which returns where they end.
+    template <class ListChunk>
+    void list_pixels(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes, int64_t lists,
+                     ListChunk list_chunk) {
         if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
         steps = in.steps;
-        sums = most_sums(steps);
-        negated = c.negated ? slices.inputs : 0;
+        sums = lists;
         pixel_sums = slices.chunks * sums;
         const int64_t bytes = (c.C_in + 7) / 8, pixels = in.rows * c.W;
         input.reserve(spikes + overrun);
@@ -76,7 +87,7 @@ struct InputLists {
                 for (int64_t chunk = 0; chunk < slices.chunks; chunk++) {
                     const int64_t byte = chunk * slices.chunk / 8, left = bytes - byte;
                     const int64_t chunk_bytes = chunk + 1 < slices.chunks ? slices.chunk / 8 : left;
-                    n = list_steps(at + byte, x.step, chunk_bytes, start + chunk * sums, n);
+                    n = list_chunk(at + byte, chunk_bytes, start + chunk * sums, n);
                 }
             }
         PK_ASSERT(n <= spikes && start + 1 == input_start.data + input_start.size);

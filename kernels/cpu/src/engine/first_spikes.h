@@ -87,4 +87,38 @@ private:
     }
 };
 
+// The same of few steps, at each of which many fire first: lists of each step are joined a vector at a time.
+struct FewFirstSpikes : InputLists {
+    static constexpr int64_t most_steps = 24, span = 0;
+    DivisorSums divisors;
+
+    static int64_t most_sums(int64_t steps) { return steps; }
+
+    int64_t borrow(Carver& carver, const Slices& slices, int64_t pixels, int64_t steps, int64_t spikes) {
+        divisors.additions.borrow(carver, DivisorSums::most_additions(steps));
+        return InputLists::borrow(carver, slices, pixels, steps, spikes);
+    }
+
+    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes) {
+        divisors.prepare(in.steps);
+        list_pixels(c, slices, in, x, spikes, in.steps, [&](const uint8_t* at, int64_t bytes, uint32_t* start, int64_t n) {
+            uint64_t fired[most_slice_rows / 64] = {}, first[most_slice_rows / 64];
+            for (int64_t t = 0; t < in.steps; t++, at += x.step) {
+                for (int64_t i = 0; i < bytes; i += 8) {
+                    first[i / 8] = load_bits(at + i, bytes - i) & ~fired[i / 8];
+                    fired[i / 8] |= first[i / 8];
+                }
+                *start++ = (uint32_t)n;
+                n += append_set_bits((const uint8_t*)first, bytes, entry_scale, 0, input.data + n);
+            }
+            return n;
+        });
+    }
+
+    template <class Rows>
+    void finish(typename Rows::Number* all) const {
+        divisors.add_up<Rows>(all);
+    }
+};
+
 }  // namespace PK_TARGET

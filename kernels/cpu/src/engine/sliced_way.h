@@ -14,6 +14,18 @@ namespace PK_TARGET {
 
 constexpr int64_t few_spikes = 1 << 16;  // for which there is memory in any case
 
+template <class Source>
+struct ListsOf {
+    using Type = Source;
+};
+
+// Calls use with the type of the lists for so many steps of an input.
+template <class Use>
+static auto with_lists(bool periodic, int64_t steps, Use use) {
+    if (!periodic) return use(ListsOf<InputLists>{});
+    return steps <= FewFirstSpikes::most_steps ? use(ListsOf<FewFirstSpikes>{}) : use(ListsOf<FirstSpikes>{});
+}
+
 struct Sliced {
     const int64_t parts, fan_out;  // of the channels; weights of an input at a tap
     const bool periodic;           // whether all that fires does so in periods from rest on
@@ -27,7 +39,7 @@ struct Sliced {
           periodic(x.periodic),
           c(part_of(conv_of(step, neurons, x, shortcut, step.sliced), parts)),
           slices(c),
-          cut(periodic ? cut_for<FirstSpikes>(threads) : cut_for<InputLists>(threads)) {}
+          cut(with_lists(periodic, c.neurons.T, [&](auto of) { return cut_for<typename decltype(of)::Type>(threads); })) {}
 
     static bool fits(const Step& step, int64_t N, int64_t steps) {
         return step.sliced && is_enough(step, N, steps) && (step.P() > 1 || steps > most_pattern_steps);
@@ -38,24 +50,23 @@ struct Sliced {
         if (!fits(step, N, steps)) return 0;
         View periodic;
         periodic.periodic = true;
-        return most(room_of<InputLists>(step, N, steps, View{}, threads),
-                    room_of<FirstSpikes>(step, N, steps, periodic, threads));
+        return most(room_of(step, N, steps, View{}, threads), room_of(step, N, steps, periodic, threads));
     }
 
     // `scratch`: as much as room() says. Adds spikes, and additions of weights, to `tally`.
     void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
-        if (periodic) run_with<FirstSpikes>(x, task, scratch, tally);
-        else run_with<InputLists>(x, task, scratch, tally);
+        with_lists(periodic, c.neurons.T, [&](auto of) { run_with<typename decltype(of)::Type>(x, task, scratch, tally); });
     }
 
 private:
-    template <class Source>
     static int64_t room_of(const Step& step, int64_t N, int64_t steps, const View& x, int64_t threads) {
         const Sliced sliced(step, shape_of(step, N, steps), x, nullptr, threads);
-        Carver carver{nullptr};
-        Worker<Source> worker(sliced.c, sliced.slices);
-        sliced.borrow(worker, carver);
-        return carver.bytes;
+        return with_lists(sliced.periodic, steps, [&](auto of) {
+            Carver carver{nullptr};
+            Worker<typename decltype(of)::Type> worker(sliced.c, sliced.slices);
+            sliced.borrow(worker, carver);
+            return carver.bytes;
+        });
     }
 
     template <class Source>
