@@ -124,22 +124,29 @@ def test_linear_layers_by_tiles(grain, N):
 @pytest.mark.skipif(CHECKED, reason="the checked build takes small ones by slices, too")
 @pytest.mark.parametrize("target", TARGETS)
 def test_ways_of_linear_layers(target):
-    """By the size, the steps of a segment, the rate, and whether short rows are few because inputs are steady.
+    """By the size, the steps of a segment, and the rate.
 
     Tiles, where there are some, are for all of many spikes: what they take does not depend on their number."""
     few = ["patterns"] * 4
     many = ["tiles", "tiles", "patterns", "patterns"] if target == "amx" else ["rows", "rows", "patterns", "patterns"]
-    for inputs, neurons, precision, rates, ways in (
-        (3000, 750, "int8", (0.2, 0.2), many),
-        (3000, 750, "int8", STEADY, many),
-        (300, 80, "int8", (0.2, 0.2), few),
-        (3000, 750, "int16", STEADY, many),
-        (11000, 100, "int16", (0.12, 0.12), few),
-        (3000, 750, None, STEADY, many),
-        (3000, 750, None, (0.2, 0.2), many),
-        (2000, 750, None, (0.2, 0.2), few),
+    for inputs, neurons, rates, ways in (
+        (3000, 750, (0.2, 0.2), many),
+        (3000, 750, STEADY, many),
+        (3000, 750, (0.01, 0.01), few),
+        (300, 80, (0.2, 0.2), few),
     ):
-        engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, precision), target=target)
-        for T, way in zip((33, 64, 70, 128), ways, strict=True):  # the last segment's: of 33, 64, 6 and 64 steps
-            engine(spikes_of(T, 9, inputs, *rates), T)
-            assert engine.ways[0] == way
+        for precision in ("int8", "int16", None):
+            engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, precision), target=target)
+            for T, way in zip((33, 64, 70, 128), ways, strict=True):  # the last segment's: of 33, 64, 6 and 64 steps
+                engine(spikes_of(T, 9, inputs, *rates), T)
+                assert engine.ways[0] == way
+
+
+@pytest.mark.skipif(CHECKED, reason="the checked build cuts runs into small segments")
+@pytest.mark.parametrize("target", [target for target in TARGETS if target != "amx"])
+@pytest.mark.parametrize(("inputs", "way"), [(3000, "rows"), (400, "patterns")])
+def test_ways_of_linear_layers_in_few_steps(inputs, way, target):
+    """Rows where they are so many that the lists of slices are soon made."""
+    engine = Engine(follow(linear_network(inputs, 750), (inputs,), False), target=target)
+    engine(spikes_of(16, 40, inputs, 0.1, 0.1), 16)
+    assert engine.ways[0] == way

@@ -43,16 +43,19 @@ static Rates rates_of(const View& x, const Step& step, int64_t N, int64_t steps)
     return {sample.rate, step.conv.negated ? sample.negated_rows : sample.rows};
 }
 
-// Whether slices take a linear layer of many steps sooner than patterns, which add a row for each spike. Where these read a large
-// matrix of short rows part after part, they are as fast, but for what slices save of steady inputs.
+// Whether slices take a linear layer sooner than patterns, which read a large matrix part after part, and add a row for each
+// pattern, or each spike. Lists of slices take longer to make, for each pixel of the input; in few steps that is most of the time.
+// Measured, one thread of Zen 4.
 static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps) {
-    constexpr double least_of_floats = 0.03, least_rate = 0.08;
-    constexpr double row = 0.86, visits = 0.045;  // rows of slices, in rows of patterns
+    constexpr double least_rate = 0.02, least_rows = 2500, rows_of_a_pixel = 50;  // added for a sample in a step
+    constexpr int64_t few_uses = 1024;                                            // of a matrix
     const Window& w = step.windows[step.weighted];
-    const Rates rates = rates_of(x, step, N, steps);
-    if (step.row_line() == engine::FloatRow) return rates.spikes >= least_of_floats;
-    if (rates.spikes < least_rate) return false;
-    return step.row_line() == engine::ByteRow || !is_far(w) || row * rates.rows + visits < rates.spikes;
+    const double rate = rates_of(x, step, N, steps).spikes;
+    const int64_t pixels = w.H * w.W;
+    if (rate < least_rate) return false;
+    if (steps > few_steps) return N * steps >= few_uses || rate >= (pixels > 1 ? 4 : 2) * least_rate;
+    const double rows = rate * (double)(w.C * pixels * ceil_div(step.C, step.conv.row_channels));
+    return rows >= least_rows + rows_of_a_pixel * (double)pixels;
 }
 
 // Tables and tiles take so many steps together.
@@ -61,7 +64,7 @@ static int64_t in_whole_tiles(int64_t steps) {
     return ceil_div(steps, together) * together;
 }
 
-// The way of a linear layer of many steps, of those that it has. What patterns and tiles take is modelled.
+// The way of a linear layer, of those that it has. What patterns and tiles take is modelled.
 static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int64_t steps) {
     const bool tiled = Tiled::fits(step, N, steps), sliced = Sliced::fits(step, N, steps);
     if (!tiled) return sliced && slices_pay(step, x, N, steps) ? engine::BySlices : engine::ByPatterns;
@@ -110,7 +113,8 @@ int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t step
     if (!(has_tiles || has_kernel(step, N, steps)) || !reads_spikes(session, step, steps)) return engine::ByPatterns;
     if (Depthwise::fits(step)) return engine::ByDepthwise;
     const View& x = session.views[step.windows[step.weighted].slot];
-    if (x.periodic && Sliced::fits(step, N, steps)) return engine::BySlices;
+    const bool many = step.P() > 1 || steps > most_pattern_steps;
+    if (x.periodic && many && Sliced::fits(step, N, steps)) return engine::BySlices;
     if (step.P() == 1) return way_of_one_pixel(step, x, N, steps);
     const Candidates candidates(step, N, steps);
     const int64_t way = candidates.fastest(0);

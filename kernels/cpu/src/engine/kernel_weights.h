@@ -47,13 +47,10 @@ static float* join_groups(const Window& w, int64_t C) {
     return weight;
 }
 
-// Of a layer of one pixel, whose weights are packed for patterns in any case: whether packing so many bytes for a kernel of many
-// steps can pay. Integers pay beyond the second-level cache, rows of floats from four times as much; the largest are not kept twice.
+// Of a layer of one pixel, whose weights are packed for patterns in any case: whether packing so many bytes for another kernel can
+// pay. The largest are not kept twice.
 constexpr int64_t most_kept_twice = 1 << 27;
-static bool slices_can_pay(int64_t bytes, bool floats) {
-    if (PK_IS_CHECKED) return bytes >= 1 << 12;
-    return floats ? bytes >= 1 << 23 && bytes <= most_kept_twice : bytes >= 1 << 21;
-}
+static bool slices_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 17) && bytes <= most_kept_twice; }
 static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 21) && bytes <= most_kept_twice; }
 
 // Whether rows with their negations may be taken (../conv2d/steady_inputs.h), and are few enough for a second-level cache. What is
@@ -95,7 +92,7 @@ static int64_t pack_slices(Step& step, bool periodic) {
     const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&part);
     if (step.P() == 1) {
         const bool tiled = step.tiles && !periodic;  // tiles are as fast wherever slices are faster than patterns
-        if (tiled || !slices_can_pay(bytes, c.row_channels == FloatRows::channels)) return 0;
+        if (tiled || !slices_can_pay(bytes)) return 0;
     }
     float* const joined = w.groups > 1 ? join_groups(w, step.C) : nullptr;
     step.sliced = w.groups > 1 && !joined ? nullptr : try_allocate<char>(bytes);

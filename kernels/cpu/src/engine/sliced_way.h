@@ -42,7 +42,7 @@ struct Sliced {
           cut(with_lists(periodic, c.neurons.T, [&](auto of) { return cut_for<typename decltype(of)::Type>(threads); })) {}
 
     static bool fits(const Step& step, int64_t N, int64_t steps) {
-        return step.sliced && is_enough(step, N, steps) && (step.P() > 1 || steps > most_pattern_steps);
+        return step.sliced && is_enough(step, N, steps);
     }
     int64_t tasks() const { return cut.tasks; }
 
