@@ -24,7 +24,7 @@ from ..plan.follow import follow
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.plan import Plan
 from ..sequences import constant_dims
-from ..spikes import Spikes
+from ..spikes import Spikes, pack_if_binary
 from ..spikes.spike_tensor import dense_like
 from .early_exit import Stop
 from .engine import Engine
@@ -129,8 +129,7 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
         return None
     if known is not before and _wants_gradient(x, known):
         return None
-    held = type(x) is Tensor and x.is_floating_point() and checks.is_repeated(x)
-    result = run(net, x[0] if held else x, len(x), None, None, None, known=known, keeps=False)
+    result = run(net, _held_or_whole(x), len(x), None, None, None, known=known, keeps=False)
     if result is None:
         return None
     y = result.output
@@ -138,6 +137,15 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
 
 
 Network._whole = staticmethod(output)
+
+
+def _held_or_whole(x: Tensor | Spikes) -> Tensor | Spikes:
+    """The one step [N, ...] of real values that x (T, N, ...) has, or x itself; a single step may be spikes."""
+    if type(x) is not Tensor or not x.is_floating_point():
+        return x
+    if len(x) == 1 and (spikes := pack_if_binary(x)) is not None:
+        return spikes
+    return x[0] if len(x) == 1 or checks.is_repeated(x) else x
 
 
 def _wants_gradient(x: Tensor | Spikes, known: _Known | None) -> bool:

@@ -226,8 +226,8 @@ def test_a_network_that_is_called():
     for k, layer in enumerate(layers):
         net.append(f"layer{k}", layer, (f"layer{k - 1}" if k else net.INPUT,))
     net.eval()
-    for name in ("values", "Spikes", "counts"):
-        x = INPUTS[name]
+    steps = 64 * INPUTS["values"][:1], torch.ones(1, N, 2, 6, 6)
+    for x in (INPUTS["values"], INPUTS["Spikes"], INPUTS["counts"], *steps):
         expected = layers(x)
         for grad in (True, False):
             with torch.set_grad_enabled(grad):
