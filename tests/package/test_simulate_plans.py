@@ -223,6 +223,7 @@ def test_one_pixel_that_is_flattened(last):
 def test_a_network_that_is_called():
     """net(x) in evaluation; its layers where a gradient is wanted, with hooks, or in training."""
     net, layers = pk.Network(), network()
+    layers[0].bn.weight.data *= 8  # that one step of spikes is enough
     for k, layer in enumerate(layers):
         net.append(f"layer{k}", layer, (f"layer{k - 1}" if k else net.INPUT,))
     net.eval()
