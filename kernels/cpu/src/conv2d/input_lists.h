@@ -31,6 +31,7 @@ struct InputLists {
 
     int64_t steps = 0, sums = 0;  // of the segment
     int64_t negated = 0;          // rows from one to its negation; 0: there are none
+    bool has_steady = true;       // whether steady inputs are looked for
     int64_t pixel_sums = 0;       // of an input pixel: `sums` for each chunk of its channels
     int64_t repeats = 0;          // input pixels that fire like the one before
     Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
@@ -156,7 +157,9 @@ struct InputLists {
         for (int64_t first = 0; first < steps; first += span) {
             const int64_t length = least(span, steps - first);
             uint64_t* const all = steady[first / span];
-            const bool any = find_steady(x + first * frame, frame, bytes, length, most_silent(length, negated), all);
+            const int64_t silent_steps = most_silent(length, negated);
+            const bool any = has_steady && find_steady(x + first * frame, frame, bytes, length, silent_steps, all);
+            if (!has_steady) memset(all, 0, ceil_div(bytes, 8) * sizeof *all);
             for (int64_t t = first; t < first + length; t++) {
                 *start++ = (uint32_t)n;
                 if (any)

@@ -6,6 +6,7 @@
 // are bytes of pixels, and whose outputs are blocks of channels. Each is a span of channels of the layer.
 #pragma once
 #include "../conv2d/row_sums.h"
+#include "../conv2d/sampled_rates.h"
 #include "convolution.h"
 #include "first_spikes.h"
 #include "tasks.h"
@@ -32,6 +33,7 @@ struct Sliced {
     const Conv2d c;                // of a part its inputs, and all channels
     const Slices slices;
     const Cut cut;
+    const bool has_steady;  // whether some inputs fire at most steps: to find them takes time
 
     Sliced(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
         : parts(step.parts),
@@ -39,11 +41,10 @@ struct Sliced {
           periodic(x.periodic),
           c(part_of(conv_of(step, neurons, x, shortcut, step.sliced), parts)),
           slices(c),
-          cut(with_lists(periodic, c.neurons.T, [&](auto of) { return cut_for<typename decltype(of)::Type>(threads); })) {}
+          cut(with_lists(periodic, c.neurons.T, [&](auto of) { return cut_for<typename decltype(of)::Type>(threads); })),
+          has_steady(!periodic && x.spikes && finds_steady(x, c)) {}
 
-    static bool fits(const Step& step, int64_t N, int64_t steps) {
-        return step.sliced && is_enough(step, N, steps);
-    }
+    static bool fits(const Step& step, int64_t N, int64_t steps) { return step.sliced && is_enough(step, N, steps); }
     int64_t tasks() const { return cut.tasks; }
 
     static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
@@ -59,6 +60,14 @@ struct Sliced {
     }
 
 private:
+    // As some pixels tell.
+    static bool finds_steady(const View& x, const Conv2d& c) {
+        constexpr double worth = 0.8;  // of the rows of all spikes
+        Sample sample{x.spikes, c.neurons.N, c.neurons.T, c.H * c.W, c.C_in, x.image, x.step, x.pixel};
+        sample_rates(&sample);
+        return (c.negated ? sample.negated_rows : sample.rows) < worth * sample.rate;
+    }
+
     static int64_t room_of(const Step& step, int64_t N, int64_t steps, const View& x, int64_t threads) {
         const Sliced sliced(step, shape_of(step, N, steps), x, nullptr, threads);
         return with_lists(sliced.periodic, steps, [&](auto of) {
@@ -83,6 +92,7 @@ private:
         Worker<Source> worker(c, slices);
         Carver carver{scratch};
         borrow(worker, carver);
+        if constexpr (std::is_same_v<Source, InputLists>) worker.source.has_steady = has_steady;
         const int64_t first = cut.first_channel(task), last = least(c.neurons.C, first + cut.channels);
         SpikeFrames x = view.frames();
         x.data += first / (c.neurons.C / parts) * (c.C_in / 8);
