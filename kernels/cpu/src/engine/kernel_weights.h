@@ -53,8 +53,8 @@ constexpr int64_t most_kept_twice = 1 << 27;
 static bool slices_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 17) && bytes <= most_kept_twice; }
 static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 21) && bytes <= most_kept_twice; }
 
-// Whether rows with their negations may be taken (../conv2d/steady_inputs.h), and are few enough for a second-level cache. What is
-// taken off a sum again leaves an error of 2^-24 of it: too much if the thresholds are small beside it. Whole numbers leave none,
+// Whether rows with their negations may be taken (../conv2d/steady_inputs.h), and are few enough for the caches. What is taken
+// off a sum again leaves an error of 2^-24 of it: too much if the thresholds are small beside it. Whole numbers leave none,
 // but those of bytes must not come to more than 16 bits on the way. So in ../rows.py.
 static bool can_negate(const Step& step, const Conv2d& c, int64_t part_inputs) {
     constexpr int64_t most_bytes = 1 << 23;
