@@ -122,8 +122,8 @@ class Compiled:
         """A new one."""
         return self._tally()
 
-    def __del__(self):
-        if getattr(self, "_plan", None) and not sys.is_finalizing():
+    def __del__(self, is_finalizing=sys.is_finalizing):  # at exit Python may have set the name `sys` to None
+        if getattr(self, "_plan", None) and not is_finalizing():
             self.functions.free_plan(self._plan)
 
 
@@ -280,8 +280,8 @@ class Session:
         self._functions.sizes(self._session, sizes)
         return sizes
 
-    def __del__(self):
-        if getattr(self, "_session", None) and not sys.is_finalizing():
+    def __del__(self, is_finalizing=sys.is_finalizing):  # at exit Python may have set the name `sys` to None
+        if getattr(self, "_session", None) and not is_finalizing():
             self._functions.free_session(self._session)
 
 
