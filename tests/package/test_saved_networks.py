@@ -10,8 +10,6 @@ from torch import nn
 
 import proxykernels as pk
 
-TORCHS = [nn.Conv2d, nn.Linear, nn.ModuleList, nn.Identity, nn.Sequential]
-
 
 @pytest.fixture(scope="module")
 def converted():
@@ -57,14 +55,47 @@ def test_so_is_a_network_of_layers(neuron, generator):
     assert equal(through_a_file(net)(x), expected) and expected.any()
 
 
-def test_torchs_modules_are_named(converted):
-    _, ann, images = converted
-    net = nn.Sequential(pk.convert(ann, images, neuron="sigma-delta"))
-    with pytest.raises(Exception, match="WeightsUnpickler error: Unsupported global: GLOBAL torch.nn"):
-        through_a_file(net)
-    with torch.serialization.safe_globals(TORCHS):
-        loaded = through_a_file(net)
-    assert equal(pk.simulate(loaded[0], images, 4).potentials, pk.simulate(net[0], images, 4).potentials)
+class Residual(nn.Module):
+    """Two branches that meet, with norms, as in a ResNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.side = nn.Conv2d(8, 8, 1)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = torch.relu(self.branch(x) + x)
+        x = torch.relu(self.branch(x) + self.side(x))
+        return self.last(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("neuron", ["if", "sigma-delta"])
+@pytest.mark.parametrize("ann", [Residual, "plain"])
+def test_networks_with_torchs_modules_are_loaded_by_default(converted, ann, neuron):
+    images = converted[2]
+    torch.manual_seed(0)
+    ann = converted[1] if ann == "plain" else ann().eval()
+    net = pk.convert(ann, images, neuron=neuron)
+    loaded = through_a_file(nn.Sequential(net))[0]
+    expected = pk.simulate(net, images, 4)
+    assert equal(pk.simulate(loaded, images, 4).logits, expected.logits) and expected.logits.any()
+
+
+def test_so_is_a_network_that_was_trained(generator):
+    options = {"v_threshold": 0.1, "batch_norm": True}
+    layers = pk.FusedIFConv2d(1, 4, 3, **options), pk.Flatten(), pk.FusedIFLinear(400, 3, **options)
+    net = nn.Sequential(nn.Sequential(*layers[:1]), *layers[1:])
+    x = 4 * torch.rand(6, 2, 1, 12, 12, generator=generator)
+    expected = net.eval()(x)
+    assert equal(through_a_file(net)(x), expected) and expected.any()
+
+
+def test_other_modules_are_named():
+    with pytest.raises(Exception, match="Unsupported global: GLOBAL torch.nn.modules.activation.Hardtanh"):
+        through_a_file(nn.Sequential(pk.FusedIFLinear(8, 3), nn.Hardtanh()))
 
 
 class Command:
@@ -118,8 +149,7 @@ def test_a_card_is_what_was_measured(converted):
 def test_a_card_says_how_convert_made_it(converted, options, expected):
     _, ann, images = converted
     net = pk.convert(ann, images.split(5), **options)
-    with torch.serialization.safe_globals(TORCHS):
-        net = through_a_file(net)
+    net = through_a_file(net)
     result = pk.simulate(net, images, 8)
     found = cells(pk.model_card(net, result))
     expected = {"converted from": "Sequential", "calibration samples": "16", **expected, "steps T": "8"}
