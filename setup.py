@@ -1,8 +1,8 @@
-"""Builds the C++ kernels: one plain shared library with a C interface, compiled once for each instruction set.
+"""Builds the C++ kernels: one plain shared library with a C interface, for each instruction set of the machine.
 
 The library uses no header of torch or Python, so it is tied to no version of them. Without a compiler pip makes a wheel
 of Python alone, for any machine, which says what to do when a CPU tensor needs the kernels. A build that fails with one
-is an error, and so is build_ext without one; the libraries of former builds stay as they were.
+is an error, and so is build_ext without one; the library of a former build stays as it was.
 """
 
 import logging
@@ -63,11 +63,14 @@ def readme():
     return re.sub(r"\[([^]]*)\]\((?!https:)([^)#]*)[^)]*\)", path, text)
 
 
-LIBRARIES = "_cpu", "_engine"
+LIBRARY = "_kernels"
+FORMER = "_cpu", "_engine"  # libraries of versions before
 PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "CMakeLists.txt", "*.in", "*.safetensors", "fashion-mnist/*"]
 VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/__init__.py").read_text(encoding="utf-8")).group(1)
-SHARED = *sources["COMMON"], *sources["TASKS"]  # sources of both
-INTERFACE = [("PK_TARGET", "portable"), ("PK_VERSION", f'"{VERSION}"')]  # macros of kernels/cpu/c
+ONCE, WITH_OPENMP = ([f"kernels/cpu/src/{name}.cpp" for name in sources[kind]] for kind in ("COMMON", "KERNELS"))
+ELSEWHERE = [f"kernels/cpu/src/{name}.cpp" for kind in ("TASKS", "ENGINE") for name in sources[kind]]
+WITHOUT_OPENMP = ["-Wno-unknown-pragmas"]
+INTERFACE = [("PK_TARGET", "any_machine"), ("PK_VERSION", f'"{VERSION}"')]  # macros of kernels/cpu/c
 INTERFACE += [tuple(macro.split("=")) for macro in sources["JSON_MACROS"]]
 
 
@@ -76,16 +79,11 @@ def code_of(target):
     return "avx512" if target == "amx" else target
 
 
-def is_engine(extension):
-    """Whether it is the engine's library, not that of the kernels."""
-    return extension.name.endswith("_engine")
-
-
-def remove_libraries(folder, but=()):
-    """Those of former builds: they would pass for this build's. ``but``: their names, of those that stay."""
-    for name in LIBRARIES:
+def remove_libraries(folder, but=None):
+    """Those of former builds: they would pass for this build's. ``but``: the name of the one that stays."""
+    for name in (LIBRARY, *FORMER):
         for library in Path(folder).rglob(f"{name}.*"):
-            if library.name not in but:
+            if library.name != but:
                 library.unlink()
 
 
@@ -120,10 +118,10 @@ class BuildKernels(build_ext):
     def run(self):
         super().run()
         if self.inplace and self.built:
-            remove_libraries("kernels", but=[f"{name}.so" for name in LIBRARIES])
+            remove_libraries("kernels", but=f"{LIBRARY}.so")
 
     def build_extensions(self):
-        """All objects of both libraries in one pool, those that take longest first: no core waits for a library."""
+        """Compile all objects in one pool, those that take longest first."""
         if self.compiler.compiler_type == "msvc":
             raise SystemExit(
                 "proxykernels' C++ kernels are written for GCC and Clang and MSVC does not compile them: install "
@@ -135,9 +133,8 @@ class BuildKernels(build_ext):
             if shutil.which("ccache") and Path(shutil.which(program[0]) or "").resolve().name != "ccache":
                 program.insert(0, "ccache")
         start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
-        jobs = {extension.name: self.jobs_of(extension) for extension in self.extensions}
-        files = {job[:2]: job for of in jobs.values() for job in of}  # what both libraries have once
-        say(f"compiling {len(files)} C++ files, which together take about two minutes of a core")
+        jobs = self.jobs()
+        say(f"compiling {len(jobs)} C++ files, which together take about two minutes of a core")
 
         def compile_one(job):
             objects = self.compile(*job)
@@ -145,9 +142,8 @@ class BuildKernels(build_ext):
             return objects
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread waits for a compiler
-            made = {key: pool.submit(compile_one, job) for key, job in files.items()}
-            self.objects = {name: [made[job[:2]] for job in of] for name, of in jobs.items()}
-            super().build_extensions()
+            self.objects = [file for made in pool.map(compile_one, jobs) for file in made]
+        super().build_extensions()
         self.built = True
 
     def build_nothing(self):
@@ -155,8 +151,8 @@ class BuildKernels(build_ext):
         remedy = "install a C++ compiler (for example `apt-get install g++`), then"
         if "build_ext" in self.distribution.commands:
             raise SystemExit(
-                "proxykernels' C++ kernels were NOT built, for no C++ compiler works here, and libraries of former "
-                f"builds are as they were: {remedy} run this command again"
+                "proxykernels' C++ kernels were NOT built, for no C++ compiler works here, and the library of a "
+                f"former build is as it was: {remedy} run this command again"
             )
         remove_libraries(self.build_lib)
         self.extensions = []
@@ -165,10 +161,8 @@ class BuildKernels(build_ext):
             f"slow reference code, and there is no engine; {remedy} install proxykernels again"
         )
 
-    def jobs_of(self, extension):
-        """What to compile for a library: sources, each with a folder, macros and flags."""
-        engine = is_engine(extension)
-        common, tasks = ({f"kernels/cpu/src/{name}.cpp" for name in sources[kind]} for kind in ("COMMON", "TASKS"))
+    def jobs(self):
+        """What to compile: sources, each with a folder, macros and flags."""
         targets = [self.target] if self.target else list(TARGETS)
         has_tiles = "amx" in TARGETS and self.knows(TARGETS["amx"])
         targets = [name for name in targets if name != "amx" or has_tiles]
@@ -176,16 +170,17 @@ class BuildKernels(build_ext):
         if has_tiles and "avx512" in compiled:
             compiled["avx512"] = TARGETS["amx"]
         jobs = []
-        for source in extension.sources:
-            flags = [*self.openmp(engine or source in common | tasks)[0], *sources["own_flags"](Path(source))]
-            if Path(source).parent.name in ("c", "yyjson"):
+        for source in self.extensions[0].sources:
+            path = Path(source)
+            flags = [*sources["own_flags"](path), *(self.openmp()[0] if source in WITH_OPENMP else WITHOUT_OPENMP)]
+            if path.parent.name in ("c", "yyjson"):
                 jobs.append((source, "common", INTERFACE, flags))
-            elif source in common:
-                jobs.append((source, "common", [], flags))
-            elif Path(source).stem == "dispatch":
-                macros = [("PK_SOURCES", f'"{sources["fingerprint"](engine)}"')]
+            elif path.stem == "dispatch":
+                macros = [("PK_SOURCES", f'"{sources["fingerprint"]()}"')]
                 macros += [("PK_TARGETS", "".join(f"TARGET({name})" for name in reversed(targets)))]
                 jobs.append((source, "common", macros, flags))
+            elif source in ONCE:
+                jobs.append((source, "common", [], flags))
             else:
                 jobs += [
                     (source, target, [("PK_TARGET", target)], [*flags, *compiled[target]])
@@ -194,12 +189,11 @@ class BuildKernels(build_ext):
         return jobs
 
     def build_extension(self, extension):
-        library, openmp = Path(self.get_ext_fullpath(extension.name)), self.openmp(is_engine(extension))[1]
+        library, openmp = Path(self.get_ext_fullpath(extension.name)), self.openmp()[1]
         library.parent.mkdir(parents=True, exist_ok=True)
-        objects = [file for files in self.objects[extension.name] for file in files.result()]
-        flags = CHECKED if self.checked else STRIPPED
+        flags = ["-pthread", *openmp, *(CHECKED if self.checked else STRIPPED)]  # the engine's threads, and torch's
         new = library.with_name(f"new{library.name}")  # takes the place of a former one once it is whole
-        self.compiler.link_shared_object(objects, str(new), extra_postargs=[*openmp, *flags], target_lang="c++")
+        self.compiler.link_shared_object(self.objects, str(new), extra_postargs=flags, target_lang="c++")
         new.replace(library)
         if not openmp:
             self.warn(
@@ -208,12 +202,10 @@ class BuildKernels(build_ext):
             )
 
     @cache  # noqa: B019 - of a command, which lives as long as the process
-    def openmp(self, engine):
-        """Flags that compile with OpenMP, and flags that link; the engine has threads of its own."""
-        probe, without = sources["SHARES_TORCH_RUNTIME"], ["-Wno-unknown-pragmas"]
-        if engine:
-            return without, ["-pthread"]
-        return next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), (without, []))
+    def openmp(self):
+        """Flags that compile with OpenMP, and flags that link."""
+        probe = sources["SHARES_TORCH_RUNTIME"]
+        return next((flags for flags in sources["OPENMP"] if self.knows(flags[0], probe)), (WITHOUT_OPENMP, []))
 
     def get_ext_filename(self, name):
         """Without the version of Python: the library does not depend on it."""
@@ -270,18 +262,9 @@ setup(
     exclude_package_data={"": [".clang-format"]},  # of a checkout
     ext_modules=[
         Extension(
-            "proxykernels.kernels.cpu._cpu",
-            sources=[f"kernels/cpu/src/{name}.cpp" for name in ("dispatch", *SHARED, *sources["KERNELS"])],
+            f"proxykernels.kernels.cpu.{LIBRARY}",
+            sources=[*ONCE, *WITH_OPENMP, *ELSEWHERE, *map(str, sources["interface"]())],
             depends=[str(path) for path in sources["paths"]()],
-            language="c++",
-        ),
-        Extension(
-            "proxykernels.kernels.cpu._engine",
-            sources=[
-                *(f"kernels/cpu/src/{name}.cpp" for name in ("engine/dispatch", *SHARED, *sources["ENGINE"])),
-                *map(str, sources["interface"]()),
-            ],
-            depends=[str(path) for path in sources["paths"](engine=True)],
             language="c++",
         ),
     ],

@@ -45,6 +45,7 @@ MACROS = [
     "-DPK_TARGETS=TARGET(portable)",
     '-DPK_SOURCES=""',
     f'-DPK_VERSION="{pk.__version__}"',
+    "-DPK_ENGINE_ONLY",
     *(f"-D{macro}" for macro in sources.JSON_MACROS),
 ]
 
@@ -154,7 +155,7 @@ def is_current(out: Path) -> bool:
 
 def command() -> str:
     """By what, and of what, the engine is compiled."""
-    return f"{sources.fingerprint(engine=True)} {FLAGS} {LINKED}"
+    return f"{sources.fingerprint()} {FLAGS} {LINKED}"
 
 
 def compile_engine(out: Path) -> None:
@@ -163,7 +164,7 @@ def compile_engine(out: Path) -> None:
         return
     if importlib.util.find_spec("ziglang") is None:
         raise SystemExit("build_demo.py: zig compiles the engine to WebAssembly and is missing: pip install ziglang")
-    names = "engine/dispatch", *sources.COMMON, *sources.ENGINE, *sources.TASKS
+    names = *sources.COMMON, *sources.ENGINE, *sources.TASKS
     engine = [sources.FOLDER / f"{name}.cpp" for name in names]
     with tempfile.TemporaryDirectory() as folder:
         objects = {source: Path(folder) / f"{k}.o" for k, source in enumerate([*engine, *sources.interface()])}

@@ -1,4 +1,4 @@
-"""The C interface as ctypes calls it, from the engine's library: networks and streams whose errors are raised.
+"""The C interface as ctypes calls it, from the compiled library: networks and streams whose errors are raised.
 
 Functions are declared by what proxykernels.h declares: numbers, pointers and sizes are told apart by their types there.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from proxykernels.kernels.cpu import sources
-from proxykernels.plan.library import LIBRARY
+from proxykernels.kernels.cpu.abi import LIBRARY
 
 HEADER = sources.LIBRARY / "include" / "proxykernels.h"
 STATUSES = "OK BAD_ARGUMENT NO_FILE BAD_FILE NO_MEMORY NOT_FINITE NOT_HERE BUSY".split()

@@ -12,7 +12,7 @@ import torch  # noqa: F401  its OpenMP runtime comes first
 
 from . import compiled, headers, sources
 
-LIBRARY = Path(__file__).parent / "_cpu.so"  # the same name for every Python: nothing of Python is in it
+LIBRARY = Path(__file__).parent / "_kernels.so"  # the same name for every Python: nothing of Python is in it
 
 
 def _read() -> dict[str, Any]:
@@ -39,7 +39,8 @@ def load(target: str | None) -> Any | None:
         RuntimeError, ValueError: as :func:`compiled.opened` and :func:`compiled.table`.
     """
     if not LIBRARY.exists():
-        older = [file for folder in LIBRARY.parents[:2] for file in folder.glob("_cpu.*")]  # where 0.1.0 had it, too
+        names = "_kernels.*", "_cpu.*", "_engine.*"  # the last two until 0.2.0, in 0.1.0 a folder higher
+        older = [file for folder in LIBRARY.parents[:2] for name in names for file in folder.glob(name)]
         if older:
             raise RuntimeError(compiled.refusal(older[0], "it was built by an older version"))
         return None

@@ -1,4 +1,4 @@
-"""Opens a compiled library: whether it is whole and of the sources that stand here, and for which instruction set."""
+"""Opens the compiled library, if it is whole and built from the sources that stand here."""
 
 import ctypes
 import json
@@ -17,9 +17,8 @@ MOST = "PROXYKERNELS_CPU"  # an environment variable: the fastest of them that m
 
 
 @cache
-def opened(path: Path, engine: bool = False) -> ctypes.CDLL:
-    """The library of the kernels, or of the engine. It says what it was built from, and nothing else of it is called
-    before.
+def opened(path: Path) -> ctypes.CDLL:
+    """The library in a file. It says what it was built from, and nothing else of it is called before.
 
     Raises:
         RuntimeError: it was built from other sources, is cut short, or is no library of this system.
@@ -35,11 +34,11 @@ def opened(path: Path, engine: bool = False) -> ctypes.CDLL:
     except OSError as error:
         raise RuntimeError(refusal(path, f"the system does not load it: {error}")) from error
     try:
-        function = library["proxykernels_engine_sources" if engine else "proxykernels_interface"]
+        function = library["proxykernels_interface"]
     except AttributeError:
         raise RuntimeError(refusal(path, "it was built by an older version")) from None
     function.restype, function.argtypes = ctypes.c_char_p, []
-    if function().decode().strip().removeprefix("sources: ") != sources.fingerprint(engine):
+    if function().decode().strip().removeprefix("sources: ") != sources.fingerprint():
         raise RuntimeError(refusal(path, "the C++ sources have changed since it was built"))
     return library
 

@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 @cache
 def model() -> Any:
-    """The model of the kernels' library; it must be there."""
+    """The model of the library, which must be there."""
     return STRUCTS["Model"].in_dll(compiled.opened(abi.LIBRARY), "proxykernels_cost_model")
 
 

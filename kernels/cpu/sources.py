@@ -1,13 +1,13 @@
-"""The C++ sources of the CPU kernels: setup.py builds their hash into the library, the loader compares it."""
+"""The C++ sources of the library: setup.py builds their hash into it, the loader compares it."""
 
 import hashlib
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "src"
-# Compiled once, for both libraries.
-COMMON = ("cost_model",)
-# Compiled for each instruction set: the kernels, with OpenMP; the engine, which has its own threads; and tasks of both,
-# once for the two libraries. Tasks know nothing of threads.
+# Compiled once.
+COMMON = ("dispatch", "cost_model")
+# Compiled for each instruction set: kernels of layers called one by one, with OpenMP; the engine, which has its own
+# threads; and tasks of both, which know nothing of threads.
 KERNELS = ("gradients", "row_sums", "scans", "spikes", "target", "amx_conv2d", "sigma_delta")
 TASKS = (
     "conv2d/amx",
@@ -28,7 +28,7 @@ ENGINE = (
     "engine/recurrent",
     "engine/changes",
 )
-# The engine's interface for programs without Python, once for all instruction sets; the engine's library has it too.
+# The engine's interface for programs without Python, once for all instruction sets.
 LIBRARY = FOLDER.parent / "c"
 JSON = LIBRARY / "yyjson" / "yyjson.c"
 JSON_MACROS = [
@@ -50,7 +50,7 @@ FLAGS = [
     "-fno-asynchronous-unwind-tables",  # functions that cannot throw need none
 ]
 # Sources that ask C++ for memory, which may throw; the others need no code for that.
-MAY_THROW = ("dispatch", "engine/dispatch", "engine/packed_plan", "engine/target")
+MAY_THROW = ("dispatch", "engine/packed_plan", "engine/target")
 # Sources of the interface that walk through all values of a file or an input. The others may take their time.
 LONG_LOOPS = ("checksum", "packing")
 # Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.
@@ -65,11 +65,10 @@ SHARES_TORCH_RUNTIME = """
 """
 
 
-def paths(engine: bool = False) -> list[Path]:
-    """All sources and headers of the kernels' library; of the engine's, which is made of both."""
+def paths() -> list[Path]:
+    """All sources and headers of the library."""
     found = sorted(path for path in FOLDER.rglob("*") if path.suffix in (".cpp", ".h"))
-    found = [path for path in found if engine or path.parent != FOLDER / "engine"]
-    return [*found, *interface(), *sorted(LIBRARY.rglob("*.h"))] if engine else found
+    return [*found, *interface(), *sorted(LIBRARY.rglob("*.h"))]
 
 
 def own_flags(source: Path) -> list[str]:
@@ -85,10 +84,10 @@ def interface() -> list[Path]:
     return [*sorted(LIBRARY.glob("*.cpp")), JSON]
 
 
-def fingerprint(engine: bool = False) -> str:
+def fingerprint() -> str:
     """A hash of their names and contents."""
     files = hashlib.sha256()
-    for path in paths(engine):
+    for path in paths():
         text = path.read_bytes()
         files.update(f"{path.relative_to(FOLDER.parent).as_posix()} {len(text)}\n".encode() + text)
     return files.hexdigest()

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from ctypes import c_int64
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from torch import Tensor
@@ -19,7 +18,6 @@ from .operations import Operation as Planned
 from .plan import Plan
 from .readout import Readout
 
-LIBRARY = Path(abi.__file__).parent / "_engine.so"
 SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
 WAYS = "patterns", "depthwise", "rows", "tables", "tiles", "scattered", "pixel tiles"  # how neurons are run: engine.h
 TALLIES = 3  # numbers that the library counts of an operation
@@ -38,7 +36,7 @@ STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
 @cache
 def is_built() -> bool:
     """Whether the library is there."""
-    return LIBRARY.exists()
+    return abi.LIBRARY.exists()
 
 
 def load(target: str | None = None) -> tuple[str, Any]:
@@ -48,12 +46,12 @@ def load(target: str | None = None) -> tuple[str, Any]:
         RuntimeError: the library is not built, is damaged, or was built from other sources, or the machine cannot run
             the target. ValueError: PROXYKERNELS_CPU names no instruction set.
     """
-    if not LIBRARY.exists():
+    if not abi.LIBRARY.exists():
         raise RuntimeError(
-            "the engine's library is not built here: install a C++ compiler (for example `apt-get install g++`), then "
+            "the compiled library is not built here: install a C++ compiler (for example `apt-get install g++`), then "
             f"build it with `{compiled.install_command()}`"
         )
-    find = compiled.opened(LIBRARY, engine=True).proxykernels_engine
+    find = compiled.opened(abi.LIBRARY).proxykernels_engine
     name, functions = compiled.table(find, Functions, target)
     if functions is None:
         raise RuntimeError(
@@ -90,7 +88,7 @@ def problem_of_file(content: bytes) -> str | None:
         MemoryError: there is too little of it.
     """
     load()  # or says why there is no library
-    check, error = compiled.opened(LIBRARY, engine=True).proxykernels_check_file, _Error()
+    check, error = compiled.opened(abi.LIBRARY).proxykernels_check_file, _Error()
     check.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_Error)]
     if check(content, len(content), error) == C_NO_MEMORY:
         raise MemoryError(error.sentence.decode())
@@ -338,7 +336,7 @@ def find_lines(plan: Plan, operation: Planned, window: Window, has_tiles: bool =
     ``lines``: where it is written what the kernels take that are chosen from, or None.
     """
     assert window.weight is not None
-    find = compiled.opened(LIBRARY, engine=True).proxykernels_find_lines
+    find = compiled.opened(abi.LIBRARY).proxykernels_find_lines
     (_, height, width), (C, H, W) = plan.source(window), operation.image
     sizes = window.stride, window.padding, window.dilation
     layer = Layer(1, (1, H * W, C), (height, width), window.weight.shape, *sizes).for_library()

@@ -1,4 +1,4 @@
-"""A compiled library that was built from other sources is refused, in one sentence, before anything of it is called."""
+"""A library that was built from other sources is refused, in one sentence, before anything in it is called."""
 
 import ctypes
 import re
@@ -13,7 +13,6 @@ from proxykernels.kernels import backends
 from proxykernels.kernels.cpu import abi, compiled, cost_model, elf, headers, sources
 from proxykernels.kernels.neuron_models import MODELS
 from proxykernels.kernels.surrogates import SHAPES
-from proxykernels.plan import library as engine_library
 
 REFUSED = "does not belong to this version"
 ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "
@@ -69,15 +68,17 @@ def test_models_and_surrogates_are_those_of_the_sources():
 
 
 def test_a_library_of_other_sources_is_refused_at_the_first_use(monkeypatch):
-    monkeypatch.setattr(sources, "fingerprint", lambda engine: "another")
+    monkeypatch.setattr(sources, "fingerprint", lambda: "another")
     monkeypatch.setattr(backends, "cpu_backend", backends.cpu_backend.__wrapped__)
-    with pytest.raises(RuntimeError, match=f"_cpu.so {REFUSED} .the C\\+\\+ sources have changed.*({ADVICE})"):
+    with pytest.raises(RuntimeError, match=f"_kernels.so {REFUSED} .the C\\+\\+ sources have changed.*({ADVICE})"):
         pk.if_hold(torch.full((1, 2), 0.5), 4)
 
 
 def test_the_fingerprint_sees_names_and_contents(monkeypatch, tmp_path):
     assert len(sources.paths()) > 20
     monkeypatch.setattr(sources, "FOLDER", tmp_path)
+    monkeypatch.setattr(sources, "interface", lambda: [])
+    monkeypatch.setattr(sources, "LIBRARY", tmp_path / "none")
     seen = set()
     for name, text in [("a.h", "1"), ("a.h", "2"), ("b.cpp", ""), ("b.cpp", "3"), ("c/b.h", "3")]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -86,21 +87,20 @@ def test_the_fingerprint_sees_names_and_contents(monkeypatch, tmp_path):
     assert len(seen) == 5
 
 
-@pytest.fixture(params=["_cpu.so", "_engine.so"])
-def whole(request):
-    """The compiled libraries of this checkout."""
-    return abi.LIBRARY.with_name(request.param)
-
-
 @pytest.fixture
-def load(monkeypatch, whole):
-    """Loads a file in the place of such a library."""
+def whole():
+    """The compiled library of this checkout."""
+    return abi.LIBRARY
+
+
+@pytest.fixture(params=["kernels", "engine"])
+def load(monkeypatch, request):
+    """Loads a file instead of it, for kernels or for an engine."""
 
     def load(path):
-        if whole.name == "_cpu.so":
-            monkeypatch.setattr(abi, "LIBRARY", path)
+        monkeypatch.setattr(abi, "LIBRARY", path)
+        if request.param == "kernels":
             return abi.load(None)
-        monkeypatch.setattr(engine_library, "LIBRARY", path)
         return pk.compile(torch.nn.Sequential(pk.FusedIFLinear(2, 1)), torch.rand(1, 2))
 
     return load
@@ -109,7 +109,7 @@ def load(monkeypatch, whole):
 def test_a_library_of_other_sources_is_refused(monkeypatch, load, whole):
     assert load(whole) is not None
     compiled.opened.cache_clear()
-    monkeypatch.setattr(sources, "fingerprint", lambda engine: "another")
+    monkeypatch.setattr(sources, "fingerprint", lambda: "another")
     with pytest.raises(RuntimeError, match=f"{whole.name} {REFUSED} .the C\\+\\+ sources have changed.*({ADVICE})"):
         load(whole)
 
@@ -165,14 +165,15 @@ def test_an_installed_package_is_built_again_from_where_it_came(monkeypatch, tmp
     assert compiled.install_command() == f"pip install --force-reinstall --no-cache-dir --no-deps {source}"
 
 
-def test_a_library_under_an_older_name_is_ignored_beside_ours_and_refused_without(monkeypatch, tmp_path):
-    older = tmp_path / "_cpu.cpython-311-x86_64-linux-gnu.so"
+@pytest.mark.parametrize("name", ["_cpu.cpython-311-x86_64-linux-gnu.so", "_engine.so"])
+def test_a_library_under_an_older_name_is_ignored_beside_ours_and_refused_without(monkeypatch, tmp_path, name):
+    older = tmp_path / name
     older.write_text("")
-    (tmp_path / "_cpu.so").symlink_to(abi.LIBRARY)
-    monkeypatch.setattr(abi, "LIBRARY", tmp_path / "_cpu.so")
+    (tmp_path / "_kernels.so").symlink_to(abi.LIBRARY)
+    monkeypatch.setattr(abi, "LIBRARY", tmp_path / "_kernels.so")
     assert abi.load(None) is not None
-    (tmp_path / "_cpu.so").unlink()
-    with pytest.raises(RuntimeError, match=f"cpython-311.*{REFUSED}"):
+    (tmp_path / "_kernels.so").unlink()
+    with pytest.raises(RuntimeError, match=f"{name}.*{REFUSED}"):
         abi.load(None)
     older.unlink()
     assert abi.load(None) is None

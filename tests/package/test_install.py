@@ -114,7 +114,7 @@ def broken(tmp_path):
 @checkout
 @pytest.mark.parametrize("compiler", ["missing", "broken"])
 def test_a_failed_build_ends_with_an_error_and_keeps_the_libraries(copy, tmp_path, broken, compiler):
-    libraries = [copy / "kernels" / "cpu" / name for name in ("_cpu.so", "_engine.so", "_cpu.cpython-311.so")]
+    libraries = [copy / "kernels" / "cpu" / name for name in ("_kernels.so", "_engine.so", "_cpu.cpython-311.so")]
     for path in libraries:
         path.write_text("former")
     try:
@@ -132,7 +132,7 @@ def test_a_failed_build_ends_with_an_error_and_keeps_the_libraries(copy, tmp_pat
 def test_without_a_compiler_there_is_a_wheel_of_python_alone(copy, tmp_path, broken):
     """Under another name than one with libraries, so that no cache takes one for the other; it says what it lacks."""
     base = tmp_path / "base"
-    left = base / "lib" / "proxykernels" / "kernels" / "cpu" / "_cpu.so"
+    left = base / "lib" / "proxykernels" / "kernels" / "cpu" / "_kernels.so"
     left.parent.mkdir(parents=True)
     left.write_text("of a former build")
     platlib = f"--build-lib={base / 'lib'}"

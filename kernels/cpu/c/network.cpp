@@ -9,7 +9,7 @@
 #include "operations.h"
 #include "read_plan.h"
 
-extern "C" const engine::Functions* proxykernels_engine(const char* target);  // engine/dispatch.cpp
+extern "C" const engine::Functions* proxykernels_engine(const char* target);  // dispatch.cpp
 
 // Containers of GCC 11 and later ask for it, and the libstdc++ of manylinux_2_28 does not have it.
 #if defined(__GLIBCXX__) && defined(__cpp_exceptions)

@@ -5,7 +5,7 @@
 #include "../src/sigma_delta/codes.h"
 #include "stream.h"
 
-namespace portable {
+namespace PK_TARGET {
 void unpack(const DenseSpikes* spikes);  // dense_spikes.h, in packing.cpp
 }
 
@@ -34,7 +34,7 @@ static void unpack_spikes(const pk_stream& s, const Given& given, Image out, voi
     DenseSpikes dense{};
     dense.dense = to, dense.spikes = given.spikes.data, dense.size = bytes, dense.one = one, dense.is_float = bytes > 1;
     dense.T = s.last_T, dense.N = s.N, dense.C = out.C, dense.H = out.H, dense.W = out.W;
-    portable::unpack(&dense);
+    PK_TARGET::unpack(&dense);
 }
 
 // A layer's output of the last call, which has so many values.
@@ -132,7 +132,8 @@ pk_status pk_layer_values(pk_stream* stream, int64_t layer, float* values, size_
         constexpr uint64_t one = 0x3f800000;  // the bits of 1.0f
         if (given->real)
             transpose(given->values.data, s.last_T * s.N, out.P(), out.C, values, [](float value) { return value; });
-        else if (s.plan().changes()) spread_codes(s, *given, out, values, [](int8_t code) { return portable::value_of(code); });
+        else if (s.plan().changes())
+            spread_codes(s, *given, out, values, [](int8_t code) { return PK_TARGET::value_of(code); });
         else unpack_spikes(s, *given, out, values, sizeof(float), one);
         return true;
     });

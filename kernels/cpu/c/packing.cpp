@@ -43,7 +43,7 @@ pk_status pk_pack_spikes(const uint8_t* dense, int64_t T, int64_t N, int64_t C, 
         spikes.dense = const_cast<uint8_t*>(dense), spikes.spikes = packed, spikes.size = 1, spikes.one = 1;
         spikes.T = T, spikes.N = N, spikes.C = C, spikes.H = H, spikes.W = W;
         spikes.pixel = 1, spikes.row = W, spikes.channel = H * W, spikes.image = C * H * W, spikes.step = N * C * H * W;
-        return portable::pack(&spikes) || failure.set(PK_BAD_ARGUMENT, "dense must hold 0 and 1, and holds other values");
+        return PK_TARGET::pack(&spikes) || failure.set(PK_BAD_ARGUMENT, "dense must hold 0 and 1, and holds other values");
     });
 }
 
@@ -61,7 +61,7 @@ pk_status pk_pack_events(const int64_t* t, const int32_t* x, const int32_t* y, c
                 return failure.set(PK_BAD_ARGUMENT, "t must lie from begin to below begin + span, got %lld", (long long)t[i]);
         }
         const Events given{column(t), column(x), column(y), column(p), events, begin, T, span, T, H, W, packed};
-        return portable::pack_events(&given) ||
+        return PK_TARGET::pack_events(&given) ||
                failure.set(PK_BAD_ARGUMENT, "x must lie below W = %lld, y below H = %lld, and p be 0 or 1, or -1 or 1",
                            (long long)W, (long long)H);
     });

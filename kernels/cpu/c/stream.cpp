@@ -105,7 +105,7 @@ pk_status pk_stream_open(const pk_network* network, int64_t batch, int64_t threa
         if (threads < 0 || threads > 1024)
             return failure.set(PK_BAD_ARGUMENT, "threads must be 0 to 1024, got %lld", (long long)threads);
         const double needed = (double)batch * sample_bytes(network->plan);
-        if (needed > 9e18 || !portable::machine_has((int64_t)needed))
+        if (needed > 9e18 || !PK_TARGET::machine_has((int64_t)needed))
             return failure.set(PK_NO_MEMORY,
                                "batch = %lld samples take %.3g GiB for their states and a step, which this machine "
                                "does not have; take a smaller batch",

@@ -11,8 +11,8 @@ namespace proxykernels {
 struct Given {
     bool wanted = false;  // by the caller; the last layer always is
     bool is_there = false, real = false;
-    portable::Grown<uint8_t> spikes;  // [N, T, P, ceil(C / 8)], or codes [N, T, P, C]
-    portable::Grown<float> values;    // [T, N, P, C]
+    PK_TARGET::Grown<uint8_t> spikes;  // [N, T, P, ceil(C / 8)], or codes [N, T, P, C]
+    PK_TARGET::Grown<float> values;    // [T, N, P, C]
 };
 
 }  // namespace proxykernels
@@ -31,7 +31,7 @@ struct pk_stream {
     std::vector<int64_t> tally, products;     // [layers][tallies], [layers]
     std::unique_ptr<proxykernels::Given[]> given;  // [layers]
     std::vector<float> potentials, start;     // [N, P, C] of the layer that logits are read from; what logits count from
-    portable::Grown<float> converted;         // an input of bytes
+    PK_TARGET::Grown<float> converted;         // an input of bytes
 
     pk_stream(const pk_network& network, int64_t N, int64_t threads);
     ~pk_stream();

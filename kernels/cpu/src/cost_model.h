@@ -2,8 +2,8 @@
 //
 // A kernel's time is a sum: how often it does something, which is counted here, times what that costs there. Layers that are
 // called one by one choose by it (../choice.py), and engines for segments of steps (../c/lines.h). `python
-// benchmarks/ops_speed.py --fit` measures what it costs on another machine; only the ratios matter. It is compiled once, into
-// both libraries. headers.py reads the structs as they stand here.
+// benchmarks/ops_speed.py --fit` measures what it costs on another machine; only the ratios matter. It is compiled once.
+// headers.py reads the structs as they stand here.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,43 +1,48 @@
-// Chooses the fastest instruction set that this machine has, once, when the library is loaded.
+// The functions of each instruction set, of which the fastest that this machine has is taken. Compiled once.
 //
-// PK_TARGETS, of setup.py, lists those that the library was compiled for, the fastest first: TARGET(avx2)TARGET(portable).
+// PK_TARGETS lists those that the library was compiled for, the fastest first: TARGET(avx2)TARGET(portable). PK_ENGINE_ONLY
+// leaves out the kernels of layers that Python calls one by one: the C library and the browser have no use for them.
 #include "abi.h"
+#include "engine/engine.h"
 #include "machine.h"
 
 #include <cstring>
 
+#if defined(PK_ENGINE_ONLY)
 #define TARGET(name) \
-    namespace name { extern const Kernels kernels; }
+    namespace name { extern const engine::Functions functions; }
+#else
+#define TARGET(name)                          \
+    namespace name {                          \
+    extern const engine::Functions functions; \
+    extern const Kernels kernels;             \
+    }
+#endif
 PK_TARGETS
 #undef TARGET
 
-namespace {
-
-struct Target {
-    const char* name;
-    const Kernels* kernels;
-    bool (*runs_here)();
-};
-
-const Target targets[] = {
-#define TARGET(name) {#name, &name::kernels, Machine::name},
-    PK_TARGETS
-#undef TARGET
-};
-
-}  // namespace
-
-extern "C" {
+#define EXPORTED extern "C" __attribute__((visibility("default")))
 
 // What the library was built from. Never change this function's signature: Python files of any version call it before they
 // know the library.
-__attribute__((visibility("default"))) const char* proxykernels_interface() { return "sources: " PK_SOURCES "\n"; }
+EXPORTED const char* proxykernels_interface() { return "sources: " PK_SOURCES "\n"; }
 
-// The kernels for an instruction set, or for the fastest one if `name` is null; null if this machine cannot run it.
-__attribute__((visibility("default"))) const Kernels* proxykernels_cpu(const char* name) {
-    for (const Target& target : targets)
-        if (target.runs_here() && (!name || !strcmp(name, target.name))) return target.kernels;
+// The engine for an instruction set, or for the fastest one if `wanted` is null; null if this machine cannot run it.
+EXPORTED const engine::Functions* proxykernels_engine(const char* wanted) {
+#define TARGET(name) \
+    if (Machine::name() && (!wanted || !strcmp(wanted, #name))) return &name::functions;
+    PK_TARGETS
+#undef TARGET
     return nullptr;
 }
 
-}  // extern "C"
+#if !defined(PK_ENGINE_ONLY)
+// The same of the kernels.
+EXPORTED const Kernels* proxykernels_cpu(const char* wanted) {
+#define TARGET(name) \
+    if (Machine::name() && (!wanted || !strcmp(wanted, #name))) return &name::kernels;
+    PK_TARGETS
+#undef TARGET
+    return nullptr;
+}
+#endif

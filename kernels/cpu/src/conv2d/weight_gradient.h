@@ -19,7 +19,7 @@
 namespace PK_TARGET {
 
 // How the rows of one image lie in memory.
-struct Spread {
+struct SpreadImage {
     static constexpr int64_t cached_rows = 320;  // 20 kB: a band's, of a first-level cache of 32 kB or more
     static constexpr int64_t most_taps = 9;      // sums at a time: of as many registers
 
@@ -27,7 +27,7 @@ struct Spread {
     int64_t band, bands;                 // input rows
     int64_t taps;
 
-    explicit Spread(const Conv2d& c)
+    explicit SpreadImage(const Conv2d& c)
         : H(c.H + (c.kernel_h - 1) * c.dilation_h),
           W(c.W + (c.kernel_w - 1) * c.dilation_w),
           first_y(c.padding_h - (c.kernel_h - 1) * c.dilation_h),
@@ -48,11 +48,11 @@ struct Spread {
 struct WeightGradientMemory {
     Grown<uint32_t> spikes;  // [band][channel][pixel of a band]: offsets of their rows, in bytes
     Grown<int32_t> count;    // [band][channel]
-    Memory<float> rows;      // [Spread.H][Spread.W][channel of a block]
+    Memory<float> rows;      // [SpreadImage.H][SpreadImage.W][channel of a block]
     Memory<float> sums;      // [block][C_in][tap][channel of a block]
     WeightGradientMemory(int64_t rows_size, int64_t sums_size) : rows(rows_size), sums(sums_size) {}
 
-    void list_spikes(const Conv2d& c, const Spread& spread, const uint8_t* x) {
+    void list_spikes(const Conv2d& c, const SpreadImage& spread, const uint8_t* x) {
         const int64_t bytes = (c.C_in + 7) / 8, longest = spread.band * c.W;
         uint32_t* const lists = spikes.reserve(spread.bands * c.C_in * longest);
         int32_t* const counts = count.reserve(spread.bands * c.C_in);
@@ -70,7 +70,7 @@ struct WeightGradientMemory {
         }
     }
 
-    void spread_rows(const Conv2d& c, const Spread& spread, const float* grad, int64_t channel) {
+    void spread_rows(const Conv2d& c, const SpreadImage& spread, const float* grad, int64_t channel) {
         const Neurons& n = c.neurons;
         const int channels = (int)least(n.C - channel, row);
         for (int64_t p = 0; p < n.P; p++) {
@@ -105,7 +105,7 @@ static void add_taps(int64_t count, const char* rows, const uint32_t* pixels, in
 }
 
 // grad [C_out of the image's pixels] of one image and step.
-static void add_frame(const Conv2d& c, const Spread& spread, const uint8_t* x, const float* grad, const int64_t* offsets,
+static void add_frame(const Conv2d& c, const SpreadImage& spread, const uint8_t* x, const float* grad, const int64_t* offsets,
                       WeightGradientMemory& memory) {
     memory.list_spikes(c, spread, x);
     const int64_t longest = spread.band * c.W;
@@ -115,9 +115,10 @@ static void add_frame(const Conv2d& c, const Spread& spread, const uint8_t* x, c
         for (int64_t list = 0; list < spread.bands * c.C_in; list++) {
             const int64_t n = memory.count.data[list];
             float* const its = sums + list % c.C_in * spread.taps * row;
-            for (int64_t tap = 0; n && tap < spread.taps; tap += Spread::most_taps)
-                add_taps<Spread::most_taps>(least(Spread::most_taps, spread.taps - tap), (const char*)memory.rows.data,
-                                            memory.spikes.data + list * longest, n, offsets + tap, its + tap * row);
+            for (int64_t tap = 0; n && tap < spread.taps; tap += SpreadImage::most_taps)
+                add_taps<SpreadImage::most_taps>(least(SpreadImage::most_taps, spread.taps - tap),
+                                                 (const char*)memory.rows.data, memory.spikes.data + list * longest, n,
+                                                 offsets + tap, its + tap * row);
         }
     }
 }
@@ -125,7 +126,7 @@ static void add_frame(const Conv2d& c, const Spread& spread, const uint8_t* x, c
 void conv2d_weight_gradient(const WeightGradient* gradient) {
     const Conv2d& c = gradient->conv;
     const Neurons& n = c.neurons;
-    const Spread spread(c);
+    const SpreadImage spread(c);
     const int64_t size = ceil_div(n.C, row) * c.C_in * spread.taps * row, threads = max_threads();
     Memory<int64_t> offsets(spread.taps);
     for (int64_t tap = 0; tap < spread.taps; tap++) offsets.data[tap] = spread.offset(c, tap);
