@@ -33,14 +33,11 @@ IMAGENET_MODEL = "efficientnet-lite0"
 IMAGENET_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # each twice the one before
 ZOO_STEPS = (64, 1024)  # of supported_models.py
 EVENT_METHODS = ("surrogate", "surrogate, each movement", "proxy")  # training/events.py
-WAYS = {  # of compare_methods.py, by its --neuron: methods/ways.py
-    "if": (
-        "conversion", "qcfs", "the authors' recipe", "the authors' recipe with statistics of each step", "proxy",
-        "proxy, outputs unbounded", "proxy, statistics of steps", "proxy, spikes pooled", "tandem",
-        "ReLU network, then proxy", "bptt", "tet",
-    ),
-    "lif": ("proxy", "clipped relu twin", "relu twin", "tandem", "surrogate"),
-}  # fmt: skip
+WAYS = (  # of compare_methods.py: methods/ways.py
+    "conversion", "qcfs", "the authors' recipe", "the authors' recipe with statistics of each step", "proxy",
+    "proxy, outputs unbounded", "proxy, statistics of steps", "proxy, spikes pooled", "tandem",
+    "ReLU network, then proxy", "bptt", "tet",
+)  # fmt: skip
 RECIPES = (  # methods/recipes_table.py
     "the authors' loss",
     "cross-entropy",

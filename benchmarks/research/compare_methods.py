@@ -3,7 +3,6 @@
     python benchmarks/research/compare_methods.py --seeds 0,1,2,3,4
     python benchmarks/research/compare_methods.py --methods proxy,tandem \\
         --stop-at 300
-    python benchmarks/research/compare_methods.py --neuron lif --decay 0.5
     python benchmarks/research/compare_methods.py --net cifar10 \\
         --data folder --root PATH
     python benchmarks/research/compare_methods.py recipes   which ones learn
@@ -31,10 +30,7 @@
     tet                    the same, the loss at each step (Deng et al., 2022,
                            without its regularising term)
 
-Of leaky neurons: proxy, whose twin has their own rate; the same with the twin of integrate-and-fire neurons, ReLUs,
-clipped and not; tandem; and surrogate.
-
-Of each way, --tune-steps steps with each learning rate, then each threshold, then each initial potential, choose what
+For each way, --tune-steps steps with each learning rate, then each threshold, then each initial potential, choose what
 is most accurate on held-out training images. Then all trainings go on in turns, from one measured step to the next, so
 that curves grow together. A call goes on where the last one stopped, by Ctrl-C or by --stop-at; checkpoints are in
 --runs.
@@ -53,9 +49,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/, which 
 import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import command, work
-from common.printed import add_out, natural, new_parser, positive, positive_number, seeds, shown, some_of, written
-
-DECAY = 0.5
+from common.printed import add_out, natural, new_parser, positive, positive_number, seeds, shown, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,14 +60,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
     parser.add_argument("--net", choices=sorted(names.TRAINABLE), default="paper", help="network that is trained")
     parser.add_argument("--width", type=positive_number, default=0.25, help="share of the net's channels and neurons")
-    parser.add_argument(
-        "--neuron", choices=sorted(names.WAYS), default="if", help="integrate and fire, or leak besides"
-    )
-    parser.add_argument(
-        "--decay", type=float, help=f"share of the potential that a step leaves, of --neuron lif (default: {DECAY:g})"
-    )
-    ways = sorted({name for ways in names.WAYS.values() for name in ways})
-    parser.add_argument("--methods", type=some_of(ways), help=f"of {shown(ways)}; default: all")
+    text = f"of {shown(sorted(names.WAYS))}; default: all"
+    parser.add_argument("--methods", type=some_of(names.WAYS), default=list(names.WAYS), help=text)
     parser.add_argument("--seeds", type=seeds, default=[0], help="of the trainings of each way, such as 0,1,2")
     parser.add_argument("--epochs", type=positive, default=20, help="of each training")
     text = (
@@ -93,19 +81,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="folder of the data")
     parser.add_argument("--runs", type=Path, default=Path("runs/compare"), help="folder of the checkpoints")
     add_out(parser, "the tables and the picture")
-    options = parser.parse_args(arguments)
-    known = names.WAYS[options.neuron]
-    options.methods = list(known) if options.methods is None else options.methods
-    if unknown := [name for name in options.methods if name not in known]:
-        parser.error(
-            f"--methods of --neuron {options.neuron} are {', '.join(map(written, known))}; got {written(unknown[0])}"
-        )
-    if options.decay is not None and options.neuron != "lif":
-        parser.error(f"--decay {options.decay:g} has no effect without --neuron lif; leave it out")
-    options.decay = DECAY if options.decay is None else options.decay
-    if not 0 <= options.decay <= 1:
-        parser.error(f"--decay must be within 0 .. 1, got {options.decay}")
-    return options
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

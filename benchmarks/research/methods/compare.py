@@ -59,7 +59,7 @@ def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, 
             if (name, seed) in broken or (name, seed, goal) in measured:
                 continue
             folder = options.runs / curves_of(options) / f"{written(name)}-{seed}"
-            training = Training(WAYS[options.neuron][name], chosen[name], options, seed, train_set, total, folder)
+            training = Training(WAYS[name], chosen[name], options, seed, train_set, total, folder)
             if training.step > goal:
                 continue  # a row that is lost is not measured anew: its weights are gone
             termination.safe = False
@@ -103,7 +103,7 @@ def turns(options: argparse.Namespace, images: int) -> Iterator[tuple[float, int
 
 def goals(options: argparse.Namespace, name: str, images: int) -> tuple[int, set[int]]:
     """The steps of a method's epoch, and the steps at which its trainings are measured."""
-    an_epoch = images // settings_of(WAYS[options.neuron][name], options, 0).batch
+    an_epoch = images // settings_of(WAYS[name], options, 0).batch
     ends = range(an_epoch, options.epochs * an_epoch + 1, an_epoch)
     return an_epoch, {*(step for step in FIRST_POINTS if step < an_epoch), *ends}
 
@@ -124,7 +124,7 @@ def done_points(options: argparse.Namespace) -> set[tuple[str, int, int]]:
 
 def choose(options: argparse.Namespace, name: str, train_set: Dataset, held_out: Dataset) -> Settings:
     """The settings that are most accurate after --tune-steps steps, by strict counts: one is chosen after the other."""
-    way = WAYS[options.neuron][name]
+    way = WAYS[name]
     chosen = Settings(way.lrs[0], way.thresholds[0], way.starts[0])
     for key, values in (("lr", way.lrs), ("threshold", way.thresholds), ("start", way.starts)):
         candidates = [replace(chosen, **{key: value}) for value in values]
@@ -136,7 +136,7 @@ def choose(options: argparse.Namespace, name: str, train_set: Dataset, held_out:
 def tried(options: argparse.Namespace, name: str, settings: Settings, train_set: Dataset, held_out: Dataset) -> float:
     """Strict accuracy on the held-out images of a short training, which the table of settings keeps."""
     table = options.out / f"{stem_of(options)}_settings.csv"
-    way = WAYS[options.neuron][name]
+    way = WAYS[name]
     for row in tables.read_csv(table):
         found = Settings(*(float(row[key]) for key in ("lr", "threshold", "start")))
         if (row["method"], int(row["steps"]), found) == (name, options.tune_steps, settings):
@@ -162,13 +162,12 @@ def shares(point) -> dict[str, str]:
 
 def training_of(options: argparse.Namespace) -> str:
     """The options that a table's trainings share and its name does not say."""
-    decay = f", decay {options.decay:g}" if options.neuron == "lif" else ""
-    return f"{options.data}, batches of {options.batch}, T = {options.T}{decay}"
+    return f"{options.data}, batches of {options.batch}, T = {options.T}"
 
 
 def stem_of(options: argparse.Namespace) -> str:
     """The first part of the tables' names."""
-    return f"compare_methods_{options.net}_{options.width:g}" + ("_lif" if options.neuron == "lif" else "")
+    return f"compare_methods_{options.net}_{options.width:g}"
 
 
 def curves_of(options: argparse.Namespace) -> str:

@@ -39,7 +39,7 @@ class Training:
         self.step, self.cpu_seconds = 0, 0.0
         self.change = round(way.twin * total)  # the first step of the method, after those of the ReLU network
         self.identity = {"settings": vars(settings), "total": total, "way": repr(way), "width": options.width}
-        self.identity |= {key: getattr(self.options, key) for key in ("net", "T", "batch", "decay", "seed")}
+        self.identity |= {key: getattr(self.options, key) for key in ("net", "T", "batch", "seed")}
         saved = self.read()
         if saved is None and way.output == "data" and not self.change:
             self.model.train().fit_output_threshold(self.images[:200])
@@ -116,7 +116,7 @@ class Training:
     def measure(self, images: Dataset, steps: list[int]) -> tuple[list[Point], float | None]:
         """Its points at so many steps, and the ReLU network's accuracy, of ways that have one."""
         curve = points(self.spiking(), images, steps, self.way.method)
-        has_twin = self.way.method not in ("unrolled", "surrogate", "qcfs") and self.options.neuron == "if"
+        has_twin = self.way.method not in ("unrolled", "qcfs")
         return curve, ann_accuracy(self.model.ann, images) if has_twin else None
 
     @property

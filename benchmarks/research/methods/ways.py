@@ -55,33 +55,23 @@ AUTHORS_WAY = Way("proxy", "--preset authors-fashion", (1e-4,), thresholds=(2.0,
 UNROLLED = Way(
     "unrolled", "--T 4 --reset soft --batch-norm always", thresholds=(1.0, 0.5), starts=(0.0, 0.5), output="after"
 )
-LEAKY = Way("", "--neuron lif --reset hard --batch-norm always", thresholds=(1.0,), output="same")
 PROXY = Way("proxy")
 UNBOUNDED = replace(PROXY, method="unbounded proxy")
 REPAIRED = replace(PROXY, starts=(0.5, 0.0), pool="rates", statistics_of="means")
 WAYS = {
-    "if": {
-        "conversion": Way("ann", convert={}, output="same"),
-        "qcfs": Way("qcfs", convert={"v_init": 0.5}, output="same"),
-        AUTHORS: AUTHORS_WAY,
-        f"{AUTHORS} with statistics of each step": replace(AUTHORS_WAY, each_step=True),
-        "proxy": REPAIRED,
-        "proxy, outputs unbounded": replace(REPAIRED, method=UNBOUNDED.method),
-        "proxy, statistics of steps": replace(REPAIRED, method=UNBOUNDED.method, statistics_of="steps"),
-        "proxy, spikes pooled": UNBOUNDED,
-        "tandem": replace(REPAIRED, method="tandem"),
-        TWIN_FIRST: replace(REPAIRED, twin=0.5),
-        "bptt": replace(UNROLLED, loss="mean-cross-entropy"),
-        "tet": replace(UNROLLED, loss="step-cross-entropy"),
-    },
-    "lif": {
-        name: replace(LEAKY, method=method)
-        for name, method in (
-            ("proxy", "proxy"), ("clipped relu twin", "clipped relu twin"), ("relu twin", "relu twin"),
-            ("tandem", "tandem"), ("surrogate", "surrogate"),
-        )
-    },
-}  # fmt: skip
+    "conversion": Way("ann", convert={}, output="same"),
+    "qcfs": Way("qcfs", convert={"v_init": 0.5}, output="same"),
+    AUTHORS: AUTHORS_WAY,
+    f"{AUTHORS} with statistics of each step": replace(AUTHORS_WAY, each_step=True),
+    "proxy": REPAIRED,
+    "proxy, outputs unbounded": replace(REPAIRED, method=UNBOUNDED.method),
+    "proxy, statistics of steps": replace(REPAIRED, method=UNBOUNDED.method, statistics_of="steps"),
+    "proxy, spikes pooled": UNBOUNDED,
+    "tandem": replace(REPAIRED, method="tandem"),
+    TWIN_FIRST: replace(REPAIRED, twin=0.5),
+    "bptt": replace(UNROLLED, loss="mean-cross-entropy"),
+    "tet": replace(UNROLLED, loss="step-cross-entropy"),
+}
 
 
 @dataclass(frozen=True)
@@ -98,8 +88,6 @@ def settings_of(way: Way, options: Namespace, seed: int) -> Namespace:
     given = f"{way.options} --net {options.net} --seed {seed}"
     if "--preset" not in way.options:  # which says what its authors took
         given = f"--preset plain --T {options.T} --batch {options.batch} {given}"
-    if "--neuron lif" in way.options:
-        given += f" --decay {options.decay}"
     parsed = train_options.parse(shlex.split(given))
     parsed.loss = way.loss or parsed.loss
     return parsed
@@ -109,9 +97,8 @@ def make(way: Way, settings: Settings, given: Namespace, width: float) -> pk.Pro
     """The network with random weights, of the seed in ``given``."""
     torch.manual_seed(given.seed)
     v_reset = 0.0 if given.reset == "hard" else None
-    decay = given.decay if given.neuron == "lif" else None
     make_net = nets.TRAINABLE[given.net]
-    net = make_net(settings.threshold, v_reset, decay=decay, width=width, linear_norm=way.linear_norm, pool=way.pool)
+    net = make_net(settings.threshold, v_reset, width=width, linear_norm=way.linear_norm, pool=way.pool)
     if way.each_step:
         normalise_each_step(net)
     net = net.to(memory_format=torch.channels_last)

@@ -58,16 +58,14 @@ def test_the_network_that_is_converted_is_the_twin(generator, batch_norm, clip):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("neuron", ["if", "lif"])
-def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
-    arguments += ["--neuron", neuron]
-    stem, names = "compare_methods_tiny_1" + "_lif" * (neuron == "lif"), ways.WAYS[neuron]
+def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys):
+    stem = "compare_methods_tiny_1"
     compare_methods.main([*arguments, "--stop-at", "2"])
     compare_methods.main(arguments)  # goes on
     folder = tmp_path / "results"
     rows = list(csv.DictReader((folder / f"{stem}_1_epochs.csv").open()))
-    assert {row["method"] for row in rows} == set(names)
-    for name in names:
+    assert {row["method"] for row in rows} == set(ways.WAYS)
+    for name in ways.WAYS:
         of_it = [row for row in rows if row["method"] == name]
         last = "1" if name.startswith(ways.AUTHORS) else "4"  # whose batches are its own
         assert list(dict.fromkeys(row["step"] for row in of_it)) == ([last] if last == "1" else ["1", "2", "4"])
@@ -75,7 +73,7 @@ def test_all_methods_leave_rows_and_a_plot(arguments, tmp_path, capsys, neuron):
         for row in of_it:
             assert 0 <= float(row["strict"]) <= float(row["lenient"]) <= 1 and 0 <= float(row["potential"]) <= 1
     tried = list(csv.DictReader((folder / f"{stem}_settings.csv").open()))
-    for name, way in names.items():
+    for name, way in ways.WAYS.items():
         found = {tuple(row[key] for key in ("lr", "threshold", "start")) for row in tried if row["method"] == name}
         others = sum(len(values) - 1 for values in (way.lrs, way.thresholds, way.starts))
         assert len(found) == others + (others > 0)  # the first of all, and one after the other
@@ -121,12 +119,12 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, m
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("neuron", "name"), [(neuron, name) for neuron, known in ways.WAYS.items() for name in known])
-def test_every_way_goes_on_from_its_checkpoint(arguments, tmp_path, neuron, name):
+@pytest.mark.parametrize("name", ways.WAYS)
+def test_every_way_goes_on_from_its_checkpoint(arguments, tmp_path, name):
     """The weights and moments of an unbroken training, to the bit; what is converted has the thresholds that train."""
-    options = compare_methods.parse_options([*arguments, "--neuron", neuron])
+    options = compare_methods.parse_options(arguments)
     dataset = datasets.in_memory("fashion-mnist", options.root, "train")
-    way = ways.WAYS[neuron][name]
+    way = ways.WAYS[name]
     settings = ways.Settings(way.lrs[-1], way.thresholds[0], way.starts[0])
 
     def trained(stops: list[int], folder: str) -> Training:
@@ -160,8 +158,6 @@ def test_a_training_is_refused_where_another_one_stands(arguments, tmp_path):
     ("options", "message"),
     [
         ("--methods nothing", " proxy,"),
-        ("--methods conversion --neuron lif", "--methods of --neuron lif are proxy, clipped-relu-twin,"),
-        ("--neuron lif --decay -1", "--decay must be within 0 .. 1, got -1.0"),
         ("--net nothing", " small"),
         ("--T 0", "whole number of at least 1"),
         ("--width 0", "--width: expected a number above 0, got 0"),
@@ -191,7 +187,7 @@ def test_a_checkpoint_without_its_time(arguments, tmp_path):
     """As one is that another command wrote."""
     options = compare_methods.parse_options(arguments)
     dataset = datasets.in_memory("fashion-mnist", options.root, "train")
-    given = ways.WAYS["if"]["conversion"], ways.Settings(1e-3, 3.0, 0.0), options, 0, dataset, 4, tmp_path / "one"
+    given = ways.WAYS["conversion"], ways.Settings(1e-3, 3.0, 0.0), options, 0, dataset, 4, tmp_path / "one"
     training = Training(*given)
     training.advance(1)
     path = tmp_path / "one" / checkpoint.STATE
@@ -203,7 +199,7 @@ def test_layers_start_at_a_share_of_their_thresholds(arguments):
     """The last one too, whose threshold is fitted."""
     options = compare_methods.parse_options(arguments)
     dataset = datasets.in_memory("fashion-mnist", options.root, "train")
-    training = Training(ways.WAYS["if"]["proxy"], ways.Settings(1e-3, 3.0, 0.5), options, 0, dataset, 4)
+    training = Training(ways.WAYS["proxy"], ways.Settings(1e-3, 3.0, 0.5), options, 0, dataset, 4)
     layers = [layer for layer in training.model.net if isinstance(layer, pk.layers.Fused)]
     assert [layer.v_init for layer in layers] == [layer.v_threshold / 2 for layer in layers]
     assert layers[0].v_threshold == 3.0 != layers[-1].v_threshold
@@ -215,7 +211,7 @@ def test_outputs_that_may_go_down_without_end(arguments):
     dataset = datasets.in_memory("fashion-mnist", options.root, "train")
     images, gradients = torch.stack([dataset[k][0] for k in range(8)]), {}
     for name in ("proxy", "proxy, outputs unbounded", "tandem"):
-        training = Training(ways.WAYS["if"][name], ways.Settings(1e-3, 1.0, 0.5), options, 0, dataset, 4)
+        training = Training(ways.WAYS[name], ways.Settings(1e-3, 1.0, 0.5), options, 0, dataset, 4)
         outputs = []
 
         def ann(*given, of=training.model.ann, outputs=outputs, **more):
@@ -234,12 +230,12 @@ def test_outputs_that_may_go_down_without_end(arguments):
 def test_the_authors_recipe_is_the_preset():
     """Whatever the comparison asks of the others."""
     options = compare_methods.parse_options(["--T", "8", "--batch", "7"])
-    theirs = ways.settings_of(ways.WAYS["if"][ways.AUTHORS], options, 3)
+    theirs = ways.settings_of(ways.WAYS[ways.AUTHORS], options, 3)
     preset = train_options.parse("--preset authors-fashion --seed 3".split())
     assert theirs == preset and (theirs.T, theirs.batch, theirs.threshold, theirs.lr) == (15, 100, 2.0, 1e-4)
-    others = ways.settings_of(ways.WAYS["if"]["proxy"], options, 3)
+    others = ways.settings_of(ways.WAYS["proxy"], options, 3)
     assert (others.T, others.batch, others.reset) == (8, 7, "soft")
-    assert ways.settings_of(ways.WAYS["if"]["tet"], options, 3).T == 4
+    assert ways.settings_of(ways.WAYS["tet"], options, 3).T == 4
 
 
 def test_statistics_of_each_step(generator):

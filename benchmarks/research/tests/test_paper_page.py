@@ -61,7 +61,7 @@ def test_the_tables_of_methods_are_those_of_the_csvs(name):
 
 def test_methods_are_read_at_the_steps_that_they_were_trained_for():
     options = Namespace(net="paper", T=16, batch=100)
-    for name, way in WAYS["if"].items():
+    for name, way in WAYS.items():
         assert settings_of(way, options, 0).T == report.trained_for(name), name
     assert report.readings(read(LONG))[-5:] == [("bptt", 4), ("bptt", 16), ("tet", 4), ("tet", 16), (AUTHORS, 15)]
 

@@ -95,7 +95,6 @@ def test_the_folder_of_checkpoints(tmp_path, capsys):
         ("train", "--seed 20260101120000", "--seed: expected a whole number within 0 .. 4294967295"),
         ("compare_methods", "--seeds 0,20260101120000", "--seeds: expected a whole number within 0 .. 4294967295"),
         ("compare_methods", "--seeds -1", "expected a whole number within 0 .. 4294967295, got -1"),
-        ("compare_methods", "--decay 0.5", "--decay 0.5 has no effect without --neuron lif"),
         ("redraw", "--results /nowhere", "--results /nowhere is no folder"),
     ],
 )  # fmt: skip

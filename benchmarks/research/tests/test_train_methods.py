@@ -139,22 +139,3 @@ def test_it_learns(generator, method):
     rates = train(images)
     assert (rates[:, 0] > rates[:, 1]).eq(labels == 0).float().mean() > 0.95
     assert set(model.rates) == {"conv1", "linear1"}
-
-
-@pytest.mark.parametrize("clip", [False, True])
-def test_relu_twins_of_leaky_neurons_have_the_gradient_of_relus(x, clip):
-    torch.manual_seed(0)
-    net = nets.build("6C3-P2-5C3-16", 1.0, 0.0, (1, 8, 8), 4, batch_norm=False, decay=0.5)
-    for parameter in net.parameters():
-        parameter.data *= 2
-    model = pk.ProxyNet(net, T, readout="rate")
-    output = train_methods.COMPARED["clipped relu twin" if clip else "relu twin"](model)(x)
-    assert equal(output, model.snn(x)) and output.sum() > 0 and net.conv1.decay == 0.5
-    output.square().sum().backward()
-    activation = (lambda y: F.hardtanh(y, 0.0, 1.0)) if clip else F.relu
-    layers = dict(net.named_children())
-    y = activation(F.conv2d(x, layers["conv1"].weight, layers["conv1"].bias, padding=1))
-    y = activation(F.conv2d(F.max_pool2d(y, 2), layers["conv2"].weight, layers["conv2"].bias, padding=1)).flatten(1)
-    y = activation(F.linear(y, layers["linear1"].weight, layers["linear1"].bias))
-    y = F.linear(y, layers["linear2"].weight, layers["linear2"].bias)
-    assert_gradients(model, swapped(y, model.snn(x)).square().sum())

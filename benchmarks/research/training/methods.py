@@ -1,7 +1,6 @@
 """The ways to train: each takes images and gives the output that the loss is computed on, with its gradient."""
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.training.twin import OutputSwap
-from training.other_twins import ReluProxy
 from training.qcfs import Qcfs
 from training.surrogate import Surrogate
 from training.tandem import Tandem
@@ -50,7 +48,6 @@ class UnboundedProxy(Proxy):
 METHODS = {"ann": Ann, "proxy": Proxy, "tandem": Tandem, "surrogate": Surrogate}
 COMPARED: dict[str, Callable[[pk.ProxyNet], nn.Module]] = METHODS | {  # by compare_methods.py
     "qcfs": Qcfs, "unrolled": Unrolled, "unbounded proxy": UnboundedProxy,
-    "relu twin": partial(ReluProxy, clip=False), "clipped relu twin": partial(ReluProxy, clip=True),
 }  # fmt: skip
 
 
