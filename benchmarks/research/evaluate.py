@@ -3,21 +3,18 @@
     python benchmarks/research/evaluate.py
     python benchmarks/research/evaluate.py \\
         --weights runs/train/paper.safetensors --T 50
-    python benchmarks/research/evaluate.py --precision int8
     python benchmarks/research/evaluate.py --converted
     python benchmarks/research/evaluate.py anytime      early exit
     python benchmarks/research/evaluate.py few-steps    remedies
     python benchmarks/research/evaluate.py sigma-delta  few steps
     python benchmarks/research/evaluate.py energy       against ReLUs
 
-For each file, by default the shipped networks, with float32 weights or as pk.simulate rounds them: accuracy by strict
-argmax after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, the firing
-rate of each layer, the spikes an image, and the ReLU twin's accuracy if the file holds the twin's statistics. With
---converted the spiking network is what pk.convert's default makes of that twin on 1,000 training images; of a twin that
-was trained alone (train.py --method ann) it always is. Writes accuracy_<name>[_converted][_int16|_int8].csv,
-draws accuracy_<name>.png from all, and adds the last step's figures as a row to accuracy.csv. The exit status
-is 1 if a network, with the precision that it was trained with, falls below the accuracy that its file records for the
-test images.
+For each file, by default the shipped networks, with the precision that it was trained with: accuracy by strict argmax
+after t = 1 .. T steps (a tie with the true class is wrong, and so is silence), the share of ties, and the ReLU twin's
+accuracy if the file holds the twin's statistics. With --converted the spiking network is what pk.convert's default
+makes of that twin on 1,000 training images; a twin that was trained alone (train.py --method ann) is always converted.
+Writes accuracy_<name>[_converted].csv, and draws accuracy_<name>.png from both. The exit status is 1 if a network falls
+below the accuracy that its file records for the test images.
 """
 
 import sys
@@ -36,8 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = new_parser(__doc__)
     parser.add_argument("--weights", nargs="+", type=Path, help="files of train.py (default: the shipped ones)")
     parser.add_argument("--T", type=positive, help="steps (default: those that the network was trained for)")
-    text = "of the spiking network's weights"
-    parser.add_argument("--precision", choices=names.PRECISIONS, default="float32", help=text)
     parser.add_argument("--converted", action="store_true", help="simulate the ReLU twin, converted")
     parser.add_argument("--data", choices=sorted(names.DATA), default="fashion-mnist", help="its name")
     parser.add_argument("--root", type=Path, help="folder of the data")

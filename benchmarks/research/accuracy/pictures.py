@@ -28,7 +28,7 @@ def drawers(folder: Path) -> pictures.Drawers:
         "torchvision_rates.csv": torchvision_nets_table.draw,
     }
     for table in sorted(folder.glob("accuracy_*.csv")):
-        if not table.stem.endswith(("_converted", "_int16", "_int8")):  # drawn with the float32 one
+        if not table.stem.endswith("_converted"):  # drawn with the trained one
             found[table.name] = partial(every_step.draw, name=table.stem.removeprefix("accuracy_"))
     for table in sorted(folder.glob("compare_methods_*_[0-9]*.csv")):  # of a net and a width
         if not table.stem.endswith("_settings"):

@@ -12,7 +12,7 @@ from training import relu
 
 RESULTS = checkout.RESULTS
 TABLES = {  # module of a command: options that make it short, and a table that it adds to
-    "evaluate": ("--T 1", "accuracy.csv"),
+    "evaluate": ("--T 1", "accuracy_small.csv"),
     "accuracy.anytime": ("--images 1", None),
     "accuracy.energy": ("--images 1", "energy.csv"),
     "accuracy.few_steps": ("--images 1", None),
@@ -61,9 +61,9 @@ def columns_of(module: str) -> list[str]:
 
 
 def test_curves_of_another_version_are_refused_before_others_are_replaced(tmp_path, capsys):
-    (tmp_path / "accuracy_small_int8.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "accuracy_small_converted.csv").write_text("a,b\n1,2\n")
     message = refused(capsys, "evaluate", f"--weights {checkout.WEIGHTS}/small.safetensors --out {tmp_path}")
-    assert "accuracy_small_int8.csv has other columns" in message
+    assert "accuracy_small_converted.csv has other columns" in message
 
 
 def test_the_folder_of_checkpoints(tmp_path, capsys):
