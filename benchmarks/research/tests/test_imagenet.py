@@ -10,6 +10,7 @@ from images import spikingjelly_network
 from images.network_loop import output_counts
 from images.settling import readings
 from torch import nn
+from torchvision import models
 
 import proxykernels as pk
 
@@ -76,3 +77,13 @@ def test_the_step_loop_knows_what_is_carried_on():
     net = pk.convert(ann(), x)
     counts = output_counts(net, x, 40)
     assert counts.sum() > 20 and (counts != pk.simulate(net, x, 40).count()).float().mean() < 0.1
+
+
+def test_bad_options_of_a_model_are_named(tmp_path):
+    with pytest.raises(SystemExit, match="torchvision has no network 'resnet17'"):
+        imagenet.main(["--model", "resnet17"])
+    with pytest.raises(SystemExit, match="--state-dict must be a file"):
+        imagenet.main(["--model", "resnet18"])
+    torch.save(models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(SystemExit, match="holds no weights of resnet18"):
+        imagenet.main(["--model", "resnet18", "--state-dict", str(tmp_path / "weights.pt")])
