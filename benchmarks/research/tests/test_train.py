@@ -138,18 +138,6 @@ def test_both_networks_keep_their_statistics_after_the_first_epoch(run):
     assert not any(torch.equal(one[key], always[key]) for key in statistics)
 
 
-def test_tensorboard_has_the_figures_of_the_table(run):
-    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    out = run("--init random --epochs 2 --tensorboard")
-    rows = list(csv.DictReader((out / "log.csv").open()))
-    events = tensorboard.EventAccumulator(str(out / "tensorboard"))
-    events.Reload()
-    for key in ("snn", "ann", "loss", "mean_rate"):
-        shown = [(event.step, event.value) for event in events.Scalars(key)]
-        assert shown == [(int(row["step"]), pytest.approx(float(row[key]), rel=1e-5)) for row in rows]
-    assert {"rate/conv1", "rate/linear2"} <= set(events.Tags()["scalars"])
-
-
 def test_an_image_is_changed_by_seed_and_epoch_alone(run):
     dataset, _ = datasets.load("fashion-mnist", run.root, "train")
     augmented = augment(dataset, "shift-mirror-erase", seed=1)

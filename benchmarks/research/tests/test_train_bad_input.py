@@ -38,7 +38,7 @@ def refused(run, options: str, out: str = "out") -> str:
         ("--decay 1.5", "--decay must be within 0 .. 1, got 1.5"),
         ("--neuron nothing", "choose from if, lif"),
         ("--loss nothing", "choose from cross-entropy, mse-count, mse-rate"),
-        ("--preset nothing", "choose from authors-cifar, authors-fashion, plain, recommended"),
+        ("--preset nothing", "choose from authors-fashion, plain, recommended"),
         ("--init nothing", "--init must be random, ann or a file of train.py, got nothing"),
         ("--lr nan", "--lr must be positive, got nan"),
         ("--rate-penalty -1", "--rate-penalty must be at least 0, got -1.0"),

@@ -107,7 +107,7 @@ def test_the_default_preset():
     assert (given.T, given.reset, given.rescale, given.ann_epochs) == (8, "soft", options.RESCALE, 16)
     assert options.parse(["--neuron", "lif"]).rescale == options.parse(["--twin", "relu"]).rescale == 0
     assert options.parse(["--preset", "plain"]).rescale == options.parse(["--preset", "authors-fashion"]).rescale == 0
-    assert options.parse(["--preset", "authors-cifar"]).smoothing == 0
+    assert options.parse(["--preset", "authors-fashion"]).smoothing == 0
 
 
 def test_proxy_from_random_weights_has_defaults_of_its_own():

@@ -1,4 +1,4 @@
-"""What a training run tells: a CSV row and, if asked for, TensorBoard scalars at the end of each epoch."""
+"""What a training run tells: a CSV row at the end of each epoch."""
 
 from pathlib import Path
 
@@ -10,30 +10,14 @@ COLUMNS = ["stage", "epoch", "step", "loss", "snn", "ann", "mean_rate", "cpu_sec
 class Log:
     """Appends to ``folder/log.csv``; ``last`` is the last step that the run keeps: rows of later ones are removed."""
 
-    def __init__(self, folder: Path, last: int, tensorboard: bool):
+    def __init__(self, folder: Path, last: int):
         self.path = folder / "log.csv"
         try:
             self.rows = [row for row in tables.read_csv(self.path) if int(row["step"]) <= last]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} is not a log of train.py ({error!r}); remove it") from error
-        self.writer = _tensorboard(folder, last) if tensorboard else None
 
     def add(self, row: dict) -> None:
         """Write one epoch's figures; ``step`` counts optimizer steps from the start of the run."""
         self.rows.append({key: row.get(key, "") for key in COLUMNS})
         tables.write_csv(self.path, COLUMNS, self.rows)
-        if self.writer is not None:
-            for key, value in row.items():
-                if isinstance(value, float):
-                    self.writer.add_scalar(key, value, row["step"])
-            for name, rate in row["rates"].items():
-                self.writer.add_scalar(f"rate/{name}", rate, row["step"])
-            self.writer.flush()
-
-
-def _tensorboard(folder: Path, last: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise SystemExit(f"--tensorboard needs the package tensorboard: pip install tensorboard ({error})") from error
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=last + 1)

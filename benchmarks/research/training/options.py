@@ -7,12 +7,12 @@ from pathlib import Path
 from common import names
 from common.printed import Help, seed
 
-# Of the paper's notebook (Fashion-MNIST) and of a re-implementation (CIFAR-10); what differs:
-# docs/recipes.md#the-authors-settings.
+# The settings of the paper's notebook; what differs: docs/recipes.md#the-authors-settings.
 AUTHORS = {
     "method": "proxy", "init": "random", "loss": "mse-count", "target": 1.0, "twin": "relu", "rate_penalty": 0.0,
     "schedule": "constant", "lr": 1e-4, "betas": (0.8, 0.99), "batch": 100, "epochs": 100, "batch_norm": "first-epoch",
-    "reset": "hard", "precision": "float32", "snn_precision": "float32",
+    "reset": "hard", "precision": "float32", "snn_precision": "float32", "data": "fashion-mnist", "net": "paper",
+    "T": 15, "threshold": 2.0, "weight_decay": 1e-6, "eps": 1e-8, "augment": "authors",
 }  # fmt: skip
 # From random weights to a network that is right after few steps: docs/recipes.md says what each option is for.
 RECOMMENDED = {
@@ -26,16 +26,7 @@ FROM_RANDOM = {
     "linear_norm": True, "threshold": 3.0, "output_threshold": "data", "lr": 1e-3,
     "pool": "rates", "statistics": "means", "start": 0.5,
 }  # fmt: skip
-PRESETS = {
-    "recommended": RECOMMENDED,
-    "plain": {},
-    "authors-fashion": AUTHORS
-    | {"data": "fashion-mnist", "net": "paper", "T": 15, "threshold": 2.0, "weight_decay": 1e-6}
-    | {"eps": 1e-8, "augment": "authors"},
-    "authors-cifar": AUTHORS
-    | {"data": "cifar10", "net": "cifar10", "T": 60, "threshold": 3.0, "weight_decay": 1e-5}
-    | {"eps": 1e-7, "loss": "mse-rate", "augment": "shift-mirror"},
-}
+PRESETS = {"recommended": RECOMMENDED, "plain": {}, "authors-fashion": AUTHORS}
 
 
 def parse(arguments: list[str] | None = None, doc: str = "") -> argparse.Namespace:
@@ -144,7 +135,6 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--seed", type=seed, default=0, help="of weights, batches and random changes")
     add("--out", type=Path, default=Path("runs/train"), help="folder of weights, checkpoint and logs")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")
-    add("--tensorboard", action="store_true", help="write events for TensorBoard too")
     return parser
 
 

@@ -105,7 +105,7 @@ class Run:
             folder.clean(self.options.out)
             # An epoch that ended, but was not measured to the end, will be measured again.
             last = self.place.done - (self.place.step > 0)
-            self.log = Log(self.options.out, last, self.options.tensorboard)
+            self.log = Log(self.options.out, last)
         with self.termination:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
@@ -291,5 +291,5 @@ def clocks() -> dict[str, float]:
 
 def identity(options: Namespace) -> dict:
     """The options that a resumed run must share with the one that wrote its checkpoint; the epochs may be others."""
-    free = {"out", "resume", "tensorboard", "root", "device", "preset", "epochs", "ann_epochs"}
+    free = {"out", "resume", "root", "device", "preset", "epochs", "ann_epochs"}
     return {key: value for key, value in sorted(vars(options).items()) if key not in free}
