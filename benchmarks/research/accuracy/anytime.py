@@ -1,16 +1,16 @@
 """What accuracy costs, in steps and in energy: every number of steps of a run, and early exit at several margins.
 
     python benchmarks/research/evaluate.py anytime
-    python benchmarks/research/evaluate.py anytime --net paper --images 2000 \\
+    python benchmarks/research/evaluate.py anytime --images 2000 \\
         --networks trained-by-proxy,converted-calibrated
 
-The shipped network, which was trained by proxy, against its ReLU twin, converted by each method. Fixed steps: one run
-of --longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of
+The shipped small network, which was trained by proxy, against its ReLU twin, converted by each method. Fixed steps: one
+run of --longest steps, read at up to 18 of them. Early exit: an image stops when its first class leads by a margin of
 spikes, looked at every --chunk steps, at most --exit-steps. Operations are SynOps an image, energy is the estimate made
 of them (pk.running.synops: 45 nm, memory not counted), and the ReLU network's is that of its multiplications, those
 with 0 left out. What the margin costs and saves is in evaluate.py energy, where held-out images choose it.
 
-Writes anytime_<net>.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.
+Writes anytime_small.csv and .png. Accuracy is strict: a tie is wrong, and so is silence.
 """
 
 import argparse
@@ -28,7 +28,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser = new_parser(__doc__)
-    parser.add_argument("--net", choices=sorted(names.NETS), default="small", help="network")
     parser.add_argument("--networks", type=some_of(names.ANYTIME), help=f"of {shown(names.ANYTIME)}; default: all")
     parser.add_argument("--images", type=positive, default=10_000, help="test images, the first ones")
     parser.add_argument("--longest", type=positive, default=256, help="most steps without early exit")

@@ -41,9 +41,9 @@ def run(options: argparse.Namespace) -> None:
         images, labels = fashion_mnist("test", options.root)
         calibration = fashion_mnist("train", options.root)[0][:CALIBRATION_IMAGES]
     dataset = TensorDataset(images[: options.images], labels[: options.images])
-    table = options.out / f"anytime_{options.net}.csv"
-    print(heading(f"{options.net} net", f"{len(dataset)} test images of Fashion-MNIST", table))
-    ann, networks = make_networks(options.net, calibration)
+    table = options.out / "anytime_small.csv"
+    print(heading("small net", f"{len(dataset)} test images of Fashion-MNIST", table))
+    ann, networks = make_networks(calibration)
     rows = [relu_row(ann, dataset)]
     for name in options.networks or networks:
         rows += fixed_rows(name, networks[name], dataset, options.longest)
@@ -51,13 +51,13 @@ def run(options: argparse.Namespace) -> None:
             rows += [exit_row(name, networks[name], margin, dataset, options) for margin in MARGINS]
             report(name, [row for row in rows if row["network"] == name])
         write_csv(table, COLUMNS, rows)  # so far
-    draw(options.out, options.net)
+    draw(options.out)
     print(f"wrote {table} and .png")
 
 
-def make_networks(net: str, calibration: Tensor) -> tuple[nn.Module, dict[str, nn.Module]]:
+def make_networks(calibration: Tensor) -> tuple[nn.Module, dict[str, nn.Module]]:
     """The ReLU twin of the shipped network, and by the names of their lines that network and the twin converted."""
-    model, _, _ = twins.load(nets.shipped()[net], nets.NETS[net])
+    model, _, _ = twins.load(nets.shipped()["small"], nets.NETS["small"])
     ann = relu_network(model)
     converted = {name: pk.convert(ann, calibration, **remedy) for name, remedy in CONVERSIONS.items()}
     return ann, {PROXY: model.net} | converted
@@ -122,9 +122,9 @@ def report(name: str, rows: list[dict]) -> None:
     )
 
 
-def draw(folder: Path, net: str) -> None:
+def draw(folder: Path) -> None:
     """Accuracy against steps and against energy: EXITS, each with early exit and without, from the table."""
-    rows = read_csv(folder / f"anytime_{net}.csv", COLUMNS)
+    rows = read_csv(folder / "anytime_small.csv", COLUMNS)
     figure, panels = figures.new_figure(5.4, 2, sharey=True)
     relu_row = next(row for row in rows if row["network"] == RELU)
     accuracy, energy = 100 * float(relu_row["accuracy"]), float(relu_row["microjoules"])
@@ -143,9 +143,9 @@ def draw(folder: Path, net: str) -> None:
     panels[0].set(ylim=(LEAST_SHOWN, 100), xlabel="steps, mean of the images", ylabel="right (a tie is wrong), %")
     panels[1].set_xlabel("energy of the arithmetic, estimated, µJ an image\n(star: the ReLU network, zeros skipped)")
     figures.legend(figure, panels[0], columns=2)
-    where = f"{net} network, {rows[0]['images']} test images of Fashion-MNIST; below {LEAST_SHOWN} % is left out"
+    where = f"small network, {rows[0]['images']} test images of Fashion-MNIST; below {LEAST_SHOWN} % is left out"
     figures.title(figure, sentence(rows), where)
-    save_figure(folder / f"anytime_{net}.png", figure)
+    save_figure(folder / "anytime_small.png", figure)
 
 
 def _line(name: str, exits: bool) -> dict:

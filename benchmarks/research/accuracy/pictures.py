@@ -20,8 +20,7 @@ def run(options: argparse.Namespace) -> None:
 def drawers(folder: Path) -> pictures.Drawers:
     """What draws each table, by the tables' names; those that there are may be fewer."""
     found: pictures.Drawers = {
-        "anytime_paper.csv": partial(anytime_table.draw, net="paper"),
-        "anytime_small.csv": partial(anytime_table.draw, net="small"),
+        "anytime_small.csv": anytime_table.draw,
         "few_steps_sigma_delta.csv": sigma_delta_picture.draw,
         "recipes.csv": recipes_table.draw,
         "train_events_time.csv": events.draw,

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from accuracy import anytime, anytime_table
-from common.printed import written
 from images import torchvision_nets, torchvision_nets_table
 
 import proxykernels as pk
@@ -78,19 +77,6 @@ def test_anytime(tmp_path, capsys, few_images):
     better = {"margin": "2", "steps": "9", "accuracy": "0.99", "microjoules": "1"}
     anytime_table.report("mine", [{"margin": "", "steps": "8", "accuracy": "0.9", "microjoules": "1"}, better])
     assert "no fixed number of steps reaches that" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_anytime_of_the_papers_network(tmp_path, monkeypatch, few_images):
-    monkeypatch.setattr(anytime_table, "EXITS", ())
-    names = [anytime_table.PROXY, anytime_table.DEFAULT]
-    anytime.main(
-        [*f"--net paper --images 4 --longest 1 --out {tmp_path} --networks".split(), ",".join(map(written, names))]
-    )
-    relu, *spiking = rows(tmp_path / "anytime_paper.csv")
-    dense = 82**2 * 128 * (1 + 128) + 40**2 * 128 * 128 + 7**2 * 128 * 2560 + 2560 * 1152 + 1152 * 256 + 256 * 10
-    assert 0 < float(relu["synops"]) < dense / 2 and relu["network"] == anytime_table.RELU and not relu["steps"]
-    assert [row["network"] for row in spiking] == names
 
 
 def test_a_line_that_is_not_there_is_named(capsys):
