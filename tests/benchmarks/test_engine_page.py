@@ -1,4 +1,4 @@
-"""docs/engine.md and README say what engine_times.csv holds; where they do not, the failure has the lines to put in."""
+"""docs/engine.md says what engine_times.csv holds; where it does not, the failure has the lines to put in."""
 
 import pytest
 from common.checkout import RESULTS
@@ -6,7 +6,7 @@ from common.tables import read_csv
 from speed import layer_table, levels
 
 DOCS = RESULTS.parents[1]
-PAGE, README = (DOCS / "docs" / "engine.md").read_text(), (DOCS / "README.md").read_text().replace("\n", " ")
+PAGE = (DOCS / "docs" / "engine.md").read_text()
 ROWS, LAYERS = read_csv(RESULTS / "engine_times.csv"), read_csv(RESULTS / "engine_layers.csv")
 NAMES = {"small": "small", "paper": "the paper's"}
 TIMES = "changing_ms", "paused_ms"
@@ -85,19 +85,3 @@ def test_the_accuracies_of_the_relu_networks():
         right = {row["contender"]: row["right"] for row in ROWS if row["net"] == net and row["contender"] in RELU}
         text = f"{name} {right[RELU[0]]} % ({right[RELU[2]]} in int8)"
         assert text in PAGE.replace("\n", " "), text
-
-
-def test_what_readme_says_of_engines():
-    """Of single images, and of steps after which trained networks are right."""
-    for time, text in zip(TIMES, ("{} to {} times as fast as", "{} to {} times after a pause"), strict=True):
-        good = [
-            rows
-            for rows in measurements("trained")
-            if rows["engine"]["batch"] == "1" and int(rows["engine"]["T"]) >= 16
-        ]
-        ratios = [loop(rows, time) / float(rows["engine"][time]) for rows in good]
-        text = text.format(f"{min(ratios):.0f}", f"{max(ratios):.0f}")
-        assert len(ratios) == 4 and text in README, text
-    right = [float(rows["engine"]["right"]) for rows in good]
-    text = f"{min(right):.1f} to {max(right):.1f} % of the test images are right"
-    assert text in README, text

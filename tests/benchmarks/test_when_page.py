@@ -119,13 +119,14 @@ def test_what_other_pages_cite():
     readme, few_steps = ((root / name).read_text().replace("\n", " ") for name in ("README.md", "docs/few_steps.md"))
     level = levels.first_level(rows, levels.IF, "float32")
     float32, int8 = levels.passes(rows, level).values()
-    text = f"has {level['right']} % right in {level['T']} steps and its ReLU network {levels.reference(rows):.2f} %: "
-    text += f"one image takes {float32:.2f} of OpenVINO's pass in float32, and {int8:.1f} times its pass in int8"
+    right, T = level["right"], level["T"]
+    text = f"classifies {right} % of the test images correctly in {T} steps; its ReLU network "
+    text += f"{levels.reference(rows):.2f} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and {int8:.1f} of its int8 pass"
     assert text in readme, text
     assert f"{float32:.2f} of the float32 pass and {int8:.1f} of the int8 pass at T = {level['T']}" in few_steps
     level = levels.first_level(rows, levels.EARLY, "int8")
     passes = " and ".join(f"{share:.2f}" for share in levels.passes(rows, level).values())
-    assert f"with int8 weights and early exit, {level['right']} % right, {passes}." in readme
+    assert f"With int8 weights and early exit, at {level['right']} %, it takes {passes}." in readme
 
 
 def rows_of(net: str, times: dict[str, str]) -> levels.Rows:
