@@ -120,8 +120,11 @@ def test_what_other_pages_cite():
     level = levels.first_level(rows, levels.IF, "float32")
     float32, int8 = levels.passes(rows, level).values()
     right, T = level["right"], level["T"]
-    text = f"classifies {right} % of the test images correctly in {T} steps; its ReLU network "
-    text += f"{levels.reference(rows):.2f} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and {int8:.1f} of its int8 pass"
+    text = (
+        f"classifies {right} % of the test images correctly in {T} steps; its ReLU network "
+        f"{levels.reference(rows):.2f} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and {int8:.1f} "
+        "of its int8 pass"
+    )
     assert text in readme, text
     assert f"{float32:.2f} of the float32 pass and {int8:.1f} of the int8 pass at T = {level['T']}" in few_steps
     level = levels.first_level(rows, levels.EARLY, "int8")
