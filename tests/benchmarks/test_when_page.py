@@ -122,8 +122,8 @@ def test_what_other_pages_cite():
     right, T = level["right"], level["T"]
     text = (
         f"classifies {right} % of the test images correctly in {T} steps; its ReLU network "
-        f"{levels.reference(rows):.2f} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and {int8:.1f} "
-        "of its int8 pass"
+        f"{levels.reference(rows):.2f} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and "
+        f"{int8:.1f} of its int8 pass"
     )
     assert text in readme, text
     assert f"{float32:.2f} of the float32 pass and {int8:.1f} of the int8 pass at T = {level['T']}" in few_steps
