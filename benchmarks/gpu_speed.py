@@ -35,7 +35,10 @@ def main(arguments: list[str] | None = None) -> None:
         f"{Path(sys.argv[0]).name} {name}", description=module.__doc__, formatter_class=Help
     )
     module.add_options(parser)
-    module.run(parser.parse_args(arguments[1:]))
+    options = parser.parse_args(arguments[1:])
+    if getattr(options, "dry_run", False):
+        module = importlib.import_module("gpu.dry_run")
+    module.run(options)
 
 
 if __name__ == "__main__":

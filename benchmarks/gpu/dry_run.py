@@ -4,6 +4,7 @@ Each part is a call, sizes are tiny, and Triton's interpreter runs the kernels o
 launches alone are made. So a mistake in the command is found before anybody has a card for an hour.
 """
 
+import argparse
 import contextlib
 import os
 import subprocess
@@ -35,6 +36,14 @@ class Event:
         return MS
 
 
+def run(options: argparse.Namespace) -> None:
+    """What measure.py does, on a GPU that is not there."""
+    from gpu import measure
+
+    with pretended():
+        measure.run(options)
+
+
 @contextlib.contextmanager
 def pretended(name: str = NAME) -> Iterator[Any]:
     """torch and the library believe in a GPU of this name; gives the card (pretend_gpu.Card)."""
@@ -48,7 +57,6 @@ def pretended(name: str = NAME) -> Iterator[Any]:
         import pytest
     except ModuleNotFoundError:
         sys.exit('--dry-run needs what tests need; install it by `pip install -e ".[dev]"`')
-    import gpu_speed
     from pretend_gpu import pretend_gpu
 
     from gpu import kernel_speed, measure, parts, rivals, timing, tools
@@ -57,7 +65,9 @@ def pretended(name: str = NAME) -> Iterator[Any]:
         card.executes = "self-check" in arguments  # the interpreter takes minutes for more
         try:
             with log.open("a") as file, contextlib.redirect_stdout(file):
-                gpu_speed.main(arguments)
+                parser = argparse.ArgumentParser()
+                parts.add_options(parser)
+                parts.run(parser.parse_args(arguments[1:]))  # behind the word "part"
         except SystemExit as end:
             return int(end.code or 0)
         except Exception:  # of any kind, which would end the child alone

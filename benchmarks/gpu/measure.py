@@ -55,15 +55,6 @@ SAMPLE_MS, REASONS = 100, "clocks_throttle_reasons.active"  # between two looks 
 
 def run(options: argparse.Namespace) -> None:
     """All parts, each in a process of its own: an error that the driver keeps ends that process alone."""
-    if not options.dry_run:
-        measure(options)
-    from gpu.dry_run import pretended
-
-    with pretended():
-        measure(options)
-
-
-def measure(options: argparse.Namespace) -> None:
     import torch  # here, so that --help is quick
 
     if not torch.cuda.is_available():

@@ -8,14 +8,10 @@ EARLY, TOGETHER, inputs].
 A layout is linear (triton: include/triton/Tools/LinearLayout.h): each bit of a number's place, that is of the register,
 the lane and the warp that hold it, has a basis, the coordinates that it adds to the number's. A thread packs numbers of
 consecutive registers.
-
-    python -m gpu.operand_layouts sm_90 ...        in benchmarks/; one JSON object a convolution and line
 """
 
 import ast
-import json
 import re
-import sys
 from collections.abc import Iterator
 from math import log2
 
@@ -82,40 +78,3 @@ def is_of_one_step(bases: Bases | None, pack: int) -> bool:
         return True
     later, others = registers[2], [*registers[:2], *registers[3:], *bases["lane"], *bases["warp"]]
     return later == [0, 0, 8, 0] and not any(basis[STEP] & 8 for basis in others)
-
-
-# Pixels, input and output channels, and output: the largest blocks at 32, 16 and 4 steps, and the smallest ones.
-LAYERS = (
-    *((100352, 128, 128, output) for output in ("words", "words-16", "words-4")),
-    *((1, 128, 32, output) for output in ("words", "words-4")),
-    (1, 3, 16, "words"),
-)
-
-
-def convolutions(target: str) -> list[str]:
-    """1 x 1 convolutions of each product that a target has, with its largest and its smallest operands."""
-    from gpu.variants import PRODUCTS, is_launched, output_and_steps
-
-    return [
-        f"{pixels}-{C}-{C_out}-1-1/{products}/hard/{output}"
-        for products in PRODUCTS
-        for pixels, C, C_out, output in LAYERS
-        if is_launched(target, products, output_and_steps(output)[1])
-    ]
-
-
-def read(target: str, convolution: str) -> dict:
-    """:func:`operands` of a target's convolution, if it had the short code."""
-    import triton
-
-    from gpu import compile_variants
-
-    source, options = compile_variants.convolution(target, *convolution.split("/"), ONE_STEP=True)
-    found = {"target": target, "convolution": convolution, "triton": triton.__version__}
-    return found | operands(compile_variants.gpu_ir(target, source, options))
-
-
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        for convolution in convolutions(name):
-            print(json.dumps(read(name, convolution)), flush=True)

@@ -20,7 +20,9 @@ from common.printed import add_out
 from common.tables import read_csv, write_csv
 from rich.console import Console
 
+from gpu import compile_variants, operand_layouts
 from gpu.tritons import FOLDER, TRITONS, environment, installed
+from gpu.variants import PRODUCTS, is_launched, output_and_steps
 
 TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121")
 COLUMNS = ["triton", "target", "convolutions", "packed", "of_one_step", "code", "other_layout"]
@@ -53,8 +55,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_in_child(target: str, triton: Path | None, cache: Path) -> Iterator[dict]:
-    """What operand_layouts.py reads of a target's convolutions, by the Triton of a folder."""
-    command = [sys.executable, "-m", "gpu.operand_layouts", target]
+    """:func:`read` for all of a target's convolutions, in a process with the Triton of a folder."""
+    command = [sys.executable, "-m", "gpu.operand_report", target]
     with subprocess.Popen(command, env=environment(triton, cache), stdout=subprocess.PIPE, text=True) as child:
         yield from map(json.loads, child.stdout)
     if child.returncode:
@@ -80,3 +82,35 @@ def to_row(version: str, target: str, records: list[dict]) -> dict:
 def place(row: dict) -> tuple[int, int]:
     """Of a row in the table."""
     return TRITONS.index(row["triton"]), TARGETS.index(row["target"])
+
+
+# Pixels, input and output channels, and output: the largest blocks at 32, 16 and 4 steps, and the smallest ones.
+LAYERS = (
+    *((100352, 128, 128, output) for output in ("words", "words-16", "words-4")),
+    *((1, 128, 32, output) for output in ("words", "words-4")),
+    (1, 3, 16, "words"),
+)
+
+
+def convolutions(target: str) -> list[str]:
+    """1 x 1 convolutions of each product that a target has, with its largest and its smallest operands."""
+    return [
+        f"{pixels}-{C}-{C_out}-1-1/{products}/hard/{output}"
+        for products in PRODUCTS
+        for pixels, C, C_out, output in LAYERS
+        if is_launched(target, products, output_and_steps(output)[1])
+    ]
+
+
+def read(target: str, convolution: str) -> dict:
+    """What operand_layouts.py reads of a target's convolution, if it had the short code."""
+    import triton
+
+    source, options = compile_variants.convolution(target, *convolution.split("/"), ONE_STEP=True)
+    found = {"target": target, "convolution": convolution, "triton": triton.__version__}
+    return found | operand_layouts.operands(compile_variants.gpu_ir(target, source, options))
+
+
+if __name__ == "__main__":  # the child process of read_in_child
+    for convolution in convolutions(sys.argv[1]):
+        print(json.dumps(read(sys.argv[1], convolution)), flush=True)

@@ -129,8 +129,8 @@ def test_the_kernels_list_is_the_table():
 def test_layouts_of_the_triton_that_is_installed(target, tmp_path):
     """One convolution of each target: its layouts are what the list says, and the kernel's code is right in them."""
     triton = pytest.importorskip("triton")
-    script = f"from gpu import operand_layouts as layouts; import json; target = {target!r}\n"
-    script += "print(json.dumps(layouts.read(target, layouts.convolutions(target)[0])))"
+    script = f"from gpu import operand_report as report; import json; target = {target!r}\n"
+    script += "print(json.dumps(report.read(target, report.convolutions(target)[0])))"
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment(None, tmp_path), capture_output=True, text=True, check=True
     )
