@@ -23,7 +23,7 @@ from common.printed import add_out, new_parser, shown, some_of
 
 NETS = ("resnet18", "resnet50", "vgg16_bn")
 PARTS = ("equality", "rates", "speed")
-STEPS = (8, 16, 32, 64, 128, 256, 512, 1024)
+LONGEST = 1024
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=32, help="pixels along an image's side (at least 32)")
     parser.add_argument("--batch", type=int, default=4, help="images that are simulated")
     parser.add_argument("--T", type=int, default=64, help="steps for equality and speed")
-    parser.add_argument("--longest", type=int, default=STEPS[-1], help="steps for the rates")
+    parser.add_argument("--longest", type=int, default=LONGEST, help="steps for the rates")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each")
     add_out(parser, "the tables")
     options = parser.parse_args(arguments)

@@ -16,10 +16,10 @@ from torchvision import models
 
 import proxykernels as pk
 from images.network_loop import output_counts
-from images.torchvision_nets import STEPS
 from proxykernels import samples
 
 METHODS = ("max", "percentile")
+STEPS = (8, 16, 32, 64, 128, 256, 512, 1024)  # at which rates are read
 CALIBRATION_IMAGES = 32
 WEIGHT_GRID, IMAGE_GRID = 2**-8, 2**-4  # sums of some thousand weights times pixels have under 24 bits
 DRAWN = ("net", "method", "T", "relative_error", "images", "size")

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 import proxykernels as pk
 from proxykernels.training.twin import OutputSwap
 from training.qcfs import Qcfs
-from training.surrogate import Surrogate
 from training.tandem import Tandem
-from training.unrolled import Unrolled
+from training.through_time import Surrogate, Unrolled
 
 LOGIT_SCALE = 10.0  # cross-entropy sees rates between 0 and 1 as logits between 0 and 10
 
