@@ -10,7 +10,9 @@ import os
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Protocol
 
@@ -28,7 +30,19 @@ from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
 
-__all__ = ["PERIODS", "Backend", "CpuBackend", "GpuBackend", "backend_of", "cpu_backend", "fingerprint", "gpu_backend"]
+__all__ = [
+    "PERIODS",
+    "Backend",
+    "CpuBackend",
+    "GpuBackend",
+    "backend_of",
+    "cpu_backend",
+    "fingerprint",
+    "gpu_backend",
+    "reference_backend",
+    "reference_is_asked",
+    "use_reference",
+]
 
 
 class Backend(Protocol):
@@ -225,8 +239,44 @@ class GpuBackend(Backend, Protocol):
         """if_conv2d: its words, their OR over windows of 2 x 2 (of an even output), its potentials."""
 
 
+_asked: ContextVar[bool] = ContextVar("use_reference", default=False)
+reference_is_asked = _asked.get  # whether use_reference is in force
+
+
+@contextmanager
+def use_reference() -> Iterator[None]:
+    """Run layers by the reference code: ``with pk.use_reference(): y = net(x)``.
+
+    Every layer, net(x) and :func:`simulate` that this thread calls inside compute what kernels/reference.py defines,
+    step by step in plain torch, on a CPU without any C++; :func:`compile` refuses. It is slow, and serves to compare:
+    spikes (T, N, ...) are those of the kernels, bit for bit where sums of weights are exact in float32. Neurons that
+    are written in Python (:class:`neurons.AnyNeuron`) need it not, and give no warning inside.
+
+    Raises:
+        ModuleNotFoundError: a tensor is on a GPU, where spikes are packed by Triton, and Triton is not installed.
+    """
+    before = _asked.set(True)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+@cache
+def reference_backend(device: str) -> Backend:
+    """The reference code on the packed spikes of a type of device."""
+    if device == "cpu":
+        return Fallback("the reference code")
+    gpu_backend()  # or says what is missing
+    from .gpu.reference import REFERENCE
+
+    return REFERENCE
+
+
 def backend_of(device: str) -> Backend:
     """The backend of a type of device, "cpu" or "cuda"."""
+    if reference_is_asked():
+        return reference_backend(device)
     return cpu_backend() if device == "cpu" else gpu_backend()
 
 

@@ -4,7 +4,8 @@ A new model is a line in MODELS, as in cpu/src/models.h, and a step in reference
 gpu/neuron_steps.py. Operators and kernels take any of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -18,15 +19,17 @@ class Model(NamedTuple):
         states: values that a neuron keeps from step to step, the potential first.
         channels: the parameters that each channel has a value of, the threshold first.
         scalars: the parameters that all neurons share.
+        step: of a model that is written in Python only, called as those in reference.py; None: every kernel has it.
     """
 
     states: int
     channels: tuple[str, ...]
     scalars: tuple[str, ...]
+    step: Callable | None = None
 
 
 # Where a model has two resets, "hard" comes first: it has v_reset, and "soft" has not.
-MODELS = {
+MODELS: Mapping[str, Model] = MappingProxyType({
     "HardReset": Model(1, ("theta",), ("v_reset",)),
     "SoftReset": Model(1, ("theta",), ()),
     "LeakyHardReset": Model(1, ("theta", "decay"), ("v_reset", "v_rest")),
@@ -38,7 +41,25 @@ MODELS = {
     "RefractoryHardReset": Model(2, ("theta", "decay"), ("v_reset", "v_rest", "refractory")),
     "RefractorySoftReset": Model(2, ("theta", "decay"), ("v_rest", "refractory")),
     "LoihiHardReset": Model(2, ("theta", "decay", "current_decay", "v_bias"), ("v_reset",)),
-}
+})  # fmt: skip
+IN_PYTHON: dict[str, Model] = {}  # models with a step in Python, by names of their own; they run by the reference code
+
+
+def about(model: str) -> Model:
+    """What a model's neurons take and keep.
+
+    Raises:
+        ValueError: no neuron of this process has that model.
+    """
+    found = MODELS.get(model) or IN_PYTHON.get(model)
+    if found is None:
+        raise ValueError(
+            f"the neuron model {model!r} is not known here; give its class, a subclass of pk.neurons.AnyNeuron, a "
+            "method step(self, state, current, fire), or add the model to the package as CONTRIBUTING.md says"
+        )
+    return found
+
+
 SCHEMA = "str model, Tensor channels, float[] scalars"  # of a Neuron's fields, in an operator's schema
 
 
@@ -46,7 +67,7 @@ class Neuron(NamedTuple):
     """What a step of a layer's neurons needs besides their states and currents.
 
     Attributes:
-        model: a name in MODELS.
+        model: a name in MODELS or IN_PYTHON.
         channels: float32 [parameters of a channel, C], in the model's order.
         scalars: in the model's order.
     """
@@ -58,7 +79,7 @@ class Neuron(NamedTuple):
     @property
     def states(self) -> int:
         """Values that a neuron keeps. Of one, states are [N, P, C]; of more, [N, states, P, C]."""
-        return MODELS[self.model].states
+        return about(self.model).states
 
     @property
     def theta(self) -> Tensor:
@@ -67,7 +88,7 @@ class Neuron(NamedTuple):
 
     def scalar(self, name: str) -> float | None:
         """A parameter that all neurons share; None: the model has no such (without v_reset, it is reset softly)."""
-        names = MODELS[self.model].scalars
+        names = about(self.model).scalars
         return self.scalars[names.index(name)] if name in names else None
 
     @property
@@ -107,15 +128,17 @@ def current_sums(C: int, device: torch.device) -> CurrentSums:
     return CurrentSums("CurrentSums", torch.full((1, C), torch.inf, dtype=torch.float32, device=device), ())
 
 
-def neuron(family: str, v_reset: float | None, channels: Sequence[Tensor], *others: float) -> Neuron:
+def neuron(family: str, v_reset: float | None, channels: Tensor, *others: float) -> Neuron:
     """A Neuron of a family of models ("" integrates and fires; "Leaky", ...), with the reset that ``v_reset`` asks for.
 
-    ``channels``: [C] each; ``others``: the scalars but for v_reset.
+    ``channels``: [parameters, C]; ``others``: the scalars but for v_reset.
     """
     reset = () if v_reset is None else (v_reset,)
-    return Neuron(family + ("HardReset" if reset else "SoftReset"), torch.stack(list(channels)), (*reset, *others))
+    model = family + ("HardReset" if reset else "SoftReset")
+    about(model)  # or says that there is none
+    return Neuron(model, channels, (*reset, *others))
 
 
 def if_neuron(theta: Tensor, v_reset: float | None) -> Neuron:
     """Integrate-and-fire neurons of thresholds [C]."""
-    return neuron("", v_reset, [theta])
+    return neuron("", v_reset, theta.unsqueeze(0))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import backends
 from .backends import backend_of
-from .neuron_models import SCHEMA, Neuron
+from .neuron_models import IN_PYTHON, SCHEMA, Neuron
 from .surrogates import SCHEMA as SURROGATE_SCHEMA
 from .surrogates import Surrogate
 from .value_checks_cache import is_plain, nobody_follows
@@ -21,6 +21,7 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
 
     arguments = [part.strip() for part in schema[1 : schema.index(") ->")].split(",")]
     values: list = [(k, VALUES[part][0]) for k, part in enumerate(arguments) if part in VALUES]
+    neuron = arguments.index("Neuron neuron") if "Neuron neuron" in arguments else None
     for part, (_, fields) in VALUES.items():
         schema = schema.replace(part, fields)
 
@@ -37,13 +38,21 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
             operands = *operands[:k], *operands[k], *operands[k + 1 :]
         return operands
 
+    def chosen(device: str, operands: tuple) -> backends.Backend:
+        """The backend for these operands: neurons that are written in Python need the reference code."""
+        if operands[neuron].model in IN_PYTHON:
+            return backends.reference_backend(device)
+        return backend_of(device)
+
     def register(fake):
         name = fake.__name__
         torch.library.define(f"proxykernels::{name}", schema)
         of_dispatcher = getattr(torch.ops.proxykernels, name)
 
         def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
-            return getattr(backend_of(device), name)(*grouped(operands))
+            operands = grouped(operands)
+            backend = backend_of(device) if neuron is None else chosen(device, operands)
+            return getattr(backend, name)(*operands)
 
         for device in devices:
             torch.library.impl(f"proxykernels::{name}", device, partial(call, device))
@@ -54,7 +63,8 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         @wraps(fake)
         def launch(*operands):
             if is_plain(operands):  # nobody sees the difference, and the dispatcher costs as much as a small layer
-                return getattr(backend_of("cpu"), name)(*operands)
+                backend = backend_of("cpu") if neuron is None else chosen("cpu", operands)
+                return getattr(backend, name)(*operands)
             return of_dispatcher(*apart(operands))
 
         return launch
@@ -62,17 +72,18 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
     return register
 
 
-def direct(*operands: Any) -> backends.CpuBackend | None:
+def direct(*operands: Any, in_python: bool = False) -> backends.CpuBackend | None:
     """The kernels of a CPU, for a call on plain tensors of one that nobody follows; None: it must call the operators.
 
     Nobody sees the difference, and the dispatcher costs as much as a small layer. Nothing has a gradient then.
+    ``in_python``: whether its neurons are written in Python; operators choose what runs these.
     """
-    if not nobody_follows():
+    if in_python or not nobody_follows():
         return None
     for x in operands:
         if isinstance(x, Tensor) and (type(x) not in _PLAIN or not x.is_cpu or x.is_neg()):
             return None
-    return backends.cpu_backend()
+    return backends.reference_backend("cpu") if backends.reference_is_asked() else backends.cpu_backend()
 
 
 _PLAIN = Tensor, nn.Parameter

@@ -49,7 +49,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .neuron_models import MODELS, Neuron, if_neuron
+from .neuron_models import Neuron, about, if_neuron
 
 State = tuple[Tensor, ...]  # of one neuron model: the potential, and a second one
 
@@ -144,9 +144,10 @@ def step(state: State, current: Tensor, neuron: Neuron, fire: Callable = fire) -
 
     ``fire``: the comparison and the reset; of another kind in reference_gradients.py.
     """
-    family = FAMILIES[neuron.model.removesuffix("HardReset").removesuffix("SoftReset")]
-    scalars = dict(zip(MODELS[neuron.model].scalars, neuron.scalars, strict=True))
-    spike, state = family(state, current, *neuron.channels, fire=fire, **scalars)
+    model = about(neuron.model)
+    run = model.step or FAMILIES[neuron.model.removesuffix("HardReset").removesuffix("SoftReset")]
+    scalars = dict(zip(model.scalars, neuron.scalars, strict=True))
+    spike, state = run(state, current, *neuron.channels, fire=fire, **scalars)
     return spike.float(), state
 
 

@@ -48,6 +48,7 @@ Running and training them
     Shards                         distributes a data set over processes
     ProxyNet                       training by a ReLU network that shares the weights
     SurrogateNet                   training by backpropagation through time, in bounded memory
+    use_reference                  runs layers by the reference code, step by step in plain torch
     use_surrogate                  makes layers differentiable by a surrogate derivative
     ATan, FastSigmoid, Sigmoid, Triangle
                                    surrogate derivatives; also in surrogates
@@ -95,6 +96,7 @@ from .conversion.nir.to_nir import to_nir
 from .conversion.relu.convert import convert
 from .conversion.relu.report import conversion_report
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d
+from .kernels.backends import use_reference
 from .layers import (
     IF,
     LI,
@@ -222,6 +224,7 @@ __all__ = [
     "time_first",
     "to_nir",
     "to_nir_data",
+    "use_reference",
     "use_surrogate",
 ]
 

@@ -155,6 +155,9 @@ def triton_kernels(kernels_can_run, monkeypatch):
         with torch.device("cuda"):
             yield
         return
+    from proxykernels.kernels.gpu.reference import REFERENCE
+
     monkeypatch.setattr(backends, "cpu_backend", lambda: gpu)
+    monkeypatch.setattr(backends, "reference_backend", lambda device: REFERENCE)
     monkeypatch.setattr(backends, "PERIODS", 0)  # the C++ kernels' own form of spikes
     yield

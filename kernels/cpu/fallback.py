@@ -1,38 +1,26 @@
-"""The reference on packed spikes, in plain torch. CPU tensors use it if the C++ library was not built.
+"""The reference on packed spikes, in plain torch: for CPU tensors where the C++ library was not built, or on request.
 
 The layout is that of backend.CpuKernels. Nothing here is fast.
 """
-
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import recurrent, reference, sigma_delta_codes, unfused
-from ..in_torch import InTorch
+from .. import reference
+from ..by_reference import ByReference
 from ..neuron_models import Neuron
-from ..recording import SCAN, Choice, note, recording
-from ..reference_gradients import surrogate_scan
-from ..surrogates import Surrogate
 from . import words
 
-UNFUSED = Choice("dense", "no C++ kernels here")
 
-
-class Fallback(InTorch):
+class Fallback(ByReference):
     """A backend (kernels/backends.py); arguments and results as in CpuKernels."""
 
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
-    running_maximum = staticmethod(sigma_delta_codes.running_maximum)
-    pooled_sigma_delta = staticmethod(sigma_delta_codes.pooled_sigma_delta)
-    sums_so_far = staticmethod(sigma_delta_codes.sums_so_far)
-    sigma_delta = staticmethod(sigma_delta_codes.sigma_delta)
 
-    def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:
-        """Recurrent neurons on currents [T, N, 1, C]."""
-        return recurrent.recurrent_scan(self.pack, *neurons)
+    def __init__(self, why: str = "no C++ kernels here"):
+        super().__init__(why)
 
     def pack(self, dense: Tensor) -> Tensor:
         """Bool [T, N, C, P] to packed spikes uint8 [N, T, P, ceil(C / 8)]."""
@@ -78,14 +66,6 @@ class Fallback(InTorch):
         x = self.unpack(words, words.shape[1], C).float().unflatten(3, size)
         return self.pack(reference.max_pool2d(x, kernel_size, stride, padding).flatten(3).bool())
 
-    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
-        """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]: spikes, and potentials [N, P, C]
-        after the last step."""
-        note(SCAN)
-        current = current if T is None else current.expand(T, *current.shape)
-        spikes, v = reference.scan(current.transpose(2, 3), v.transpose(-1, -2), neuron)
-        return self.pack(spikes.bool()), v.transpose(-1, -2).contiguous()
-
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials."""
         words, v = self.if_scan(current, torch.full_like(current, neuron.scalars[0], dtype=torch.float32), neuron, T)
@@ -109,55 +89,9 @@ class Fallback(InTorch):
         words = self.expand_periods(periods, start, T)
         return self.if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1)
 
-    def scan_backward(
-        self,
-        grad_spikes: Tensor,
-        grad_v: Tensor | None,
-        current: Tensor,
-        v: Tensor,
-        neuron: Neuron,
-        surrogate: Surrogate,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Back through all T steps, by the definition's autograd; see backends.Backend."""
-
-        def gradients() -> tuple[Tensor, ...]:
-            given = [x.detach().float().requires_grad_() for x in (current, v, neuron.channels)]
-            currents = given[0].expand(grad_spikes.shape).transpose(2, 3)
-            state = given[1].transpose(-2, -1)
-            fired, after = surrogate_scan(currents, state, neuron._replace(channels=given[2]), surrogate)
-            last = torch.zeros_like(after) if grad_v is None else grad_v.float().transpose(-2, -1)
-            outer = grad_spikes.float().transpose(2, 3), last
-            return torch.autograd.grad((fired, after), given, outer, materialize_grads=True)
-
-        with ThreadPoolExecutor(1) as thread:  # in this one a mode of torch, such as FlopCounterMode, may stop autograd
-            found = thread.submit(gradients).result()
-        of_bias = found[0].double().flatten(0, -2).sum(0)
-        return (
-            found[0].contiguous(),
-            found[1].contiguous(),
-            torch.cat([of_bias.unsqueeze(0), found[2].double().reshape(-1, len(of_bias))]),
-        )
-
-    def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
-        """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
-        currents = unfused.conv2d_currents(self, words, T, words.shape[0], size, weight, bias, *window).double()
-        return torch.stack([x.sum((0, 1, 2)) for x in (currents, currents * currents)])
-
-    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
-        """The currents [T, N, P, C] of a convolution of packed spikes."""
-        note(UNFUSED)
-        with recording():
-            return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
-
     def period_conv2d_currents(self, periods, start, T, *layer) -> Tensor:
         """The same of the spikes that periods [N, P, C_in] stand for."""
         return self.conv2d_currents(self.expand_periods(periods, start, T), T, *layer, 1)
-
-    def if_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
-        """A convolution of packed spikes and IF."""
-        note(UNFUSED)
-        with recording():
-            return unfused.if_conv2d(self, *layer)
 
 
 def _bit(like: Tensor) -> Tensor:

@@ -92,11 +92,14 @@ def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     return kept[key]
 
 
+_NUMBERS = {name: number for number, name in enumerate([*MODELS, "CurrentSums"])}  # as C++ has them
 _kept: WeakKeyDictionary[UntypedStorage, dict] = WeakKeyDictionary()  # of constants
 
 
 def _for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     channels = torch.constant_pad_nd(neuron.channels, (0, -neuron.channels.shape[1] % BLOCK)).contiguous()
     channels[0, neuron.channels.shape[1] :] = torch.inf
-    model = [*MODELS, "CurrentSums"].index(neuron.model)
+    model = _NUMBERS.get(neuron.model)
+    if model is None:
+        raise ValueError(f"the C++ kernels do not know the neuron model {neuron.model!r}: the reference code runs it")
     return abi.Neuron(channels.data_ptr(), channels.shape[1], model, tuple(neuron.scalars)), channels

@@ -30,7 +30,7 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     tensors = neuron.check_once()
     checks.currents(current, "T, N")
     T, *shape = current.shape
-    kernels = operators.direct(current, v, *tensors) or ops
+    kernels = operators.direct(current, v, *tensors, in_python=neuron.in_python) or ops
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
     neurons = neurons_of(neuron, shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable)
     if not neuron.fires:
@@ -48,7 +48,7 @@ def hold(
     T = checks.steps(T)
     tensors = neuron.check_once()
     checks.currents(current, "N")
-    kernels = operators.direct(current, v, *tensors) or ops
+    kernels = operators.direct(current, v, *tensors, in_python=neuron.in_python) or ops
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
     neurons = neurons_of(
         neuron, current.shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable
@@ -84,7 +84,7 @@ def conv2d(
     """
     tensors = neuron.check_once()
     held = _tensor(x)
-    kernels: Any = operators.direct(held, weight, bias, v, *tensors)
+    kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
     x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
     (C_in, *size), device = x.shape[2:], held.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
@@ -113,7 +113,7 @@ def linear(
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
     tensors = neuron.check_once()
     held = _tensor(x)
-    kernels: Any = operators.direct(held, weight, bias, v, *tensors)
+    kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
     x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
     device = held.device
     checks.parameters(weight, bias, 2, "[out, in]", device)

@@ -65,6 +65,10 @@ def not_below_zero(name: str, value: float | Tensor) -> None:
     _within(name, value, "at least 0 and finite in float32", lambda low, high: low >= 0 and high < math.inf)
 
 
+def finite(name: str, value: float | Tensor) -> None:
+    _within(name, value, "finite in float32", lambda low, high: low > -math.inf and high < math.inf)
+
+
 def above_zero(name: str, value: float | Tensor) -> None:
     _within(name, value, "above 0 and finite in float32", lambda low, high: low > 0 and high < math.inf)
 

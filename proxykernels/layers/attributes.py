@@ -136,7 +136,8 @@ class NeuronAttributes(nn.Module):
                 neuron_checks.above_zero(name, value)
         else:
             kind: Any = self._kind
-            others = {"v_threshold": LARGEST} if "v_threshold" in kind.names() else {}  # above any reset
+            others = {field: getattr(self, field) for field in kind.names() if not hasattr(kind, field)}  # no default
+            others |= {"v_threshold": LARGEST} if "v_threshold" in kind.names() else {}  # above any reset
             kind(**others | {name: value}).check()
         return value
 

@@ -56,7 +56,7 @@ def learn_neurons(net: Net, *names: str) -> Net:
 
     Raises:
         TypeError: ``net`` is no module, or there are no names. ValueError: no layer has a parameter of that name, it
-            is learned already, or it is an integer of a LoihiNeuron.
+            is learned already, it is an integer of a LoihiNeuron, or of a neuron in Python and not above 0.
     """
     checks.module("net", net)
     if not names:
@@ -79,6 +79,8 @@ def _learn(layer: Neurons, name: str) -> None:
         raise ValueError(f"{name} of a LoihiNeuron is an integer of 12 or 24 bits, which no gradient can learn")
     value = getattr(layer, name)
     device = next((parameter.device for parameter in layer.parameters()), None)
+    if layer.neuron.in_python and not name.endswith("decay") and not (torch.as_tensor(value) > 0).all():
+        raise ValueError(f"{name} must be above 0 to be learned, for its parametrization keeps it so; got {value}")
     start = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32, device=device)
     layer._forget(name)
     layer.register_parameter(name, nn.Parameter(start.detach().clone()))

@@ -1,6 +1,6 @@
 """The base of all neuron models: their parameters, as the kernels take them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Self
@@ -12,21 +12,66 @@ from ..checks import keywords, neuron_checks
 from ..kernels import backends, constant_cache, value_checks_cache
 from ..kernels.neuron_models import Neuron, neuron
 from ..kernels.weight_cache import CONSTANTS
+from . import python_step
 
 Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
 
 
+class _OtherFields:
+    """The fields of a class that are neither ``v_reset`` nor among its ``scalars``."""
+
+    def __get__(self, _: Any, kind: "type[AnyNeuron]") -> tuple[str, ...]:
+        return tuple(name for name in kind.names() if name != "v_reset" and name not in kind.scalars)
+
+
 @dataclass(frozen=True)
 class AnyNeuron:
-    """Base of all neuron models. The fields are the parameters, which are given by name."""
+    """Base of all neuron models, and of your own. The fields are the parameters, which are given by name.
+
+    A model of your own is a frozen dataclass with a method :meth:`step`, in torch. Every layer takes it and runs it by
+    the reference code, which is slow, and says so once; :func:`proxykernels.compile` refuses it.
+
+    Attributes:
+        states: how many values a neuron keeps from step to step, the potential first (default 1).
+        scalars: names of the fields that all channels share, and that ``step`` sees as numbers (default none).
+            ``v_reset`` is such a field, and may be None. Every other field may differ by channel.
+        rest: the potential that a call without a state starts from (default 0); the other states start at 0.
+
+    Raises:
+        TypeError: a class with a ``step`` is no dataclass, has no states, or does not fire.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Quadratic(pk.neurons.AnyNeuron):
+        ...     v_threshold: pk.neurons.Value = 1.0
+        ...     v_reset: float | None = 0.0
+        ...
+        ...     def step(self, state, current, fire):
+        ...         (v,) = state
+        ...         spikes, v = fire(v + v * v / 4 + current, self.v_threshold, self.v_reset)
+        ...         return spikes, (v,)
+        >>> layer = pk.FusedLinear(784, 10, neuron=Quadratic())
+    """
 
     family: ClassVar[str]  # name of the model in kernels/reference.py
-    channelwise: ClassVar[tuple[str, ...]]  # fields that may differ by channel
+    channelwise: ClassVar[tuple[str, ...]] = _OtherFields()  # type: ignore[assignment]  # fields that may differ by channel
     scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, except v_reset
     states: ClassVar[int] = 1  # number of state variables
     fires: ClassVar[bool] = True  # False: the output are the potentials
+    in_python: ClassVar[bool] = False  # whether it has a step of its own, which no kernel knows
+    _added: ClassVar[Any] = None  # the class itself, once its step is known to the reference code
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.in_python = cls.step is not AnyNeuron.step
+        if cls.in_python and "channelwise" not in vars(cls):
+            cls.channelwise = _OtherFields()  # type: ignore[assignment]  # of this class, not of its base
+        if not hasattr(cls, "family"):
+            cls.family = cls.__name__
 
     def __new__(cls, *by_position: Any, **by_name: Any) -> Self:
+        if cls.in_python and cls._added is not cls:
+            python_step.add(cls)
         if by_position:
             keywords.warn_of_positions(cls.__name__, cls.names(), by_position)
         return super().__new__(cls)
@@ -41,12 +86,33 @@ class AnyNeuron:
         """The initial potential of a call without a state."""
         return 0.0
 
+    def step(
+        self, state: tuple[Tensor, ...], current: Tensor, fire: Callable[..., tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One time step, of a model of your own: equations as in :mod:`proxykernels.kernels.reference`.
+
+        ``self`` has the parameters: float32 tensors [C] or [C, 1], which broadcast against the current, and numbers
+        where ``scalars`` or ``v_reset`` name them. A step keeps nothing in ``self``.
+
+        Args:
+            state: the values that the neurons keep, ``states`` float32 tensors of the current's shape.
+            current: float32 [N, C] or [N, C, P], for N samples, C channels and P pixels.
+            fire: ``spikes, v = fire(h, threshold, v_reset)``: the spikes h >= threshold, with the surrogate derivative
+                where a layer has one, and the potentials after them: v_reset, or h - threshold where v_reset is None.
+
+        Returns:
+            The spikes, 0 and 1, and the state after the step, both of the current's shape.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no step in Python")
+
     def check(self) -> None:
-        """Check the parameters.
+        """Check the parameters. A model of your own may check more than that they are finite.
 
         Raises:
             TypeError, ValueError: a parameter has the wrong type or value; the message names it.
         """
+        for name in self.channelwise:
+            neuron_checks.finite(name, getattr(self, name))
 
     def check_once(self) -> Sequence[Tensor]:
         """:meth:`check`; of numbers, which cannot change, only the first time. Returns the tensors."""
@@ -63,6 +129,8 @@ class AnyNeuron:
 
         ``kept``: whether the same tensor may serve several calls: of numbers, on a CPU where nobody follows.
         """
+        if self.in_python:
+            python_step.warn_once(type(self))
         if kept:
             return _of_numbers(self, channels)
         operands = self._operands(channels, device)
@@ -90,14 +158,15 @@ class AnyNeuron:
 
     def repeats(self, device: torch.device, T: int) -> bool:
         """Whether spikes from rest on a constant current are stored as periods: for neurons that reset to rest."""
-        at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest
+        at_rest = self.states == 1 and getattr(self, "v_reset", None) == self.rest and not self.in_python
         return at_rest and device.type == "cpu" and 1 < T <= backends.PERIODS
 
 
 def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels: int, device, *values) -> Neuron:
     named = zip(kind.channelwise, values, strict=True)
     rows = [neuron_checks.per_channel(name, value, channels, device) for name, value in named]
-    return neuron(kind.family, v_reset, rows, *others)
+    stacked = torch.stack(rows) if rows else torch.empty(0, channels, dtype=torch.float32, device=device)
+    return neuron(kind.family, v_reset, stacked, *others)
 
 
 @lru_cache(256)

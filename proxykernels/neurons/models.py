@@ -259,4 +259,5 @@ class LINeuron(AnyNeuron):
 
 def _ready_integrators(decay: Value, v_rest: float, channels: int, device: torch.device) -> Neuron:
     never = torch.full((channels,), math.inf, dtype=torch.float32, device=device)
-    return neuron("Leaky", 0.0, [never, neuron_checks.per_channel("decay", decay, channels, device)], v_rest)
+    rows = never, neuron_checks.per_channel("decay", decay, channels, device)
+    return neuron("Leaky", 0.0, torch.stack(rows), v_rest)

@@ -228,6 +228,8 @@ _FIRES = (
 
 def _planned(path: str, layer: Neurons, C: int, bias: Tensor | None) -> PlannedNeurons:
     neuron = layer.neuron
+    if neuron.in_python:
+        refuse(path, layer, f"{type(neuron).__name__} is written in Python, and no kernel knows it")
     neuron.check()
     ready = neuron.on(C, heap.CPU)
     start = heap.zeros(ready.states, C)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..kernels.backends import reference_is_asked
 from ..plan.follow import follow
 from ..plan.follow_sigma_delta import follow_changes
 from ..sequences import is_sequence
@@ -33,9 +34,12 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
     Raises:
         TypeError: a module is not supported; the message names its path. Or samples have no values.
         ValueError: an argument has a wrong value, or a weight is not finite or beyond 2**100.
+        RuntimeError: it is called within :func:`use_reference`.
     """
     checks.module("net", net)
     checks.precision(precision)
+    if reference_is_asked():
+        raise RuntimeError("an engine does not run by the reference code: compile before or after pk.use_reference()")
     if not isinstance(x, Spikes):
         checks.real("x", x)
     sequence = is_sequence(net, x, x.shape[0] if len(x.shape) else 0)

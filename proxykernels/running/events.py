@@ -43,7 +43,7 @@ def events(t: Any, x: Any = None, y: Any = None, p: Any = None, *, size, dt=None
     dt, T = _length(dt), None if T is None else checks.steps(T)
     if dt is None and T is None:
         raise ValueError("events takes dt, the duration of a step, or T, the number of steps; got neither")
-    kernels = backends.cpu_backend()
+    kernels: Any = backends.backend_of("cpu")
     times, begin, share, steps = _timing(t, dt, T, kernels)
     room = steps * height * width
     if room > (there := checks.memory(heap.CPU)):

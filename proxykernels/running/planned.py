@@ -157,7 +157,7 @@ def _wants_gradient(x: Tensor | Spikes, known: _Known | None) -> bool:
 
 def _may_run(x: Any) -> bool:
     """Whether nothing but the plan has to see the run."""
-    if not nobody_follows() or any(_GLOBAL_HOOKS) or not library.is_built():
+    if not nobody_follows() or any(_GLOBAL_HOOKS) or backends.reference_is_asked() or not library.is_built():
         return False
     if backends.cpu_backend is not _CPU_BACKEND:  # others were put in its place, such as Triton's interpreter
         return False

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels import constant_cache
+from ..kernels.backends import reference_is_asked
+from ..layers import Neurons
 from ..layers.parametrized import has_forward_hooks
 from ..plan.plain_modules import is_replaced
 from ..spikes import Spikes
@@ -45,7 +47,9 @@ _memory = _Memory()
 
 def are_allowed() -> bool:
     """Whether anything may be captured now."""
-    return os.environ.get("PROXYKERNELS_CUDA_GRAPHS") != "0" and not torch.cuda.is_current_stream_capturing()
+    if os.environ.get("PROXYKERNELS_CUDA_GRAPHS") == "0" or reference_is_asked():
+        return False
+    return not torch.cuda.is_current_stream_capturing()
 
 
 def capture_graph(step: Callable[[], Any], memory: Memory | None = None) -> tuple[Any, Callable[[], None]]:
@@ -189,4 +193,6 @@ def copied(y: Any) -> Any:
 def is_plain(module: nn.Module) -> bool:
     """Whether nothing but this package's code runs in a module."""
     ours = type(module).__module__.startswith("proxykernels.") or type(module) in PLAIN
+    if isinstance(module, Neurons) and module.neuron.in_python:
+        return False
     return ours and not has_forward_hooks(module) and not is_replaced(module)

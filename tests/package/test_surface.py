@@ -24,7 +24,7 @@ CONTRACT = """
 OTHERS = """
     ATan FastSigmoid Sigmoid Triangle Channels Concatenate Dropout FusedConv2d FusedLinear FusedRecurrentLinear FusedSum
     Network Population RunningMaxPool2d Shards Unflatten Upsample Voting ZeroPad2d conversion_report model_card
-    from_lava learn_neurons time_first"""
+    from_lava learn_neurons time_first use_reference"""
 SURFACE = f"{MODULES} {CONTRACT} {OTHERS}".split()
 MOVED = [(home, name) for home, names in _moved.HOMES.items() for name in names]
 
