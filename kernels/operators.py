@@ -21,7 +21,7 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
 
     arguments = [part.strip() for part in schema[1 : schema.index(") ->")].split(",")]
     values: list = [(k, VALUES[part][0]) for k, part in enumerate(arguments) if part in VALUES]
-    neuron = arguments.index("Neuron neuron") if "Neuron neuron" in arguments else None
+    neuron = arguments.index("Neuron neuron") if "Neuron neuron" in arguments else -1  # its place; -1: it has none
     for part, (_, fields) in VALUES.items():
         schema = schema.replace(part, fields)
 
@@ -51,7 +51,7 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
 
         def call(device, *operands):  # looks kernels up late, so that registering loads no library and needs no Triton
             operands = grouped(operands)
-            backend = backend_of(device) if neuron is None else chosen(device, operands)
+            backend = backend_of(device) if neuron < 0 else chosen(device, operands)
             return getattr(backend, name)(*operands)
 
         for device in devices:
@@ -63,7 +63,7 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         @wraps(fake)
         def launch(*operands):
             if is_plain(operands):  # nobody sees the difference, and the dispatcher costs as much as a small layer
-                backend = backend_of("cpu") if neuron is None else chosen("cpu", operands)
+                backend = backend_of("cpu") if neuron < 0 else chosen("cpu", operands)
                 return getattr(backend, name)(*operands)
             return of_dispatcher(*apart(operands))
 
@@ -83,7 +83,9 @@ def direct(*operands: Any, in_python: bool = False) -> backends.CpuBackend | Non
     for x in operands:
         if isinstance(x, Tensor) and (type(x) not in _PLAIN or not x.is_cpu or x.is_neg()):
             return None
-    return backends.reference_backend("cpu") if backends.reference_is_asked() else backends.cpu_backend()
+    if backends.reference_is_asked():
+        return backends.reference_backend("cpu")  # type: ignore[return-value]  # of a CPU
+    return backends.cpu_backend()
 
 
 _PLAIN = Tensor, nn.Parameter

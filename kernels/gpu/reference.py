@@ -7,7 +7,7 @@ from ..by_reference import ByReference
 from .backend import GpuKernels
 
 
-class GpuReference(ByReference, GpuKernels):
+class GpuReference(ByReference, GpuKernels):  # type: ignore[misc]  # one counts in integers, the other in tensors
     """A backend (kernels/backends.py); spikes are packed, counted and pooled as by GpuKernels."""
 
     def if_conv2d_pooled(self, words, T, size, weight, bias, v, neuron, *window) -> tuple[Tensor, Tensor, Tensor]:
