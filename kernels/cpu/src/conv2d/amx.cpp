@@ -4,8 +4,8 @@
 
 namespace PK_TARGET {
 
-// The spikes of a group of pixels, until those of a whole span of channels are there. Each 16 channels would else write two
-// bytes to a cache line of each step.
+// Collects the spikes of a group of pixels for a whole span of channels before they are written. Writing them after each
+// 16 channels would touch a cache line of every step for two bytes.
 struct TileSpikes {
     const int64_t first_channel, blocks;
     uint16_t* const bits;  // [pixel][step][16 channels]
@@ -22,7 +22,8 @@ struct TileSpikes {
     }
 };
 
-// 16 output channels of a group of pixels: sums that are ready to be fired, a few steps of a pixel at a time.
+// Finished sums of 16 output channels of a group of pixels, waiting to be fired: `step` runs the neurons of one pixel for a
+// few steps.
 template <int digits, int pixels, class Model>
 struct TileFiring {
     static constexpr int digit_sums = pixels * tile_rows * tile_channels, part_steps = 4;
@@ -57,7 +58,7 @@ struct TileFiring {
         }
         each<digits * pixels>([&](auto i) { store_sum<i>(sums + i * tile_rows * tile_channels); });
     }
-    // The parts of a pixel come one after another, with those of the others between them.
+    // Parts are numbered so that successive parts belong to different pixels: a pixel's next part waits for its last one.
     __attribute__((always_inline)) inline void step(int64_t part, const Conv2d& c, const TileSpikes& to) {
         const int64_t i = part % pixels, first = part / pixels * part_steps, last = least(first + part_steps, steps);
         States<Model::states, tile_channels> its = state[i];
@@ -69,7 +70,7 @@ struct TileFiring {
         }
         state[i] = its;
     }
-    // The parts that are left; then states are stored.
+    // Runs the remaining parts and stores the states.
     OUT_OF_LINE void finish(int64_t part, const Conv2d& c, const TileSpikes& to) {
         while (part < parts) step(part++, c, to);
         for (int i = 0; i < used; i++) store_states(kept[i], c.neurons, state[i], channels);
@@ -77,8 +78,8 @@ struct TileFiring {
     }
 };
 
-// A row of pixels, `bytes` of bits in each step, as bytes of 0 and -1. A tile is written at a stretch, 16 steps of 64 inputs;
-// `live` remembers which of these granules hold a spike.
+// Expands a row of pixels, `bytes` of bits in each step, to bytes of 0 and -1. Each tile (16 steps of 64 inputs) is written
+// in one go; `live` marks the granules that hold a spike.
 static void expand_row(const uint8_t* bits, int64_t bytes, int64_t frame, int64_t steps, const Layout& layout, int8_t* to,
                        uint8_t* live) {
     for (; bytes > 0; bytes -= 8, bits += 8, to += layout.granule) {
@@ -107,14 +108,14 @@ static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expande
         }
 }
 
-// The products of one group of pixels, without those in which nothing fired.
+// Lists the products of one group of pixels, except those in which nothing fired; returns their number.
 template <int pixels>
 static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& u, const Expanded& expanded, int digits,
                              const Group<pixels>& group, Product<pixels>* products) {
     const Layout& layout = tiling.layout;
     Product<pixels>* end = products;
     for (int64_t run = 0, ky = 0, kx = 0; run < layout.runs; run++) {
-        int64_t row[pixels], byte[pixels];  // of the expanded input, and where in it
+        int64_t row[pixels], byte[pixels];  // row of the expanded input, and byte within it
         for (int i = 0; i < pixels; i++) {
             const Pixel& pixel = group.at[i];
             const int64_t y = pixel.y * c.stride_h - c.padding_h + ky * c.dilation_h;
@@ -139,7 +140,8 @@ static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& 
     return end - products;
 }
 
-// The product of a group's tiles. Every other pixel takes the digits in reverse, so that one of them is still loaded.
+// Multiplies the tiles of a group. Every second pixel takes the digits in reverse order, so that its first digit is already
+// loaded.
 template <int digits, int pixels>
 static inline void add_products(const int8_t* spikes, const Product<pixels>& product, const int8_t* weights, int64_t step) {
     each<digits * pixels>([&](auto index) {
@@ -150,9 +152,9 @@ static inline void add_products(const int8_t* spikes, const Product<pixels>& pro
     });
 }
 
-// A span of output channels of all groups of a unit. While the tiles of a group and 16 channels are multiplied, which takes
-// its own part of the processor, those before are fired, a part after each product. The spikes of a group stay in the
-// first-level cache for all channels, and the weights pass by.
+// Computes a span of output channels for all groups of a unit. The matrix unit works beside the vector units: while it
+// multiplies the tiles of one group and 16 channels, the neurons of the previous ones are run, one part after each product.
+// The spikes of a group stay in the first-level cache for all channels, and the weights stream through it.
 template <int digits, int pixels, class Model>
 OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model, const int8_t* spikes,
                                     int64_t last, int64_t last_channel, const Product<pixels>* products, const int64_t* counts,

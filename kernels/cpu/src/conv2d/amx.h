@@ -1,16 +1,16 @@
 // Convolution as a product of matrix tiles (AMX), with the IF neuron in the same pass. Its speed does not depend on the
 // firing rate.
 //
-// The rows of a tile of spikes are 16 steps of one output pixel, its columns 64 inputs; weights are whole numbers of a few
-// int8 digits (amx_weights.h), each digit a tile of its own that shares the tile of spikes. The sums of the 16 steps land
-// in int32 tiles, exact, and are fired step by step with the potentials in registers.
+// The rows of a tile of spikes are 16 steps of one output pixel, and its columns are 64 inputs. Weights are integers of a few
+// int8 digits (amx_weights.h); each digit has its own tile and is multiplied by the same tile of spikes. The exact int32 sums
+// of the 16 steps are then fired step by step with the potentials in registers.
 //
-// A unit of work is 16 steps of a few output rows, or of a few whole images where these are small:
+// A unit of work is 16 steps of a few output rows, or of a few whole images where images are small:
 //
-// 1. expand: the bits of the input rows below become bytes, 0 or -1 (one instruction makes 64), each row of pixels with its
-//    border of zeros.
-// 2. list_products: for each group of output pixels, the tiles in which anything fired.
-// 3. fire: for 16 output channels at a time, walk the lists.
+// 1. expand: turns the bits of the input rows that the unit reads into bytes, 0 or -1 (64 in one instruction), and pads each
+//    row with zeros.
+// 2. list_products: lists, for each group of output pixels, the tiles in which anything fired.
+// 3. fire_groups: multiplies the listed tiles, 16 output channels at a time.
 #pragma once
 #if defined(__AMX_INT8__)
 #include "amx_inputs.h"
@@ -18,8 +18,8 @@
 
 namespace PK_TARGET {
 
-// The current of 16 channels from their sums, lowest digit first. The low digits are joined as whole numbers (they fit),
-// so that a current that a float can hold comes out exactly.
+// The currents of 16 channels from their sums, lowest digit first. Digits are joined in pairs as integers, which fit 32 bits,
+// so that a current that a float can hold is computed exactly.
 template <int digits>
 static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit, __m512 high_unit, __m512 bias) {
     auto sum = [&](int digit) { return _mm512_load_si512(sums + digit * stride); };
@@ -33,17 +33,17 @@ static inline __m512 current_of(const int32_t* sums, int64_t stride, __m512 unit
     }
 }
 
-// Tiles to multiply: positions in the expanded input, one for each pixel of a group, and in the packed weights.
+// Tiles to multiply, as byte offsets: into the expanded input for each pixel of a group, and into the packed weights.
 template <int pixels>
 struct Product {
     uint32_t spikes[pixels];
     uint32_t weights;
 };
 
-// Where there is no input, zeros.
+// The inputs of a unit as bytes. Padding is zero: borders within each row, and one row of zeros for rows outside the image.
 struct Expanded {
     Grown<int8_t> spikes;  // [image][row][layout.row], then one row of zeros
-    Grown<uint8_t> live;   // [image][row][granule], the same
+    Grown<uint8_t> live;   // [image][row][granule]: whether anything fires; then one row of zeros
 
     static int64_t most_spikes(const Tiling& g) { return (g.images * g.rows_in + 1) * g.layout.row + tile_bytes; }
     static int64_t most_live(const Tiling& g) { return (g.images * g.rows_in + 1) * g.layout.granules + 1; }
@@ -54,15 +54,15 @@ struct Expanded {
     }
 };
 
-// Memory of one thread.
+// The memory of one thread.
 template <int digits>
 struct TileMemory {
     static constexpr int pixels = group_pixels(digits);
     static_assert(digits * pixels <= max_sums, "sums stay in registers");
     Expanded expanded;
-    Grown<Product<pixels>> products;  // [group][most of a group]
-    Grown<int64_t> counts;            // [group]
-    Grown<uint16_t> bits;             // of TileSpikes
+    Grown<Product<pixels>> products;  // [group][most products of a group]
+    Grown<int64_t> counts;            // [group]: its products
+    Grown<uint16_t> bits;             // for TileSpikes
 
     static int64_t groups(const Tiling& g, const Conv2d& c) { return ceil_div(g.images * g.rows * c.W_out, pixels); }
     static int64_t most_products(const Tiling& g, const Conv2d& c) {
@@ -73,14 +73,14 @@ struct TileMemory {
         expanded.borrow(carver, g);
         products.borrow(carver, most_products(g, c)), counts.borrow(carver, groups(g, c)), bits.borrow(carver, most_bits(g));
     }
-    // Before the first unit.
+    // To be called before the first unit.
     void begin(const Tiling& g, const Conv2d& c) {
         expanded.clear(g);
         products.reserve(most_products(g, c)), counts.reserve(groups(g, c)), bits.reserve(most_bits(g));
     }
 };
 
-// The unit of a task, and its span of output channels.
+// Runs a task: one unit, and one span of output channels.
 template <int digits>
 void run_unit(const Conv2d& c, const Tiling& tiling, int64_t task, TileMemory<digits>& memory);
 

@@ -1,5 +1,5 @@
-// How the tile kernel's inputs lie in memory once they are bytes, and how it cuts its work: 16 steps of a few output rows, or of
-// a few whole images where these are small.
+// How the tile kernel's inputs lie in memory once they are bytes, and how the work is cut into units: 16 steps of a few output
+// rows, or of a few whole images where images are small.
 #pragma once
 #if defined(__AMX_INT8__)
 #include "../work.h"
@@ -7,17 +7,17 @@
 
 namespace PK_TARGET {
 
-// Which inputs make a tile, and where. With whole tiles of channels, a pixel is so many tiles
-// and each is one piece of memory, which is best for the caches. With fewer channels the pixels of a row follow each other,
-// step after step: then the inputs of a kernel row are neighbours and fill whole tiles, for any kernel width and any number
-// of channels, without im2col (where dilation pulls the taps apart, those of a tap).
+// Which inputs make a tile, and where they lie. Where the channels of a pixel fill whole tiles, each tile is one contiguous
+// piece of memory, which is best for the caches. Otherwise the pixels of a row lie side by side within each step: the inputs
+// under a kernel row are then neighbours and fill whole tiles for any kernel width and number of channels, without im2col.
+// (Where dilation separates the taps, only the inputs of one tap are neighbours.)
 struct Layout {
-    int64_t channels;  // of a pixel, as bytes
-    int64_t pixel, step, granule;  // bytes from a pixel, a step, or 64 inputs to the next
-    int64_t run_taps;  // taps of a run: inputs that follow each other
-    int64_t runs_in_row, runs, run_tiles;  // runs in a kernel row, in all; tiles of a run
+    int64_t channels;  // channels of a pixel, padded; one byte each
+    int64_t pixel, step, granule;  // bytes from one pixel, step, or group of 64 inputs to the next
+    int64_t run_taps;  // taps of a run: a run is inputs that lie side by side
+    int64_t runs_in_row, runs, run_tiles;  // runs in a kernel row, in the kernel; tiles of a run
     int64_t border;  // bytes before the first pixel of a row
-    int64_t granules;  // of a row
+    int64_t granules;  // granules of a row
     int64_t row;  // bytes of 16 steps of a row
     explicit Layout(const Conv2d& c) {
         channels = ceil_div(c.C_in, 8) * 8;
@@ -29,26 +29,26 @@ struct Layout {
         run_tiles = ceil_div(run_taps * channels, tile_width);
         const int64_t border_granules = ceil_div(c.padding_w * channels, tile_width);
         granules = border_granules + ceil_div((c.W + c.padding_w) * channels, tile_width);
-        if (!whole_tiles) granules += run_tiles;  // the last ones of a row reach past it
+        if (!whole_tiles) granules += run_tiles;  // the last tiles of a row reach past its end
         granule = whole_tiles ? tile_bytes : tile_width;
         pixel = channels * granule / tile_width;
         border = border_granules * granule;
-        step = whole_tiles ? tile_width : (granules | 1) * tile_width;  // odd: rows of a tile in different cache sets
+        step = whole_tiles ? tile_width : (granules | 1) * tile_width;  // odd: the rows of a tile use different cache sets
         row = whole_tiles ? granules * tile_bytes : tile_rows * step;
     }
 };
 
-// What stays in the second-level cache of a thread: the expanded input of a unit, the weights of a span of channels.
+// What is to stay in a thread's second-level cache: the expanded input of a unit, and the weights of a span of channels.
 constexpr int64_t tile_unit_bytes = 1 << 19, tile_span_bytes = 1 << 20;
 
-// Output pixels that are multiplied side by side: their sums stay in registers.
+// The number of output pixels that are multiplied together: as many as have sums in the tile registers.
 static constexpr int group_pixels(int digits) { return digits == 1 ? 4 : max_sums / digits; }
 
-// How the work is cut.
+// How the work is cut: images into bands of output rows, output channels into spans.
 struct Tiling {
     Layout layout;
-    int64_t images, rows, rows_in;  // of a unit
-    int64_t units, bands, span, spans;  // bands of an image; output channels of a span
+    int64_t images, rows, rows_in;  // images, output rows and input rows of a unit
+    int64_t units, bands, span, spans;  // units in all; bands of an image; output channels of a span; spans
 
     Tiling(const Conv2d& c, int64_t threads) : layout(c) {
         const Neurons& n = c.neurons;
@@ -63,18 +63,18 @@ struct Tiling {
         images = 1;
         if (bands == 1) images = most(1, least(ceil_div(n.N, wanted), tile_unit_bytes / most(1, rows_in * layout.row)));
         const int64_t pixels = group_pixels((int)c.digits);
-        if (images > pixels) images -= images % pixels;  // so that groups are full
+        if (images > pixels) images -= images % pixels;  // so that all groups are full
         units = ceil_div(n.N, images) * bands;
         const int64_t blocks = ceil_div(n.C, tile_channels), for_threads = ceil_div(wanted, most(1, units));
         const int64_t for_cache = ceil_div(blocks * weight_tiles(c) * tile_bytes, tile_span_bytes);
         span = ceil_div(blocks, least(blocks, most(for_threads, for_cache))) * tile_channels;
         spans = ceil_div(n.C, span);
     }
-    // Of a block of 16 output channels.
+    // Tiles of weights of 16 output channels.
     int64_t weight_tiles(const Conv2d& c) const { return layout.runs * layout.run_tiles * c.digits; }
 };
 
-// A unit of work, and where it reads and writes.
+// A unit of work: output images, output rows, input rows and steps; first and number of each.
 struct Unit {
     int64_t image, images, row, rows, in_row, in_rows, t, steps;
 };
@@ -89,7 +89,7 @@ static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
     return u;
 }
 
-// The output pixel of an index within a unit.
+// An output pixel, by its index within a unit.
 struct Pixel {
     int64_t image, y, x;
     Pixel() = default;
@@ -99,13 +99,13 @@ struct Pixel {
 
 static inline int64_t frame_bytes(const Conv2d& c) { return c.neurons.P * ((c.neurons.C + 7) / 8); }
 
-// Where the spikes of a pixel begin, in the first step of a unit.
+// The first byte of a pixel's spikes in the first step of a unit.
 static inline int64_t first_byte(const Conv2d& c, const Unit& u, const Pixel& pixel) {
     const Neurons& n = c.neurons;
     return ((u.image + pixel.image) * n.T + u.t) * frame_bytes(c) + (pixel.y * c.W_out + pixel.x) * ((n.C + 7) / 8);
 }
 
-// Output pixels that are multiplied side by side; where there are too few, the last one again.
+// Output pixels that are multiplied together. Where too few are left, the last one is repeated.
 template <int pixels>
 struct Group {
     Pixel at[pixels];

@@ -1,13 +1,13 @@
-// Convolution of a few steps as a product of matrix tiles (AMX), with the neurons in the same pass. Tiles in which nothing fires
-// are left out; else its speed does not depend on the firing rate.
+// Convolution of a few steps as a product of matrix tiles (AMX), with the neurons in the same pass. Tiles in which nothing
+// fires are skipped; apart from that its speed does not depend on the firing rate.
 //
-// The rows of a tile of spikes are some steps of neighbouring output pixels: of 4 steps those of 4 pixels of a row. Weights
-// are those of amx.h, of one or two digits. A task is some output rows of an image, and a span of output channels:
+// The rows of a tile of spikes are all steps of neighbouring output pixels: with 4 steps, those of 4 pixels of a row. Weights
+// are packed as for amx.h, with one or two digits. A task is some output rows of an image, and a span of output channels:
 //
-// 1. expand: the bits of the input rows below become bytes, 0 or -1. Under each tap the 64 inputs of a pixel and step follow
-//    those of the step before, and pixels follow each other: a tile is one piece of memory, wherever it begins.
-// 2. list: for each two tiles of output pixels, the products in which anything fired.
-// 3. multiply, two tiles of spikes by two of weights, and fire.
+// 1. expand_input: turns the bits of the input rows that the task reads into bytes, 0 or -1. For each tap, the 64 inputs of
+//    a pixel lie step after step, and pixels lie side by side, so a tile is contiguous at whichever pixel it begins.
+// 2. list_pair: lists, for each two tiles of output pixels, the products in which anything fired.
+// 3. multiply: two tiles of spikes by two tiles of weights; then the neurons are fired.
 #pragma once
 #include "../neurons.h"
 #include "amx.h"
@@ -18,16 +18,17 @@ namespace PK_TARGET {
 constexpr int most_pixel_tile_digits = 2;
 constexpr int64_t most_pixel_tile_steps = 8;
 
-// Inputs as bytes. Of a row of the input there is a plane for each tile of a run (amx_inputs.h): the pixels that the run sees of
-// each output pixel. Runs of a kernel row see the same pixels, moved; with strides each has planes of its own.
+// How the inputs lie as bytes. Each input row has a plane for each tile of a run (amx_inputs.h), which holds the pixels that
+// the run reads, output pixel by output pixel. The runs of a kernel row read the same pixels, shifted, and share the planes;
+// with a stride above 1 each run has its own.
 struct PlaneLayout {
     const Layout runs;
-    int64_t steps, pixels;  // of a tile: 16 in all
-    int64_t groups;  // tiles of a row of the output
-    int64_t own_runs, planes, width;  // runs of a kernel row that have planes of their own; planes of a row; pixels of a plane
-    int64_t apart;  // pixels of a plane between runs that share it
-    int64_t pixel, row;  // bytes
-    int64_t bits;  // bytes of a row with its borders, before it is expanded
+    int64_t steps, pixels;  // of a tile; their product is 16
+    int64_t groups;  // tiles of an output row
+    int64_t own_runs, planes, width;  // runs of a kernel row with planes of their own; planes of a row; pixels of a plane
+    int64_t apart;  // distance in pixels between two runs that share a plane
+    int64_t pixel, row;  // bytes of a pixel, and of all planes of a row
+    int64_t bits;  // bytes of a padded row before it is expanded
 
     explicit PlaneLayout(const Conv2d& c) : runs(c) {
         for (steps = 1; steps < c.neurons.T;) steps *= 2;
@@ -43,11 +44,11 @@ struct PlaneLayout {
     }
 };
 
-// How the work is cut.
+// How the work is cut: images into bands of output rows, output channels into spans.
 struct PixelTiling {
     const PlaneLayout layout;
-    int64_t rows, rows_in, bands;  // of an image
-    int64_t span, spans;  // of output channels
+    int64_t rows, rows_in, bands;  // output and input rows of a band; bands of an image
+    int64_t span, spans;  // output channels of a span; spans
 
     PixelTiling(const Conv2d& c, int64_t threads) : layout(c) {
         const int64_t N = c.neurons.N, H = rows_out(c), wanted = threads > 1 ? 3 * threads : 1;
@@ -71,19 +72,19 @@ struct PixelTiling {
     }
 };
 
-// Two tiles of spikes, and where those of weights begin in each block of output channels.
+// Two tiles of spikes, and the offset of the tile of weights within each block of output channels.
 struct PairProduct {
     const int8_t* spikes[2];
     int64_t weights;
 };
 
-// Memory of one thread.
+// The memory of one thread.
 struct PixelTileMemory {
     static constexpr int64_t tile_sums = tile_rows * tile_channels, pair_sums = 4 * tile_sums;
     uint8_t* bits;  // [step][layout.bits]
     int8_t* spikes;  // [row of the input][plane][pixel][step][64 inputs]
     int8_t* silent;  // a tile of zeros
-    uint8_t* live;  // [row of the input][plane][pixel]: whether anything fires
+    uint8_t* live;  // [row of the input][plane][pixel]: whether anything fires there
     PairProduct* products;
     int32_t* sums;  // [2 tiles of spikes][2 of weights][tile]
 
@@ -97,7 +98,7 @@ struct PixelTileMemory {
     }
 };
 
-// One row of an input, whose bits have their borders, in all its planes.
+// Expands one input row, whose bits are padded already, into all its planes.
 static inline void expand_planes(const Conv2d& c, const PlaneLayout& layout, const uint8_t* bits, int8_t* to, uint8_t* live) {
     const int64_t bytes = ceil_div(c.C_in, 8), end = c.padding_w + c.W;
     for (int64_t plane = 0; plane < layout.planes; plane++, to += layout.width * layout.pixel, live += layout.width) {
@@ -133,14 +134,14 @@ OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout,
     }
 }
 
-// Neighbouring output pixels of a row, whose steps are a tile.
+// Neighbouring output pixels of a row, whose steps make one tile.
 struct PixelGroup {
     int64_t y, x;
     PixelGroup(const PlaneLayout& layout, const Part& out, int64_t index)
         : y(out.row + index / layout.groups), x(index % layout.groups * layout.pixels) {}
 };
 
-// The products of two groups without those in which nothing fires; returns how many there are.
+// Lists the products of two groups, except those in which nothing fires; returns their number.
 OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout, const Part& in, const PixelGroup (&group)[2],
                                      const PixelTileMemory& memory) {
     const __mmask16 of_tile = (__mmask16)((1 << layout.pixels) - 1);
@@ -175,7 +176,7 @@ OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout,
     return end - memory.products;
 }
 
-// Two tiles of spikes by one or two of weights, which lie `next` bytes apart. The sums stay in their registers.
+// Multiplies two tiles of spikes by one or two tiles of weights, which are `next` bytes apart. The sums stay in registers.
 template <int columns_>
 static inline void multiply(const PairProduct* product, int64_t count, const int8_t* weights, int64_t next) {
     _tile_zero(0);
@@ -206,7 +207,7 @@ static inline void store_pair(int32_t* sums) {
     _tile_stored(3, sums + 3 * next, tile_width);
 }
 
-// 16 output channels, whose sums are turned to currents, and fired.
+// 16 output channels: turns their sums into currents, and runs their neurons.
 template <int digits, class Model>
 struct ChannelBlock {
     const Conv2d& c;
@@ -231,12 +232,12 @@ struct ChannelBlock {
     }
 
 private:
-    // Some pixels side by side: each step of a neuron waits for the one before. In few steps it is addresses and questions that
-    // take time: they are made and asked once. `plain`: of all channels of a tile, and no shortcut; of others, which are few, one
-    // pixel at a time: less code.
+    // Runs up to 4 pixels together, since each step of a neuron waits for the one before. With few steps, addresses and
+    // branches dominate, so they are computed once for all steps. `plain`: the tile has all its channels, and there is no
+    // shortcut. Other tiles are rare and run one pixel at a time, which keeps the code small.
     template <bool plain>
     OUT_OF_LINE void fire_pixels(const PlaneLayout& layout, const int32_t* sums, int64_t image, const PixelGroup& group) const {
-        const ChannelBlock own = *this;  // copies: for all that a compiler knows, stored spikes could change what is in memory
+        const ChannelBlock own = *this;  // copies: the compiler cannot rule out that storing spikes changes the members
         const Neurons n = c.neurons;
         const int count = plain ? (int)tile_channels : channels;
         const int64_t pixels = least(layout.pixels, c.W_out - group.x), place = group.y * c.W_out + group.x;
@@ -271,8 +272,8 @@ private:
     }
 };
 
-// A task. While the tiles of two groups are multiplied, which takes its own part of the processor, those before are fired: the
-// sums leave their registers after that.
+// Runs a task. The matrix unit works beside the vector units: while it multiplies the tiles of two groups, the neurons of the
+// previous two are run. Only then are the new sums stored.
 template <int digits, class Model>
 static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, Model, int64_t task, const PixelTileMemory& memory) {
     constexpr int wide = digits == 1 ? 2 : 1;  // blocks of channels whose tiles are multiplied together

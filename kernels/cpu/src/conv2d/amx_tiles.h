@@ -1,8 +1,8 @@
 // The matrix tiles of AMX: eight registers of 16 rows by 64 bytes, and a product of int8 tiles that adds to int32 sums.
 // The instructions name their registers, so each function below takes the register as a template argument.
 //
-// With PK_EMULATED_TILES (setup.py: --emulate-tiles, --checked) the instructions are plain C++ under their own names: the tile
-// kernel then runs on any machine with AVX-512, and the checked build sees each byte that a tile reads or writes.
+// With PK_EMULATED_TILES (setup.py: --emulate-tiles, --checked) plain C++ replaces the intrinsics under the same names: the
+// tile kernel then runs on any machine with AVX-512, and the checked build sees each byte that a tile reads or writes.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -14,14 +14,14 @@
 #if defined(PK_EMULATED_TILES)
 namespace PK_TARGET {
 
-// What a thread has configured, and its registers.
+// A thread's tile configuration and registers.
 struct EmulatedTiles {
     static constexpr int count = 8, most_rows = 16, most_width = 64;
     bool configured = false;
     int rows[count], width[count];  // bytes of a row
     int8_t bytes[count][most_rows][most_width];
 
-    void configure(const void* shape) {  // byte 0: the palette, from 16: uint16 widths, from 48: uint8 rows
+    void configure(const void* shape) {  // byte 0: the palette; from byte 16: uint16 widths; from byte 48: uint8 rows
         const uint8_t* const from = (const uint8_t*)shape;
         PK_ASSERT(from[0] == 1);
         for (int tile = 0; tile < count; tile++) {
@@ -52,8 +52,8 @@ struct EmulatedTiles {
     }
 
 private:
-    // A row of sums, int32, gets four products of int8 more for every four columns of a, which are a row of b. Nothing but
-    // registers: most of the time goes here, and it need not be looked at.
+    // Adds to a row of int32 sums: four int8 products for every four columns of a, which meet one row of b. It touches only
+    // the emulated registers and takes most of the time, so the sanitizers skip it.
     __attribute__((optimize("O3"), no_sanitize("address", "undefined"), noinline)) static void add_row(
         const int8_t* a, int columns, const int8_t (*b)[most_width], int8_t* row) {
         int32_t sums[most_width / 4];
@@ -90,7 +90,7 @@ namespace PK_TARGET {
 constexpr int tile_rows = 16, tile_width = 64, tile_bytes = tile_rows * tile_width;
 constexpr int tile_channels = 16;  // int32 sums in a row
 
-// Expands `statement` for the register number `r`, known when the template is compiled.
+// Expands `statement` with the register number `r`, a constant of the template.
 #define PK_TILE(r, statement)                \
     if constexpr (r == 0) statement(0);      \
     else if constexpr (r == 1) statement(1); \
@@ -117,7 +117,7 @@ template <int sum> static inline void store_sum(int32_t* to) {
 #undef PK_STORE
 }
 static inline void load_spikes(const int8_t* from, int64_t row_bytes) { _tile_loadd(6, from, row_bytes); }
-// `once`: a tile that is not loaded again soon, so that it drives no spikes out of the first-level cache.
+// `once`: the tile will not be loaded again soon, and should not evict spikes from the first-level cache.
 template <bool once> static inline void load_weights(const int8_t* from) {
     if constexpr (once) _tile_stream_loadd(7, from, tile_width);
     else _tile_loadd(7, from, tile_width);
@@ -125,7 +125,7 @@ template <bool once> static inline void load_weights(const int8_t* from) {
 
 #undef PK_TILE
 
-// A thread must say how it uses the tiles before it does, and give them back after.
+// Configures the tiles of the calling thread, and releases them at the end of the scope.
 struct TileSession {
     TileSession() {
         struct {

@@ -1,13 +1,13 @@
-// Weights as whole numbers, packed for the tile kernel: each digit a tile of its own, for 16 output channels at a time.
+// Weights as integers, packed for the tile kernel: one tile for each digit and 16 output channels.
 //
-// A weight of output channel c is a whole number of units, unit[c] a power of two, written in balanced digits of base 256:
+// A weight of output channel c is an integer multiple of unit[c], a power of two, in balanced digits of base 256:
 // w = unit * sum_p digit[p] * 256^p with digits from -128 to 127. Products with spikes are then sums of bytes, exact in any
 // order.
 //
-// Weights that fewer digits hold exactly get so many; where the floats' own sums would be exact in any order (all of them whole
-// multiples of one power of two that fit 24 bits), four if need be. Others are rounded to a unit, if one is fine enough
-// beside the threshold (coarsest_unit) that this is as if sums of floats were rounded. The largest weight says nothing
-// of that: its input may never fire, and what it drowns is all that counts then.
+// Weights get as few digits as hold them exactly: up to three, or four where float sums of the weights would be exact in any
+// order too (all weights are multiples of one power of two, and their sums fit 24 bits). Other weights are rounded to a unit
+// that is fine enough relative to the threshold (coarsest_unit): the error is then like the rounding of float sums. The
+// largest weight is no measure for the unit: its input may never fire, and then only the smaller weights count.
 #pragma once
 #if defined(__AMX_INT8__)
 #include <algorithm>
@@ -19,12 +19,12 @@
 
 namespace PK_TARGET {
 
-constexpr int max_digits = 4, smallest_exponent = -126;  // of a unit, which is a normal number
+constexpr int max_digits = 4, smallest_exponent = -126;  // a unit is a normal float
 
-// The largest whole number of n balanced digits: 127 * (1 + 256 + ...).
+// The largest integer of n balanced digits: 127 * (1 + 256 + ...).
 static inline double largest_number(int digits) { return 127.0 * ((double)(1ll << (8 * digits)) - 1.0) / 255.0; }
 
-// A float without its sign, as bits: they are ordered as the numbers are, and `infinite` and above are not finite.
+// The bits of a float without its sign. They are ordered like the numbers; from `infinite` on they are not finite.
 constexpr uint32_t infinite = 0x7f800000;
 static inline uint32_t magnitude(float value) {
     uint32_t bits;
@@ -42,14 +42,14 @@ static inline uint32_t largest_magnitude(const float* weight, int64_t n) {
     return largest;
 }
 
-// The power of two of the lowest bit that is set in a float (which is not zero).
+// The exponent of the lowest set bit of a float, which must not be zero.
 static inline int lowest_bit(float value) {
     const uint32_t bits = magnitude(value), exponent = bits >> 23;
     const uint32_t mantissa = exponent > 0 ? (bits & 0x7fffff) | 0x800000 : bits;
     return (int)std::max(exponent, 1u) - 150 + __builtin_ctz(mantissa);
 }
 
-// The finest unit in which n weights fit the digits.
+// The finest unit in which n weights fit into so many digits.
 static float finest_unit(const float* weight, int64_t n, int digits) {
     const double largest = to_number(largest_magnitude(weight, n));
     if (largest == 0) return 1.0f;
@@ -60,15 +60,15 @@ static float finest_unit(const float* weight, int64_t n, int digits) {
     return (float)fmax(unit, ldexp(1.0, smallest_exponent));
 }
 
-// The coarsest unit to which n weights of a neuron may be rounded: if all their inputs fire, the sum of what was rounded is,
-// in the root mean square, 2^-19 of the threshold. Zero where there is no threshold to compare with: of a readout.
+// The coarsest unit to which the n weights of a neuron may be rounded: if all inputs fire, the rounding errors add up to
+// 2^-19 of the threshold (root mean square). 0 for a readout, which has no threshold to compare with.
 static inline double coarsest_unit(float theta, int64_t n) {
     return theta < INFINITY ? ldexp(theta, -17) / sqrt((double)n) : 0;
 }
 
 // How many digits hold one channel's n weights exactly; 0 if none do.
 static int exact_digits(const float* weight, int64_t n, double largest) {
-    const int coarse = ilogb(largest) - 24;  // with a finer grain 24 bits do not even hold the largest weight
+    const int coarse = ilogb(largest) - 24;  // with a finer grain, 24 bits cannot hold even the largest weight
     int grain = 1 << 20;
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -82,7 +82,7 @@ static int exact_digits(const float* weight, int64_t n, double largest) {
     return ldexp(sum, -grain) <= (double)(1 << 24) ? max_digits : 0;
 }
 
-// How many digits one channel's n weights need; 0 if no number of them will do.
+// How many digits one channel's n weights need; 0 if max_digits are not enough.
 static int digits_needed(const float* weight, int64_t n, float theta) {
     const uint32_t most = largest_magnitude(weight, n);
     if (most >= infinite) return 0;
@@ -110,7 +110,8 @@ inline int64_t count_digits(const float* weight, const float* theta, int64_t C_o
     return possible ? most_digits : 0;
 }
 
-// The digits of n weights, each in a byte of a word: 0x80 added to every digit carries as digits of -128 to 127 ask for.
+// Writes the digits of n weights, one to each byte of a word. Adding 0x80 to every byte, and flipping those bits again,
+// turns a two's complement number into balanced digits.
 static void to_digits(const float* weight, int64_t n, double scale, uint32_t* to) {
     const __m256i half = _mm256_set1_epi32((int)0x80808080);
     for (int64_t i = 0; i < n; i += 8) {
@@ -121,7 +122,7 @@ static void to_digits(const float* weight, int64_t n, double scale, uint32_t* to
     }
 }
 
-// One digit of four inputs, which lie side by side in a tile.
+// One digit of four inputs, side by side as in a tile.
 static inline uint32_t digit_of_four(const uint32_t (&four)[4], int digit) {
     uint32_t bytes = 0;
     for (int j = 0; j < 4; j++) bytes |= (four[j] >> 8 * digit & 0xff) << 8 * j;
@@ -145,7 +146,7 @@ inline void pack_tiles(const float* weight, int8_t* packed, float* unit, const C
             for (int64_t tap = 0; tap < taps; tap++) {
                 const int64_t run = tap / layout.run_taps, offset = tap % layout.run_taps * layout.channels;
                 for (int64_t i = 0; i < c.C_in; i += 4) {
-                    const int64_t k = offset + i;  // of the run's inputs; a multiple of 4
+                    const int64_t k = offset + i;  // index among the run's inputs; a multiple of 4
                     int8_t* to = block_start + (run * layout.run_tiles + k / tile_width) * digits * tile_bytes +
                                  k % tile_width / 4 * tile_width;
                     uint32_t four[4] = {};

@@ -1,13 +1,13 @@
-// Inputs that fire in periods, each in one bucket of its period: stage 2 of period.h, and the sums of all periods that meet.
+// Inputs that fire periodically, listed by bucket, one bucket for each period: stage 2 of period.h, and the sums over all
+// periods that meet at a step.
 #pragma once
 #include "slices.h"
 #include "window_lists.h"
 
 namespace PK_TARGET {
 
-// Adds to each of the sums 1 to n those of all its divisors. That takes few additions, like the sieve of Eratosthenes: for each
-// prime q, and k from 1 up to n / q, add the sum of k to that of k * q. Then those of k * q hold all divisors with one factor q
-// more. (Dirichlet's convolution with ones.)
+// Adds to each of the sums 1 to n the sums of all its divisors (Dirichlet's convolution with ones). Few additions are needed,
+// as in the sieve of Eratosthenes: for each prime q, and k from 1 to n / q in this order, add the sum of k to that of k * q.
 struct DivisorSums {
     struct Addition {
         uint16_t from, to;
@@ -44,21 +44,21 @@ struct Bucketed {
     uint16_t entry, bucket;
 };
 
-// Memory of one thread.
+// The memory of one thread.
 struct BucketLists {
-    static constexpr int group = 2;     // buckets have few rows
-    static constexpr int64_t span = 0;  // no sums that steps share
+    static constexpr int group = 2;     // rows that are added together; buckets have few rows
+    static constexpr int64_t span = 0;  // steps share no sums
 
-    int64_t sums = 0;     // of an output pixel: the buckets
-    int64_t chunk = 0;    // of slices.h
-    int64_t repeats = 0;  // input pixels that fire like the one before
+    int64_t sums = 0;     // sums of an output pixel: one for each bucket
+    int64_t chunk = 0;    // channels of a chunk (slices.h)
+    int64_t repeats = 0;  // number of input pixels that fire like the pixel before
     Grown<Bucketed> input;         // [image][pixel][chunk][channel of the chunk]
     Grown<uint16_t> input_count;   // [image][pixel][chunk][bucket]
     Grown<uint16_t> input_length;  // [image][pixel][chunk]
-    Grown<uint32_t> length;        // [bucket]: inputs in the window
+    Grown<uint32_t> length;        // [bucket]: how many inputs of the window it has
     Grown<uint16_t*> next;         // [bucket]: where its next entry goes
 
-    // Makes room for so many buckets, and for the lists of so many pixels' chunks.
+    // Makes room for so many buckets, and for so many lists (one for each chunk of an input pixel).
     void reserve(int64_t buckets, int64_t lists, const Slices& slices) {
         sums = buckets, chunk = slices.chunk, repeats = 0;
         input.reserve(lists * chunk + overrun);
@@ -67,7 +67,7 @@ struct BucketLists {
         length.reserve(buckets), next.reserve(buckets);
     }
 
-    // The lists of a pixel, whose first is number `list`, are those of the one before, too.
+    // Copies the lists of the pixel before to a pixel that fires alike, whose first list is number `list`.
     void copy_lists(int64_t list, int64_t chunks) {
         repeats++;
         memcpy((void*)(input.data + list * chunk), input.data + (list - chunks) * chunk, chunks * chunk * sizeof *input.data);
@@ -98,14 +98,14 @@ struct BucketLists {
         return end;
     }
 
-    // Entries of all lists of some pixels and chunks.
+    // The number of entries in lists first .. last - 1.
     int64_t length_of(int64_t first, int64_t last) const {
         int64_t sum = 0;
         for (int64_t list = first; list < last; list++) sum += input_length.data[list];
         return sum;
     }
 
-    // Entries that the lists of one window's slice may have, before they are filled up.
+    // The most entries that the lists of one slice of a window can have, before they are padded to whole groups.
     static int64_t most_listed(const Slices& slices, int64_t) { return slices.inputs; }
 };
 

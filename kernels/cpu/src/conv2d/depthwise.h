@@ -1,11 +1,11 @@
-// Depthwise convolution with the IF neuron in the same pass: output channel c sees input channel c alone. The lanes are
-// channels, and the bits of an input pixel are the mask of an addition, so nothing is unpacked.
+// Depthwise convolution with the IF neuron in the same pass: output channel c reads only input channel c. Lanes are
+// channels, and the bits of an input pixel mask an addition, so nothing is unpacked.
 #pragma once
 #include "pixel_steps.h"
 
 namespace PK_TARGET {
 
-// The taps of a window that lie inside the image: where their bits and their weights are.
+// The taps of a window that lie inside the image, as offsets of their bits and of their weights.
 struct DepthwiseTaps {
     Grown<int64_t> x, weight;
     int64_t count = 0;
@@ -28,7 +28,7 @@ struct DepthwiseTaps {
     }
 };
 
-// The currents of some successive steps: their sums grow side by side, so that they need not wait for one another.
+// Adds all taps to the currents of a few successive steps. Several independent sums hide the latency of the addition.
 template <int steps>
 static inline void add_taps(const DepthwiseTaps& taps, const uint8_t* x, int64_t frame, int64_t bytes, const float* weight,
                             Block* current) {
@@ -60,13 +60,13 @@ static void fire_depthwise(const Conv2d& c, Model model, int64_t place, int64_t 
     });
 }
 
-// Weights [C][taps] as they are read: [tap][C, a multiple of 32].
+// Packs weights [C][taps] in the order in which they are read: [tap][C, padded to a multiple of 32].
 inline void pack_taps(const float* weight, float* packed, int64_t C, int64_t taps) {
     for (int64_t tap = 0; tap < taps; tap++)
         for (int64_t c = 0; c < ceil_div(C, block) * block; c++) *packed++ = c < C ? weight[c * taps + tap] : 0;
 }
 
-// Some output pixels, by their numbers among those of all images.
+// Computes output pixels first .. last - 1, numbered through all images.
 template <class Model>
 static void fire_depthwise_pixels(const Conv2d& c, Model model, int64_t first, int64_t last, DepthwiseTaps& taps) {
     for (int64_t place = first; place < last; place++) {

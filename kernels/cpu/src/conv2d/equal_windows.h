@@ -1,12 +1,13 @@
-// Output pixels that do the same: the inputs under two windows fire alike, and their neurons start from the same states. The
-// first is computed, the others are copies of it. A plain background has many, and so has what an event camera sees.
+// Finds output pixels with equal results: the inputs of their windows fire alike, and their neurons start from the same
+// states. The first such pixel is computed, and the others are copied from it. Plain backgrounds have many of them, and so
+// have the frames of an event camera.
 #pragma once
 #include "../fingerprint.h"
 #include "../neurons.h"
 
 namespace PK_TARGET {
 
-// Finds the first of equal items, by a hash of each.
+// A hash table that finds the first of equal items.
 class Firsts {
 public:
     void begin(int64_t most_items) {
@@ -15,7 +16,7 @@ public:
         mask = size - 1;
         memset((void*)slots.reserve(size), 0xff, size * sizeof(Slot));
     }
-    // The first item that equals this one, which may be itself.
+    // The first item that equals this one; the item itself if none does.
     template <class Equal>
     int64_t of(uint64_t hash, int64_t item, Equal equal) {
         for (int64_t i = (int64_t)hash & mask;; i = (i + 1) & mask) {
@@ -30,7 +31,7 @@ public:
 private:
     struct Slot {
         uint64_t hash;
-        int64_t item;  // below 0: none
+        int64_t item;  // below 0: the slot is empty
     };
     Grown<Slot> slots;
     int64_t mask = 0;
@@ -46,8 +47,8 @@ public:
     Grown<Place> places;  // output pixels to compute, in their order
     int64_t count = 0;
 
-    // Divides the output pixels of a part, for a span of channels of so many blocks, into `places` and copies. `source` knows
-    // which pixels of its input fire alike.
+    // Divides the output pixels of a part into `places`, which must be computed, and copies of them, for a span of channels
+    // that has so many blocks. `source` knows which pixels of its input fire alike.
     template <class Source>
     void find(const Part& new_in, const Part& new_out, int64_t first_channel, int64_t last_channel, int64_t blocks,
               const Source& source) {
@@ -67,7 +68,7 @@ public:
         }
     }
 
-    // Memory for so many pixels of the input and of the output.
+    // Borrows memory for so many pixels of the input and of the output.
     void borrow(Carver& carver, int64_t most_in, int64_t most_out) {
         places.borrow(carver, most_out);
         copies.borrow(carver, most_out);
@@ -95,13 +96,13 @@ private:
         Place from, to;
     };
 
-    // Whether there are many pixels that fire alike, and a window takes much longer to compute than to compare.
+    // Whether many pixels fire alike, and computing a window takes much longer than comparing it.
     template <class Source>
     bool pays(int64_t blocks, const Source& source) const {
         return 8 * source.repeats >= in.images * in.rows * c.W && out.steps * blocks >= 4 * c.kernel_h * c.kernel_w;
     }
 
-    // Gives each pixel of the input the number of the first that fires alike; whether there are any such.
+    // Gives each pixel of the input the number of the first pixel that fires alike; returns whether any two do.
     template <class Source>
     bool number_inputs(const Source& source) {
         const int64_t all = in.images * in.rows * c.W;
@@ -115,7 +116,7 @@ private:
         return found;
     }
 
-    // The number of a pixel under a window; -1 outside the image.
+    // The number of the input pixel under one tap of a window; -1 outside the image.
     int64_t number_of(const Place& place, int64_t ky, int64_t kx) const {
         const int64_t y = place.y * c.stride_h - c.padding_h + ky * c.dilation_h;
         const int64_t x = place.x * c.stride_w - c.padding_w + kx * c.dilation_w;
@@ -154,11 +155,11 @@ private:
     }
 
     const Conv2d& c;
-    int64_t states = 0;  // of a neuron
+    int64_t states = 0;  // states of a neuron
     Part in{}, out{};
     int64_t channel = 0, channels = 0;
     Firsts firsts;
-    Grown<int64_t> numbers;  // of the input pixels
+    Grown<int64_t> numbers;  // [input pixel]: the first pixel that fires alike
     Grown<Copy> copies;
     int64_t copied = 0;
 };

@@ -1,18 +1,18 @@
-// Neurons behind a convolution that adds rows of weights: compiled once for each model, whatever a row holds.
+// The neurons of a convolution that adds rows of weights. Compiled once for each neuron model, for all kinds of rows.
 #include "fire_sums.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t piece = 32;  // sums that are made currents at a time
+constexpr int64_t piece = 32;  // sums that are turned into currents at a time
 
-// What the currents of some channels are made of, beside sums of steps.
+// Turns the sums of a row of channels into their currents: adds bias, shared sums and shortcut.
 struct SumsOfChannels {
     const Conv2d& c;
     const Part& segment;
     const Sums& sums;
     const int64_t channel;
-    const int first, count;  // the register of a sum; channels that there are
-    const bool plain;        // sums are floats, there is no shortcut, and currents are not wanted
+    const int first, count;  // the first register of a sum; number of channels
+    const bool plain;        // sums are floats, there is no shortcut, and currents need not be written
     const Row unit, bias;
 
     SumsOfChannels(const Conv2d& c, const Part& segment, const Sums& sums, int64_t channel, int first)
@@ -29,14 +29,14 @@ struct SumsOfChannels {
     const char* at(int64_t pixel, int64_t sum) const { return sums.data + pixel * sums.pixel + sum * sums.sum; }
     const float* floats(int64_t pixel, int64_t sum) const { return (const float*)at(pixel, sum) + first * Vec::width; }
 
-    // What the steps of a span share, of floats.
+    // For float sums: the part of the current that all steps of a span share.
     Row shared(int64_t pixel, int64_t step) const {
         Row all = bias;
         if (sums.span) add(all, load_block<row>(floats(pixel, segment.steps + step / sums.span)));
         return all;
     }
 
-    // Writes the currents of some steps from one on, at most a piece.
+    // Writes the currents of `steps` steps, at most a piece, from `step` on.
     OUT_OF_LINE void make(int64_t pixel, const Place& place, int64_t step, int64_t steps, float* to) const {
         if (sums.to_floats) {
             float rest[row];
@@ -55,7 +55,7 @@ struct SumsOfChannels {
     }
 
 private:
-    // Adds what a shortcut brings to the currents of a pixel, from step t on, and hands them out.
+    // Adds the spikes of a shortcut to the currents of a pixel, from step t on, and writes them to c.currents if it is set.
     void add_shortcut(const Place& place, int64_t t, int64_t steps, float* to) const {
         const Neurons& n = c.neurons;
         const int64_t p = place.y * c.W_out + place.x, bytes = (n.C + 7) / 8;
@@ -72,7 +72,7 @@ private:
 template <int pixels, class Model>
 OUT_OF_LINE static void fire_as(const SumsOfChannels& source, const Place* places) {
     const Conv2d& c = source.c;
-    const Neurons n = c.neurons;  // copies: for all that a compiler knows, stored spikes could change what is in memory
+    const Neurons n = c.neurons;  // copies: the compiler cannot rule out that storing spikes changes the originals
     const int64_t steps = source.segment.steps, t = source.segment.t, channel = source.channel, span = source.sums.span;
     const int count = source.count;
     const bool plain = source.plain;

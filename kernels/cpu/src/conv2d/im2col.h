@@ -1,11 +1,11 @@
-// Windows of few channels gathered into pixels, of which a 1x1 kernel makes the same convolution ("im2col"). A window of 7x7
-// pixels with 3 channels is 49 bytes of 3 bits each; gathered, 147 bits that lie side by side, channels first, then columns.
+// im2col for few channels: gathers each window into one pixel, so that a 1x1 kernel computes the same convolution. A window of
+// 7x7 pixels with 3 channels is 49 bytes with 3 bits each; gathered, it is 147 contiguous bits, channels first, then columns.
 #pragma once
 #include "../work.h"
 
 namespace PK_TARGET {
 
-// The rows of windows that lie in one row of an image: the bits of `kernel_w` pixels for each column of the output.
+// The part of each window that lies in one row of an image: the bits of `kernel_w` pixels for each output column.
 class WindowRows {
 public:
     explicit WindowRows(const Conv2d& layer)
@@ -21,7 +21,7 @@ public:
         for (int64_t i = 0; i < kept; i++) held.data[i] = -1;
     }
 
-    // Of row y of the image, [W_out]; the rows of the last windows are kept.
+    // The parts of the windows in row y of the image, [W_out]. The rows that the last windows needed are kept.
     const uint64_t* of(int64_t y) {
         const int64_t place = y % kept;
         uint64_t* const row = rows.data + place * conv.W_out;
@@ -39,7 +39,7 @@ public:
     }
 
 private:
-    // All bits of a row of pixels, zeros for the padding, without a gap.
+    // Joins all bits of a row of pixels without gaps, with zeros for the padding.
     void string_up(const uint8_t* pixels) {
         memset(line.data, 0, line.size);
         int64_t bit = conv.padding_w * conv.C_in;
@@ -55,7 +55,7 @@ private:
     const uint8_t* x = nullptr;
     Memory<uint8_t> line;
     Memory<uint64_t> rows;
-    Memory<int64_t> held;  // which row of the image stands in each place
+    Memory<int64_t> held;  // [place]: the row of the image that `rows` has there
 };
 
 // y [N, T, P, ceil(C_in * kernel_h * kernel_w / 8)]; a pixel of x is one byte, and a row of a window 57 bits at most.
@@ -82,7 +82,8 @@ void im2col(const Conv2d* layer, uint8_t* y) {
                     if (shift + row_bits > 64)
                         for (int64_t p = 0; p < c.W_out; p++) word[c.W_out + p] |= part[p] >> (64 - shift);
                 }
-                // What a whole word writes beyond its pixel the next ones write again; behind the last there is another thread's.
+                // A whole word may write past its pixel: later pixels of this frame overwrite that, but the bytes behind the
+                // frame belong to another thread.
                 uint8_t* out = y + (m * c.neurons.P + top * c.W_out) * bytes;
                 const uint8_t* const end = y + (m + 1) * c.neurons.P * bytes;
                 for (int64_t p = 0; p < c.W_out; p++, out += bytes) {

@@ -7,14 +7,14 @@
 
 namespace PK_TARGET {
 
-// Whether `bytes` of a pixel are at all steps those of the pixel before.
+// Whether `bytes` of a pixel equal those of the pixel before at all steps.
 static inline bool fires_like_the_last(const uint8_t* at, int64_t bytes, const SpikeFrames& x, int64_t steps) {
     for (int64_t t = 0; t < steps; t++, at += x.step)
         if (!equal_bytes(at, at - x.pixel, bytes)) return false;
     return true;
 }
 
-// The spikes of an input's part.
+// The number of spikes in a part of the input.
 static inline int64_t count_spikes(const Conv2d& c, const Part& in, const SpikeFrames& x) {
     int64_t sum = 0;
     for (int64_t image = in.image; image < in.image + in.images; image++)
@@ -23,25 +23,25 @@ static inline int64_t count_spikes(const Conv2d& c, const Part& in, const SpikeF
     return sum;
 }
 
-// Memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
+// The memory of one thread, and stages 1 and 2. An output pixel has a sum for each step, then one for each span.
 struct InputLists {
-    static constexpr int group = 4;  // rows that are added at a time: few rows of a sum are usual
+    static constexpr int group = 4;  // rows that are added together: a sum usually has few rows
     static constexpr int64_t longest_segment = 64, uses = 512, band_lists = 1 << 17;  // Segment (work.h)
-    static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps; of a segment
+    static constexpr int64_t span = 32, most_spans = longest_segment / span;          // steps of a span; spans of a segment
 
     int64_t steps = 0, sums = 0;  // of the segment
-    int64_t negated = 0;          // rows from one to its negation; 0: there are none
-    bool has_steady = true;       // whether steady inputs are looked for
-    int64_t pixel_sums = 0;       // of an input pixel: `sums` for each chunk of its channels
-    int64_t repeats = 0;          // input pixels that fire like the one before
-    Grown<uint16_t> input;        // entries of what fired, of all input pixels of a task
-    Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: its list in `input`; it ends at the next
+    int64_t negated = 0;          // distance in rows from a row to its negation; 0: there are no negated rows
+    bool has_steady = true;       // whether to look for steady inputs
+    int64_t pixel_sums = 0;       // lists of an input pixel: `sums` for each chunk of its channels
+    int64_t repeats = 0;          // number of input pixels that fire like the pixel before
+    Grown<uint16_t> input;        // the entries of all lists, of all input pixels of a task
+    Grown<uint32_t> input_start;  // [image][pixel][chunk][sum]: where its list begins in `input`; it ends where the next begins
     Grown<const uint32_t*> tap_start;  // [tap of a slice]: input_start of its pixel
-    Grown<uint32_t> length;            // [sum]
+    Grown<uint32_t> length;  // [sum]
 
     static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
 
-    // Memory for the lists of so many pixels, with so many spikes; returns how many entries they may have.
+    // Borrows memory for the lists of so many pixels with so many spikes; returns how many entries they may have.
     int64_t borrow(Carver& carver, const Slices& slices, int64_t pixels, int64_t steps, int64_t spikes) {
         input.borrow(carver, spikes + overrun);
         input_start.borrow(carver, pixels * slices.chunks * most_sums(steps) + 1);
@@ -54,7 +54,7 @@ struct InputLists {
         const SpikeFrames x = frames_of(c);
         list_inputs(c, slices, in, x, count_spikes(c, in, x));
     }
-    // `spikes`: of the part, at most.
+    // `spikes`: the most that the part may have.
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes) {
         negated = c.negated ? slices.inputs : 0;
         list_pixels(c, slices, in, x, spikes, most_sums(in.steps),
@@ -63,12 +63,12 @@ struct InputLists {
                     });
     }
 
-    // Makes so many lists for each chunk of a pixel by list_chunk(its spikes, its bytes, where the lists' starts go, the first
-    // entry), which returns where they end.
+    // Makes `lists` lists for each chunk of each pixel. list_chunk(spikes, bytes, start, n) makes those of one chunk: it
+    // writes where they begin to `start`, and their entries from number n on; it returns where these end.
     template <class ListChunk>
     void list_pixels(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes, int64_t lists,
                      ListChunk list_chunk) {
-        if (spikes > UINT32_MAX) abort();  // the lists could not be numbered, and no caller to tell
+        if (spikes > UINT32_MAX) abort();  // entries could not be numbered, and a kernel cannot report errors
         steps = in.steps;
         sums = lists;
         pixel_sums = slices.chunks * sums;
@@ -95,7 +95,7 @@ struct InputLists {
         *start = (uint32_t)n;
     }
 
-    // The lists of the last pixel are this one's, too, from entry n of `input`; returns where they end.
+    // Copies the lists of the pixel before, to entry n of `input` and after; returns where they end.
     int64_t copy_lists(uint32_t* start, int64_t n) const {
         const uint32_t *const last = start - pixel_sums, length = (uint32_t)n - last[0];
         for (int64_t i = 0; i < pixel_sums; i++) start[i] = last[i] + length;
@@ -103,7 +103,7 @@ struct InputLists {
         return n + length;
     }
 
-    // Two pixels of the input fire alike if their lists are equal (equal_windows.h).
+    // For equal_windows.h: two pixels of the input fire alike if their lists are equal.
     uint64_t hash_of(int64_t pixel) const {
         const uint32_t *const start = input_start.data + pixel * pixel_sums, length = start[pixel_sums] - start[0];
         uint32_t starts = 0;
@@ -117,7 +117,7 @@ struct InputLists {
         return !memcmp(input.data + start[0], input.data + other[0], (start[pixel_sums] - start[0]) * sizeof(uint16_t));
     }
 
-    // The lists of a window's slice; `end` is where they go, and their end is returned.
+    // Joins the lists of the taps of one slice of a window. Entries are written from `end` on; returns their new end.
     OUT_OF_LINE uint16_t* list_slice(const Tap* taps, int64_t count, Choice& choice, Visit* visits, uint16_t* end) {
         const uint32_t** const starts = tap_start.reserve(count);
         uint32_t* const lengths = length.reserve(sums);
@@ -140,15 +140,15 @@ struct InputLists {
         return end;
     }
 
-    // Entries of all lists of some pixels and chunks.
+    // The number of entries in lists first .. last - 1 (one list for each pixel and chunk).
     int64_t length_of(int64_t first, int64_t last) const {
         return input_start.data[last * sums] - input_start.data[first * sums];
     }
 
-    // Entries that the lists of one window's slice may have, before they are filled up.
+    // The most entries that the lists of one slice of a window can have, before they are padded to whole groups.
     static int64_t most_listed(const Slices& slices, int64_t steps) { return steps * slices.inputs; }
 
-    // The lists of some channels of a pixel, from entry n of `input`; returns where they end.
+    // Lists some channels of a pixel, step by step and then span by span, from entry n of `input` on; returns where they end.
     int64_t list_steps(const uint8_t* x, int64_t frame, int64_t bytes, uint32_t* start, int64_t n) const {
         uint64_t steady[most_spans][most_slice_rows / 64], others[most_slice_rows / 64], silent[most_slice_rows / 64];
         const auto list_bits = [&](const void* bits, int64_t rows_before) {
@@ -182,8 +182,8 @@ struct InputLists {
     void finish(typename Rows::Number*) const {}  // the sums are the currents
 };
 
-// How many rows are added for the spikes of a pixel at T steps, `frame` bytes from one to the next: those that are steady count
-// once a span, and, with negated rows, once for each step at which they are silent.
+// How many rows are added for the spikes of a pixel in T steps, which are `frame` bytes apart. A steady input counts once for
+// each span and, with negated rows, once for each step at which it is silent.
 static inline int64_t count_rows_of(const uint8_t* x, int64_t T, int64_t frame, int64_t bytes, int64_t negated) {
     constexpr int64_t span = InputLists::span;
     int64_t count = 0;

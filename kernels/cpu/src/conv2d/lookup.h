@@ -1,13 +1,13 @@
 // Convolution by table lookup, with the IF neuron in the same pass: its speed does not depend on the firing rate.
 //
-// Four inputs fire in one of 16 ways, so four weights have 16 partial sums: one vector register. The lanes of another are 16
-// steps of an output pixel, and its low four bits are how the four inputs fired at each. One permutation then looks up what
-// the four inputs add in all 16 steps: 64 multiplications for a permutation and an addition. The next four bits are a shift
-// away, so a lane holds a word of 32 inputs (lookup_windows.h).
+// Four inputs fire in one of 16 combinations, so four weights have 16 partial sums, which fill one vector register (a table).
+// The lanes of a second register are 16 steps of an output pixel; the low four bits of each lane tell which of the four inputs
+// fired at that step. One permutation then looks up the contribution of the four inputs to all 16 steps: it replaces 64
+// multiplications. A shift by four brings up the next four inputs; a lane holds a word of 32 inputs (lookup_windows.h).
 //
-// For 8 output channels at a time, the tables of a window's inputs, or of as many as the second-level cache holds, are made
-// and used for many output pixels and steps. They are read in order, which that cache keeps up with; with fewer, for the
-// first-level cache, the sums would go to memory and back more often. The sums of 16 channels are then transposed, and
+// For 8 output channels at a time, the tables of a window's inputs, or of as many as fit the second-level cache, are built and
+// used for many output pixels and steps. They are read in order, so the second-level cache keeps up. Fewer tables, for the
+// first-level cache, would have to store and reload the sums more often. Finally the sums of 16 channels are transposed, and
 // fired as in fire_sums.h.
 #pragma once
 #if defined(__AVX512F__)
@@ -18,18 +18,18 @@
 
 namespace PK_TARGET {
 
-constexpr int table_channels = 8, table_words = 64;  // of the tables made at a time: 256 kB
-constexpr int pair = 2;                              // uses that share the loading of a table
+constexpr int table_channels = 8, table_words = 64;  // channels and words of the tables that exist at a time: 256 kB
+constexpr int pair = 2;                              // uses that share the load of a table
 
 constexpr int64_t lookup_segment = 64;     // steps
-constexpr int64_t lookup_uses = 4096;      // pixels times steps that tables are made for
-constexpr int64_t lookup_words = 1 << 17;  // of a band: Segment (work.h)
+constexpr int64_t lookup_uses = 4096;      // pixels times steps that a set of tables is built for
+constexpr int64_t lookup_words = 1 << 17;  // words of a band: Segment (work.h)
 
-// Weights lie in blocks of output channels: [block][a window's inputs, channel by channel at each tap][channels of the block, a
-// multiple of 16].
+// Weights lie in blocks of output channels: [block][input of a window, tap by tap, channel by channel][channel of the block,
+// padded to a multiple of 16].
 constexpr int64_t matrix_columns = 128;
 
-// How the work is cut. A use is 16 steps of an output pixel.
+// How the work is cut. A use of the tables is 16 steps of an output pixel.
 struct LookupCut : Cut {
     LookupCut(const Conv2d& c, const WindowWords& words, int64_t threads) : Cut(c, segment(c, words), row, threads) {}
 
@@ -40,12 +40,12 @@ private:
     }
 };
 
-// Memory of one thread.
+// The memory of one thread.
 struct LookupLists {
     Windows windows;
     Grown<float> tables;  // [word][quad][channel][16]
     Grown<float> sums;  // [use][16 channels][16 steps]
-    Grown<float> current;  // of some output pixels: [step][16 channels]
+    Grown<float> current;  // [output pixel][step][16 channels]
 
     void borrow(Carver& carver, const Conv2d& c, const WindowWords& words, const LookupCut& cut) {
         windows.borrow(carver, c, words, cut.images * input_rows(c, cut.rows), cut.places, cut.steps);
@@ -55,8 +55,8 @@ struct LookupLists {
     }
 };
 
-// The partial sums of four weights each: entry i holds those of the bits that are set in i. `width`: floats from an input to
-// the next. The last input stands for those that are missing to a four, which never fire.
+// Builds the tables: entry i of a table is the sum of those of its four weights whose bits are set in i. `width`: floats from
+// one input to the next. If inputs are missing to the last four, the last input is repeated: its repetitions never fire.
 static void make_tables(const float* weight, int64_t width, int64_t inputs, float* tables) {
     for (int64_t first = 0; first < inputs; first += 4) {
         const float* w[4];
@@ -71,9 +71,9 @@ static void make_tables(const float* weight, int64_t width, int64_t inputs, floa
     }
 }
 
-// Adds what a few words at each of a few taps contribute to the sums of some uses. Every second use adds by multiplying by
-// one, which is the same to the last bit, and is done by another part of the processor. `start`: [tap][use]; `last_quads`:
-// of the last word; `fresh`: the sums start at zero.
+// Adds the contribution of some words at some taps to the sums of `uses` uses. Every second use adds by a multiply-add with
+// 1, which gives the same bits but runs on another execution port. `start`: the words, [tap][use]; `last_quads`: quads of the
+// last word; `fresh`: the sums start at zero.
 template <int uses>
 OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* start, int64_t taps, int64_t words, int64_t steps,
                                 int last_quads, bool fresh, float* const* sums) {
@@ -90,12 +90,12 @@ OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* star
             }
             if (!_mm512_test_epi32_mask(any, any)) continue;
             const int some = tap + 1 == taps && i + 1 == words ? last_quads : quads;
-#pragma GCC unroll 1  // unrolled, the compiler spreads the sums out into memory
+#pragma GCC unroll 1  // if it is unrolled, the compiler spills the sums
             for (int quad = 0; quad < some; quad++) {
 #pragma GCC unroll 8
                 for (int c = 0; c < table_channels; c++) {
                     __m512 table = _mm512_load_ps(tables + (quad * table_channels + c) * lanes);
-                    __asm__("" : "+v"(table));  // stays in a register: the compiler would load it for each of the uses
+                    __asm__("" : "+v"(table));  // keeps it in a register: the compiler would load it again for each use
                     for (int u = 0; u < uses; u++) {
                         const __m512 found = _mm512_permutexvar_ps(word[u], table);
                         sum[u][c] = u % 2 ? _mm512_fmadd_ps(found, one, sum[u][c]) : _mm512_add_ps(sum[u][c], found);
@@ -106,12 +106,12 @@ OUT_OF_LINE static void look_up(const float* tables, const uint32_t* const* star
         }
     for (int u = 0; u < uses; u++)
         for (int c = 0; c < table_channels; c++) {
-            float* const to = sums[u] + c * lanes;  // what came before is added last: short sums are rounded less
+            float* const to = sums[u] + c * lanes;  // the earlier sum is added last, so that rounding errors stay small
             _mm512_store_ps(to, fresh ? sum[u][c] : _mm512_add_ps(sum[u][c], _mm512_load_ps(to)));
         }
 }
 
-// [16 channels][16 steps] to [16 steps][16 channels].
+// Transposes [16 channels][16 steps] to [16 steps][16 channels].
 static void transpose(const float* from, float* to) {
     __m512 a[lanes], b[lanes];
     for (int i = 0; i < lanes; i++) a[i] = _mm512_load_ps(from + i * lanes);
@@ -134,8 +134,8 @@ static void transpose(const float* from, float* to) {
     for (int i = 0; i < lanes; i++) _mm512_store_ps(to + i * lanes, b[i]);
 }
 
-// The sums of 8 output channels of a group of output pixels. As many words of their windows at a time as there are tables
-// for: of several taps, or a part of one tap's.
+// Computes the sums of 8 output channels of a group of output pixels, table_words words of their windows at a time: those of
+// several taps, or a part of the words of one tap.
 static void add_words(const WindowWords& words, const float* weight, int64_t width, int64_t places, int64_t steps, int half,
                       LookupLists& lists) {
     const int64_t uses_each = steps / lanes, uses = places * uses_each;
@@ -172,14 +172,14 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
     float* const sums = lists.sums.reserve(uses * row * lanes);
     constexpr int most_places = together;
     float* const current = lists.current.reserve(most_places * steps * row);
-    int64_t found = -1;  // the group whose windows are found
+    int64_t found = -1;  // the group of channels that lists.windows holds
     for (int64_t channel = first_channel; channel < last_channel; channel += row) {
         const int64_t before = channel / matrix_columns * matrix_columns;
         const int64_t width = least(matrix_columns, ceil_div(c.neurons.C - before, row) * row);
         const float* const weight = (const float*)c.weight + before * words.inputs + channel - before;
         for (int half = 0; half < row / table_channels; half++) {
             const int64_t first_of_half = channel + half * table_channels;
-            if (first_of_half >= c.neurons.C) break;  // whatever their sums are, these channels are not stored
+            if (first_of_half >= c.neurons.C) break;  // channels of padding: their sums are never stored
             const int64_t group = first_of_half / (c.neurons.C / c.groups);
             if (group != found) lists.windows.find(c, words, out, in, group, first, last, steps);
             found = group;
@@ -195,7 +195,7 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
     }
 }
 
-// With groups, each has whole eights of output channels.
+// Runs a task. In a grouped convolution each group has a multiple of 8 output channels.
 static void run_lookup_task(const Conv2d& c, const WindowWords& words, const LookupCut& cut, int64_t task, LookupLists& lists) {
     const int64_t first_channel = cut.first_channel(task), last_channel = least(c.neurons.C, first_channel + cut.channels);
     Part out = cut.part(c, task);

@@ -1,8 +1,8 @@
-// What the lookup kernel looks up with: the inputs of each output pixel's window, in words of 32 bits, the words of successive
-// steps side by side.
+// The operands of the lookup kernel: the inputs of each output pixel's window as words of 32 bits; the words of successive
+// steps lie side by side.
 //
-// Where the channels of an input pixel, or of a group of them, fill words, a window is the words of its pixels. Else its
-// bits are put together, so that a 3x3 window of one channel is one word and not nine.
+// Where the channels of an input pixel (of one group) fill whole words, a window consists of the words of its pixels.
+// Otherwise its bits are packed together, so that a 3x3 window of one channel is one word instead of nine.
 #pragma once
 #if defined(__AVX512F__)
 #include "../work.h"
@@ -10,14 +10,14 @@
 
 namespace PK_TARGET {
 
-constexpr int lanes = 16, word_bits = 32, quads = word_bits / 4;  // of a word
+constexpr int lanes = 16, word_bits = 32, quads = word_bits / 4;  // lanes of a register; bits and fours of bits of a word
 
 // The words of the windows of one group of channels.
 struct WindowWords {
     int64_t pixel, channels;  // words of an input pixel; input channels of a group
-    bool together;            // bits are put together: `taps` is 1 then, and `count` the words of the window
-    int64_t count, taps;      // words at a tap, and taps
-    int64_t inputs;           // of a neuron
+    bool together;            // the bits are packed together: `taps` is then 1, and `count` the words of the whole window
+    int64_t count, taps;      // words of a tap, and taps
+    int64_t inputs;           // inputs of a neuron
     explicit WindowWords(const Conv2d& c) : pixel(ceil_div(c.C_in, word_bits)), channels(c.C_in / c.groups) {
         const int64_t window = c.kernel_h * c.kernel_w;
         together = channels % word_bits != 0;
@@ -26,24 +26,24 @@ struct WindowWords {
         inputs = channels * window;
     }
     int64_t all() const { return count * taps; }
-    // How many quads of the last word have inputs.
+    // How many fours of bits of the last word have inputs.
     int last_quads() const { return (int)(quads - (all() * word_bits - inputs) / 4); }
 };
 
-// Some bits of a window: where they are at a pixel, and where they go to.
+// Some bits of a window: their place in an input pixel, and their place in the packed window.
 struct Piece {
     int64_t tap, from, to;  // words
     int32_t from_bit, to_bit, mask;
 };
 
-// Memory of one thread.
+// The memory of one thread.
 struct Windows {
-    Grown<uint32_t> words;         // of the input part: [image][pixel][word][step], then zeros for taps outside the image
+    Grown<uint32_t> words;  // the part of the input, [image][pixel][word][step]; then zeros for taps outside the image
     Grown<uint32_t> put_together;  // [output pixel][word][step]
     Grown<Piece> pieces;
     Grown<const uint32_t*> start;  // [tap][output pixel]: its words
 
-    // For so many rows of inputs, images on images, and for so many output pixels at a time.
+    // Borrows memory for so many input rows (of all images together), and for so many output pixels at a time.
     void borrow(Carver& carver, const Conv2d& c, const WindowWords& window, int64_t rows, int64_t places, int64_t steps) {
         const int64_t taps = c.kernel_h * c.kernel_w;
         words.borrow(carver, (rows * c.W + 1) * window.pixel * steps);
@@ -52,7 +52,7 @@ struct Windows {
         start.borrow(carver, taps * places);
     }
 
-    // Reads the bits of the input part, with zeros up to `steps` steps.
+    // Reads the bits of a part of the input, and pads them with zeros to `steps` steps.
     void read(const Conv2d& c, const WindowWords& window, const Part& in, int64_t steps) {
         const int64_t bytes = (c.C_in + 7) / 8, frame = x_frame(c), pixels = in.rows * c.W;
         const int64_t all = in.images * pixels * window.pixel * steps;
@@ -75,7 +75,7 @@ struct Windows {
         PK_ASSERT(to + window.pixel * steps == words.data + words.size);
     }
 
-    // Finds the windows of one group at output pixels first .. last - 1 of a part.
+    // Finds the windows of output pixels first .. last - 1 of a part, for one group of channels.
     void find(const Conv2d& c, const WindowWords& window, const Part& out, const Part& in, int64_t group, int64_t first,
               int64_t last, int64_t steps) {
         const int64_t places = last - first, taps = c.kernel_h * c.kernel_w;
@@ -122,12 +122,12 @@ private:
         for (int64_t i = 0; i < places; i++) start.data[i] = put_together.data + i * window.count * steps;
     }
 
-    // They end where a word does, there or here. Of the channels 1, 2 ... of a tap, one in 32 begins a word there, one in 32
-    // begins one here, and these need not be the same.
+    // A piece ends where a word of the input or a word of the packed window ends. Among the channels of a tap behind the
+    // first, one in 32 begins a word of the input, and one in 32, perhaps another one, begins a word of the window.
     static int64_t most_pieces(const WindowWords& window, int64_t taps) {
         return taps * (2 * ceil_div(window.channels - 1, word_bits) + 1);
     }
-    // The pieces of a window.
+    // Lists the pieces of a window; returns their number.
     int64_t list_pieces(const WindowWords& window, int64_t group, int64_t taps) {
         Piece* const all = pieces.reserve(most_pieces(window, taps));
         int64_t count = 0;

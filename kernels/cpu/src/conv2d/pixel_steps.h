@@ -1,5 +1,5 @@
-// What the depthwise kernel and the product of real values share: a pixel's neurons walk through all steps, with the currents
-// of a few steps at a time side by side in registers.
+// What the depthwise kernel and the product of real values share: the neurons of a pixel walk through all steps, and the
+// currents of a few steps at a time are in registers.
 #pragma once
 #include <type_traits>
 
@@ -8,8 +8,8 @@
 
 namespace PK_TARGET {
 
-// All steps of 32 channels of an output pixel. add(t, steps, current) adds to the currents of `steps` steps from t on, each
-// of which is the bias already; steps is an integral constant, 1 or `together`.
+// Runs all steps of 32 channels of an output pixel. add(t, steps, current) adds to the currents of `steps` steps from t on,
+// which hold the bias already; steps is an integral constant, 1 or `together`.
 template <int together, class Model, class Add>
 static inline void fire_pixel(const Neurons& n, const float* biases, Model, int64_t place, int64_t channel, Add add) {
     const int channels = (int)least(n.C - channel, block);

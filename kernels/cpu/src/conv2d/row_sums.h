@@ -1,5 +1,5 @@
 // What the event and the period kernel share: a convolution that adds chosen rows of weights, with the IF neuron in the same
-// pass. `Source` is one of the two: which rows, and to which sums.
+// pass. `Source` (InputLists or PeriodSource) says which rows are added to which sums.
 #pragma once
 #include "equal_windows.h"
 #include "fire_sums.h"
@@ -7,7 +7,7 @@
 
 namespace PK_TARGET {
 
-// What one thread has.
+// The memory of one thread.
 template <class Source_>
 struct Worker {
     using Source = Source_;
@@ -20,7 +20,7 @@ struct Worker {
         : source(arguments...), lists(c, slices, source), windows(c) {}
 };
 
-// Sums [pixel][sum][channel of a row], `size` numbers of each pixel.
+// Describes sums [pixel][sum][channel of a row] with `size` numbers for each pixel.
 template <class Rows>
 static Sums sums_of(const typename Rows::Number* sums, int64_t size, int64_t span) {
     constexpr bool floats = std::is_same_v<typename Rows::Number, float>;
@@ -28,7 +28,7 @@ static Sums sums_of(const typename Rows::Number* sums, int64_t size, int64_t spa
     return {(const char*)sums, size * bytes, Rows::channels * bytes, span, floats ? nullptr : sums_to_floats<Rows>};
 }
 
-// A group of output pixels.
+// Computes a group of output pixels.
 template <class Rows, class Worker>
 static void run_group(const Conv2d& c, const Slices& slices, const Part& out, const Place* at, int64_t places,
                       int64_t first_channel, int64_t last_channel, Worker& worker) {
@@ -58,7 +58,7 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
     }
 }
 
-// The output pixels of a part, whose inputs are listed, so many `places` at a time.
+// Computes the output pixels of a part, `places` at a time. Their inputs have been listed.
 template <class Rows, class Worker>
 static void run_part(const Conv2d& c, const Slices& slices, const Part& in, const Part& out, int64_t places,
                      int64_t first_channel, int64_t last_channel, Worker& worker) {
@@ -92,7 +92,7 @@ static Cut cut_of(const Conv2d& c, const Slices& slices, int64_t steps, int64_t 
     return {c, {steps, Source::uses, entries, sums * slices.chunks, Source::band_lists}, c.row_channels, threads};
 }
 
-// `arguments`: of Source's constructor, called in each thread.
+// `arguments`: for the constructor of Source, which is called in each thread.
 template <class Rows, class Source, class... Arguments>
 static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
     const Slices slices(c);

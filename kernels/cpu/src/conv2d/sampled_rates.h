@@ -1,12 +1,12 @@
-// How much fires, as some pixels tell: the choice of a kernel goes by it.
+// Estimates the firing rate from a sample of pixels, to choose a kernel.
 #pragma once
 #include "input_lists.h"
 
 namespace PK_TARGET {
 
-// The pixels lie in all parts of an image whatever its width, by multiples of the golden ratio.
+// The sampled pixels are multiples of the golden ratio, so they cover all parts of an image, whatever its width.
 inline void sample_rates(Sample* sample) {
-    constexpr int64_t most_pixels = 16;  // of an image
+    constexpr int64_t most_pixels = 16;  // sampled of an image
     Sample& s = *sample;
     const int64_t apart = most(1, s.N / 4), pixels = least(s.P, most_pixels), count = ceil_div(s.N, apart) * pixels;
     const int64_t bytes = (s.C + 7) / 8;

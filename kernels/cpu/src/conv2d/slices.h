@@ -1,6 +1,6 @@
-// Sums of chosen rows of weights. The limit is one row a cycle, if the rows come from the first-level cache. Therefore the
-// rows of a block of output channels are cut into slices that fit there, and each slice is used for many output pixels
-// before the next. (Where few rows are chosen, fewer and larger slices are better; they come from the second level.)
+// Sums of chosen rows of weights. At best one row is added per cycle, and only if the rows come from the first-level cache. The
+// rows of a block of output channels are therefore cut into slices that fit there, and each slice is used for many output
+// pixels before the next. (If few rows are chosen, fewer and larger slices are better, from the second-level cache.)
 #pragma once
 #include "weight_rows.h"
 #include "../set_bits.h"
@@ -8,15 +8,15 @@
 namespace PK_TARGET {
 
 constexpr int64_t most_slice_rows = 1536;
-constexpr int entry_scale = 8;       // lists hold row numbers times 8: an address can add 8 times a register
+constexpr int entry_scale = 8;  // lists hold row numbers times 8, because an x86 address can scale a register only by 8
 
-// Which inputs make a slice: those of a few taps of the window or, where a pixel has many channels, a part of one tap's.
-// Row 0 of a slice adds nothing, to fill up lists with.
+// Which inputs make a slice: those of a few taps of the window or, where a pixel has many channels, a chunk of one tap's
+// channels. Row 0 of a slice is zero; lists are padded with it.
 struct Slices {
     int64_t chunk, chunks;  // channels of a pixel that are in one slice, and how many such chunks a pixel has
-    int64_t taps;           // of a slice
-    int64_t inputs;         // of a slice
-    int64_t count, rows;    // slices; rows of each: nothing, its inputs' and, where that is wanted, their negations
+    int64_t taps;  // taps of a slice
+    int64_t inputs;  // inputs of a slice
+    int64_t count, rows;  // slices; rows of each: zero, one for each input and, with c.negated, their negations
 
     explicit Slices(const Conv2d& c) {
         const int64_t window = c.kernel_h * c.kernel_w;
@@ -25,7 +25,7 @@ struct Slices {
         chunks = ceil_div(c.C_in, chunk);
         const int64_t runs = chunks > 1 ? window : ceil_div(window, most(1, c.slice_rows / c.C_in));
         taps = ceil_div(window, runs);
-        if (runs > 1) taps = least(taps, c.kernel_w);  // lists of one row are shared: window_lists.h
+        if (runs > 1) taps = least(taps, c.kernel_w);  // windows share lists of one kernel row: window_lists.h
         count = ceil_div(window, taps) * chunks;
         inputs = taps * chunk;
         rows = (c.negated ? 2 : 1) * inputs + 1;
@@ -41,17 +41,17 @@ struct Slices {
         return (slice * rows + tap % taps * c.C_in + channel % chunk + 1) * row_line;
     }
 
-    // Whether the weights of some blocks are too many for the second-level cache.
+    // Whether the weights of so many blocks exceed the second-level cache.
     bool far(int64_t blocks) const { return blocks * block_bytes() > 1 << 19; }
 
-    // Asks for the i-th of n parts of the slice that follows, while this one is used.
+    // Prefetches the i-th of n parts of the next slice while this one is used.
     void prefetch_next(const char* slice, int64_t i, int64_t n) const {
         const int64_t most = inputs + 1;
         for (int64_t r = i * most / n; r < (i + 1) * most / n; r++) __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
     }
 
-    // Reads a slice from end to end, for a single pixel, whose few additions leave no time to ask for the next one: line after
-    // line the processor fetches by itself, and faster than in the order in which rows are added.
+    // Reads a slice from end to end. For a single pixel, the few additions leave no time to prefetch the next slice; read in
+    // order, the hardware prefetcher loads it faster than in the order in which rows are added.
     void read(const char* slice) const {
         for (int64_t r = 0; r <= inputs; r++) (void)*(const volatile char*)(slice + r * row_line);
     }
@@ -72,17 +72,17 @@ struct Slices {
     }
 };
 
-// Rows that belong to one sum: how many groups of rows, and to which sum.
+// How many groups of rows are added to which sum.
 struct Visit {
     uint16_t groups, sum;
 };
 
-// The rows of one slice of a window, sum after sum. They are sorted by their number: the processor, which guesses the end
-// of a loop from the last ones, is then wrong only where the number changes.
+// The chosen rows of one slice of a window, sum by sum. Sums are sorted by their number of rows, so that the branch predictor
+// mispredicts the end of a loop only where the number changes.
 struct Choice {
     const uint16_t* entries;
     const Visit* visits;
-    int64_t count, empty;  // visits; those that come first and have no rows
+    int64_t count, empty;  // number of visits; how many of them, the first ones, have no rows
 };
 
 template <int group>
@@ -104,7 +104,7 @@ static Choice sort_sums(const uint32_t* length, int64_t sums, Visit* visits, con
     return {entries, visits, sums, empty};
 }
 
-// Adds chosen rows of a slice to the sums [sum][channels of a row]; `first`: sets them to what these rows add up to.
+// Adds the chosen rows of a slice to the sums [sum][channels of a row]. `first`: the sums start at zero.
 template <class Rows, int group>
 OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool first, typename Rows::Number* sums) {
     const uint16_t* entry = choice.entries;
@@ -131,7 +131,7 @@ OUT_OF_LINE static void add_slice(const char* slice, const Choice& choice, bool 
     }
 }
 
-// Calls run with a value of the kind of rows that a layer's weights are packed in.
+// Calls run with a value whose type is the kind of rows that a layer's weights are packed in.
 template <class Run>
 static void with_rows(const Conv2d& c, Run run) {
     if (c.row_channels == ByteRows::channels) run(ByteRows{});
@@ -143,7 +143,7 @@ inline int64_t rows_size(const Conv2d* c) { return Slices(*c).block_bytes(); }
 
 template <class Rows>
 static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
-    constexpr int64_t together = 256;  // rows that are written side by side: they stay in the first-level cache
+    constexpr int64_t together = 256;  // rows that are written together and stay in the first-level cache
     const Slices slices(c);
     const int64_t window = c.kernel_h * c.kernel_w, inputs = c.C_in * window;
 #pragma omp parallel for schedule(static)
@@ -157,7 +157,7 @@ static void pack_rows(const float* weight, char* packed, const Conv2d& c) {
             for (int64_t k = 0; k < n; k++) lines[k] = rows + slices.row_of(c, (start + k) / window, (start + k) % window);
             for (int64_t o = 0; o < channels; o++) {
                 const float* const from = weight + (first + o) * inputs + start;
-                const float scale = c.unit ? 1.0f / c.unit[first + o] : 1.0f;  // of a power of two: exact
+                const float scale = c.unit ? 1.0f / c.unit[first + o] : 1.0f;  // exact: units are powers of two
                 for (int64_t k = 0; k < n; k++) Rows::put(lines[k], (int)o, from[k] * scale);
                 for (int64_t k = 0; k < n && c.negated; k++)
                     Rows::put(lines[k] + slices.inputs * row_line, (int)o, -from[k] * scale);

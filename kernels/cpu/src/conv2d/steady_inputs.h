@@ -1,15 +1,15 @@
-// Inputs that fire at more steps of a span than not, many at all but a few, as those do that a clip or a pool has saturated.
-// Their weights are added once for the span, and at the steps at which they are silent the negated weights are added.
+// Steady inputs: they fire at most steps of a span, often at all but a few, as saturated inputs do behind a clip or a pool.
+// Their weights are added once for the span, and their negated weights at each step at which they are silent.
 #pragma once
 #include "../set_bits.h"
 
 namespace PK_TARGET {
 
-// In a span of so many steps an input may be silent so often and still be steady. Then a span takes 1 + silent rows of it at
-// most, and would take steps - silent, which are more.
+// How many steps of a span an input may be silent and still be steady. A steady input costs 1 + silent rows for the span; that
+// is no more than the steps - silent rows that it would cost otherwise.
 static constexpr int64_t most_silent(int64_t steps, bool negated) { return negated ? (steps - 1) / 2 : 0; }
 
-// Counts up to 63 of each bit of a word, side by side: plane k has bit k of the counts.
+// Counts each of the 64 bits of added words, up to 63 each: plane k holds bit k of all 64 counts.
 struct BitCounts {
     static constexpr int planes = 6;
     uint64_t plane[planes] = {};
@@ -21,7 +21,7 @@ struct BitCounts {
             word = carry;
         }
     }
-    // Adds a word, b and c, and a third that is in the plane: what is left stays there, and the carry is returned.
+    // A full adder: adds b and c to plane k, and returns the carry.
     inline uint64_t add_two(int k, uint64_t b, uint64_t c) {
         const uint64_t a = plane[k], either = a ^ b;
         plane[k] = either ^ c;
@@ -31,7 +31,7 @@ struct BitCounts {
         const uint64_t first = add_two(0, words[0], words[1]), second = add_two(0, words[2], words[3]);
         add(add_two(1, first, second), 2);
     }
-    // Whose counts are at most so many.
+    // The bits whose counts are at most `most`.
     inline uint64_t at_most(int64_t most) const {
         uint64_t more = 0, equal = ~0ull;
         for (int k = planes - 1; k >= 0; k--) {
@@ -43,7 +43,8 @@ struct BitCounts {
     }
 };
 
-// The channels that are silent at `silent` of the steps from x, at most; whether there are any. `silent` is below `steps`.
+// Finds the channels that are silent at no more than `silent` of the steps from x on; returns whether there are any. `silent`
+// is below `steps`.
 static inline bool find_steady(const uint8_t* x, int64_t frame, int64_t bytes, int64_t steps, int64_t silent,
                                uint64_t* steady) {
     uint64_t any = 0;

@@ -1,16 +1,17 @@
-// The gradient of a convolution's weights, of spikes and the gradient of the currents: event-driven. A weight's gradient is
-// the sum of its output's gradients over all places and steps at which its input fired, so each spike adds, for each tap of
-// the kernel, one row: the gradients of a block of output channels at the pixel that the tap leads to.
+// The gradient of a convolution's weights, computed event by event from spikes and the gradient of the currents. The gradient
+// of a weight is the sum of the gradients of its output over all pixels and steps at which its input fired. Each spike
+// therefore adds one row for each tap of the kernel: the gradients of a block of output channels at the pixel that the tap
+// leads to.
 //
-// A task is an image at one step. In stages:
+// A task is an image at one step. The stages:
 //
-// 1. list_spikes: for each band of input rows and each input channel, the pixels that fired.
-// 2. spread: for a block of output channels, the rows of all output pixels, each where stride and padding lead its tap to,
-//    and zeros between and around them: no tap of any pixel leads elsewhere.
-// 3. add_rows: for each band and input channel, the sums of all taps in registers. The rows under a band are few enough
-//    for the first-level cache, whichever the channel.
+// 1. list_spikes: lists, for each band of input rows and each input channel, the pixels that fired.
+// 2. spread_rows: lays out the rows of all output pixels, for a block of output channels, on the grid of input pixels
+//    (by stride and padding), with zeros between and around them, so that every tap of every pixel finds a row.
+// 3. add_rows: adds up all taps in registers, for each band and input channel. The rows that a band reaches fit the
+//    first-level cache for every channel.
 //
-// Each thread has sums of its own, which are added in the order of the threads.
+// Each thread has its own sums, which are finally added in the order of the threads.
 #pragma once
 #include "../set_bits.h"
 #include "weight_rows.h"
@@ -20,11 +21,11 @@ namespace PK_TARGET {
 
 // How the rows of one image lie in memory.
 struct SpreadImage {
-    static constexpr int64_t cached_rows = 320;  // 20 kB: a band's, of a first-level cache of 32 kB or more
-    static constexpr int64_t most_taps = 9;      // sums at a time: of as many registers
+    static constexpr int64_t cached_rows = 320;  // rows that a band reaches: 20 kB of a first-level cache of 32 kB or more
+    static constexpr int64_t most_taps = 9;      // taps whose sums are in registers at a time
 
-    int64_t H, W, first_y, first_x;      // first: the coordinate, in steps of one pixel, that its first row and column have
-    int64_t band, bands;                 // input rows
+    int64_t H, W, first_y, first_x;      // size; coordinates of its first row and column on the grid of padded input pixels
+    int64_t band, bands;                 // input rows of a band; bands
     int64_t taps;
 
     explicit SpreadImage(const Conv2d& c)
@@ -37,7 +38,7 @@ struct SpreadImage {
         band = least(band, c.H);
         bands = ceil_div(c.H, most(1, band));
     }
-    // How far the row of a tap is from that of the pixel, in bytes.
+    // The distance in bytes from a pixel's row to the row of one of its taps.
     int64_t offset(const Conv2d& c, int64_t tap) const {
         const int64_t y = (c.kernel_h - 1 - tap / c.kernel_w) * c.dilation_h;
         const int64_t x = (c.kernel_w - 1 - tap % c.kernel_w) * c.dilation_w;
@@ -46,8 +47,8 @@ struct SpreadImage {
 };
 
 struct WeightGradientMemory {
-    Grown<uint32_t> spikes;  // [band][channel][pixel of a band]: offsets of their rows, in bytes
-    Grown<int32_t> count;    // [band][channel]
+    Grown<uint32_t> spikes;  // [band][channel][pixel of a band]: byte offsets of the rows of pixels that fired
+    Grown<int32_t> count;    // [band][channel]: how many fired
     Memory<float> rows;      // [SpreadImage.H][SpreadImage.W][channel of a block]
     Memory<float> sums;      // [block][C_in][tap][channel of a block]
     WeightGradientMemory(int64_t rows_size, int64_t sums_size) : rows(rows_size), sums(sums_size) {}
@@ -75,18 +76,18 @@ struct WeightGradientMemory {
         const int channels = (int)least(n.C - channel, row);
         for (int64_t p = 0; p < n.P; p++) {
             const int64_t y = p / c.W_out * c.stride_h - spread.first_y, x = p % c.W_out * c.stride_w - spread.first_x;
-            if (y < 0 || y >= spread.H || x < 0 || x >= spread.W) continue;  // of padding alone
+            if (y < 0 || y >= spread.H || x < 0 || x >= spread.W) continue;  // its window holds only padding
             store_block(rows.data + (y * spread.W + x) * row, load_block<row>(grad + p * n.C + channel, channels));
         }
     }
 };
 
-// Adds, for each of some taps, the rows at `offsets` from those of the pixels listed.
+// For each of `taps` taps: adds up the rows at that tap's offset from the rows of the listed pixels.
 template <int taps>
 OUT_OF_LINE static void add_rows(const char* rows, const uint32_t* pixels, int64_t n, const int64_t* offsets, float* sums) {
     int64_t offset[taps];
     for (int k = 0; k < taps; k++) offset[k] = offsets[k];
-    for (int lane = 0; lane < row; lane += Vec::width) {  // registers for all taps, of one vector each
+    for (int lane = 0; lane < row; lane += Vec::width) {  // one vector of each tap's sum at a time: all taps fit registers
         Vec sum[taps];
         for (int k = 0; k < taps; k++) sum[k] = load(sums + k * row + lane);
         const char* const first = rows + lane * sizeof(float);
@@ -104,7 +105,7 @@ static void add_taps(int64_t count, const char* rows, const uint32_t* pixels, in
     else if constexpr (taps > 1) add_taps<taps - 1>(count, rows, pixels, n, offsets, sums);
 }
 
-// grad [C_out of the image's pixels] of one image and step.
+// Adds the spikes of one image at one step. grad: [P, C_out].
 static void add_frame(const Conv2d& c, const SpreadImage& spread, const uint8_t* x, const float* grad, const int64_t* offsets,
                       WeightGradientMemory& memory) {
     memory.list_spikes(c, spread, x);

@@ -1,27 +1,27 @@
-// Rows of weights: those of one input to the output channels of a block. A row is one cache line, so adding it costs one
-// load, and the more channels it holds the better. There are three kinds:
+// Rows of weights. A row holds the weights from one input to the output channels of a block. It is one cache line, so adding
+// it costs one load, and the more channels it holds the better. There are three kinds:
 //
-// FloatRows: 16 channels as they are.
-// ShortRows: 32 channels of whole numbers of 14 bits, if the weights are that: multiples of a unit that each channel has.
-//     Four of them can be added in 16 bits; only the sum of the four is widened to 32. The half rows are interleaved,
-//     channel o with channel o + 16, since the halves of 32-bit lanes are cheap to take apart.
-// ByteRows: 64 channels of whole numbers of 7 bits, if no sum of a channel's weights leaves 16 bits. They are written as
-//     w + 64, from 1 to 127, so that two rows can be added in bytes, and channel o is in a byte below channel o + 32.
-//     Sums of 16-bit words are then odd * 256 + even, modulo 2^16, and the words shifted by 8 sum up to odd, so that
-//     even = words - 256 * odd. The 64 of every row, also of those that lists are filled up with, is taken off.
+// FloatRows: 16 channels of floats.
+// ShortRows: 32 channels of 14-bit integers, for weights that are integer multiples of a unit of their channel. Four rows can
+//     be added in 16 bits; only the sum of the four is widened to 32 bits. The halves of a row are interleaved, channel o with
+//     channel o + 16, since the halves of 32-bit lanes are cheap to separate.
+// ByteRows: 64 channels of 7-bit integers, if all sums of a channel's weights fit 16 bits. A weight w is stored as w + 64,
+//     from 1 to 127, so that two rows can be added in bytes; channel o is the low byte, and channel o + 32 the high byte, of a
+//     16-bit word. The sum of the words is high * 256 + low, modulo 2^16, and the sum of the words shifted right by 8 is high,
+//     so low = words - 256 * high. Finally 64 is subtracted for every row, including those that lists are padded with.
 //
-// So it is for rows of a line, 64 bytes. Rows of any number of registers (`vecs_`) are laid out alike: those of half as many
-// channels come before the others.
+// These numbers are for rows of one cache line (64 bytes). Rows of any number of registers (`vecs_`) are laid out in the same
+// way: the first half of the channels is interleaved with the second half.
 //
-// `current` makes floats of sums, a register of channels at a time, in the channels' units. These are powers of two: what a sum
-// stands for is exact.
+// `current` converts sums to floats, one register of channels at a time, in the channels' units. Units are powers of two, so
+// scaling by them is exact.
 #pragma once
 #include "../simd.h"
 
 namespace PK_TARGET {
 
 constexpr int row_line = 64;  // bytes of a row
-constexpr int largest_short = 8191;  // a group of four fits 16 bits
+constexpr int largest_short = 8191;  // the sum of four fits 16 bits
 constexpr int byte_offset = 64;
 
 template <int channels>
@@ -55,7 +55,7 @@ static inline void subtract(ShortSums<half>& a, const ShortSums<half>& b) {
     for (int i = 0; i < 2 * half; i++) a.v[i] = a.v[i] - b.v[i];
 }
 
-// The sums of ByteRows: words, then the higher bytes of words.
+// The sums of ByteRows: the sums of 16-bit words, then those of their high bytes.
 template <int vecs_>
 struct ByteSums {
     static constexpr int vecs = vecs_;
@@ -95,17 +95,17 @@ struct FloatRowsOf {
     static constexpr int channels = vecs_ * Vec::width;
     static constexpr int64_t bytes = channels * (int64_t)sizeof(float);  // of a row
     static constexpr int nothing = 0;  // the bytes of a row that adds nothing
-    using Number = float;  // of sums
+    using Number = float;  // the type of a sum
     using Sums = Lanes<channels>;
 
-    // Sums of groups of rows, one group or more. An addition waits for the one before to the same register, so the rows of a
-    // group are added side by side. The sum of what came before is added last: sums that stay short are rounded less.
+    // Adds up one or more groups of rows. Several independent accumulators hide the latency of the addition. The earlier sum is
+    // added last, so that rounding errors stay small.
     template <int group>
     struct Adder {
         static constexpr int parts = group == 1 ? 1 : vecs_ > 2 || group < 4 ? 2 : 4;
         Sums part[parts];
         const float* const from;
-        inline Adder(const float* from, const char* const* rows) : from(from) {  // null: from zero
+        inline Adder(const float* from, const char* const* rows) : from(from) {  // from: the earlier sum; null: zero
             for (int i = 0; i < parts; i++) part[i] = load_block<channels>((const float*)rows[i]);
             for (int i = parts; i < group; i++) add_row(rows[i], i);
         }
@@ -123,7 +123,7 @@ struct FloatRowsOf {
         }
     };
 
-    // Writes a weight, in units of its channel.
+    // Writes a weight, which is given in units of its channel.
     static inline void put(char* line, int channel, float weight) { ((float*)line)[channel] = weight; }
     static inline Vec current(const float* sums, int i) { return load(sums + i * Vec::width); }
 };

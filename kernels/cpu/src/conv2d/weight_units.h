@@ -1,15 +1,15 @@
-// Which rows of weights (weight_rows.h) the weights of a layer fit: short ones where they are whole multiples of a unit.
+// Which kind of rows (weight_rows.h) the weights of a layer fit: integer rows if they are multiples of a unit.
 #pragma once
 #include "../units.h"
 #include "weight_rows.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t largest_byte = 63, largest_byte_sum = INT16_MAX;  // of byte rows, which are summed up in 16 bits
-constexpr int64_t largest_exact_sum = 1 << 24;  // which a float has room for
+constexpr int64_t largest_byte = 63, largest_byte_sum = INT16_MAX;  // of byte rows, which are summed in 16 bits
+constexpr int64_t largest_exact_sum = 1 << 24;  // the largest integer up to which a float is exact
 
-// The largest power of two that all weights are whole multiples of; of zeros 1; 0 if they have more than 30 bits, or are so
-// small or large that it might not be a normal float.
+// The largest power of two of which all weights are integer multiples; 1 if all weights are zero; 0 if that takes more than 30
+// bits, or if the weights are so small or large that the unit might not be a normal float.
 static float unit_of(const float* weight, int64_t n) {
     const float largest = largest_of(weight, n), most_bits = 0x1p30f;
     if (largest == 0) return 1;
@@ -24,11 +24,12 @@ static float unit_of(const float* weight, int64_t n) {
     return has_more ? 0 : (float)(any & -any) * least_unit;
 }
 
-// The output channels of the shortest rows that the weights [C, inputs] fit, if no sum of absolute weights passes so many units.
-// Writes the units of channels, unless rows are of floats.
+// Returns the number of output channels of the shortest rows that the weights [C, inputs] fit, and writes the unit of each
+// channel; without a unit, or where the absolute weights of a channel add up to more than `largest_sum` units, the rows are
+// those of floats and `unit` is not complete.
 OUT_OF_LINE static int64_t row_channels_of(const float* weight, int64_t C, int64_t inputs, float* unit,
                                            int64_t largest_sum = largest_exact_sum) {
-    constexpr int64_t piece = 1 << 16;  // whose sums in 32 bits are exact
+    constexpr int64_t piece = 1 << 16;  // weights whose sum fits 32 bits
     int64_t found = ByteRows::channels;
     for (int64_t c = 0; c < C; c++, weight += inputs) {
         unit[c] = unit_of(weight, inputs);
@@ -51,7 +52,7 @@ OUT_OF_LINE static int64_t row_channels_of(const float* weight, int64_t C, int64
     return found;
 }
 
-// For sums of 32 bits, which may be rounded once.
+// The same for sums of 32 bits, which may be rounded once when they become floats.
 inline int64_t row_channels(const float* weight, int64_t C, int64_t inputs, float* unit) {
     return row_channels_of(weight, C, inputs, unit, INT32_MAX);
 }

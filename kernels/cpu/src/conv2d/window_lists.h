@@ -1,19 +1,20 @@
-// The lists of windows: which rows of a slice the sums of an output pixel take, joined from the lists of the pixels under it.
+// The lists of windows: which rows of a slice are added to the sums of an output pixel, joined from the lists of the input
+// pixels in its window.
 //
-// Where a slice is a part of one row of the window, its lists depend on nothing but the row of input pixels and the column in
-// which it begins. Windows above and below, and next to it if a slice is one pixel, take the same ones: they are made once.
+// If a slice lies within one row of the window, its lists depend only on the input row and on the column in which it begins.
+// Windows above and below (and neighbouring ones, if a slice is one pixel) need the same lists, which are then made once.
 #pragma once
 #include "slices.h"
 
 namespace PK_TARGET {
 
-// One pixel under a slice: the number of its list, and what its entries begin at in the slice.
+// One input pixel of a slice: the number of its list, and the offset of its entries within the slice.
 struct Tap {
     int64_t list;
     uint16_t base;
 };
 
-// `Source` has the lists of all input pixels [image][pixel][chunk], with `sums` lists each, and joins them: see event.h.
+// `Source` holds the lists of all input pixels [image][pixel][chunk], `sums` of them for each, and joins them (event.h).
 template <class Source>
 class WindowLists {
 public:
@@ -25,7 +26,8 @@ public:
           columns((most(1, c.W_out) - 1) * c.stride_w + (c.kernel_w - slices.taps) * c.dilation_w + 1) {}
     WindowLists(const WindowLists&) = delete;
 
-    // For so many rows of inputs, images on images, with so many entries of their lists; and for so many output pixels at a time.
+    // Borrows memory for so many input rows (of all images together), whose lists have so many entries, and for so many output
+    // pixels at a time.
     void borrow(Carver& carver, int64_t rows, int64_t listed, int64_t steps, int64_t places) {
         const int64_t sums = Source::most_sums(steps);
         const int64_t lists = shared ? rows * columns * slices.chunks : places * slices.count;
@@ -50,7 +52,7 @@ public:
         end = entries.reserve(slices.taps * all + lists * source.sums * Source::group + overrun);
     }
 
-    // The choices [place][slice] of a group of output pixels.
+    // The chosen rows of a group of output pixels, [place][slice].
     const Choice* of(const Place* places, int64_t count) {
         Choice* const to = found.reserve(count * slices.count);
         if (!shared) {
@@ -69,7 +71,7 @@ public:
     }
 
 private:
-    // The taps of a slice that lie inside the image.
+    // Finds the taps of a slice that lie inside the image; returns their number.
     int64_t find_taps(const Place& place, int64_t slice) {
         Tap* const to = taps.data;
         const int64_t chunks = slices.chunks, chunk = slice % chunks;
@@ -93,15 +95,15 @@ private:
     const Conv2d& c;
     const Slices& slices;
     Source& source;
-    const bool shared;      // whether windows share lists
-    const int64_t columns;  // in which a slice can begin, those left of the image too
+    const bool shared;  // whether windows share lists
+    const int64_t columns;  // columns in which a slice can begin, including those left of the image
     Part in{};
     Grown<Tap> taps;
-    Choice outside{};  // of slices outside the image: nothing
-    Grown<Choice> choices, found;  // [row][column][chunk], without visits: not made yet; of a group
+    Choice outside{};  // for slices outside the image: no rows
+    Grown<Choice> choices, found;  // shared ones [row][column][chunk], not made yet if `visits` is null; those of a group
     Grown<Visit> visits, outside_visits;
     Grown<uint16_t> entries;
-    uint16_t* end = nullptr;  // of the entries that are there
+    uint16_t* end = nullptr;  // the end of the entries in use
 };
 
 }  // namespace PK_TARGET
