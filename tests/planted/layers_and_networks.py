@@ -108,4 +108,10 @@ DEFECTS = {
         "part is not None",
         "tests/package/test_loops_snntorch.py",
     ),
+    "events: a time that a float rounds to the next step": Defect(
+        "kernels/cpu/src/camera_events.h",
+        "step + (rest >= denominator) - (rest < 0)",
+        "step + (rest >= denominator)",
+        "tests/package/test_event_packing.py",
+    ),
 }
