@@ -13,6 +13,7 @@ from .layers import (
     AvgPool1d,
     Channels,
     Concatenate,
+    Delay,
     Dropout,
     FusedSum,
     MaxPool1d,
@@ -25,7 +26,7 @@ from .spikes import Spikes
 
 ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
 DECIDING = nn.Conv2d, nn.Linear
-ANY_SHAPE = Population, Dropout, Channels, Concatenate, nn.Identity
+ANY_SHAPE = Population, Dropout, Channels, Concatenate, Delay, nn.Identity
 SAMPLES = {2: "features", 3: "C, L", 4: "C, H, W"}
 
 

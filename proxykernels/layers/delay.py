@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import checks
 from ..calls import spike_ops
 from ..kernels import heap
-from ..spikes import Spikes, pack
+from ..spikes import Spikes, pack, spike_autograd
 from .base import WithoutSynapses, kept_values
 
 
@@ -62,7 +62,8 @@ class Delay(WithoutSynapses):
             return self._shifted(x, past, delays), self._state(past, x)
         of_last = x[max(0, x.T - self.steps) :].dense() if x.T else x.dense()
         after = self._state(past, of_last)
-        if delays is None and x.device.type == "cpu":  # whose words are of one step
+        # On a CPU words are of one step. If none of x is left, only `rearrange` connects the output with its gradient.
+        if delays is None and x.device.type == "cpu" and (x.T > self.steps or not x._differentiable):
             return self._shifted_words(x, past), after
         return spike_ops.rearrange(x, lambda bits: self._shifted(bits, past, delays), x.shape), after
 
@@ -92,10 +93,13 @@ class Delay(WithoutSynapses):
     def _shifted_words(self, x: Spikes, past: Tensor) -> Spikes:
         delay: Any = self.delay
         before = past[len(past) - delay :][: x.T] if delay else past[:0]
-        parts = [x._like(pack(before != 0)._kept, before.shape)] if len(before) else []
+        if not len(before):
+            return x
+        handle = spike_autograd.Pack.apply(before) if before.requires_grad else None
+        parts = [x._like(pack(before.detach() != 0)._kept, before.shape, handle)]
         if x.T > len(before):
             parts.append(x[: x.T - len(before)])
-        return spike_ops.cat_steps(parts) if parts else x
+        return spike_ops.cat_steps(parts)
 
     def affine(self, x: Tensor) -> Tensor:
         return x

@@ -10,7 +10,7 @@ from math import prod
 from torch import Tensor
 
 from .. import checks
-from .operations import PASSES_ON, Kind, Operation, Shape, Slot, Window, image_of
+from .operations import PASSES_ON, SUM_POOLS, Kind, Operation, Shape, Slot, Window, image_of
 from .readout import Readout, readout_of
 
 MOST_GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
@@ -69,10 +69,10 @@ class Plan:
 
     def state_shape(self, operation: Operation) -> Shape:
         """Of a sample's states: those of its outputs, or of a pooling of sums those of its input."""
-        if operation.neurons:
+        if operation.kind not in SUM_POOLS:
             return operation.shape
-        slot = operation.windows[0].slot
-        return self.operations[slot - 1].shape if slot else self.shape
+        C, H, W = self.source(operation.windows[0])  # what is read may have had another number of axes
+        return (C, H, W) if len(operation.shape) == 3 else (C, H * W)
 
     def as_simulated(self, k: int, states: Tensor) -> Tensor:
         """States [N, states, P, C] of an operation as simulate has them: [N, ...], of several [N, states, ...]."""

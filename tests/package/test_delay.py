@@ -10,6 +10,8 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.layers import Unflatten
+from proxykernels.spikes import spike_autograd
 
 pytestmark = pytest.mark.usefixtures("few_calls")
 
@@ -201,3 +203,66 @@ def test_delays_of_nir(generator):
     delayed.delay = delayed.delay + 0.2
     with pytest.raises(ValueError, match=r"node '.*': delay must be whole steps of dt = 0.5, at least 0, got \[0.2"):
         pk.from_nir(graph, dt=0.5)
+
+
+def spikes_with_gradient(x):
+    packed = pk.pack(x.detach())
+    return packed._like(packed._kept, packed.shape, spike_autograd.Pack.apply(x))
+
+
+@pytest.mark.parametrize("cuts", [[T], [3] * 4 + [1], [1] * T])
+@pytest.mark.parametrize("name", DELAYS)
+def test_gradients_of_spikes(generator, name, cuts):
+    """Also of runs that are shorter than the delay, and through the state from one to the next."""
+    layer, found = pk.Delay(DELAYS[name]), []
+    bits, weight = spikes(T, N, 5, generator=generator, rate=0.4), torch.rand(T, N, 5, generator=generator)
+    for packs in (False, True):
+        x, parts, v, start = bits.clone().requires_grad_(), [], None, 0
+        for steps in cuts:
+            part = x[start : start + steps]
+            y, v = layer.spike(spikes_with_gradient(part) if packs else part, v)
+            assert not packs or y._differentiable
+            parts.append(y.dense() if packs else y)
+            start += steps
+        (torch.cat(parts) * weight).sum().backward()
+        found.append(x.grad)
+    wanted = torch.autograd.functional.vjp(lambda x: defined(x, DELAYS[name]), bits, weight)[1]
+    assert equal(found[0], wanted) and equal(found[1], wanted) and wanted.any() == (name != "longer than the run")
+
+
+BEHIND = {
+    "delay": (pk.IF(), pk.Flatten(), pk.Delay(2), pk.IF(v_threshold=2.0)),
+    "delay of features as an image": (pk.IF(), Unflatten((5, 1, 1)), pk.Delay([0, 3, 1, 2, 5]), pk.IF(v_threshold=2.5)),
+    "maxima": (pk.IF(), Unflatten((5, 1, 1)), pk.RunningMaxPool2d(1), pk.IF(v_threshold=2.0)),
+    "maxima of rates": (pk.IF(), Unflatten((5, 1, 1)), pk.MaxRatePool2d(1), pk.IF(v_threshold=2.0)),
+    "maxima of the input": (Unflatten((5, 1)), pk.layers.RunningMaxPool1d(1), pk.IF(v_threshold=2.0)),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_states_behind_shapes_that_move_nothing(generator, name):
+    """A plan leaves Flatten and Unflatten out where the values stay in their places; states have the layers' shapes."""
+    net = nn.Sequential(*BEHIND[name])
+    x = dyadic(2, 5, *((1, 1) if name == "delay" else ()), generator=generator).abs() * 4
+    wanted = layerwise.simulate(net, x, T)
+    result, stream = pk.simulate(net, x, T), pk.compile(net, x).stream(2)
+    for _ in range(T):
+        stream(x)
+    assert equal(result.spikes.dense(), wanted.spikes.dense()) and wanted.spikes.rate() > 0.1
+    for layer, (v,) in wanted.state.items():
+        assert equal(result.state[layer][0], v) and equal(stream.state[layer], v) and v.any()
+    again = pk.simulate(net, x, T, state=wanted.state)
+    assert equal(again.spikes.dense(), layerwise.simulate(net, x, T, state=result.state).spikes.dense())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [pk.layers.FusedConv1d(5, 3, 3, neuron=pk.neurons.IFNeuron()), pk.layers.MaxPool1d(2)],
+    ids=["conv", "pool"],
+)
+def test_delays_before_layers_of_one_axis(generator, layer):
+    """[N, C, L] is a constant input of such a network, as it is without the delay."""
+    net, x = nn.Sequential(pk.Delay(2), layer, pk.IF()), dyadic(2, 5, 4, generator=generator).abs() * 4
+    wanted = pk.simulate(net, x.expand(T, *x.shape), T)
+    assert equal(pk.simulate(net, x, T).spikes.dense(), wanted.spikes.dense()) and wanted.spikes.rate() > 0.05
+    assert not wanted.spikes.dense()[:2].any()

@@ -161,3 +161,27 @@ def test_states_that_do_not_fit(nets):
     for chunk, error in ((0, ValueError), (1.5, TypeError)):
         with pytest.raises(error, match="chunk must"):
             pk.simulate(net, x, 2, chunk=chunk)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first", ["maxima", "neurons"])
+def test_inputs_that_no_window_of_a_pooling_reads(generator, first):
+    """Their sums are part of the state as well, also where nothing else has changed."""
+    layers = [] if first == "maxima" else [nn.Conv2d(1, 1, 1), nn.ReLU()]
+    ann = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)).eval()
+    x = torch.rand(4, 1, 5, 5, generator=generator) + 0.25  # row and column 4 are not read
+    net, x = exact(ann, x, pk.neurons.SigmaDelta(4))
+    if layers:
+        net.get_parameter("0.synapses.0.weight").fill_(1)
+    later = x.clone()
+    later[:, :, 4, 1:4] += 1
+    frames, stream = torch.stack([x, later, later]), pk.compile(net, x).stream(4)
+    wanted = by_layers(net, frames, 3, state={})
+    result = pk.simulate(net, frames[1:], 2, state=pk.simulate(net, frames[:1], 1, state={}).state)
+    for frame in frames:
+        stream(frame)
+    assert any(parts[0].numel() == 100 and parts[0].any() for name, parts in wanted.state.items() if name)
+    for name, parts in wanted.state.items():
+        for state in (result.state, stream.state):
+            assert all(map(equal, state[name], parts))
+    assert equal(result.potentials, wanted.potentials[1:]) and result.potentials.any()

@@ -54,4 +54,10 @@ DEFECTS = {
         "pass",
         "tests/package/test_sigma_delta_states.py",
     ),
+    "sigma-delta: inputs between the windows of a pooling": Defect(
+        "kernels/cpu/src/engine/changes.h",
+        "if (maxima && keeps && s.T_in) add_up_inputs",
+        "if (count && maxima && keeps && s.T_in) add_up_inputs",
+        "tests/package/test_sigma_delta_states.py",
+    ),
 }

@@ -208,19 +208,21 @@ static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fre
     }
     if (state.restless) memset(state.restless, 0, N * step.P());
     y.silent = !count, y.count = 0;
-    if (!count) return;
-    memset(y.active, 0, N * step.P());
-    if (count != everywhere) memset(session.slots[k], 0, N * y.steps * slot_bytes(step));
     SigmaDelta s = sigma_delta_of(session, step, w, N, y.steps, fresh);
-    if (step.count > 1) s.added = add_others(session, step, N, y.steps, count, fresh);
-    if (step.real) s.arrived = (float*)session.slots[k];
-    else s.codes = (int8_t*)session.slots[k];
     if (keeps) s.z = state.v, s.a = state.sent;
-    SigmaDeltaCall call = listed(session, s, count);
-    call.sent = y.active, call.last = keeps ? state.restless : nullptr;
-    run_call(session, call, maxima ? ChangeKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
+    if (count) {
+        memset(y.active, 0, N * step.P());
+        if (count != everywhere) memset(session.slots[k], 0, N * y.steps * slot_bytes(step));
+        if (step.count > 1) s.added = add_others(session, step, N, y.steps, count, fresh);
+        if (step.real) s.arrived = (float*)session.slots[k];
+        else s.codes = (int8_t*)session.slots[k];
+        SigmaDeltaCall call = listed(session, s, count);
+        call.sent = y.active, call.last = keeps ? state.restless : nullptr;
+        run_call(session, call, maxima ? ChangeKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
+        count_active(y, N * step.P());
+    }
+    // Also if nothing is visited: the inputs that changed may lie between the windows of the pooling.
     if (maxima && keeps && s.T_in) add_up_inputs(session, s, session.changes[w.slot]);
-    count_active(y, N * step.P());
 }
 
 }  // namespace PK_TARGET
