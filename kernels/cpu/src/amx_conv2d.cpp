@@ -1,4 +1,4 @@
-// The convolution by matrix tiles; nothing where there are none.
+// The convolution by matrix tiles; empty for instruction sets without them.
 #include "conv2d/amx.h"
 
 #if defined(__AMX_INT8__)

@@ -1,5 +1,5 @@
-// Events of a camera, in any order, to packed spikes: one pass, without a sorted copy or a dense frame. Threads share events
-// that come in order of their steps; each has steps of its own.
+// Packs the events of a camera, which may be in any order, into spikes: in one pass, without a sorted copy or a dense frame. If
+// events are in the order of their steps, threads share the work, and each writes its own steps.
 #pragma once
 #include <type_traits>
 
@@ -7,11 +7,11 @@
 
 namespace PK_TARGET {
 
-// n values of a column from the i-th on: take(k, value) is called for each.
+// Calls take(k, value) for n values of a column, from the i-th on; k counts from 0.
 template <class Number, class Take>
 static inline void each_value(const Column& c, int64_t i, int64_t n, Take take) {
     const uint8_t* from = c.values + i * c.stride;
-    if (c.stride == sizeof(Number)) {  // a loop of whole vectors
+    if (c.stride == sizeof(Number)) {  // without gaps, so that the compiler can vectorise the loop
         for (int64_t k = 0; k < n; k++) {
             Number value;
             memcpy(&value, from + k * sizeof value, sizeof value);
@@ -26,7 +26,7 @@ static inline void each_value(const Column& c, int64_t i, int64_t n, Take take) 
     }
 }
 
-// Calls work(number), whose type is that of a column.
+// Calls work(number) with a number of the column's type.
 template <class Work>
 static inline auto with_type(const Column& c, Work work) {
     switch (c.is_signed ? -c.size : c.size) {
@@ -40,11 +40,11 @@ static inline auto with_type(const Column& c, Work work) {
     }
 }
 
-// So wide that what is below 0 is larger than any side of a sensor.
+// An unsigned type in which negative numbers are larger than any side of a sensor.
 template <class Number>
 using Unsigned = std::conditional_t<sizeof(Number) == 8, uint64_t, uint32_t>;
 
-// Columns or rows; whether all are below `end`.
+// Reads coordinates; returns whether all are within 0 .. end - 1.
 static bool read_places(const Column& c, int64_t i, int64_t n, int64_t end, int32_t* to) {
     return with_type(c, [=](auto number) {
         using Number = decltype(number);
@@ -58,7 +58,7 @@ static bool read_places(const Column& c, int64_t i, int64_t n, int64_t end, int3
     });
 }
 
-// The bits of polarities; whether all are 0 or 1, or -1 or 1.
+// Reads polarities as bits (1: OFF, 2: ON); returns whether all are within 0 .. 1, or within -1 .. 1 for a signed type.
 static bool read_bits(const Column& c, int64_t i, int64_t n, uint8_t* to) {
     return with_type(c, [=](auto number) {
         using Number = decltype(number);
@@ -77,7 +77,7 @@ struct Times {
     int64_t first, last;
 };
 
-// Times since `begin`; their ends.
+// Reads times relative to `begin`; returns the first and the last.
 static Times read_times(const Column& c, int64_t i, int64_t n, int64_t begin, int64_t* to) {
     return with_type(c, [=](auto number) {
         using Number = decltype(number);
@@ -92,7 +92,7 @@ static Times read_times(const Column& c, int64_t i, int64_t n, int64_t begin, in
 }
 
 constexpr int64_t events_at_a_time = 1024;
-constexpr int64_t shared_events = PK_IS_CHECKED ? 1 << 8 : 1 << 15;  // from which on threads share them
+constexpr int64_t shared_events = PK_IS_CHECKED ? 1 << 8 : 1 << 15;  // from this number on, threads share the events
 
 void first_and_last(const Column* c, int64_t n, int64_t* found) {
     int64_t first = INT64_MAX, last = INT64_MIN;
@@ -105,7 +105,7 @@ void first_and_last(const Column* c, int64_t n, int64_t* found) {
     found[0] = first, found[1] = last;
 }
 
-// The step of a time since the first: floor(since * numerator / denominator).
+// The step of a time relative to the first one: floor(since * numerator / denominator).
 class StepOf {
 public:
     explicit StepOf(const Events& e)
@@ -114,11 +114,11 @@ public:
         is_small = all + denominator <= INT64_MAX;
         end = last < INT64_MAX ? (int64_t)last : INT64_MAX;
     }
-    // Of n times, each from 0 to below `end`, calls take(k, step).
+    // Calls take(k, step) for each of n times, which must be within 0 .. end - 1.
     template <class Take>
     inline void each(const int64_t* since, int64_t n, Take take) const {
         if (is_small)
-            for (int64_t k = 0; k < n; k++) {  // a product of floats is at most 1 off: there are less than 2^31 steps
+            for (int64_t k = 0; k < n; k++) {  // the floating-point step is off by at most 1, as there are under 2^31 steps
                 const int64_t step = (int64_t)((double)since[k] * ratio), rest = since[k] * numerator - step * denominator;
                 take(k, step + (rest >= denominator) - (rest < 0));
             }
@@ -131,7 +131,7 @@ public:
         return found;
     }
 
-    int64_t end = 0;  // the time at which no step is left
+    int64_t end = 0;  // the first time behind the last step
 
 private:
     const int64_t numerator, denominator;
@@ -139,7 +139,7 @@ private:
     bool is_small = false;
 };
 
-// Events, and steps that nobody else writes.
+// A range of events, and a range of steps that only they may write.
 struct EventRange {
     int64_t first, last, first_step, last_step;
 };
@@ -149,7 +149,8 @@ class EventPacker {
 public:
     explicit EventPacker(const Events& e) : e(e), step_of(e), frame(e.H * e.W) {}
 
-    // Ranges for so many threads, if events come in order; fewer where few have steps of their own.
+    // Cuts the events into ranges for so many threads, assuming that they are in order; into fewer if there are few steps.
+    // Returns the number of ranges.
     int64_t cut(int64_t threads, EventRange* range) const {
         int64_t count = 1;
         range[0] = {0, e.n, 0, e.T};
@@ -174,7 +175,7 @@ public:
 
     EventsAre pack(const EventRange& range) const {
         int64_t cleared = range.first_step;
-        const auto clear = [&](int64_t end) {  // while it comes to the cache in any case
+        const auto clear = [&](int64_t end) {  // just before the steps are written, so that they are in the cache
             if (end > cleared) memset(e.spikes + cleared * frame, 0, (size_t)((end - cleared) * frame));
             cleared = most(cleared, end);
         };

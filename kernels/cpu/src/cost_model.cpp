@@ -20,7 +20,7 @@ constexpr Machine without_tiles = {
     {},
     384,
 };
-// Measured on an Intel core with AMX (Sapphire Rapids), when each window made all of its lists.
+// Measured on an Intel core with AMX (Sapphire Rapids), with a version in which windows did not share lists.
 constexpr Machine with_tiles = {
     {
         {1.3, 17, 0.067, 30, 0.49, 5.9, 2.9, 0.19, 210, 36, 0.35, 5.5e5},  // events
@@ -41,12 +41,12 @@ const Machine& machine_with(bool has_tiles) { return has_tiles ? with_tiles : wi
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static int64_t taps(const Layer& layer) { return layer.kernel_h * layer.kernel_w; }
-static int64_t inputs(const Layer& layer) { return layer.C_in * taps(layer); }  // of a neuron
+static int64_t inputs(const Layer& layer) { return layer.C_in * taps(layer); }  // inputs of a neuron
 static int64_t pixels(const Layer& layer) { return layer.N * layer.P; }
-// 64 channels of a pixel of the input.
+// Words of the input in one step; a word is 64 channels of a pixel.
 static int64_t input_words(const Layer& layer) { return layer.N * layer.H * layer.W * up(layer.C_in, 64); }
 
-// Bytes of weights that are too many for the caches, each time that they are used anew.
+// Bytes of weights that are fetched from memory: if they exceed the caches, they are fetched each time they are used again.
 static double fetched(int64_t size, int64_t times) {
     constexpr int64_t cache_bytes = 1 << 20;
     return size > cache_bytes ? (double)size * (double)times : 0;
@@ -54,12 +54,12 @@ static double fetched(int64_t size, int64_t times) {
 
 Adding adding(const Layer& layer, double rate, int64_t row, int64_t slice_rows) {
     constexpr int64_t row_bytes = 64, segment = 64, uses = 512;
-    // A slice has some taps of a window (conv2d/slices.h).
+    // A slice holds a few taps of a window (conv2d/slices.h).
     const int64_t chunks = up(layer.C_in, slice_rows), window = taps(layer);
     const int64_t runs = chunks > 1 ? window : up(window, std::max<int64_t>(1, slice_rows / layer.C_in));
     const int64_t whole = up(window, runs), taps = runs > 1 ? std::min(whole, layer.kernel_w) : whole;
     const int64_t slices = up(window, taps) * chunks, blocks = up(layer.C, row);
-    // The share of their lists that are made; the others are those of windows above or beside (conv2d/window_lists.h).
+    // The share of lists that are made; the others are shared with windows above or beside (conv2d/window_lists.h).
     const double different = (double)(layer.kernel_w % taps == 0 ? layer.H * layer.W * chunks : layer.P * slices);
     const double made = std::min(1.0, different / (double)std::max<int64_t>(1, layer.P * slices));
     const int64_t segments = pixels(layer) * up(layer.T, segment);
@@ -87,7 +87,7 @@ Lookup lookup(const Layer& layer) {
     counts.block = (double)(eights * uses);
     counts.table = (double)(eights * fours) * (double)up(uses, 256);
     counts.read = (double)uses;
-    counts.read_tap = layer.C_in % 32 ? (double)(taps(layer) * uses) : 0;  // to put the bits of a window together
+    counts.read_tap = layer.C_in % 32 ? (double)(taps(layer) * uses) : 0;  // the bits of a window are packed together
     counts.fetch = fetched(4 * layer.C * inputs(layer), up(pixels(layer) * layer.T, 4096));
     counts.call = 1;
     return counts;
@@ -95,9 +95,9 @@ Lookup lookup(const Layer& layer) {
 
 Tiles tiles(const Layer& layer, int64_t digits) {
     constexpr int64_t tile_bytes = 16 * 64;
-    constexpr int64_t span_bytes = 1 << 20;  // of weights, for which all spikes are expanded anew: conv2d/amx_inputs.h
+    constexpr int64_t span_bytes = 1 << 20;  // weights of a span; spikes are expanded again for each span (conv2d/amx_inputs.h)
     int64_t tile_inputs = taps(layer) * up(layer.C_in, 64);
-    if (layer.C_in % 64 && layer.dilation_w == 1)  // a kernel row fills tiles
+    if (layer.C_in % 64 && layer.dilation_w == 1)  // the inputs under a kernel row fill whole tiles
         tile_inputs = layer.kernel_h * up(layer.kernel_w * up(layer.C_in, 8) * 8, 64);
     const int64_t blocks = up(layer.C, 16), times = up(layer.T, 16), uses = pixels(layer) * times;
     const int64_t count = tile_inputs * digits * blocks, spans = up(tile_bytes * count, span_bytes);
@@ -114,8 +114,8 @@ Tiles tiles(const Layer& layer, int64_t digits) {
 bool tiles_hold(const Layer& layer) {
     // With more inputs the joined 32-bit sums of two digits of -128 (conv2d/amx.h) could overflow.
     constexpr int64_t most_inputs = (((int64_t)1 << 31) - 1) / (128 * 256 + 128);
-    constexpr int64_t most_bytes = 1 << 30;  // of a thread's memory; positions in it are 32-bit numbers
-    // What is expanded for a row of output pixels, at most: 16 steps of whole tiles of 64 inputs.
+    constexpr int64_t most_bytes = 1 << 30;  // memory of a thread; offsets within it have 32 bits
+    // The most that is expanded for a row of output pixels: 16 steps of whole tiles of 64 inputs.
     const int64_t rows = std::min(layer.H, (layer.kernel_h - 1) * layer.dilation_h + 1);
     const int64_t width = layer.W + 2 * layer.padding_w + layer.kernel_w;
     const double expanded = 16.0 * 64 * (double)(rows + 1) * (double)(width * up(layer.C_in, 64) + 4);
@@ -123,7 +123,7 @@ bool tiles_hold(const Layer& layer) {
 }
 
 Dense dense(const Layer& layer) {
-    constexpr int64_t scanned = 32;  // channels that a scan takes together
+    constexpr int64_t scanned = 32;  // channels that the scan handles together
     const int64_t steps = pixels(layer) * layer.T;
     Dense counts{};
     counts.multiply = (double)steps * (double)(layer.C * inputs(layer));
@@ -140,14 +140,14 @@ Patterns patterns(const Layer& layer, double rate, int64_t row) {
 }
 
 int64_t join(int64_t C, int64_t C_in, int64_t groups) {
-    constexpr int64_t block = 32;                     // channels that the kernels handle at a time
-    if (groups == 1 || (C_in == 1 && C == 1)) return 0;  // depthwise has a kernel of its own
+    constexpr int64_t block = 32;  // channels that the kernels handle together
+    if (groups == 1 || (C_in == 1 && C == 1)) return 0;  // depthwise convolution has its own kernel
     int64_t first = 0;
     for (int64_t n = 1; n <= groups; n++) {
         if (groups % n || n * C_in < block || n * C_in % 8 || n * C % 8) continue;
         if (!first) first = n;
         if (n > 2 * first) break;
-        if (n * C % float_row == 0) return n;  // no row is half empty
+        if (n * C % float_row == 0) return n;  // all rows are full
     }
     return first;
 }

@@ -1,25 +1,25 @@
 // A cost model of the kernels: the clock cycles that each takes for a layer on one core.
 //
-// A kernel's time is a sum: how often it does something, which is counted here, times what that costs there. Layers that are
-// called one by one choose by it (../choice.py), and engines for segments of steps (../c/lines.h). `python
-// benchmarks/ops_speed.py --fit` measures what it costs on another machine; only the ratios matter. It is compiled once.
-// headers.py reads the structs as they stand here.
+// A kernel's time is a sum over its operations: their number, which is counted here, times their cost on a kind of machine.
+// Layers that are called one by one choose their kernel by it (../choice.py), and so do engines for each segment of steps
+// (../c/lines.h). `python benchmarks/ops_speed.py --fit` measures the costs on another machine; only their ratios matter. It
+// is compiled once. headers.py reads the structs from this file.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace costs {
 
-// A convolution. Of one with groups, C counts the channels of all of them, C_in those of one.
+// A convolution. If it has groups, C counts the channels of all groups, C_in those of one group.
 struct Layer {
     int64_t T, N;
     int64_t P, C;        // output pixels of an image, output channels
-    int64_t H, W, C_in;  // of the input
+    int64_t H, W, C_in;  // input pixels, and input channels
     int64_t kernel_h, kernel_w, padding_w, dilation_h, dilation_w;
 };
 
-// What kernels do that takes time: how often they do it, or what it costs once, in cycles. `fetch`: a byte of weights that
-// are too many for the caches; `call`: starting a layer that is called by itself.
+// The operations of each kernel that take time: either their number, or the cost of one in cycles. `fetch`: a byte of weights
+// that exceed the caches; `call`: starting a layer that is called by itself.
 struct Adding {
     double add, visit, fire, scan, list, list_slice, list_tap, list_spike, start, start_tap, fetch, call;
 };
@@ -36,7 +36,7 @@ struct Patterns {
     double add, start, fire;
 };
 
-// Of the kernels that layers choose from, by their names there.
+// One for each kernel that a layer can choose.
 struct Work {
     Adding events, shorts, bytes;
     Lookup lookup;
@@ -47,14 +47,14 @@ struct Cycles {
     double events, shorts, bytes, lookup, tiles, dense;
 };
 
-// A kind of core.
+// The costs on a kind of core.
 struct Machine {
     Work costs;
-    // Of engines. Tiles, those of pixels and patterns are in proportion to the rows of an engine.
+    // The costs of kernels that only engines have, on the scale of an engine's row kernels.
     Tiles engine_tiles, pixel_tiles;
     Patterns patterns;
-    // Rows of weights of a slice (conv2d/slices.h). Of 24 kB they stay in a first-level cache of 32 kB; where that has 48 kB,
-    // and the second level is near, 72 kB are better: fewer slices, and so fewer visits.
+    // Rows of weights of a slice (conv2d/slices.h). Slices of 24 kB stay in a first-level cache of 32 kB. If it has 48 kB, and
+    // the second level is fast, slices of 72 kB are better: there are fewer slices, and so fewer visits.
     int64_t slice_rows;
 };
 
@@ -62,24 +62,25 @@ constexpr int64_t float_row = 16, short_row = 32, byte_row = 64;  // output chan
 
 const Machine& machine_with(bool has_tiles);
 
-// How many groups to join, so that they are whole bytes of spikes and wide enough for a kernel; 0: leave them. C: of a group.
+// How many groups of channels to join, so that they make whole bytes of spikes and are wide enough for a kernel; 0: none. C and
+// C_in: channels of one group.
 int64_t join(int64_t C, int64_t C_in, int64_t groups);
 
-// The event kernel: for each spike in a window, a row of weights is loaded and added. `rate`: of spikes, those of an input that
-// fires for long counted once a span (conv2d/event.h).
+// The event kernel: for each spike in a window, a row of weights is loaded and added. `rate`: rows per input and step; a steady
+// input counts once for a span (conv2d/event.h).
 Adding adding(const Layer& layer, double rate, int64_t row, int64_t slice_rows);
-// For each four inputs, a permutation and an addition for 16 steps of a channel.
+// The lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel.
 Lookup lookup(const Layer& layer);
-// Matrix tiles: 16 steps of 16 channels at a time, whatever the firing rate.
+// The tile kernel: 16 steps of 16 channels at a time, whatever the firing rate.
 Tiles tiles(const Layer& layer, int64_t digits);
-// Whether their sums and memory are large enough.
+// Whether the tile kernel's sums and memory are large enough for a layer.
 bool tiles_hold(const Layer& layer);
-// torch's convolution, with all that is moved, and the scan.
+// torch's convolution of dense spikes, with all conversions, and the scan.
 Dense dense(const Layer& layer);
-// An engine's kernel of few steps (engine/patterns.h).
+// An engine's kernel for few steps (engine/patterns.h).
 Patterns patterns(const Layer& layer, double rate, int64_t row);
 
-// Both structs as rows of numbers.
+// The cycles of counted operations. Both structs are read as rows of numbers.
 template <class Counts>
 double cycles(const Counts& costs, const Counts& counts) {
     const double *const cost = (const double*)&costs, *const often = (const double*)&counts;
@@ -92,7 +93,8 @@ double cycles(const Counts& costs, const Counts& counts) {
 struct Model {
     Machine machines[2];  // without matrix tiles, and with them
     void (*count)(const Layer* layer, double rate, int64_t digits, int64_t has_tiles, Work* counts);
-    // Infinite: tiles cannot take it. `digits`: of the weights in tiles; 0 rules tiles out.
+    // Writes the cycles of each kernel; infinite for tiles that cannot take the layer. `digits`: digits of the weights in
+    // tiles; 0 rules tiles out.
     void (*cycles)(const Layer* layer, double rate, int64_t digits, int64_t has_tiles, Cycles* cycles);
     int64_t (*join)(int64_t C, int64_t C_in, int64_t groups);
 };

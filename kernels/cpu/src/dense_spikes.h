@@ -1,5 +1,5 @@
-// Dense spikes, 0 and 1 in any type and memory order, to packed ones and back, at the speed of memory. One pass looks whether
-// all values are 0 or 1 and packs them. Layout of packed spikes: see abi.h.
+// Packs dense spikes (0 and 1 of any type, in any memory order), and unpacks them, at the speed of memory. Packing checks in
+// the same pass that all values are 0 or 1. abi.h has the layout of packed spikes.
 #pragma once
 #include <atomic>
 
@@ -7,7 +7,7 @@
 
 namespace PK_TARGET {
 
-// Images whose pixels lie side by side: channel by channel. Returns whether all values are 0 or 1.
+// Packs some channels of an image whose pixels are contiguous. Returns whether all values are 0 or 1.
 template <class U>
 static bool pack_planes(const Values<U>& values, const DenseSpikes& d, const U* x, uint8_t* spikes, int64_t channel) {
     const int64_t bytes = (d.C + 7) / 8, channels = least(d.C - channel, values.width), used = (channels + 7) / 8;
@@ -27,10 +27,10 @@ static bool pack_planes(const Values<U>& values, const DenseSpikes& d, const U* 
     return !others;
 }
 
-// The low bits of eight bytes as one byte.
+// Joins the low bits of eight bytes to one byte.
 static inline uint8_t join_bits(uint64_t bytes) { return (uint8_t)((bytes * 0x0102040810204080u) >> 56); }
 
-// n values that lie side by side to their bits, ceil(n / 8) bytes.
+// Packs n contiguous values to ceil(n / 8) bytes.
 template <class U>
 static bool pack_run(const Values<U>& values, const U* __restrict x, int64_t n, uint8_t* __restrict spikes) {
     constexpr int64_t step = 64;
@@ -61,7 +61,7 @@ static bool pack_run(const Values<U>& values, const U* __restrict x, int64_t n, 
     return !others;
 }
 
-// Images whose channels lie side by side.
+// Packs an image whose channels are contiguous.
 template <class U>
 static bool pack_pixels(const Values<U>& values, const DenseSpikes& d, const U* x, uint8_t* spikes) {
     const int64_t bytes = (d.C + 7) / 8;
@@ -74,7 +74,7 @@ static bool pack_pixels(const Values<U>& values, const DenseSpikes& d, const U* 
     return binary;
 }
 
-// Images of any strides.
+// Packs an image of any strides.
 template <class U>
 static bool pack_scattered(const Values<U>& values, const DenseSpikes& d, const U* x, uint8_t* spikes) {
     const int64_t bytes = (d.C + 7) / 8;
@@ -100,7 +100,7 @@ static bool pack_values(const DenseSpikes& d) {
     const Values<U> values(d);
     const int64_t P = d.H * d.W, image_bytes = P * ((d.C + 7) / 8);
     const bool planes = (d.W == 1 || d.pixel == 1) && P > 1, pixels = d.C == 1 || d.channel == 1;
-    const int64_t parts = planes && d.C > 1 ? ceil_div(d.C, values.width) : 1;  // of an image's channels
+    const int64_t parts = planes && d.C > 1 ? ceil_div(d.C, values.width) : 1;  // parts of an image's channels
     std::atomic<bool> binary{true};
 #pragma omp parallel for schedule(static) collapse(2) if (d.size * d.T * d.N * d.C * P > worth_threads)
     for (int64_t frame = 0; frame < d.T * d.N; frame++)  // frame = t * N + n
@@ -116,7 +116,7 @@ static bool pack_values(const DenseSpikes& d) {
     return binary;
 }
 
-// Of an image's pixels some channels, to planes that lie one after another.
+// Unpacks some channels of an image to contiguous planes.
 template <class U>
 static void unpack_planes(const Values<U>& values, const uint8_t* spikes, U* dense, int64_t C, int64_t P, int64_t channel) {
     const int64_t bytes = (C + 7) / 8, channels = least(C - channel, values.width);
@@ -139,7 +139,7 @@ struct EightBits {
 };
 static constexpr EightBits eight_bits;
 
-// n bits to values that lie side by side.
+// Unpacks n bits to contiguous values.
 template <class U>
 static void unpack_run(const Values<U>& values, const uint8_t* __restrict spikes, U* __restrict dense, int64_t n) {
     for (int64_t i = 0; i + 8 <= n; i += 8) {
@@ -163,7 +163,7 @@ static void unpack_values(const DenseSpikes& d) {
         }
 }
 
-// Dense to packed spikes; whether all values are 0 or 1, else the spikes mean nothing.
+// Packs dense spikes. Returns whether all values are 0 or 1; otherwise the packed spikes are meaningless.
 int64_t pack(const DenseSpikes* d) {
     if (d->T * d->N * d->C * d->H * d->W == 0) return true;
     switch (d->size) {
@@ -174,7 +174,7 @@ int64_t pack(const DenseSpikes* d) {
     }
 }
 
-// Packed to dense spikes, which are contiguous: strides are not looked at.
+// Unpacks to contiguous dense spikes; strides are ignored.
 void unpack(const DenseSpikes* d) {
     if (d->T * d->N * d->C * d->H * d->W == 0) return;
     switch (d->size) {

@@ -1,4 +1,4 @@
-// All T steps of neurons on given currents, in one pass: their states stay in registers, spikes leave as bits.
+// Runs all T steps of neurons on given currents in one pass. States stay in registers; spikes are written as bits.
 #pragma once
 #include "abi.h"
 #include "neurons.h"
@@ -6,10 +6,10 @@
 
 namespace PK_TARGET {
 
-// A neuron's steps wait for each other, so several blocks of 32 neurons go through time side by side.
+// The steps of a neuron depend on each other, so several blocks of 32 neurons are run together.
 constexpr int side_by_side = vecs >= 8 ? 1 : 8 / vecs;
 
-// One block's way through memory.
+// Where a block of neurons reads and writes.
 struct ScanBlock {
     const float* current;
     uint8_t* spikes;
@@ -50,7 +50,7 @@ static void scan_blocks(const Scan& s, const int64_t* pixels, int64_t first, Mod
     each<count>([&](auto i) { store_states(kept[i], s.neurons, state[i], part[i].channels); });
 }
 
-// Of some pixels, by their numbers among those of all images; null: of all.
+// Scans some pixels, numbered through all images; null: all pixels.
 static void scan_pixels(const Scan& s, const int64_t* pixels, int64_t count) {
     const int64_t blocks = count * ceil_div(s.neurons.C, block);
     with_model_or_sums(s.neurons.neuron, [&](auto model) {

@@ -1,5 +1,5 @@
-// The functions of an instruction set: the one list of them, KERNEL(result, name, arguments...). abi.h makes the table's type of
-// it, target.cpp the table, and headers.py what Python calls. Those that an instruction set lacks are null.
+// The only list of an instruction set's functions: KERNEL(result, name, arguments...). abi.h makes the table's type from it,
+// target.cpp the table, and headers.py what Python calls. A function that an instruction set lacks is null.
 // clang-format off: a list
 KERNEL(void, if_scan, const Scan*)
 KERNEL(void, scan_backward, const ScanBackward*)
@@ -11,8 +11,8 @@ KERNEL(void, event_conv2d, const Conv2d*)
 KERNEL(void, period_conv2d, const PeriodConv2d*)
 KERNEL(void, depthwise_conv2d, const Conv2d*)
 KERNEL(void, lookup_conv2d, const Conv2d*)  // null where registers are too short
-KERNEL(void, tile_conv2d, const Conv2d*)  // null where there are no matrix tiles, like the two that prepare for it
-KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are looked at: conv2d/im2col.h
+KERNEL(void, tile_conv2d, const Conv2d*)  // null without matrix tiles, as are count_digits, pack_tiles and tiles_size
+KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are used: conv2d/im2col.h
 KERNEL(void, sigma_delta_conv2d, const SigmaDelta*)
 KERNEL(void, sigma_delta_depthwise, const SigmaDelta*)
 KERNEL(void, sigma_delta_maximum, const SigmaDelta*)
@@ -24,31 +24,31 @@ KERNEL(void, max_pool2d, const Pool2d*)
 KERNEL(void, max_rate_pool2d, const MaxRatePool*)
 // weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/weight_rows.h
 KERNEL(void, pack_rows, const float* weight, void* packed, const Conv2d*)
-KERNEL(int64_t, rows_size, const Conv2d*)  // of a block of row_channels output channels, in bytes
-// The row_channels of the shortest rows that the weights [C, inputs] fit; units [C] are written, unless these are of floats.
+KERNEL(int64_t, rows_size, const Conv2d*)  // bytes of a block of row_channels output channels
+// The row_channels of the shortest rows that the weights [C, inputs] fit. Writes the units [C], unless rows are of floats.
 KERNEL(int64_t, row_channels, const float* weight, int64_t C, int64_t inputs, float* unit)
-// How many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if no number of them will do.
+// How many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if the most are not enough.
 KERNEL(int64_t, count_digits, const float* weight, const float* theta, int64_t C_out, int64_t K)
 // -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.
 KERNEL(void, pack_tiles, const float* weight, int8_t* packed, float* unit, const Conv2d*)
-// The length of a channel block's weights in pack_tiles' order, in bytes.
+// Bytes of the weights of a block of 16 output channels, as pack_tiles writes them.
 KERNEL(int64_t, tiles_size, const Conv2d*)
-KERNEL(void, first_and_last, const Column*, int64_t n, int64_t* found)  // the least and the largest, [2]
-KERNEL(int64_t, pack_events, const Events*)  // whether all lie within the sensor and the steps, and have a polarity
-KERNEL(int64_t, pack, const DenseSpikes*)  // whether all values are 0 and 1
-KERNEL(void, unpack, const DenseSpikes*)  // contiguous, whatever the strides say
-// counts [N, C, P] of the steps before `until`; counts must be zero on entry
+KERNEL(void, first_and_last, const Column*, int64_t n, int64_t* found)  // writes the smallest and the largest value, [2]
+KERNEL(int64_t, pack_events, const Events*)  // 1 if all events are within the sensor and the steps and have a valid polarity
+KERNEL(int64_t, pack, const DenseSpikes*)  // 1 if all values are 0 or 1
+KERNEL(void, unpack, const DenseSpikes*)  // writes contiguous values; strides are ignored
+// Adds to counts [N, C, P] the spikes of the steps before `until`.
 KERNEL(void, count, const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P)
-// [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p; out must be zero on entry
+// [M, P, ceil(C / 8)] -> [M, ceil(C * P / 8)], feature c * P + p. `out` must be zero on entry.
 KERNEL(void, flatten, const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, int64_t P)
-KERNEL(void, total, const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes)  // of each pixel, [P], written
+KERNEL(void, total, const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, int64_t bytes)  // writes [P], by pixel
 KERNEL(void, sample_rates, Sample*)
-// The periods of neurons that are reset to 0 and start at rest.
+// Finds the periods of neurons that are reset to 0 and start at rest.
 KERNEL(void, find_periods, const Periods*)
-// periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of the steps from `start`; spikes must be zero on entry
+// periods [N, P, C] -> spikes [N, T, P, ceil(C / 8)] of T steps from `start` on. `spikes` must be zero on entry.
 KERNEL(void, expand_periods, const uint16_t* periods, uint8_t* spikes, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C)
-// As total, of the steps from `start`.
+// The same as `total`, for T steps from `start` on.
 KERNEL(void, total_periods, const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C)
 KERNEL(uint64_t, fingerprint, const uint8_t* bytes, int64_t n)  // a hash
-KERNEL(int64_t, max_threads)  // of a kernel that the calling thread starts; 1 without OpenMP
+KERNEL(int64_t, max_threads)  // the number of threads that a kernel called by this thread would use; 1 without OpenMP
 // clang-format on

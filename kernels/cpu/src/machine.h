@@ -8,7 +8,7 @@
 
 namespace {
 
-// Whether this machine has the features of an instruction set, which are those of its flags in setup.py.
+// Whether this machine has the features that an instruction set is compiled for (its flags in setup.py).
 struct Machine {
     static bool portable() { return true; }
 #if defined(__x86_64__)
@@ -23,7 +23,7 @@ struct Machine {
 #if defined(PK_EMULATED_TILES)
     static bool amx() { return avx512(); }
 #elif defined(__linux__)
-    // The tiles are large, so Linux asks each process to request them.
+    // The tile registers are large, so Linux grants them only to processes that request them.
     static bool amx() {
         unsigned a = 7, b = 0, c = 0, d = 0;
         __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));

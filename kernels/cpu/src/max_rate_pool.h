@@ -1,5 +1,5 @@
-// Max pooling of spike counts (max_rate_pool.py): an output fires when the highest count of its window grows. Lanes are
-// channels, as in conv2d/depthwise.h; the counts of a window's inputs stay in the first-level cache for all steps.
+// Max pooling of spike counts (max_rate_pool.py): an output fires when the highest count in its window grows. Lanes are
+// channels, as in conv2d/depthwise.h. The counts of a window's inputs stay in the first-level cache for all steps.
 #pragma once
 #include "neurons.h"
 #include "packed_spikes.h"
@@ -7,7 +7,7 @@
 
 namespace PK_TARGET {
 
-// The spikes of a block of channels from bytes of which n are left.
+// The spikes of a block of channels, of whose bytes only n may exist.
 static inline uint32_t load_block_bits(const uint8_t* bytes, int64_t n) {
     uint32_t bits;
     if (n < 4) return (uint32_t)load_bits(bytes, n);
@@ -15,10 +15,10 @@ static inline uint32_t load_block_bits(const uint8_t* bytes, int64_t n) {
     return bits;
 }
 
-// The inputs of a window that lie inside the image; outside there is no spike, and no count.
+// The inputs of a window that lie inside the image. Padding never spikes and has no counts.
 struct PoolTaps {
     Memory<int64_t> pixel;
-    Memory<Block> counts;  // of each, while a block of channels goes through time
+    Memory<Block> counts;  // the count of each input, while a block of channels walks through the steps
     int64_t count = 0;
     explicit PoolTaps(const Pool2d& p) : pixel(p.kernel_h * p.kernel_w), counts(p.kernel_h * p.kernel_w) {}
     void find(const Pool2d& p, int64_t place) {
@@ -29,7 +29,8 @@ struct PoolTaps {
     }
 };
 
-// All steps of 32 channels of an output pixel whose window has `known` inputs, which then stay in registers; 0: any number.
+// Runs all steps of 32 channels of an output pixel. `known`: the number of inputs of its window, whose counts then stay in
+// registers; 0: any number.
 template <int known>
 static void pool_counts(const MaxRatePool& m, int64_t place, int64_t channel, PoolTaps& taps) {
     const Pool2d& p = m.pool;
@@ -70,7 +71,7 @@ static void pool_counts(const MaxRatePool& m, int64_t place, int64_t channel, Po
     }
 }
 
-// The counts after all steps.
+// Adds the spikes of all steps to the counts of an input pixel.
 static void add_counts(const MaxRatePool& m, int64_t place) {
     const Pool2d& p = m.pool;
     const int64_t P = p.H * p.W, T = m.T, frame = P * p.bytes, image = place / P;

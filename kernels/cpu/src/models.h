@@ -1,6 +1,6 @@
-// The neuron models, which neurons.h defines: what Neuron.model counts. For each its name and how many states, parameters
-// of a channel and scalars it has. kernels/neuron_models.py has the same list; a test compares them. After them comes what stands in
-// the place of neurons in a convolution: the sums of its currents.
+// The neuron models, which neurons.h defines; Neuron.model is an index into this list. Each has its name and the numbers of its
+// states, parameters of a channel and scalars. kernels/neuron_models.py has the same list; a test compares them. The last index
+// is CurrentSums, which a convolution runs instead of neurons to sum up its currents.
 #pragma once
 #include <cstdint>
 

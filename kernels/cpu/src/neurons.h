@@ -1,8 +1,9 @@
-// The neuron models: one step, written once for the vectors of the kernels and for the single numbers of scan_backward.h. A
-// new model is one more struct here, its step back in time there, and its line in models.h. The equations are in reference.py.
+// The neuron models. Each defines one time step, written once for the vectors of the kernels and for the single numbers of
+// scan_backward.h. A new model needs a struct here, its backward step there, and its line in models.h. The equations are in
+// reference.py.
 //
-// A model's step takes a neuron's states, the potential first, and leaves those after the step. A product is rounded before it
-// is added: never fused (sources.py has the compiler's flag).
+// A model's step updates a neuron's states in place; the potential is the first of them. A product is rounded before it is
+// added; the two are never fused (sources.py has the compiler's flag).
 #pragma once
 #include <cmath>
 #include <type_traits>
@@ -13,7 +14,7 @@
 
 namespace PK_TARGET {
 
-// One number or a vector of them, all equal to a.
+// The number a, or a vector whose lanes all equal a.
 template <class V>
 static inline V all(float a) {
     if constexpr (std::is_same_v<V, float>) return a;
@@ -22,21 +23,21 @@ static inline V all(float a) {
 static inline float select(bool where, float yes, float no) { return where ? yes : no; }
 static inline float toward_zero(float a) { return __builtin_truncf(a); }
 
-// A neuron's parameters; a model looks at those that it has. `third` and `fourth` are its own.
+// A neuron's parameters. A model uses those that it has; `third` and `fourth` mean something else in each model.
 template <class V>
 struct Parameters {
     V theta, decay, third, fourth;     // of a channel
-    V v_reset, v_rest, refractory;     // of all
+    V v_reset, v_rest, refractory;     // of the layer
 };
 
-// What a step compares: s = h >= bar.
+// The comparison of a step, s = h >= bar, and its result.
 template <class V>
 struct Compared {
     V h, bar;
     decltype(V() >= V()) fires;
 };
 
-// Where s, v = v_reset.
+// Hard reset: v = v_reset where the neuron fires.
 struct Hard {
     static constexpr bool to_value = true;
     template <class V, class Mask>
@@ -45,7 +46,7 @@ struct Hard {
     }
 };
 
-// Where s, v = h - theta.
+// Soft reset: v = h - theta where the neuron fires.
 struct Soft {
     static constexpr bool to_value = false;
     template <class V, class Mask>
@@ -54,7 +55,7 @@ struct Soft {
     }
 };
 
-// What every model says of itself.
+// The properties that every model declares.
 template <class Reset_, int states_, bool leaks_, bool rests_>
 struct Traits {
     using Reset = Reset_;
@@ -76,7 +77,7 @@ struct IntegrateAndFire : Traits<Reset, 1, false, false> {
 using HardReset = IntegrateAndFire<Hard>;
 using SoftReset = IntegrateAndFire<Soft>;
 
-// What all leaky neurons share.
+// The leak of all leaky neurons.
 template <class V>
 static inline V leak(V v, V current, const Parameters<V>& p) {
     return p.v_rest + p.decay * (v - p.v_rest) + current;
@@ -96,7 +97,7 @@ struct Leaky : Traits<Reset, 1, true, false> {
 using LeakyHardReset = Leaky<Hard>;
 using LeakySoftReset = Leaky<Soft>;
 
-// i = current_decay i + I, which takes the place of I. `third`: current_decay.
+// i = current_decay i + I;  then as Leaky, with i instead of I. `third`: current_decay.
 template <class Reset>
 struct Synaptic : Traits<Reset, 2, true, false> {
     template <class V>
@@ -123,7 +124,7 @@ struct Adaptive : Traits<Reset, 2, true, false> {
 using AdaptiveHardReset = Adaptive<Hard>;
 using AdaptiveSoftReset = Adaptive<Soft>;
 
-// After a spike, for so many steps the potential stays and nothing fires.
+// Leaky, but for `refractory` steps after a spike the potential stays as it is and the neuron does not fire.
 template <class Reset>
 struct Refractory : Traits<Reset, 2, true, true> {
     template <class V>
@@ -140,15 +141,15 @@ struct Refractory : Traits<Reset, 2, true, true> {
 using RefractoryHardReset = Refractory<Hard>;
 using RefractorySoftReset = Refractory<Soft>;
 
-// decay x, rounded toward zero: in two parts, none of whose products is rounded if x is a whole number below 2^24.
+// decay x, rounded toward zero. It is computed in two parts, whose products are exact if x is an integer below 2^24.
 template <class V>
 static inline V decayed(V x, V decay) {
     const V coarse = toward_zero(x * all<V>(0x1p-12f)) * all<V>(0x1p12f);
     return coarse * decay + toward_zero((x - coarse) * decay);
 }
 
-// u = decayed(u) + I, which wraps around at 2^23;  h = decayed(v) + u + v_bias, which ends there. `third`: current_decay, `fourth`:
-// v_bias.
+// u = decayed(u) + I, which wraps around at 2^23;  h = decayed(v) + u + v_bias, which saturates there. `third`: current_decay,
+// `fourth`: v_bias.
 struct LoihiHardReset : Traits<Hard, 2, false, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
@@ -164,7 +165,7 @@ struct LoihiHardReset : Traits<Hard, 2, false, false> {
     }
 };
 
-// No neuron: the sum of the currents, and that of their squares.
+// Not a neuron: sums up the currents and their squares.
 struct CurrentSums {
     using Reset = Soft;
     static constexpr int states = 2;
@@ -173,11 +174,11 @@ struct CurrentSums {
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
         state[0] = state[0] + current;
         state[1] = state[1] + current * current;
-        return {current, p.theta, current >= p.theta};  // which is infinite
+        return {current, p.theta, current >= p.theta};  // never fires: theta is infinite
     }
 };
 
-// How many parameters of a channel a model has.
+// How many parameters a model has for each channel.
 template <class Model>
 constexpr int channelwise = 0;
 #define MODEL(Name, its_states, channels, scalars)                                      \
@@ -201,14 +202,14 @@ static inline void with_model(const Neuron& n, Run run) {
     }
 }
 
-// The same, where sums of the currents may be wanted in their place.
+// The same, but the sums of currents may be wanted instead of neurons.
 template <class Run>
 static inline void with_model_or_sums(const Neuron& n, Run run) {
     if (n.model == models::CurrentSums) run(CurrentSums{});
     else with_model(n, run);
 }
 
-// The parameters that all neurons of a layer share; the others are not set.
+// Sets the parameters that all neurons of a layer share, and leaves the others 0.
 template <class Model, class V>
 static inline Parameters<V> shared_parameters(const Neuron& n) {
     Parameters<V> p{};
@@ -219,13 +220,13 @@ static inline Parameters<V> shared_parameters(const Neuron& n) {
     return p;
 }
 
-// What a block of neurons keeps from step to step, the potentials first.
+// The states of a block of neurons, which they keep from step to step; the potentials come first.
 template <int states, int channels>
 struct States {
     Lanes<channels> part[states];
 };
 
-// A block of neurons of a layer, with their parameters in registers. Its step takes vector i of the states.
+// A block of neurons of a layer, with their parameters in registers. `step` runs vector i of the block.
 template <class Model, int channels>
 struct NeuronBlock {
     Lanes<channels> of_channels[channelwise<Model>];
@@ -248,12 +249,12 @@ struct NeuronBlock {
     }
 };
 
-// Where a layer keeps the states of a pixel between segments of time, and leaves them at last: [N, states, P, C].
+// Where a layer keeps the states of a pixel between segments of steps, and leaves them at the end: [N, states, P, C].
 template <class Model>
 static inline float* states_of(const Neurons& n, int64_t image, int64_t pixel, int64_t channel) {
     return n.v + (image * Model::states * n.P + pixel) * n.C + channel;
 }
-// The states before step t, of the first `count` of a block's channels; see load_block.
+// Loads the states before step t of the first `count` channels of a block (see load_block).
 template <class Model, int channels>
 static inline void load_states(States<Model::states, channels>& block, const Neurons& n, int64_t t, int64_t image,
                                int64_t pixel, int64_t channel, int count) {
@@ -267,7 +268,7 @@ static inline void store_states(float* to, const Neurons& n, const States<states
     for (int k = 0; k < states; k++) store_block(to + k * n.P * n.C, block.part[k], count);
 }
 
-// One step of a block of channels; the spikes as bits.
+// Runs one step of a block of channels; returns the spikes as bits.
 template <class OfBlock, int states, int channels>
 static inline uint32_t step_block(const OfBlock& neurons, States<states, channels>& state, const Lanes<channels>& current) {
     uint32_t spikes = 0;
@@ -282,13 +283,13 @@ static inline void store_spikes(uint8_t* bytes, uint32_t spikes, int n) {
         memcpy(bytes, &spikes, channels / 8);
         return;
     }
-    bytes[0] = (uint8_t)spikes;  // no loop: GCC 12 lost the last turn of one where this is inlined into a long function
+    bytes[0] = (uint8_t)spikes;  // no loop: GCC 12 dropped its last iteration when this was inlined into a long function
     if (n > 8) bytes[1] = (uint8_t)(spikes >> 8);
     if (channels > 16 && n > 16) bytes[2] = (uint8_t)(spikes >> 16);
     if (channels > 16 && n > 24) bytes[3] = (uint8_t)(spikes >> 24);
 }
 
-// Adds 1 to the sums of those of the first n of a block's channels that fired.
+// Adds 1 to the sums of those channels that fired, among the first n of a block.
 template <int channels>
 static inline void add_spikes(Lanes<channels>& sums, const uint8_t* bytes, int n) {
     uint32_t fired = 0;

@@ -1,4 +1,4 @@
-// Work on packed spikes that needs no neuron: counting, pooling, flattening. Layout: see abi.h.
+// Operations on packed spikes without neurons: counting, pooling, flattening. abi.h has the layout.
 #pragma once
 #include "abi.h"
 #include "set_bits.h"
@@ -16,7 +16,7 @@ static inline void each_spike(const uint8_t* bytes, int64_t C, Visit visit) {
     }
 }
 
-// The bits of each byte as eight bytes of 0 or 1, the lowest bit in the lowest byte.
+// For each byte, its bits as eight bytes of 0 or 1, the lowest bit in the lowest byte.
 struct Spread {
     uint64_t of[256];
     constexpr Spread() : of() {
@@ -25,7 +25,7 @@ struct Spread {
     }
 };
 
-// Counts eight channels at once, in the bytes of a word, which hold up to 255 steps.
+// Counts eight channels at once in the bytes of a word, up to 255 steps at a time.
 inline void count(const uint8_t* spikes, int32_t* counts, int64_t T, int64_t until, int64_t N, int64_t C, int64_t P) {
     static constexpr Spread spread;
     const int64_t bytes = (C + 7) / 8;
@@ -55,7 +55,7 @@ inline void flatten(const uint8_t* spikes, uint8_t* out, int64_t M, int64_t C, i
             });
 }
 
-// Calls add(i, sums [P]) for i < n, whose sums of all threads come together in `totals`.
+// Calls add(i, sums [P]) for i < n. Each thread has its own sums, which are then added up in `totals`.
 template <class Add>
 static void sum_up(int64_t n, int64_t P, int64_t* totals, Add add) {
     memset(totals, 0, P * sizeof *totals);
@@ -75,7 +75,7 @@ inline void total(const uint8_t* spikes, int64_t* totals, int64_t M, int64_t P, 
     });
 }
 
-// The OR of each byte of some pixels that lie side by side.
+// Writes the OR of some adjacent pixels, byte by byte.
 static inline void or_pixels(uint8_t* y, const uint8_t* x, int64_t pixels, int64_t bytes) {
     int64_t i = 0;
     for (; i + 8 <= bytes; i += 8) {
@@ -92,7 +92,8 @@ static inline void or_pixels(uint8_t* y, const uint8_t* x, int64_t pixels, int64
     }
 }
 
-// The maximum of spikes is their OR, of rows first and then of what is side by side; padding adds zeros, which change nothing.
+// The maximum of spikes is their OR: first of the rows of a window, then of adjacent pixels. Padding is zero and changes
+// nothing.
 inline void max_pool2d(const Pool2d* pool) {
     const Pool2d q = *pool;
     const int64_t row_bytes = q.W * q.bytes;
@@ -118,8 +119,8 @@ inline void max_pool2d(const Pool2d* pool) {
     }
 }
 
-// One output pixel's gradient goes to the first pixel of its window that fired; if none did, to the first: torch's way.
-// `apart`: windows do not overlap, and their pixels are written; else they are added to.
+// Passes the gradient of an output pixel to the first pixel of its window that fired or, if none did, to the first pixel, as
+// torch does. `apart`: windows do not overlap, so their pixels are written; otherwise the gradient is added to them.
 template <bool apart>
 static inline void pass_gradient(const PoolBackward& b, const uint8_t* x, float* grad_x, const float* grad_y, int64_t oy,
                                  int64_t ox, int64_t channel) {
@@ -134,10 +135,10 @@ static inline void pass_gradient(const PoolBackward& b, const uint8_t* x, float*
             for (int64_t pixel = y * q.W + left; pixel < y * q.W + right; pixel++)
                 run(pixel, (uint32_t)load_bits(x + pixel * q.bytes + channel / 8, bytes));
     };
-    uint32_t waiting = 0;  // for their pixel
+    uint32_t waiting = 0;  // at first: channels that fired anywhere in the window
     each_pixel([&](int64_t, uint32_t fired) { waiting |= fired; });
-    uint32_t silent = ~waiting;  // to the first pixel
-    waiting = ~0u;
+    uint32_t silent = ~waiting;  // channels whose gradient goes to the first pixel
+    waiting = ~0u;               // from here on: channels whose gradient has not been passed on yet
     each_pixel([&](int64_t pixel, uint32_t fired) {
         const uint32_t where = (fired | silent) & waiting;
         waiting &= ~where;

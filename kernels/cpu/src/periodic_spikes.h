@@ -1,12 +1,13 @@
-// Spikes that repeat themselves: a neuron of one state that is reset to where it started and receives the same current at
-// every step fires at the steps t where its period divides t + 1.
+// Periodic spikes: a neuron with one state that is reset to the potential from which it started, and that receives the same
+// current at every step, fires at the steps t where its period divides t + 1.
 #pragma once
 #include "if_scan.h"
 #include "packed_spikes.h"
 
 namespace PK_TARGET {
 
-// The first spikes of blocks of 32 neurons, side by side as in if_scan.h; the potentials as if all T steps were run.
+// Finds the first spikes of `count` blocks of 32 neurons, which are run together as in if_scan.h, and leaves their potentials
+// after T steps.
 template <int count, class Model>
 static inline void find_blocks(const Periods& p, const int64_t* pixels, int64_t index, Model) {
     const int64_t blocks = ceil_div(p.C, block), T = p.T;
@@ -44,7 +45,7 @@ static inline void find_blocks(const Periods& p, const int64_t* pixels, int64_t 
 
 void find_periods(const Periods* periods) {
     const Periods p = *periods;
-    const auto like_the_last = [&](int64_t i) {  // all start at rest
+    const auto like_the_last = [&](int64_t i) {  // equal currents are enough, as all neurons start at rest
         return !memcmp(p.current + i * p.C, p.current + (i - 1) * p.C, p.C * sizeof(float));
     };
     const Repeats repeats(p.M, like_the_last);
@@ -81,7 +82,7 @@ void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t start, int
 
 void total_periods(const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C) {
     const int64_t end = least(start + T, UINT16_MAX);
-    Memory<int32_t> spikes(end + 2);  // of a neuron of each period; those of longer ones, as the last, have none
+    Memory<int32_t> spikes(end + 2);  // [period]: spikes of such a neuron; the last entry, 0, is for all longer periods
     for (int64_t p = 1; p <= end; p++) spikes.data[p] = (int32_t)((start + T) / p - start / p);
     sum_up(N, P, totals, [&](int64_t image, int64_t* sums) {
         const uint16_t* period = periods + image * P * C;

@@ -1,5 +1,5 @@
-// Pixels whose neurons get the same constant currents as those of the pixel before, as on a plain background: where these start
-// alike, they fire alike. They are not computed but copied.
+// Pixels whose constant currents equal those of the pixel before, as on a plain background. If their neurons start from the
+// same states too, they fire alike: they are copied instead of computed.
 #pragma once
 #include "work.h"
 
@@ -7,11 +7,11 @@ namespace PK_TARGET {
 
 struct Repeats {
     const int64_t all;
-    Memory<int64_t> first;  // of each pixel: the one that it repeats, or itself
-    Memory<int64_t> pixels;  // those to compute
+    Memory<int64_t> first;  // [pixel]: the pixel that it repeats, or itself
+    Memory<int64_t> pixels;  // the pixels to compute
     int64_t count = 0;
 
-    // like_the_last(i): whether pixel i does what the one before does.
+    // like_the_last(i): whether pixel i fires like the pixel before.
     template <class Like>
     Repeats(int64_t all, Like like_the_last) : all(all), first(all), pixels(all) {
 #pragma omp parallel for schedule(static)
@@ -22,7 +22,7 @@ struct Repeats {
         }
     }
 
-    // Calls copy(from, to) for each of the others.
+    // Calls copy(from, to) for each pixel that repeats another.
     template <class Copy>
     void each_copy(Copy copy) const {
 #pragma omp parallel for schedule(static)

@@ -1,5 +1,6 @@
-// Weights in whole multiples of a unit, a power of two for each output channel, so that their sums are exact in any order:
-// kernels/rounding.py is the definition, and says why. All of a channel's weights are in the cache when they are rounded.
+// Rounds weights to integer multiples of a unit, a power of two for each output channel, so that their sums are exact in any
+// order. kernels/rounding.py is the definition, and gives the reasons. A channel's weights are in the cache when they are
+// rounded.
 #pragma once
 #include "units.h"
 
@@ -7,7 +8,8 @@ namespace PK_TARGET {
 
 static inline double larger(double a, double b) { return a > b ? a : b; }
 
-// Sums, in grains and rounded up, of the absolute values, and of those that are positive. At most 2^24 of at most 2^28.
+// Sums of absolute values and of positive values, in grains, each value rounded up. There are at most 2^24 values of at most
+// 2^28 grains, so the sums fit 64 bits.
 struct Grains {
     int64_t all = 0, positive = 0;
 };

@@ -1,4 +1,4 @@
-// The convolutions of spikes that fire as conv2d/row_sums.h does.
+// The spike convolutions whose neurons are run by fire_sums.h: event, period and lookup kernels.
 #include "conv2d/event.h"
 #include "conv2d/lookup.h"
 #include "conv2d/period.h"

@@ -1,15 +1,15 @@
 // Backpropagation through all T steps of neurons in one launch, with a surrogate derivative g (surrogates.h).
 //
-// A strip of neurons runs forward again, its states before each step going to a scratch buffer, and then back in time. With
-// dv the gradient of v[t], which step t + 1 hands down, and dI that of the current, leaky neurons have
+// A strip of neurons runs forward again, and stores its states before each step in a scratch buffer; then it runs back in time.
+// With dv the gradient of v[t], which comes from step t + 1, and dI that of the current, leaky neurons have
 //
 //     ds = ds[t] + dv (v_reset - h)     hard reset; with a detached reset, ds = ds[t]
 //     ds = ds[t] - dv theta             soft reset, likewise
-//     dh = ds g(h - theta) + dv         but dv passes a hard reset only where no spike was
-//     dI[t] = dh,  dv[t-1] = decay dh,  dtheta = sum of -ds g (soft: and of -dv where a spike was),
+//     dh = ds g(h - theta) + dv         with a hard reset, dv only where the neuron did not fire
+//     dI[t] = dh,  dv[t-1] = decay dh,  dtheta = sum of -ds g (soft reset: and of -dv where the neuron fired),
 //                                       ddecay = sum of dh (v[t-1] - v_rest)
 //
-// Plain loops: the compiler makes vectors of them. A strip is long, so that each step's memory is read in long runs.
+// These are plain loops, which the compiler vectorises. A strip is long, so that each step reads long runs of memory.
 #pragma once
 #include "abi.h"
 #include "neurons.h"
@@ -20,22 +20,23 @@ namespace PK_TARGET {
 
 constexpr int strip_neurons = 256, most_channelwise = 4, most_states = 2;
 
-// Gradients of one neuron. A step back takes those of the states after the step, and leaves those before it.
+// Gradients of one neuron. A backward step takes the gradients of the states after the step, and replaces them by those of the
+// states before it.
 struct Gradients {
     float current = 0, v = 0, other = 0;
-    float theta = 0, decay = 0, third = 0, fourth = 0;  // by which those of the parameters grow
+    float theta = 0, decay = 0, third = 0, fourth = 0;  // the step's contribution to the gradients of the parameters
 };
 
-// What a step started from, and what a step back takes besides.
+// What a step started from, and the other inputs of the backward step.
 template <class Derivative>
 struct Before {
     float v, other, current;
     float grad_spike;
-    float pass;  // 1, or 0 where gradients do not pass the reset
+    float pass;  // 1; 0 if gradients do not pass the reset
     Derivative derivative;
 };
 
-// The part of h's gradient that comes by the spike; `more`: of the spike's gradient, besides the reset's.
+// The part of h's gradient that comes through the spike. `more`: a further gradient of the spike.
 template <class Reset, class Derivative>
 static inline float by_spike(const Compared<float>& s, const Before<Derivative>& before, const Parameters<float>& p,
                              float grad_v, float more = 0) {
@@ -43,7 +44,7 @@ static inline float by_spike(const Compared<float>& s, const Before<Derivative>&
     return (before.grad_spike + through_reset + more) * before.derivative.derivative(s.h - s.bar, p.theta);
 }
 
-// The gradient of h, of that part and of that of v after the reset.
+// The gradient of h: that part, plus what comes from v after the reset.
 template <class Reset>
 static inline float of_potential(bool fires, float by_spike, Gradients& grad) {
     constexpr bool soft = !Reset::to_value;
@@ -64,7 +65,7 @@ static inline void back_leaky(const Compared<float>& s, const Before<Derivative>
     back_leak(before.v, p, of_potential<Reset>(s.fires, spike, grad), grad);
 }
 
-// A model's step back in time. A model without one does not compile.
+// A model's backward step. A model without one does not compile.
 template <class Model>
 struct Back;
 
@@ -73,7 +74,7 @@ struct Back<IntegrateAndFire<Reset>> {
     template <class Derivative>
     static inline void step(const Before<Derivative>& before, const Parameters<float>& p, Gradients& grad) {
         float state[] = {before.v};
-        back_leaky<Reset>(IntegrateAndFire<Reset>::step(state, before.current, p), before, p, grad);  // of decay 1
+        back_leaky<Reset>(IntegrateAndFire<Reset>::step(state, before.current, p), before, p, grad);  // its decay is 1
     }
 };
 
@@ -127,13 +128,13 @@ struct Back<Refractory<Reset>> {
     }
 };
 
-// Gradients pass the roundings as if there were none.
+// Gradients ignore the rounding.
 template <>
 struct Back<LoihiHardReset> {
     template <class Derivative>
     static inline void step(const Before<Derivative>& before, const Parameters<float>& p, Gradients& grad) {
         float state[] = {before.v, before.other};
-        back_leaky<Hard>(LoihiHardReset::step(state, before.current, p), before, p, grad);  // of v_rest 0
+        back_leaky<Hard>(LoihiHardReset::step(state, before.current, p), before, p, grad);  // its v_rest is 0
         grad.fourth = grad.current;
         grad.current = grad.current + grad.other;
         grad.other = p.third * grad.current;
@@ -141,12 +142,12 @@ struct Back<LoihiHardReset> {
     }
 };
 
-// Values of a strip's neurons, one after another.
+// The values of a strip's neurons.
 struct Strip {
     alignas(64) float parameter[most_channelwise][strip_neurons];
     alignas(64) float state[most_states][strip_neurons], grad_state[most_states][strip_neurons];
     alignas(64) float sum[1 + most_channelwise][strip_neurons];  // gradients of a bias, and of the parameters
-    alignas(64) float held[strip_neurons];                       // of a constant current, in one step
+    alignas(64) float held[strip_neurons];  // one step's gradient of a constant current
 
     Parameters<float> of(int i, const Parameters<float>& shared) const {
         Parameters<float> p = shared;
@@ -183,7 +184,7 @@ static void run_back(const ScanBackward& s, const Parameters<float>& shared, con
         const float* const v = before + t * Model::states * strip_neurons;
         const float* const other = v + (Model::states - 1) * strip_neurons;
         float* const out = held ? strip.held : s.grad_current + t * neurons + first;
-#pragma GCC ivdep  // `out` may be `current`, each of whose values is read before it is written
+#pragma GCC ivdep  // `out` may be `current`: each value is read before it is overwritten
         for (int i = 0; i < count; i++) {
             Gradients grad;
             grad.v = strip.grad_state[0][i], grad.other = strip.grad_state[1][i];
@@ -202,8 +203,8 @@ static void run_back(const ScanBackward& s, const Parameters<float>& shared, con
     }
 }
 
-// Calls run(i, index, n) for runs of n neurons of a strip, from its i-th, of which all values of one step lie side by side:
-// `size` is the length of a period of such runs, `index` where a run begins in it.
+// Cuts a strip, which begins at neuron `first`, where neuron numbers are multiples of `size`. Calls run(i, index, n) for each
+// piece: n neurons from the strip's i-th on, which begin `index` neurons behind such a multiple.
 template <class Run>
 static inline void each_run(int64_t first, int count, int64_t size, Run run) {
     for (int i = 0; i < count;) {
@@ -214,7 +215,7 @@ static inline void each_run(int64_t first, int count, int64_t size, Run run) {
     }
 }
 
-// The same of states [N, states, P, C]: calls run(i, where, n) for each part, with where they are.
+// The same for states [N, states, P, C]: calls run(part, i, where, n) for each state, numbered `part`, at offset `where`.
 template <class Model, class Run>
 static inline void each_state(const ScanBackward& s, int64_t first, int count, Run run) {
     const int64_t size = s.P * s.C;
@@ -240,7 +241,7 @@ static void load_strip(const ScanBackward& s, int64_t first, int count, Strip& s
     if (s.time_stride == 0) memset(s.grad_current + first, 0, count * sizeof(float));
 }
 
-// Writes the gradients of the states before the first step, and adds those of bias and parameters to sums [1 + 4][C].
+// Writes the gradients of the states before the first step, and adds the gradients of bias and parameters to sums [1 + 4][C].
 template <class Model>
 static void store_strip(const ScanBackward& s, int64_t first, int count, const Strip& strip, double* sums) {
     each_state<Model>(s, first, count, [&](int part, int i, int64_t where, int n) {

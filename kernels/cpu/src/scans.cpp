@@ -1,4 +1,4 @@
-// Neurons on given currents, and layers whose currents stay in registers.
+// Neurons on given currents, and layers whose currents never leave the registers.
 #include "conv2d/depthwise.h"
 #include "conv2d/pointwise_real.h"
 #include "if_scan.h"

@@ -1,20 +1,20 @@
-// Packed spikes as words and as lists of what fired.
+// Reads packed spikes as words, and as lists of the channels that fired.
 #pragma once
 #include "simd.h"
 #include "work.h"
 
 namespace PK_TARGET {
 
-constexpr int overrun = 32;  // lists are read and written in whole vectors, so many entries past their end
+constexpr int overrun = 32;  // lists are read and written in whole vectors, up to this many entries past their end
 
-// The first n bytes as a word, at most eight.
+// The first n bytes as a word; if n is above 8, the first eight.
 static inline uint64_t load_bits(const uint8_t* bytes, int64_t n) {
     uint64_t word = 0;
     if (n >= 8) {
         memcpy(&word, bytes, 8);
         return word;
     }
-    for (int size = 4, at = 0; size; size /= 2)  // a copy of a length that is not known is a call
+    for (int size = 4, at = 0; size; size /= 2)  // memcpy of a variable length would be a function call
         if (n & size) {
             uint32_t part = 0;
             memcpy(&part, bytes + at, size);
@@ -24,7 +24,7 @@ static inline uint64_t load_bits(const uint8_t* bytes, int64_t n) {
     return word;
 }
 
-// Of few bytes: a call takes longer.
+// For few bytes, where a call of memcmp or memcpy would take longer.
 static inline bool equal_bytes(const uint8_t* a, const uint8_t* b, int64_t n) {
     for (; n >= 8; n -= 8, a += 8, b += 8)
         if (load_bits(a, 8) != load_bits(b, 8)) return false;
@@ -35,7 +35,7 @@ static inline void copy_bytes(const uint8_t* from, uint8_t* to, int64_t n) {
     for (int64_t i = 0; i < n; i++) to[i] = from[i];
 }
 
-// Whether none is set.
+// Whether no bit is set.
 static inline bool is_silent(const uint8_t* bytes, int64_t n) {
     uint64_t any = 0, word;
     for (; n >= 8; n -= 8, bytes += 8) {
@@ -56,7 +56,7 @@ static inline int64_t count_bits(const uint8_t* bytes, int64_t n) {
     return sum;
 }
 
-// The same of so many pixels beside each other, `pixel` bytes from one to the next.
+// Counts the bits of `pixels` pixels, which are `pixel` bytes apart.
 static inline int64_t count_pixels(const uint8_t* at, int64_t pixels, int64_t pixel, int64_t bytes) {
     if (bytes == pixel) return count_bits(at, pixels * bytes);
     int64_t sum = 0;
@@ -76,7 +76,7 @@ struct BitPositions {
 static constexpr BitPositions bit_positions;
 
 #if defined(__AVX512F__)
-// append_set_bits 64 bits at a time: one instruction moves the indices of those that are set together.
+// append_set_bits for 64 bits at a time: one instruction compresses the indices of the set bits.
 __attribute__((target("avx512vbmi2"))) OUT_OF_LINE static int64_t append_compressed(const uint8_t* bytes, int64_t n,
                                                                                     uint16_t scale, int64_t before,
                                                                                     uint16_t* out) {
@@ -104,8 +104,8 @@ __attribute__((target("avx512vbmi2"))) OUT_OF_LINE static int64_t append_compres
 }
 #endif
 
-// Writes `(before + index + 1) * scale` for every set bit of the first n bytes, lowest first, and returns how many there are. May
-// write up to `overrun` entries past the last one: without a branch on how many bits are set, which nobody could predict.
+// Writes `(before + index + 1) * scale` for every set bit of the first n bytes, lowest first; returns their number. It may
+// write up to `overrun` entries past the last one, which avoids an unpredictable branch on the number of set bits.
 static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t scale, int64_t before, uint16_t* out) {
 #if defined(__AVX512F__)
     if (n > 2 && __builtin_cpu_supports("avx512vbmi2")) return append_compressed(bytes, n, scale, before, out);
@@ -124,8 +124,8 @@ static inline int64_t append_set_bits(const uint8_t* bytes, int64_t n, uint16_t 
     return out - start;
 }
 
-// The patterns of 64 channels in up to 32 steps, one bit a step: of bit c of the words that load(t) gives. Returns which fired
-// at all.
+// Writes the spike pattern of each of 64 channels over up to 32 steps: bit t of pattern c is bit c of load_word(t). Returns the
+// channels that fired at all.
 template <class Load>
 static inline uint64_t patterns_of(int64_t steps, Load load_word, uint32_t* patterns) {
     constexpr int all = 64 / Vec::width, some = all < 8 ? all : 8;  // registers
@@ -147,8 +147,8 @@ static inline uint64_t patterns_of(int64_t steps, Load load_word, uint32_t* patt
     return any;
 }
 
-// Writes `from[i] + base` for i < n; always reads and writes whole vectors, at least one, so that the usual
-// short list costs no branch. Returns the end of what counts.
+// Writes `from[i] + base` for i < n; returns the end of these entries. It always reads and writes whole vectors, at least one,
+// so that the usual short list costs no branch.
 template <class Number>
 static inline Number* append_shifted(const Number* from, int64_t n, Number base, Number* out) {
     constexpr int together = 16;

@@ -1,4 +1,4 @@
-// The convolutions whose neurons send sigma-delta codes, and max pooling of them, on OpenMP's threads.
+// Convolutions with sigma-delta neurons, and max pooling of their codes, on OpenMP's threads.
 #include "sigma_delta/call.h"
 
 namespace PK_TARGET {

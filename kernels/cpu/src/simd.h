@@ -1,11 +1,11 @@
-// A vector of floats and its comparison mask, once for each instruction set. Everything else is written on top of these
-// few functions, so a new instruction set is one more section here and one more line in setup.py.
+// A vector of floats and its comparison mask, for each instruction set. All other code uses these few functions, so a new
+// instruction set needs one more section here and one more line in setup.py.
 //
 // Each translation unit defines PK_TARGET (avx512, avx2 or portable); all names live in a namespace of that name, so that
 // code compiled for a newer machine can never be linked into the path of an older one.
 //
-// multiply_add rounds once wherever the processor can, so that all but portable code gives the same sums. What the
-// definition rounds apart, as neurons do, is written as a product and a sum.
+// multiply_add rounds once wherever the processor can, so that all targets except portable compute the same sums. Where the
+// definition rounds a product and a sum separately, as in neurons, the code does so too.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -145,7 +145,7 @@ static inline Vec::Mask mask_of(uint32_t bits) {
 
 #endif
 
-#if !defined(__AVX2__)  // without masks
+#if !defined(__AVX2__)  // without masked loads and stores
 __attribute__((noinline)) static Vec load_some(const float* p, int n) {
     Vec a = broadcast(0.0f);
     for (int i = 0; i < n; i++) a.x[i] = p[i];
@@ -184,12 +184,12 @@ static inline Ints subtract_halves(Ints a, Ints b) { return {(Ints::Whole)((Ints
 static inline Ints broadcast_half(uint16_t a) { return {(Ints::Whole)(Ints::Halves{} + a)}; }
 static inline Ints add_bytes(Ints a, Ints b) { return {(Ints::Whole)((Ints::Bytes)a.x + (Ints::Bytes)b.x)}; }
 static inline Ints high_bytes(Ints a) { return {(Ints::Whole)((Ints::Halves)a.x >> 8)}; }  // of each half
-static inline Ints low_bytes(Ints halves, Ints high) {  // what is left of sums of halves without that of their higher bytes
+static inline Ints low_bytes(Ints halves, Ints high) {  // sums of halves, less the sums of their high bytes
     return {(Ints::Whole)((Ints::Halves)halves.x - ((Ints::Halves)high.x << 8))};
 }
-// The first and the second half of all 16-bit numbers, which have a sign, widened.
+// The first or second half of all signed 16-bit numbers, widened to 32 bits.
 static inline Ints widen_first(Ints a) {
-#if defined(__AVX512F__)  // compilers do it by memory
+#if defined(__AVX512F__)  // compilers would go through memory
     return {(Ints::Whole)_mm512_cvtepi16_epi32(_mm512_castsi512_si256((__m512i)a.x))};
 #else
     Ints::HalfAsMany halves;
@@ -207,7 +207,7 @@ static inline Ints widen_second(Ints a) {
 #endif
 }
 static inline Ints high_half(Ints a) { return {a.x >> 16}; }
-static inline Ints low_half(Ints a) {  // x86 has a product of halves that is not in the way of the shift above
+static inline Ints low_half(Ints a) {  // on x86 by madd, which does not compete with the shift of high_half for a port
 #if defined(__AVX512BW__)
     return {(Ints::Whole)_mm512_madd_epi16((__m512i)a.x, _mm512_set1_epi32(1))};
 #elif defined(__AVX2__)
@@ -226,7 +226,7 @@ static inline Ints or_where(Vec::Mask m, Ints a, Ints b) {
 }
 static inline Vec to_floats(Ints a) { return {(decltype(Vec::x))__builtin_convertvector(a.x, Ints::Floats)}; }
 
-// Channels side by side: 32 of them, whose spikes are four bytes, or the 16 of a row of weights.
+// Registers of some channels: 32 of them, whose spikes are four bytes (Block), or the 16 of a row of weights (Row).
 template <int channels>
 struct Lanes {
     static constexpr int vecs = channels / Vec::width;
@@ -251,7 +251,7 @@ static inline Lanes<channels> load_block(const float* p) {
 }
 #if defined(__AVX2__)
 #define PART static inline  // by masks
-#else  // lane by lane, and out of line: there are many calls, of which few are not whole
+#else  // lane by lane, and not inlined: there are many calls, but incomplete blocks are rare
 #define PART __attribute__((noinline)) static
 #endif
 

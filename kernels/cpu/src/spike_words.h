@@ -1,34 +1,34 @@
-// Words of spikes: the bits of some channels of a pixel in one integer. From dense values, 0 and 1 in any type, and to packed
-// spikes, whose layout abi.h has; and back.
+// Words of spikes: the bits of some channels of a pixel in one integer. They are made from dense values (0 and 1 of any type)
+// and written to packed spikes (abi.h has the layout), and the other way round.
 //
-// Values are taken as unsigned integers U of their size: `one` is the pattern of 1, and a bit that is set in it tells 1 from 0.
+// Values are read as unsigned integers U of their size. `one` is the bit pattern of 1; any bit set in it tells 1 from 0.
 #pragma once
 #include "abi.h"
 #include "work.h"
 
 namespace PK_TARGET {
 
-// What holds the bits of some channels of a pixel.
+// The type that holds the bits of some channels of a pixel.
 template <class U>
 struct WordOf {
     typedef U Word;
 };
 template <>
 struct WordOf<uint8_t> {
-    typedef uint64_t Word;  // stores of single bytes would take longer than all else
+    typedef uint64_t Word;  // storing single bytes would take longer than everything else
 };
 
 template <class U>
 struct Values {
     typedef typename WordOf<U>::Word Word;
-    static constexpr int width = 8 * sizeof(Word);  // channels whose bits are put together
-    const U one, sign;  // sign: of a zero, which may have either; 0 of integers
-    const int place;  // of the lowest bit that is set in `one`
+    static constexpr int width = 8 * sizeof(Word);  // channels of a word
+    const U one, sign;  // sign: the sign bit, as a float zero may have either sign; 0 for integers
+    const int place;  // the position of the lowest set bit of `one`
     explicit Values(const DenseSpikes& d)
         : one((U)d.one), sign((U)(d.is_float ? (U)1 << (8 * sizeof(U) - 1) : 0)), place(__builtin_ctzll(d.one)) {}
 
     inline U bit(U value) const { return (value >> place) & 1; }
-    // Not 0 if the value, whose bit it is, is neither 0 nor 1.
+    // Non-zero if the value, whose bit is given, is neither 0 nor 1.
     inline U other(U value, U bit) const {
         const U all = (U)-bit;
         return (U)(value ^ (one & all)) & (U)(~sign | all);
@@ -36,10 +36,9 @@ struct Values {
     inline U value(U bit) const { return one & (U)-bit; }
 };
 
-constexpr int64_t plane_bytes =
-    1 << 13;  // of the words of pixels that are packed at a time: they stay in the first-level cache
+constexpr int64_t plane_bytes = 1 << 13;  // bytes of the words that are handled at a time: they stay in the first-level cache
 
-// The low bytes of words, one word a pixel, to or from packed spikes.
+// Copies the low bytes of words (one word per pixel) to packed spikes, or back.
 template <class Bytes, class Word>
 static inline void put_bytes(const Word* __restrict words, uint8_t* __restrict spikes, int64_t pixels, int64_t bytes) {
     for (int64_t p = 0; p < pixels; p++) {
@@ -56,7 +55,7 @@ static inline void get_bytes(Word* __restrict words, const uint8_t* __restrict s
     }
 }
 
-// Bits of up to as many channels as a word has, one word a pixel, to or from their `used` bytes in packed spikes.
+// Copies words (one per pixel) to their `used` bytes in packed spikes, or back.
 template <class Word>
 static inline void put_words(const Word* __restrict words, uint8_t* __restrict spikes, int64_t pixels, int64_t bytes,
                              int64_t used) {
@@ -87,7 +86,7 @@ static inline void get_words(Word* __restrict words, const uint8_t* __restrict s
         }
 }
 
-// Bits of channels whose pixels lie side by side, into words; returns what is not 0 if some value is neither 0 nor 1.
+// Joins the bits of channels whose pixels are contiguous to words. Returns non-zero if a value is neither 0 nor 1.
 template <class U>
 static inline U join_channels(const Values<U>& values, const U* x, int64_t stride, int64_t channels, int64_t pixels,
                               U* __restrict words) {
@@ -104,7 +103,7 @@ static inline U join_channels(const Values<U>& values, const U* x, int64_t strid
     return others;
 }
 
-// And back.
+// The inverse: words to values.
 template <class U>
 static inline void part_channels(const Values<U>& values, const U* __restrict words, int64_t stride, int64_t channels,
                                  int64_t pixels, U* x) {
@@ -114,8 +113,9 @@ static inline void part_channels(const Values<U>& values, const U* __restrict wo
     }
 }
 
-// The same of bytes, whose 1 is one bit. 64 pixels of eight channels make a register of bytes, by shifts of words, for no
-// instruction shifts bytes; then the bytes of eight such groups of channels come side by side, in three steps.
+// The same for one-byte values, whose 1 is a single bit. The values of eight channels at 64 pixels are joined to a register of
+// bytes, by shifts of 64-bit words, as no instruction shifts bytes. The bytes of eight such groups of channels are then
+// interleaved in three steps.
 typedef uint64_t Register __attribute__((vector_size(64)));
 constexpr uint64_t byte_ones = 0x0101010101010101u;
 
@@ -128,7 +128,7 @@ static inline void part_halves(const Whole* __restrict joined, int64_t n, Half* 
     for (int64_t i = 0; i < n; i++) low[i] = (Half)joined[i], high[i] = (Half)(joined[i] >> (8 * sizeof(Half)));
 }
 
-// Of some pixels the bytes of each group of channels, and what becomes of them.
+// For some pixels: the bytes of each group of channels, and the steps in which they are interleaved.
 struct Groups {
     static constexpr int64_t length = plane_bytes / (int64_t)sizeof(uint64_t);
     uint8_t bytes[8][length];

@@ -1,4 +1,4 @@
-// Packing, events, pooling and windows of spikes, and rounded weights.
+// Packing, camera events, pooling and im2col of spikes, and rounding of weights.
 #include "conv2d/im2col.h"
 #include "dense_spikes.h"
 #include "camera_events.h"

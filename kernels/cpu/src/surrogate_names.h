@@ -1,4 +1,4 @@
-// The surrogate derivatives, which surrogates.h defines, by their names: what Surrogate.shape counts.
+// The names of the surrogate derivatives, which surrogates.h defines; Surrogate.shape is an index into this list.
 // kernels/surrogates.py has the same list; a test compares them.
 #pragma once
 #include <cstdint>

@@ -1,5 +1,5 @@
-// The surrogate derivatives: what stands for the derivative of a spike by the potential, at a distance x = h - theta.
-// A new one is one more struct here, and its name in surrogate_names.h.
+// The surrogate derivatives: they replace the derivative of a spike with respect to the potential, at x = h - theta.
+// A new one needs a struct here, and its name in surrogate_names.h.
 #pragma once
 #include "abi.h"
 #include "surrogate_names.h"
@@ -8,7 +8,7 @@
 
 namespace PK_TARGET {
 
-// a / (1 + (pi a x)^2), of a = alpha / 2. Numbers: a, pi a.
+// a / (1 + (pi a x)^2), with a = alpha / 2. Numbers: a, pi a.
 struct ATan {
     const float a, slope;
     ATan(const Surrogate& s) : a(s.numbers[0]), slope(s.numbers[1]) {}
@@ -28,13 +28,13 @@ struct FastSigmoid {
     }
 };
 
-// alpha s (1 - s), of s = 1 / (1 + exp(-alpha x)). Numbers: alpha.
+// alpha s (1 - s), with s = 1 / (1 + exp(-alpha x)). Numbers: alpha.
 struct Sigmoid {
     const float alpha;
     Sigmoid(const Surrogate& s) : alpha(s.numbers[0]) {}
-    // exp(a), of a within -87 .. 0: two powers, one of 2 and one between -1/2 and 1/2, in operations that make vectors.
+    // exp(a) for a within -87 .. 0, as 2^n times exp of a small rest, in operations that the compiler can vectorise.
     static inline float exponential(float a) {
-        const float magic = 12582912;  // 1.5 * 2^23: a sum with it has no room for fractions
+        const float magic = 12582912;  // 1.5 * 2^23: adding it rounds to an integer
         const float shifted = a * 1.44269504f + magic, whole = shifted - magic;
         const float rest = (a - whole * 0.693359375f) + whole * 2.12194440e-4f;
         float p = 1.9875691500e-4f;
@@ -46,21 +46,21 @@ struct Sigmoid {
         p = p * rest * rest + rest + 1;
         int32_t bits;
         memcpy(&bits, &shifted, sizeof bits);
-        const int32_t power = (bits + 127) << 23;  // the lowest bits of `shifted` are the whole number
+        const int32_t power = (bits + 127) << 23;  // the lowest bits of `shifted` are that integer, n
         float scale;
         memcpy(&scale, &power, sizeof scale);
         return p * scale;
     }
     inline float derivative(float x, float) const {
         float a = alpha * x;
-        a = a > 0 ? -a : a;  // it is symmetric
+        a = a > 0 ? -a : a;  // the derivative is symmetric
         a = a > -80 ? a : -80;
         const float e = exponential(a), s = 1 / (1 + e);
         return alpha * (e * s * s);
     }
 };
 
-// max(0, w - |x|) / w^2, of w = width theta. Numbers: width.
+// max(0, w - |x|) / w^2, with w = width theta. Numbers: width.
 struct Triangle {
     const float width;
     Triangle(const Surrogate& s) : width(s.numbers[0]) {}

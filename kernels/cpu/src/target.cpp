@@ -1,7 +1,7 @@
 // The table of an instruction set's kernels. This file and those beside it are compiled once for each instruction set
-// (setup.py): -DPK_TARGET=avx512, avx2 or portable, with the matching flags. A kernel is defined in one of them; here are those
-// that others are made of. AMX is AVX-512 with kernels of matrix tiles beside it: code is compiled once for both, and each has a
-// table.
+// (setup.py): -DPK_TARGET=avx512, avx2 or portable, with the matching flags. Each kernel is defined in one of these files; the
+// headers included here define the small ones. AMX is AVX-512 with additional kernels for matrix tiles: code is compiled once
+// for both, and each has its own table.
 #include "abi.h"
 #include "conv2d/amx_weights.h"
 #include "conv2d/sampled_rates.h"

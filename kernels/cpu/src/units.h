@@ -1,4 +1,4 @@
-// Values in whole multiples of a unit, a power of two.
+// Values as integer multiples of a unit, a power of two.
 #pragma once
 #include "work.h"
 
@@ -16,7 +16,7 @@ static inline double power_of_two(double least) {
 }
 
 static inline float largest_of(const float* values, int64_t n) {
-    int32_t largest = 0;  // the bits of values that are not negative lie in the values' order
+    int32_t largest = 0;  // without the sign, the bits of floats are ordered like the floats
     for (int64_t i = 0; i < n; i++) {
         int32_t bits;
         memcpy(&bits, values + i, sizeof bits);
@@ -29,7 +29,7 @@ static inline float largest_of(const float* values, int64_t n) {
 }
 
 static inline void round_values(const float* values, float* rounded, int64_t n, double unit) {
-    constexpr double to_whole = 0x1.8p52;  // a sum that large has no fraction; half goes to even
+    constexpr double to_whole = 0x1.8p52;  // adding it rounds to an integer, halves to even
     const double units = 1 / unit;
     for (int64_t i = 0; i < n; i++) rounded[i] = (float)((values[i] * units + to_whole - to_whole) * unit);
 }

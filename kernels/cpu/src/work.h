@@ -1,4 +1,4 @@
-// How the kernels cut a layer into work: sizes, and memory that each thread owns.
+// How the kernels cut a layer into tasks, and the memory that each thread owns.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,10 +14,10 @@
 
 #include "abi.h"
 
-// Inner stages are compiled apart: inlined into one function, their loops run out of registers (5 % slower).
+// For inner stages: inlined into one function, their loops would run out of registers (5 % slower).
 #define OUT_OF_LINE __attribute__((noinline))
 
-// What must hold, whatever a caller passes: looked at in the checked build (tests/checked_build.py) only.
+// A condition that must hold whatever a caller passes. Only the checked build (tests/checked_build.py) tests it.
 #if defined(PK_CHECKED)
 #define PK_IS_CHECKED true
 #define PK_ASSERT(condition) \
@@ -33,7 +33,7 @@ static constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Calls visit with each of 0 .. n - 1 as a constant of its own type.
+// Calls visit for each of 0 .. n - 1, passed as an integral constant.
 template <class Visit, int... i>
 static inline void each_of(std::integer_sequence<int, i...>, Visit visit) {
     (visit(std::integral_constant<int, i>{}), ...);
@@ -45,7 +45,7 @@ static inline void each(Visit visit) {
 
 static inline int64_t rows_out(const Conv2d& c) { return c.neurons.P / c.W_out; }
 
-// How many rows of the input lie under some output rows.
+// How many input rows `rows` output rows read.
 static inline int64_t input_rows(const Conv2d& c, int64_t rows) {
     return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);
 }
@@ -54,7 +54,7 @@ static inline int64_t input_rows(const Conv2d& c, int64_t rows) {
 static inline int64_t x_frame(const Conv2d& c) { return c.H * c.W * ((c.C_in + 7) / 8); }
 static inline int64_t x_image(const Conv2d& c) { return c.x_image ? c.x_image : c.neurons.T * x_frame(c); }
 
-// Packed spikes, of image n, step t and pixel p at data + n image + t step + p pixel.
+// Packed spikes in memory: those of image n, step t and pixel p are at data + n * image + t * step + p * pixel.
 struct SpikeFrames {
     const uint8_t* data;
     int64_t image, step, pixel;
@@ -62,7 +62,7 @@ struct SpikeFrames {
 };
 static inline SpikeFrames frames_of(const Conv2d& c) { return {c.x, x_image(c), x_frame(c), (c.C_in + 7) / 8}; }
 
-// A part of some images at some time: output rows or the input rows under them, and steps.
+// A part of a layer's output or input: some images, rows and steps; the first of each and their number.
 struct Part {
     int64_t image, images, row, rows, t, steps;
 };
@@ -76,7 +76,7 @@ static inline Part input_of(const Conv2d& c, const Part& out) {
     return in;
 }
 
-// An output pixel of a part, by its number there.
+// An output pixel, by its index within a part.
 struct Place {
     int64_t image, y, x;
     Place() = default;
@@ -84,7 +84,7 @@ struct Place {
         : image(out.image + index / (out.rows * c.W_out)), y(out.row + index / c.W_out % out.rows), x(index % c.W_out) {}
 };
 
-constexpr int64_t worth_threads = 1 << 17;  // bytes of a pass over memory, or as long a work, that a second thread shortens
+constexpr int64_t worth_threads = 1 << 17;  // from so many bytes (or work that takes as long) on, more threads are faster
 
 inline int64_t max_threads() {
 #if defined(_OPENMP)
@@ -103,19 +103,19 @@ static inline int64_t thread_number() {
 #endif
 }
 
-// Some steps, and what a kernel keeps for them.
+// How a kernel handles a segment, which is a number of successive steps: sizes from which the work is cut.
 struct Segment {
-    int64_t steps, uses;    // steps; pixels times steps that weights are used for before the next are fetched
-    int64_t place_entries;  // of the lists, or words, of an output pixel
-    int64_t pixel_lists, band_lists;  // lists, or words, of an input pixel; of the input of a task, at most
+    int64_t steps, uses;    // steps; pixels times steps for which weights are used before the next ones are fetched
+    int64_t place_entries;  // entries of the lists (or words) of an output pixel
+    int64_t pixel_lists, band_lists;  // lists (or words) of an input pixel; the most of the input of a task
 };
 
-// How the work of a kernel is cut: bands of output rows of one image, or several whole images where these are small; where
-// that is too little for the threads, spans of output channels.
+// How the work of a kernel is cut into tasks: bands of output rows of one image, or several whole images if images are small;
+// if these are too few for the threads, also spans of output channels.
 struct Cut {
-    int64_t steps, places;                 // of a segment; output pixels that weights are used for at a time
-    int64_t images, batches, rows, bands;  // of a task; in all
-    int64_t channels, spans;
+    int64_t steps, places;                 // steps of a segment; output pixels for which weights are used at a time
+    int64_t images, batches, rows, bands;  // images of a task; batches of images; output rows of a task; bands of an image
+    int64_t channels, spans;               // output channels of a task; spans of them
     int64_t tasks;
 
     Cut(const Conv2d& c, const Segment& segment, int64_t block_channels, int64_t threads) : steps(segment.steps) {
@@ -146,10 +146,11 @@ struct Cut {
     int64_t first_channel(int64_t task) const { return task % spans * channels; }
 };
 
-// Whether the machine has so many bytes. Systems promise more, and end the process that writes to them.
+// Whether the machine has so many bytes of memory. Systems allocate more than they have, and kill the process that writes to
+// it.
 static inline bool machine_has(int64_t bytes) {
     constexpr int64_t little = 1 << 28;
-    if (bytes > (int64_t)PTRDIFF_MAX) return false;  // of addresses of 32 bits
+    if (bytes > (int64_t)PTRDIFF_MAX) return false;  // where addresses have 32 bits
 #if defined(_SC_PHYS_PAGES)
     if (bytes > little) {
         const int64_t pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
@@ -159,8 +160,8 @@ static inline bool machine_has(int64_t bytes) {
     return bytes >= 0;
 }
 
-// n elements on a cache line of their own; null if there is no memory. Whole lines, but exactly n in the checked build, which
-// then finds what is read or written past the end.
+// Allocates n elements, aligned to a cache line; null if there is no memory. The size is a multiple of a line, except in the
+// checked build, which allocates exactly n and so finds accesses past the end.
 template <class T>
 static T* try_allocate(int64_t n) {
     if (n < 0 || n > INT64_MAX / 2 / (int64_t)sizeof(T) || !machine_has(n * (int64_t)sizeof(T))) return nullptr;
@@ -174,7 +175,7 @@ static T* try_allocate(int64_t n) {
     return (T*)data;
 }
 
-// The same inside a parallel region, where there is no caller to tell that memory is out.
+// The same inside a parallel region, which cannot report to a caller that memory has run out: it ends the process.
 template <class T>
 static T* allocate(int64_t n) {
     T* const data = try_allocate<T>(n);
@@ -185,7 +186,7 @@ static T* allocate(int64_t n) {
     return data;
 }
 
-// Memory of one thread, zero at first.
+// Memory of one thread, zero-initialised.
 template <class T>
 struct Memory {
     T* data;
@@ -195,7 +196,7 @@ struct Memory {
     Memory(const Memory&) = delete;
 };
 
-// Hands out parts of one piece of memory; without memory, only counts.
+// Hands out parts of one block of memory. Without a block it only counts the bytes that are needed.
 struct Carver {
     char* memory;
     int64_t bytes = 0;
@@ -207,7 +208,7 @@ struct Carver {
     }
 };
 
-// Memory of one thread that grows when needed; what it held is lost then (in the checked build, always).
+// Memory of one thread that grows when needed; growing discards its contents (in the checked build, every call does).
 template <class T>
 struct Grown {
     T* data = nullptr;
@@ -230,7 +231,7 @@ struct Grown {
         }
         return data;
     }
-    // Somebody else's memory, which is as much as will be asked for.
+    // Uses memory of the carver, as much as will ever be asked for, instead of its own.
     void borrow(Carver& carver, int64_t n) {
         data = carver.take<T>(n);
         size = lent = n;
