@@ -11,7 +11,10 @@ The ReLU network runs in torch and in OpenVINO, in float32, bfloat16 (where the 
 networks are what pk.convert makes of it, in float32 and int8, compiled by pk.compile, at each T of --T; and with early
 exit by logits, for up to 4 and up to 8 steps, by a lead that the images of calibration have chosen. Networks of
 sigma-delta neurons run for up to four steps. Two signed powers are the same activations sent in one pass
-(evaluate.py sigma-delta --controls); there is no kernel for them, so they have no time.
+(evaluate.py sigma-delta --controls), and small activations cut are a pass of the ReLU network whose activations below a
+tenth of their layer's 99th percentile are 0; there are no kernels for them, so they have no time. With --net paper a
+cascade of two ReLU networks takes part: the small one answers, and the 5 to 30 % of the images of which it is least
+sure go on to the paper's.
 
 Accuracy is that of the logits on all test images: 10,000 of Fashion-MNIST or CIFAR-10, or the crops of photographs of
 EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of calls, each of other images, and all

@@ -102,6 +102,10 @@ LOOKS = {
     "ReLU network, OpenVINO int8": Look("OpenVINO, int8", GREEN),
     "IF, float32": Look("IF, float32", VERMILION),
     "IF, int8": Look("IF, int8", ORANGE),
+    "IF, early exit, float32": Look("IF, early exit, float32", VERMILION, "--"),
+    "IF, early exit, int8": Look("IF, early exit, int8", ORANGE, "--"),
+    "cascade of ReLU networks, float32": Look("cascade of ReLU networks, float32", BLUE),
+    "cascade of ReLU networks, int8": Look("cascade of ReLU networks, int8", GREEN),
     "sigma-delta, float32": Look("sigma-delta", BLACK),
     # networks of imagenet.py torchvision, by method
     "resnet18, max": Look("resnet18, max", BLUE),

@@ -10,6 +10,7 @@ from common import conversion, datasets, imagenet_models, nets, photographs, rel
 
 NAMES = ("small", "paper", *relu_networks.NETS, "lite0")
 CALIBRATION = 1000  # training images, the first ones
+HELD_OUT = 2000  # training images, the last ones
 CROPS, SEED = 210, 1  # of photographs that nothing was calibrated on
 PIXELS = 224
 MOST_BYTES = 2**30  # of images in memory
@@ -53,6 +54,11 @@ def load(name: str, root: Path | None) -> Subject:
     calibration = relu_networks.images(like, root, "train")[0][:CALIBRATION]
     images, labels = relu_networks.images(like, root, "test")
     return Subject(name, ann, calibration, images, nn.functional.one_hot(labels).bool())
+
+
+def held_out(root: Path | None) -> Tensor:
+    """Training images of Fashion-MNIST that no shipped network was trained on: the last ones."""
+    return relu_networks.images("resnet20", root, "train")[0][-HELD_OUT:]
 
 
 def of_torchvision(name: str, file: Path | None, root: Path | None) -> Subject:

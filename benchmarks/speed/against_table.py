@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from statistics import mean, quantiles
 
 import torch
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.running.result import Result
-from speed import against_picture, answers, levels, logit_exit, relu_passes, turns
+from speed import against_picture, answers, cascades, cut_activations, levels, logit_exit, relu_passes, turns
 from speed.answers import Answers
-from speed.levels import EARLY, IF, POWERS, RELU, SIGMA_DELTA
+from speed.levels import CASCADE, CUT, EARLY, IF, POWERS, RELU, SIGMA_DELTA, UNTIMED
 from speed.relu_passes import Logits
 from speed.rivals import NotOffered
 
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
             raise ValueError(f"--batch must be at most the {len(subject.images)} test images, got {max(options.batch)}")
     console.print(heading(f"{options.net}, ReLU network and converted", f"{len(subject.images)} test images", path))
     try:
-        contenders = list(line_up(console, subject, options.T))
+        contenders = list(line_up(console, subject, options.T, options.root))
     except TypeError as error:
         raise SystemExit(f"against_relu.py: {options.net} cannot be converted: {error}") from error
     about = {
@@ -95,9 +96,14 @@ def run(options: argparse.Namespace) -> None:
     against_picture.draw(options.out, table)
 
 
-def line_up(console: Console, subject: subjects.Subject, steps: list[int]) -> Iterator[Contender]:
+def line_up(console: Console, subject: subjects.Subject, steps: list[int], root: Path | None) -> Iterator[Contender]:
     """All contenders; of those that do not run here the reason is printed."""
-    yield from relu_contenders(console, subject)
+    passes = relu_passes.Passes(subject.ann, subject.calibration)
+    yield from relu_contenders(console, subject, passes)
+    if subject.name in cascades.SMALL_OF:
+        small = subjects.load(cascades.SMALL_OF[subject.name], root)
+        yield from cascade_contenders(subject, small, passes, subjects.held_out(root))
+    yield Contender(CUT, "float32", None, "torch", partial(in_a_cut_pass, subject))
     net = pk.convert(subject.ann, subject.calibration)
     for precision in (None, "int8"):
         yield from spiking_contenders(console, IF, net, subject.images, precision, steps)
@@ -108,8 +114,7 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int]) -> It
     yield Contender(POWERS, "float32", None, "torch", partial(in_one_pass, net))
 
 
-def relu_contenders(console: Console, subject: subjects.Subject) -> Iterator[Contender]:
-    passes = relu_passes.Passes(subject.ann, subject.calibration)
+def relu_contenders(console: Console, subject: subjects.Subject, passes: relu_passes.Passes) -> Iterator[Contender]:
     products = cost.of_relu(subject.ann, subject.images[:1])[0].products  # of any image
 
     def answers_of(name: str, images: Tensor) -> Answers:
@@ -123,6 +128,30 @@ def relu_contenders(console: Console, subject: subjects.Subject) -> Iterator[Con
             continue
         by, _, precision = name.partition(" ")
         yield Contender(RELU, precision or "float32", None, by, partial(answers_of, name), partial(passes.of, name))
+
+
+def cascade_contenders(
+    subject: subjects.Subject, small: subjects.Subject, large: relu_passes.Passes, held_out: Tensor
+) -> Iterator[Contender]:
+    """A small ReLU network before the large one, both by OpenVINO."""
+    first = relu_passes.Passes(small.ann, small.calibration)
+    products = [cost.of_relu(one.ann, one.images[:1])[0].products for one in (small, subject)]
+
+    def answers_of(cascade: cascades.Cascade, images: Tensor) -> Answers:
+        outputs = answers.relu(cascade.run(None), images, CASCADE)
+        return Answers(outputs, 0.0, 0.0, products[0] + cascade.goes_on(images) * products[1])
+
+    for precision in ("float32", "int8"):
+        for share, cascade in cascades.cascades(first, large, f"OpenVINO {precision}", held_out).items():
+            yield Contender(CASCADE, precision, share, "OpenVINO", partial(answers_of, cascade), cascade.run)
+
+
+def in_a_cut_pass(subject: subjects.Subject, images: Tensor) -> Answers:
+    """The ReLU network whose small activations are 0; products with them are left out."""
+    net = cut_activations.cut(subject.ann, subject.calibration)
+    with torch.inference_mode():
+        outputs = answers.relu(net, images, CUT)
+    return Answers(outputs, 0.0, 0.0, cost.of_relu(net, images[:COUNTED])[1].products)
 
 
 def spiking_contenders(
@@ -207,13 +236,13 @@ def print_rows(console: Console, rows: list[dict], batch: int) -> None:
     rows = levels.of_batch(rows, str(batch))
     marked = [levels.first_level(rows, *line) for line in levels.lines(rows)]
     cells = []
-    for row in sorted(rows, key=lambda row: row["contender"] == POWERS):
+    for row in sorted(rows, key=lambda row: row["contender"] in UNTIMED):
         times = ["", "", "", ""]
         if row["ms"]:
             shares = levels.passes(rows, row)
             quartiles = f"{float(row['ms_low']):.3f} .. {float(row['ms_high']):.3f}"
             times = [f"{float(row['ms']):.3f}", quartiles, *(f"{shares[name]:.2f}" for name in levels.PASSES)]
-        name = row["contender"] if row["contender"] == POWERS else f"{row['contender']}, {row['precision']}"
+        name = row["contender"] if row["contender"] in UNTIMED else f"{row['contender']}, {row['precision']}"
         cells.append(
             [name, row["by"], levels.steps(row), row["right"], row["rate"], row["million_additions"],
              row["million_products"], *times, "first level" if row in marked else ""]

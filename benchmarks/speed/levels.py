@@ -1,12 +1,19 @@
-"""From how many steps on a spiking network answers as its ReLU network does, and in how many passes."""
+"""From how many steps on a spiking network answers as its ReLU network does, and in how many passes.
+
+A cascade of two ReLU networks is compared in the same way: for its T stands the percentage of held-out images that go
+on to the large one.
+"""
 
 from collections.abc import Iterable
 
 LEVEL = 0.1  # points below the ReLU network's accuracy that are level with it
-RELU, IF, EARLY, SIGMA_DELTA, POWERS = (
-    "ReLU network", "IF", "IF, early exit", "sigma-delta", "two signed powers, one pass"
+RELU, CASCADE, CUT, IF, EARLY, SIGMA_DELTA, POWERS = (
+    "ReLU network", "cascade of ReLU networks", "ReLU network, small activations cut", "IF", "IF, early exit",
+    "sigma-delta", "two signed powers, one pass",
 )  # fmt: skip
-LINES = (  # spiking networks, and what they compute in
+UNTIMED = CUT, POWERS  # no kernel computes them
+LINES = (  # spiking networks and cascades, and what they compute in
+    *((CASCADE, precision) for precision in ("float32", "int8")),
     *((name, precision) for name in (IF, EARLY) for precision in ("float32", "int8")),
     (SIGMA_DELTA, "float32"),
 )
@@ -16,7 +23,9 @@ Rows = list[dict[str, str]]
 
 
 def steps(row: dict[str, str]) -> str:
-    """As tables show it: the most steps, and the mean, if samples end early."""
+    """As tables show it: the most steps, and the mean, if samples end early; of cascades, what goes on."""
+    if row["contender"] == CASCADE:
+        return f"{row['T']} %"
     return f"{row['T']}, mean {row['mean_T']}" if row.get("mean_T") else row["T"]
 
 
@@ -44,7 +53,7 @@ def reference(rows: Rows) -> float:
 
 
 def line(rows: Rows, contender: str, precision: str) -> Rows:
-    """A spiking network's rows of one batch, by steps."""
+    """A line's rows of one batch, by steps."""
     found = [row for row in rows if (row["contender"], row["precision"]) == (contender, precision)]
     return sorted(found, key=lambda row: int(row["T"]))
 
@@ -62,7 +71,7 @@ def passes(rows: Rows, row: dict[str, str]) -> dict[str, float]:
 
 
 def sentences(rows: Rows) -> Iterable[str]:
-    """One for each spiking network, whichever way it goes."""
+    """One for each line, whichever way it goes."""
     relu = f"the ReLU network ({reference(rows):.2f} %)"
     for contender, precision in lines(rows):
         shares, level, last = [], None, None
@@ -73,7 +82,12 @@ def sentences(rows: Rows) -> Iterable[str]:
                 of = " and ".join(f"{share:.2f} of the {name} pass" for name, share in passes(part, level).items())
                 shares.append(f"{images(batch)}: {of}")
         if level:
-            told = f"first level with {relu} at T = {level['T']}, {level['right']} %; {'; '.join(shares)} by OpenVINO"
+            told = f"first level with {relu} at {at(level)}, {level['right']} %; {'; '.join(shares)} by OpenVINO"
         elif last:
-            told = f"not level with {relu} up to T = {last['T']}, {last['right']} %"
+            told = f"not level with {relu} up to {at(last)}, {last['right']} %"
         yield f"{contender}, {precision}: {told}"
+
+
+def at(row: dict[str, str]) -> str:
+    """The steps of a row in a sentence."""
+    return f"{row['T']} % to the large one" if row["contender"] == CASCADE else f"T = {row['T']}"

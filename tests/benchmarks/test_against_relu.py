@@ -10,7 +10,7 @@ import pytest
 import torch
 from common import relu_networks, subjects
 from equality import equal
-from speed import against_table, answers, levels, relu_passes, turns
+from speed import against_table, answers, cascades, cut_activations, levels, relu_passes, turns
 from torch import nn
 
 import proxykernels as pk
@@ -53,7 +53,7 @@ def test_every_contender_has_its_rows(subject, tmp_path, monkeypatch, capsys):
         ),
         *((levels.SIGMA_DELTA, "float32", T) for T in "1234"),
     ]
-    assert len(timed) == 2 * len(of_one) and [row["contender"] for row in rows if not row["batch"]] == [levels.POWERS]
+    assert len(timed) == 2 * len(of_one) and [row["contender"] for row in rows if not row["batch"]] == [*levels.UNTIMED]
     medians = [row for row in timed if row["contender"] != levels.EARLY]
     assert all(0 < float(row["ms_low"]) <= float(row["ms"]) <= float(row["ms_high"]) for row in medians)
     assert all(4 <= float(row["mean_T"]) <= 8 and float(row["ms"]) > 0 for row in timed if row not in medians)
@@ -96,6 +96,64 @@ def test_openvino_gives_the_networks_logits(subject):
             found = torch.cat([run(x).clone() for x in subject.images.split(batch or 80)])
             error = (found - expected).abs().max() / expected.abs().max()
             assert error < room and (name != "OpenVINO int8" or error > 0), (name, batch)
+
+
+class OfTorch:
+    """Passes that run a module, of whichever name and batch; ``sizes``: of the batches that they were given."""
+
+    def __init__(self, net):
+        self.net, self.sizes = net, []
+
+    def of(self, name, batch=None):
+        @torch.no_grad()
+        def run(images):
+            assert batch in (None, len(images))
+            self.sizes.append(len(images))
+            return self.net(images)
+
+        return run
+
+
+def test_a_cascade_gives_unsure_images_to_the_large_network(subject):
+    torch.manual_seed(1)
+    images, small = subject.images, nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    found = cascades.cascades(OfTorch(small), OfTorch(subject.ann), "", images)
+    assert list(found) == list(cascades.SHARES)
+    with torch.no_grad():
+        first, last = small(images), subject.ann(images)
+    for share, cascade in found.items():
+        unsure = cascades.leads(first) < cascade.lead
+        assert unsure.sum() == share * len(images) // 100
+        assert cascade.goes_on(images) == pytest.approx(share / 100)
+        expected = torch.where(unsure[:, None], last, first)
+        for batch in (None, 1, 8, 5):
+            cascade.large.sizes.clear()
+            parts = images.split(batch or len(images))
+            torch.testing.assert_close(torch.cat([cascade.run(batch)(part) for part in parts]), expected)
+            given = [int(part.sum()) for part in unsure.split(batch or len(images)) if part.any()]
+            sizes = [min(size for size in (1, 2, 4, batch) if size >= count) for count in given] if batch else given
+            assert cascade.large.sizes == sizes and given
+
+
+def test_a_cascade_in_a_table():
+    """Beside a spiking network, with the share that goes on to the large network."""
+    relu = [row(levels.RELU, "float32", "", "93.31", "2", by) for by in ("torch", "OpenVINO")]
+    cascade = [row(levels.CASCADE, "float32", T, right) for T, right in (("5", "93.20"), ("10", "93.25"))]
+    assert levels.steps(cascade[0]) == "5 %"
+    assert list(levels.sentences(relu + cascade)) == [
+        "cascade of ReLU networks, float32: first level with the ReLU network (93.31 %) at 10 % to the large one, "
+        "93.25 %; 1 image: 0.50 of the float32 pass by OpenVINO",
+    ]
+
+
+def test_small_activations_are_cut(subject):
+    net = cut_activations.cut(subject.ann, subject.images)
+    assert isinstance(subject.ann[1], nn.ReLU) and isinstance(net[1][1], cut_activations.Cut)
+    with torch.no_grad():
+        values, cut = nn.Sequential(*subject.ann[:2])(subject.images), nn.Sequential(*net[:2])(subject.images)
+    threshold = net[1][1].threshold
+    assert threshold == pytest.approx(0.1 * values.flatten().quantile(0.99).item(), rel=0.05)
+    assert equal(cut, values * (values >= threshold)) and 0 < ((values > 0) & (cut == 0)).float().mean() < 0.5
 
 
 def test_a_network_of_torchvision(tmp_path, monkeypatch):

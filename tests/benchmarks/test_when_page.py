@@ -18,7 +18,7 @@ NUMBERS = "right", "rate", "million_additions", "million_products"
 
 
 def label(row: dict[str, str]) -> str:
-    if row["contender"] == levels.POWERS:
+    if row["contender"] in levels.UNTIMED:
         return row["contender"]
     by = "" if row["by"] == "engine" else f"{row['by']}, "
     return f"{row['contender']}, {by}{row['precision']}"
@@ -40,7 +40,7 @@ def table(rows: levels.Rows) -> str:
             lines[*key, row["by"]][6 + batches.index(row["batch"])] = f"{float(row['ms']):.3g}"
     calls = [f"ms, {levels.images(batch)} a call" for batch in batches]
     head = [rows[0]["net"], "T", "right, %", "rate, %", "million additions", "million products", *calls]
-    return markdown([head, *sorted(lines.values(), key=lambda line: line[0] == levels.POWERS)])
+    return markdown([head, *sorted(lines.values(), key=lambda line: line[0] in levels.UNTIMED)])
 
 
 def block(net: str) -> str:

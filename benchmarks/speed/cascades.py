@@ -1,0 +1,82 @@
+"""The rival that is two ReLU networks: a small one answers, and images of which it is not sure go to the large one.
+
+It is sure of an image if its first class leads by enough. The lead is a quantile over held-out training images, which
+trained neither network; their labels are not looked at.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from speed.relu_passes import Logits, Passes
+
+SMALL_OF = {"paper": "small"}  # the small network that stands before a large one of the same images
+SHARES = (5, 10, 15, 20, 30)  # % of the held-out images that go on to the large network
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Of passes of one kind, such as "OpenVINO int8".
+
+    Attributes:
+        lead: logits by which the small network's first class must be ahead of the second.
+    """
+
+    small: Passes
+    large: Passes
+    name: str
+    lead: float
+
+    def run(self, batch: int | None) -> Logits:
+        """Logits of batches of so many images; None: of any number.
+
+        The large network has a compiled pass for 1, 2, 4, ... images, and repeats the last image to fill one up.
+        """
+        first, last = self.small.of(self.name, batch), self.passes(batch)
+
+        def run(images: Tensor) -> Tensor:
+            logits = first(images).clone()  # OpenVINO writes over the last one
+            unsure = leads(logits) < self.lead
+            count = int(unsure.sum())
+            if count:
+                size, large = next((size, large) for size, large in last.items() if size >= count)
+                left = images[unsure]
+                filled = (
+                    left if size in (count, ANY) else torch.cat([left, left[-1:].expand(size - count, *left.shape[1:])])
+                )
+                logits[unsure] = large(filled)[:count]
+            return logits
+
+        return run
+
+    def passes(self, batch: int | None) -> dict[float, Logits]:
+        if batch is None:
+            return {ANY: self.large.of(self.name)}
+        sizes = [2**k for k in range(batch.bit_length()) if 2**k < batch]
+        return {size: self.large.of(self.name, size) for size in [*sizes, batch]}
+
+    def goes_on(self, images: Tensor) -> float:
+        """The share of images that the large network sees."""
+        return (leads(in_parts(self.small.of(self.name), images)) < self.lead).float().mean().item()
+
+
+ANY = float("inf")
+AT_ONCE = 100
+
+
+def leads(logits: Tensor) -> Tensor:
+    """How far the first class of each image is ahead of the second."""
+    first, second = logits.topk(2, dim=1).values.unbind(1)
+    return first - second
+
+
+def in_parts(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return torch.cat([run(part).clone() for part in images.split(AT_ONCE)])
+
+
+def cascades(small: Passes, large: Passes, name: str, held_out: Tensor) -> dict[int, Cascade]:
+    """A cascade for each of SHARES."""
+    found = leads(in_parts(small.of(name), held_out))
+    return {share: Cascade(small, large, name, found.quantile(share / 100).item()) for share in SHARES}
