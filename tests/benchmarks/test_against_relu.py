@@ -90,7 +90,8 @@ def test_openvino_gives_the_networks_logits(subject):
     passes = relu_passes.Passes(subject.ann, subject.calibration)
     with torch.no_grad():
         expected = subject.ann(subject.images)
-    for name, room in {"torch": 1e-5, "OpenVINO float32": 1e-5, "OpenVINO int8": 0.1}.items():
+    # On AVX2 alone, sums of two int8 products saturate.
+    for name, room in {"torch": 1e-5, "OpenVINO float32": 1e-5, "OpenVINO int8": 0.25}.items():
         for batch in (None, 1, 4):
             run = passes.of(name, batch)
             found = torch.cat([run(x).clone() for x in subject.images.split(batch or 80)])
