@@ -1,1 +1,1 @@
-"""Kernels for CUDA tensors: Triton. Importing this package alone needs no Triton."""
+"""Triton kernels for CUDA tensors. Importing the package itself needs no Triton."""

@@ -1,4 +1,4 @@
-"""The two ways of a convolution of spikes on a GPU, fused or not, and which of them a device takes."""
+"""The two ways to convolve spikes on a GPU, fused and unfused, and which of them a device takes."""
 
 import warnings
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from .if_scan import if_scan
 
 
 def noting(function: Callable, kernel: str) -> Any:
-    """A function that notes which kernel it is, as a static method."""
+    """The function as a static method that records which kernel ran."""
     choice = Choice(kernel, "the only one on a GPU")
 
     @wraps(function)
@@ -30,7 +30,7 @@ def noting(function: Callable, kernel: str) -> Any:
 
 
 class Fused:
-    """One launch: if_conv2d.py has arguments and results."""
+    """Convolution and neurons in one launch; if_conv2d.py documents arguments and results."""
 
     if_conv2d = noting(fused.if_conv2d, "Triton convolution")
     if_conv2d_pooled = noting(fused.if_conv2d_pooled, "pooled Triton convolution")
@@ -39,7 +39,8 @@ class Fused:
 
 
 class Unfused:
-    """torch's convolution, some steps at a time, and a Triton scan of its currents; arguments and results as Fused."""
+    """torch's convolution, some steps at a time, and a Triton scan of its currents. Arguments and results as in
+    Fused."""
 
     unpack, cut, cat = staticmethod(packing.unpack), staticmethod(words.cut), staticmethod(words.cat)
     if_scan = staticmethod(if_scan)
@@ -76,7 +77,7 @@ class Unfused:
 
 @cache
 def convolutions(device: torch.device) -> type[Fused] | Unfused:
-    """The way of a device's convolutions of spikes. A warning says where they are not fused, once."""
+    """How a device convolves spikes. Warns once if its convolutions are not fused."""
     target = architecture(device)
     if has_tensor_cores(target):
         return Fused
@@ -90,6 +91,6 @@ def convolutions(device: torch.device) -> type[Fused] | Unfused:
 
 
 def has_tensor_cores(architecture: str) -> bool:
-    """Whether Triton multiplies on tensor cores. Of NVIDIA's it does from sm_80 on. On sm_75 (T4, RTX 20) it multiplies
-    number by number, and the fused kernel spills hundreds of registers of a thread."""
+    """Whether Triton multiplies on tensor cores: on NVIDIA GPUs from sm_80 on. On sm_75 (T4, RTX 20) it multiplies
+    number by number, and the fused kernel spills hundreds of registers per thread."""
     return not architecture.startswith(("sm_5", "sm_6", "sm_7"))

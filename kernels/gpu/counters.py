@@ -1,7 +1,7 @@
 """Counts the spikes in several tensors of words, and the neurons that they reach, in one launch.
 
-Nothing is waited for, and no two programs write to the same place: each adds to counts of its own, which whoever reads
-them sums up.
+The host does not wait for the device. Each program adds to its own counts, so no two programs write to the same place;
+the reader of the counts sums them up.
 """
 
 import math
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from .words import BITS, COUNTERS
 
-# What a program takes in a turn: words of so many pixels and channels. 1024 on 128 threads are 8 a thread, two loads of
-# 16 bytes, of which each has the same pixel.
+# A program takes a tile of ROWS pixels and COLUMNS channels in each turn. 1024 words on 128 threads are 8 a thread: two
+# loads of 16 bytes, each within one pixel.
 ROWS, COLUMNS, NUM_WARPS = 8, 128, 4
-BLOCK = 1024  # neurons of a program that counts each
+BLOCK = 1024  # neurons of a program of _count_kernel
 
 
 @triton.jit
 def popcount(x):
-    """The number of set bits of each int32, by sums in fields of 2, 4, 8, 16 and 32 bits; ``>>`` copies the sign, which
-    the masks remove."""
+    """The number of set bits of each int32, by sums in fields of 2, 4, 8, 16 and 32 bits. ``>>`` copies the sign bit;
+    the masks remove the copies."""
     x = x - ((x >> 1) & 0x55555555)
     x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
     x = (x + (x >> 4)) & 0x0F0F0F0F
@@ -31,16 +31,17 @@ def popcount(x):
     return (x + (x >> 16)) & 0x3F
 
 
-# Another number of images does not compile anew; in a tuple Triton specialises every number.
+# The number of images is passed by itself and not specialised, so that a new one does not recompile the kernel; Triton
+# specialises every number in a tuple.
 @triton.jit(do_not_specialize=["images"])
 def _counters_kernel(
     words,  # a tuple of pointers to words int32 [rows, C]
     images,
-    sizes,  # of each, how many words an image has
-    channels,  # C of each
-    pixels,  # of each: row r is of pixel r % P
-    reaches,  # of each a pointer int32 [P], how often a spike of a pixel counts; or None: not asked for
-    counts_pointer,  # int64 [programs, TENSORS, 2]: spikes, and spikes times reach; added to
+    sizes,  # for each tensor, the words of an image
+    channels,  # C of each tensor
+    pixels,  # P of each tensor: row r belongs to pixel r % P
+    reaches,  # for each tensor, a pointer to int32 [P]: how often a spike of a pixel counts; None: not wanted
+    counts_pointer,  # int64 [programs, TENSORS, 2]: spikes, and spikes times reach; increased
     TENSORS: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -50,12 +51,12 @@ def _counters_kernel(
     counts_pointer += program * TENSORS * 2
     for k in tl.static_range(TENSORS):
         size, C, P = images.to(tl.int64) * sizes[k], channels[k], pixels[k]
-        spikes = tl.zeros((ROWS, COLUMNS), tl.int32)  # of 32 bits: a program would need 2**26 turns to leave them
+        spikes = tl.zeros((ROWS, COLUMNS), tl.int32)  # 32 bits overflow only after 2**26 turns
         reached = tl.zeros((ROWS, COLUMNS), tl.int32)
         across = tl.cdiv(C, COLUMNS)
         turns = (tl.cdiv(size, C * ROWS) * across).to(tl.int32)
         for turn in range(program, turns, tl.num_programs(0)):
-            first_row = turn // across * ROWS  # fewer than 2**31: a division of 64 bits would be a call
+            first_row = turn // across * ROWS  # below 2**31; a 64-bit division would be a function call
             first_column = turn % across * COLUMNS
             first = first_row.to(tl.int64) * C + first_column
             place = row * C + column
@@ -76,14 +77,14 @@ def add_counts(words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts
     """Add the spikes of each of ``words`` [.., P, C], and how many neurons they reach, to ``counts``.
 
     Args:
-        words: at most words.COUNTED, over which the kernel is unrolled.
-        reaches: of each, how many a spike of a pixel reaches, int32 [P]; None: not asked for.
-        counts: int64 [COUNTERS, tensors, 2]; sums over the first dimension are the results.
+        words: at most words.COUNTED tensors; the kernel is unrolled over them.
+        reaches: for each tensor, how many neurons a spike of a pixel reaches, int32 [P]; None: not wanted.
+        counts: int64 [COUNTERS, tensors, 2]; the results are the sums over the first dimension.
     """
     words = [part.contiguous() for part in words]
     rows = [_rows(part, reach) for part, reach in zip(words, reaches, strict=True)]
     turns = [triton.cdiv(w.numel(), C * ROWS) * triton.cdiv(C, COLUMNS) for w, (_, C) in zip(words, rows, strict=True)]
-    images = math.gcd(*(w.shape[0] * w.shape[1] for w in words)) or 1  # of all steps; in a simulation they are as many
+    images = math.gcd(*(w.shape[0] * w.shape[1] for w in words)) or 1  # in a simulation all tensors have equally many
     with torch.cuda.device_of(counts):
         _counters_kernel[(max(1, min(COUNTERS, max(turns))),)](
             words=tuple(words),
@@ -101,14 +102,14 @@ def add_counts(words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts
         )
 
 
-# Neither T nor the size of a batch compiles anew.
+# Neither a new T nor a new batch size recompiles the kernel.
 @triton.jit(do_not_specialize=["words_of_neuron", "last_bits"])
 def _count_kernel(
     words_pointer,  # int32 [W, neurons]
     counts_pointer,  # int32 [neurons]
     neurons,
-    words_of_neuron,  # that are counted, the last one as far as last_bits
-    last_bits,  # a mask
+    words_of_neuron,  # how many words of a neuron are counted
+    last_bits,  # the bits of the last word that are counted
     BLOCK: tl.constexpr,
 ):
     first = tl.program_id(0).to(tl.int64) * BLOCK
@@ -124,7 +125,7 @@ def _count_kernel(
 
 
 def count(words: Tensor, C: int, until: int) -> Tensor:
-    """Each neuron's spikes in the steps before ``until``: int32 [N, C, P], of words [W, N, P, C]."""
+    """Each neuron's number of spikes in the steps before ``until``, int32 [N, C, P], from words [W, N, P, C]."""
     words = words.contiguous()
     shape = words.shape[1:]
     counted = min(triton.cdiv(until, BITS), words.shape[0])
@@ -147,17 +148,17 @@ def count(words: Tensor, C: int, until: int) -> Tensor:
 
 
 def total(words: Tensor) -> Tensor:
-    """All spikes of words [W, N, P, C]: int64 without dimensions."""
+    """The number of all spikes in words [W, N, P, C], an int64 scalar tensor."""
     counts = torch.zeros(COUNTERS, 1, 2, dtype=torch.int64, device=words.device)
     add_counts([words], [None], counts)
     return counts[:, 0, 0].sum()
 
 
 def total_of_pixels(words: Tensor) -> Tensor:
-    """Spikes of each pixel of words [W, N, P, C], of all steps: int64 [P]."""
+    """The number of spikes of each pixel over all steps, int64 [P], from words [W, N, P, C]."""
     return count(words, words.shape[3], BITS * words.shape[0]).sum((0, 1))
 
 
 def _rows(words: Tensor, reach: Tensor | None) -> tuple[int, int]:
-    """P and C as the kernel takes them; where no pixel differs, whatever fills its rows."""
+    """P and C as the kernel takes them; without a reach pixels do not matter, and rows are as long as a tile."""
     return (1, COLUMNS) if reach is None else (words.shape[2], max(1, words.shape[3]))

@@ -1,7 +1,7 @@
 """The epilogue of the Triton convolution: from the accumulator of a block of steps to the neurons' words.
 
-The accumulator has a row for each pixel and step. It is split into steps, each a block [PIXELS, CHANNELS] as the
-neurons take it; digits of weights are joined; spikes are put into words, and words into windows of max pooling.
+The accumulator has a row for each pixel and step. The functions here split it into steps, each a block
+[PIXELS, CHANNELS] as the neurons take it; join the digits of weights; collect spikes in words; and pool words.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def _four(x):
-    """Split the last two dimensions of x [..., 2, 2] into four tensors, ordered as numbers of two bits."""
+    """Split the last two dimensions of x [..., 2, 2] into four tensors, in row-major order."""
     even, odd = tl.split(x)
     x0, x2 = tl.split(even)
     x1, x3 = tl.split(odd)
@@ -21,7 +21,7 @@ def _four(x):
 def _sixteen(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
     """Split x [PIXELS, CHANNELS, 16] into tensors [PIXELS, CHANNELS], in order.
 
-    A tree of splits in registers. Sixteen masked sums would do the same, and take half a minute to compile.
+    It is a tree of splits in registers. Sixteen masked sums would do the same, but take half a minute to compile.
     """
     r0, r1, r2, r3 = _four(tl.reshape(x, (PIXELS, CHANNELS, 4, 2, 2)))
     x0, x4, x8, x12 = _four(tl.reshape(r0, (PIXELS, CHANNELS, 2, 2)))
@@ -33,7 +33,7 @@ def _sixteen(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def _eight(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The same of x [PIXELS, CHANNELS, 8]."""
+    """The same for x [PIXELS, CHANNELS, 8]."""
     even, odd = tl.split(tl.reshape(x, (PIXELS, CHANNELS, 2, 2, 2)))
     x0, x2, x4, x6 = _four(even)
     x1, x3, x5, x7 = _four(odd)
@@ -61,7 +61,7 @@ def split_steps(
     x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr, LATE: tl.constexpr, TOGETHER: tl.constexpr
 ):
     """Split an accumulator [STEPS * PIXELS, CHANNELS], whose rows are in the order of spike_operands.py, into steps
-    [PIXELS, CHANNELS]: step t is result[t // EARLY][t % EARLY], of EARLY = STEPS / LATE."""
+    [PIXELS, CHANNELS]: step t is result[t // EARLY][t % EARLY], with EARLY = STEPS / LATE."""
     EARLY: tl.constexpr = STEPS // LATE
     if TOGETHER == 1:
         x = tl.permute(tl.reshape(x, (LATE, PIXELS, EARLY, CHANNELS)), (1, 3, 2, 0))
@@ -79,7 +79,7 @@ def split_steps(
 
 @triton.jit
 def or_of_windows(word, WINDOWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The OR [WINDOWS, CHANNELS] of the words of each four pixels, from word [WINDOWS * 4, CHANNELS]."""
+    """The OR over each group of four pixels: [WINDOWS, CHANNELS], from word [WINDOWS * 4, CHANNELS]."""
     word = tl.permute(tl.reshape(word, (WINDOWS, 4, CHANNELS)), (0, 2, 1))
     w0, w1, w2, w3 = _four(tl.reshape(word, (WINDOWS, CHANNELS, 2, 2)))
     return (w0 | w1) | (w2 | w3)
@@ -87,10 +87,10 @@ def or_of_windows(word, WINDOWS: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def append_spikes(word, above_threshold, i: tl.constexpr, PTX: tl.constexpr):
-    """Words of the steps before i, with step i: a spike where ``above_threshold`` is at least 0.
+    """Add step i to words of the steps before it: a spike where ``above_threshold`` is at least 0.
 
-    PTX: the signs are shifted in from below, an instruction each. A bit that a comparison chooses takes two, and a
-    predicate, of which there are few.
+    PTX: the sign bits are shifted in from below, with one instruction each (in_step_order then inverts and reverses
+    them). Setting a bit by a comparison takes two instructions and a predicate register, of which there are few.
     """
     if PTX:
         word = tl.inline_asm_elementwise(
@@ -103,7 +103,7 @@ def append_spikes(word, above_threshold, i: tl.constexpr, PTX: tl.constexpr):
 
 @triton.jit
 def in_step_order(word, left, STEPS: tl.constexpr, PTX: tl.constexpr):
-    """The words when append_spikes has put STEPS steps into them, of which only the first ``left`` count."""
+    """Finish words to which append_spikes has added STEPS steps, of which only the first ``left`` exist."""
     if PTX:
         word = ~tl.inline_asm_elementwise("brev.b32 $0, $1;", "=r,r", [word], dtype=tl.int32, is_pure=True, pack=1)
         if STEPS < 32:
@@ -113,9 +113,9 @@ def in_step_order(word, left, STEPS: tl.constexpr, PTX: tl.constexpr):
 
 @triton.jit
 def join_digits(low, middle, high):
-    """low + 256 middle + 65536 high of int32 as float32, rounded once where the sum has at most 40 bits.
+    """low + 256 middle + 65536 high of int32 as float32, rounded once if the sum has at most 40 bits.
 
-    Carries first: the upper part is then exact in float32, and the lower one has no sign.
+    Carries are propagated first: the upper part is then exact in float32, and the lower part is not negative.
     """
     middle += low >> 8
     high += middle >> 8

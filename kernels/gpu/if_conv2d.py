@@ -1,4 +1,4 @@
-"""Launches of the Triton convolution with integrate-and-fire neurons, which is in if_conv2d_kernel.py."""
+"""Launches the Triton convolution with integrate-and-fire neurons; the kernel is in if_conv2d_kernel.py."""
 
 from collections.abc import Callable
 
@@ -43,9 +43,9 @@ def if_conv2d(
 ) -> tuple[Tensor, Tensor]:
     """Convolve packed spikes and run IF neurons on the currents, all T steps in one launch.
 
-    Shapes are not checked here; the public function has done that, except for what only this kernel cannot hold. Whole
-    tensors may pass 2**31 elements. Nothing waits for the device, so a call can be captured in a CUDA graph, and
-    another T is not compiled anew.
+    The public function has checked the shapes; only limits of this kernel are checked here. Whole tensors may exceed
+    2**31 elements. The host does not wait for the device, so a call can be captured in a CUDA graph, and a new T does
+    not recompile the kernel.
 
     Args:
         words: spikes of images of ``size`` (H, W), int32 [ceil(T / 32), N, H * W, C_in].
@@ -53,13 +53,13 @@ def if_conv2d(
             weights one, and those of simulate's precision="int16" and "int8" two and one (parts.py); float64 weights
             are taken as float32.
         bias: [C_out], or None.
-        v: states before the first step, float32 [N, H_out * W_out, C_out], of several
-            [N, states, H_out * W_out, C_out]; not modified.
-        neuron: what a step needs, for C_out channels.
+        v: states before the first step, float32 [N, H_out * W_out, C_out], or [N, states, H_out * W_out, C_out] for
+            neurons with several states; not modified.
+        neuron: the neurons' model and parameters, for C_out channels.
         stride, padding, dilation: of height and width.
         counts_only: return spike counts and never write the words.
-        pooled: int32 [ceil(T / 32), N, H_out * W_out / 4, C_out], of an even height and width: receives the OR of the
-            words over windows of 2 x 2.
+        pooled: int32 [ceil(T / 32), N, H_out * W_out / 4, C_out], receives the OR of the words over windows of 2 x 2;
+            height and width must be even.
         currents: float32 [T, N, H_out * W_out, C_out]: receives the currents.
 
     Returns:
@@ -131,7 +131,8 @@ def if_conv2d(
 
 
 def _check_sizes(image: int, output: int, weights: int) -> None:
-    """Elements of one image in and out and of one channel's weights: offsets within them are 32-bit in the kernel."""
+    """Raise ValueError if an image, in or out, or one channel's weights have too many elements: the kernel's offsets
+    within them have 32 bits."""
     if max(image, output) >= LARGEST_IMAGE:
         raise ValueError(
             f"x and the layer's output must have fewer than 2**28 elements an image and step on a GPU, got {image} and "
@@ -160,7 +161,7 @@ def if_conv2d_pooled(words: Tensor, T: int, size, weight, bias, v: Tensor, neuro
 
 
 def conv2d_currents(words: Tensor, T: int, size, weight, bias, v: Tensor, neuron, *window) -> Tensor:
-    """The currents of if_conv2d, float32 [T, N, H_out * W_out, C_out]: the same digits as its neurons take."""
+    """The currents of if_conv2d, float32 [T, N, H_out * W_out, C_out]: bit for bit what its neurons take."""
     currents = torch.empty(T, v.shape[0], *v.shape[-2:], dtype=torch.float32, device=v.device)
     if_conv2d(words, T, size, weight, bias, v, neuron, *window, counts_only=True, currents=currents)
     return currents
@@ -174,7 +175,7 @@ def conv2d_current_sums(words: Tensor, T: int, *layer) -> Tensor:
 def current_sums_of(
     convolve: Callable, words: Tensor, T: int, size, weight: Tensor, bias: Tensor, stride, padding, dilation, groups
 ) -> Tensor:
-    """conv2d_current_sums by what takes the arguments of if_conv2d."""
+    """conv2d_current_sums by ``convolve``, which takes the arguments of if_conv2d."""
     H_out, W_out = output_size(size, weight.shape[2:], stride, padding, dilation)
     v = torch.zeros(words.shape[1], 2, H_out * W_out, len(weight), dtype=torch.float32, device=words.device)
     sums = current_sums(len(weight), words.device)

@@ -2,26 +2,27 @@
 
 The convolution is an implicit matrix product: a row is one output pixel at one of 32 steps, a column is one output
 channel, and the inner dimension runs over the taps of the kernel and the input channels. One word holds 32 steps of a
-neuron, so one load feeds 32 rows. Of 16 steps or fewer, 8, 4, 2 or 1, a program has more pixels. The bits become
-numbers in registers (spike_operands.py), tensor cores sum, and the neurons take their currents from the accumulator,
-with their potentials in registers for all T steps. No dense spike is ever written to memory, and no current that nobody
-asks for. The layout of the words is in words.py, the equations are in neuron_steps.py.
+neuron, so one load feeds 32 rows. For 1, 2, 4, 8 or 16 steps a program has more pixels instead. Bits become numbers in
+registers (spike_operands.py), tensor cores add up the products, and the neurons take their currents from the
+accumulator; their potentials stay in registers for all T steps. Dense spikes are never written to memory, and currents
+only if they are requested. words.py has the layout of the words, neuron_steps.py the equations.
 
-In the words of the field: the main loop computes fragments of the A operand from words, and its products; the epilogue
-(epilogue.py) splits the accumulator into steps and runs the neurons.
+The main loop computes fragments of the A operand from words, and the products; the epilogue (epilogue.py) splits the
+accumulator into steps and runs the neurons.
 
-Weights are one to three parts, each a product (parts.py), of one of two types:
+Weights consist of one to three parts, each with its own product (parts.py), of one of two types:
 
-int8, the digits of whole numbers, summed in int32, which is exact in any order: the same spikes on every card. What
-    weights are float32 are three digits; those of simulate's precision="int16" and "int8" two and one.
-float16, summed in float32: 16-bit weights, and all on GPUs that do not multiply int8 faster. Tensor cores do not sum as
-    float32 does: tests of the hardware (Fasi et al. 2021) found that 8 or 16 products and the accumulator are cut some
-    24 bits below the largest of them, and added. Weights whose partial sums are all multiples of one unit, and below
-    2**24 of them, stay exact (a dyadic grid); others lose more than their parts do.
+int8: the digits of integers, summed in int32. These sums are exact in any order, so spikes are the same on every card.
+    float32 weights have three digits, those of simulate's precision="int16" and "int8" two and one.
+float16, summed in float32: for 16-bit weights, and for all weights on GPUs where int8 products are not faster. Tensor
+    cores do not add as float32 does: tests of the hardware (Fasi et al. 2021) found that 8 or 16 products and the
+    accumulator are truncated some 24 bits below the largest of them before they are added. Weights whose partial sums
+    are multiples of one unit, and below 2**24 of it, stay exact (a dyadic grid); for others the sums lose more than the
+    split into parts does.
 
-Where max pooling follows, the same launch also writes the OR over windows of 2 x 2: its pixels are then listed window
-by window, so that a program owns whole windows. A backward pass asks for the currents: they are those that the neurons
-took forward, to the bit.
+If max pooling follows, the same launch also writes the OR over windows of 2 x 2: output pixels are then ordered window
+by window, so that a program owns whole windows. A backward pass requests the currents, which are bit for bit those of
+the forward pass.
 """
 
 import triton
@@ -33,15 +34,15 @@ from .neuron_steps import choose_states, read_states, write_states, zero_states
 from .spike_operands import expand, fence, read_steps, times_64, wait_for_products
 
 
-# Neither T nor the sizes of images and batches are in the specialisation key, so that no new value of them is compiled
-# anew. The channels stay in: that they are multiples of 16 is what allows wide loads.
+# T and the sizes of images and batches are not in the specialisation key, so that new values do not recompile the
+# kernel. Channels are in it: knowing that they are multiples of 16 allows wide loads.
 @triton.jit(do_not_specialize=["T", "N", "H", "W", "H_out", "W_out"])
 def _if_conv2d_kernel(
     words_pointer,  # [ceil(T / 32), N, H * W, C] int32
     first_pointer,  # [C_out, K] float16 or int8, K = kernel_h * kernel_w * C / groups and zeros up to a multiple of 16
     second_pointer,  # the same, or None if the weights have no second part
-    third_pointer,  # the same, or None: the highest of three digits, each of which has sums of its own
-    unit_pointer,  # [C_out] float32: what 1 in the accumulator is worth
+    third_pointer,  # the same, or None: the highest of three digits; each digit then has its own sums
+    unit_pointer,  # [C_out] float32: the value of 1 in the accumulator
     bias_pointer,  # [C_out] float32, or None
     neuron,  # the neurons' parameters: neuron_steps.py
     v_pointer,  # [STATES, N, H_out * W_out, C_out] float32, states before the first step
@@ -71,29 +72,31 @@ def _if_conv2d_kernel(
     STATES: tl.constexpr,
     COUNTS_ONLY: tl.constexpr,
     PTX: tl.constexpr,  # whether the target is NVIDIA's
-    ONE_STEP: tl.constexpr,  # whether what expand packs is of one step (spike_operands.py)
+    ONE_STEP: tl.constexpr,  # whether `expand` packs inputs of one step (spike_operands.py)
     FENCED: tl.constexpr,  # whether the compiler sets the fences of sm_90 (spike_operands.py)
-    STEPS: tl.constexpr,  # at a time: 32, a word's, or as many as there are of 1, 2, 4, 8, 16
+    STEPS: tl.constexpr,  # steps at a time: steps_at_a_time of block_sizes.py
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    # The order of rows (spike_operands.py). With more channels Triton computes neurons twice, in two layouts.
+    # The order of rows (spike_operands.py). With more than 64 channels Triton would compute neurons twice, in two
+    # layouts.
     IN_REGISTERS: tl.constexpr = STEPS >= 4 and STEPS < 32 and STEPS * PIXELS >= 128 and CHANNELS <= 64
     LATE: tl.constexpr = 2 if STEPS == 32 or IN_REGISTERS else 1
     TOGETHER: tl.constexpr = 16 * LATE // STEPS if IN_REGISTERS else 1
-    STATES_LATER: tl.constexpr = STEPS < 32 and STATES > 1  # read behind the main loop, which needs the registers
+    STATES_LATER: tl.constexpr = STEPS < 32 and STATES > 1  # read after the main loop, which needs the registers
     C = GROUP_C * groups
     group_C_out = C_out // groups
     column_blocks = tl.cdiv(group_C_out, CHANNELS)
-    # Programs that run side by side share their words in the cache, and differ in the channels.
+    # Neighbouring programs have the same words, which they share in the cache, and different channels.
     row_block = tl.program_id(0) // (column_blocks * groups)
     column_block = tl.program_id(0) % (column_blocks * groups)
     group = column_block // column_blocks
 
-    # Pixels of all samples are one list, so that a linear layer (one pixel a sample) fills its rows with samples. A
-    # tensor may pass 2**31 elements: the 64-bit part of every address is a scalar, and offsets in a block are 32-bit.
+    # The pixels of all samples form one list, so that a linear layer (one pixel per sample) fills its rows with
+    # samples. A tensor may exceed 2**31 elements: the 64-bit part of each address is a scalar, and offsets in a block
+    # have 32 bits.
     first_pixel = row_block.to(tl.int64) * PIXELS
     neurons = N.to(tl.int64) * H_out * W_out
     first_sample = first_pixel // (H_out * W_out)
@@ -104,7 +107,7 @@ def _if_conv2d_kernel(
     place = place % (H_out * W_out)
     if pooled_pointer is None:
         row, column = place // W_out, place % W_out
-    else:  # four pixels of the list are a window
+    else:  # each four pixels of the list are a window
         window, windows_across = place // 4, W_out // 2
         row = window // windows_across * 2 + place % 4 // 2
         column = window % windows_across * 2 + place % 2
@@ -148,7 +151,7 @@ def _if_conv2d_kernel(
     SUMS: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
     WHOLE_BLOCKS: tl.constexpr = GROUP_C % BLOCK_K == 0  # a block of K then lies within one tap
     taps_in_block = tl.arange(0, 1 if WHOLE_BLOCKS else BLOCK_K)
-    for first in range(0, T if STEPS == 32 else 1, 32):  # of few steps there is one turn
+    for first in range(0, T if STEPS == 32 else 1, 32):  # a single iteration if there are few steps
         # The main loop: products of spikes and weights.
         current = tl.zeros((STEPS * PIXELS, CHANNELS), SUMS)
         if third_pointer is not None:
@@ -159,9 +162,9 @@ def _if_conv2d_kernel(
             tap = (k_first + taps_in_block) // GROUP_C
             down, right = tap // KERNEL_W * dilation_h, tap % KERNEL_W * dilation_w
             y, x = top[:, None] + down[None, :], left[:, None] + right[None, :]
-            # Unsigned, numbers below 0 are beyond H and W, too.
+            # As unsigned numbers, negative coordinates are above H and W too.
             inside = (y.to(tl.uint32) < H.to(tl.uint32)) & (x.to(tl.uint32) < W.to(tl.uint32))
-            # The padding of K reads words of a tap that does not exist; they meet weights of 0.
+            # In the padding of K, words of a tap that does not exist are read; their weights are 0.
             offset = first_input + ((down * W + right) * C + k - tap * GROUP_C)[None, :]
             word = tl.load(words_pointer + offset, mask=inside, other=0)
             is_weight = is_channel[None, :]
@@ -185,12 +188,12 @@ def _if_conv2d_kernel(
                 current = tl.dot(spike, second_part, current, out_dtype=SUMS)
             if PTX and TYPE != tl.int8:
                 current = wait_for_products(current)
-        # The epilogue: neurons, step by step.
+        # The epilogue: runs the neurons, step by step.
         if third_pointer is not None:
             current = join_digits(current, middle, high)
         if STATES_LATER:
             state = read_states(v_pointer + first_output, neurons * C_out, output, mask, STATES)
-        # Loaded here, and not once for all: the loop above needs the registers.
+        # Loaded in each iteration, because the loop above needs the registers.
         unit = tl.load(unit_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
         loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])
         if bias_pointer is not None:
@@ -201,7 +204,7 @@ def _if_conv2d_kernel(
             step_current = steps[i // (STEPS // LATE)][i % (STEPS // LATE)].to(tl.float32)
             if bias_pointer is None:
                 step_current *= unit
-            else:  # rounded once, as by itself: a product with a power of two is exact
+            else:  # the same as a product and a sum: the product with a power of two is exact
                 step_current = tl.fma(step_current, unit, bias)
             if currents_pointer is not None:
                 if first + i < T:
@@ -211,7 +214,7 @@ def _if_conv2d_kernel(
             state = choose_states(first + i < T, next_state, state, STATES)
             word_out = append_spikes(word_out, above_threshold, i, PTX)
         word_out = in_step_order(word_out, T - first, STEPS, PTX)
-        if COUNTS_ONLY:  # kept in memory: the loop above needs the registers
+        if COUNTS_ONLY:  # counts are kept in memory, because the loop above needs the registers
             count = tl.load(spikes_pointer + output, mask=mask & (first > 0), other=0) + popcount(word_out)
             tl.store(spikes_pointer + output, count, mask=mask)
         else:

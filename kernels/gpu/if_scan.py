@@ -1,8 +1,8 @@
 """Neurons over all T steps in one launch, on currents that already exist.
 
-Spikes leave as time-packed words: int32 [ceil(T / 32), N, P, C] for N samples, P pixels and C
-channels, where bit ``t % 32`` of ``words[t // 32]`` is the spike of step t and the bits of steps
-that do not exist are 0. The equations are in neuron_steps.py.
+Spikes are written as time-packed words: int32 [ceil(T / 32), N, P, C] for N samples, P pixels and C
+channels. Bit ``t % 32`` of ``words[t // 32]`` is the spike of step t; the bits of steps that do not
+exist are 0. The equations are in neuron_steps.py.
 """
 
 import torch
@@ -13,19 +13,18 @@ from torch import Tensor
 from ..neuron_models import Neuron
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states
 
-# The kernel is bound by memory: it reads each current once and writes one bit for it. 512 neurons
-# on 128 threads are 4 a thread, that is one 16-byte load a step for float32. Compiled for sm_80 and
-# sm_90, a thread takes 32 registers (at most 40 at odd sizes), which allows full occupancy, and the
-# loads of different steps overlap, because no current depends on the step before. Larger blocks
-# would not load wider, and a small layer (32 samples of 1152 neurons: 72 programs) would have fewer
-# programs still.
+# The kernel is limited by memory bandwidth: it reads each current once and writes one bit for it. 512
+# neurons on 128 threads are 4 per thread: one 16-byte load per step for float32. Compiled for sm_80 and
+# sm_90, a thread takes 32 registers (at most 40 at odd sizes), which allows full occupancy. The loads of
+# different steps overlap, because currents do not depend on earlier steps. Larger blocks would not load
+# wider, and a small layer (32 samples of 1152 neurons: 72 programs) would have even fewer programs.
 BLOCK = 512
 NUM_WARPS = 4
 
 
-# T stays out of the specialisation key: otherwise T = 1 and multiples of 16 would be compiled anew.
-# The stride and the number of neurons stay in: "a multiple of 16" is what allows wide loads, and
-# they do not change with T.
+# T is not in the specialisation key: otherwise T = 1 and multiples of 16 would be compiled separately.
+# The stride and the number of neurons are in it: knowing that they are multiples of 16 allows wide
+# loads, and they do not change with T.
 @triton.jit(do_not_specialize=["T"])
 def _if_scan_kernel(
     current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
@@ -42,7 +41,7 @@ def _if_scan_kernel(
     STATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # The 64-bit part of every address is a scalar, so that the offsets in a block stay 32-bit.
+    # The 64-bit part of each address is a scalar, so that the offsets in a block have 32 bits.
     start = tl.program_id(0).to(tl.int64) * BLOCK
     offsets = tl.arange(0, BLOCK)
     mask = offsets < neurons - start
@@ -67,15 +66,15 @@ def _if_scan_kernel(
 def if_scan(current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
     """Run all T steps of neurons on given currents in one launch.
 
-    Nothing is checked here; the public function has done that. T may change from call to call
-    without a recompilation, and the launch can be captured in a CUDA graph.
+    The public function has checked the arguments. T may change from call to call without a
+    recompilation, and the launch can be captured in a CUDA graph.
 
     Args:
         current: currents [T, N, P, C], or a constant current [N, P, C]; float32, float16 or bfloat16.
-            A time stride of 0 costs no copy, nor does any if each step is contiguous.
+            A time stride of 0 is not copied, nor is any other if each step is contiguous.
         v: states before the first step, float32 [N, P, C] or [N, states, P, C]; not modified.
-        neuron: what a step needs, for C channels.
-        T: the steps of a constant current.
+        neuron: the neurons' model and parameters, for C channels.
+        T: the number of steps of a constant current.
 
     Returns:
         Words int32 [ceil(T / 32), N, P, C], and the states after the last step, float32, of the shape of v. All
@@ -110,7 +109,7 @@ def if_scan(current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) ->
             T=T,
             neurons=neurons,
             channels=channels,
-            # With one step the stride means nothing; 0 shares the kernel of constant currents.
+            # With one step the stride is irrelevant; 0 reuses the kernel of constant currents.
             current_stride=current.stride(0) if T > 1 else 0,
             **arguments(neuron),
             BLOCK=BLOCK,

@@ -1,16 +1,18 @@
-"""The neuron models of the Triton kernels: how a model's parameters are loaded, and one step of it (reference.py).
+"""The neuron models of the Triton kernels: a function that loads a model's parameters, and one that runs one step of it
+(reference.py defines the models).
 
-A kernel takes the neurons as one tuple (:func:`arguments`), and the model's two functions as constexprs, which it
-inlines: so a new model is a new pair in this file (beside its C++ twin and its lines in reference.py), and never a new
-kernel. A step may not touch memory: the kernel keeps the states in registers for all T steps.
+A kernel takes the neurons as one tuple (:func:`arguments`), and inlines the model's two functions, which are
+constexprs. A new model is therefore a new pair of functions in this file (and its C++ counterpart and its lines in
+reference.py), never a new kernel. A step does not access memory: the kernel keeps the states in registers for all T
+steps.
 
     LOAD(neuron, first, channel, mask) -> loaded
     STEP(state, current, neuron, loaded) -> (state, above_threshold)
 
 neuron: v_reset, the model's other scalars, and pointers to its parameters [C], in the order of MODELS
 (neuron_models.py).
-loaded: these parameters, a block each, one value a channel; before the steps.
-state: blocks, the potentials first. above_threshold: h - theta, at least +0 where a neuron fires.
+loaded: a block of each parameter, with a value per channel; loaded before the steps.
+state: a block of each state, the potential first. above_threshold: h - theta, at least +0 where a neuron fires.
 """
 
 import triton
@@ -21,7 +23,7 @@ from ..neuron_models import MODELS, CurrentSums, Neuron
 
 
 def arguments(neuron: Neuron) -> dict:
-    """A launch's arguments for a layer's neurons: v_reset (None: soft), the other scalars, pointers to parameters."""
+    """A launch's arguments for a layer's neurons: v_reset (None: soft reset), the other scalars, and the parameters."""
     if isinstance(neuron, CurrentSums):
         return {"neuron": (None, neuron.channels), "LOAD": load_if, "STEP": sums_step, "STATES": neuron.states}
     v_reset = None if neuron.v_reset is None else float(neuron.v_reset)
@@ -32,7 +34,7 @@ def arguments(neuron: Neuron) -> dict:
 
 
 def model_constants(model: str) -> dict:
-    """What a kernel is compiled for."""
+    """The constants that a kernel is compiled with for a model."""
     load, step = FAMILIES[model.removesuffix("HardReset").removesuffix("SoftReset")]
     return {"LOAD": load, "STEP": step, "STATES": MODELS[model].states}
 
@@ -89,8 +91,9 @@ def choose_states(condition, new, old, STATES: tl.constexpr):
 
 @triton.jit
 def _load_row(pointer, first, channel, mask):
-    """One parameter of the channels first + channel, a scalar of any width and a block; apart, since a block of 64-bit
-    numbers takes registers (150 in place of 119 a thread on sm_90). ``mask``: which there are; None: all."""
+    """One parameter of the channels first + channel: a scalar of any width plus a block. They are passed separately,
+    since a block of 64-bit numbers takes more registers (150 instead of 119 per thread on sm_90). ``mask``: which
+    channels exist; None: all."""
     if mask is None:
         row = tl.load(pointer + first + channel)
     else:
@@ -100,7 +103,7 @@ def _load_row(pointer, first, channel, mask):
 
 @triton.jit
 def _reset(above_threshold, h, v_reset, lowered):
-    """The potential after the comparison; v_reset None: a soft reset, to h - theta, ``lowered``."""
+    """The potential after the comparison. If v_reset is None, the reset is soft: to ``lowered``, h - theta."""
     if v_reset is None:
         v = tl.where(above_threshold >= 0.0, lowered, h)
     else:
@@ -180,7 +183,7 @@ def adaptive_step(state, current, neuron, loaded):
     theta, decay, adaptation_decay, adaptation = loaded
     v, adapted = state
     h = _leak(v, current, decay, v_rest)
-    above_threshold = h - (theta + adapted) + 0.0  # not -0, where the threshold has become 0
+    above_threshold = h - (theta + adapted) + 0.0  # turns -0 into +0, which can occur if the threshold has become 0
     adapted = adaptation_decay * adapted
     adapted = tl.where(above_threshold >= 0.0, adapted + adaptation, adapted)
     return (_reset(above_threshold, h, v_reset, h - theta), adapted), above_threshold
@@ -206,7 +209,7 @@ def refractory_step(state, current, neuron, loaded):
 
 @triton.jit
 def load_loihi(neuron, first, channel, mask):
-    """The last: biases of the potential."""
+    """The last parameter is the bias of the potential."""
     _v_reset, theta, decay, current_decay, bias = neuron
     return (
         _load_row(theta, first, channel, mask),
@@ -218,20 +221,21 @@ def load_loihi(neuron, first, channel, mask):
 
 @triton.jit
 def _toward_zero(x):
-    """Of numbers below 2**24, from where on all are whole."""
+    """x rounded toward zero; from 2**24 on, all floats are integers."""
     return tl.where(tl.abs(x) < 16777216.0, x.to(tl.int32).to(tl.float32), x)
 
 
 @triton.jit
 def _decayed(x, decay):
-    """decay x, rounded toward zero: in two parts, none of whose products is rounded if x is whole and below 2**24."""
+    """decay x, rounded toward zero. It is computed in two parts, whose products are exact if x is an integer below
+    2**24."""
     coarse = _toward_zero(x * 0.000244140625) * 4096.0
     return coarse * decay + _toward_zero((x - coarse) * decay)
 
 
 @triton.jit
 def loihi_potential(state, current, loaded):
-    """The potential before the comparison, and the current, of which one ends and one wraps around at 2**23."""
+    """The potential before the comparison, which saturates at 2**23, and the current, which wraps around there."""
     _theta, decay, current_decay, bias = loaded
     v, u = state
     u = _decayed(u, current_decay) + current
@@ -251,7 +255,7 @@ def loihi_step(state, current, neuron, loaded):
 
 @triton.jit
 def sums_step(state, current, neuron, loaded):
-    """No neuron: the sum of the currents, and that of their squares. Nothing is above a threshold."""
+    """Not a neuron: sums up the currents and their squares, and never fires."""
     total, squares = state
     squares = squares + current * current
     return (total + current, squares), -1.0 - squares

@@ -1,8 +1,8 @@
-"""Dense spikes to words and back, in one launch each: the layout of words.py.
+"""Packs dense spikes into words, and unpacks them, in one launch each. words.py has the layout.
 
 Numbers are read and written as integers of their size, so that one kernel serves all types: a spike has the bits of the
-number 1. A program has a tile of pixels and channels for the steps of a word. Words lie channels last and dense spikes
-mostly pixels last, so a tile of words is transposed, once for 32 steps.
+number 1. A program handles a tile of pixels and channels for the steps of one word. Channels are contiguous in words,
+and pixels mostly in dense spikes, so a tile of words is transposed, once for 32 steps.
 """
 
 import struct
@@ -17,7 +17,7 @@ from ..weight_layouts import LARGEST
 from .words import BITS
 
 NUM_WARPS = 4
-TILE, ACROSS = 1024, 32  # neurons of a program, and the channels of them where an image has as many
+TILE, ACROSS = 1024, 32  # neurons of a program's tile, and its channels if an image has so many
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # The bits of the largest value whose sums are finite in float32 (weight_layouts.is_finite).
 LARGEST_BITS = {
@@ -26,12 +26,12 @@ LARGEST_BITS = {
     torch.float32: struct.unpack("<i", struct.pack("<f", LARGEST))[0],
     torch.float64: struct.unpack("<q", struct.pack("<d", LARGEST))[0],
 }
-REAL, INFINITE = 1, 3  # what a program finds: a value other than 0 and 1; one that is not finite
+REAL, INFINITE = 1, 3  # what a program found: a value other than 0 and 1; a value that is not finite
 
 
 @triton.jit
 def _tile(P, C, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
-    """A program's image, of those of all words of time, its pixels and its channels."""
+    """A program's image (numbered through all words of time), its pixels and its channels."""
     across = tl.cdiv(C, CHANNELS)
     tiles = tl.cdiv(P, PIXELS) * across
     tile = tl.program_id(0) % tiles
@@ -40,14 +40,14 @@ def _tile(P, C, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
     return (tl.program_id(0) // tiles).to(tl.int64), pixel, channel
 
 
-# Neither T nor the size of a batch compiles anew, nor another type of the same size.
+# Neither a new T or batch size, nor another type of the same size, recompiles the kernel.
 @triton.jit(do_not_specialize=["one", "largest", "unsigned", "T", "N"])
 def _pack_kernel(
     dense_pointer,  # integers [T, N, C, H, W] of any strides
     words_pointer,  # int32 [ceil(T / 32), N, H * W, C], written
     found_pointer,  # int32 [programs], written: 0, REAL or INFINITE; None: all values are known to be 0 and 1
     one,  # the bits of 1
-    largest,  # those of the largest finite value
+    largest,  # the bits of the largest finite value
     unsigned,  # all bits but the sign
     T,
     N,
@@ -60,7 +60,7 @@ def _pack_kernel(
     stride_h,
     stride_w,
     IS_FLOAT: tl.constexpr,
-    ALONG_C: tl.constexpr,  # whether channels are neighbours in memory
+    ALONG_C: tl.constexpr,  # whether channels are contiguous
     PIXELS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -128,8 +128,8 @@ def pack(dense: Tensor) -> Tensor:
 
 
 def pack_and_look(dense: Tensor) -> tuple[Tensor, bool, bool]:
-    """Values [T, N, C, H, W] of a type in PACKABLE to words; whether they are all 0 and 1; and whether all are finite,
-    as is_finite has it. It waits for the device, once."""
+    """Pack values [T, N, C, H, W] of a type in PACKABLE. Returns the words; whether all values are 0 or 1; and whether
+    all are finite in the sense of is_finite. Waits for the device once."""
     found = torch.empty(_grid(dense)[0], dtype=torch.int32, device=dense.device)
     words = _pack(dense, found)
     seen = int(found.amax()) if dense.numel() else 0
@@ -137,7 +137,7 @@ def pack_and_look(dense: Tensor) -> tuple[Tensor, bool, bool]:
 
 
 def pack_binary(dense: Tensor) -> tuple[Tensor, bool]:
-    """Values [T, N, C, H, W] to words, and whether they are all 0 and 1."""
+    """Pack values [T, N, C, H, W]. Returns the words, and whether all values are 0 or 1."""
     return pack_and_look(dense)[:2]
 
 
@@ -203,13 +203,13 @@ def _pack(dense: Tensor, found: Tensor | None) -> Tensor:
 
 
 def _grid(dense: Tensor) -> tuple[int, int, int]:
-    """:func:`_tiles` of values [T, N, C, H, W]."""
+    """:func:`_tiles` for values [T, N, C, H, W]."""
     T, N, C, H, W = dense.shape
     return _tiles(triton.cdiv(T, BITS) * N, H * W, C)
 
 
 def _tiles(images: int, P: int, C: int) -> tuple[int, int, int]:
-    """Programs, and the pixels and channels of each."""
+    """The number of programs, and the pixels and channels of each."""
     most_pixels, most_channels = triton.next_power_of_2(max(P, 1)), triton.next_power_of_2(max(C, 1))
     pixels = min(most_pixels, TILE // min(ACROSS, most_channels))
     channels = min(most_channels, TILE // pixels)

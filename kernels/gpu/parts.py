@@ -1,5 +1,5 @@
-"""Chooses the parts into which the Triton convolution splits weights, for a product each: int8 digits where possible,
-else float16 numbers."""
+"""Chooses the parts into which the Triton convolution splits weights, one for each product: int8 digits where possible,
+otherwise float16 numbers."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from .weight_parts import float16_parts, int8_digits
 
 
 class Parts(NamedTuple):
-    """What the kernel reads of weights.
+    """A layer's weights as the kernel reads them.
 
     Attributes:
-        first, second, third: [C_out, K], K = kernel_h * kernel_w * C_in / groups in this order and zeros up to a
-            multiple of 16; the second, or the second and third, may be None. float16 or int8: see weight_layouts.py.
-        unit: float32 [C_out].
-        groups, group_C: groups, and input channels of each, after small ones were joined.
+        first, second, third: [C_out, K], float16 or int8 (weight_layouts.py). K = kernel_h * kernel_w * C_in / groups,
+            in this order, padded with zeros to a multiple of 16. The third, or the second and third, may be None.
+        unit: float32 [C_out], the value of 1 in the accumulator.
+        groups, group_C: groups, and input channels of each, after small groups were joined.
     """
 
     first: Tensor
@@ -31,7 +31,7 @@ class Parts(NamedTuple):
 
     @property
     def digits(self) -> int:
-        """How many of int8 there are; 0 where parts are float16."""
+        """The number of int8 digits; 0 if the parts are float16."""
         return (
             0 if self.first.dtype == torch.float16 else 1 + sum(part is not None for part in (self.second, self.third))
         )
@@ -40,13 +40,14 @@ class Parts(NamedTuple):
 def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     """The parts of weights [C_out, C_in / groups, kernel_h, kernel_w].
 
-    float32 weights (and float64 ones, which are taken as float32) are three digits, whose sums are the same in any
-    order: the same spikes on every card. Weights that are known to be whole (weight_cache.WHOLE_BITS), as those of
-    simulate(precision=...) are, have one or two: to look would be to wait for the device. float16 and bfloat16 weights
-    are one float16 number, which costs less than three digits.
+    float32 weights (and float64 weights, which are taken as float32) become three digits, whose sums are the same in
+    any order, so spikes are the same on every card. Weights that are known to be integers of few bits
+    (weight_cache.WHOLE_BITS), such as those of simulate(precision=...), become one or two digits; examining the values
+    would mean waiting for the device. float16 and bfloat16 weights become one float16 number, which costs less than
+    three digits.
 
     Args:
-        takes_digits: whether the device multiplies int8 faster than float16; else all weights are float16 numbers.
+        takes_digits: whether the device multiplies int8 faster than float16; if not, all weights are float16 numbers.
 
     Raises:
         TypeError: the weights have another type than float64, float32, float16 or bfloat16.

@@ -1,20 +1,20 @@
 """The kernels of sigma-delta neurons: the neurons over all T steps, the values of codes, and their sums over the steps.
 
-The equations are in reference.py, codes in ../sigma_delta_codes.py. A power of two is the exponent of a float, so that
-the nearest one takes a sum of integers.
+The equations are in reference.py, the codes in ../sigma_delta_codes.py. A power of two is a float whose mantissa is 0,
+so the nearest one is found by adding to the float's bits as an integer.
 """
 
 import triton
 import triton.language as tl
 
 
-# Another batch or number of steps is no other kernel.
+# A new batch size or number of steps does not recompile the kernel.
 @triton.jit(do_not_specialize=["rows", "steps"])
 def _values_kernel(
     x_pointer,  # [N, steps, P, C], codes int8 or values float32, of any strides
-    values_pointer,  # float32 [N, steps, P, C], written; None: not asked for
-    reach_pointer,  # int32 [P], how many windows have a pixel; None: one
-    additions_pointer,  # int64 [programs], written: of weights
+    values_pointer,  # float32 [N, steps, P, C], written; None: not wanted
+    reach_pointer,  # int32 [P], how many windows contain a pixel; None: one
+    additions_pointer,  # int64 [programs], written: the number of weights added
     rows,  # N * steps * P
     steps,
     P,
@@ -23,7 +23,7 @@ def _values_kernel(
     stride_t,
     stride_p,
     stride_c,
-    fan_out,  # neurons that a window feeds with each input
+    fan_out,  # neurons that each input of a window reaches
     BLOCK: tl.constexpr,
 ):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -51,7 +51,7 @@ def _values_kernel(
 def _running_sums_kernel(
     x_pointer,  # [N, T_in, places], codes int8 or values float32
     sums_pointer,  # float32 [N, T, places], written
-    sent_pointer,  # float32 [N, places]: what has come before, replaced by that after the steps; None: 0, not kept
+    sent_pointer,  # float32 [N, places]: the sums before the steps, updated in place; None: they start at 0, not kept
     T,
     T_in,
     places,
@@ -82,25 +82,25 @@ def _running_sums_kernel(
         tl.store(sent_pointer + sample * places + offsets, total, mask=mask)
 
 
-# Steps stay out of the specialisation key: another T is no other kernel.
+# The numbers of steps are not in the specialisation key: a new T does not recompile the kernel.
 @triton.jit(do_not_specialize=["T", "T_in", "T_added", "exponents"])
 def _sigma_delta_kernel(
-    arrived_pointer,  # [N, T_in, places], float32: what arrives at each step, nothing after T_in; or what z is then
-    bias_pointer,  # [channels], float32, arrives at the first step; None: none
-    added_pointer,  # [N, T_added, places], float32: what arrives besides; None: nothing
+    arrived_pointer,  # [N, T_in, places], float32: the input of each step (none after T_in); if IS_Z, z at each step
+    bias_pointer,  # [channels], float32, added at the first step; None: none
+    added_pointer,  # [N, T_added, places], float32: further input; None: none
     highest_pointer,  # [channels], float32, the largest activation
-    codes_pointer,  # [N, T, places], int8
-    fired_pointer,  # [programs], int32: the spikes of each
-    z_pointer,  # [N, places], float32: what has arrived before, replaced by that after the steps; None: 0, not kept
-    a_pointer,  # the same of what was sent before
+    codes_pointer,  # [N, T, places], int8, written
+    fired_pointer,  # [programs], int32, written: the number of spikes
+    z_pointer,  # [N, places], float32: the sum of all input so far, updated in place; None: starts at 0, not kept
+    a_pointer,  # the same for the sum of what was sent
     T,
     T_in,
     T_added,
     places,  # neurons of a sample
     channels,
     exponents,
-    lowest,  # float, 0 or -infinity: the least activation
-    IS_Z: tl.constexpr,  # whether z is given, in the place of what arrives
+    lowest,  # float, 0 or -infinity: the lowest activation
+    IS_Z: tl.constexpr,  # whether z is given instead of the input
     BLOCK: tl.constexpr,
 ):
     programs = tl.cdiv(places, BLOCK)  # of a sample

@@ -1,6 +1,6 @@
-"""Sigma-delta neurons over all T steps in one launch; what arrives at them is a convolution of torch's.
+"""Sigma-delta neurons over all T steps in one launch; torch's convolution computes their input.
 
-Nothing is waited for: what is counted stays on the device, as tensors.
+The host does not wait for the device: counts stay there, as tensors.
 """
 
 from functools import lru_cache
@@ -15,7 +15,7 @@ from ..sigma_delta_codes import Counts, Pair, Senders, State, Window
 from ..unfused import exact
 from .sigma_delta_kernels import _running_sums_kernel, _sigma_delta_kernel, _values_kernel
 
-# As of if_scan.py: a thread has four neurons, that is a 16-byte load a step.
+# As in if_scan.py: a thread has four neurons, so one 16-byte load per step.
 BLOCK = 512
 NUM_WARPS = 4
 
@@ -24,10 +24,11 @@ def scan(
     arrived: Tensor, T: int, neuron: Senders, state: tuple[Tensor | None, Tensor] | None = None,
     bias: Tensor | None = None, added: Tensor | None = None, is_z: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """All T steps of neurons on what arrives, float32 [N, T_in, P, C]: codes int8 [N, T, P, C], and the spikes.
+    """Run all T steps of neurons on their input ``arrived``, float32 [N, T_in, P, C].
 
-    ``state``: as in ../sigma_delta_codes.py. ``bias`` [C] arrives at the first step, ``added`` [N, steps, P, C]
-    besides. ``is_z``: what has arrived up to each step is given; state has a alone.
+    Returns codes int8 [N, T, P, C], and the number of spikes. ``state``: as in ../sigma_delta_codes.py. ``bias`` [C] is
+    added at the first step, ``added`` [N, steps, P, C] at every step. ``is_z``: ``arrived`` is the sum of all input up
+    to each step, and only a of the state is used.
     """
     N, T_in, P, C = arrived.shape
     codes = torch.empty((N, T, P, C), dtype=torch.int8, device=arrived.device)
@@ -63,10 +64,12 @@ def scan(
 
 
 def values(x: Tensor, fan_out: int, reach: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Codes, or values in float32, [N, steps, P, C] of any strides: the values, contiguous; and the weights added.
+    """The values of codes (or of values in float32), [N, steps, P, C] of any strides, made contiguous; and the number
+    of weights that are added for them.
 
     Args:
-        fan_out: neurons that a window feeds with each of its inputs. reach: int32 [P], windows of each pixel; None: 1.
+        fan_out: neurons that each input of a window reaches.
+        reach: int32 [P], how many windows contain each pixel; None: 1.
     """
     N, steps, P, C = x.shape
     found = x if x.dtype == torch.float32 and x.is_contiguous() else None
@@ -121,7 +124,7 @@ def sigma_delta(
     x: Tensor | None, size: tuple[int, int], weight: Tensor | None, bias: Tensor | None, added: Tensor | None, T: int,
     neuron: Senders | None, window: Window, state: State | None = None,
 ) -> tuple[Tensor, Counts]:  # fmt: skip
-    """../sigma_delta_codes.py has arguments and results."""
+    """../sigma_delta_codes.py documents arguments and results."""
     additions: int | Tensor = 0
     given = added if x is None else x
     if x is None:
@@ -134,7 +137,7 @@ def sigma_delta(
     if neuron is not None:
         codes, spikes = scan(arrived, T, neuron, state, bias, added)
         return codes, Counts(spikes, additions)
-    if bias is not None:  # of a convolution, whose result is new
+    if bias is not None:  # only a convolution has one, and its result is a new tensor
         arrived[:, :1].add_(bias.float())
     if added is not None:
         arrived = definition.padded(arrived, added.shape[1]) + added
@@ -143,7 +146,7 @@ def sigma_delta(
 
 
 def _convolved(x: Tensor, size: Pair, weight: Tensor, window: Window) -> tuple[Tensor, Tensor]:
-    """What a convolution brings, [N, steps, P_out, C_out], and the weights added for it."""
+    """The result of a convolution, [N, steps, P_out, C_out], and the number of weights that are added for it."""
     reach = _reach(size, tuple(weight.shape[2:]), window, x.device)
     dense, additions = values(x, len(weight) // window[3], reach)
     images = dense.flatten(0, 1).unflatten(1, size).permute(0, 3, 1, 2)  # channels last in memory
@@ -154,7 +157,7 @@ def _convolved(x: Tensor, size: Pair, weight: Tensor, window: Window) -> tuple[T
 
 @lru_cache(256)
 def _reach(size: Pair, kernel: tuple[int, ...], window: Window, device: torch.device) -> Tensor:
-    """How many windows have each pixel, int32 [P], on a device: nobody writes to it."""
+    """How many windows contain each pixel, int32 [P], on a device. Callers must not modify it."""
     with torch.inference_mode(False):
         return definition.windows_of_pixels(size, kernel, *window[:3]).flatten().int().to(device)
 
@@ -163,7 +166,7 @@ def pooled_sigma_delta(
     x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, T: int, neuron: Senders,
     state: State | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """../sigma_delta_codes.py has arguments and results; torch pools."""
+    """../sigma_delta_codes.py documents arguments and results; torch pools."""
     z, a = state or (None, None)
     maxima = definition.maxima_of(sums_so_far(x, z), size, size_out, kernel, stride, padding)
     return scan(maxima, T, neuron, None if a is None else (None, a), is_z=True)
@@ -172,6 +175,6 @@ def pooled_sigma_delta(
 def running_maximum(
     x: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair, state: State | None
 ) -> Tensor:
-    """../sigma_delta_codes.py has arguments and results."""
+    """../sigma_delta_codes.py documents arguments and results."""
     sums = sums_so_far(x, None if state is None else state[0])
     return definition.changes_of(definition.maxima_of(sums, size, size_out, kernel, stride, padding), state)

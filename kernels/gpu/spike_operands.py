@@ -1,12 +1,12 @@
 """Packed spikes as the A operand of a matrix product: each bit of a word becomes a number, in registers.
 
 A row of the operand is a pixel at a step, a column is an input. Tensor cores take it as fragments, from the registers
-of the threads that compute it, so the words go to shared memory and its copies, the 32 times as many numbers never.
+of the threads that compute it. Only the words go through shared memory, never the 32 times as many numbers.
 
-The order of rows, [LATE, PIXELS / TOGETHER, EARLY, TOGETHER], is made for the fragments of mma and wgmma: a thread has
-rows r and r + 8 of each 16, and of 128 rows also r + 64. Where EARLY steps of TOGETHER pixels are 16 rows, and the late
-half of the steps stands behind the early half, those rows are steps of one pixel: a thread loads one word for four of
-them, and of 4 steps its sums are all of one neuron. Step t is [t // EARLY, :, t % EARLY].
+The order of rows, [LATE, PIXELS / TOGETHER, EARLY, TOGETHER], suits the fragments of mma and wgmma, where a thread has
+rows r and r + 8 of each 16 rows, and of 128 rows also r + 64. If EARLY steps of TOGETHER pixels are 16 rows, and the
+late half of the steps comes after the early half, these rows are steps of one pixel: a thread loads one word for four
+of them, and with 4 steps all its sums belong to one neuron. Step t is [t // EARLY, :, t % EARLY].
 """
 
 import triton
@@ -15,11 +15,11 @@ import triton.language as tl
 
 @triton.jit
 def read_steps(pointer, T, STEPS: tl.constexpr, LATE: tl.constexpr):
-    """The numbers of the steps in a word, int32 [LATE, EARLY]: those that the rows of the operand have.
+    """The steps of the operand's rows, as bit numbers within a word: int32 [LATE, EARLY].
 
-    They come from a load of which nothing is ever read, since T >= 0. Triton (3.6 to 3.9) gives the words the layout of
-    the operand, in which all follows thread by thread, only where all that makes the operand is loads and constants; a
-    range is neither, and the numbers would go through shared memory, one by one.
+    They are the default value of a load that is always masked out, since T >= 0. Triton (3.6 to 3.9) gives the words
+    the layout of the operand only if everything that the operand is computed from is a load or a constant. With a
+    range, which is neither, the numbers would go through shared memory one by one.
     """
     EARLY: tl.constexpr = STEPS // LATE
     step = tl.arange(0, LATE)[:, None] * EARLY + tl.arange(0, EARLY)[None, :]
@@ -39,14 +39,14 @@ def expand(
     PTX: tl.constexpr,
     ONE_STEP: tl.constexpr,
 ):
-    """Words [PIXELS, BLOCK_K] int32 as rows of spikes [STEPS * PIXELS, BLOCK_K].
+    """Expand words [PIXELS, BLOCK_K] int32 to rows of spikes [STEPS * PIXELS, BLOCK_K].
 
-    A spike is 1 if TYPE is int8, and 2 if it is float16, whose bit 14 alone is that number. ``step``: of read_steps.
-    PTX: four bytes or two float16 numbers of a register at a time, which the compiler would make one by one. Each has
-    the shift of its own step, so they may be numbers of any steps. ONE_STEP: they are inputs of one step, and where
-    EARLY is 16 four bytes stand beside those of the same inputs eight steps later; that takes about half the
-    instructions. Which numbers stand side by side is the compiler's choice: one_step.py has where it was seen to be
-    this one.
+    A spike is 1 if TYPE is int8, and 2 if TYPE is float16, because 2.0 is the number in which only bit 14 is set.
+    ``step``: the result of read_steps. PTX: makes four bytes or two float16 numbers of a register at a time; the
+    compiler would make them one by one. Each is shifted by its own step, so they may belong to any steps. ONE_STEP:
+    assumes that they are inputs of one step and, if EARLY is 16, that four bytes are followed by those of the same
+    inputs eight steps later; that takes about half the instructions. The compiler chooses which numbers share a
+    register; one_step.py lists where it is known to choose these.
     """
     EARLY: tl.constexpr = STEPS // LATE
     ALONE: tl.constexpr = (LATE, PIXELS, EARLY, BLOCK_K)
@@ -94,7 +94,7 @@ def expand(
             pack=2,
         )
     elif PTX and TYPE == tl.int8 and EARLY < 16:
-        if STEPS <= 8:  # constants: what is permuted is then the same for all steps of a word
+        if STEPS <= 8:  # constant, so that the same permutation serves all steps of a word
             bytes = tl.full(SHAPE, 0x0040, tl.int32)
             shift = tl.broadcast_to(step, SHAPE)
         else:
@@ -116,7 +116,7 @@ def expand(
             pack=4,
         )
     elif PTX and TYPE == tl.int8:
-        # Of four words the bytes that have a step and the step eight later: the next four numbers in the registers.
+        # From four words: the bytes with this step, and those with the step eight later, for the next four numbers.
         bytes = tl.broadcast_to((step // 8) * 0x1111 + 0x5140, SHAPE)
         shift = tl.broadcast_to(step % 8, SHAPE)
         spike = tl.inline_asm_elementwise(
@@ -138,7 +138,7 @@ def expand(
             pack=8,
         )
     elif PTX:
-        # The half that has the step, of each of two words, turned until its bit is bit 14.
+        # From two words: the halves with this step, rotated until its bit is bit 14.
         if STEPS <= 16:
             half = tl.full(SHAPE, 0x5410, tl.int32)
         else:
@@ -166,7 +166,7 @@ def expand(
 
 @triton.jit
 def times_64(spike, PTX: tl.constexpr):
-    """Spikes 0 and 1 as 0 and 64, int8."""
+    """Spikes times 64: int8 0 and 64."""
     if PTX:
         result = tl.inline_asm_elementwise("shl.b32 $0, $1, 6;", "=r,r", [spike], dtype=tl.int8, is_pure=True, pack=4)
     else:
@@ -176,20 +176,20 @@ def times_64(spike, PTX: tl.constexpr):
 
 @triton.jit
 def wait_for_products(sums):
-    """The float accumulator of wgmma, once its products are done.
+    """The float accumulator of wgmma, after its products are done.
 
-    Tensor cores of sm_90 read the registers of spikes while the threads go on, and the compiler of Triton 3.6 to 3.8
-    lets the next spikes be written to them too early (triton-lang/triton#9433, mended by #9530). It waits for a product
-    whose sums are read, as they are here, which costs an instruction.
+    The tensor cores of sm_90 read the registers of spikes while the threads go on, and Triton 3.6 to 3.8 lets the next
+    spikes overwrite them too early (triton-lang/triton#9433, fixed by #9530). The compiler does wait for a product
+    whose sums are read; reading them here costs one instruction.
     """
     return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [sums], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
 def fence(scalar):
-    """What copies have brought to shared memory is there for the tensor cores of sm_90, too.
+    """Make what copies have written to shared memory visible to the tensor cores of sm_90.
 
-    Between the two stands a fence, by NVIDIA's manual (PTX ISA, async proxy), which Triton sets from 3.7.1 on
+    NVIDIA's manual (PTX ISA, async proxy) requires a fence between the two, which Triton sets from 3.7.1 on
     (triton-lang/triton#10537).
     """
     tl.inline_asm_elementwise(

@@ -1,6 +1,6 @@
-"""The surrogate derivatives of the Triton kernels (reference.py), which a kernel takes as a constexpr and inlines.
+"""The surrogate derivatives of the Triton kernels (reference.py). A kernel takes one as a constexpr and inlines it.
 
-DERIVATIVE(x, theta, first, second) -> derivative at the distances x = h - theta; numbers of the shape
+DERIVATIVE(x, theta, first, second) -> the derivative at x = h - theta; first, second: the parameters of the shape
 """
 
 import triton

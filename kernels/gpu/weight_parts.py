@@ -1,5 +1,5 @@
-"""Weights as the Triton convolution takes them, in one launch: float16_parts and int8_digits of weight_layouts.py, with
-channels last."""
+"""Splits weights as the Triton convolution takes them, in one launch: float16_parts and int8_digits of
+weight_layouts.py, with channels last."""
 
 import torch
 import triton
@@ -23,7 +23,8 @@ def _power_of_two(exponent):
 
 @triton.jit
 def _largest(weight_pointer, inputs, BLOCK: tl.constexpr):
-    """The largest magnitude of a channel's weights, and the least power of two above it (0 if there is none)."""
+    """The largest magnitude of a channel's weights, and the exponent of the least power of two above it (0 if all
+    weights are 0)."""
     place = tl.arange(0, BLOCK)
     largest = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, inputs, BLOCK):
@@ -42,7 +43,7 @@ def _float16_parts_kernel(
     unit_pointer,  # [C_out] float32
     C,
     taps,
-    K,  # C * taps and zeros
+    K,  # C * taps, padded
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -65,7 +66,7 @@ def _float16_parts_kernel(
 
 @triton.jit
 def _nearest(x):
-    """float32 of fewer than 24 bits before the point, rounded to int32, halves to even ones."""
+    """float32 with fewer than 24 bits before the point, rounded to int32, halves to even."""
     below = tl.floor(x)
     rest = x - below
     whole = below.to(tl.int32)
@@ -74,7 +75,7 @@ def _nearest(x):
 
 @triton.jit
 def _balanced(whole):
-    """The digit -128 .. 127 by which whole numbers differ from multiples of 256."""
+    """The digit -128 .. 127 by which integers exceed a multiple of 256."""
     return ((whole + 128) & 0xFF) - 128
 
 
@@ -87,7 +88,7 @@ def _int8_digits_kernel(
     unit_pointer,  # [C_out] float32
     C,
     taps,
-    K,  # C * taps and zeros
+    K,  # C * taps, padded
     PLACES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -122,7 +123,7 @@ def _int8_digits_kernel(
 
 
 def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-    """weight_layouts.float16_parts of weights [C_out, C, kernel_h, kernel_w], with inputs in channels-last order."""
+    """weight_layouts.float16_parts for weights [C_out, C, kernel_h, kernel_w], with inputs in channels-last order."""
     check_parts(weight)
     weight = weight.contiguous()
     C_out, C, taps = weight.shape[0], weight.shape[1], weight.shape[2] * weight.shape[3]
@@ -147,7 +148,7 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
 
 
 def int8_digits(weight: Tensor, places: int) -> tuple[list[Tensor], Tensor]:
-    """weight_layouts.int8_digits of weights [C_out, C, kernel_h, kernel_w], with inputs in channels-last order."""
+    """weight_layouts.int8_digits for weights [C_out, C, kernel_h, kernel_w], with inputs in channels-last order."""
     check_parts(weight)
     weight = weight.contiguous()
     C_out, C, taps = weight.shape[0], weight.shape[1], weight.shape[2] * weight.shape[3]

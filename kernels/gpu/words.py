@@ -1,10 +1,9 @@
-"""Spikes on a GPU: the time-packed layout, and what needs no kernel (packing.py packs and unpacks).
+"""Spikes on a GPU: the time-packed layout, and the operations that need no kernel (packing.py packs and unpacks).
 
-Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels: bit
-``t % 32`` of ``words[t // 32]`` is the spike of step t, and the bits of steps that do not exist are
-0. Functions take C although the words show it: in the channel-packed layout of a CPU the words do
-not, and both layouts are called alike. Arguments are not checked here (neuron_ops.py does that),
-except for what depends on the layout.
+Words are int32 [ceil(T / 32), N, P, C] for N samples, P pixels (row-major) and C channels. Bit ``t % 32`` of
+``words[t // 32]`` is the spike of step t; the bits of steps that do not exist are 0. Functions take C although the
+shape of the words has it: in the channel-packed layout of a CPU it does not, and both layouts have the same interface.
+neuron_ops.py has checked the arguments, except for what depends on the layout.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 
 BITS = 32  # steps in a word
 COUNTED = 16  # tensors of words whose spikes one launch counts (running/synops.py)
-COUNTERS = 1024  # what it counts in, a program each: some eight on each multiprocessor of a large card
+COUNTERS = 1024  # programs of that launch, each with its own counts: about eight per multiprocessor of a large card
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
