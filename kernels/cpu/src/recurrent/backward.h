@@ -1,7 +1,7 @@
 // Backpropagation through all T steps of recurrent neurons: scan_backward.h, with ds[t] += R^T dI[t+1].
 //
-// The steps of some images run forward again, their states and currents going to a scratch buffer, and then back in time
-// together: a block of rows of R is read once a step for all of them.
+// Some images run forward again, and store their states and currents in a scratch buffer; then they run back in time together,
+// so that each block of rows of R is read once per step for all of them.
 #pragma once
 #include "../scan_backward.h"
 #include "steps.h"
@@ -10,7 +10,7 @@ namespace PK_TARGET {
 
 constexpr int rows_together = 8, images_together = 8;  // rows of R whose products are added in one pass over the sums
 
-// sums[j] += sum of g[i] R[i][j] over some rows i. Gradients that are all zero, as a triangle's often are, cost nothing.
+// sums[j] += sum of g[i] R[i][j] over `count` rows i. Skipped if all g are zero, as they often are with a triangle surrogate.
 template <int count>
 static inline void add_products(const float* row, int64_t stride, const float* g, float* sums, int64_t C) {
     Vec by[count];
@@ -24,15 +24,15 @@ static inline void add_products(const float* row, int64_t stride, const float* g
     }
 }
 
-// What a thread has: of each image that it runs together, states and currents before each step, [T][states + 1][stride], and
-// the arrays below.
+// The memory of a thread. For each image that it runs: the states and currents of each step, [T][states + 1][stride], and the
+// arrays below.
 template <class Model>
 struct BackwardMemory {
     Memory<char> bytes;
     Carver carver{bytes.data};
     const RecurrentMemory forward;
     const int64_t T, stride;
-    Memory<float> steps, grad_state, back, sums;  // back: the gradient that comes back to the spikes
+    Memory<float> steps, grad_state, back, sums;  // back: the gradient that returns to the spikes through R
     Memory<uint8_t> spikes;
     BackwardMemory(int64_t images, int64_t T_, int64_t C)
         : bytes(RecurrentMemory::bytes(Model::states, C)),
@@ -66,7 +66,8 @@ static void run_recurrent_forward(const RecurrentBackward& r, int64_t image, int
                            });
 }
 
-// One step back of an image: the gradients of its currents, of which the kernel hands those of the spikes before on.
+// Runs one backward step of an image: computes the gradients of its currents, which pass_back then passes to the spikes of the
+// step before.
 template <class Model, class Derivative>
 static void step_back(const ScanBackward& s, const Parameters<float>& shared, const Derivative derivative, int64_t image,
                       int64_t i, int64_t t, BackwardMemory<Model>& memory) {
@@ -79,7 +80,7 @@ static void step_back(const ScanBackward& s, const Parameters<float>& shared, co
     float *const grad_other = memory.state(i, 1), *const sums = memory.sum(i, 0);
     const int64_t part = memory.stride;
     const float pass = s.surrogate.detach_reset ? 0 : 1;
-#pragma GCC ivdep  // no array here is another
+#pragma GCC ivdep  // the arrays do not overlap
     for (int64_t c = 0; c < C; c++) {
         Parameters<float> p = shared;
         p.theta = channels[c];
@@ -100,7 +101,7 @@ static void step_back(const ScanBackward& s, const Parameters<float>& shared, co
     }
 }
 
-// The gradients of the spikes of the step before, of those of the currents of step t.
+// Computes the gradients of the spikes of step t - 1 from those of the currents of step t.
 template <class Model>
 static void pass_back(const RecurrentBackward& r, int64_t image, int64_t images, int64_t t, BackwardMemory<Model>& memory) {
     const ScanBackward& s = r.scan;
@@ -120,7 +121,7 @@ static void pass_back(const RecurrentBackward& r, int64_t image, int64_t images,
             add_products<1>(r.back + row * r.stride, r.stride, gradient(i) + row, memory.returning(i), s.C);
 }
 
-// Some images, from first to last step and back; `sums` [1 + 4][C] grow by the gradients of bias and parameters.
+// Runs some images through all steps and back, and adds the gradients of bias and parameters to `sums` [1 + 4][C].
 template <class Model, class Derivative>
 static void back_through_images(const RecurrentBackward& r, const Derivative derivative, int64_t image, int64_t images,
                                 BackwardMemory<Model>& memory, double* sums) {

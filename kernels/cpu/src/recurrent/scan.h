@@ -1,4 +1,4 @@
-// The kernel of recurrent neurons: images one after another, each through all steps.
+// The kernel of recurrent neurons. Each image runs through all steps by itself.
 #pragma once
 #include "steps.h"
 

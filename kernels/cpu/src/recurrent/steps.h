@@ -1,26 +1,26 @@
 // Steps of recurrent neurons on given currents: I[t] = current[t] + R s[t-1].
 //
-// R lies transposed, so that what a neuron sends is a row: a step adds the rows of the neurons that fired one step before. The
-// sums of a span of channels stay in registers, a neuron's states and what fired in the first-level cache. With one value a
-// neuron there is one row, of which each neuron takes its own value where it fired.
+// R is stored transposed, so that a row holds the weights from one neuron: a step adds the rows of the neurons that fired in
+// the step before. The sums of a span of channels stay in registers, states and the list of what fired in the first-level
+// cache. If R has one value per neuron, there is a single row, and each neuron that fired adds its own value.
 #pragma once
 #include "../neurons.h"
 #include "../work.h"
 
 namespace PK_TARGET {
 
-constexpr int wide_vecs = 8, wide = wide_vecs * Vec::width;  // of sums in registers: enough that no addition waits for another
+constexpr int wide_vecs = 8, wide = wide_vecs * Vec::width;  // enough independent sums to hide the latency of the addition
 static_assert(wide % block == 0, "a span is whole blocks");
-constexpr int64_t behind_list = 64;  // entries of room behind a list of neurons
+constexpr int64_t behind_list = 64;  // spare entries behind a list of neurons
 
-// Rows of weights, from what fired to all.
+// Rows of weights: each from one neuron to all.
 struct RecurrentRows {
     const float* weight;
     int64_t stride;  // floats from one row to the next
-    bool full;  // false: one row, of which each neuron takes its own
+    bool full;  // false: a single row with one value per neuron
 };
 
-// Memory of one image at a time: states [states][stride], the spikes of the step before, and their list.
+// The memory for one image at a time: states [states][stride], the spikes of the step before, and the list of them.
 struct RecurrentMemory {
     const int64_t stride;
     float* const states;
@@ -38,7 +38,7 @@ struct RecurrentMemory {
     }
 };
 
-// Writes the indices of the bits that are set, lowest first, and returns how many there are.
+// Writes the indices of the set bits, lowest first; returns their number.
 static inline int64_t list_fired(const uint8_t* bytes, int64_t n, uint32_t* list) {
     const uint32_t* const start = list;
     for (int64_t i = 0; i < n; i += 8)
@@ -47,8 +47,8 @@ static inline int64_t list_fired(const uint8_t* bytes, int64_t n, uint32_t* list
     return list - start;
 }
 
-// The currents of some channels, of which `n` are there: those given and what comes back. The former are added last: of weights
-// whose sums are exact, a current is rounded once.
+// The currents of a block of channels, of which `n` exist: the rows of neurons that fired, plus the given current. The rows are
+// summed first and the current is added last, so that a current is rounded once if the sums of weights are exact.
 template <int channels>
 static inline Lanes<channels> with_rows_of(const float* current, int n, const RecurrentRows& rows, int64_t channel,
                                            const uint32_t* list, int64_t count) {
@@ -66,7 +66,7 @@ static inline void add_own(Lanes<channels>& sum, const float* weight, int64_t ch
     for (int i = 0; i < sum.vecs; i++) sum.v[i] = add_where(mask_of(bits >> (i * Vec::width)), sum.v[i], own.v[i]);
 }
 
-// One step of a block, of which n channels are there: the bits of their spikes are written.
+// Runs one step of a block of channels, of which n exist, and writes their spikes as bits.
 template <class Model>
 static inline void step_channels(const Neuron& neuron, const RecurrentMemory& memory, int64_t channel, int n,
                                  const Block& input, uint8_t* spikes) {
@@ -78,8 +78,8 @@ static inline void step_channels(const Neuron& neuron, const RecurrentMemory& me
     for (int k = 0; k < Model::states; k++) store_block(at + k * memory.stride, state.part[k]);
 }
 
-// Steps of one image, whose channels' currents are at current(t) and whose spikes go to spikes(t). keep(t, channel, n,
-// current) is called before each block of n channels takes a step.
+// Runs T steps of one image. current_of(t) points to the currents of step t, spikes_of(t) to where its spikes are written.
+// keep(t, channel, n, current) is called before each block of n channels takes a step.
 template <class Model, class Current, class Spikes, class Keep>
 static void recurrent_steps(const Neuron& neuron, const RecurrentRows& rows, int64_t T, int64_t C,
                             const RecurrentMemory& memory, Current current_of, Spikes spikes_of, Keep keep) {
@@ -115,8 +115,8 @@ static void recurrent_steps(const Neuron& neuron, const RecurrentRows& rows, int
     if (fired != memory.fired) memcpy(memory.fired, fired, bytes);
 }
 
-// The states of an image before the first step: `v` [states + 1][C], `stride` floats from one to the next. What fills the last
-// block is zero, so that it never fires.
+// Loads the states of an image before the first step from `v` [states + 1][C], whose states are `stride` floats apart. The
+// padding of the last block is zero; it never fires.
 static inline void load_recurrent(const RecurrentMemory& memory, int64_t states, const float* v, int64_t stride, int64_t C) {
     memset(memory.states, 0, states * memory.stride * sizeof(float));
     for (int64_t k = 0; k < states; k++) memcpy(memory.states + k * memory.stride, v + k * stride, C * sizeof(float));

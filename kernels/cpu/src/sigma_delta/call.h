@@ -1,46 +1,46 @@
-// A call of a kernel of sigma-delta neurons, cut into tasks: for all output pixels, or for those of a list. The caller shares the
-// tasks out, and brings the memory that each of its threads works on. rows.cpp, depthwise.cpp, dense.cpp and maximum.cpp have the
-// tasks.
+// A call of a sigma-delta kernel, cut into tasks, for all output pixels or for the listed ones. The caller distributes the
+// tasks over threads, and provides the scratch memory of each. The tasks are in rows.cpp, depthwise.cpp, dense.cpp and
+// maximum.cpp.
 #pragma once
 #include "../simd.h"
 #include "../work.h"
 
 namespace PK_TARGET {
 
-constexpr int row_pass = Vec::width == 16 ? 64 : 32;  // channels whose sums have registers at a time
-constexpr int64_t place_group = 16;  // pixels of a task
+constexpr int row_pass = Vec::width == 16 ? 64 : 32;  // channels of a pass: their sums are in registers
+constexpr int64_t place_group = 16;  // output pixels of a task
 
-// Spikes of all steps, and of the last one.
+// The number of spikes in all steps, and in the last one.
 struct Fired {
     int64_t all = 0, last = 0;
 };
 
-// What a task adds to what its caller counts: spikes, and weights that were added to a sum.
+// The counts of a task: spikes, and weights that were added to a sum.
 struct Counted {
     int64_t spikes = 0, additions = 0;
 };
 
 struct SigmaDeltaCall {
     const SigmaDelta& s;
-    const int64_t* places = nullptr;  // numbers of image * P + pixel, ascending; null: all
-    int64_t count;  // of them
-    uint8_t *sent = nullptr, *last = nullptr;  // [N, P], or null: a 1 is written where something is sent, or at the last step
+    const int64_t* places = nullptr;  // the output pixels, as image * P + pixel, ascending; null: all
+    int64_t count;  // the number of output pixels
+    uint8_t *sent = nullptr, *last = nullptr;  // [N, P] or null: set to 1 where anything is sent, or is sent at the last step
 
     explicit SigmaDeltaCall(const SigmaDelta& s) : s(s), count(s.N * s.P) {}
     int64_t place(int64_t i) const { return places ? places[i] : i; }
-    // What some channels of a place have sent. Several threads may have a place.
+    // Marks that some channels of this pixel sent something. Several threads may write the marks of one pixel.
     void note(int64_t place, const Fired& fired) const {
         if (sent && (fired.all || s.arrived)) __atomic_store_n(sent + place, 1, __ATOMIC_RELAXED);
         if (last && fired.last) __atomic_store_n(last + place, 1, __ATOMIC_RELAXED);
     }
 };
 
-// Channels from one on, to the end of its group.
+// The number of channels from `channel` to the end of its group.
 static inline int64_t channels_left(const SigmaDelta& s, int64_t channel) {
     return s.groups == 1 ? s.C - channel : s.C / s.groups - channel % (s.C / s.groups);
 }
 
-// Channels of the passes of a call, each of one group.
+// The passes of a call. Each computes up to row_pass output channels of one group.
 struct Passes {
     int64_t of_group, count;
     explicit Passes(const SigmaDelta& s) : of_group(ceil_div(s.C / s.groups, row_pass)), count(of_group * s.groups) {}
@@ -49,10 +49,11 @@ struct Passes {
     }
 };
 
-// The taps of a window that lie inside the image: where their values, from `first` on, and their weights are.
+// The taps of a window that lie inside the image, as offsets of their values (relative to `first`) and of their weights.
 struct SigmaDeltaTaps {
     int64_t *x, *weight;
-    int64_t first = 0, count = 0, inside = -1;  // whose weights the taps of a whole window are, if these are kept
+    // `inside`: the tap_weights for which the taps of a whole window were listed, and can be reused; -1: they were not.
+    int64_t first = 0, count = 0, inside = -1;
     SigmaDeltaTaps(const SigmaDelta& s, Carver& carver)
         : x(carver.take<int64_t>(s.kernel_h * s.kernel_w)), weight(carver.take<int64_t>(s.kernel_h * s.kernel_w)) {}
     void find(const SigmaDelta& s, int64_t row, int64_t column, int64_t tap_weights) {
@@ -79,16 +80,16 @@ static inline int64_t place_tasks(const SigmaDeltaCall& call) {
     return ceil_div(call.count, place_group) * Passes(call.s).count;
 }
 
-// What spikes bring to the neurons behind a convolution; the same of output channels that each see their own input channel.
+// Runs a task of a convolution (rows_task), or of a depthwise convolution (depthwise_task).
 void rows_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted);
 void depthwise_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted);
 
-constexpr int64_t dense_rows = 24;  // pixels of a task, and windows that are multiplied at a time
+constexpr int64_t dense_rows = 24;  // output pixels of a task, and windows that are multiplied together
 constexpr int64_t dense_depth = 1024;  // values of a window that are multiplied at a time
 
-// What a thread works on.
+// The scratch memory of a thread.
 struct DenseScratch {
-    static constexpr int64_t stride = dense_depth + 64 + Vec::width;  // 64 more fit, and a vector is stored whole
+    static constexpr int64_t stride = dense_depth + 64 + Vec::width;  // the last 64 values may exceed the depth; whole vectors
     float *values, *sums;  // [dense_rows][stride]; [place, step][channels]
     DenseScratch(const SigmaDelta& s, Carver& carver)
         : values(carver.take<float>(dense_rows * stride)), sums(carver.take<float>((s.T_in + 1) * dense_rows * row_pass)) {}
@@ -98,14 +99,14 @@ static inline int64_t dense_tasks(const SigmaDeltaCall& call) {
     return ceil_div(call.count, dense_rows) * Passes(call.s).count;
 }
 
-// As rows_task, of one group, by a product of matrices.
+// The same as rows_task for one group of channels, by a matrix product.
 void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch, Counted& counted);
 
-// The share of inputs that are not silent, from which on products of matrices take less time; and that share, of a part of them.
+// The share of active inputs above which matrix products are faster; and that share, estimated from a sample of the inputs.
 double dense_rate(const SigmaDeltaCall& call);
 double rate_of(const SigmaDelta& s);
 
-// What a thread works on.
+// The scratch memory of a thread.
 struct MaximumScratch {
     SigmaDeltaTaps taps;
     float* sums;  // [taps][row_pass]
@@ -113,8 +114,8 @@ struct MaximumScratch {
         : taps(s, carver), sums(carver.take<float>(s.kernel_h * s.kernel_w * row_pass)) {}
 };
 
-// Max pooling. What has been sent is added up when all tasks are done: of the inputs from `first` to `last`, numbers of image *
-// H * W + pixel.
+// Max pooling: a task; and, after all tasks, adding the inputs to the sums z, for input pixels first .. last - 1, numbered
+// image * H * W + pixel.
 void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted);
 void add_up_sent(const SigmaDelta& s, int64_t first, int64_t last);
 

@@ -1,5 +1,5 @@
-// Codes, which sigma-delta neurons send (the definition: reference.py): 0 for nothing, +-(k + 1) for +-2^-k. Values that are none,
-// such as images, are read alike.
+// The codes that sigma-delta neurons send (reference.py defines them): 0 for nothing, +-(k + 1) for +-2^-k. Float values, such
+// as images, are read by functions of the same names.
 #pragma once
 #include "../simd.h"
 #include "../work.h"
@@ -19,7 +19,7 @@ static inline To same_bits(const From& from) {
 
 constexpr uint32_t sign_bit = 1u << 31, exponent_bits = 0xffu << 23, half_a_power = 1u << 22, bits_of_1 = 127u << 23;
 
-// The values that codes stand for, by their lowest five bits.
+// The value of each code, indexed by its lowest five bits.
 alignas(64) constexpr float code_values[32] = {
     0,          1,          1.0f / 2,     1.0f / 4,     1.0f / 8,    1.0f / 16,   1.0f / 32,   1.0f / 64,  1.0f / 128,
     1.0f / 256, 1.0f / 512, 1.0f / 1024,  1.0f / 2048,  0,           0,           0,           0,          0,
@@ -28,7 +28,7 @@ alignas(64) constexpr float code_values[32] = {
 static inline float value_of(int8_t code) { return code_values[code & 31]; }
 static inline float value_of(float value) { return value; }
 
-// Those of as many codes as a Vec has lanes.
+// The values of as many codes as a Vec has lanes.
 static inline Vec values_of(const int8_t* codes) {
 #if defined(__AVX512F__)
     const __m512i places = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)codes));
@@ -42,7 +42,7 @@ static inline Vec values_of(const int8_t* codes) {
 #endif
 }
 
-// Which of n values, 64 at most, are not zero.
+// A bit mask of the non-zero values among n, which is at most 64.
 static inline uint64_t not_zero(const int8_t* codes, int64_t n) {
 #if defined(__AVX512BW__)
     const __mmask64 first = n >= 64 ? ~0ull : (1ull << n) - 1;
@@ -55,7 +55,7 @@ static inline uint64_t not_zero(const int8_t* codes, int64_t n) {
         if (n - i >= 8) memcpy(&word, codes + i, 8);
         else
             for (int64_t k = 0; k < n - i; k++) word |= (uint64_t)(uint8_t)codes[i + k] << (8 * k);
-        // A byte's highest bit: whether any of its bits is set. Then the eight of them side by side.
+        // Sets the highest bit of each byte that is not zero, then gathers these eight bits.
         constexpr uint64_t high = 0x8080808080808080u;
         const uint64_t set = ((((word & ~high) + ~high) | word) & high) >> 7;
         found |= (set * 0x0102040810204080u >> 56) << i;
@@ -72,7 +72,7 @@ static inline uint64_t not_zero(const float* values, int64_t n) {
         found |= (uint64_t)_mm512_cmp_ps_mask(x.x, zero.x, _CMP_NEQ_UQ) << i;
 #else
         const uint32_t all = (uint32_t)((1ull << Vec::width) - 1);
-        found |= (uint64_t)(~(bits(x >= zero) & bits(zero >= x)) & all) << i;  // NaN is not zero, either
+        found |= (uint64_t)(~(bits(x >= zero) & bits(zero >= x)) & all) << i;  // NaN counts as non-zero
 #endif
     }
     return found;

@@ -1,18 +1,18 @@
-// Where many inputs of a convolution are not silent at a step: a product of matrices, of the values in the windows of some
-// output pixels and the weights. Each sum is added up in the order of rows.cpp, and so has the same bits.
+// For convolutions in which many inputs are active at a step: a matrix product of the values in the windows of some output
+// pixels and the weights. Each sum is added up in the order of rows.cpp, so the results are bit-equal.
 #include "places.h"
 #include "row_weights.h"
 
 namespace PK_TARGET {
 
-// Windows whose sums have registers at a time, of some vectors of channels: a divisor of dense_rows.
+// The number of windows whose sums fit registers, with so many vectors of channels: a divisor of dense_rows.
 constexpr int rows_of_tile(int vecs) {
     int rows = 12;
     while (rows > 1 && (dense_rows % rows || (rows + 1) * vecs + 1 > (Vec::width == 16 ? 32 : 16))) rows--;
     return rows;
 }
 
-// Adds `depth` values of each window times their weights to its sums.
+// For each window: adds the products of `depth` values and their weights to its sums.
 template <int rows, int vecs>
 static inline void multiply_tile(const float* values, int64_t stride, int64_t depth, const float* weight, int64_t row,
                                  float* sums) {
@@ -35,17 +35,17 @@ struct DenseWindows {
     const SigmaDeltaCall& call;
     const SigmaDelta& s;
     const DenseScratch& scratch;
-    const int64_t first, count;  // in the call's places
+    const int64_t first, count;  // range in the call's list of output pixels
     int64_t filled = 0;
 
     DenseWindows(const SigmaDeltaCall& call, const DenseScratch& scratch, int64_t first)
         : call(call), s(call.s), scratch(scratch), first(first), count(least(dense_rows, call.count - first)) {}
 
-    // All sums of `count` places from `first` on; returns the weights added.
+    // Computes the sums of all `count` pixels; returns the number of weights added.
     template <int channels>
     int64_t multiply(int64_t channel, const float* weight, int64_t row) {
         const int64_t windows = count * s.T_in, frame = s.H * s.W * s.C_in;
-        // Columns of a window lie side by side.
+        // Without dilation, the columns of a window are contiguous.
         const int64_t runs = s.dilation_w == 1 ? 1 : s.kernel_w, run = s.kernel_w / runs * s.C_in;
         const int n = (int)least(s.C - channel, channels);
         int64_t events = 0;
@@ -83,15 +83,15 @@ struct DenseWindows {
         return events * n;
     }
 
-    // The sums of a place, by its number of the task, at step t.
+    // The sums of the task's i-th pixel at step t.
     template <int channels>
     Lanes<channels> sum(int64_t i, int64_t t) const {
         return load_block<channels>(scratch.sums + (i * s.T_in + t) * channels);
     }
 
 private:
-    // 64 values of a window at most, of which those from `begin` to `end` lie in the image, and the others are zeros; returns
-    // how many are not zero.
+    // Copies at most 64 values of a window. Those in begin .. end - 1 lie in the image, the others are written as 0. Returns
+    // the number of non-zero values.
     OUT_OF_LINE int64_t copy(int64_t at, int64_t inputs, int64_t begin, int64_t end, float* to) const {
         if (s.real) return copy_values((const float*)s.x + at, inputs, begin, end, to);
         return copy_values((const int8_t*)s.x + at, inputs, begin, end, to);
@@ -135,8 +135,8 @@ void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch,
     });
 }
 
-// Measured. Adding rows is as fast where the sums of several steps, or of many channels, have registers at once; and it leaves
-// out what is silent.
+// These rates were measured. Adding rows is as fast if the sums of several steps, or of many channels, fit registers; and it
+// skips silent inputs.
 double dense_rate(const SigmaDeltaCall& call) {
     constexpr double never = 2;
     const SigmaDelta& s = call.s;

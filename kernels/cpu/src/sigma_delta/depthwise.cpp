@@ -1,9 +1,9 @@
-// Depthwise convolutions of what sigma-delta neurons send.
+// Depthwise convolutions of the codes of sigma-delta neurons.
 #include "places.h"
 
 namespace PK_TARGET {
 
-// Adds n channels of all pixels of a window times their weights, at some steps, and returns how many were not silent.
+// Adds n channels of all pixels of a window times their weights, at some steps; returns how many values were non-zero.
 template <int channels, int steps, class Value>
 static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value* x, int64_t frame, const float* weight,
                                          int64_t n, Lanes<channels>* sums) {
@@ -32,7 +32,7 @@ static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value
     return additions;
 }
 
-// Output channel c sees input channel c alone. The weights are as pack_taps of ../conv2d/depthwise.h makes them.
+// Output channel c reads only input channel c. The weights are in the order of pack_taps (../conv2d/depthwise.h).
 template <class Value>
 static void depthwise_task_of(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted) {
     const SigmaDelta& s = call.s;
@@ -45,7 +45,7 @@ static void depthwise_task_of(const SigmaDeltaCall& call, int64_t task, SigmaDel
                    const float* const weight = s.weight + channel;
                    int64_t additions = 0;
                    const auto add = [&](int64_t t, auto steps, auto* sums) {
-                       constexpr int together = std::is_same_v<Value, float> ? 1 : steps;  // of values, such as frames
+                       constexpr int together = std::is_same_v<Value, float> ? 1 : steps;  // float values: a step at a time
                        each<steps / together>([&](auto k) {
                            additions +=
                                add_depthwise<channels, together>(taps, x + (t + k) * frame, frame, weight, n, sums + k);

@@ -1,15 +1,15 @@
-// Max pooling of what has been sent, or has arrived, so far: what the maximum of a window changes by at each step, or what the
-// neurons behind it send.
+// Max pooling of the sums of all input so far: at each step the change of a window's maximum, or what the neurons behind the
+// pool send.
 #include "places.h"
 
 namespace PK_TARGET {
 
-// Some values of the input, from one on.
+// A vector of input values from offset `at` on, of which n exist.
 static inline Vec input_at(const SigmaDelta& s, int64_t at, int64_t n) {
     return s.real ? load_values((const float*)s.x + at, n) : load_values((const int8_t*)s.x + at, n);
 }
 
-// Calls give(maxima) after each step, of some channels of an output pixel. `sums` has room for those of each tap.
+// Calls give(maxima) after each step, for some channels of an output pixel. `sums`: room for the sums of each tap.
 template <int channels, class Give>
 static inline void maxima_of_place(const SigmaDelta& s, int64_t image, int64_t channel, const SigmaDeltaTaps& taps,
                                    Lanes<channels>* sums, Give give) {
@@ -30,7 +30,7 @@ static inline void maxima_of_place(const SigmaDelta& s, int64_t image, int64_t c
     }
 }
 
-// The changes of the maxima, or the neurons' spikes.
+// Writes the changes of the maxima of an output pixel, or its neurons' spikes.
 template <int channels>
 static Fired pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const SigmaDeltaTaps& taps,
                         Lanes<channels>* sums) {

@@ -1,10 +1,11 @@
-// The pixels of a task of sigma-delta neurons, and their channels in registers.
+// Walks over the output pixels of a task, with the channels of its pass in registers.
 #pragma once
 #include "senders.h"
 
 namespace PK_TARGET {
 
-// Calls work(channels) with the vectors of a pass's channels as an integral constant.
+// Calls work(channels) with the number of channels of the pass that begins at `channel`, rounded up to whole vectors, as an
+// integral constant.
 template <class Work>
 static inline void with_channels(const SigmaDelta& s, int64_t channel, Work work) {
     const int64_t vecs = ceil_div(least(channels_left(s, channel), row_pass), Vec::width);
@@ -13,8 +14,9 @@ static inline void with_channels(const SigmaDelta& s, int64_t channel, Work work
     });
 }
 
-// Calls fire(channels, image, pixel, channel, taps) for each pixel of a task and some of its channels, `channels` an integral
-// constant; it returns the weights added and what was fired. tap_weights(channel): from one tap to the next.
+// Calls fire(channels, image, pixel, channel, taps) for each output pixel of a task, with the number of channels of its pass as
+// an integral constant; it returns the number of weights added, and the spikes. tap_weights(channel): weights from one tap to
+// the next.
 template <class TapWeights, class Fire>
 static void each_place(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted, TapWeights tap_weights,
                        Fire fire) {

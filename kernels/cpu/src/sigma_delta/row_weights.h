@@ -1,16 +1,16 @@
-// Where the weights of some output channels lie.
+// The layout of the weights of sigma-delta convolutions.
 #pragma once
 #include "call.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t sigma_delta_row = 64;  // channels of a row of weights, at most
+constexpr int64_t sigma_delta_row = 64;  // the most channels of a row of weights
 
-// The channels that the rows of so many have.
+// The number of channels of rows, including padding.
 static inline int64_t sigma_delta_filled(int64_t channels) { return ceil_div(channels, 16) * 16; }
 
-// The weights of each group are rows [tap][inputs][channels] of 64 output channels, then those of the next 64; the last ones'
-// rows are filled up to a multiple of 16. Here they are made of weights [C, inputs of a group, taps].
+// Packs weights [C, inputs of a group, taps]. For each group: rows [tap][input][channel] of its first 64 output channels, then
+// of the next 64, and so on; the last rows are padded to a multiple of 16 channels.
 inline void pack_sigma_delta(const float* weight, float* packed, int64_t C, int64_t inputs, int64_t taps, int64_t groups) {
     const int64_t outputs = C / groups;
     for (int64_t group = 0; group < groups; group++)
@@ -25,7 +25,7 @@ inline void pack_sigma_delta(const float* weight, float* packed, int64_t C, int6
 }
 
 struct SigmaDeltaRows {
-    int64_t inputs, row;  // of a group; weights of a row
+    int64_t inputs, row;  // inputs of a group; weights of a row
     int64_t first_input = 0;
     const float* weight;
     SigmaDeltaRows(const SigmaDelta& s, int64_t channel) : inputs(s.C_in / s.groups) {

@@ -1,20 +1,20 @@
-// What spikes of sigma-delta neurons bring to the neurons behind a convolution: for each that is not silent, its row of
-// weights, times its power of two. Values that are none, such as images, are taken alike.
+// Convolution of the codes of sigma-delta neurons: for each input that is not silent, adds its row of weights times its power
+// of two. Float values, such as images, are handled in the same way.
 #include "places.h"
 #include "row_weights.h"
 
 namespace PK_TARGET {
 
-// Whether inputs that have `events` events in some steps, `any` of them at least one, are better multiplied at all these
-// steps: a row is loaded once, and its products wait for no others. An event alone takes a product's latency.
+// Whether it is faster to multiply active inputs at all of `steps` steps, given that `any` inputs have `events` non-zero values
+// in these steps. A row is then loaded once, and its products are independent; a single event takes the latency of a product.
 template <int vecs, int steps>
 static inline bool dense(int64_t events, int64_t any) {
     constexpr int64_t halves = steps > 2 ? (vecs > 2 ? 4 : 3) : 2;
     return steps > 1 && 2 * events > halves * any;
 }
 
-// Adds the rows of all inputs of a window that are not silent, at some steps, and returns their number. `frame`: values from
-// one step to the next; `row`: weights from one row to the next.
+// Adds the rows of all active inputs of a window, at some steps; returns the number of rows added. `frame`: values from one
+// step to the next; `row`: weights from one row to the next.
 template <int channels, int steps, class Value>
 static OUT_OF_LINE int64_t add_window(const SigmaDeltaTaps& taps, const Value* x, int64_t frame, const float* weight,
                                       int64_t C_in, int64_t row, Lanes<channels>* sums) {

@@ -1,4 +1,4 @@
-// The steps of sigma-delta neurons, whatever their synapses are: compiled once for each number of vectors of a pass.
+// The steps of sigma-delta neurons, for all kinds of synapses. Compiled once for each number of vectors of a pass.
 #include "places.h"
 
 namespace PK_TARGET {

@@ -1,13 +1,13 @@
-// Sigma-delta neurons. A power of two is the exponent of a float, so that the nearest one takes a sum of integers, and no
-// logarithm.
+// Sigma-delta neurons. A power of two is a float whose mantissa is 0, so the nearest one is found by adding to the float's bits
+// as an integer, without a logarithm.
 #pragma once
 #include "call.h"
 #include "codes.h"
 
 namespace PK_TARGET {
 
-// What neurons send of what they have not sent yet: the nearest signed power of two, from 1 down to `least`, the bits of a
-// float; three quarters of a power are rounded up to it.
+// What neurons send of the value `left`, which they have not sent yet: the nearest signed power of two from 1 down to `least`
+// (given as the bits of a float). Three quarters of a power and more are rounded up to it.
 struct Sent {
     Vec value;
 #if defined(__AVX512F__)
@@ -43,7 +43,8 @@ struct Sent {
 #endif
 };
 
-// What arrives at some channels besides what the synapses bring, at step t, and the place of its neurons then.
+// The input of some channels at step t apart from the synapses: bias (at step 0) and s.added. `place`: the index of the output
+// pixel at step t.
 template <int channels>
 static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t place, int64_t channel, int n) {
     Lanes<channels> sum = t || !s.bias ? broadcast_block<channels>(0.0f) : load_block<channels>(s.bias + channel, n);
@@ -51,14 +52,14 @@ static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t pl
     return sum;
 }
 
-// The neurons of some channels, and a, what they have sent.
+// The neurons of some channels, with a, the sum of what they have sent.
 template <int channels>
 struct Senders {
     Lanes<channels> limit, a;
     Vec lowest;
     uint32_t smallest;
-    int n;  // channels that there are
-    // `before`: where a is; null: 0.
+    int n;  // number of channels that exist
+    // `before`: a before the steps; null: 0.
     Senders(const SigmaDelta& s, int64_t channel, const float* before)
         : lowest(broadcast(s.lowest)),
           smallest((128u - (uint32_t)s.exponents) << 23),
@@ -66,7 +67,7 @@ struct Senders {
         limit = load_block<channels>(s.limit + channel, n);
         a = before ? load_block<channels>(before, n) : broadcast_block<channels>(0.0f);
     }
-    // What they send of what z, or its maximum, has come to: codes; returns the number of spikes.
+    // Sends codes for the activation of z (or of a pool's maximum); returns the number of spikes.
     __attribute__((always_inline)) int64_t send(const Lanes<channels>& z, int8_t* codes) {
         int64_t spikes = 0;
         int8_t last[channels];
@@ -82,10 +83,10 @@ struct Senders {
     }
 };
 
-constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // whose sums have registers
+constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // as many steps as have sums in registers
 
-// What adds to some channels' sums what the synapses bring at some steps: add(t, steps, sums), `steps` an integral constant. Its
-// type is hidden, so that the code of neurons is compiled once for all.
+// Wraps add(t, steps, sums), which adds the input from the synapses at some steps to the sums of some channels; `steps` is an
+// integral constant. Its type is erased, so that the code of the neurons is compiled once for all synapses.
 class Arrive {
 public:
     template <int channels, class Add>
@@ -109,7 +110,7 @@ private:
     const Call call;
 };
 
-// All steps of the channels of a pass, from one on, of an output pixel, with z, what has arrived, and a, what was sent.
+// Runs all steps of an output pixel, for the channels of a pass that begins at `channel`, and updates their z and a.
 Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const Arrive& arrive);
 
 }  // namespace PK_TARGET
