@@ -4,17 +4,18 @@
 
 namespace PK_TARGET {
 
-// Asks for a row, so long before it is added, where rows are not near.
+// Prefetches a row some entries before it is added. Used where the matrix is too large for the second-level cache.
 template <class Rows>
 static inline void prefetch_row(const char* matrix, const uint32_t* entry) {
-    constexpr int64_t ahead = least(32, (1 << 12) / Rows::bytes);  // rows; of the next lists, too
+    constexpr int64_t ahead = least(32, (1 << 12) / Rows::bytes);  // rows; may reach into the next list
     static_assert(ahead + Rows::group <= overhang);
     const char* const row = matrix + entry[ahead] * Rows::bytes;
     for (int64_t i = 0; i < Rows::bytes; i += 64) __builtin_prefetch(row + i);
 }
 
-// Adds up the rows of each bucket in registers, and their sum to the sums [step][columns] of the steps of its pattern. Rows
-// are added in groups; lists are filled up with rows that add nothing. Not static: all files that take its address share it.
+// Sums the rows of each bucket in registers, then adds that sum to `sums` [step][columns] at each step of the bucket's pattern.
+// Rows are added in groups, so lists are padded with a row that adds nothing. Not static: all files that take its address share
+// one copy.
 template <class Rows, bool far>
 void add_buckets(const char* matrix, const uint32_t* rows, const Bucket* bucket, const Bucket* stop, void* sums) {
     constexpr int group = Rows::group;
@@ -43,7 +44,7 @@ void add_buckets(const char* matrix, const uint32_t* rows, const Bucket* bucket,
     }
 }
 
-// Adds what sums stand for to the currents of a block.
+// Converts the sums of a block to floats, scales them by their units and adds them to the currents.
 template <class Rows>
 void add_whole(const void* sums, const float* unit, float* currents) {
     for (int first = 0; first < Rows::channels; first += Vec::width) {
@@ -55,7 +56,7 @@ void add_whole(const void* sums, const float* unit, float* currents) {
 struct RowAdder {
     void (*buckets)(const char*, const uint32_t*, const Bucket*, const Bucket*, void*);
     void (*whole)(const void*, const float*, float*);
-    int64_t number_bytes;  // of a sum of a channel
+    int64_t number_bytes;  // size of one channel's sum
 };
 
 static RowAdder row_adder(RowKind kind, int vecs_wanted, bool far) {
@@ -67,7 +68,7 @@ static RowAdder row_adder(RowKind kind, int vecs_wanted, bool far) {
     return found;
 }
 
-// Adds the rows of a list, each times its value, to a sum.
+// Adds the listed rows to a sum, each multiplied by its value.
 template <int vecs_>
 static void add_values(const float* matrix, const uint32_t* row, const float* value, int64_t n, float* sum) {
     Vec total[vecs_];
@@ -79,7 +80,7 @@ static void add_values(const float* matrix, const uint32_t* row, const float* va
     for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, total[j]);
 }
 
-// Adds the rows of a list, each times its value, to a sum of doubles.
+// Like add_values, but the sum is in double.
 template <int vecs_>
 static void add_exactly(const float* matrix, const uint32_t* row, const float* value, int64_t n, double* sum) {
     constexpr int lanes = Vec::width / 2, halves = 2 * vecs_;
@@ -98,12 +99,12 @@ static void add_exactly(const float* matrix, const uint32_t* row, const float* v
     memcpy(sum, total, sizeof total);
 }
 
-// Sums in double of some pixels side by side: the weights of a row are made doubles once for all of them.
-constexpr int exact_pixels = Vec::width >= 16 ? 8 : 4, exact_halves = 2;  // as many as registers are there for
+// Several pixels are summed in double together, so that the weights of a row are converted once for all of them.
+constexpr int exact_pixels = Vec::width >= 16 ? 8 : 4, exact_halves = 2;  // limited by the number of registers
 
 typedef double Doubles __attribute__((vector_size(Vec::width / 2 * sizeof(double))));
 static inline Doubles to_doubles(const float* from) {
-#if defined(__AVX512F__)  // compilers do it half by half
+#if defined(__AVX512F__)  // compilers would convert in two halves
     return (Doubles)_mm512_cvtps_pd(_mm256_loadu_ps(from));
 #else
     typedef float Floats __attribute__((vector_size(Vec::width / 2 * sizeof(float))));
@@ -112,7 +113,7 @@ static inline Doubles to_doubles(const float* from) {
     return __builtin_convertvector(values, Doubles);
 #endif
 }
-// Of a product that is exact, so that it does not matter whether it is rounded.
+// The product of two floats is exact in double, so a fused multiply-add gives the same sum as a separate product.
 static inline Doubles add_exact_product(double a, Doubles b, Doubles sum) {
 #if defined(__AVX512F__)
     return (Doubles)_mm512_fmadd_pd(_mm512_set1_pd(a), (__m512d)b, (__m512d)sum);
@@ -123,7 +124,7 @@ static inline Doubles add_exact_product(double a, Doubles b, Doubles sum) {
 #endif
 }
 
-// Some half registers of channels; sums of n pixels, each `columns` after the one before.
+// sum_exactly for `exact_halves` half registers of channels. The sums of successive pixels lie `columns` apart.
 template <int vecs_>
 static inline void sum_pixels_exactly(const float* matrix, const float* bias, const double* value, int64_t rows, int64_t n,
                                       float* sums) {
@@ -146,7 +147,7 @@ static inline void sum_pixels_exactly(const float* matrix, const float* bias, co
         }
 }
 
-// Biases and all rows, each times its value, [row][pixel]; the sums are rounded once.
+// Adds all rows, each times its value [row][pixel], to the biases; each sum is rounded once.
 template <int vecs_>
 static void sum_exactly(const float* matrix, const float* bias, const double* value, int64_t rows, int64_t n, float* sums) {
     constexpr int lanes = Vec::width / 2;
@@ -154,7 +155,7 @@ static void sum_exactly(const float* matrix, const float* bias, const double* va
         sum_pixels_exactly<vecs_>(matrix + j * lanes, bias + j * lanes, value, rows, n, sums + j * lanes);
 }
 
-// The same as add_values of all rows, whose values lie at offsets from x.
+// Like add_values, for all n rows in order; the value of row i is x[offset[i]].
 template <int vecs_>
 static void add_inside(const float* matrix, const float* x, const int64_t* offset, int64_t n, float* sum) {
     Vec total[2][vecs_];

@@ -1,52 +1,51 @@
-// A layer as the kernels of ../conv2d take it, and what simulate counts of a part of it: additions of weights to potentials, and
-// spikes.
+// Describes a layer to the kernels of ../conv2d, and counts what simulate reports about a part of it: spikes, and additions of
+// weights to potentials.
 #pragma once
 #include "session.h"
 
 namespace PK_TARGET {
 
-// Whether kernels of ../conv2d pay for so many samples and steps. For fewer, rows of weights are added by patterns; with groups
-// that takes longer.
+// Whether there are enough samples and steps for the kernels of ../conv2d to pay. With fewer, rows of weights are added by
+// patterns, which is slow for grouped convolutions.
 static bool is_enough(const Step& step, int64_t N, int64_t steps) {
-    constexpr int64_t least_steps = 8, least_uses = 256;  // of a segment; pixels times steps
+    constexpr int64_t least_steps = 8, least_uses = 256;  // steps of a segment; samples * pixels * steps
     return (steps >= least_steps || step.conv.groups > 1) && N * step.P() * steps >= least_uses;
 }
 
-// The sizes of an operation's neurons alone.
+// The sizes of an operation's neurons, without their parameters and states.
 static Neurons shape_of(const Step& step, int64_t N, int64_t steps) {
     Neurons n{};
     n.T = steps, n.N = N, n.P = step.P(), n.C = step.C;
     return n;
 }
 
-// Output rows of an image that are a task, where an image has so many.
+// Output rows of one task, for an image of `rows` output rows.
 static int64_t band_rows(int64_t rows, int64_t N, int64_t threads) {
     const int64_t wanted = threads > 1 ? 3 * threads : 1;
     return least(rows, most(1, rows * most(N, 1) / wanted));
 }
 
-// `shortcut`: spikes that are added, or null.
+// `shortcut`: spikes that are added to the currents, or null.
 static Conv2d conv_of(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, const void* weight) {
     Conv2d c = step.conv;
     c.neurons = neurons, c.x = x.spikes, c.x_image = x.image, c.shortcut = shortcut, c.weight = weight;
     return c;
 }
 
-// How many windows of outputs from `first` to `last` an input lies in, along one side.
+// Number of outputs in [first, last) whose windows contain input `at`, along one axis.
 static int64_t windows_over(int64_t at, int64_t first, int64_t last, int64_t kernel, int64_t stride, int64_t padding,
                             int64_t dilation) {
     int64_t n = 0;
     for (int64_t k = 0; k < kernel; k++) {
         const int64_t from = at + padding - k * dilation;
-        n += from >= first * stride && from < last * stride && (stride == 1 || from % stride == 0);  // a division takes long
+        n += from >= first * stride && from < last * stride && (stride == 1 || from % stride == 0);  // division is slow
     }
     return n;
 }
 
-// The spikes of an input's part, each as often as windows of the outputs' part see it. Frame after frame: so memory is read on and
-// on.
+// Counts the spikes of `in`, each once for every window of `out` that contains it. Goes frame by frame to read memory in order.
 static int64_t seen_spikes(const Conv2d& c, const SpikeFrames& x, const Part& in, const Part& out) {
-    constexpr int64_t most_together = 64;  // columns, and rows
+    constexpr int64_t most_together = 64;  // columns, and rows, per pass
     const int64_t bytes = (c.C_in + 7) / 8;
     int64_t sum = 0, across[most_together], down[most_together];
     for (int64_t left = 0; left < c.W; left += most_together) {
@@ -74,7 +73,7 @@ static int64_t seen_spikes(const Conv2d& c, const SpikeFrames& x, const Part& in
     return sum;
 }
 
-// Of spikes that lie as the outputs do, those of a part and some channels.
+// Counts the spikes of `out` in the channels [first, last), rounded out to whole bytes; `spikes` has the layout of the output.
 static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out, int64_t first, int64_t last) {
     const Neurons& n = c.neurons;
     const int64_t bytes = (n.C + 7) / 8, own = ceil_div(last, 8) - first / 8, pixels = out.rows * c.W_out;
@@ -87,14 +86,15 @@ static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out,
     return sum;
 }
 
-// Adds what is counted of a task to `tally`: its spikes, and, with the first of the channels, the inputs' additions to all.
+// Adds the counts of a task to `tally`: its spikes, and its additions. The task of the first channels counts the additions of
+// the input to all channels.
 static inline void count_part(const Conv2d& c, const View& x, const Part& out, int64_t first, int64_t last, int64_t* tally) {
     tally[0] += count_of(c, c.neurons.spikes, out, first, last);
     if (!first) tally[1] += seen_spikes(c, x.frames(), input_of(c, out), out) * (c.neurons.C / c.groups);
     if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
 }
 
-// In the place of a kernel that an instruction set lacks: it fits nowhere.
+// Stands in for a kernel that this instruction set lacks: it never fits.
 struct NoKernel {
     NoKernel(const Step&, const Neurons&, const View&, const uint8_t*, int64_t) {}
     static bool fits(const Step&, int64_t, int64_t) { return false; }

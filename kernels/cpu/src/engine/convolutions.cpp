@@ -1,4 +1,4 @@
-// Neurons behind a convolution that a kernel of ../conv2d runs, and which way that is.
+// Chooses the way in which a convolution and its neurons are run, and runs it by a kernel of ../conv2d.
 #include "depthwise_way.h"
 #include "lookup_way.h"
 #include "sliced_way.h"
@@ -31,7 +31,7 @@ static bool reads_spikes(const Session& session, const Step& step, int64_t steps
     return shortcut.spikes && shortcut.step == frame && shortcut.image == steps * frame;
 }
 
-// For each input and step, as some pixels tell: spikes, and rows that adding takes, which are fewer where inputs are steady.
+// Per input and step, estimated from a few pixels: spikes, and rows that must be added, which are fewer if inputs are steady.
 struct Rates {
     double spikes, rows;
 };
@@ -43,12 +43,12 @@ static Rates rates_of(const View& x, const Step& step, int64_t N, int64_t steps)
     return {sample.rate, step.conv.negated ? sample.negated_rows : sample.rows};
 }
 
-// Whether slices take a linear layer sooner than patterns, which read a large matrix part after part, and add a row for each
-// pattern, or each spike. Lists of slices take longer to make, for each pixel of the input; in few steps that is most of the time.
-// Measured, one thread of Zen 4.
+// Whether slices run a linear layer faster than patterns do. Patterns read a large matrix part by part and add one row per
+// pattern or spike. Slices need lists for each input pixel, which cost more to make; with few steps they are most of the time.
+// The constants were measured on one thread of Zen 4.
 static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps) {
-    constexpr double least_rate = 0.02, least_rows = 2500, rows_of_a_pixel = 50;  // added for a sample in a step
-    constexpr int64_t few_uses = 1024;                                            // of a matrix
+    constexpr double least_rate = 0.02, least_rows = 2500, rows_of_a_pixel = 50;  // rows added per sample and step
+    constexpr int64_t few_uses = 1024;                                            // samples * steps
     const Window& w = step.windows[step.weighted];
     const double rate = rates_of(x, step, N, steps).spikes;
     const int64_t pixels = w.H * w.W;
@@ -58,13 +58,13 @@ static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps
     return rows >= least_rows + rows_of_a_pixel * (double)pixels;
 }
 
-// Tables and tiles take so many steps together.
+// Rounds steps up to a multiple of 16, which tables and tiles process together.
 static int64_t in_whole_tiles(int64_t steps) {
     constexpr int64_t together = 16;
     return ceil_div(steps, together) * together;
 }
 
-// The way of a linear layer, of those that it has. What patterns and tiles take is modelled.
+// The way for a linear layer. Patterns and tiles are compared by the cost model.
 static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int64_t steps) {
     const bool tiled = Tiled::fits(step, N, steps), sliced = Sliced::fits(step, N, steps);
     if (!tiled) return sliced && slices_pay(step, x, N, steps) ? engine::BySlices : engine::ByPatterns;
@@ -74,7 +74,7 @@ static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int6
     return tiles.busy * (double)in_whole_tiles(steps) < by_patterns ? engine::ByTiles : engine::ByPatterns;
 }
 
-// What can run a layer, with the cycles of each at any rate (../../c/lines.h).
+// The ways that can run a layer, with their cycles as a function of the rate (../../c/lines.h).
 class Candidates {
 public:
     Candidates(const Step& step, int64_t N, int64_t steps) {
@@ -88,7 +88,8 @@ public:
             add(engine::ByPixelTiles, {cycles, cycles}, engine::line_steps);
         }
     }
-    // The first of the fastest; one that is so at the rates 0 and 1 is between them, too.
+    // The fastest way at a rate; of several, the first. Cycles are linear in the rate, so a way that is fastest at rates 0 and
+    // 1 is fastest at any rate between.
     int64_t fastest(double rate) const {
         int64_t best = 0;
         for (int64_t i = 1; i < count; i++)
@@ -122,7 +123,7 @@ int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t step
     return candidates.fastest(rates_of(x, step, N, steps).rows);
 }
 
-// `keeps`: whether it is to write their states.
+// `keeps`: whether the neurons' states are written.
 template <class Kernel>
 static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps = true) {
     const Step& step = session.plan.steps[k];
@@ -132,7 +133,7 @@ static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool f
     if (!keeps) neurons.v = nullptr;
     const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.weighted].slot].spikes : nullptr;
     const Kernel kernel(step, neurons, x, shortcut, session.threads);
-    memset(session.states[k].alike, 0, N * step.P());  // nobody has looked
+    memset(session.states[k].alike, 0, N * step.P());  // these kernels do not compare pixels
     struct Context {
         const Kernel& kernel;
         const View& x;

@@ -1,4 +1,5 @@
-// The currents of a batch: rows of weights of what fired, and what else adds, block by block of output channels.
+// The currents of a batch of pixels, one block of output channels at a time: rows of weights of the inputs that fired, and
+// inputs that are added without weights.
 #pragma once
 #include "rows_to_add.h"
 #include "add_rows.h"
@@ -7,7 +8,7 @@ namespace PK_TARGET {
 
 struct Currents : RowsToAdd {
     static constexpr int64_t most_offsets = 64;
-    int64_t offsets[most_offsets], offsets_of = -1;  // of the last window of values
+    int64_t offsets[most_offsets], offsets_of = -1;  // of window `offsets_of`, the last one that reads values
 
     OUT_OF_LINE void sum_up(int64_t b) {
         for (int64_t k = 0; k < step.count; k++)
@@ -40,8 +41,8 @@ struct Currents : RowsToAdd {
 private:
     static const float* matrix_of(const Window& w, int64_t b) { return (const float*)w.block(b); }
 
-    // The rows of what fired. Where a matrix is large, all pixels of the batch go through it part after part, so that it comes
-    // from far once.
+    // Adds the rows of the inputs that fired. A large matrix is used in parts, each by all pixels of the batch, so that it is
+    // fetched from memory once per batch.
     void add_rows(const Window& w, int64_t k, int64_t b) const {
         const RowAdder add = row_adder(w.kind, step.vecs_of(b), is_far(w));
         const int64_t parts = cut.parts(w).count, together = cut.in_parts(w) ? pixels : 1;
@@ -63,7 +64,7 @@ private:
         }
     }
 
-    // Real values: at each step others, so there are no patterns.
+    // Lists the nonzero values of a pixel's window at step t. Values differ at each step, so patterns would not help.
     int64_t list_values(const Window& w, int64_t i, int64_t t) const {
         const View& x = view(w);
         int64_t n = 0;
@@ -98,7 +99,7 @@ private:
         return top >= 0 && left >= 0 && top + (w.kernel_h - 1) * w.dilation_h < w.H &&
                left + (w.kernel_w - 1) * w.dilation_w < w.W;
     }
-    // Where each row's value lies, seen from a window's first pixel.
+    // Finds the offset of each row's value from the first pixel of a window.
     void find_offsets(const Window& w) {
         const View& x = view(w);
         for (int64_t row = 0; row < w.rows && w.rows <= most_offsets; row++) {
@@ -113,7 +114,7 @@ private:
         return false;
     }
 
-    // The currents of all pixels, where values are what adds and few.
+    // The currents of all pixels, for one window of at most `most_offsets` real values.
     void sum_all_exactly(int64_t b, const Adders& add) const {
         const Window& w = step.windows[0];
         const int64_t items = pixels * cut.sums;
@@ -129,7 +130,7 @@ private:
             add.all_exactly(matrix_of(w, b), step.bias + b * columns, value, w.rows, n, s->sums + first * columns);
         }
     }
-    // Whether the windows of so many pixels from the i-th on lie inside, and their values side by side.
+    // Whether the windows of exact_pixels pixels, from the i-th on, lie inside the image with their values adjacent in memory.
     bool are_side_by_side(const Window& w, int64_t i) const {
         const int64_t last = i + exact_pixels - 1, y = pixel_of(i) / step.W;
         return cut.sums == 1 && w.stride_w == 1 && view(w).pixel == 1 && pixel_of(last) - pixel_of(i) == exact_pixels - 1 &&
@@ -144,7 +145,7 @@ private:
                 memcpy(value + row * exact_pixels + k, &some, sizeof some);
             }
     }
-    // Those of each row, side by side with other pixels' (add_rows.h).
+    // The values of a pixel, one per row, interleaved with those of the other pixels: [row][exact_pixels].
     void take_values(const Window& w, int64_t i, int64_t t, double* value) const {
         const View& x = view(w);
         if (lies_inside(w, i)) {
@@ -160,7 +161,7 @@ private:
         });
     }
 
-    // The current of a pixel, of which no addition is rounded but the last.
+    // The current of a pixel, summed in double and rounded once.
     void sum_exactly(int64_t b, int64_t i, int64_t t, const Adders& add_rows) const {
         double* const sum = s->exact;
         const int64_t width = step.vecs_of(b) * Vec::width, channels = least(columns, step.C - b * columns);
@@ -204,7 +205,7 @@ private:
         return x.values_at(image_of(i), t, pixel)[c * x.channel];
     }
 
-    // Each output channel sees its own input channel alone.
+    // A depthwise window: each output channel reads only its own input channel.
     void add_depthwise(const Window& w, int64_t b, int64_t i) const {
         const View& x = view(w);
         const int64_t next = ceil_div(step.C, block) * block;
@@ -236,7 +237,7 @@ private:
         return load_block(side_by_side);
     }
 
-    // Calls visit(row, value) for the inputs of a register of output channels whose value is not zero: of its groups alone.
+    // Calls visit(row, value) for each nonzero input of the groups that a register of output channels belongs to.
     template <class Visit>
     void each_row(const Window& w, int64_t vec, int64_t i, int64_t t, Visit visit) const {
         const View& x = view(w);
@@ -271,7 +272,7 @@ private:
                 store(at, sum);
             }
     }
-    // Several sums go side by side: an addition waits for the last.
+    // Several independent accumulators hide the latency of the addition.
     Vec add_group_values(const Window& w, int64_t vec, int64_t i, int64_t t, Vec start) const {
         constexpr int together = 4;
         const View& x = view(w);
@@ -291,7 +292,7 @@ private:
         return (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }
 
-    // What adds as it is.
+    // Adds an input that has no weights.
     void add_input(const Window& w, int64_t b, int64_t i) const {
         const View& x = view(w);
         const int64_t channels = least(columns, step.C - b * columns);

@@ -1,11 +1,11 @@
-// What was given some steps ago, each channel by a number of its own; zeros before the start. The last steps of a segment are
-// the state, [N, steps, P, C], the oldest first.
+// Delays each channel by a number of steps of its own; the output before the start is zero. The state holds the most recent
+// inputs, [N, steps, P, C], oldest first.
 #pragma once
 #include "move.h"
 
 namespace PK_TARGET {
 
-// The channels of a byte that are all delayed by as much as the first.
+// Whether the channels [first, last), which share a byte, all have the same delay.
 static inline bool delayed_as_one(const Step& step, int64_t first, int64_t last) {
     for (int64_t c = first; c < last; c++)
         if (step.delays[c] != step.delays[first]) return false;
@@ -46,7 +46,7 @@ static void delay_values(const Step& step, const View& from, const float* past, 
             }
 }
 
-// The last steps, after a segment of some.
+// Updates the state of an image after a segment of `steps` steps.
 static void keep_past(const Step& step, const View& from, float* past, int64_t image, int64_t steps) {
     const int64_t P = step.P(), frame = P * step.C;
     for (int64_t i = 0; i < step.states; i++) {

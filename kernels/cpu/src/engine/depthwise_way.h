@@ -1,4 +1,4 @@
-// Depthwise convolutions of spikes, of any number of steps (../conv2d/depthwise.h). A task is a band of rows of an image.
+// Depthwise convolutions of spikes, for any number of steps (../conv2d/depthwise.h). A task is a band of rows of one image.
 #pragma once
 #include "../conv2d/depthwise.h"
 #include "convolution.h"

@@ -1,8 +1,8 @@
-// Neurons behind their windows, for the steps of a segment: the inputs that fired are listed once, their rows are added block
-// by block of output channels, and the neurons walk the steps with their states in registers.
+// Runs neurons for the steps of a segment. The inputs that fired are listed once, their rows of weights are added one block of
+// output channels at a time, and the neurons go through the steps with their states in registers.
 //
-// A pixel whose windows show what those of the pixel before it show, and whose neurons have always been like those, is
-// copied: of most images the background.
+// If a pixel's windows hold the same inputs as those of the pixel to its left, and the two pixels' neurons have been equal
+// since the start, its outputs and states are copied from there. In most images that covers the background.
 #include "currents.h"
 #include "operations.h"
 #include "watch.h"
@@ -10,11 +10,11 @@
 namespace PK_TARGET {
 
 struct Firing : Currents {
-    using FireBlock = void (*)(const Firing&, int64_t b);  // the neurons of a block of a batch, of one model
+    using FireBlock = void (*)(const Firing&, int64_t b);  // fire_block for the neuron model of the operation
     const FireBlock fire_block;
-    const int64_t number, start, all_steps;  // of the operation; its first step in the segment, which has so many
+    const int64_t number, start, all_steps;  // index of the operation; first step; steps of the whole segment
     const int64_t pixel_bytes;  // of its output
-    const bool fresh, goes_on;  // from rest; and whether there are steps, or somebody, that states are kept for
+    const bool fresh, goes_on;  // whether it starts from rest; whether the states are needed afterwards
 
     Firing(FireBlock fire_block, Session& session, const Step& step, const Tasks& cut, int64_t number, int64_t start,
            int64_t all_steps, bool fresh, bool goes_on)
@@ -32,9 +32,9 @@ struct Firing : Currents {
     void run(int64_t task, int64_t thread) {
         s = session.scratch + thread;
         const int64_t part = task / cut.spans, span = task % cut.spans;
-        const int64_t key = (session.serial & 0xffffff) << 36 | part;  // none outlives a segment
+        const int64_t key = (session.serial & 0xffffff) << 36 | part;  // valid for one segment only
         const int64_t first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : step.blocks();
-        const bool listed = s->key == key;  // by this thread, for another block
+        const bool listed = s->key == key;  // this thread has listed the same pixels for another block
         s->key = key;
         if (cut.one_pixel) {
             image = part * cut.images, first_row = 0, last_row = 1;
@@ -53,7 +53,7 @@ struct Firing : Currents {
         walk_band(first_block, last_block);
     }
 
-    // Pixels of the band, one after another; a batch is run when it is full.
+    // Collects the pixels of the band in batches and runs each batch once it is full.
     void walk_band(int64_t first_block, int64_t last_block) {
         pixels = copies = 0;
         uint8_t* const alike = session.states[number].alike + image * step.P();
@@ -73,7 +73,7 @@ struct Firing : Currents {
                     s->copies[copies++] = pixel;
                     continue;
                 }
-                __atomic_store_n(alike + pixel, 0, __ATOMIC_RELAXED);  // of several blocks' tasks, all write the same
+                __atomic_store_n(alike + pixel, 0, __ATOMIC_RELAXED);  // tasks of other blocks write the same value
                 s->pixels[pixels++] = pixel;
                 if (pixels == cut.pixels) flush();
             }
@@ -89,7 +89,7 @@ struct Firing : Currents {
         }
     }
 
-    // A pixel takes over what the one before it has.
+    // Copies outputs, states and counts from the pixel to the left.
     void copy(int64_t pixel) const {
         char* const slot = session.slots[number];
         const int64_t P = step.P(), bytes = pixel_bytes;
@@ -107,15 +107,15 @@ struct Firing : Currents {
     }
 };
 
-// What some channels of a batch's pixels fire, in all steps.
+// Runs `together` pixels of a batch, from `first` on, through all steps, for one block of channels.
 template <class Model, int together>
 static inline void fire_pixels(const Firing& f, const NeuronBlock<Model, block>& neurons, const Neurons& n, int64_t b,
                                int64_t first, int64_t channel) {
     const Step& step = f.step;
-    const bool real = step.real;  // copies: for all that a compiler knows, stored spikes could change what is in memory
+    const bool real = step.real;  // local copies, since the compiler must assume that storing spikes may change memory
     const int64_t steps = f.cut.steps, next_sum = f.cut.sums > 1 ? columns : 0, bytes = f.pixel_bytes, next = n.P * bytes;
     const int count = (int)least(block, step.C - channel);
-    const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // what else a register holds may fire
+    const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // lanes past the last channel may fire
     States<Model::states, block> state[together];
     const float* sum[together];
     char* out[together];
@@ -144,7 +144,7 @@ static inline void fire_pixels(const Firing& f, const NeuronBlock<Model, block>&
 
 template <class Model>
 static void fire_block(const Firing& f, int64_t b) {
-    constexpr int together = most(1, 8 / vecs);  // pixels: each step of a neuron waits for the one before
+    constexpr int together = most(1, 8 / vecs);  // independent pixels hide the latency of a neuron's step
     const Neurons n = neurons_of(f.session, f.number, f.session.N, f.cut.steps, f.fresh);
     const int64_t last = least((b + 1) * columns, f.step.C);
     for (int64_t channel = b * columns; channel < last; channel += block) {

@@ -1,5 +1,5 @@
-// Inputs that fire in periods from rest on, at the steps t where their period divides t + 1, as lists of their first spikes: those
-// are their periods. See ../conv2d/period.h.
+// Lists of first spikes, for inputs that fire periodically from rest: at the steps t where their period divides t + 1, so that
+// the step of the first spike gives the period. See ../conv2d/period.h.
 #pragma once
 #include "../conv2d/bucket_lists.h"
 #include "../conv2d/input_lists.h"
@@ -11,7 +11,7 @@ struct FirstSpikes : BucketLists {
     DivisorSums divisors;
 
     static int64_t most_sums(int64_t steps) { return steps; }
-    // For the lists of so many pixels; returns how many entries they may have.
+    // Takes memory for the lists of `pixels` pixels; returns how many entries they may have.
     int64_t borrow(Carver& carver, const Slices& slices, int64_t pixels, int64_t steps, int64_t) {
         const int64_t lists = pixels * slices.chunks;
         input.borrow(carver, lists * slices.chunk + overrun);
@@ -63,18 +63,18 @@ struct FirstSpikes : BucketLists {
     }
 
 private:
-    int64_t chunks = 0;  // of a pixel
+    int64_t chunks = 0;  // per pixel
 
     int64_t bytes_of(int64_t list) const { return input_length.data[list] * (int64_t)sizeof(Bucketed); }
 
-    // Of some channels of a pixel.
+    // Lists the first spikes of one chunk of a pixel's channels.
     OUT_OF_LINE void list_chunk(int64_t list, const uint8_t* x, int64_t frame, int64_t bytes) {
         Bucketed* const first = input.data + list * chunk;
         Bucketed* to = first;
         uint16_t* const counts = input_count.data + list * sums;
         memset(counts, 0, sums * sizeof *counts);
         for (int64_t i = 0; i < bytes; i += 8) {
-            uint64_t silent = ~0ull;  // so far
+            uint64_t silent = ~0ull;  // channels that have not fired yet
             for (int64_t t = 0; t < sums && silent; t++) {
                 uint64_t fires = load_bits(x + t * frame + i, bytes - i) & silent;
                 silent &= ~fires;
@@ -87,7 +87,8 @@ private:
     }
 };
 
-// The same of few steps, at each of which many fire first: lists of each step are joined a vector at a time.
+// The same for few steps, where many inputs have their first spike at each step: the lists of a step are joined a vector at a
+// time.
 struct FewFirstSpikes : InputLists {
     static constexpr int64_t most_steps = 24, span = 0;
     DivisorSums divisors;

@@ -1,4 +1,5 @@
-// What a run gives goes to the caller: what its last operation gave, what others did, and states.
+// Copies the results of a run to the caller: the output of the last operation, requested outputs of other operations, and
+// states.
 #pragma once
 #include "run_segment.h"
 #include "memory.h"
@@ -7,16 +8,16 @@ namespace PK_TARGET {
 
 // The samples of a group that have not stopped.
 struct Running {
-    int64_t first, n;  // of the group; how many
-    int64_t* sample;   // [n], ascending; without a rule null: all
+    int64_t first, n;  // first sample of the group; how many still run
+    int64_t* sample;   // [n], ascending; null without a stopping rule: all of the group
     int32_t* counts;   // [n, C, P]
     uint8_t* decided;  // [n]
-    char* x;           // their input in a segment
+    char* x;           // a copy of their input in a segment
 
     int64_t at(int64_t i) const { return sample ? sample[i] : first + i; }
 };
 
-// What the last operation gave in a segment goes to the caller. A task is a part of a sample's pixels.
+// Copies the output of the last operation in a segment to the caller. A task is a part of one sample's pixels.
 struct HandOver {
     const Session& session;
     const Run& run;
@@ -42,7 +43,7 @@ struct HandOver {
         for (int64_t t = 0; t < steps; t++)
             list.each(i, t, [&](int64_t pixel, int64_t channel) { run.counts[(n * last.C + channel) * last.P() + pixel]++; });
     }
-    // The spikes of up to 64 channels.
+    // Adds the spikes of up to 64 channels of a pixel, from `channel` on.
     void count(const Step& last, int64_t n, int64_t p, int64_t channel, const uint8_t* x) const {
         const int64_t frame = slot_bytes(last), bytes = least(8, last.bytes() - channel / 8);
         uint32_t patterns[64];
@@ -68,7 +69,7 @@ static void hand_over(Session& session, const Run& run, const Running& running, 
         for (int64_t task = 0; task < running.n; task++) work(&over, task, 0);
 }
 
-// The states of the i-th sample that runs, which has come to its end.
+// Copies the states of the i-th running sample, which has finished, to the caller.
 static void hand_over_states(const Session& session, const Run& run, const Running& running, int64_t i) {
     for (int64_t k = 0; k < session.plan.count && run.kept; k++) {
         const Step& step = session.plan.steps[k];
@@ -81,7 +82,7 @@ static void hand_over_states(const Session& session, const Run& run, const Runni
     }
 }
 
-// What an operation gave for the i-th sample that runs, at a step of the segment; null: zeros.
+// The output of operation k for the i-th running sample at step t of the segment; null if it is all zeros.
 static const char* frame_of(const Session& session, int64_t k, int64_t i, int64_t t, int64_t steps) {
     const int64_t bytes = slot_bytes(session.plan.steps[k], session.real[k]);
     if (session.plan.changes()) {
@@ -94,7 +95,7 @@ static const char* frame_of(const Session& session, int64_t k, int64_t i, int64_
     return session.real[k] ? (const char*)y.values_at(i, t, 0) : (const char*)y.spikes_at(i, t, 0);
 }
 
-// What an operation gave in a segment goes to the caller, where it is wanted.
+// Copies the output of operation k in a segment to the caller, if requested.
 static void show(Session& session, const Run& run, const Running& running, int64_t k, int64_t start, int64_t steps) {
     const engine::Shown* const shown = run.shown ? run.shown + k : nullptr;
     if (!shown || (session.real[k] ? !shown->values : !shown->spikes)) return;
