@@ -61,7 +61,7 @@ def trained(library: str, seed: int, train: tuple, test: tuple, options: argpars
     """Accuracy and processor times of one training."""
     torch.manual_seed(seed)
     net = network(options.neurons)
-    call = net if library == "proxykernels" else in_snntorch(net)
+    call = net if library == "proxykernels" else in_snntorch(net, library == "snntorch")
     optimizer = torch.optim.Adam(net.parameters(), options.lr)
     (frames, lengths, labels), start = train, time.thread_time()
     for _ in range(options.epochs):
@@ -92,13 +92,13 @@ def network(neurons: int) -> nn.Sequential:
     return pk.use_surrogate(net, pk.ATan(2.0))
 
 
-def in_snntorch(net: nn.Sequential) -> Run:
-    """The same network, with the same parameters, in snnTorch."""
+def in_snntorch(net: nn.Sequential, reset_delay: bool) -> Run:
+    """The same network, with the same parameters, in snnTorch. ``reset_delay``: whether it resets a step later."""
     import snntorch as snn
     from snntorch import surrogate
 
     first, last, neurons = net[0], net[1], net[0].out_features
-    lif1 = snn.RLeaky(DECAY, linear_features=neurons, spike_grad=surrogate.atan(2.0))
+    lif1 = snn.RLeaky(DECAY, linear_features=neurons, spike_grad=surrogate.atan(2.0), reset_delay=reset_delay)
     lif1.recurrent = nn.Linear(neurons, neurons, bias=False)
     lif1.recurrent.weight = first.recurrent_weight
     lif2 = snn.Leaky(READOUT, reset_mechanism="none")
