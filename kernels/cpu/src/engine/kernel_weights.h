@@ -1,4 +1,5 @@
-// What the kernels of ../conv2d read of a convolution: slices of rows of weights, matrix tiles, and what tables are made of.
+// Packs the weights of a convolution for the kernels of ../conv2d: as slices of rows, as matrix tiles, and as the columns that
+// lookup tables are built from.
 #pragma once
 #include "../conv2d/amx_weights.h"
 #include "packed_plan.h"
@@ -11,7 +12,7 @@ static float* columns_of(const float* weight, int64_t inputs, int64_t taps, cons
     float* const packed = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * rows);
     for (int64_t b = 0; b <= last && packed; b++) {
         const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns;
-        for (int64_t o = first; o < first + width; o += Vec::width) {  // the weights of few outputs stay in a cache
+        for (int64_t o = first; o < first + width; o += Vec::width) {  // few outputs at a time, whose weights stay in a cache
             const int64_t channels = most(0, least(Vec::width, step.C - o));
             float* to = packed + first * rows + o - first;
             for (int64_t tap = 0; tap < taps; tap++)
@@ -25,10 +26,10 @@ static float* columns_of(const float* weight, int64_t inputs, int64_t taps, cons
     return packed;
 }
 
-// Rows of a slice: those of all taps, of some taps that a row of the window is a multiple of, so that windows share lists, or of
-// a part of one. `periodic`: whether few rows of each are added at a time.
+// Number of rows per slice: the rows of all taps; or of a number of taps that divides a row of the window, so that windows
+// share lists; or of a part of one tap. `periodic`: inputs are periodic, so that few rows of a slice are added at a time.
 static int64_t slice_rows_of(const Conv2d& c, bool periodic) {
-    const int64_t most_rows = periodic ? most_slice_rows - 1 : 384;  // of 64 bytes
+    const int64_t most_rows = periodic ? most_slice_rows - 1 : 384;  // rows have 64 bytes
     const bool whole = c.kernel_h * c.kernel_w * c.C_in <= most_rows, alone = c.neurons.P == 1;
     if (whole || alone || c.C_in > most_rows) return most_rows;
     int64_t taps = c.kernel_w;
@@ -38,7 +39,7 @@ static int64_t slice_rows_of(const Conv2d& c, bool periodic) {
 
 constexpr int64_t no_memory = -1;
 
-// Of groups that are joined the weights [C][inputs of a part][taps], those between groups zeros; null if there is no memory.
+// The weights of joined groups, [C][inputs of a part][taps], with zeros between different groups; null if there is no memory.
 static float* join_groups(const Window& w, int64_t C) {
     const int64_t own = w.C / w.groups * w.taps();
     float* const weight = allocate_zeros<float>(C * w.joined * own);
@@ -47,15 +48,15 @@ static float* join_groups(const Window& w, int64_t C) {
     return weight;
 }
 
-// Of a layer of one pixel, whose weights are packed for patterns in any case: whether packing so many bytes for another kernel can
-// pay. The largest are not kept twice.
+// Whether packing weights of that many bytes for another kernel can pay in a layer of one pixel. Its weights are packed for
+// patterns in any case, and very large ones are not stored twice.
 constexpr int64_t most_kept_twice = 1 << 27;
 static bool slices_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 17) && bytes <= most_kept_twice; }
 static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 21) && bytes <= most_kept_twice; }
 
-// Whether rows with their negations may be taken (../conv2d/steady_inputs.h), and are few enough for the caches. What is taken
-// off a sum again leaves an error of 2^-24 of it: too much if the thresholds are small beside it. Whole numbers leave none,
-// but those of bytes must not come to more than 16 bits on the way. So in ../rows.py.
+// Whether rows may be stored with their negations (../conv2d/steady_inputs.h) and then still fit the caches. Subtracting a
+// float row from a sum again leaves a relative error of 2^-24, too much if thresholds are small compared with the sum. Integer
+// rows leave none, but sums of byte rows must fit 16 bits on the way. kernels/cpu/rows.py has the same rule.
 static bool can_negate(const Step& step, const Conv2d& c, int64_t part_inputs) {
     constexpr int64_t most_bytes = 1 << 23;
     constexpr float most_thresholds = 1 << 12;
@@ -101,7 +102,7 @@ static int64_t pack_slices(Step& step, bool periodic) {
     return step.sliced ? bytes : no_memory;
 }
 
-// Packs the weights in matrix tiles; returns their bytes, which are none where they do not fit, or no_memory.
+// Packs the weights in matrix tiles; returns their bytes, 0 if tiles cannot hold them, or no_memory.
 static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
 #if defined(__AMX_INT8__)
     const Window& w = step.windows[step.weighted];
@@ -122,7 +123,7 @@ static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
 #endif
 }
 
-// Packs what tables are made of, where they can be faster than rows; returns the bytes, or no_memory.
+// Packs the columns that lookup tables are built from, if tables can be faster than rows; returns their bytes, or no_memory.
 static int64_t pack_tables(Step& step) {
     const Window& w = step.windows[step.weighted];
     if (!has_tables || !step.is_conv || step.P() == 1 || step.tiles || w.is_depthwise(step.C)) return 0;
@@ -147,7 +148,7 @@ static void find_conv(Step& step) {
     c.padding_h = w.padding_h, c.padding_w = w.padding_w, c.dilation_h = w.dilation_h, c.dilation_w = w.dilation_w;
 }
 
-// What the kernels of ../conv2d read of a convolution; false if there is no memory.
+// Packs the weights of a convolution for all kernels of ../conv2d that can run it; false if there is no memory.
 static bool pack_for_kernels(Plan& plan, Step& step, bool periodic) {
     find_conv(step);
     const auto add = [&](int64_t bytes) {

@@ -1,10 +1,10 @@
-// Lists of what fired, made of bits, where few do.
+// Makes lists of spikes from packed bits, if there are few spikes.
 #pragma once
 #include "watch.h"
 
 namespace PK_TARGET {
 
-// Whether a slot whose bits are there may have fired so often, by a few of its lines.
+// Whether a slot probably holds more than `limit` spikes, estimated from one in 16 of its cache lines.
 static bool looks_fuller(const View& x, const FiredList& list, int64_t limit) {
     constexpr int64_t line = 64, every = 16;
     int64_t sum = 0;
@@ -18,7 +18,7 @@ static bool looks_fuller(const View& x, const FiredList& list, int64_t limit) {
     return sum * every > 2 * limit;
 }
 
-// Lists the bits of n bytes, of pixels from `first` on, behind `count` entries; false if these come to more than `most`.
+// Appends the set bits of n bytes, whose first pixel is `first`, to `count` entries; false if there would be more than `most`.
 static inline bool list_bytes(const uint8_t* bytes, int64_t n, int64_t pixel_bytes, int64_t first, int64_t shift,
                               uint32_t* entry, int64_t& count, int64_t most) {
     constexpr int64_t line = 64, lines = 8 * line;
@@ -38,7 +38,7 @@ static inline bool list_bytes(const uint8_t* bytes, int64_t n, int64_t pixel_byt
     return true;
 }
 
-// Lists what fired in a slot, from its bits; up to so many spikes a task. A task is a band of pixels of an image, for all steps.
+// Lists the spikes of a slot from its bits, up to `limit` per task. A task is a band of pixels of one image, for all steps.
 struct Listing {
     const FiredList& list;
     const View& x;
@@ -62,9 +62,9 @@ struct Listing {
     }
 };
 
-constexpr int64_t worth_sharing = PK_IS_CHECKED ? 1 << 6 : 1 << 18;  // bytes; little for tests
+constexpr int64_t worth_sharing = PK_IS_CHECKED ? 1 << 6 : 1 << 18;  // bytes; small in the checked build, for tests
 
-// Lists a slot whose bits are there; false if more than `limit` spikes are in it, or more than there is room for.
+// Lists the spikes of a slot from its bits; false if there are more than `limit`, or more than the list has room for.
 static bool list_slot(Session& session, int64_t slot, int64_t limit) {
     FiredList& list = session.lists[slot];
     if (list.is_listed) return list.count <= limit;

@@ -1,4 +1,4 @@
-// Convolutions of spikes by tables (../conv2d/lookup.h), whose time does not depend on how many there are.
+// Convolutions by lookup tables (../conv2d/lookup.h); their time does not depend on the number of spikes.
 #pragma once
 #include "../conv2d/lookup.h"
 #include "convolution.h"
@@ -38,7 +38,7 @@ struct LookedUp {
     }
 };
 #else
-using LookedUp = NoKernel;  // registers hold no table
+using LookedUp = NoKernel;  // registers are too short for a table
 #endif
 
 }  // namespace PK_TARGET

@@ -1,5 +1,5 @@
-// What a scattered layer knows of its pixels besides their states (scatter.h): which fire again if nothing arrives, and how many
-// steps each has done, where potentials decay, or biases move them, and are caught up with when somebody looks at them.
+// Bookkeeping of a scattered layer (scatter.h): which pixels fire again without input, and how many steps each pixel has done.
+// If only decay or biases change the potentials, a pixel is not updated at each step but catches up when it is next read.
 #pragma once
 #include "slot_lists.h"
 
@@ -7,14 +7,14 @@ namespace PK_TARGET {
 
 static int64_t pixel_words(const Step& step) { return ceil_div(step.P(), word_pixels); }
 
-// Of an image, what is left behind by itself: pixels whose potentials decay, or words of pixels that biases move.
+// Number of step counters per image: one per pixel if potentials decay, one per word of 64 pixels if biases move them.
 static int64_t counted_places(const Step& step) {
     if (!step.reach) return 0;
     if (step.reach->drifts) return pixel_words(step);
     return step.reach->waits && step.reach->leaks ? step.P() : 0;
 }
 
-// Catches a pixel's potentials up with so many steps in which nothing arrived: multiplied once for each.
+// Updates a pixel's potentials for `steps` steps without input. Multiplies once per step, to round like a step does.
 static inline void decay_pixel(const Step& step, float* v, uint32_t steps) {
     const float* const decay = step.neuron.channels + step.neuron.stride;
     for (int64_t c = 0; c < step.C && steps; c += Vec::width) {
@@ -31,14 +31,14 @@ static inline void decay_pixel(const Step& step, float* v, uint32_t steps) {
     }
 }
 
-// Catches the potentials of a whole word of pixels up with so many steps in which nothing arrived but biases, and nothing fired.
+// Updates the potentials of a word of pixels for `steps` steps in which only biases were added and no neuron fired.
 static inline void drift_word(const Step& step, float* v, uint32_t steps) {
-    constexpr int together = 4;  // registers; word_pixels is a multiple of so many of them
+    constexpr int together = 4;  // registers; word_pixels is a multiple of it
     const Reach& reach = *step.reach;
     for (int64_t first = 0; first < reach.period && steps; first += Vec::width) {
         const Vec bias = load(reach.pattern + first);
         for (int64_t i = first; i < word_pixels * step.C;
-             i += together * reach.period) {  // each addition waits for the one before
+             i += together * reach.period) {  // several accumulators hide the latency of the addition
             float* const at = v + i;
             Vec now[together];
             each<together>([&](auto k) { now[k] = load(at + k * reach.period); });
@@ -48,7 +48,7 @@ static inline void drift_word(const Step& step, float* v, uint32_t steps) {
     }
 }
 
-// Of a layer whose pixels were left behind: all of its states are as they are after the steps so far.
+// Updates all states of layer k to the current step.
 static void catch_up(const Session& session, int64_t k) {
     State& state = session.states[k];
     if (!state.is_behind) return;
@@ -67,15 +67,15 @@ static void catch_up(const Session& session) {
     for (int64_t k = 0; k < session.plan.count; k++) catch_up(session, k);
 }
 
-// What is known of neurons besides their states is no longer so: states were written, or put back. They are not behind.
+// Discards the bookkeeping of a layer, because its states were written or restored. The states are up to date.
 static void forget(State& state) { state.is_behind = state.is_marked = state.is_settled = false; }
 
-// Makes ready what marks the pixels of a layer.
+// Clears the marks and counters of a layer, unless they are in use.
 static void begin_marks(const Session& session, int64_t k) {
     State& state = session.states[k];
     const Step& step = session.plan.steps[k];
     const int64_t N = session.state_N;
-    constexpr uint32_t far = 1u << 31;  // long before numbers of steps begin again
+    constexpr uint32_t far = 1u << 31;  // well before step counters wrap around
     const int64_t counted = N * counted_places(step);
     if (state.is_marked && state.done && state.done[counted] > far) catch_up(session, k), forget(state);
     if (state.is_marked) return;
@@ -86,7 +86,7 @@ static void begin_marks(const Session& session, int64_t k) {
     state.is_marked = true;
 }
 
-// Puts all neurons of a layer at rest.
+// Sets all neurons of a layer to rest.
 static void begin_at_rest(const Session& session, int64_t k, int64_t N) {
     State& state = session.states[k];
     const Step& step = session.plan.steps[k];

@@ -1,5 +1,5 @@
-// Cuts the memory of a session: states, of so many samples, and an arena for what lives as long as a segment. Memory that is
-// there is cut anew, and only what is more is allocated.
+// Lays out the memory of a session: the states of its samples, and an arena for everything that lives during a segment.
+// Existing memory is reused with a new layout, and replaced only if it is too small.
 #pragma once
 #include <unistd.h>
 
@@ -9,14 +9,14 @@
 
 namespace PK_TARGET {
 
-// Bytes of some memory that the system has given: it gives a page when something is first written there, and lists have room
-// for inputs that all fire.
+// How many of `bytes` bytes are resident. The system provides a page when it is first written, and lists, which have room for
+// every input to fire, are mostly untouched.
 static int64_t bytes_present(const void* memory, int64_t bytes) {
 #if !defined(__linux__)
-    return bytes;  // nobody knows: all of it
+    return bytes;  // unknown: count all of it
 #else
     const int64_t page = sysconf(_SC_PAGESIZE), begin = (int64_t)memory, end = begin + bytes;
-    constexpr int64_t most_pages = 1024;  // asked for at a time
+    constexpr int64_t most_pages = 1024;  // per query
     unsigned char present[most_pages];
     int64_t sum = 0;
     for (int64_t at = begin / page * page; at < end; at += most_pages * page) {
@@ -41,7 +41,7 @@ static State cut_state(const Step& step, int64_t N, Carver& carver) {
     return state;
 }
 
-// Memory of a session in the place of what it had; false if there is none.
+// Replaces memory of a session; false if there is no memory.
 static bool replace(Session& session, char*& memory, int64_t& size, int64_t bytes, bool zeros) {
     free(memory);
     memory = zeros ? allocate_zeros<char>(bytes) : try_allocate<char>(bytes);
@@ -65,7 +65,7 @@ static bool cut_states(Session& session, int64_t N) {
     return true;
 }
 
-// Of N samples, keeps the n that do not leave: the same memory, and each value moves down or stays.
+// Keeps the states of the n of N samples that do not leave. In place: each value stays or moves to a lower address.
 static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int64_t n) {
     catch_up(session);
     Carver before{session.state_arena}, after{session.state_arena};
@@ -85,7 +85,7 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
     session.state_N = n;
 }
 
-// Cuts the slots: one lies where another has lain that nothing reads any more.
+// Lays out the slots; a slot reuses the memory of slots that are no longer read. Returns the bytes of all.
 static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
     const Plan& plan = session.plan;
     int64_t *const at = session.slot_at, *const last = at + plan.count, all = 0;
@@ -142,7 +142,7 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     memset(s.currents, 0, room.currents * sizeof *s.currents);
 }
 
-// What one thread needs to scatter a layer.
+// The scratch memory of one thread for scattering a layer.
 static Room scatter_room(const Step& step, int64_t N, int64_t threads) {
     Room room;
     if (!step.reach) return room;
@@ -152,7 +152,7 @@ static Room scatter_room(const Step& step, int64_t N, int64_t threads) {
     return room;
 }
 
-// Lists of the slots that scattered layers read or write, and of maxima of these.
+// Takes memory for the lists of the slots that scattered layers read or write, and of max pooling between them.
 static void cut_lists(Session& session, int64_t N, int64_t steps, int64_t threads, Carver& carver) {
     const Plan& plan = session.plan;
     for (int64_t slot = 0; slot <= plan.count; slot++) {
@@ -176,7 +176,7 @@ static Team& team_of(Session& session, int64_t threads) {
     return *session.team;
 }
 
-// What one thread needs, where work is cut for so many.
+// The scratch memory of one thread, when the work is cut for `threads` threads.
 static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads) {
     Room room;
     for (int64_t k = 0; k < plan.count; k++) {
@@ -188,7 +188,8 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         if (step.kind != engine::Fire) continue;
         room.include(scatter_room(step, N, threads));
         room.kernel = most(room.kernel, kernel_room(step, N, steps, threads));
-        if (step.spikes_that_move && has_kernel(step, N, steps) && step.P() > 1) continue;  // of one pixel it may be either
+        if (step.spikes_that_move && has_kernel(step, N, steps) && step.P() > 1)
+            continue;  // with one pixel, either way may run
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
             for (const bool held : {false, true})
                 if (some) room.include(Tasks(step, N, some, threads, held).room(step));
@@ -196,7 +197,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
     return room;
 }
 
-// What networks of sigma-delta neurons work on, beside their slots.
+// Takes working memory for networks of sigma-delta neurons, in addition to their slots.
 static void cut_changes(Session& session, int64_t N, int64_t steps, Carver& carver) {
     const Plan& plan = session.plan;
     int64_t places = 0, row = 0, added = 0, brought = 0;
@@ -215,8 +216,8 @@ static void cut_changes(Session& session, int64_t N, int64_t steps, Carver& carv
     session.added = carver.take<float>(added), session.brought = carver.take<float>(brought);
 }
 
-// Memory for so many images and steps, and work that is cut for so many threads: for one, or for all that there are. False if
-// there is none.
+// Lays out the arena for N images and `steps` steps, with the work cut for `threads` threads, which is 1 or `all_threads`.
+// False if there is no memory.
 static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads, int64_t all_threads) {
     const Plan& plan = session.plan;
     const bool cut_so = N == session.N && steps == session.steps && threads == session.threads;
@@ -237,7 +238,8 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         session.scratch = new Scratch[all_threads];
         session.scratches = all_threads;
     }
-    const int64_t bytes = most(cut(nullptr, 1), cut(nullptr, all_threads));  // nothing is allocated when threads join
+    const int64_t bytes =
+        most(cut(nullptr, 1), cut(nullptr, all_threads));  // enough for both, so that nothing is allocated when threads join
     if (bytes > session.arena_bytes && !replace(session, session.arena, session.arena_bytes, bytes, false)) return false;
     cut(session.arena, threads);
     session.N = N, session.steps = steps, session.threads = threads, session.most_threads = all_threads;

@@ -1,9 +1,9 @@
-// What puts values elsewhere: features of images and images of features, other pixels and channels. All for the steps from
-// t0 to t1 of one image, of the `steps` that the slot has, of `frame` bytes each.
+// Operations that only move values: flatten, unflatten, and selections of pixels and channels. Each handles the steps [t0, t1)
+// of one image; its slot holds `steps` steps of `frame` bytes.
 #pragma once
 #include "session.h"
 
-// Of what stands there, only the visits of spikes and the OR of pixels are needed.
+// Only some of its functions are used here.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "../packed_spikes.h"
@@ -19,7 +19,7 @@ struct Steps {
 
 static inline void set_bit(char* bytes, int64_t bit) { ((uint8_t*)bytes)[bit / 8] |= (uint8_t)(1 << bit % 8); }
 
-// Feature c * P + p, torch's order.
+// Flattens in torch's order: feature c * P + p.
 static void flatten_image(const Step& step, const View& from, char* slot, const Steps& s) {
     const Window& w = step.windows[0];
     const int64_t P = w.H * w.W;
@@ -48,7 +48,7 @@ static void unflatten_image(const Step& step, const View& from, char* slot, cons
     }
 }
 
-// Channels of several inputs, one behind the other: which input, and which of its channels.
+// A channel of concatenated inputs: the input, and the channel within it.
 struct InputChannel {
     int64_t input, channel;
 };
@@ -61,7 +61,7 @@ static inline InputChannel place_of(const Step& step, int64_t channel) {
     return {input, channel - step.windows[input].channel};
 }
 
-// Eight channels of an output pixel that are, in their order, a byte of an input: copied as one.
+// Whether the eight output channels from `channel` on are exactly one byte of an input, in order, so that it is copied whole.
 static inline bool whole_byte(const Step& step, int64_t channel, InputChannel& place) {
     const auto at = [&](int64_t c) { return step.channels ? step.channels[c] : c; };
     if (at(channel) < 0) return false;

@@ -1,4 +1,4 @@
-// Makes a plan of the caller's operations: all that a run reads is copied, and weights are packed.
+// Makes a plan from the caller's operations. Everything that a run reads is copied, and weights are packed.
 #include <algorithm>
 
 #include "../sigma_delta/row_weights.h"
@@ -7,7 +7,8 @@
 
 namespace PK_TARGET {
 
-// Where a step reads spikes alone, rounded weights are rows of integers. False if there is no memory.
+// Packs the weights of a window in rows, of integers if the weights are rounded and the operation reads only spikes. False if
+// there is no memory.
 static bool pack_matrix(Window& w, const Step& step, bool spikes) {
     const int64_t last = step.blocks() - 1;
     if (step.exact && spikes) {
@@ -30,7 +31,7 @@ static bool pack_matrix(Window& w, const Step& step, bool spikes) {
             pack_block<decltype(rows)>(w.weight + first * w.rows, least(columns, step.C - first), w.C, w.taps(), unit,
                                        w.block(b));
         });
-    w.weight = w.matrix;  // the caller's is not ours
+    w.weight = w.matrix;  // the caller's weights may go away
     return w.matrix;
 }
 
@@ -59,7 +60,7 @@ static bool pack_groups(Window& w, const Step& step) {
     return true;
 }
 
-// Neurons of one state that a spike puts back to where they start from: a constant current makes them fire in periods.
+// Whether a spike resets neurons to their start: neurons with one state then fire periodically under a constant current.
 static bool neurons_restart(const Step& step) {
     const bool hard = step.neuron.model == models::HardReset || step.neuron.model == models::LeakyHardReset;
     for (int64_t c = 0; c < step.C && hard; c++)
@@ -67,10 +68,10 @@ static bool neurons_restart(const Step& step) {
     return hard;
 }
 
-// Packs what an operation reads of its inputs; false if there is no memory.
+// Packs the weights of an operation's windows; false if there is no memory.
 static bool pack_windows(Plan& plan, Step& step) {
-    bool spikes = true;  // whether it reads nothing else, whatever the network is given
-    bool periodic = false;  // if the input of the network is constant
+    bool spikes = true;  // whether it reads only spikes, whatever the input of the network
+    bool periodic = false;  // whether an input is periodic if the input of the network is constant
     for (int64_t i = 0; i < step.count; i++) {
         const int64_t slot = step.windows[i].slot;
         periodic |= slot && plan.steps[slot - 1].restarts && !plan.steps[slot - 1].windows[0].slot;
@@ -91,7 +92,7 @@ static bool pack_windows(Plan& plan, Step& step) {
     return true;
 }
 
-// The neurons of an operation; false if there is no memory.
+// Copies the parameters of an operation's neurons; false if there is no memory.
 static bool copy_neurons(Step& step) {
     step.state_P = step.P();
     step.restarts = neurons_restart(step);
@@ -112,7 +113,7 @@ static bool copy_neurons(Step& step) {
     return true;
 }
 
-// The same of recurrent neurons, whose spikes are states, too.
+// The same for recurrent neurons; their spikes are a state, too.
 static bool copy_recurrent(Plan& plan, Step& step) {
     if (!copy_neurons(step)) return false;
     step.restarts = false;
@@ -129,14 +130,14 @@ static bool copy_recurrent(Plan& plan, Step& step) {
     return true;
 }
 
-// What an operation of a network of sigma-delta neurons has; false if there is no memory.
+// Copies and packs the parameters of an operation of a sigma-delta network; false if there is no memory.
 static bool copy_changes(Plan& plan, Step& step) {
     const bool pools = step.kind == engine::SendMaxima;
     int64_t most_inputs = -1;
     for (int64_t i = 0; i < step.count && step.kind == engine::Send; i++) {
         Window& w = step.windows[i];
         const int64_t inputs = w.weight ? w.C / w.groups * w.taps() : 0;
-        if (!w.weight) w.groups = w.C;  // each channel by itself, times 1
+        if (!w.weight) w.groups = w.C;  // depthwise, with weights of 1
         w.by_channel = w.is_depthwise(step.C);
         const int64_t channels = w.by_channel ? ceil_div(w.C, block) * block : w.C * sigma_delta_filled(step.C / w.groups);
         const int64_t size = w.taps() * channels;
@@ -160,14 +161,14 @@ static bool copy_changes(Plan& plan, Step& step) {
     return true;
 }
 
-// What scattering needs, of a convolution of few channels of spikes; `weight`: as it was given. False if there is no memory.
+// Prepares scattering for a convolution of few channels. `weight`: as the caller gave it. False if there is no memory.
 static bool make_reach(Step& step, const float* weight) {
     const Window& w = step.windows[0];
     if (step.real || step.count != 1 || !w.rows || step.P() == 1 || step.blocks() > 1) return true;
     if (!can_be_listed(w.C, w.H * w.W) || !can_be_listed(step.C, step.P())) return true;
     if (w.H * w.kernel_h > most_reached || w.W * w.kernel_w > most_reached) return true;
     Reach& reach = *(step.reach = new Reach);
-    const int64_t row = w.kernel_w * w.C * step.C;  // of taps
+    const int64_t row = w.kernel_w * w.C * step.C;  // weights of a row of taps
     int64_t *const of_column = try_allocate<int64_t>(w.kernel_w), *const of_row = try_allocate<int64_t>(w.kernel_h);
     reach.weights = try_allocate<float>(w.kernel_h * row);
     bool fits = of_column && of_row && reach.weights;
@@ -193,7 +194,7 @@ static bool make_reach(Step& step, const float* weight) {
     return repeat_channels(reach, step.neuron, parameters, step.bias, step.C);
 }
 
-// Step k of a plan whose steps before it are made; false if there is no memory.
+// Makes operation k of a plan, after those before it. False if there is no memory.
 static bool make_step(Plan& plan, const Operation& operation, int64_t k) {
     Step& step = plan.steps[k];
     (Operation&)step = operation;

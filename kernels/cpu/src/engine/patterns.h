@@ -1,16 +1,17 @@
-// Which channels of the pixels of an input fired in a segment: at each of a few steps; or, of more steps, with which pattern,
-// one bit a step.
+// Lists the channels of input pixels that fired in a segment: by step if there are few steps, otherwise by spike pattern (one
+// bit per step).
 //
-// Rows of weights whose inputs have one pattern are added up once, and their sum goes to each step of the pattern. Neurons
-// with a constant current fire in periods, and few ones fire once in some steps: there are fewer patterns than inputs. And a
-// row whose pattern is its own is still read once for all steps. Channels are sorted once for each pixel of the input, so that
-// windows, which share these, have segments to join and not channels.
+// Rows of weights whose inputs have the same pattern are summed once, and the sum is added at each step of the pattern. There
+// are fewer patterns than inputs, because neurons under a constant current fire periodically and most others fire rarely. Even
+// a row with a unique pattern is read only once for all steps. Channels are sorted once per input pixel; windows, which share
+// pixels, then only join the sorted ranges.
 #pragma once
 #include "located.h"
 
 namespace PK_TARGET {
 
-// Sorts what has numbers, few of them often: count all, place, then `next` in the order in which they were counted.
+// Counting sort by id, for few distinct ids. Call `count` for all items, then `place`, then `next` for the items in the order
+// in which they were counted.
 class Sorter {
 public:
     explicit Sorter(Scratch& s) : size(s.size), touched(s.touched) {}
@@ -19,8 +20,8 @@ public:
         ids += !size[id];
         size[id] += n;
     }
-    // Calls visit(j, id, first, last) for the numbers, which have places from n on; returns where they end. Behind each are
-    // `gap` places.
+    // Calls visit(j, id, first, last) with the range of places of each id. Ranges start at n and are followed by `gap` unused
+    // places; returns the end.
     template <class Visit>
     inline int64_t place(int64_t n, int64_t gap, Visit visit) {
         for (int64_t j = 0; j < ids; j++) {
@@ -33,25 +34,25 @@ public:
         }
         return n;
     }
-    // The first of n places.
+    // The first of the next n places of an id.
     inline uint32_t next(uint32_t id, uint32_t n) {
         const uint32_t at = size[id];
         size[id] += n;
         return at;
     }
-    // Returns how many numbers there were.
+    // Resets the counts; returns how many distinct ids there were.
     int64_t finish() {
         for (int64_t j = 0; j < ids; j++) size[touched[j]] = 0;
         return ids;
     }
 
 private:
-    uint32_t *const size, *const touched;  // zeros, and so left
+    uint32_t *const size, *const touched;  // `size` is all zeros before and after
     int64_t ids = 0;
 };
 
-// Writes the numbers of the bits that are set, counted from `first`; returns how many. Up to `overhang` more are written past
-// them.
+// Writes the positions of the set bits plus `first`; returns how many there are. Up to `overhang` elements past them are
+// overwritten.
 static inline int64_t list_bits(const uint8_t* bytes, int64_t n, int64_t first, uint32_t* to) {
     constexpr int64_t piece = 512;  // bytes
     uint16_t found[8 * piece + overhang];
@@ -65,14 +66,15 @@ static inline int64_t list_bits(const uint8_t* bytes, int64_t n, int64_t first, 
     return all;
 }
 
-// Lists the channels of pixels. Patterns have numbers, by a table; one that another has driven out of it has two.
+// Lists the channels of pixels that fired. A hash table gives each pattern an id; a pattern that a collision evicted from the
+// table gets a second id.
 class PixelPatterns {
 public:
     PixelPatterns(Scratch& s, int64_t steps) : s(s), steps(steps) {
         if (steps > 1) memset(table, 0xff, sizeof table);
     }
 
-    // Segments of one step each, of `chunk` channels after `chunk`, all steps of the first.
+    // One entry per chunk of channels and step, chunk by chunk.
     FiredPixel list_steps(const View& x, int64_t image, int64_t pixel, int64_t C, int64_t chunk) {
         const uint32_t first_segment = (uint32_t)segments;
         const int64_t before = n;
@@ -86,7 +88,7 @@ public:
         return {first_segment, (uint32_t)segments, (uint32_t)(n - before)};
     }
 
-    // Segments of one pattern each.
+    // One entry per pattern.
     FiredPixel list_patterns(const View& x, int64_t image, int64_t pixel, int64_t C) {
         const int64_t spikes = list_fired(x, image, pixel, C, s.unsorted, s.unsorted_pattern);
         const uint32_t first_segment = (uint32_t)segments;
@@ -117,7 +119,7 @@ private:
         return id;
     }
 
-    // The `found` channels that fired, and their patterns. Returns the spikes.
+    // Lists the `found` channels that fired, and their patterns. Returns the number of spikes.
     int64_t list_fired(const View& x, int64_t image, int64_t pixel, int64_t C, uint32_t* channel, uint32_t* pattern) {
         const int64_t bytes = (C + 7) / 8;
         int64_t spikes = 0;
