@@ -1,10 +1,10 @@
-// Pooling: of each step, for the steps from t0 to t1 of an image; and of sums over time, for some rows of its outputs.
+// Pooling of each step, for the steps [t0, t1) of an image; and pooling of sums over time, for some rows of the output.
 #pragma once
 #include "move.h"
 
 namespace PK_TARGET {
 
-// Rows and columns of the image under an output pixel, as far as they lie in it.
+// The input rows and columns under the window of an output pixel, without padding.
 struct Under {
     int64_t y0, y1, x0, x1;
     int64_t size() const { return (y1 - y0) * (x1 - x0); }
@@ -20,8 +20,8 @@ static inline Under window_of(const Step& step, const Window& w, int64_t pixel) 
     return window_at(step, w, pixel / step.W, pixel % step.W);
 }
 
-// The OR of a window's pixels, whose rows lie `next_row` bytes apart, from byte i on; in words of so many bytes, and of half as
-// many what is left.
+// The OR of a window's pixels from byte i on. Rows lie `next_row` bytes apart. Works in words of `size` bytes, and on the rest
+// in words half as long.
 template <int size>
 static inline void or_window(uint8_t* to, const uint8_t* x, int64_t rows, int64_t pixels, int64_t next_row, int64_t bytes,
                              int64_t i = 0) {
@@ -61,7 +61,7 @@ static void max_pool(const Step& step, const View& from, char* slot, const Steps
     if (!from.spikes) return max_pool_values(step, from, slot, s);
     const Window& w = step.windows[0];
     const int64_t bytes = step.bytes();
-    for (int64_t t = s.t0; t < s.t1; t++) {  // images one after another, as they lie in memory
+    for (int64_t t = s.t0; t < s.t1; t++) {  // frame by frame, in the order of memory
         uint8_t* any = (uint8_t*)s.of(slot, t);
         for (int64_t oy = 0; oy < step.H; oy++)
             for (int64_t ox = 0; ox < step.W; ox++, any += bytes) {
@@ -72,8 +72,8 @@ static void max_pool(const Step& step, const View& from, char* slot, const Steps
     }
 }
 
-// Divides the sums of a window by its size, of which the padding is a part or is not, as torch does: where windows divide an
-// image, by their rows and by their columns.
+// Divides the sums of a window by its size, with or without padding, as torch does. Adaptive pooling divides first by the rows
+// and then by the columns, which rounds differently.
 static void divide(const Step& step, const Window& w, int64_t pixel, const Under& under, float* sum) {
     if (step.adaptive && step.P() > 1) {
         const float rows = (float)(under.y1 - under.y0), columns = (float)(under.x1 - under.x0);
@@ -107,7 +107,7 @@ static void average_pool(const Step& step, const View& from, char* slot, const S
         }
 }
 
-// What a step of the first n of a block's channels of a pixel adds to their sums.
+// Adds the input of step t to the sums of a pixel's channels from `channel` on, n of them.
 static inline void add_step(Block& sums, const View& from, int64_t image, int64_t t, int64_t pixel, int64_t channel, int n) {
     if (from.spikes) return add_spikes(sums, from.spikes_at(image, t, pixel) + channel / 8, n);
     const float* const values = from.values_at(image, t, pixel) + channel * from.channel;
@@ -121,8 +121,8 @@ static inline void add_step(Block& sums, const View& from, int64_t image, int64_
     for (int i = 0; i < vecs; i++) sums.v[i] = sums.v[i] + load(lanes + i * Vec::width);
 }
 
-// By how much the largest of the sums in a window grows at each step: of spikes by one or not at all. `own`: the sums of a
-// window's inputs, room for a block of each, while they go through time.
+// By how much the largest sum in a window grows at each step; with spikes, by one or not at all. `own`: room for the running
+// sums of the window's inputs, a block of each.
 static void max_sum_pool(const Step& step, const View& from, const float* sums, char* slot, const Steps& s, int64_t row0,
                          int64_t row1, Block* own) {
     const Window& w = step.windows[0];
@@ -163,15 +163,15 @@ static void max_sum_pool(const Step& step, const View& from, const float* sums, 
 
 constexpr int most_levels = 8;
 
-// At which of the first steps from rest the largest of the sums in a window grows, of spikes, 8 channels a byte: where a sum
-// comes to 1, 2, ... up to `levels` that none has come to before. From byte i on; in words of so many bytes, and of half as many
-// what is left.
+// Like max_sum_pool with spikes, for at most `levels` steps from rest and 8 channels per byte: the largest sum grows at a step
+// in which some sum reaches a level (1, 2, ...) that none has reached before. Starts at byte i, works in words of `size` bytes,
+// and on the rest in words half as long.
 template <int levels, int size>
 static inline void grow_window(char* slot, const Steps& s, int64_t at, const View& from, const Under& u, int64_t W,
                                int64_t bytes, int64_t i = 0) {
     typedef uint8_t Word __attribute__((vector_size(size)));
     for (; i + size <= bytes; i += size) {
-        Word any[levels][levels] = {};  // [step][level]: whether a sum is there after the step
+        Word any[levels][levels] = {};  // [step][level]: whether some sum has reached level + 1 after the step
         for (int64_t y = u.y0; y < u.y1; y++)
             for (int64_t x = u.x0; x < u.x1; x++) {
                 Word own[levels] = {};
@@ -205,7 +205,7 @@ static void grow_from_rest(const Step& step, const View& from, char* slot, const
         grow_window<levels, 16>(slot, s, pixel * step.bytes(), from, window_of(step, w, pixel), w.W, step.bytes());
 }
 
-// The sums of an image's inputs after all steps.
+// Updates the sums of an image's inputs after all steps.
 static void add_up(const Step& step, const View& from, float* sums, int64_t image, int64_t steps) {
     const Window& w = step.windows[0];
     for (int64_t pixel = 0; pixel < w.H * w.W; pixel++)

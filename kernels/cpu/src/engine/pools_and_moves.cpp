@@ -1,4 +1,4 @@
-// What stands between neurons.
+// Runs the operations between neurons: pooling, reshaping, moves and delays.
 #include "delay.h"
 #include "operations.h"
 #include "pools.h"
@@ -6,13 +6,13 @@
 
 namespace PK_TARGET {
 
-// An operation without neurons: what it reads, and where it writes. A task is a part of an image: of its steps, or of its
-// rows where sums are states.
+// An operation without neurons. A task is a part of one image: some of its steps, or some of its rows if sums over time are
+// states.
 struct Between {
     const Step& step;
     const Session& session;
     int64_t k, steps, parts;
-    bool few_from_rest;  // whether sums need not be looked at
+    bool few_from_rest;  // few steps from rest, for which sums need not be kept
 
     bool adds_up() const { return step.states && step.kind != engine::Delay; }
     void run(int64_t task, int64_t thread) const {
@@ -46,7 +46,7 @@ struct Between {
     }
 };
 
-// Each step of each image by itself, or with states each image, in bands of rows.
+// Steps of an image run independently; with sums as states, bands of rows do.
 void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Step& step = session.plan.steps[k];
     const bool few_from_rest = step.kind == engine::MaxRatePool && fresh && steps <= most_levels && !session.real[k] &&
@@ -58,7 +58,7 @@ void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fre
         between.parts = least(between.adds_up() ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
     share(session, N * between.parts, &between,
           [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
-    between.steps = steps;  // of the sums, also where what is given is held
+    between.steps = steps;  // sums take all steps, even if the output is held
     if (step.states && goes_on)
         share(session, N, &between, [](void* given, int64_t image, int64_t) {
             const Between& b = *(const Between*)given;
@@ -71,7 +71,7 @@ void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fre
     const int64_t bytes = N * steps * slot_bytes(step, session.real[k]);
     int64_t& spikes = session.scratch[0].tally[0];
     if (!session.real[k]) spikes += count_bits((const uint8_t*)session.slots[k], bytes);
-    else  // which may be spikes times a scale
+    else  // the values may be spikes times a scale
         for (int64_t i = 0; i < bytes / (int64_t)sizeof(float); i++) spikes += ((const float*)session.slots[k])[i] != 0;
 }
 

@@ -1,25 +1,26 @@
-// What scattering (scatter.h) has to know of a layer: which outputs each input reaches, and what moves neurons that no input
-// reaches.
+// Precomputed facts about a layer for scattering (scatter.h): the outputs that each input reaches, and whether neurons without
+// input change.
 #pragma once
 #include "../neurons.h"
 #include "engine.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t most_reached = 1 << 21;  // along a side of an image
+constexpr int64_t most_reached = 1 << 21;  // limit of inputs * kernel size, per axis
 
-// Outputs along one side of an image, side by side, and the weights that lead to the first: so far from the first of all.
+// n adjacent outputs along one axis, from `at` on, and the offset of the weights of the first.
 struct Reached {
     int64_t at, n, weights;
 };
 
-// Of all inputs along one side.
+// The outputs reached by each input along one axis.
 struct Side {
     uint32_t* first = nullptr;  // [inputs + 1]
-    Reached* reached = nullptr;  // of each input, they ascend
-    int64_t all = 0;  // outputs that inputs reach
+    Reached* reached = nullptr;  // ascending for each input
+    int64_t all = 0;  // outputs reached, summed over all inputs
 
-    // `weights`: of each tap; `next`: from those of an output to those of the one beside it. False if there is no memory.
+    // `weights`: the offset of each tap's weights; `next`: from the weights of an output to those of the next output. False if
+    // there is no memory.
     bool find(int64_t inputs, int64_t outputs, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
               const int64_t* weights, int64_t next) {
         first = try_allocate<uint32_t>(inputs + 1), reached = try_allocate<Reached>(inputs * kernel);
@@ -43,16 +44,17 @@ struct Side {
 
 struct Reach {
     Side rows, columns;
-    // [1 + parameters of a channel + 1][period]: bias, parameters, and the potential that is calm, of channels, again and again
+    // [1 + parameters of a channel + 1][period]: bias, neuron parameters and calm potential (calm_below), repeated channel by
+    // channel
     float* pattern = nullptr;
-    int64_t period = 0;  // after which a register begins with channel 0 again
+    int64_t period = 0;  // the least multiple of the channels that is a multiple of a register
     const float* calm = nullptr;  // [period]
-    // [row of taps][input][tap][output]: the taps of a row so that outputs side by side have theirs side by side.
+    // [row of taps][input][tap][output]; the taps of a row are ordered so that adjacent outputs have adjacent weights.
     float* weights = nullptr;
-    double outputs = 0;  // that an input reaches, on average
-    // Whether neurons that nothing reaches cannot fire unless they were to fire at once; whether their potentials decay.
+    double outputs = 0;  // reached by an input, on average
+    // Whether neurons without input cannot fire, unless they were already above threshold; whether their potentials decay.
     bool waits = false, leaks = false;
-    bool drifts = false;  // whether neurons that nothing reaches are moved by their biases, and by nothing else
+    bool drifts = false;  // whether neurons without input change only by their biases
 
     ~Reach() { free(rows.first), free(rows.reached), free(columns.first), free(columns.reached), free(pattern), free(weights); }
 };
@@ -65,7 +67,7 @@ static inline int64_t channel_bits(int64_t C) {
 }
 static inline bool can_be_listed(int64_t C, int64_t P) { return C <= 1 << 16 && P << channel_bits(C) <= UINT32_MAX; }
 
-// Whether nothing moves neurons over their thresholds but what arrives: no bias, and potentials that stay, or decay to 0.
+// Whether only input can move neurons over their thresholds: biases are zero, and potentials stay or decay to 0.
 static inline bool neurons_wait(const Neuron& n, const float* bias, int64_t C) {
     const bool leaks = n.model == models::LeakyHardReset || n.model == models::LeakySoftReset;
     if (!leaks && n.model != models::HardReset && n.model != models::SoftReset) return false;
@@ -78,19 +80,20 @@ static inline bool neurons_wait(const Neuron& n, const float* bias, int64_t C) {
     return true;
 }
 
-// The places of the taps of a row, in which an output's comes behind that of the output before it.
+// Orders the taps of a row so that an output's tap comes right after that of the output before it.
 static inline void place_taps(int64_t kernel, int64_t stride, int64_t dilation, int64_t* place) {
-    int64_t apart = 1;  // taps that an input takes one after another
+    int64_t apart = 1;  // distance between successive taps of one input
     while (apart * dilation % stride) apart++;
     int64_t n = 0;
     for (int64_t phase = 0; phase < least(apart, kernel); phase++)
         for (int64_t tap = (kernel - 1 - phase) / apart * apart + phase; tap >= 0; tap -= apart) place[tap] = n++;
 }
 
-constexpr uint32_t nap = PK_IS_CHECKED ? 2 : 16;  // steps: a power of two; few for tests, whose biases are large
+constexpr uint32_t nap =
+    PK_IS_CHECKED ? 2 : 16;  // steps, a power of two; few in the checked build, whose tests have large biases
 
-// A neuron with a lower potential does not fire in the steps of a nap, in which its bias alone is added. A rounded sum grows with
-// what it is a sum of: what holds of the highest such potential holds of all.
+// A neuron whose potential is below the returned one cannot fire within `nap` steps in which only its bias is added. Rounded
+// addition is monotonic, so it is enough to check the highest such potential.
 static inline float calm_below(float theta, float bias) {
     if (bias <= 0) return theta;
     const float calm = theta - (float)(nap + 1) * bias;
@@ -99,7 +102,7 @@ static inline float calm_below(float theta, float bias) {
     return v < theta ? calm : -INFINITY;
 }
 
-// What stands over the channels of pixels side by side. False if there is no memory.
+// Fills `pattern`, so that it lines up with the channels of adjacent pixels. False if there is no memory.
 static inline bool repeat_channels(Reach& reach, const Neuron& n, int64_t parameters, const float* bias, int64_t C) {
     reach.period = C;
     while (reach.period % Vec::width) reach.period += C;

@@ -1,10 +1,10 @@
-// Logits, of spikes and potentials: the rule on them, and those of a run.
+// Logits from spike counts and potentials; a stopping rule on logits; and the logits of a run.
 #pragma once
 #include "session.h"
 
 namespace PK_TARGET {
 
-// Calls visit(c P + p, logit) for those of a sample.
+// Calls visit(c * P + p, logit) for the logits of a sample.
 template <class Visit>
 static inline void each_logit(const engine::Readout& of, const int32_t* counts, const float* v, int64_t t, Visit visit) {
     for (int64_t p = 0; p < of.P; p++)
@@ -29,7 +29,7 @@ static void leads(void* context, const int32_t* counts, const float* v, const in
     }
 }
 
-// Of the samples of a run that has ended.
+// Writes the logits of all samples of a finished run.
 static void write_logits(const Run& run) {
     const engine::Readout& of = *run.readout;
     const int64_t size = of.C * of.P;

@@ -1,5 +1,5 @@
-// Recurrent neurons on the currents that an operation before them gives: an image is a task, for each step waits for the one
-// before it. What a step sends back are rows of weights, of floats or of integers, one for each neuron that fired.
+// Recurrent neurons, on currents that an earlier operation has computed. A task is one image, since each step depends on the
+// one before. Each neuron that fired adds a row of weights, of floats or integers, to the currents of the next step.
 #include "../recurrent/steps.h"
 #include "operations.h"
 #include "add_rows.h"
@@ -16,8 +16,8 @@ struct Recurring {
     const Step& step;
     const int64_t k, steps, states;
     const bool fresh;
-    decltype(&step_channels<SoftReset>) step_neurons;  // of their model
-    const RowAdder of_blocks, of_last;  // of whole blocks of channels, and of the last one
+    decltype(&step_channels<SoftReset>) step_neurons;  // for the neuron model
+    const RowAdder of_blocks, of_last;  // for full blocks of channels, and for the last one
 
     Recurring(const Session& session, const Step& step, int64_t k, int64_t steps, bool fresh)
         : session(session),
@@ -66,7 +66,8 @@ struct Recurring {
         }
     }
 
-    // Adds the rows of a list to the currents of a block. They are summed up before: of exact sums a current is rounded once.
+    // Adds the listed rows to the currents of a block. Integer rows are summed first and added once, so an exact sum is rounded
+    // once.
     void add_rows(const uint32_t* list, int64_t count, int64_t b, float* sums) const {
         const Window& w = step.back;
         const RowAdder& add = b + 1 < step.blocks() ? of_blocks : of_last;

@@ -1,12 +1,12 @@
-// What fired under a band, pixel by pixel; which pixels are like the one beside them; and the rows of weights of each output
-// pixel of a batch.
+// Lists, for a band, the inputs that fired at each pixel, and which pixels equal their left neighbour; and for each output
+// pixel of a batch the rows of weights to add.
 #pragma once
 #include "patterns.h"
 
 namespace PK_TARGET {
 
 struct RowsToAdd : Located {
-    int64_t place_of[most_windows] = {}, alike_of[most_windows] = {};  // of each window, where its own begin
+    int64_t place_of[most_windows] = {}, alike_of[most_windows] = {};  // where each window's entries begin
 
     OUT_OF_LINE void list_input() {
         PixelPatterns patterns(*s, cut.steps);
@@ -33,7 +33,7 @@ struct RowsToAdd : Located {
         }
     }
 
-    // The rows of each pixel of the batch.
+    // Lists the rows to add for each pixel of the batch.
     OUT_OF_LINE void list_batch() {
         int64_t n = 0, count = 0;
         for (int64_t i = 0; i < pixels; i++) s->additions[in_band(i)] = s->spikes[in_band(i)] = 0;
@@ -54,7 +54,7 @@ struct RowsToAdd : Located {
         PK_ASSERT(n <= cut.room(step).rows && count <= cut.room(step).lists);
     }
 
-    // Where the buckets of a window's pixels and parts begin, in `buckets`.
+    // The index in `buckets` where the pixels and parts of window k begin.
     int64_t first_place(int64_t k) const {
         int64_t first = 0;
         for (int64_t j = 0; j < k; j++)
@@ -95,13 +95,14 @@ private:
     const FiredPixel* fired_of(const Window& w, int64_t k, int64_t i) const {
         return s->fired + place_of[k] + (cut.one_pixel ? i * input_rows[k] * w.W : 0) - input_row[k] * w.W;
     }
-    // Fills a list up, behind which there is room; returns where that ends.
+    // Pads a list with rows that add nothing; returns the end of the padding.
     static uint32_t* fill_up(const Window& w, uint32_t* end) {
         for (int j = 0; j < most_group; j++) end[j] = (uint32_t)w.rows;
         return end + most_group;
     }
 
-    // Buckets of a pixel behind the first `count`, of rows behind the first n, for each part one a step. Returns the spikes.
+    // Appends the buckets of a pixel, one per part and step, to `count` buckets, and their rows to n rows. Returns the number
+    // of spikes.
     int64_t list_steps(const Window& w, int64_t k, int64_t i, int64_t& n, int64_t& count, uint32_t*& bucket_at) const {
         const FiredPixel* const fired = fired_of(w, k, i);
         const Entries* const entries = s->entries;
@@ -136,7 +137,7 @@ private:
         return spikes;
     }
 
-    // The same, one a pattern.
+    // The same, with one bucket per pattern.
     int64_t list_patterns(const Window& w, int64_t k, int64_t i, int64_t& n, int64_t& count, uint32_t*& bucket_at) const {
         const FiredPixel* const fired = fired_of(w, k, i);
         int64_t spikes = 0;
@@ -162,7 +163,7 @@ private:
         count += found;
         return spikes;
     }
-    // Up to `gap` - 1 more are written.
+    // Copies n entries plus `base`; up to `gap` - 1 entries past them are overwritten.
     static void copy_list(const uint32_t* from, int64_t n, uint32_t base, uint32_t* to) {
         for (int64_t i = 0; i < n; i += gap)
             for (int j = 0; j < gap; j++) to[i + j] = from[i + j] + base;
@@ -172,7 +173,7 @@ private:
         each_tap(w, i, [&](int64_t, int64_t at) { sum += spikes_at(w, i, t, at); });
         return sum;
     }
-    // The spikes of a pixel.
+    // The number of spikes, or of nonzero values, of an input pixel at step t.
     int64_t spikes_at(const Window& w, int64_t i, int64_t t, int64_t pixel) const {
         const View& x = view(w);
         if (x.spikes) return count_bits(x.spikes_at(image_of(i), t, pixel), (w.C + 7) / 8);

@@ -1,4 +1,5 @@
-// A run: groups of samples, each through segments of steps; where a rule stops samples, the others go on side by side.
+// A run: groups of samples go through the network in segments of steps. When a rule stops samples, the remaining ones move
+// together and go on.
 #pragma once
 #include "../units.h"
 #include "hand_over.h"
@@ -6,28 +7,28 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t most_steps = 64;    // of a segment: more read weights less often, fewer stay in the cache
-constexpr int64_t most_samples = 64;  // of a group, if no states are kept
-// Of what a segment writes between operations, if one sample at one step does not take more. In the checked build little, so
-// that tests have segments of few steps.
+constexpr int64_t most_steps = 64;    // per segment: more read weights less often, fewer stay in the cache
+constexpr int64_t most_samples = 64;  // per group, if no states are kept
+// Limit of the bytes that a segment writes between operations, unless one step of one sample needs more. Small in the checked
+// build, so that tests have segments of few steps.
 constexpr int64_t most_slot_bytes = PK_IS_CHECKED ? 1 << 14 : 1 << 28;
 
-// Values of the input of one sample at one step.
+// Bytes of the input of one sample at one step.
 static int64_t input_bytes(const Input& in, bool spikes) {
     return in.H * in.W * (spikes ? (in.C + 7) / 8 : in.C * (int64_t)sizeof(float));
 }
 
-// How many samples, and steps of them, go through the network at a time.
+// The number of samples, and of steps, that go through the network at a time.
 struct Portion {
     int64_t samples, steps;
 };
 
 static Portion portion_of(Session& session, const Run& run) {
-    const bool kept = run.goes_on || !run.fresh;  // states, of all samples
+    const bool kept = run.goes_on || !run.fresh;  // the session holds states of all samples
     Portion p{kept ? run.N : least(run.N, most_samples),
               least(most_steps, least(run.T, run.stop && !run.stop_reads ? run.stop_every : most_steps))};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
-    const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // copied
+    const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // which is copied
     const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));
     if (p.samples * p.steps <= frames) return p;
     p.steps = least(p.steps, most_pattern_steps);
@@ -44,8 +45,8 @@ static bool grow(Session& session, Grown<T>& memory, int64_t n) {
     return false;
 }
 
-// Values in 24 bits of the largest one of their sample: what proxykernels/plan/quantize.py defines.
-// Null if there is no memory.
+// Rounds the input values to 24 bits of the largest value of their sample, as proxykernels/plan/quantize.py defines it. Null if
+// there is no memory.
 static const void* rounded(Session& session, const Run& run) {
     const int64_t size = input_bytes(session.plan.input, false) / (int64_t)sizeof(float);
     const int64_t steps = run.kind == engine::HeldValues ? 1 : run.T;
@@ -65,7 +66,7 @@ static const void* rounded(Session& session, const Run& run) {
     return to;
 }
 
-// N samples of T steps that lie at x, as Run says.
+// A view of N samples of T steps at x, in the layout that Run describes.
 static View view_of(const Input& in, int64_t kind, const void* x, int64_t N, int64_t T) {
     View view;
     const int64_t P = in.H * in.W;
@@ -79,7 +80,7 @@ static View view_of(const Input& in, int64_t kind, const void* x, int64_t N, int
     return view;
 }
 
-// Cuts the memory of a group of n samples; its bytes.
+// Lays out the memory of a group of n samples; returns its bytes.
 static int64_t cut_running(const Session& session, const Run& run, Running& running, int64_t n, int64_t steps, char* memory) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     Carver carver{memory};
@@ -98,7 +99,8 @@ static Running begin_group(Session& session, const Run& run, int64_t first, int6
     return running;
 }
 
-// Gets all memory that a run needs before its first step; false if there is none. What a run had, the next one like it has.
+// Gets all memory that a run needs before its first step; false if there is none. Does nothing if the last run had the same
+// sizes.
 static bool make_room(Session& session, const Run& run, const Portion& p, int64_t crew) {
     const Run& before = session.room;
     if (before.N == run.N && before.T == run.T && before.threads == run.threads && before.kind == run.kind &&
@@ -117,7 +119,7 @@ static bool make_room(Session& session, const Run& run, const Portion& p, int64_
     return true;
 }
 
-// The input of a segment; of samples that do not lie side by side a copy.
+// The input of a segment; a copy if the running samples are not consecutive.
 static View input_of(const Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
     const Input& in = session.plan.input;
     View all = view_of(in, run.kind, run.x, run.N, run.T);
@@ -138,16 +140,17 @@ static View input_of(const Session& session, const Run& run, const Running& runn
     return some;
 }
 
-constexpr uint8_t no_answer = 2;  // in `decided`, until the rule writes there
+constexpr uint8_t no_answer = 2;  // the value of `decided` until the rule writes there
 
-// The values of a sample that has ended after step t stay as they are.
+// Repeats the last values of a sample that stopped after step t in all later steps.
 static void hold_values(const Session& session, const Run& run, int64_t sample, int64_t t) {
     const int64_t frame = slot_bytes(session.plan.steps[session.plan.count - 1]);
     const auto at = [&](int64_t step) { return (char*)run.values + (step * run.N + sample) * frame; };
     for (int64_t later = t; later < run.T; later++) memcpy(at(later), at(t - 1), frame);
 }
 
-// Asks the rule after step t, and leaves the samples that go on; false if it gives no answer. Where none does, the states stay.
+// Asks the rule after step t and removes the samples that it stops; false if it gives no answer. If it stops all samples, the
+// states stay as they are.
 static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     const int64_t size = last.C * last.P();
@@ -175,12 +178,12 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
     return true;
 }
 
-// Whether a rule is asked after so many steps.
+// Whether the rule is asked after step t.
 static bool asks_after(const Plan& plan, const Run& run, int64_t t) {
     return t == run.T ? !plan.changes() : t % run.stop_every == 0;
 }
 
-// An outcome: of some steps, up to the T-th.
+// Runs `steps` of T steps from `start` on, and returns the outcome.
 static int64_t run_steps(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps, int64_t T) {
     if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
     session.views[0] = input_of(session, run, running, start, steps);
@@ -196,13 +199,13 @@ static int64_t ask_or_end(Session& session, const Run& run, Running& running, in
     return ask(session, run, running, t) ? engine::Ran : engine::NoAnswer;
 }
 
-// Samples that are not decided start again.
+// Runs with a rule that reads potentials: for each time of `stop_at`, the undecided samples start again from rest.
 static int64_t run_again(Session& session, const Run& run, Running& running, int64_t most_here) {
     const Step& last = session.plan.steps[session.plan.count - 1];
     int64_t outcome = engine::Ran;
     for (int64_t k = 0; k < run.stops && running.n && outcome == engine::Ran; k++) {
         const int64_t T = run.stop_at[k];
-        if (!cut_states(session, running.n)) return engine::NoMemory;  // what is left behind is counted by samples
+        if (!cut_states(session, running.n)) return engine::NoMemory;  // step counters (marks.h) are laid out by sample
         for (int64_t i = 0; i < running.n && run.counts; i++)
             memset(run.counts + running.at(i) * last.C * last.P(), 0, last.C * last.P() * sizeof *run.counts);
         for (int64_t start = 0; start < T && outcome == engine::Ran; start += most_here)

@@ -1,4 +1,4 @@
-// The operations of a plan, one after another, for a segment of steps of some samples.
+// Runs the operations of a plan one after another, for a segment of steps of some samples.
 #pragma once
 #include "operations.h"
 #include "tasks.h"
@@ -6,7 +6,8 @@
 
 namespace PK_TARGET {
 
-// Whether what an operation gives is the same at each step. Maxima of sums grow evenly from rest on.
+// Whether an operation's output is the same at each step. The maximum of sums grows evenly under held input, but only from
+// rest.
 static bool gives_held(const Session& session, const Step& step, bool fresh) {
     if (step.kind == engine::Fire || step.kind == engine::Recur || step.kind == engine::MaxRatePool ||
         step.kind == engine::Delay)
@@ -14,7 +15,7 @@ static bool gives_held(const Session& session, const Step& step, bool fresh) {
     return all_held(session, step) && (fresh || step.kind != engine::RunningMaxPool);
 }
 
-// What the slots hold, and whether at each step; that of the input is set.
+// Sets the views of all slots, including whether they are held or periodic. The view of the input is already set.
 static void look_at_slots(Session& session, int64_t steps, bool fresh) {
     for (int64_t k = 0; k <= session.plan.count; k++) session.lists[k].is_listed = false, session.lists[k].has_bits = true;
     for (int64_t k = 0; k < session.plan.count; k++) {
@@ -55,9 +56,9 @@ static void run_step(Session& session, int64_t k, int64_t N, int64_t steps, bool
     }
 }
 
-// All operations, unless the run is to end; `fresh`: from rest. `kept` and `tally`: as Run has them. `goes_on`: whether the
-// states of all operations are wanted, whatever `kept` asks for. Calls show(k) once operation k has run: later its slot may be
-// another's.
+// Runs all operations, unless the run is to end. `fresh`: starts from rest. `kept` and `tally`: as in Run. `goes_on`: the
+// states of all operations are needed, whatever `kept` asks for. Calls show(k) right after operation k, since another operation
+// may reuse its slot later.
 template <class Show>
 static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, const engine::Kept* kept,
                         int64_t* tally, int64_t* took, Show show) {

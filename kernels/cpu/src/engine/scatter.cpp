@@ -1,25 +1,26 @@
-// What stands between scattered layers: pooling and flattening of what fired, from its list.
+// Runs operations from lists of spikes: scattered layers, and the pooling and flattening between them.
 #include "operations.h"
 #include "pools.h"
 #include "scatter.h"
 
 namespace PK_TARGET {
 
-// Spikes of a layer's input, up to which it is scattered: measured, in additions of a register for each output pixel and step,
-// that the other ways take as long as.
+// The largest number of input spikes for which a layer is scattered. `worth` is the measured cost of the other ways, in
+// register additions per output pixel and step.
 static int64_t most_scattered(const Step& step, int64_t N, int64_t steps) {
-    constexpr double entry = 4, visit = 2;  // of a spike; of each output that it reaches, besides its row of weights
-    constexpr double addition = 7, around = 40;  // cycles, where pixel tiles are the other way; what they take besides products
+    constexpr double entry = 4,
+                     visit = 2;  // cost of a spike, and of each output that it reaches, in addition to its row of weights
+    constexpr double addition = 7, around = 40;  // cycles of an addition, and of pixel tiles outside their products
     const double outputs = (double)(step.P() * steps);
-    double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // rows of integers are faster
+    double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // integer rows are faster
     worth = fmin(worth, (pixel_tile_cycles(step, N, steps) / outputs + around) / addition);
     const double taken = entry + step.reach->outputs * (visit + (double)step.vecs_of(0));
     const Window& w = step.windows[0];
-    const int64_t quarter = N * (w.H * w.W * w.C * least(steps, 4) / 4 + 64 * steps);  // of the neurons, in a few steps
+    const int64_t quarter = N * (w.H * w.W * w.C * least(steps, 4) / 4 + 64 * steps);  // a quarter of up to four steps' inputs
     return least((int64_t)(worth * (double)N * outputs / taken), quarter);
 }
 
-// Whether a layer is run so; then its input is listed.
+// Whether layer k is scattered; if so, lists its input.
 static bool is_scattered(Session& session, int64_t k, int64_t N, int64_t steps) {
     const Step& step = session.plan.steps[k];
     if (!step.reach) return false;
@@ -32,7 +33,7 @@ static bool is_listed_between(const Session& session, const Step& step) {
     return step.kind == engine::Flatten || (step.kind == engine::MaxPool && !step.adaptive);
 }
 
-// The maximum of spikes is their OR: an output fires once, whatever reaches it.
+// The maximum of spikes is their OR: an output fires once, however many spikes reach it.
 static void pool_list(Session& session, int64_t k) {
     const Step& step = session.plan.steps[k];
     const Window& w = step.windows[0];

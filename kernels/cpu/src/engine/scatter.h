@@ -1,8 +1,10 @@
-// Convolutions of few spikes of few channels, as those of an event camera: each spike adds its rows of weights to the currents
-// of the outputs that it reaches, and these are marked. Where nothing but spikes moves neurons, only marked pixels are visited,
-// and those that are to fire again by themselves; potentials that decay are caught up with when they are visited. Other layers
-// go by as they lie in memory; of neurons that biases move, words of pixels that cannot fire within a nap are caught up with
-// after it. A task is a band of pixels of an image, for all steps.
+// Convolutions of few spikes and few channels, as from an event camera. Each spike adds its rows of weights to the currents of
+// the outputs that it reaches, and marks them.
+//
+// If only input can make neurons fire, only marked pixels are visited, plus those that fire again by themselves; decaying
+// potentials are updated when they are visited. Other layers are visited in the order of memory. If a bias alone cannot fire
+// any pixel of a 64-pixel word within the next `nap` steps, the word is skipped and updated afterwards. A task is a band of
+// pixels of one image, for all steps.
 #pragma once
 #include "list_slot.h"
 
@@ -26,12 +28,12 @@ struct ScatteredEvents {
 
     struct Task {
         int64_t image, first_word, last_word, first, last;  // words and pixels of the band
-        int64_t from, to;  // pixels of the input that reach them, and some more
+        int64_t from, to;  // input pixels that may reach the band
         uint64_t* touched;
-        float* currents;  // of the band's pixels, without biases; zeros where they are not touched
+        float* currents;  // of the band's pixels, without biases; zero where not touched
         FiredWriter out;
         int64_t added = 0;
-        bool is_calm = false;  // whether biases alone cannot make the last word fire within a nap
+        bool is_calm = false;  // whether biases alone cannot make the last visited word fire within a nap
 
         inline void touch(int64_t at, int64_t n) const {
             for (int64_t some; n > 0; at += some, n -= some) {
@@ -49,7 +51,7 @@ struct ScatteredEvents {
         else add_events<1>(task, t);
     }
 
-    // Of a step: rows of weights, of outputs side by side together.
+    // Adds the weights of all spikes of step t; adjacent outputs are added in one go.
     template <int lanes>
     OUT_OF_LINE void add_events(Task& task, int64_t t) const {
         const Window& w = step.windows[0];
@@ -58,7 +60,7 @@ struct ScatteredEvents {
         const float* const v = session.states[k].v + (task.image * step.states * step.P() + first) * C;
         float* const currents = task.currents;
         const Side rows = reach.rows, columns = reach.columns;
-        int64_t row = 0, row_end = 0, added = 0;  // pixels of the row that the last event was in
+        int64_t row = 0, row_end = 0, added = 0;  // input pixels of the row of the last spike
         const Reached *row_first = nullptr, *row_last = nullptr;
         session.lists[w.slot].each_within(task.image, t, task.from, task.to, [&](int64_t pixel, int64_t channel) {
             if (pixel < row || pixel >= row_end) {
@@ -75,7 +77,7 @@ struct ScatteredEvents {
                 for (const Reached* x = begin; x < end; x++) {
                     const float* from = weights + y->weights + x->weights;
                     int64_t at = y->at * W - first + x->at, n = x->n;
-                    if (at < 0 || at + n > pixels) {  // in part another band's
+                    if (at < 0 || at + n > pixels) {  // partly in another band
                         const int64_t before = most(0, -at);
                         from += before * C, at += before, n = least(n - before, pixels - at);
                         if (n <= 0) continue;
@@ -88,8 +90,8 @@ struct ScatteredEvents {
         task.added += added;
     }
 
-    // And calls the states that they will move. In pieces that never cut a pixel anew: what was stored is loaded as it was
-    // stored, which is the fastest soon after.
+    // Also prefetches the states that will be updated. Works in pieces of fixed size that divide a pixel, so that a later load
+    // matches an earlier store.
     template <int lanes>
     static inline void add_row(const float* from, const float* v, float* to, int64_t n) {
         typedef float Lanes __attribute__((vector_size(4 * lanes)));
@@ -113,7 +115,7 @@ struct Scattered : ScatteredEvents {
         const int64_t image = number / bands.count, band = number % bands.count;
         const int64_t first = bands.first_pixel(band), last = bands.first_pixel(band + 1);
         const Window& w = step.windows[0];
-        const int64_t top = first / step.W * w.stride_h - w.padding_h;  // of the input's rows that reach it
+        const int64_t top = first / step.W * w.stride_h - w.padding_h;  // input rows that reach the band
         const int64_t bottom = (ceil_div(last, step.W) - 1) * w.stride_h - w.padding_h + (w.kernel_h - 1) * w.dilation_h + 1;
         Task task{image,
                   bands.first_word(band),
@@ -137,7 +139,7 @@ struct Scattered : ScatteredEvents {
         s.tally[0] += task.out.spikes, s.tally[1] += task.added * step.C;
     }
 
-    // The pixels of a word after the events of a step.
+    // Runs one step for the pixels of a word, after the spikes of the step have been added.
     void visit(Task& task, int64_t word, bool all, uint32_t now) const {
         const State& state = session.states[k];
         uint64_t& touched = task.touched[word - task.first_word];
@@ -169,7 +171,7 @@ struct Scattered : ScatteredEvents {
         touched = 0, again = next;
     }
 
-    // Catches up with a word of pixels that biases move; false: nothing has to be done at this step.
+    // Updates a word of pixels that biases move; false if it has nothing to do at this step.
     bool wake(Task& task, int64_t word, uint32_t now, uint64_t touched) const {
         const State& state = session.states[k];
         uint32_t &done = state.done[task.image * bands.words() + word], &due = state.due[task.image * bands.words() + word];
@@ -179,7 +181,8 @@ struct Scattered : ScatteredEvents {
         return true;
     }
 
-    // `currents`: the pixel's, which are taken, or null. Whether it fires again if nothing arrives.
+    // Runs one step of a pixel. `currents`: the pixel's, which are reset to zero; or null. Returns whether it fires again
+    // without input.
     inline bool step_pixel(Task& task, int64_t pixel, float* currents) const {
         const Neuron& n = step.neuron;
         Parameters<Vec> p = shared_parameters<Model, Vec>(n);
@@ -204,8 +207,8 @@ struct Scattered : ScatteredEvents {
         return again;
     }
 
-    // All pixels of a word, as they lie in memory: no lane is idle. `currents`: theirs, which are taken, or null where nothing
-    // reaches them. Returns which of them fire again if nothing arrives.
+    // Runs one step of all pixels of a word in the order of memory, so that no lane is idle. `currents`: those of the pixels,
+    // which are reset to zero; or null if no spike reaches them. Returns which pixels fire again without input.
     OUT_OF_LINE uint64_t step_word(Task& task, int64_t word, float* currents) const {
         Parameters<Vec> p = shared_parameters<Model, Vec>(step.neuron);
         float* const v = session.states[k].v + (task.image * Model::states * step.P() + word * word_pixels) * step.C;

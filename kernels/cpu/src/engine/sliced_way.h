@@ -1,9 +1,10 @@
-// Convolutions of many pixels and steps: a block of output channels at a time, in slices of weights that stay in the
-// first-level cache while many pixels go through them (../conv2d/row_sums.h). A task is a band of rows of an image, or some
-// small images, and a span of channels. Of a band, as many rows are listed at a time as memory is there for.
+// Convolutions of many pixels and steps, one block of output channels at a time. The weights are used in slices, which stay in
+// the first-level cache while many pixels use them (../conv2d/row_sums.h). A task is a band of rows of one image, or several
+// small images, and a span of channels. As many rows of a band are listed at a time as fit in memory.
 //
-// With groups, some are joined: their weights and zeros between them are those of a convolution without groups, whose inputs
-// are bytes of pixels, and whose outputs are blocks of channels. Each is a span of channels of the layer.
+// With groups, several groups are joined: with zeros between their weights, they form a convolution without groups, whose
+// inputs are whole bytes and whose outputs are whole blocks of channels. Each joined convolution is a span of channels of the
+// layer.
 #pragma once
 #include "../conv2d/row_sums.h"
 #include "../conv2d/sampled_rates.h"
@@ -13,14 +14,14 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t few_spikes = 1 << 16;  // for which there is memory in any case
+constexpr int64_t few_spikes = 1 << 16;  // lists always have room for that many
 
 template <class Source>
 struct ListsOf {
     using Type = Source;
 };
 
-// Calls use with the type of the lists for so many steps of an input.
+// Calls use with the type of lists for an input of `steps` steps.
 template <class Use>
 static auto with_lists(bool periodic, int64_t steps, Use use) {
     if (!periodic) return use(ListsOf<InputLists>{});
@@ -28,12 +29,12 @@ static auto with_lists(bool periodic, int64_t steps, Use use) {
 }
 
 struct Sliced {
-    const int64_t parts, fan_out;  // of the channels; weights of an input at a tap
-    const bool periodic;           // whether all that fires does so in periods from rest on
-    const Conv2d c;                // of a part its inputs, and all channels
+    const int64_t parts, fan_out;  // parts of the channels; weights per input and tap
+    const bool periodic;  // whether all inputs fire periodically from rest
+    const Conv2d c;  // with the inputs of one part, and all output channels
     const Slices slices;
     const Cut cut;
-    const bool has_steady;  // whether some inputs fire at most steps: to find them takes time
+    const bool has_steady;  // whether enough inputs fire at most steps to be worth the search for them
 
     Sliced(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
         : parts(step.parts),
@@ -54,15 +55,15 @@ struct Sliced {
         return most(room_of(step, N, steps, View{}, threads), room_of(step, N, steps, periodic, threads));
     }
 
-    // `scratch`: as much as room() says. Adds spikes, and additions of weights, to `tally`.
+    // `scratch`: room() bytes. Adds the numbers of spikes and of additions to `tally`.
     void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
         with_lists(periodic, c.neurons.T, [&](auto of) { run_with<typename decltype(of)::Type>(x, task, scratch, tally); });
     }
 
 private:
-    // As some pixels tell.
+    // Estimated from a few pixels.
     static bool finds_steady(const View& x, const Conv2d& c) {
-        constexpr double worth = 0.8;  // of the rows of all spikes
+        constexpr double worth = 0.8;  // share of the rows that must be left to add
         Sample sample{x.spikes, c.neurons.N, c.neurons.T, c.H * c.W, c.C_in, x.image, x.step, x.pixel};
         sample_rates(&sample);
         return (c.negated ? sample.negated_rows : sample.rows) < worth * sample.rate;
@@ -107,7 +108,7 @@ private:
                 in = input_of(c, out);
                 spikes = count_spikes(c, in, x);
             }
-            if (!first || parts > 1) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are in a cache
+            if (!first || parts > 1) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are cached
             worker.source.list_inputs(c, slices, in, x, spikes);
             with_rows(c, [&](auto rows) { run_part<decltype(rows)>(c, slices, in, out, cut.places, first, last, worker); });
             if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
@@ -124,7 +125,7 @@ private:
         return cut;
     }
 
-    // Of a task's input at a time: as many as may be of a row of outputs, or a few more.
+    // The most input spikes that are listed at a time: all that one output row may need, or `few_spikes` if that is more.
     int64_t most_spikes() const {
         const int64_t rows = cut.images > 1 ? c.H : input_rows(c, 1);
         return most(few_spikes, cut.images * rows * c.W * c.C_in * c.neurons.T);

@@ -1,15 +1,15 @@
-// What fired in a slot, as a list of entries for each step, in the place of bits or beside them. Bits are made of a list when
-// somebody reads them.
+// Lists of the spikes of a slot, one list per step, instead of packed bits or in addition to them. Bits are made from a list
+// when they are needed.
 #pragma once
 #include "move.h"
 
 namespace PK_TARGET {
 
-// Pixels of an image in bands, one a task: about as many as threads share, and as stay in the cache while they are added to and
-// then visited.
+// The number of bands of an image, one task each: enough to share among the threads, and so small that a band's currents stay
+// in the cache until its pixels are visited.
 static int64_t pixel_bands(int64_t P, int64_t C, int64_t N, int64_t threads) {
-    constexpr int64_t fewest = PK_IS_CHECKED ? word_pixels : 1024;                    // pixels; few for tests
-    constexpr int64_t cached = PK_IS_CHECKED ? 1 << 11 : 1 << 17;                     // values
+    constexpr int64_t fewest = PK_IS_CHECKED ? word_pixels : 1024;  // pixels; few in the checked build, for tests
+    constexpr int64_t cached = PK_IS_CHECKED ? 1 << 11 : 1 << 17;  // values
     const int64_t shared = threads > 1 && N < 2 * threads ? 2 * threads : 1;
     return most(1, least(P / fewest, most(shared, P * C / cached)));
 }
@@ -17,7 +17,7 @@ struct PixelBands : ImageBands {
     PixelBands(int64_t P, int64_t C, int64_t N, int64_t threads) : ImageBands{P, pixel_bands(P, C, N, threads)} {}
 };
 
-// Memory for a list: of as many spikes as neurons.
+// Takes memory for a list, with room for one spike per neuron and 64 per image and step.
 static void cut_list(FiredList& list, int64_t threads, Carver& carver) {
     const int64_t bands = PixelBands(list.P, list.C, list.N, threads).count, images = list.N;
     list.room = images * (list.P * list.C + 64 * list.steps);
@@ -26,7 +26,7 @@ static void cut_list(FiredList& list, int64_t threads, Carver& carver) {
     list.fired = carver.take<int64_t>(images * bands);
 }
 
-// The bits of a slot, where they are written.
+// The bits of a slot, for writing.
 struct SlotBits {
     uint8_t* bytes;
     int64_t C, P, steps;
@@ -43,8 +43,7 @@ struct SlotBits {
     }
 };
 
-// Writes what fires at the pixels of a band of an image, step after step: to the list of a slot, or to its bits once the list
-// is full.
+// Writes the spikes of a band of an image, step by step: to the slot's list or, once that is full, to its bits.
 class FiredWriter {
 public:
     FiredWriter(FiredList& list, SlotBits bits, int64_t image, int64_t band, int64_t bands, int64_t first, int64_t last)
@@ -83,7 +82,8 @@ private:
     bool in_bits = false;
 };
 
-// Once all tasks have written a list, `ascends`: each pixel after pixel. Where one of them had to write bits, all have bits.
+// Completes a list after all tasks have written their parts. If one of them had to write bits, the others are converted to
+// bits. `ascends`: whether entries are in the order of pixels.
 static void finish_list(FiredList& list, SlotBits bits, const ImageBands& bands, bool ascends) {
     list.bands = bands.count, list.count = 0, list.ascends = ascends;
     list.is_listed = true, list.has_bits = false;
@@ -108,7 +108,7 @@ static SlotBits bits_of(const Session& session, int64_t slot) {
     return {(uint8_t*)session.slots[slot - 1], step.C, step.P(), session.lists[slot].steps};
 }
 
-// Makes the bits of a slot, if it has a list alone.
+// Makes the bits of a slot, if it has only a list.
 static void make_bits(Session& session, int64_t slot) {
     FiredList& list = session.lists[slot];
     if (list.has_bits) return;

@@ -1,27 +1,27 @@
-// How a layer of neurons is cut into tasks: bands of rows of one image, all channels; of layers of one pixel groups of
-// images. Where there are few tasks, each is cut by blocks of channels as well.
+// How a layer of neurons is cut into tasks: a band of rows of one image, with all channels; in layers of one pixel, a group of
+// images. If that gives few tasks, each is also cut by blocks of channels.
 #pragma once
 #include "session.h"
 
 namespace PK_TARGET {
 
-constexpr int64_t near_bytes = 5 << 17;      // of a matrix that stays in a second-level cache
-constexpr int64_t part_bytes = 1 << 18;      // of a larger one, which many pixels go through part after part
-constexpr int64_t most_items = 128;          // sums of a block that are made side by side
-constexpr int64_t most_far_items = 512;      // the same, where the matrix comes from far
-constexpr int64_t near_items = 32;           // the same, where they are to stay in a first-level cache
-constexpr int64_t most_list_rows = 1 << 19;  // of a batch, where it has more than one pixel
-constexpr int64_t most_band_list = 1 << 18;  // channels that fired under a band, where it has more than one row
+constexpr int64_t near_bytes = 5 << 17;      // the largest matrix that stays in the second-level cache
+constexpr int64_t part_bytes = 1 << 18;      // a larger matrix is used in parts of this size, each by many pixels
+constexpr int64_t most_items = 128;          // sums of a block that are computed together
+constexpr int64_t most_far_items = 512;      // the same, if the matrix does not stay in the second-level cache
+constexpr int64_t near_items = 32;           // the same, if the sums are to stay in the first-level cache
+constexpr int64_t most_list_rows = 1 << 19;  // per batch, unless it is one pixel
+constexpr int64_t most_band_list = 1 << 18;  // channels that can fire under a band, unless it is one row
 constexpr int64_t most_pattern_steps = 32;   // bits of a pattern
-constexpr int64_t gap = 8;                   // entries that are written at a time, so many between two lists
-// Of a segment, and of a row: where both are few, rows are added at each step in which they fire, and not by patterns. Read
-// again, such a row comes from the first-level cache, and one list a step is sooner made than one a pattern.
+constexpr int64_t gap = 8;                   // entries written at a time, and spare entries between two lists
+// With at most this many steps per segment and bytes per row, rows are added at each step in which they fire, not by patterns:
+// reading a row again is cheap, from the first-level cache, and listing by step is faster than by pattern.
 constexpr int64_t few_steps = 16, few_bytes = 256;
 
-// Whether pixels share a matrix, or a part of one, that is too large to be read for each.
+// Whether the matrix is too large for the second-level cache, so that a batch of pixels should share each read of it.
 static bool is_far(const Window& w) { return w.rows * w.row_bytes > near_bytes; }
 
-// A window's rows in parts: of some channels of one tap, or of all channels of some taps.
+// A window's rows, cut into parts: some channels of one tap, or all channels of some taps.
 struct Parts {
     int64_t chunk, chunks, taps, count;
     Parts(const Window& w, int64_t most_rows) : chunk(w.C), chunks(1), taps(least(w.taps(), most(1, most_rows / w.C))) {
@@ -31,12 +31,12 @@ struct Parts {
 };
 
 struct Tasks {
-    int64_t steps, sums;  // of the segment; of a pixel: one, if all its inputs are held
-    int64_t rows, bands;  // of output rows of an image: of a band, how many
-    int64_t images, groups;  // of a task, where a layer has one pixel: how many such groups
-    int64_t spans;  // of blocks
-    int64_t pixels;  // of a batch, at most
-    bool one_pixel, shared;  // whether a layer has one pixel; whether batches have more
+    int64_t steps, sums;  // steps of the segment; sums per pixel and channel: 1 if all inputs are held
+    int64_t rows, bands;  // output rows per band; bands per image
+    int64_t images, groups;  // images per task, in layers of one pixel; number of such groups
+    int64_t spans;  // tasks by blocks of channels
+    int64_t pixels;  // the most pixels of a batch
+    bool one_pixel, shared;  // whether the layer has one pixel; whether batches have several
 
     Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
         one_pixel = step.P() == 1;
@@ -63,21 +63,21 @@ struct Tasks {
             if (is_far(step.windows[i])) return true;
         return false;
     }
-    // Whether a batch goes through the rows of a window part after part, so that they come from far once.
+    // Whether a batch uses the rows of a window part by part, so that each row is fetched from memory once.
     bool in_parts(const Window& w) const { return shared && is_far(w); }
     Parts parts(const Window& w) const { return Parts(w, in_parts(w) ? part_bytes / w.row_bytes : w.rows); }
-    // Whether rows are listed for each step, and not for each pattern of steps.
+    // Whether rows are listed by step, not by pattern.
     bool by_steps(const Window& w) const {
         return steps == 1 || in_parts(w) || (steps <= few_steps && w.row_bytes <= few_bytes && !is_far(w));
     }
     int64_t count() const { return groups * bands * spans; }
 
-    // Rows of an input that lie under a band.
+    // Input rows under a band.
     int64_t under_rows(const Window& w) const {
         return least(w.H, (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1);
     }
 
-    // Memory that one thread needs.
+    // The scratch memory of one thread.
     Room room(const Step& step) const {
         Room r;
         r.items = pixels * sums;

@@ -1,4 +1,4 @@
-// Convolutions of spikes by matrix tiles (../conv2d/amx.h), whose time does not depend on how many there are.
+// Convolutions by matrix tiles (../conv2d/amx.h); their time does not depend on the number of spikes.
 #pragma once
 #include "../conv2d/amx_pixels.h"
 #include "convolution.h"
@@ -6,7 +6,7 @@
 namespace PK_TARGET {
 
 #if defined(__AMX_INT8__)
-// A convolution by tiles.
+// Adds what tiles need to the description of a convolution.
 static Conv2d in_tiles(Conv2d c, const Step& step) {
     c.digits = step.digits, c.unit = step.tile_unit;
     return c;
@@ -46,7 +46,7 @@ struct Tiled {
     }
 };
 
-// The same of few steps (../conv2d/amx_pixels.h), which takes less time where little fires.
+// The same for few steps (../conv2d/amx_pixels.h); it takes less time if few inputs fire.
 struct PixelTiled {
     const Conv2d c;
     const PixelTiling tiling;
@@ -66,7 +66,8 @@ struct PixelTiled {
         PixelTileMemory(kernel.tiling, carver);
         return carver.bytes;
     }
-    // The cycles of so many steps of a sample (../../c/lines.h), which counts tiles that are full.
+    // The cycles of `steps` steps of a sample. The cost model (../../c/lines.h) assumes full tiles; a partly filled one costs as
+    // much as a full one.
     static double cycles(const Step& step, int64_t steps) {
         const PlaneLayout layout(conv_of(step, shape_of(step, 1, steps), View{}, nullptr, nullptr));
         const double whole_steps = (double)(step.H * layout.groups * tile_rows) / (double)step.P();
@@ -88,7 +89,7 @@ struct PixelTiled {
 };
 
 #else
-using Tiled = NoKernel;  // there are none
+using Tiled = NoKernel;  // no matrix instructions
 struct PixelTiled : NoKernel {
     using NoKernel::NoKernel;
     static double cycles(const Step&, int64_t) { return 0; }

@@ -1,15 +1,15 @@
-// A run that is to end before its time: the caller's thread asks once in a while, between tasks, and no thread begins another
-// task after that. Who goes on from the session finds it as it was before the run.
+// Interrupting a run: the caller's thread asks now and then, between tasks, whether to go on; if not, no thread begins another
+// task. The session is left as it was before the run, so that it can go on from there.
 #pragma once
 #include "marks.h"
 
 namespace PK_TARGET {
 
-// Between two questions; and of runs that keep their states and are expected to take less, no question is asked: to keep what
-// they had would take them longer than they take.
+// The time between two questions. Runs that keep their states and should take less than `worth_keeping` are not watched,
+// because saving the old states would cost too much compared with the run.
 constexpr int64_t ask_again = 50000000, worth_keeping = 20000000;  // nanoseconds
 
-// Asks now; whether the run is to end.
+// Asks now; returns whether the run is to end.
 static bool ask_whether_over(Session& session) {
     Watch& watch = session.watch;
     if (watch.asks && !watch.over.load() && watch.asks(watch.context) != 1) watch.over.store(true);
@@ -34,7 +34,7 @@ static void share(Session& session, int64_t count, void* context, Team::Work wor
     });
 }
 
-// What a run that keeps its states changes, apart from what it is asked for: each part and its bytes.
+// Calls each(memory, bytes) for all that an interrupted run must restore: states, counts and tallies.
 template <class Each>
 static void each_kept(const Session& session, const Run& run, Each each) {
     const Step& last = session.plan.steps[session.plan.count - 1];
@@ -43,8 +43,8 @@ static void each_kept(const Session& session, const Run& run, Each each) {
     each((char*)run.tally, engine::tallies * session.plan.count * (int64_t)sizeof *run.tally);
 }
 
-// Begins to watch a run whose memory is there; `expected`: nanoseconds, 0 where nobody knows. Where there is no memory to keep
-// what it changes, it is not watched.
+// Begins to watch a run, whose memory is already allocated. `expected`: nanoseconds, 0 if unknown. If there is no memory to
+// save what it changes, the run is not watched.
 static void watch_run(Session& session, const Run& run, int64_t expected) {
     Watch& watch = session.watch;
     watch.asks = nullptr, watch.over.store(false);
@@ -61,7 +61,7 @@ static void watch_run(Session& session, const Run& run, int64_t expected) {
     watch.asks = run.may_go_on, watch.context = run.context, watch.next = nanoseconds() + ask_again;
 }
 
-// Of a run that was interrupted.
+// Restores what an interrupted run has changed.
 static void put_back(Session& session, const Run& run) {
     for (int64_t k = 0; k < session.plan.count; k++) forget(session.states[k]);
     if (!run.goes_on) return;
