@@ -1,4 +1,4 @@
-"""Spikes at one bit each: how they are kept, seen as tensors, and given a gradient."""
+"""Spikes at one bit each: how they are stored, seen as tensors, and carry gradients."""
 
 from .packing import is_binary, pack, pack_if_binary
 from .spikes import COUNTERPARTS, Spikes

@@ -11,7 +11,7 @@ from ..kernels import heap
 
 
 def channels(shape: Sequence[int]) -> int:
-    """Channels of one step's shape [N, C, ...]; of [N] one."""
+    """Number of channels in the shape of one step, [N, C, ...]; 1 for [N]."""
     return shape[1] if len(shape) > 1 else 1
 
 
@@ -30,7 +30,7 @@ def from_channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 @lru_cache(256)
 def _start_on_cpu(N: int, P: int, C: int, v: float) -> Tensor:
-    """The same potential of all neurons, made once: nobody writes to it."""
+    """The same potential for all neurons. Cached, so it must not be written to."""
     with torch.inference_mode(False):
         return torch.full((C,), v, dtype=torch.float32, device=heap.CPU).expand(N, P, C)
 
@@ -38,10 +38,10 @@ def _start_on_cpu(N: int, P: int, C: int, v: float) -> Tensor:
 def start(
     v: Tensor | float | None, shape: Sequence[int], device: torch.device, neuron, *, kept: bool = False
 ) -> Tensor:
-    """The state to start from of neurons of ``shape`` [N, C, ...]: [N, P, C], with several states [N, states, P, C].
+    """The start state of neurons of ``shape`` [N, C, ...]: [N, P, C], or [N, states, P, C] with several states.
 
-    ``v``: that state as users have it, or a potential (None: at rest); other states are 0 then. ``kept``: whether the
-    same tensor may serve several calls, on a CPU where nobody follows.
+    ``v``: that state in the layout of users, or a potential (None: the resting one), where other states start at 0.
+    ``kept``: whether the same tensor may be returned again, on a CPU and if autograd and the like do not follow.
     """
     if not isinstance(v, Tensor):
         whole = shape[0], math.prod(shape[2:]), shape[1] if len(shape) > 1 else 1
@@ -50,7 +50,7 @@ def start(
             potentials = _start_on_cpu(*whole, rest)
         elif device.type != "cpu":
             potentials = torch.full(whole, rest, dtype=torch.float32, device=device)
-        else:  # kernels write to a copy; on a GPU this would be a launch more
+        else:  # not full size, since kernels write to a copy; on a GPU that would cost another launch
             potentials = torch.full(whole[2:], rest, dtype=torch.float32, device=device).expand(whole)
         if neuron.states == 1:
             return potentials
@@ -59,7 +59,7 @@ def start(
 
 
 def state_of(v: Tensor, shape: Sequence[int], neuron) -> Tensor:
-    """The state in the shape of users: [N, C, ...], with several states [N, states, C, ...]."""
+    """The state in the layout of users: [N, C, ...], or [N, states, C, ...] with several states."""
     if neuron.states == 1:
         return v.view(tuple(shape)) if len(shape) < 3 else from_channels_last(v, shape)
     flat = from_channels_last(v.flatten(0, 1), (v.shape[0] * neuron.states, *shape[1:]))

@@ -37,11 +37,11 @@ def pack(dense: Tensor) -> Spikes:
         raise TypeError(f"dense must be a tensor that holds its values, got one {got}")
     if dense.ndim < 2 or dense.shape[0] < 1:
         raise ValueError(f"dense must have the shape [T, N, ...] with T >= 1, got {list(dense.shape)}")
-    bits = dense.packed() if hasattr(dense, "packed") else None  # a SpikeTensor, which stands above Spikes
+    bits = dense.packed() if hasattr(dense, "packed") else None  # a SpikeTensor, which this module cannot import
     if bits is not None:
         return bits
     if not value_checks_cache.can_be_read(dense):
-        if torch.compiler.is_compiling():  # the graph looks at the values that it gets
+        if torch.compiler.is_compiling():  # the graph checks the values when it runs
             torch._assert_async(((dense == 0) | (dense == 1)).all(), _NOT_BINARY)
         return Spikes(pack_words(dense.bool()), dense.shape)
     spikes = pack_if_binary(dense)
@@ -56,9 +56,9 @@ def pack_if_binary(dense: Tensor) -> Spikes | None:
 
 
 def pack_and_look(dense: Tensor, kernels: CpuBackend | None = None) -> tuple[Spikes | None, bool]:
-    """:func:`pack_if_binary`, and whether the values are known to be finite: on a GPU the same pass tells.
+    """:func:`pack_if_binary`, and whether the values are known to be finite, which the same pass finds on a GPU.
 
-    ``kernels``: as of :func:`proxykernels.kernels.operators.direct`.
+    ``kernels``: what :func:`proxykernels.kernels.operators.direct` returned.
     """
     if dense.dtype in PACKABLE and (kernels is not None or _packs_in_one_pass(dense)):
         images = dense.detach()[(..., *[None] * (5 - dense.ndim))]
@@ -74,7 +74,7 @@ def pack_and_look(dense: Tensor, kernels: CpuBackend | None = None) -> tuple[Spi
 
 
 def _packs_in_one_pass(dense: Tensor) -> bool:
-    # A GPU has bool packed without a look, for which it would be waited for.
+    # On a GPU, bool is packed without a look at the values, which would have to wait for the GPU.
     known = dense.is_cuda and dense.dtype == torch.bool
     can = dense.device.type in ("cpu", "cuda") and not known and value_checks_cache.can_be_read(dense)
     return can and value_checks_cache.plain(dense) is dense and not torch.jit.is_tracing()
@@ -85,5 +85,5 @@ def is_binary(dense: Tensor) -> bool:
     dense = value_checks_cache.plain(dense)
     if dense.dtype == torch.bool:
         return True
-    first = dense[:1] if dense.ndim else dense  # of most real values it tells
+    first = dense[:1] if dense.ndim else dense  # enough to reject most real values
     return all(torch.equal(part, part.ne(0).to(dense.dtype)) for part in (first, dense))

@@ -1,8 +1,8 @@
-"""Spikes that carry a gradient, though no dense spikes exist.
+"""Gradients of packed spikes, for which no dense spikes exist.
 
-Beside its words such a Spikes has a handle: a float32 tensor [T, N, P, C] of one element, repeated without a copy,
-which autograd knows. Its values mean nothing; the gradient that it is given is that of the spikes, in the order of the
-kernels (channels last). What takes Spikes and gives Spikes takes the handle on by one of the functions below.
+In addition to its words, such a Spikes has a handle: a float32 tensor [T, N, P, C], one element repeated without a
+copy, that autograd tracks. Its values have no meaning; its gradient is the gradient of the spikes, in the order of the
+kernels (channels last). A function from Spikes to Spikes passes the handle on by one of the functions below.
 """
 
 import inspect
@@ -25,13 +25,13 @@ def new_handle(shape: Sequence[int], device: torch.device) -> Tensor:
 
 
 class Function(torch.autograd.Function):
-    """A function of autograd that torch.func takes too."""
+    """An autograd function that also works with torch.func."""
 
     generate_vmap_rule = True
 
     def __init_subclass__(cls):
         super().__init_subclass__()
-        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]  # asked for each call
+        cls.forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]  # torch asks for it at each call
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -39,7 +39,7 @@ class Function(torch.autograd.Function):
 
 
 def applied(function: type[Function], *operands: Any) -> Any:
-    """``function.apply(*operands)``. Where no transform of torch.func is active, without torch's look for one and for
+    """``function.apply(*operands)``. If no transform of torch.func is active, skips torch's search for one and for
     default values, which takes longer than a small layer."""
     if not nobody_follows():
         return function.apply(*operands)
@@ -47,14 +47,14 @@ def applied(function: type[Function], *operands: Any) -> Any:
 
 
 class _OnHandle(Function):
-    """What all functions of handles share: a handle first, then what their backward pass needs besides it.
+    """Base of functions of handles. The first argument is a handle, the others are what the backward pass needs.
 
-    The backward passes are linear and of torch's operations: derivatives of any order go through them.
+    Backward passes are linear and made of torch operations, so derivatives of any order pass through them.
     """
 
 
 class Pack(_OnHandle):
-    """The handle of spikes packed of a tensor (T, N, ...)."""
+    """The handle of spikes that were packed from a tensor (T, N, ...)."""
 
     @staticmethod
     def forward(dense: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ class Dense(_OnHandle):
 
 
 class Count(_OnHandle):
-    """Spikes of each neuron before a step, float32 [N, ...]."""
+    """The number of spikes of each neuron in the first steps, float32 [N, ...]."""
 
     @staticmethod
     def forward(handle: Tensor, words: Tensor, shape: tuple[int, ...], until: int) -> Tensor:
@@ -104,7 +104,7 @@ class Count(_OnHandle):
 
 
 class Masked(_OnHandle):
-    """The handle of the spikes of some neurons, bool [N, C, P], alone."""
+    """The handle after all neurons except those in ``chosen``, bool [N, C, P], were silenced."""
 
     @staticmethod
     def forward(handle: Tensor, chosen: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class MaxPool(_OnHandle):
 
 
 class _MaxPoolBack(Function):
-    """The gradient [T, N, P, C] of max pooling's input, of that of its output."""
+    """The gradient [T, N, P, C] of max pooling's input, from the gradient of its output."""
 
     @staticmethod
     def forward(gradient: Tensor, words: Tensor, size, windows: tuple) -> Tensor:
@@ -153,7 +153,7 @@ class _MaxPoolBack(Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        """Of each window the value at the pixel that its gradient went to: torch takes the first of the largest too."""
+        """For each window, the value at the pixel that its gradient went to. Like torch, the first of the largest."""
         (words,), (T, N, C, *size) = ctx.saved_tensors, ctx.shape
         spikes = ops.unpack(words, T, C, torch.float32).view(T * N, C, *size)
         _, chosen = F.max_pool2d(spikes, *ctx.windows, return_indices=True)
@@ -162,7 +162,7 @@ class _MaxPoolBack(Function):
 
 
 class Flatten(_OnHandle):
-    """P pixels of C channels as one pixel of C * P channels, in the order of torch's flatten."""
+    """The handle after flattening: P pixels of C channels become one pixel of C * P channels, in torch's order."""
 
     @staticmethod
     def forward(handle: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Flatten(_OnHandle):
 
 
 class Chosen(_OnHandle):
-    """The samples (``dim`` 1) or pixels (2) ``index`` int64 [n]."""
+    """The handle after a selection of samples (``dim`` 1) or pixels (2), ``index`` int64 [n]."""
 
     @staticmethod
     def forward(handle: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class Chosen(_OnHandle):
 
 
 class Placed(_OnHandle):
-    """P pixels, of which those at ``index`` int64 [p] were there before."""
+    """The handle after pixels were placed at ``index``, int64 [p], of an image of P pixels."""
 
     @staticmethod
     def forward(handle: Tensor, index: Tensor, P: int) -> Tensor:
@@ -215,7 +215,7 @@ class Placed(_OnHandle):
 
 
 class Cat(_OnHandle):
-    """Several handles one after another, along the steps (0), samples (1) or channels (3)."""
+    """The handle after concatenation along the steps (0), samples (1) or channels (3)."""
 
     @staticmethod
     def forward(dim: int, *handles: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class Cat(_OnHandle):
 
 
 def joined(dim: int, parts: Sequence[Any]) -> Tensor | None:
-    """The handle of Spikes joined along steps (0), samples (1) or channels (3); None if none of them has a gradient."""
+    """The handle of Spikes concatenated along steps (0), samples (1) or channels (3); None if none has a gradient."""
     if not any(part.requires_grad for part in parts):
         return None
     return Cat.apply(dim, *(part._handle_or_new() for part in parts))

@@ -1,11 +1,11 @@
-"""A tensor of spikes that stays packed until its values are read. Layers return it for a tensor.
+"""A tensor of spikes that stays packed until its values are read. Layers return it when their input is a tensor.
 
-It has the shape, type and device of the dense one. This package's layers, pooling and flattening take its bits, and so
-do the functions of torch in WITHOUT_A_LOOK (spike_tensor_functions.py). Every other function is called with the dense
-tensor, which is made at the first of these calls. From then on there are no bits, so nothing that anybody writes to the
-dense one, through a view, numpy or a pointer, is ever missed: a layer packs it anew.
+It has the shape, dtype and device of the dense tensor. This package's layers, pooling and flattening use its bits, and
+so do the torch functions in WITHOUT_A_LOOK (spike_tensor_functions.py). Every other function is called with the dense
+tensor, which is made at the first such call. The bits are dropped then, so that a write to the dense tensor, through a
+view, numpy or a pointer, is never missed: the next layer packs it again.
 
-Views, such as ``y[a:b]``, share one :class:`Memory`. When one of them is looked at, all become views of its dense one.
+Views, such as ``y[a:b]``, share one :class:`Memory`. Once one of them has been read, all are views of its dense tensor.
 """
 
 import math
@@ -27,7 +27,7 @@ from ..kernels.value_checks_cache import is_fake_mode, nobody_follows
 from .packing import pack_if_binary
 from .spikes import Spikes
 
-FEWEST = 1 << 12  # neurons times steps that are worth the detour; fewer are dense at once
+FEWEST = 1 << 12  # neurons times steps that are worth the overhead; smaller tensors are dense at once
 
 METADATA = {
     *(getattr(Tensor, name).__get__ for name in (
@@ -40,7 +40,7 @@ METADATA = {
     )),
     torch.numel, torch.is_floating_point, torch.is_complex,
 }  # fmt: skip
-CHANGES = {  # what the tensor itself is, and not only its values
+CHANGES = {  # functions that change the tensor itself, not only its values
     Tensor.requires_grad.__set__, Tensor.data.__set__,  # type: ignore[attr-defined]
     *(getattr(Tensor, name + "_") for name in (
         "requires_grad", "unsqueeze", "squeeze", "t", "transpose", "swapaxes", "swapdims", "resize", "resize_as", "set",
@@ -48,52 +48,52 @@ CHANGES = {  # what the tensor itself is, and not only its values
     )),
 }  # fmt: skip
 CONTAINERS = tuple, list, dict  # of arguments
-WITHOUT_A_LOOK: dict[Callable, Callable] = {}  # function of torch -> what takes the bits; NotImplemented: not these
+WITHOUT_A_LOOK: dict[Callable, Callable] = {}  # torch function -> one on bits, which may return NotImplemented
 
 
 class SpikeTensor(Tensor):
-    """See above. Made by :func:`dense_like`."""
+    """A tensor of spikes that stays packed until its values are read; see above. Made by :func:`dense_like`."""
 
     _memory: "Memory"
     _spikes: Spikes
     _view: Callable[[Tensor], Tensor] | None
     _seen: Tensor | None
-    _source: Tensor | None  # what this is a detached view of
+    _source: Tensor | None  # the tensor that this was detached from
 
     @staticmethod
     def __new__(cls, spikes: Spikes, memory: "Memory", view: Callable[[Tensor], Tensor] | None = None):
-        """``view``: makes this tensor of the memory's dense one; None: it is this one."""
+        """``view``: a function that makes this tensor from the memory's dense tensor; None: they are the same."""
         self = _without_storage(spikes.shape, dtype=memory.dtype, device=spikes.device)
         self._memory, self._spikes, self._view, self._seen, self._source = memory, spikes, view, None, None
         return self
 
     def packed(self) -> Spikes | None:
-        """The bits; None once somebody has looked at the dense tensor."""
+        """The bits; None once the dense tensor has been read."""
         return self._spikes if self._memory.dense is None else None
 
     def dense(self) -> Tensor:
-        """The tensor as torch has it, made at the first call; the bits are gone then."""
+        """An ordinary tensor, made at the first call; the bits are dropped then."""
         if self._seen is None:
             whole = self._memory.look()
             self._seen = whole if self._view is None else self._view(whole)
         return self._seen
 
     def detached(self) -> "SpikeTensor":
-        """A view without a gradient. It is of this class whether or not there are bits, as nn.Parameter asks for."""
+        """A view without a gradient. It has this class even if there are no bits, as nn.Parameter requires."""
         view = view_of(self, self._spikes, Tensor.detach)
         view._source = self
         return view
 
     def _become_dense(self) -> bool:
-        """Be an ordinary tensor from now on, where nobody but Python refers to this one; whether that is so."""
+        """Turn into an ordinary tensor, if only Python refers to this one; return whether that was possible."""
         with suppress(RuntimeError), torch._C.DisableTorchFunctionSubclass():
             swap_tensors(self, self.dense().detach())
             return True
         return False
 
     def _become_learnable(self) -> None:
-        """Be an ordinary tensor, before requires_grad_, along with the one that this was detached from: nn.Parameter
-        takes a detached tensor whose class is that of the other one."""
+        """Turn into an ordinary tensor before requires_grad_, together with the tensor that this was detached from:
+        nn.Parameter requires that a detached tensor has the class of its source."""
         source = self._source
         if not isinstance(source, SpikeTensor) or source._become_dense():
             self._become_dense()
@@ -102,7 +102,7 @@ class SpikeTensor(Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if torch.compiler.is_compiling() or _is_traced() or (func is Tensor.untyped_storage and _is_described()):
-            # a graph has the dense tensor, by the functions below; the storage of this one is empty
+            # The graph holds the dense tensor, by the functions below; the storage of this one is empty.
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0].packed() is not None:
@@ -118,7 +118,7 @@ class SpikeTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return _with_dense(func, args, kwargs or {})  # of callers in C++, which ask no __torch_function__
+        return _with_dense(func, args, kwargs or {})  # for callers in C++, which bypass __torch_function__
 
     def __repr__(self, *, tensor_contents=None):
         if torch.compiler.is_compiling() or is_fake_mode():
@@ -141,15 +141,15 @@ class SpikeTensor(Tensor):
 
 
 def _without_storage(size: Sequence[int], **about: Any) -> SpikeTensor:
-    """A tensor without bytes. Compiled code that asks for their address without asking torch for leave, as
-    torch.utils.dlpack.to_dlpack does, gets torch's RuntimeError in place of a null pointer."""
+    """A tensor without storage. Compiled code that takes its address, as torch.utils.dlpack.to_dlpack does, gets
+    torch's RuntimeError instead of a null pointer."""
     made = Tensor._make_wrapper_subclass(SpikeTensor, size, **about)
     torch._C._set_throw_on_mutable_data_ptr(made)
     return made
 
 
 class Memory:
-    """The memory that several SpikeTensors share: bits, and a dense tensor once its values have been read."""
+    """The memory that several SpikeTensors share: bits, or a dense tensor once values have been read."""
 
     __slots__ = ("_in_inference", "_lock", "_spikes", "dense", "dtype")
 
@@ -161,7 +161,7 @@ class Memory:
         """The dense tensor, for reading."""
         with self._lock:
             if self.dense is None:
-                spikes: Any = self._spikes  # there until the first look
+                spikes: Any = self._spikes  # not None before the first look
                 with torch.inference_mode(self._in_inference), torch._C.DisableTorchFunction(), _without_modes():
                     self.dense = spikes.dense(self.dtype)
                 self._spikes = None
@@ -169,31 +169,31 @@ class Memory:
 
 
 class InputMemory(Memory):
-    """That of spikes which a simulation was given as a tensor. Its layers take the bits, however few; other code sees
-    a tensor. So do those tensors that layers make of this one."""
+    """The memory of spikes that a simulation got as a tensor. Its layers use the bits, however few; other code sees a
+    tensor. The same holds for the tensors that layers make from this one."""
 
     __slots__ = ()
 
 
 def _is_traced() -> bool:
-    """Whether torch.jit.trace or make_fx follows operators: it keeps a tensor that it was not given as a constant."""
+    """Whether torch.jit.trace or make_fx is recording; it would store a tensor that it was not given as a constant."""
     return torch._C._is_tracing() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def _is_described() -> bool:
-    """Whether torch.compile makes a fake of this tensor; torch 2.10 asks for its storage outside of the fake mode."""
+    """Whether torch.compile is making a fake of this tensor; torch 2.10 asks for its storage outside the fake mode."""
     return is_fake_mode() or torch._guards.TracingContext.try_get() is not None
 
 
 def _without_modes() -> AbstractContextManager:
-    """Without the modes of whoever looks: the tensor is as if it had been made with the bits."""
+    """Turn off torch's dispatch modes, so that the dense tensor is as if it had been made together with the bits."""
     modes = torch._C._len_torch_dispatch_stack() or _len_torch_dispatch_stack_pre_dispatch()
-    return _disable_current_modes() if modes else nullcontext()  # which imports what takes a second
+    return _disable_current_modes() if modes else nullcontext()  # the former imports for a second
 
 
 def dense_like(spikes: Spikes, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Spikes as a tensor of a type, None: that of ``x``; packed until its values are read, where this is possible.
-    Those that carry a gradient are float32 for bool and integers, which have none."""
+    """Spikes as a tensor, packed until its values are read if possible. ``dtype``: default that of ``x``; spikes that
+    carry a gradient are float32 instead of bool or integers."""
     dtype = x.dtype if dtype is None else dtype
     if spikes._handle is not None and spikes.requires_grad:
         return spikes.dense(dtype if dtype.is_floating_point else torch.float32)
@@ -206,37 +206,37 @@ def dense_like(spikes: Spikes, x: Tensor, dtype: torch.dtype | None = None) -> T
             return spikes.dense(dtype)
         if math.prod(spikes.shape) < FEWEST:
             return spikes._dense(dtype, backends.cpu_backend())
-        heap.keep_freed()  # the dense tensors of calls before, or each would be cleared by the system anew
+        heap.keep_freed()  # reuse the memory of earlier dense tensors, or the system would clear pages for each
     return SpikeTensor(spikes, Memory(spikes, dtype))
 
 
 def view_of(x: SpikeTensor, spikes: Spikes, view: Callable[[Tensor], Tensor]) -> SpikeTensor:
-    """What ``view`` makes of a dense x, which shares its memory; ``spikes``: its bits, as long as there are any."""
+    """A view of x that shares its memory. ``view`` makes it from a dense x; ``spikes``: its bits, while x has any."""
     before = x._view
     return SpikeTensor(spikes, x._memory, view if before is None else lambda dense: view(before(dense)))
 
 
 def packed(x: Any) -> Any:
-    """The Spikes of a SpikeTensor whose values were not read yet; otherwise its dense tensor. Other x are returned as
-    they are."""
+    """The Spikes of a SpikeTensor whose values have not been read, otherwise its dense tensor. Any other x is returned
+    as it is."""
     if not isinstance(x, SpikeTensor):
         return x
-    if torch.compiler.is_exporting() or _is_traced():  # the graph takes any tensor in its place: no look into this one
+    if torch.compiler.is_exporting() or _is_traced():  # the graph will get other tensors: do not read this one
         return torch.ops.aten.alias(x)
     spikes = x.packed()
     return x.dense() if spikes is None else spikes
 
 
 def given_bits(x: Any) -> Any:
-    """:func:`packed` of spikes that a simulation was given, of each input where there are several; other x as they
-    are."""
+    """:func:`packed` for spikes that a simulation was given, also within a tuple of inputs; any other x is returned as
+    it is."""
     if isinstance(x, tuple | list):
         return tuple(map(given_bits, x))
     return packed(x) if isinstance(x, SpikeTensor) and isinstance(x._memory, InputMemory) else x
 
 
 def keeps_packed(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """The forward pass of a module that takes Spikes and tensors alike: of a SpikeTensor it takes the bits."""
+    """Decorate the forward pass of a module that takes Spikes and tensors, so that it uses a SpikeTensor's bits."""
 
     @wraps(forward)
     def taking_bits(self, x):
@@ -246,33 +246,33 @@ def keeps_packed(forward: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
             return y
         if isinstance(y, Spikes):
             return x if y is given else dense_like(y, x)
-        return y if y.dtype == x.dtype else forward(self, x.dense())  # values that are computed in the type of x
+        return y if y.dtype == x.dtype else forward(self, x.dense())  # values must be computed in the dtype of x
 
     return taking_bits
 
 
 def found(x: Tensor) -> Spikes | None:
-    """The Spikes of a tensor of 0 and 1 that :func:`dense_like` may wait for; else None."""
+    """The Spikes of a tensor of 0 and 1 that is worth packing (see :func:`dense_like`); else None."""
     if x.dtype == torch.bool or x.ndim < 2 or x.requires_grad or not _is_alone(x) or math.prod(x.shape) < FEWEST:
         return None
     if isinstance(x, SpikeTensor):
         return x.packed()
-    return pack_if_binary(x) if x.device.type == "cpu" else None  # a GPU would have to be waited for
+    return pack_if_binary(x) if x.device.type == "cpu" else None  # on a GPU this would have to wait
 
 
 PLAIN: tuple[type[Tensor], ...] = (Tensor, nn.Parameter, SpikeTensor)
 
 
 def _is_alone(x: Tensor) -> bool:
-    """Whether spikes may be given for x packed: nobody who follows operators (a compiler, a tracer, vmap, a mode, the
-    capture of a CUDA graph) would miss a dense tensor."""
+    """Whether spikes for x may stay packed: nothing that follows operators (a compiler, a tracer, vmap, a mode, the
+    capture of a CUDA graph) needs a dense tensor."""
     if type(x) not in PLAIN or x.layout != torch.strided or not nobody_follows():
         return False
     return x.device.type == "cpu" or (x.device.type == "cuda" and not torch.cuda.is_current_stream_capturing())
 
 
 def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """The function called with dense tensors; what it gives back of its arguments is what was given."""
+    """Call a function with dense tensors. If it returns an argument, the original SpikeTensor is returned."""
     given: dict[int, SpikeTensor] = {}
 
     def look(x: SpikeTensor) -> Tensor:
@@ -285,7 +285,7 @@ def _with_dense(func: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     else:
         args = [look(arg) if isinstance(arg, SpikeTensor) else arg for arg in args]
     result = func(*args, **kwargs)
-    if isinstance(result, Tensor):  # of x.add_(1), x
+    if isinstance(result, Tensor):  # x.add_(1) returns x
         return given.get(id(result), result)
     if isinstance(result, tuple | list):
         return tree_map_only(Tensor, lambda y: given.get(id(y), y), result)

@@ -86,7 +86,7 @@ class Spikes:
         return self._dense(dtype, ops)
 
     def _dense(self, dtype: torch.dtype, kernels: Any) -> Tensor:
-        """:meth:`dense` without a gradient; ``kernels``: of operators.direct, or the operators."""
+        """:meth:`dense` without a gradient; ``kernels``: what operators.direct returned, or ``ops``."""
         shape, kept, kind = self.shape, self._kept, dtype if self.scale == 1 else torch.bool
         bits = _unsafe_view(kernels.unpack(kept.words, shape[0], shape[2] if len(shape) > 2 else 1, kind), shape)
         return bits if self.scale == 1 else (bits * self.scale).to(dtype)
@@ -175,11 +175,11 @@ class Spikes:
         return f"Spikes(shape={self.shape}, device='{self.device}')"
 
     def _total(self) -> Tensor:
-        """All spikes: int64, no dimensions."""
+        """The number of spikes, int64 without dimensions."""
         return self._kept.total()
 
     def _total_of_pixels(self) -> Tensor:
-        """Spikes of each pixel: int64 [P]."""
+        """The number of spikes of each pixel, int64 [P]."""
         return self._kept.total_of_pixels()
 
     def _at(self, pixels: Tensor) -> "Spikes":
@@ -218,7 +218,7 @@ class Spikes:
 
 
 class _NoTensorError(AttributeError, TypeError):
-    """For hasattr a missing attribute; for whoever gave Spikes to a module of torch, the wrong type."""
+    """An AttributeError, so that hasattr works; and a TypeError, for code that passes Spikes to a torch module."""
 
 
 def _no_tensor(name: str) -> str:
@@ -227,7 +227,7 @@ def _no_tensor(name: str) -> str:
     return f"torch's {name} takes tensors, and got Spikes; use {use}"
 
 
-COUNTERPARTS = {  # function of torch -> what takes spikes in its place
+COUNTERPARTS = {  # torch function -> its counterpart for spikes
     "conv2d": "FusedIFConv2d",
     "conv1d": "FusedIFConv1d",
     "linear": "FusedIFLinear",

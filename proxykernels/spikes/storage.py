@@ -1,4 +1,4 @@
-"""How spikes are kept: as words, as words with their max pooling, or as periods. Each has the same few members."""
+"""How spikes are stored: as words, as words with their max pooling, or as periods. All have the same few members."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from . import word_ops
 
 
 class Words:
-    """The bits of T steps, laid out as the device has them (kernels/cpu/words.py, kernels/gpu/words.py)."""
+    """The bits of T steps, in the layout of the device (kernels/cpu/words.py, kernels/gpu/words.py)."""
 
     __slots__ = ("T", "_totals", "words")
 
@@ -25,14 +25,14 @@ class Words:
         return _bytes(self.words)
 
     def total(self) -> Tensor:
-        """All spikes: int64, no dimensions."""
+        """The number of spikes, int64 without dimensions."""
         return self.total_of_pixels().sum() if self.device.type == "cpu" else ops.total(self.words)
 
     def total_of_pixels(self) -> Tensor:
-        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
-        if torch.compiler.is_compiling():  # keeps nothing of a trace
+        """The number of spikes of each pixel, over all samples, steps and channels: int64 [P]."""
+        if torch.compiler.is_compiling():  # traced tensors must not be cached
             return ops.total_of_pixels(self.words)
-        if self._totals is None:  # each layer that reads them asks
+        if self._totals is None:  # cached, since each layer that reads the spikes asks
             self._totals = ops.total_of_pixels(self.words)
         return self._totals
 
@@ -45,12 +45,12 @@ class Words:
         return Words(word_ops.pixels(self.words, index), self.T)
 
     def of_neurons(self, neurons: Tensor) -> "Words":
-        """The spikes of the neurons ``neurons`` bool [N, C, P] alone."""
+        """The spikes of the neurons ``neurons``, bool [N, C, P]; all others are silent."""
         return Words(word_ops.of_neurons(self.words, neurons), self.T)
 
 
 class PooledWords(Words):
-    """Words, and those after max pooling by 2 x 2, which a GPU's convolution makes in the same launch."""
+    """Words, and the words after 2 x 2 max pooling, which a GPU's convolution makes in the same launch."""
 
     __slots__ = ("pooled",)
 
@@ -64,9 +64,9 @@ class PooledWords(Words):
 
 
 class Periods:
-    """Neurons that repeat themselves, on a CPU: a neuron fires at the steps t where its period divides t + 1.
+    """Spikes of periodic neurons, on a CPU: a neuron fires at the steps t where its period divides t + 1.
 
-    Two bytes a neuron say it all; their words are made when they are first asked for.
+    Stored in two bytes per neuron; the words are made when they are first needed.
 
     Attributes:
         periods: int16 [N, P, C], 0 for a neuron that never fires.
