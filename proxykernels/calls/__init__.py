@@ -1,1 +1,1 @@
-"""Calls over all time steps: neurons, convolutions, operations on spikes, and their gradients."""
+"""Functions over all time steps: neurons, convolutions, operations on spikes, and their gradients."""

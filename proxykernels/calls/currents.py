@@ -18,13 +18,13 @@ from ..spikes.storage import Periods
 from ..surrogates import Surrogate
 from .gradients.calls import convolved, wants_gradient
 
-Pair = tuple[int, int]  # of height and width
+Pair = tuple[int, int]  # height and width
 
 
 def currents_in_parts(
     x: Spikes | Tensor, weight: Tensor, bias: Tensor | None, window: tuple, surrogate: Surrogate | None
 ) -> Iterator[Tensor]:
-    """The currents [t, N, C_out, P] of inputs (T, N, C_in, H, W), of real values a chunk of steps at a time."""
+    """The currents [t, N, C_out, P] of inputs (T, N, C_in, H, W); for real values, a chunk of steps at a time."""
     if wants_gradient(surrogate, x, weight, bias):
         yield convolved(x, weight, bias, window)
         return
@@ -46,7 +46,7 @@ def currents_of(
     """The currents [T, N, C_out, H_out, W_out], channels last in memory, of a convolution of spikes."""
     T, N, _, *size = x.shape
     shape = N, len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
-    silent = IFNeuron(v_threshold=math.inf, v_reset=None).on(shape[1], x.device)  # the kernels fire neurons as well
+    silent = IFNeuron(v_threshold=math.inf, v_reset=None).on(shape[1], x.device)  # kernels need neurons
     v = start(0.0, shape, x.device, silent)
     operands = size, scaled(weight, x), None if bias is None else bias.float(), v, silent, stride, padding, dilation
     kept = x._kept
@@ -60,10 +60,10 @@ def currents_of(
 def batch_moments(
     x: Spikes, weight: Tensor, bias: Tensor, stride: Pair, padding: Any, dilation: Pair, groups: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Mean and variance of a convolution's currents of spikes, float64 [C_out], and of how many they are.
+    """Mean and variance of the currents of a convolution of spikes, float64 [C_out], and the number of currents.
 
-    One launch sums up currents and squares; ``bias`` should lie near the negative mean, or the variance loses digits.
-    The currents are never in memory. A matrix product is a convolution of images of one pixel.
+    One launch sums currents and squares, without storing currents. ``bias`` should be near the negative mean, or the
+    variance loses digits. A matrix product counts as a convolution of images of one pixel.
     """
     T, N, _, *size = x.shape
     size, weight = size or [1, 1], weight.view(*weight.shape, *[1] * (4 - weight.ndim))
@@ -84,7 +84,7 @@ def batch_moments(
 
 
 def scaled(weight: Tensor, x: Spikes) -> Tensor:
-    """The weight by what a spike of x counts."""
+    """The weight times the value of a spike of x."""
     return weight if x.scale == 1 else constant_cache.made(_times, weight, x.scale)
 
 

@@ -1,7 +1,6 @@
-"""Neurons of any model over all time steps in one call: what functional.py offers of IF neurons, and layers run.
+"""Neurons of any model over all time steps in one call. Layers call these functions; functional.py wraps them for IF.
 
-Differentiable with a surrogate derivative, if one is given. A neuron that does not fire has potentials in the place of
-spikes.
+Differentiable if a surrogate derivative is given. Neurons that never fire give potentials instead of spikes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -79,8 +78,8 @@ def conv2d(
     """:func:`proxykernels.if_conv2d`.
 
     ``pool_follows``: whether :func:`proxykernels.max_pool2d` by 2 x 2 comes next; a GPU then pools in the same launch.
-    ``shortcut``, where :func:`takes_shortcut` allows it and x is packed: spikes of the output's shape that each add 1
-    to their neuron's current.
+    ``shortcut``: spikes of the output's shape that each add 1 to their neuron's current. Only if x is packed and
+    :func:`takes_shortcut` allows it.
     """
     tensors = neuron.check_once()
     held = _tensor(x)
@@ -136,13 +135,13 @@ def linear(
 
 
 def _tensor(x: Any) -> Any:
-    """The tensor that holds an input."""
+    """The tensor in which an input is stored."""
     kept = x._kept if isinstance(x, Spikes) else None
     return x if kept is None else kept.periods if isinstance(kept, Periods) else kept.words
 
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
-    """Whether spikes x may be the shortcut of a call without a gradient and without groups: on a CPU."""
+    """Whether spikes x may be the shortcut of a call without a gradient and without groups (CPU only)."""
     return x.device.type == "cpu" and x.scale == 1 and neuron.fires
 
 
@@ -160,7 +159,7 @@ def _behind(
 ) -> Fired:
     """Neurons behind a convolution of x (T, N, C_in, H, W). The arguments are already checked.
 
-    ``weight``: of a convolution, or of a matrix product, which is one of images of one pixel.
+    ``weight``: of a convolution, or of a matrix product, which is treated as one on images of one pixel.
     """
     T = x.shape[0]
     weight, bias = weight.detach(), None if bias is None else bias.detach()
@@ -189,7 +188,7 @@ def _behind_with_gradient(
     neurons: NeuronsOfCall,
     surrogate: Surrogate | None,
 ) -> Fired:
-    """:func:`_behind` where a gradient is wanted, or of neurons that do not fire, which may have one."""
+    """:func:`_behind` with a gradient, or for neurons that never fire, which are differentiable anyway."""
     weight = _taps(weight)
     if not neurons.neuron.fires:
         x = x._sized(*window.size) if isinstance(x, Spikes) else x
@@ -210,8 +209,8 @@ def _integrate(
 ) -> tuple[Tensor, Tensor]:
     """The potentials [T, N, ...] of neurons that never fire, and the last ones, in memory of their own.
 
-    They are differentiable where the layer is, though no spike needs its surrogate derivative. ``own``: whether the
-    currents were made in this call; else they are the caller's.
+    They are differentiable if the layer has a surrogate derivative, although it is not used. ``own``: whether the
+    currents were made in this call and may be returned; otherwise they belong to the caller.
     """
     neuron, shape, v = neurons.neuron, neurons.shape, neurons.v
     state, parts = v if isinstance(v, Tensor) else neuron.rest if v is None else v, []
@@ -233,7 +232,7 @@ def _integrate(
 
 
 def _copied(current: Tensor) -> Tensor:
-    """A copy in float32: of constant currents of one step, which stay constant."""
+    """A copy in float32; constant currents are copied once and stay constant."""
     if checks.is_repeated(current):
         return checks.repeated(current[0].to(torch.float32, copy=True), len(current))
     return current.to(torch.float32, copy=True)

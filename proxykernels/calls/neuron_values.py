@@ -1,4 +1,4 @@
-"""The neurons of a call as one value: checked, with their state, as kernels take them."""
+"""The neurons of a call as one object: checked, with their state, in the form that kernels take."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ..spikes.storage import Periods
 from .gradients import input_kinds
 from .gradients.fire import Operands, fire
 
-FEW = 1 << 24  # neurons times steps that any memory holds
+FEW = 1 << 24  # neurons times steps; so few need no check of the memory
 Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
 
 
@@ -28,12 +28,12 @@ class NeuronsOfCall:
     """The neurons of a call, and their initial state; both are checked.
 
     Attributes:
-        neuron: what they are.
+        neuron: the neuron model with its parameters.
         shape: [N, ...].
-        v: what they start from, as the functions take it.
+        v: the initial state, as the functions take it.
         device: where they are.
-        kernels: what runs them: operators.direct, or the operators.
-        start: the state before the first step, and parameters: the neurons, as kernels take them.
+        kernels: what operators.direct returned, or the operators.
+        start, parameters: the initial state and the neurons, as kernels take them.
     """
 
     neuron: AnyNeuron
@@ -80,7 +80,7 @@ def neurons_of(
     T: int,
     differentiable: bool,
 ) -> NeuronsOfCall:
-    """The neurons of a call, whose T steps need memory; ``numbers``: whether they have no tensors."""
+    """The neurons of a call of T steps, after a check of the memory; ``numbers``: no parameter is a tensor."""
     kept = kernels is not ops and numbers
     if kept and v is None and T * math.prod(shape) <= FEW:
         return _at_rest(neuron, tuple(shape), device, kernels)
@@ -101,6 +101,6 @@ def _ready(
 
 @lru_cache(256)
 def _at_rest(neuron: AnyNeuron, shape: tuple[int, ...], device: torch.device, kernels: Any) -> NeuronsOfCall:
-    """Neurons of numbers that start at rest, on a CPU: made once, for nobody writes to them."""
+    """Neurons whose parameters are numbers and that start at rest, on a CPU. Cached, since nothing writes to them."""
     with torch.inference_mode(False):
         return _ready(neuron, shape, None, device, kernels, kept=True)

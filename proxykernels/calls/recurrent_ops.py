@@ -1,4 +1,4 @@
-"""Neurons behind a matrix product that their own layer's spikes come back to, over all time steps in one call."""
+"""Recurrent neurons behind a matrix product, over all time steps in one call."""
 
 from typing import Any
 
@@ -30,10 +30,10 @@ def linear(
 
     Args:
         x: Spikes (T, N, in), or a tensor of that shape. weight: [out, in]. bias: [out].
-        recurrent_weight: R, [out, out], of which row i has the weights of what neuron i receives; or [out], what each
-            neuron receives of itself alone.
-        v: the state to start from, [N, states + 1, out], of which the last are the spikes s[-1]; a potential; or None,
-            at rest. With the last two s[-1] = 0.
+        recurrent_weight: R, [out, out], where row i has the weights of what neuron i receives; or [out], if each neuron
+            receives only its own spikes.
+        v: the initial state [N, states + 1, out], whose last entry is the spikes s[-1]; or a potential, or None (at
+            rest), with s[-1] = 0.
 
     Returns:
         Spikes (T, N, out) and the state after the last step.
@@ -72,7 +72,7 @@ def linear(
 
 
 def _start(v: Tensor | float | None, shape: tuple[int, int], neuron: AnyNeuron, device: torch.device) -> Tensor:
-    """The state to start from, [N, states + 1, 1, C]."""
+    """The initial state, [N, states + 1, 1, C]."""
     if isinstance(v, Tensor):
         return v.float().unsqueeze(2)
     start = torch.zeros(shape[0], neuron.states + 1, 1, shape[1], dtype=torch.float32, device=device)

@@ -70,7 +70,7 @@ def max_rate_pool2d(
 
 
 def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)) -> Spikes:
-    """Spikes (T, N, C, H, W) with silent pixels around them, and ``spread`` steps apart; see
+    """Spikes (T, N, C, H, W) with silent pixels around and, with ``spread``, between them; see
     :class:`proxykernels.ZeroPad2d`."""
     (height, width), (left, right, top, bottom) = x.shape[3:], padding
     H, W = (
@@ -97,8 +97,7 @@ def flatten(x: Spikes) -> Spikes:
 
 
 def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
-    """Spikes of ``shape`` (T, N, ...) that are a selection of those of ``x``. ``move`` makes the selection on a dense
-    tensor."""
+    """Spikes of ``shape`` (T, N, ...), selected from those of ``x``. ``move`` makes the selection on a dense tensor."""
     bits = move(ops.unpack(x._words, x.T, x._channels, torch.bool).view(x.shape))
     handle = None
     if x._differentiable:
@@ -109,7 +108,7 @@ def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int])
 
 
 def cat_channels(parts: Sequence[Spikes]) -> Spikes:
-    """Spikes (T, N, C, ...) of the same T, N, size and scale, one after another along C."""
+    """Concatenates Spikes (T, N, C, ...) of the same T, N, size and scale along C."""
     T, N, _, *size = parts[0].shape
     C = [part.shape[2] for part in parts]
     words = word_ops.cat_channels([part._words for part in parts], T, C)
@@ -117,9 +116,9 @@ def cat_channels(parts: Sequence[Spikes]) -> Spikes:
 
 
 def cat_samples(parts: Sequence[Spikes], *, collate_fn_map: Any = None) -> Spikes:
-    """Spikes (T, N_1, ...), (T, N_2, ...), ... as one batch (T, N_1 + N_2 + ..., ...); what DataLoader makes of them.
+    """Spikes (T, N_1, ...), (T, N_2, ...), ... as one batch (T, N_1 + N_2 + ..., ...), as DataLoader collates them.
 
-    ``collate_fn_map``: what torch gives to all its functions of batches; not used.
+    ``collate_fn_map``: not used; torch passes it to every collate function.
 
     Raises:
         ValueError: the parts differ in more than the number of samples.
@@ -136,12 +135,12 @@ def cat_samples(parts: Sequence[Spikes], *, collate_fn_map: Any = None) -> Spike
     return first._like(words, shape, spike_autograd.joined(1, parts))
 
 
-default_collate_fn_map[Spikes] = cat_samples  # how torch lets other types into batches
+default_collate_fn_map[Spikes] = cat_samples  # registers Spikes with torch's DataLoader
 
 
 def cat_steps(parts: Sequence[Output]) -> Output:
-    """Spikes (T_1, N, ...), (T_2, N, ...), ... joined in time; on a GPU all T but the last are multiples of 32. Or
-    potentials."""
+    """Concatenates Spikes (T_1, N, ...), (T_2, N, ...), ..., or potentials, in time. On a GPU all T except the last
+    must be multiples of 32."""
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     words = word_ops.cat([part._words for part in parts], [part.T for part in parts])

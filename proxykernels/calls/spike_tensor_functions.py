@@ -1,6 +1,6 @@
-"""Functions of torch that take the bits of a SpikeTensor, and what each of them does.
+"""Torch functions that work on the bits of a SpikeTensor, and their implementations.
 
-They give NotImplemented where they would need the dense tensor: torch's own function then takes that.
+An implementation returns NotImplemented if it would need the dense tensor; torch's own function then runs on that.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def _detach(x):
 
 
 def _deepcopy(x, memo):
-    """With the caller's own memo, in which copies of one memory find each other."""
+    """Uses the caller's memo, so that tensors that share memory still share it in the copy."""
     return x.dense().__deepcopy__(memo)
 
 

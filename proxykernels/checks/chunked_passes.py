@@ -1,7 +1,7 @@
-"""Passes of a network that simulations run a chunk of steps at a time.
+"""Guards passes in which a simulation runs a network a chunk of steps at a time.
 
 Such a pass replaces the network's layers by others that keep their state from chunk to chunk. A function with neurons,
-or a layer that was not replaced, would start at rest in each chunk. It is refused.
+or a layer that was not replaced, would start at rest in each chunk, so it is refused.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _net: ContextVar[nn.Module | None] = ContextVar("net", default=None)
 
 @contextmanager
 def of(net: nn.Module) -> Iterator[None]:
-    """A block in which ``net`` is run, with its layers replaced."""
+    """A block in which ``net`` runs with its layers replaced."""
     token = _net.set(net)
     try:
         yield
@@ -26,27 +26,27 @@ def of(net: nn.Module) -> Iterator[None]:
 
 
 def is_within() -> bool:
-    """Whether such a block runs."""
+    """Whether the caller is within such a block."""
     return _net.get() is not None
 
 
 def check_layer(layer: nn.Module) -> None:
-    """A layer must not be called as it is, at rest, within such a block.
+    """Refuse a call of a layer from rest within such a block.
 
     Raises:
-        ValueError: it is; the message names the layer.
+        ValueError: within such a block; the message names the layer.
     """
-    if torch.compiler.is_compiling():  # simulations run nothing that is compiled: uncompiled()
+    if torch.compiler.is_compiling():  # simulations run no compiled modules, see uncompiled()
         return
     if (net := _net.get()) is not None:
         _refuse_layer(layer, net)
 
 
 def check_function(name: str, layer: str, v: Any = None, *, takes_state: bool = True) -> None:
-    """A function with neurons must be given a state ``v`` within such a block.
+    """Refuse a call of a function with neurons without a state ``v`` within such a block.
 
     Raises:
-        ValueError: it is not; the message names the function and the ``layer`` to use in its place.
+        ValueError: there is no state; the message names the function, and the ``layer`` to use instead.
     """
     if v is None and not torch.compiler.is_compiling() and _net.get() is not None:
         passed_on = ", or keep its potentials in your module and pass them as v, 0.0 at the start" * takes_state

@@ -82,7 +82,7 @@ def values(name: str, x: Spikes | Tensor) -> None:
 
 
 def start(name: str, v: float | Tensor, states: int = 1) -> None:
-    """The potential that all neurons start from, or one a channel [C], of neurons with no other state."""
+    """An initial potential: a number, or one per channel [C] for neurons with no other state."""
     if isinstance(v, Tensor):
         floating(name, v)
         if v.ndim != 1 or not len(v):
@@ -99,7 +99,7 @@ def start(name: str, v: float | Tensor, states: int = 1) -> None:
 
 
 def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: torch.device) -> None:
-    """What neurons of ``shape`` [N, ...] start from: a potential, or [N, ...], with several states [N, states, ...]."""
+    """An initial state of neurons of ``shape`` [N, ...]: a potential, or a tensor [N, ...], or [N, states, ...]."""
     if v is None:
         return
     if is_number(v):
@@ -115,7 +115,7 @@ def state(v: Tensor | float | None, shape: Sequence[int], states: int, device: t
 
 
 def recurrent(weight: Tensor, channels: int, device: torch.device) -> None:
-    """Recurrent weights of so many neurons: [C, C], or one value a neuron [C]."""
+    """Recurrent weights of ``channels`` neurons: [C, C], or one value per neuron [C]."""
     floating("recurrent_weight", weight)
     same_device("recurrent_weight", weight, device)
     if tuple(weight.shape) not in ((channels, channels), (channels,)):
@@ -123,13 +123,13 @@ def recurrent(weight: Tensor, channels: int, device: torch.device) -> None:
             f"recurrent_weight must have the shape [{channels}, {channels}], or [{channels}] with one value for each "
             f"neuron, got {list(weight.shape)}"
         )
-    if weight.is_cuda:  # a CPU looks when it packs them
+    if weight.is_cuda:  # on a CPU, packing checks the values
         _known_finite("recurrent_weight", weight)
 
 
 def recurrent_state(v: Tensor | float | None, shape: Sequence[int], states: int, device: torch.device) -> None:
-    """What recurrent neurons of ``shape`` [N, C] start from: a potential, or [N, states + 1, C], of which the last are
-    the spikes of the step before."""
+    """An initial state of recurrent neurons of ``shape`` [N, C]: a potential, or [N, states + 1, C], whose last entry
+    is the spikes of the step before."""
     state(v, shape, states + 1, device)
     if isinstance(v, Tensor) and can_be_read(v):
         spikes = value_checks_cache.plain(v).detach()[..., -1, :]
@@ -143,7 +143,7 @@ def recurrent_state(v: Tensor | float | None, shape: Sequence[int], states: int,
 def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | None = None) -> Spikes | Tensor:
     """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes.
 
-    ``kernels``: as of :func:`proxykernels.kernels.operators.direct`.
+    ``kernels``: what :func:`proxykernels.kernels.operators.direct` returned.
     """
     if kernels is None:
         not_traced()
@@ -174,9 +174,9 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | No
 
 
 def frames(x: Any) -> Any:
-    """Event frames [T, N, ...] of bool or integers: Spikes if they are 0 and 1, else float32; all else as it is.
+    """Event frames [T, N, ...] of bool or integers become Spikes if they are 0 and 1, otherwise float32.
 
-    One rule for both, since a spike counts 1: an integer is as many events of its pixel and step.
+    An integer is the number of events of its pixel and step. Inputs of any other kind are returned as they are.
     """
     x = packed(x)
     if not isinstance(x, Tensor):
@@ -196,7 +196,7 @@ def counts(x: Tensor) -> Tensor:
 
 
 def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
-    """The input of a layer that takes spikes and values alike; ``ndim`` None: three dimensions or more."""
+    """The input of a layer that takes spikes and values; ``ndim`` None: three dimensions or more."""
     if not isinstance(x, Spikes | Tensor):
         raise TypeError(f"x must be Spikes or a tensor {shape}, got {type(x).__name__}")
     whole("x", x)
@@ -205,13 +205,13 @@ def steps_of(x: Spikes | Tensor, ndim: int | None, shape: str) -> None:
 
 
 def whole(name: str, x: Spikes | Tensor) -> None:
-    """Spikes, or a tensor that holds all its values; nobody looks at those of packed ones."""
+    """Spikes, or a tensor that holds all its values. Packed ones are not unpacked for the check."""
     if isinstance(x, Tensor) and not isinstance(x, SpikeTensor):
         strided(name, x)
 
 
 def _held(x: Spikes | Tensor, ndim: int) -> str:
-    """A remedy for an input that lacks the dimension of steps."""
+    """The hint for an input that lacks the dimension of steps; else an empty string."""
     if isinstance(x, Spikes) or x.ndim != ndim - 1:
         return ""
     return (
@@ -223,7 +223,7 @@ def _held(x: Spikes | Tensor, ndim: int) -> str:
 def is_constant(x: Tensor) -> bool:
     """Whether x [T, N, ...] is one step repeated without a copy, as ``image.expand(T, ...)`` makes it.
 
-    Nothing is while a graph is exported: it must be right for other inputs too, and nothing guards their strides.
+    Always False while a graph is exported: it must be right for other inputs too, and does not check their strides.
     """
     if torch.compiler.is_exporting():
         return False
@@ -231,7 +231,7 @@ def is_constant(x: Tensor) -> bool:
 
 
 def is_repeated(x: Tensor) -> bool:
-    """:func:`is_constant`, but for a single step: that must be cut from a constant x.
+    """Like :func:`is_constant`, but a single step counts only if it was cut from a constant x.
 
     So a chunk of one step tells whether the chunks before and after it are the same.
     """
@@ -239,7 +239,7 @@ def is_repeated(x: Tensor) -> bool:
 
 
 def repeated(step: Tensor, T: int) -> Tensor:
-    """A step [N, ...] as T constant ones without a copy. :func:`is_repeated` also where T is 1."""
+    """A step [N, ...] repeated T times without a copy; :func:`is_repeated` holds for it even if T is 1."""
     return step.expand(T, *step.shape) if T > 1 else step.expand(2, *step.shape)[:T]
 
 
@@ -259,18 +259,18 @@ def currents(current: Tensor, leading: str) -> None:
 def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
     """Weights and biases of a layer."""
     parameter_shapes(weight, bias, ndim, shape, device)
-    if weight.is_cuda:  # a CPU looks when it packs them
+    if weight.is_cuda:  # on a CPU, packing checks the values
         _known_finite("weight", weight)
         if bias is not None:
             _known_finite("bias", bias)
 
 
 def parameter_shapes(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
-    """The same, but for their values."""
+    """Like :func:`parameters`, without a look at the values."""
     given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     for name, values in given.items():
         plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided and not values.is_nested
-        if not (plain and values.dtype == torch.float32 and values.device == device):  # the usual case is quick
+        if not (plain and values.dtype == torch.float32 and values.device == device):  # skipped in the usual case
             floating(name, values)
             same_device(name, values, device)
     if weight.ndim != ndim or 0 in weight.shape:
@@ -288,7 +288,7 @@ def features(shape: Sequence[int], weight: Tensor) -> None:
 
 
 def _known_finite(name: str, values: Tensor) -> None:
-    """Parameters without NaN and infinity; those on a GPU are looked at once a version."""
+    """Parameters without NaN and infinity, checked once per version of a tensor."""
     if can_be_read(values) and not value_checks_cache.look_once(is_finite, values):
         refuse_infinite(name, values)
 

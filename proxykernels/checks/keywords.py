@@ -1,4 +1,4 @@
-"""Arguments that are given by name: a number by its position does not say whether it is a decay or a threshold."""
+"""Keyword-only arguments: a number without a name does not say whether it is a decay or a threshold."""
 
 import inspect
 import warnings
@@ -10,7 +10,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def taken_by_position(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Decorate an ``__init__`` whose keywords were positional before: it takes them so, with a DeprecationWarning."""
+    """Decorate an ``__init__`` to accept its keyword-only arguments by position, with a DeprecationWarning."""
     parameters = list(inspect.signature(init).parameters.values())[1:]
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     positions = 1 + len(parameters) - len(names)
@@ -34,7 +34,7 @@ def taken_by_position(init: Callable[Arguments, None]) -> Callable[Arguments, No
 
 
 def warn_of_positions(kind: str, names: Sequence[str], given: Sequence[Any]) -> None:
-    """Say to who calls the caller's caller that arguments belong under their names."""
+    """Warn at the caller's caller that arguments should be given by name."""
     shown = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=False))
     warnings.warn(
         f"{kind} was given {', '.join(names[: len(given)])} by position, which the next version refuses: write {shown}",
@@ -44,6 +44,6 @@ def warn_of_positions(kind: str, names: Sequence[str], given: Sequence[Any]) -> 
 
 
 def flag(name: str, value: Any, hint: str = "") -> None:
-    """Check that an argument is True or False: a number there was meant for another one."""
+    """Check that an argument is True or False; a number was probably meant for another argument."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}{hint}")

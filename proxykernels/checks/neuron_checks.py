@@ -1,4 +1,4 @@
-"""What neurons' parameters may be: each check names the argument, and what it got."""
+"""Checks of neuron parameters. Each error names the argument and what it got."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from .tensors import as_float32, is_integer, is_number, same_device, strided
 
 
 def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:
-    """The threshold (positive) and the reset potential (below it, or None), as float32 has them; returns the latter."""
+    """Check the threshold (positive) and the reset potential (below it, or None); return the latter in float32."""
     if isinstance(v_threshold, Tensor):
         strided("v_threshold", v_threshold)
         if not v_threshold.is_floating_point() or v_threshold.ndim > 1 or not v_threshold.numel():
@@ -106,14 +106,14 @@ def multiple(name: str, value: float | Tensor, unit: float, wanted: str) -> None
 
 
 def _not_multiple(unit: float, value: Tensor) -> float | None:
-    """A value that is none."""
+    """A value that is not a multiple of ``unit``, or None."""
     units = value.detach().double() / unit
     wrong = units != units.round()
     return value.detach()[wrong][0].item() if wrong.any() else None
 
 
-DECAY_UNIT = 1 / 4096  # of decays of 12 bits
-_NOT_MULTIPLES = {unit: partial(_not_multiple, unit) for unit in (1.0, DECAY_UNIT)}  # each is one key of a cache
+DECAY_UNIT = 1 / 4096  # of 12-bit decays
+_NOT_MULTIPLES = {unit: partial(_not_multiple, unit) for unit in (1.0, DECAY_UNIT)}  # made once, as cache keys
 
 
 def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[float, float], bool]) -> None:
@@ -130,7 +130,7 @@ def _within(name: str, value: float | Tensor, wanted: str, holds: Callable[[floa
     elif not is_number(value):
         raise TypeError(f"{name} must be a number or a tensor [C], got {value!r}")
     lowest, highest = _limits(value)
-    if not holds(lowest, highest):  # also of NaN
+    if not holds(lowest, highest):  # true for NaN, too
         wrong = value if not isinstance(value, Tensor) else lowest if not holds(lowest, lowest) else highest
         raise ValueError(f"{name} must be {wanted}, got {wrong}")
 
@@ -147,7 +147,7 @@ def per_channel(name: str, value: float | Tensor, channels: int, device: torch.d
 
 
 def _limits(value: float | Tensor) -> tuple[float, float]:
-    """The lowest and the highest value; those of a tensor on a GPU are read once a version."""
+    """The lowest and the highest value, read once per version of a tensor."""
     if not isinstance(value, Tensor):
         return (as_float32(value),) * 2
     return value_checks_cache.look_once(value_checks_cache.limits, value)

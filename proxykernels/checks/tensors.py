@@ -1,4 +1,4 @@
-"""What tensors and numbers may be: each check names the argument, what was expected and what it got."""
+"""Checks of tensors and numbers. Each error names the argument, what was expected and what it got."""
 
 import ctypes
 import math
@@ -17,12 +17,12 @@ from ..kernels.weight_layouts import fault, is_finite
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-MOST_COUNTED = 2**24  # up to which float32 has all whole numbers
+MOST_COUNTED = 2**24  # float32 represents all integers up to here
 
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Errors say where: "node 'conv1': ..."."""
+    """Prefix errors with a place: "node 'conv1': ..."."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -30,7 +30,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def no_gradient(name: str, value: float | Tensor) -> None:
-    """A tensor must not require a gradient where none is computed for it."""
+    """Refuse a tensor that requires a gradient, since none is computed for it."""
     if isinstance(value, Tensor) and value.requires_grad:
         raise ValueError(
             f"{name} requires a gradient, and gets none here; pass {name}.detach(). Parameters of neurons become "
@@ -39,19 +39,19 @@ def no_gradient(name: str, value: float | Tensor) -> None:
 
 
 def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
-    """All tensors of a call live on one device."""
+    """A tensor on the device of the input."""
     if tensor.device != device:
         raise ValueError(f"{name} is on {tensor.device} and the input on {device}; move it with .to('{device}')")
 
 
 def held(name: str, tensor: Tensor) -> None:
-    """A tensor whose values are there to be read."""
+    """A tensor that is not on the meta device."""
     if tensor.is_meta:
         raise TypeError(f"{name} must be a tensor that holds its values, got one on meta")
 
 
 def floating(name: str, tensor: Tensor) -> None:
-    """A tensor of floating point."""
+    """A floating point tensor."""
     if not isinstance(tensor, Tensor) or tensor.is_complex():
         real(name, tensor)
     strided(name, tensor)
@@ -84,7 +84,7 @@ def strided(name: str, tensor: Tensor) -> None:
 def finite(name: str, tensor: Tensor, *, readable: bool = False) -> None:
     """Neither NaN nor infinity, also in float32, and no values so large that sums overflow.
 
-    Not looked at where the values cannot be read; ``readable``: they can.
+    Skipped if the values cannot be read; ``readable``: it is known that they can.
     """
     if readable and is_finite(tensor):
         return
@@ -96,7 +96,7 @@ def finite(name: str, tensor: Tensor, *, readable: bool = False) -> None:
 
 
 def spike_counts(name: str, v: Tensor) -> None:
-    """Whole numbers from 0 on, of finite values that a CPU has. Not looked at where they cannot be read."""
+    """Integers from 0 on. The values must be finite; skipped on a GPU, or if they cannot be read."""
     if v.is_cuda or not can_be_read(v):
         return
     plain = value_checks_cache.plain(v).detach()
@@ -109,12 +109,12 @@ def spike_counts(name: str, v: Tensor) -> None:
 
 
 def as_float32(value: float) -> float:
-    """A number as float32 has it."""
+    """A number rounded to float32."""
     if torch.compiler.is_compiling():
         return value
     try:
         return ctypes.c_float(value).value
-    except OverflowError:  # an integer that not even float64 holds
+    except OverflowError:  # an integer too large for float64
         return math.inf if value > 0 else -math.inf
 
 

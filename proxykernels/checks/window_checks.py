@@ -1,4 +1,4 @@
-"""Windows of convolutions and pooling: what they may be, by checks that name the argument, and how they are padded."""
+"""Checks of the windows of convolutions and pooling, and their padding. Each error names the argument."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from .tensors import is_integer
 
-LARGEST_WINDOW = 2**15  # strides, paddings and dilations: no sum or product of theirs leaves 32 bits
+LARGEST_WINDOW = 2**15  # of strides, paddings and dilations too, so that sums and products fit 32 bits
 
 
 def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     """A window's height and width, each at least ``least``."""
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:  # as layers have them
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:  # the usual case
         if least <= value[0] <= LARGEST_WINDOW and least <= value[1] <= LARGEST_WINDOW:
             return value
     height, width = _lengths(name, value, least, 2)
@@ -32,11 +32,11 @@ def _lengths(name: str, value: Any, least: int, axes: int) -> tuple[int, ...]:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if max(values) > LARGEST_WINDOW:
         raise ValueError(f"{name} must be at most {LARGEST_WINDOW}, got {value}")
-    return tuple(map(int, values))  # of NumPy's integers, too
+    return tuple(map(int, values))  # NumPy's integers become int
 
 
 def divisor(value: Any) -> int:
-    """What an average pooling divides by; 0: None was given, the number of inputs of a window."""
+    """The divisor of an average pooling; 0, if None was given, means the number of inputs of a window."""
     if value is None:
         return 0
     if not is_integer(value):
@@ -47,7 +47,7 @@ def divisor(value: Any) -> int:
 
 
 def output_size(wanted: Any, size: Sequence[int]) -> tuple[int, ...]:
-    """What an adaptive pooling makes of images or rows of ``size``; None leaves an axis as it is."""
+    """The output size of an adaptive pooling of images or rows of ``size``; None keeps the size of an axis."""
     values = tuple(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else (wanted,) * len(size)
     if len(values) != len(size) or not all(n is None or is_integer(n) for n in values):
         raise TypeError(
@@ -60,7 +60,7 @@ def output_size(wanted: Any, size: Sequence[int]) -> tuple[int, ...]:
 
 
 def groups(groups: int, channels: int, weight: Tensor) -> int:
-    """Groups that divide the outputs of weights [C_out, channels / groups, ...], and as many channels as they take."""
+    """A number of groups that fits weights [C_out, channels / groups, ...] and the input's ``channels``."""
     if not is_integer(groups):
         raise TypeError(f"groups must be an integer, got {groups!r}")
     outputs, each = weight.shape[:2]
@@ -86,7 +86,7 @@ def fits(size, kernel_size, padding, dilation) -> None:
 
 
 def pooling(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """The windows of a pooling, in pairs; without a stride they lie side by side."""
+    """Kernel size, stride and padding of a pooling as pairs; the stride defaults to the kernel size."""
     kernel_size = pair("kernel_size", kernel_size, 1)
     stride = kernel_size if stride is None else pair("stride", stride, 1)
     padding = pair("padding", padding, 0)
@@ -101,10 +101,10 @@ Pair = tuple[int, int]
 def symmetric(
     weight: Tensor, padding: int | Sequence[int] | str, stride: Pair, dilation: Pair
 ) -> tuple[Tensor, Pair, Pair]:
-    """Padding in numbers, and the weight [C_out, C_in / groups, kernel_h, kernel_w] and dilation that go with it.
+    """Padding in numbers, with the weight [C_out, C_in / groups, kernel_h, kernel_w] and dilation to use with it.
 
-    'same' pads one more on the right where the total is odd. We pad that much on both sides, and put a tap of weight 0
-    in front of the kernel (with its dilation written out), so that the output starts where torch's does.
+    'same' pads one more on the right if the total is odd. Here both sides get that larger padding, and a tap of weight
+    0 is put in front of the kernel (with its dilation written out), so that the output starts where torch's does.
 
     Returns:
         (weight, padding, dilation).

@@ -27,7 +27,7 @@ from .synapses import Synapse
 
 UNPACKED_BYTES = 16 << 20  # of spikes as float32 values, at a time
 
-_warned: set[type] = set()  # classes that have said it
+_warned: set[type] = set()  # classes that have warned of a missing gradient
 
 BatchStatistics = bool | Literal["means"]  # see SpikingLayer.spike
 
@@ -35,7 +35,7 @@ BatchStatistics = bool | Literal["means"]  # see SpikingLayer.spike
 class SpikingLayer(nn.Module):
     """A layer that gives spikes, and whose state a caller may carry from call to call."""
 
-    synapse: type[Synapse] = Synapse  # what makes its currents
+    synapse: type[Synapse] = Synapse  # computes its currents
     surrogate: Surrogate | None = None
     has_twin = True  # whether ProxyNet trains it
 
@@ -60,7 +60,7 @@ class SpikingLayer(nn.Module):
         return self._fire(x, v, batch_statistics)
 
     def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
-        """Say, once for each class of layers, that a call in training cuts the gradient off."""
+        """Warn, once for each class of layers, that a call in training cuts off the gradient."""
         if self.surrogate is not None:
             return
         if not torch.is_grad_enabled() or torch.compiler.is_compiling() or type(self) in _warned:
@@ -91,7 +91,7 @@ class SpikingLayer(nn.Module):
         return [(self.synapse(self), x)]
 
     def returning(self, y: Spikes | Tensor) -> list[tuple[Synapse, Spikes | Tensor]]:
-        """The synapses by which its own output comes back to it, each with that output; of most layers none."""
+        """The recurrent synapses, each with the layer's own output as its input; most layers have none."""
         return []
 
     def repeats(self, device: torch.device, T: int) -> bool:
@@ -100,13 +100,13 @@ class SpikingLayer(nn.Module):
 
 
 class WithoutSynapses(SpikingLayer):
-    """Base of layers that hand on what they are given, such as poolings with a state."""
+    """Base of layers without weights or neurons, such as pooling layers with a state."""
 
     def terms(self, x: Spikes | Tensor) -> list:
         return []
 
     def _warn_without_gradient(self, *inputs: Spikes | Tensor) -> None:
-        """It has one, or a call that would cut it off is an error."""
+        """No warning: such layers either have a gradient or raise an error."""
 
 
 def kept_values(v: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -119,7 +119,7 @@ def kept_values(v: Tensor, shape: Sequence[int], device: torch.device) -> Tensor
     checks.same_device("v", v, device)
     if tuple(v.shape) != tuple(shape):
         raise ValueError(f"v must have the shape {list(shape)}, got {list(v.shape)}")
-    if not v.is_cuda:  # which would be waited for in every chunk of steps
+    if not v.is_cuda:  # a look at values on a GPU would wait for it in every chunk of steps
         checks.finite("v", v)
     return v.float()
 
@@ -146,7 +146,7 @@ class Neurons(NeuronAttributes, SpikingLayer):
         self.__dict__["_surrogate"] = surrogate
 
     def stand_for(self, layer: "Neurons") -> None:
-        """Start where ``layer`` does, and say the same of the ReLU network."""
+        """Take over the start potential of ``layer``, and its facts about the ReLU network."""
         self.v_init, self.scale, self.limit, self.rectifies = layer.v_init, layer.scale, layer.limit, layer.rectifies
 
     def spike(
@@ -167,8 +167,8 @@ class Neurons(NeuronAttributes, SpikingLayer):
 
     @property
     def states(self) -> int:
-        """Values that a neuron keeps from step to step, the potential first: of one the state is [N, ...], of several
-        [N, states, ...]."""
+        """Number of state variables of a neuron, the potential first. The state is [N, ...] for one of them, and
+        [N, states, ...] for several."""
         return self.neuron.states
 
     @property
@@ -180,7 +180,7 @@ class Neurons(NeuronAttributes, SpikingLayer):
         return self.at_rest and self.neuron.repeats(device, T)
 
     def __reduce_ex__(self, protocol):
-        """Pickles parametrized layers too (learn_neurons), whose class torch makes as it goes."""
+        """Also pickles parametrized layers (learn_neurons), whose class torch creates at run time."""
         if not parametrize.is_parametrized(self):
             return super().__reduce_ex__(protocol)
         return parametrized_again, (with_plain_weights(self), dict(self.parametrizations.items()))
@@ -219,10 +219,10 @@ def each_step(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 def each_step_of_spikes(function: Callable[[Tensor], Tensor], x: Spikes | Tensor) -> Tensor:
-    """As :func:`each_step`; Spikes are unpacked a few steps at a time, for their values take 32 times their memory."""
+    """Like :func:`each_step`, but unpacks Spikes a few steps at a time, since values take 32 times the memory."""
     if not isinstance(x, Spikes):
         return each_step(function, x)
-    words = 1 if x.device.type == "cpu" else 32  # of a GPU hold so many steps
+    words = 1 if x.device.type == "cpu" else 32  # steps per word on this device
     steps = max(1, UNPACKED_BYTES // (4 * words * max(1, math.prod(x.shape[1:])))) * words
     if steps >= x.T or x.requires_grad:
         return value_checks_cache.note(each_step(function, x.dense()))

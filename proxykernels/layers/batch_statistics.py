@@ -10,14 +10,14 @@ from .base import each_step
 
 
 def normalised(bn: Any, currents: Tensor) -> Tensor:
-    """Currents [T, N, C, ...] after ``bn``, which takes the values of all steps for one batch.
+    """Currents [T, N, C, ...] after ``bn``, which treats the values of all steps as one batch.
 
-    Constant currents are normalised once: all their steps have the mean and the variance of one. But ``bn`` corrects
-    the running variance, V * count / (count - 1), for the values of the one step: it is scaled to those of all.
+    Constant currents are normalised once, since all steps have the same mean and variance. But ``bn`` then computes the
+    unbiased running variance, V * count / (count - 1), with the count of one step; that is corrected to T steps.
     """
     T, count = len(currents), currents[0, :, 0].numel()
     if count == 1 and T > 1:
-        currents = currents.contiguous()  # one value has no variance, and bn refuses it
+        currents = currents.contiguous()  # bn refuses a single value, which has no variance
     running = bn.running_var if bn.training else None
     if running is None or T == 1 or not checks.is_constant(currents):
         return each_step(bn, currents)

@@ -11,17 +11,17 @@ from ..kernels import constant_cache, heap, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights, can_be_kept
 
-CACHED_BYTES = 1 << 20  # of float64 products at a time
+CACHED_BYTES = 1 << 20  # float64 products at a time
 
 
 def fold(
     weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm1d | nn.BatchNorm2d, *, kept: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias with which the layer computes its currents after ``bn`` with the running statistics.
+    """Weight and bias that include ``bn`` with its running statistics.
 
-    Computed in float64 by operations that IEEE rounds, so that they are the same on every machine. In a simulation on a
-    CPU, and with ``kept``, what was folded before is kept, and so is what kernels packed of it, as long as all values
-    are the same. It has no gradient then.
+    Computed in float64 by operations that IEEE rounds, so that the result is the same on every machine. In a simulation
+    on a CPU, and with ``kept``, the result is cached together with what kernels packed from it, as long as all values
+    are the same; it has no gradient then.
 
     Raises:
         ValueError: ``bn`` keeps no running statistics.
@@ -42,12 +42,12 @@ def gain_and_offset(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor
 
 
 def _times(weight: Tensor, scale: Tensor) -> Tensor:
-    """The products in float64, rounded to the weight's type."""
+    """The products in float64, rounded to the weight's dtype."""
     return (weight.double() * scale).to(weight.dtype)
 
 
 def _times_in_parts(weight: Tensor, scale: Tensor) -> Tensor:
-    """The same of some channels at a time, in the cache."""
+    """The same, a few channels at a time, so that the float64 products stay in the cache."""
     products = heap.in_huge_pages(torch.empty_like(weight))
     step = max(1, CACHED_BYTES // (8 * max(1, weight[:1].numel())))
     for part, factor, rounded in zip(weight.split(step), scale.split(step), products.split(step), strict=True):
@@ -65,9 +65,9 @@ def fold_values(
     eps: float,
     times: Callable[[Tensor, Tensor], Tensor] = _times,
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias with which the currents are gain (current - mean) / sqrt(variance + eps) + offset.
+    """Weight and bias that give the currents gain (current - mean) / sqrt(variance + eps) + offset.
 
-    ``times``: gives the products of weights and scale.
+    ``times``: multiplies weights and scale.
     """
     scale = gain.double() / torch.sqrt(variance.double() + eps)  # a GPU's rsqrt is one ulp off
     shift = offset.double() + ((0 if bias is None else bias.double()) - mean.double()) * scale
@@ -98,8 +98,8 @@ _computed: WeakKeyDictionary[nn.Module, tuple[int, Tensor]] = WeakKeyDictionary(
 
 
 def as_before(layer: nn.Module, weight: Tensor) -> Tensor:
-    """A layer's weight that is computed anew at each call, as the tensor that a call before had if its values are the
-    same: what was made of that is kept. Without a gradient."""
+    """For a weight that is recomputed at each call: the tensor of an earlier call if the values are the same, so that
+    what was derived from it is still cached. Without a gradient."""
     weight = weight.detach()
     if not can_be_kept(weight):
         return weight

@@ -47,7 +47,7 @@ class Fused(Neurons):
                 currents = normalised(self.bn, each_step(lambda step: self.affine(step.to(dtype)), x))
             return _scan(currents, v, self.neuron, self.surrogate)
         own = self._parameters
-        if self.bn is None and "weight" in own and "bias" in own:  # as of most layers
+        if self.bn is None and "weight" in own and "bias" in own:  # the usual case
             return self._fire_with(own["weight"], own["bias"], x, v)  # type: ignore[arg-type]
         return self._fire_with(*self._parameters_now(), x, v)
 
@@ -56,7 +56,7 @@ class Fused(Neurons):
         weight, bias = self.weight, self.bias
         differentiable = self.surrogate is not None and torch.is_grad_enabled()
         kept = not (differentiable or torch.jit.is_tracing()) and value_checks_cache.can_be_read(weight)
-        if kept and "weight" not in self._parameters:  # computed anew at each look, by a parametrization or a hook
+        if kept and "weight" not in self._parameters:  # recomputed at each access, by a parametrization or a hook
             weight = as_before(self, weight)
         return (weight, bias) if self.bn is None else fold(weight, bias, self.bn, kept=kept)
 
@@ -68,16 +68,16 @@ class Fused(Neurons):
 
     @torch.no_grad()
     def _moments_of_steps(self, x: Spikes) -> tuple[Tensor, Tensor, int]:
-        """Mean and variance [C] of the currents of all steps of this batch, and of how many."""
+        """Mean and variance [C] of the currents of all steps of this batch, and the number of currents."""
         bn: Any = self.bn
         bias = torch.zeros_like(bn.running_mean) if self.bias is None else self.bias
-        near = bn.running_mean - bias  # what a first look at the mean is
+        near = bn.running_mean - bias  # a first guess of the mean
         mean, variance, count = self._batch_moments(x, self.weight.detach(), -near)
         return mean + near.double() + bias.double(), variance, count
 
     @torch.no_grad()
     def _moments_of_means(self, x: Spikes | Tensor) -> tuple[Tensor, Tensor, int]:
-        """The same of the means of currents over the steps, which are the currents of the mean input."""
+        """The same for the currents' means over the steps, which are the currents of the mean input."""
         if self.weight.ndim == 2:
             checks.features(x.shape, self.weight)
         else:
@@ -98,12 +98,12 @@ class Fused(Neurons):
             )
         currents = currents.to(torch.promote_types(currents.dtype, torch.float32))
         mean, variance = currents.new_zeros(2, currents.shape[1])
-        F.batch_norm(currents, mean, variance, training=True, momentum=1.0)  # torch's fastest way to both
+        F.batch_norm(currents, mean, variance, training=True, momentum=1.0)  # torch's fastest way to compute both
         return mean.double(), variance.double() * ((count - 1) / count), count
 
     @torch.no_grad()
     def _folded_by(self, mean: Tensor, variance: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias with these statistics of a batch folded in; the running statistics are updated by them."""
+        """Weight and bias with these batch statistics folded in. Also updates the running statistics."""
         bn: Any = self.bn
         bn.num_batches_tracked += 1
         momentum = 1 / bn.num_batches_tracked.double() if bn.momentum is None else bn.momentum
@@ -112,11 +112,11 @@ class Fused(Neurons):
         return fold_values(self.weight.detach(), self.bias, *gain_and_offset(bn), mean, variance, bn.eps)
 
     def _batch_moments(self, x: Spikes, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Mean and variance of the currents with this weight and bias, and of how many."""
+        """Mean and variance of the currents with this weight and bias, and the number of currents."""
         raise NotImplementedError
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, x, v) -> tuple[Spikes, Tensor]:
-        """Run the layer with this weight and bias in place of its own."""
+        """Run the layer with this weight and bias instead of its own."""
         raise NotImplementedError
 
     def affine(self, x: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class FusedConv2d(FusedConvolution, nn.Conv2d):
     """
 
     synapse, axes = Convolution, 2
-    pool_follows = False  # what simulate finds out of the network
+    pool_follows = False  # set by simulate from the network
 
     def _batch_moments(self, x, weight, bias):
         checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", x.device)
@@ -274,15 +274,14 @@ class FusedLinear(Fused, nn.Linear):  # type: ignore[misc]  # whose bias is neve
 
 
 def _scan(currents: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None):
-    """Neurons on currents of each step; of constant currents they are not copied for each."""
+    """Neurons on currents of each step; constant currents are not copied for each step."""
     if isinstance(currents, Tensor) and currents.ndim > 1 and checks.is_repeated(currents):
         return neuron_ops.hold(currents[0], len(currents), v, neuron, surrogate)
     return neuron_ops.scan(currents, v, neuron, surrogate)
 
 
 def _check_window(check, kernel_size, stride, padding, dilation, padding_mode: str) -> None:
-    """What torch takes and the functions do not; ``check``: window_checks.pair or single, of a number for each
-    axis."""
+    """Refuse windows that torch takes but the functions do not; ``check``: window_checks.pair or single."""
     if padding_mode != "zeros":
         raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer instead")
     check("kernel_size", kernel_size, 1)

@@ -15,9 +15,9 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 class Positive(nn.Module):
-    """A value above 0, as the softplus log(1 + e^x) of the one that is learned, and a little more."""
+    """A value above 0: the softplus log(1 + e^x) of the learned value x, plus a little."""
 
-    LEAST = 1e-6  # what is always added: the softplus itself rounds to 0 in the end
+    LEAST = 1e-6  # always added, since the softplus itself can round to 0
 
     def forward(self, x: Tensor) -> Tensor:
         return F.softplus(x) + self.LEAST
@@ -28,9 +28,9 @@ class Positive(nn.Module):
 
 
 class Share(nn.Module):
-    """A value within 0 .. 1, as the sigmoid of the one that is learned."""
+    """A value within 0 .. 1: the sigmoid of the learned value."""
 
-    LEAST = 1e-4  # of a start's distance from 0 and 1, where the sigmoid has no slope
+    LEAST = 1e-4  # least distance of the start from 0 and 1, where the sigmoid has no slope
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)

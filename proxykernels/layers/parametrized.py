@@ -16,7 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 Module = TypeVar("Module", bound=nn.Module)
 HOOKS = WeightNorm, SpectralNorm, BasePruningMethod
-COMPILED = "_orig_mod"  # where torch.compile's wrapper has the module
+COMPILED = "_orig_mod"  # torch.compile's wrapper stores the module under this name
 
 
 def is_parametrized(module: nn.Module) -> bool:
@@ -30,15 +30,15 @@ def has_forward_hooks(module: nn.Module) -> bool:
 
 
 def with_plain_weights(module: Module) -> Module:
-    """The module with every such weight computed now, and differentiable where gradients are enabled.
+    """The module with every such weight computed now, differentiable if gradients are enabled.
 
-    Itself if there is none; else a copy that shares its other parameters and its buffers.
+    The module itself if it has none; otherwise a copy that shares its other parameters and its buffers.
     """
     return _plain(module, {}) if is_parametrized(module) else module
 
 
 def use_plain_weights(module: nn.Module) -> None:
-    """Compute every such weight now, in place: it becomes a parameter, frozen if all that it is computed from is."""
+    """Compute every such weight now, in place. It becomes a parameter, frozen if everything it is computed from is."""
     for part in list(module.modules()):
         hooks = set(_hooks(part))
         if not hooks and not parametrize.is_parametrized(part):
@@ -57,8 +57,8 @@ def use_plain_weights(module: nn.Module) -> None:
 
 
 def parametrized_again(plain: Module, rules: dict[str, nn.ModuleList]) -> Module:
-    """A parametrized module of what it is without: ``plain`` has each weight as it was computed by its ``rules``, those
-    of ``module.parametrizations``. For pickle."""
+    """Parametrize a plain module again, for pickle. ``plain`` has the computed weights; ``rules``: as in
+    ``module.parametrizations``."""
     for name, rule in rules.items():
         parametrize.register_parametrization(plain, name, nn.Identity())
         parametrizations: Any = plain.parametrizations  # an nn.ModuleDict
@@ -67,7 +67,7 @@ def parametrized_again(plain: Module, rules: dict[str, nn.ModuleList]) -> Module
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """What torch.compile was given, of what it gave, which calls that module whatever a copy holds in its place."""
+    """The module inside torch.compile's wrapper. The wrapper calls its own module even if a copy was given another."""
     given = module._modules.get(COMPILED)
     return module if given is None else given
 
@@ -82,7 +82,7 @@ def shallow_copy(module: Module) -> Module:
 def _plain(module: Module, done: dict[nn.Module, nn.Module]) -> Module:
     module = uncompiled(module)  # type: ignore[assignment]
     if module in done:
-        return done[module]  # type: ignore[return-value]  # of each module its own class
+        return done[module]  # type: ignore[return-value]  # each module has a copy of its own class
     clone = done[module] = shallow_copy(module)
     computed = dict(_computed_weights(module))
     object.__setattr__(clone, "__class__", parametrize.type_before_parametrizations(module))

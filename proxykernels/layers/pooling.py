@@ -16,7 +16,7 @@ from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
 from .base import WithoutSynapses, each_step, each_step_of_spikes, kept_values
 
-SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch pools these alone
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch pools only these
 
 
 class MaxPool2d(nn.Module):
@@ -136,7 +136,7 @@ class Flatten(nn.Module):
 
 
 class MaxOfSums(WithoutSynapses):
-    """Base of the max poolings of what has come so far, whose state are the sums of their inputs."""
+    """Base of max pooling layers over sums in time; their state is the sums of their inputs so far."""
 
     dims = 2
 
@@ -194,7 +194,7 @@ def max_pool(x: Any, window: Any, ceil_mode: bool) -> Any:
     """The maximum of windows (kernel size, stride, padding) of images: Spikes, or a tensor."""
     if isinstance(x, Spikes):
         return spike_ops.max_pool2d(_filled_up(x, *window) if ceil_mode else x, *window)
-    if x.dtype == torch.bool:  # of which torch finds no maximum
+    if x.dtype == torch.bool:  # torch has no max pooling of bool
         return max_pool(x.to(torch.uint8), window, ceil_mode).bool()
     kernel_size, stride, padding = window
 
@@ -204,12 +204,12 @@ def max_pool(x: Any, window: Any, ceil_mode: bool) -> Any:
     if x.dtype not in SIGNED:
         return each_step(pool, x)
     signed = SIGNED[x.dtype]
-    least = torch.iinfo(signed).min  # which stands for 0: the other bit first keeps the order
+    least = torch.iinfo(signed).min  # represents 0: flipping the first bit keeps the order
     return each_step(lambda image: (pool(image.view(signed) ^ least) ^ least).view(x.dtype), x)
 
 
 def max_rate_pool(x: Spikes | Tensor, counts: Tensor | None, window: Any, ceil_mode: bool) -> tuple[Spikes, Tensor]:
-    """The largest count of windows of images, as spikes, and the counts."""
+    """Spikes whose counts are the largest counts in each window of images, and the new counts."""
     if x.requires_grad and torch.is_grad_enabled():
         raise ValueError("MaxRatePool2d has no gradient; train with MaxPool2d, or by ProxyNet")
     x = x if isinstance(x, Spikes) else _spikes_of(x)
@@ -226,7 +226,7 @@ def max_rate_pool(x: Spikes | Tensor, counts: Tensor | None, window: Any, ceil_m
 
 
 def _spikes_of(x: Tensor) -> Spikes:
-    """Spikes of a tensor of 0 and 1; of 0 and a scale, if a Dropout gave them one."""
+    """Spikes of a tensor of 0 and 1, or of 0 and a scale, which a Dropout may give."""
     try:
         return pack(x)
     except ValueError:
@@ -245,6 +245,6 @@ def _filled_up(x: Spikes, kernel_size, stride, padding) -> Spikes:
     missing = []
     for n, k, s, p in zip(x.shape[3:], kernel_size, stride, padding, strict=True):
         windows = -(-(n + 2 * p - k) // s) + 1
-        windows -= (windows - 1) * s >= n + p  # torch drops a window that lies in the padding alone
+        windows -= (windows - 1) * s >= n + p  # torch drops a window that lies entirely in the padding
         missing.append(max(0, (windows - 1) * s + k - n - 2 * p))
     return spike_ops.zero_pad2d(x, (0, missing[1], 0, missing[0])) if any(missing) else x

@@ -192,7 +192,7 @@ class Unflatten(nn.Module):
 
 
 def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
-    """All inputs as one, along their channels; Spikes beside tensors, or of several scales, become float32 tensors."""
+    """Concatenates inputs along their channels. Spikes become float32 tensors if mixed with tensors or other scales."""
     if len(parts) == 1:
         return parts[0]
     spikes = [part for part in parts if isinstance(part, Spikes)]

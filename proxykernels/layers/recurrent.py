@@ -66,9 +66,9 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
         self._reset_recurrent()
 
     def reset_parameters(self) -> None:
-        """Weights and bias as nn.Linear's; recurrent ones likewise, of as many inputs as a neuron receives."""
+        """Weights and bias as in nn.Linear; recurrent weights likewise, by the number of spikes a neuron receives."""
         nn.Linear.reset_parameters(self)
-        if "recurrent_weight" in self._parameters:  # torch calls this before there is one
+        if "recurrent_weight" in self._parameters:  # torch calls this before it exists
             self._reset_recurrent()
 
     def _reset_recurrent(self) -> None:
@@ -96,7 +96,7 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
         return self._fire_with(self.weight, self.bias, self.recurrent_weight, x, v)
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, recurrent: Tensor, x, v) -> tuple[Spikes, Tensor]:
-        """Run the layer with these weights in place of its own."""
+        """Run the layer with these weights instead of its own."""
         return recurrent_ops.linear(x, weight, bias, recurrent, v, self.neuron, self.surrogate)
 
     def affine(self, x: Tensor) -> Tensor:

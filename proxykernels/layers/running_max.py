@@ -9,7 +9,7 @@ from .pooling import MaxOfSums
 
 
 class RunningMaxPool2d(MaxOfSums):
-    """Max pooling of real values whose mean over time matters, as of layers without neurons in converted networks.
+    """Max pooling of real values whose mean over time matters, as after layers without neurons in converted networks.
 
     c_i[t] is the sum of input i up to step t. The outputs add up to max_i c_i, so their mean is the maximum of the
     means:

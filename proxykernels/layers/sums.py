@@ -26,7 +26,7 @@ from .parametrized import with_plain_weights
 from .rearranging import side_by_side
 from .synapses import Convolution, Product, Synapse, both_sides, synapse_of
 
-_remembered = PackedWeights(fingerprint)  # what sums make of their synapses' weights
+_remembered = PackedWeights(fingerprint)  # the joined weights of FusedSum layers
 
 
 class FusedSum(Neurons):
@@ -79,13 +79,13 @@ class FusedSum(Neurons):
 
     def _fire(self, x, v, batch_statistics):
         self._check_inputs(x)
-        if len({isinstance(part, Spikes) for part in x}) > 1:  # spikes are best convolved as such
+        if len({isinstance(part, Spikes) for part in x}) > 1:  # keeps spikes packed in their convolutions
             return self._fire_stepwise(x, v)
         synapses, parts, direct = list(self.synapses), list(x), self._direct(x, v)
         shortcut = None if direct is None else parts.pop(direct)
         if direct is not None:
             del synapses[direct]
-        if len({part.scale for part in parts if isinstance(part, Spikes)}) > 1:  # no one convolution of spikes
+        if len({part.scale for part in parts if isinstance(part, Spikes)}) > 1:  # these cannot be one convolution
             return self._fire_stepwise(x, v)
         main = synapse_of(synapses[0])
         if isinstance(main, Product):
@@ -105,7 +105,7 @@ class FusedSum(Neurons):
         return neuron_ops.conv2d(side_by_side(parts), *joined, v, self.neuron, *window, **options)
 
     def _direct(self, x: Sequence[Spikes | Tensor], v) -> int | None:
-        """The number of an identity whose spikes need no weights: the kernels add them to the currents as they are."""
+        """The index of an identity whose spikes the kernels add to the currents without weights; else None."""
         if len(x) == 1 or wants_gradient(self.surrogate, v, *x, *self.parameters(), *self.neuron.tensors()):
             return None
         for k, (synapse, part) in enumerate(zip(self.synapses, x, strict=True)):
@@ -123,10 +123,10 @@ class FusedSum(Neurons):
         return list(zip(map(synapse_of, self.synapses), x, strict=True))
 
     def _joined(self, center: tuple[int, int], synapses: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the one convolution or matrix product that synapses make.
+        """Weight and bias of the single convolution or matrix product that the synapses form together.
 
-        ``center``: the tap of the first one's kernel that the others are. Remembered where weights are plain tensors of
-        a CPU that need no gradient.
+        ``center``: the tap of the first kernel at which the other synapses are placed. Cached if the weights are plain
+        CPU tensors that need no gradient.
         """
         parameters: list[Any] = [getattr(s, name, None) for s in synapses for name in ("weight", "bias")]
         given = [p for p in parameters if p is not None]
@@ -141,7 +141,7 @@ class FusedSum(Neurons):
         return _remembered.of(*parameters).get(center, join)
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
-        """Currents in full, a chunk of steps at a time."""
+        """Fire from currents that are computed in full, a chunk of steps at a time."""
         parts = []
         for chunk in self._chunks(x):
             if wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
@@ -186,7 +186,7 @@ class FusedSum(Neurons):
 
 
 def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int] | None:
-    """The tap that reads the pixel at the output's own place (times the stride); None if there is none."""
+    """The tap that reads the pixel at the output's own position (times the stride); None if there is none."""
     taps = []
     for p, d, k in zip(padding, dilation, weight.shape[2:], strict=True):
         if p % d or p // d >= k:
@@ -196,10 +196,10 @@ def _center(weight: Tensor, padding: tuple[int, int], dilation: tuple[int, int])
 
 
 def _shortcut_strides(synapses: Sequence[nn.Module]) -> list[tuple[int, ...]] | None:
-    """The strides of all inputs but the first, so that they can join the first one's convolution.
+    """The strides of all inputs except the first, if they can join the first convolution; else None.
 
-    A 1x1 convolution reads single pixels: it is one tap of the first one's kernel, the tap that is not displaced.
-    None if some synapse is of another kind.
+    An identity or a 1x1 convolution reads single pixels, so it corresponds to the tap without displacement of the
+    first kernel.
     """
     main, *others = synapses
     strides: list[tuple[int, ...]] = []
@@ -238,7 +238,7 @@ def _join(
 
 
 def _is_known(x: Spikes | Tensor) -> bool:
-    """Whether an input or a parameter on a GPU is known to be finite; parameters are looked at once a version."""
+    """Whether an input or a parameter on a GPU is known to be finite; a parameter is checked once per version."""
     if isinstance(x, Spikes) or value_checks_cache.is_noted(x):
         return True
     can = isinstance(x, nn.Parameter) and value_checks_cache.can_be_read(x)
@@ -246,7 +246,7 @@ def _is_known(x: Spikes | Tensor) -> bool:
 
 
 def _is_plain(parameter: Tensor) -> bool:
-    """Whether it holds values of a CPU that can be looked at now."""
+    """Whether it is an ordinary CPU tensor whose values can be read now."""
     if type(parameter) not in (Tensor, nn.Parameter) or parameter.device.type != "cpu":
         return False
     return value_checks_cache.can_be_read(parameter) and value_checks_cache.plain(parameter) is parameter
@@ -266,7 +266,7 @@ def _dense(x: Spikes | Tensor) -> Tensor:
 
 
 def _in_float32(synapse: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The synapse with weights in float32, the type of its currents, whatever theirs is."""
+    """The synapse with its weights in float32, the dtype of the currents."""
     weights = {name: parameter.float() for name, parameter in synapse.named_parameters()}
     return lambda x: functional_call(synapse, weights, x)
 

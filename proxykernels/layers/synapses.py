@@ -1,7 +1,7 @@
-"""Synapses: what makes a layer's currents of its inputs. A convolution, a matrix product, or the input itself.
+"""Synapses compute the currents of a layer from its inputs: a convolution, a matrix product, or the input itself.
 
-A layer says by ``terms`` which synapses it has; what sums, counts, converts or exports asks these, and not for the
-layer's class. A new kind is one more class here, and its line in KINDS.
+``terms`` of a layer lists its synapses. Code that sums, counts, converts or exports uses these instead of testing the
+layer's class. A new kind needs a class here and an entry in KINDS.
 """
 
 import math
@@ -29,26 +29,26 @@ class Synapse:
         fan_in: weights of one neuron; 0 if the input is taken as it is.
     """
 
-    plain_class: type[nn.Module] = nn.Identity  # what torch has
+    plain_class: type[nn.Module] = nn.Identity  # the torch module that it corresponds to
     fan_in = 0
-    inputs = ""  # the shape of its input, for messages
+    inputs = ""  # the shape of its input, for error messages
 
     def __init__(self, module: nn.Module):
         self.module: Any = module
 
     def parameters(self) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias, which the input itself has not."""
+        """Weight and bias; here none."""
         return None, None
 
     def check(self, device: torch.device) -> None:
-        """The parameters must be of a type and shape that inputs on ``device`` go with; their values are not looked at.
+        """Check that dtype, shape and device of the parameters fit inputs on ``device``; values are not looked at.
 
         Raises:
             TypeError, ValueError: one is not; the message names it.
         """
 
     def output_shape(self, shape: Shape) -> Shape:
-        """The shape (T, N, ...) of the currents, of an input of ``shape`` (T, N, ...).
+        """The shape (T, N, ...) of the currents for an input of ``shape`` (T, N, ...).
 
         Raises:
             ValueError: the weights do not take such an input.
@@ -56,13 +56,13 @@ class Synapse:
         return shape
 
     def currents(self, x: Spikes | Tensor) -> Tensor:
-        """The currents [T, N, ...] of x (T, N, ...): Spikes, or a tensor in float32, as the currents are."""
+        """The currents [T, N, ...], float32, of x (T, N, ...), Spikes or a float32 tensor."""
         return x.dense() if isinstance(x, Spikes) else x
 
     def accumulates(self, x: Spikes) -> Tensor:
-        """How often a weight is added to a potential because of the spikes x, of a CPU: int64, no dimensions.
+        """How many weights the spikes x add to potentials, on a CPU: int64 without dimensions.
 
-        Those of a GPU are counted all together: running/synops.py.
+        On a GPU, running/synops.py counts them for all layers together.
         """
         reach = self.reach(x)
         totals = x._total_of_pixels()
@@ -70,24 +70,24 @@ class Synapse:
 
     @property
     def fan_out(self) -> int:
-        """Neurons that a spike reaches: of each output pixel, where there are several (:meth:`reach`)."""
+        """Number of neurons that a spike reaches, per output pixel (see :meth:`reach`)."""
         return 1
 
     def reach(self, x: Spikes) -> Tensor | None:
-        """How many output pixels a spike of each pixel of x reaches, int32 [P]; None: one."""
+        """The number of output pixels that a spike of each pixel of x reaches, int32 [P]; None: one."""
         return None
 
     def products(self, shape: Shape) -> int:
-        """Multiplications by a weight if all values of an input of ``shape`` (T, N, ...) are used in one step; what
-        pads an image is not."""
+        """Multiplications by a weight in one step if all values of an input of ``shape`` (T, N, ...) are used, without
+        padding."""
         return 0
 
     def into(self, module: type[nn.Module], **options) -> Any:
-        """A module of another class that has the same parameters: of torch's, or of a layer with ``options``."""
+        """A module of another class with the same parameters: a torch module, or a layer with ``options``."""
         return module(**options)
 
     def plain(self) -> Any:
-        """The same as a module of torch alone."""
+        """The same as a torch module."""
         return self.into(self.plain_class)
 
 
@@ -95,7 +95,7 @@ class _Weighted(Synapse):
     """Synapses with a weight [outputs, inputs, ...] and a bias.
 
     Attributes:
-        weights: dimensions of the weight, and its shape for messages.
+        weights: the weight's number of dimensions, and its shape for error messages.
     """
 
     weights: tuple[int, str]
@@ -113,7 +113,7 @@ class _Weighted(Synapse):
         return folded() if folded else (self.module.weight, self.module.bias)
 
     def arguments(self) -> tuple:
-        """The arguments of its class."""
+        """The arguments to construct ``plain_class``."""
         raise NotImplementedError
 
     def into(self, module: type[nn.Module], **options) -> Any:
@@ -155,7 +155,7 @@ class Product(_Weighted):
 
 
 class Returning(Synapse):
-    """What a recurrent layer's own spikes pass on the way back to it: weights [C, C], or one a neuron [C]."""
+    """The recurrent synapses of a layer: weights [C, C], or one per neuron [C]."""
 
     @property
     def fan_out(self) -> int:
@@ -163,7 +163,7 @@ class Returning(Synapse):
         return len(weight) if weight.ndim == 2 else 1
 
     def plain(self) -> nn.Linear:
-        """A matrix product, also of one value a neuron."""
+        """A matrix product, also for one weight per neuron."""
         weight = self.module.recurrent_weight.detach()
         weight = weight if weight.ndim == 2 else torch.diag(weight)
         made = nn.Linear(len(weight), len(weight), bias=False, device="meta")
@@ -192,14 +192,14 @@ class Convolution(_Weighted):
         return m.in_channels, m.out_channels, m.kernel_size, m.stride, m.padding, m.dilation, m.groups, bias
 
     def window(self, weight: Tensor) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
-        """The weight of two dimensions, padding in numbers, and dilation."""
+        """The weight with two spatial dimensions, padding in numbers, and dilation."""
         m = self.module
         padding = m.padding if isinstance(m.padding, str) else _window(m, "padding", 0)
         weight = weight.view(*weight.shape[:2], *_pair(weight.shape[2:]))
         return window_checks.symmetric(weight, padding, self.stride, _window(m, "dilation", 1))
 
     def placed(self, weight: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[int, int]]:
-        """The weight of two dimensions, padding on the left, right, top and bottom, and dilation."""
+        """The weight with two spatial dimensions, padding on the left, right, top and bottom, and dilation."""
         m = self.module
         return weight.view(*weight.shape[:2], *_pair(weight.shape[2:])), both_sides(m), _window(m, "dilation", 1)
 
@@ -235,13 +235,13 @@ class Convolution(_Weighted):
         return math.prod(shape[1:3]) * int(self.reach_of(shape[3:], heap.CPU).sum()) * self.fan_out
 
     def reach_of(self, size: Shape, device: torch.device) -> Tensor:
-        """How many output pixels each pixel of an image of ``size`` reaches, int32 [P]."""
+        """The number of output pixels that each pixel of an image of ``size`` reaches, int32 [P]."""
         weight, both_sides, dilation = self.placed(self.module.weight)
         return _reach_of_pixels(tuple(weight.shape[2:]), self.stride, dilation, both_sides, _pair(size), device)
 
 
 def both_sides(module: Any) -> tuple[int, int, int, int]:
-    """The padding of a convolution of torch, as its attributes say now: on the left, right, top and bottom."""
+    """The current padding of a torch convolution: on the left, right, top and bottom."""
     height, width = _pair(module.weight.shape[2:])
     if isinstance(module.padding, str):
         down, across = (0, 0) if module.padding == "valid" else _window(module, "dilation", 1)
@@ -259,11 +259,11 @@ class Convolution1d(Convolution):
 
 
 KINDS = (Convolution, Convolution1d, Product, Synapse)
-WEIGHTED = tuple(kind.plain_class for kind in KINDS if kind is not Synapse)  # modules of torch
+WEIGHTED = tuple(kind.plain_class for kind in KINDS if kind is not Synapse)  # torch modules
 
 
 def synapse_of(module: nn.Module) -> Synapse:
-    """What a module of torch does as a synapse.
+    """The synapse of a torch module.
 
     Raises:
         TypeError: the module is of another kind. ValueError: it has a padding that is not of zeros.
@@ -275,12 +275,12 @@ def synapse_of(module: nn.Module) -> Synapse:
 
 
 def _pair(values: Sequence[int], before: int = 1) -> tuple[int, int]:
-    """A size or a window of one or two dimensions in two."""
+    """A size or a window of one or two dimensions as two; ``before`` is the first if there is one."""
     return (before, values[0]) if len(values) == 1 else (values[0], values[1])
 
 
 def _window(module: Any, name: str, least: int) -> tuple[int, int]:
-    """An attribute of a convolution, of at least ``least`` in both dimensions: of a row, the first has just that."""
+    """A window attribute of a convolution in two dimensions, at least ``least``; for Conv1d the first is ``least``."""
     value = getattr(module, name)
     if isinstance(module, nn.Conv1d):
         return least, window_checks.single(name, value, least)
@@ -293,7 +293,7 @@ def _float(parameter: Tensor | None) -> Any:
 
 @lru_cache(maxsize=256)
 def _reach_of_pixels(kernel, stride, dilation, padding, size, device) -> Tensor:
-    """How many outputs of one channel each pixel of an image reaches: int32 [P].
+    """The number of outputs of one channel that each pixel of an image reaches: int32 [P].
 
     ``padding``: left, right, top, bottom.
     """
@@ -305,7 +305,7 @@ def _reach_of_pixels(kernel, stride, dilation, padding, size, device) -> Tensor:
 
 
 def _reach(kernel: int, stride: int, dilation: int, left: int, right: int, size: int) -> Tensor:
-    """How many outputs along one axis each of ``size`` input pixels reaches: int64 [size]."""
+    """The number of outputs along one axis that each of ``size`` input pixels reaches: int64 [size]."""
     outputs = (size + left + right - dilation * (kernel - 1) - 1) // stride + 1
     first, tap = (
         torch.arange(outputs, device=heap.CPU) * stride - left,

@@ -55,9 +55,9 @@ def animation(
 
 
 def mosaic(fired: Tensor) -> Tensor:
-    """Spikes [T, C, H, W] as images of all maps beside each other, with a line between; [T, ...] as a block of neurons.
+    """Spikes [T, C, H, W] as images of all maps in a grid, separated by lines; [T, ...] as a block of neurons.
 
-    Lines, and places that no neuron has, are BETWEEN.
+    Lines and empty places have the value BETWEEN.
     """
     maps = F.pad(fired, (1, 0, 1, 0), value=BETWEEN) if fired.ndim == 4 else fired.flatten(1)[..., None, None]
     count = maps.shape[1]
@@ -69,7 +69,7 @@ def mosaic(fired: Tensor) -> Tensor:
 
 
 class _Frames:
-    """The picture, whose parts change from frame to frame."""
+    """The figure, whose contents change from frame to frame."""
 
     def __init__(self, mosaics: dict[str, Tensor], counts: Tensor, names: list[str], image: Tensor | None):
         self.mosaics, self.counts = mosaics, counts
@@ -108,12 +108,12 @@ class _Frames:
         return [*self.images, *self.bars, self.title]
 
     def animated(self, interval_ms: int):
-        """All frames, one after the other."""
+        """The animation of all frames."""
         from matplotlib.animation import FuncAnimation
 
         self.draw(0)
         self.figure.canvas.draw()
-        self.figure.set_layout_engine("none")  # as it is, and not found again for each frame
+        self.figure.set_layout_engine("none")  # keep the layout instead of computing it for each frame
         return FuncAnimation(self.figure, self.draw, frames=len(self.counts), interval=interval_ms)
 
 

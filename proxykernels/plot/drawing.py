@@ -1,4 +1,4 @@
-"""What pictures share: axes, legends, and the checks of which samples and neurons are drawn."""
+"""Shared by all plots: axes, legends, and checks of the samples and neurons to draw."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -12,7 +12,7 @@ from ..spikes import Spikes, pack
 
 
 def new_figure(columns: int = 1, **options):
-    """A figure, and its axes side by side.
+    """A figure, and its axes in a row.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -28,17 +28,17 @@ def new_figure(columns: int = 1, **options):
 
 
 def given_or_new(ax):
-    """The axes that are given, or those of a new figure."""
+    """The given axes, or those of a new figure."""
     return new_figure(figsize=(8, 4))[1][0] if ax is None else ax
 
 
 def legend(ax) -> None:
-    """Outside to the right, where no line can lie."""
+    """Put the legend outside to the right, where it hides no line."""
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
 
 def packed(spikes: Spikes | Tensor) -> Spikes:
-    """Spikes (T, N, ...), also of a tensor of 0 and 1, as a layer gives it.
+    """Spikes (T, N, ...), packed if they are a tensor of 0 and 1, such as a layer's output.
 
     Raises:
         TypeError, ValueError: they are something else.
@@ -56,7 +56,7 @@ def packed(spikes: Spikes | Tensor) -> Spikes:
 
 
 def chosen_of(count: int, neurons: int | Sequence[int]) -> Tensor:
-    """The indices ``neurons`` of ``count``, or at most so many, evenly spaced."""
+    """The indices ``neurons`` out of ``count``; if a number is given, at most that many, evenly spaced."""
     if isinstance(neurons, Integral):
         neurons = int(neurons)
         if neurons < 1:

@@ -8,20 +8,20 @@ A neuron that starts at u0 above v_rest, on a current I that stays the same, com
 x is the current above the rheobase, below which the neuron never fires. A hard reset puts it at u0 = v_reset - v_rest;
 a soft one takes theta from a potential of theta, u0 = -v_rest. Its rate is 1 / n, and 1 where n is 1 or less.
 
-At the rheobase the slope of 1 / n is infinite, and currents that are sums of spikes go up and down, so that a neuron
-fires a little below it too. Here the rate is linear between the points where n is 4, 2 and 1, and goes on from 4 to 2
-down to 0. That of neurons that rest for R steps begins at the same current, and is right where n is 2 and 1. Without
-rest, and with v_reset = v_rest = 0, it is
+At the rheobase the slope of 1 / n is infinite. Currents that are sums of spikes fluctuate, so that a neuron also fires
+a little below it. Here the rate is piecewise linear through the points where n is 4, 2 and 1; the line through 4 and 2
+continues down to 0. For neurons with a refractory period of R steps, the rate begins at the same current and is exact
+where n is 2 and 1. Without it, and with v_reset = v_rest = 0, the rate is
 
     rate(I) = (1 + decay) (1 + decay^2) / (4 decay^2) (I / theta - (1 - decay) / (1 + decay^2))        up to 1/2
     rate(I) = 1 + (1 + decay) / (2 decay) (I / theta - 1)                                              from 1/2 to 1
 
-which leaves 1 / n by less than 0.03 where that is above 1/5 and the decay at least 1/2, and which becomes I / theta,
-the ReLU of integrate-and-fire neurons, as the decay goes to 1.
+which differs from 1 / n by less than 0.03 if 1 / n is above 1/5 and the decay is at least 1/2. As the decay goes to 1,
+it becomes I / theta, the ReLU of integrate-and-fire neurons.
 
 Hunsberger and Eliasmith ("Training spiking deep networks for neuromorphic hardware", 2016, arXiv:1611.05141) bound the
-slope by gamma log(1 + exp(x / gamma)) in the place of x. That leaves neurons that never fire a rate that falls as
-1 / |x| only, and costs a logarithm and an exponential a neuron where this costs one multiplication.
+slope by gamma log(1 + exp(x / gamma)) instead of x. That gives neurons that never fire a rate that falls only as
+1 / |x|, and costs a logarithm and an exponential per neuron, where this costs one multiplication.
 """
 
 from typing import NamedTuple
@@ -31,16 +31,15 @@ from torch import Tensor
 
 from ..neurons import CubaLIFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
 
-LEAST_DECAY = 1 / 3  # the curve of smaller ones is nearly a step
-GREATEST_CURRENT_DECAY = 0.999  # a filter that forgets nothing has no constant output
+LEAST_DECAY = 1 / 3  # for smaller ones, the curve is nearly a step function
+GREATEST_CURRENT_DECAY = 0.999  # a filter without decay has no constant output
 
 
 def rate(neuron: LIFNeuron, current: Tensor) -> Tensor:
-    """Spikes a step, from 0 to 1, of leaky neurons on currents [N, C, ...]; differentiable.
+    """Spikes per step, from 0 to 1, of leaky neurons on currents [N, C, ...]; differentiable.
 
-    Current-based neurons see currents that are 1 / (1 - current_decay) times as large. Refractory ones rest R steps
-    after each spike: 1 / (2 + R) and 1 / (1 + R) stand for 1/2 and 1. Of an adaptive threshold, the adaptation is left
-    out.
+    Current-based neurons see currents that are 1 / (1 - current_decay) times as large. For refractory neurons, which
+    rest R steps after each spike, 1 / (2 + R) and 1 / (1 + R) replace 1/2 and 1. Adaptation of a threshold is ignored.
     """
     points = _Points.of(neuron)
     resting = neuron.refractory if isinstance(neuron, RefractoryLIFNeuron) else 0
@@ -50,7 +49,7 @@ def rate(neuron: LIFNeuron, current: Tensor) -> Tensor:
 
 
 def line(neuron: LIFNeuron, current: Tensor) -> Tensor:
-    """The lower part of :func:`rate` carried on both ways, for a last layer, whose twin is linear."""
+    """The lower line of :func:`rate`, extended in both directions; for a last layer, whose twin is linear."""
     points = _Points.of(neuron)
     return _line(current, points.onset, 0.0, points.two, 0.5)
 
@@ -61,13 +60,13 @@ def onset(neuron: LIFNeuron) -> Value:
 
 
 def slope(neuron: LIFNeuron) -> Value:
-    """Of :func:`rate` by the current, from the onset to the rate 1/2 of a neuron that does not rest."""
+    """The slope of :func:`rate` between the onset and the rate 1/2, without a refractory period."""
     points = _Points.of(neuron)
     return 0.5 / (points.two - points.onset)
 
 
 class _Points(NamedTuple):
-    """Currents: where the rate is 0, and with which neurons come to the threshold in two steps and in one."""
+    """Currents: at which the rate becomes 0, and with which neurons reach the threshold in two steps and in one."""
 
     onset: Value
     two: Value

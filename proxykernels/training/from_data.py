@@ -1,4 +1,4 @@
-"""What ProxyNet finds from data, beside weights: statistics of batch normalisation, and the last layer's threshold."""
+"""What ProxyNet measures on data: statistics of batch normalisation, and the threshold of the last layer."""
 
 import copy
 import math
@@ -22,7 +22,7 @@ NEVER = 1e30  # a threshold that no potential reaches
 
 
 class FromData(nn.Module):
-    """Base of ProxyNet, whose attributes these are."""
+    """Base of ProxyNet, which sets these attributes."""
 
     net: nn.Module
     T: int
@@ -35,7 +35,7 @@ class FromData(nn.Module):
     def measure_batch_norm(self, x: Tensor | Spikes, batch: int = 25) -> None:
         """Set the spiking network's running statistics to those of its currents on x; the twin keeps its own.
 
-        For networks whose twin alone was trained: spikes are not activations, and their currents' statistics differ.
+        For networks of which only the twin was trained: currents from spikes have other statistics than activations.
 
         Args:
             x: samples as :meth:`forward` takes them.
@@ -110,7 +110,7 @@ class FromData(nn.Module):
 
     @property
     def _kind(self) -> BatchStatistics:
-        """What the layers of the spiking network are told to normalise by."""
+        """The ``batch_statistics`` argument for the layers of the spiking network."""
         return "means" if self.statistics_of == "means" else True
 
     def _last_layer(self) -> Any:

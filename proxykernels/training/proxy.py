@@ -1,4 +1,5 @@
-"""Training by proxy: a network of rates with the same weights, ReLUs or leaky neurons' own, has the backward pass.
+"""Training by proxy: the backward pass goes through a network of rates (ReLU, or those of leaky neurons) with the same
+weights.
 
 "Spiking neural networks trained via proxy" (Kheradpisheh, Mirsadeghi and Masquelier, IEEE Access 10, 2022,
 arXiv:2109.13208).
@@ -143,7 +144,7 @@ class ProxyNet(FromData):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles take: all but the graph of the last pass."""
+        """For copies and pickles: everything except the autograd graph of the last pass."""
         return self.__dict__ | {"ann_rates": {name: rate.detach() for name, rate in self.ann_rates.items()}}
 
     def forward(self, x: Tensor | Spikes) -> Tensor:
@@ -151,13 +152,13 @@ class ProxyNet(FromData):
         _refuse_vmap()
         if not (self.training and torch.is_grad_enabled()):
             masks = Masks()
-            if self._batch_statistics:  # the twin's learn too, as swa_utils.update_bn expects
+            if self._batch_statistics:  # updates the twin's statistics too, as swa_utils.update_bn expects
                 self.ann(x, masks=masks)
             return self.snn(x, masks)
         if isinstance(x, Tensor | Spikes):
             checks.values("x", x)
         _check_dropouts(self.net)
-        with parametrize.cached():  # spectral_norm changes its weights whenever it computes them
+        with parametrize.cached():  # spectral_norm changes its state whenever it computes weights
             masks = Masks()
             ann = self.ann(x, masks=masks)
             if not _is_finite(ann):
@@ -173,7 +174,7 @@ class ProxyNet(FromData):
         """The spiking network's readout after T steps, float32 [N, classes]; ``masks``: as in :meth:`ann`."""
         _refuse_vmap()
         net = self.net if self.readout != "potential" else replace_neurons(self.net, self._silence_last)
-        learns = self._batch_statistics and self._kind  # by the currents of the weights as they are
+        learns = self._batch_statistics and self._kind  # by unrounded weights
         precision, masks = None if learns else self.precision, masks or Masks()
         result = run(net, x, self.T, precision=precision, batch_statistics=learns, masks=masks, with_synops=False)
         self.rates = result.rates
@@ -186,9 +187,9 @@ class ProxyNet(FromData):
     def ann(self, x: Tensor | Spikes, inputs: Mapping[str, Tensor] | None = None, masks: Masks | None = None) -> Tensor:
         """The ReLU twin's output [N, classes]; differentiable.
 
-        ``inputs``: layer name -> values that take the place of that layer's input in the forward pass; its gradient
-        goes to what the twin had there, as at the output. (Tandem learning feeds the spiking network's rates in.)
-        ``masks``: which units the Dropouts keep; default: drawn anew. A training pass hands the same to both twins.
+        ``inputs``: layer name -> values that replace that layer's input in the forward pass; their gradient goes to the
+        twin's own values there, as at the output. (Tandem learning feeds in the spiking network's rates.)
+        ``masks``: which units the Dropouts keep; default: drawn again. A training pass gives both networks the same.
         """
         masks = masks or Masks()
         x = self._mean(x)
@@ -207,7 +208,7 @@ class ProxyNet(FromData):
                 rates=self.ann_rates,
             )
 
-        if x.ndim == 4:  # the order in which convolutions on a CPU, and in half precision on a GPU, are fastest
+        if x.ndim == 4:  # the fastest order for convolutions on a CPU, and in half precision on a GPU
             x = x.contiguous(memory_format=torch.channels_last)
         network = replace_neurons(self.net, twin, lambda name, layer: HeldDropout(name, layer, masks))
         with chunked_passes.of(self.net):
@@ -267,7 +268,7 @@ class _Readout(OutputSwap):
 
 
 def _is_finite(x: Tensor) -> bool:
-    """Not looked at while a graph is captured or traced, where values are not there to see."""
+    """Whether x is finite; True while a graph is captured or traced, where values cannot be read."""
     try:
         checks.finite("x", x)
     except ValueError:
@@ -276,7 +277,7 @@ def _is_finite(x: Tensor) -> bool:
 
 
 def _refuse_vmap() -> None:
-    """Firing rates are numbers, which torch.vmap cannot have one of for each sample."""
+    """Refuse torch.vmap, which cannot have a firing rate, a Python number, for each sample."""
     if value_checks_cache.is_within_vmap():
         raise TypeError(
             "ProxyNet counts the firing rates of a call, and does not run within torch.vmap: give it all samples as "
@@ -294,7 +295,7 @@ def _check_dropouts(net: nn.Module) -> None:
 
 
 def _check_neurons(net: nn.Module) -> None:
-    """Refuse what a ReLU network does not have."""
+    """Refuse networks without a counterpart in a ReLU network."""
     for name, module in net.named_modules():
         if type(getattr(module, "neuron", None)) is IFNeuron:
             for which in ("v_threshold", "v_reset"):
@@ -306,7 +307,7 @@ def _check_neurons(net: nn.Module) -> None:
 
 
 def _statistics_like(bn: Any) -> nn.Module:
-    """The twin's own running statistics, which begin as those of ``bn``."""
+    """The twin's own running statistics, initially a copy of those of ``bn``."""
     options = {} if (like := bn.running_mean) is None else {"device": like.device, "dtype": like.dtype}
     own = type(bn)(bn.num_features, bn.eps, bn.momentum, affine=False, **options)
     own.load_state_dict({name: b for name, b in bn.named_buffers(recurse=False) if name in own._buffers}, strict=False)
@@ -314,4 +315,4 @@ def _statistics_like(bn: Any) -> nn.Module:
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "/")  # a ModuleDict's keys may not hold dots
+    return name.replace(".", "/")  # keys of a ModuleDict cannot contain dots

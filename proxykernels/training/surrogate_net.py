@@ -27,10 +27,10 @@ from .part_tally import PartTally, rates_of
 from .proxy import READOUTS
 from .watch import PASSES, Watch
 
-# Of the currents of the largest layer in a part: enough to make the cost of a call small; on a CPU few enough for a
-# block of the heap (kernels/heap.py).
+# Bytes of the largest layer's currents in a part: large enough to make the cost of a call small, and on a CPU small
+# enough for a block of the heap (kernels/heap.py).
 PART_BYTES = {"cpu": 28 << 20, "cuda": 1 << 30}
-MOST_STEPS = 64  # of a part: a segment of the kernels
+MOST_STEPS = 64  # per part: a segment of the kernels
 State = dict[str, list[Tensor]]  # layer's name -> states, one for each of its calls in a step
 
 
@@ -87,18 +87,18 @@ class SurrogateNet(nn.Module):
         self.net, self.T, self.surrogate = net, checks.steps(T), surrogate
         self.readout, self.memory = readout, memory
         self._last = names[-1]
-        self._watch, self._unseen = Watch(), list[dict[str, PartTally]]()  # passes that it has not looked at
+        self._watch, self._unseen = Watch(), list[dict[str, PartTally]]()  # passes not yet watched
         self._tallies: dict[str, PartTally] = {}  # of the last pass
-        self._counters = Counters()  # of the passes that were not looked at
-        self._known: tuple[Any, _Sizes | None] = None, None  # sizes, and of what
+        self._counters = Counters()  # of the passes not yet watched
+        self._known: tuple[Any, _Sizes | None] = None, None  # cached sizes, with their key
 
     @property
     def rates(self) -> dict[str, float]:
-        """Layer name -> firing rate of the last call. A GPU is waited for."""
+        """Layer name -> firing rate of the last call. Waits for a GPU."""
         return rates_of(self._tallies)
 
     def forward(self, x: Tensor | Spikes, state: State | None = None) -> Any:
-        """The readout [N, classes], with a ``state`` also the state after T steps, detached."""
+        """The readout [N, classes]; if a ``state`` is given, also the state after T steps, detached."""
         checks.values("x", x)
         if x.device.type == "cpu" and torch.is_grad_enabled():
             keep_freed()
@@ -114,7 +114,7 @@ class SurrogateNet(nn.Module):
         states: list[State] = []
         kept = 0.0
         tallies: dict[str, PartTally] = {}
-        self._counters.forget_chunk()  # of a pass that came to no end
+        self._counters.forget_chunk()  # drop what an aborted pass left
         watched = self.training and torch.is_grad_enabled()
         counters = self._counters if watched else Counters()
         with self._looked_at(plain, x, state or {}):
@@ -130,7 +130,7 @@ class SurrogateNet(nn.Module):
         self._tallies = tallies
         if watched:
             self._unseen.append(tallies)
-            if x.device.type == "cpu" or len(self._unseen) == PASSES:  # a GPU is waited for once in so many passes
+            if x.device.type == "cpu" or len(self._unseen) == PASSES:  # wait for a GPU only once per PASSES
                 for seen in self._unseen:
                     self._watch.look(rates_of(seen), {})
                 self._unseen, self._counters = [], Counters()
@@ -139,7 +139,7 @@ class SurrogateNet(nn.Module):
 
     @contextmanager
     def _looked_at(self, plain: nn.Module, x: Tensor | Spikes, state: State) -> Iterator[None]:
-        """All values of a pass on a GPU are looked at before the block, with one wait."""
+        """Checks all values of a pass on a GPU before the block, with a single wait."""
         if x.device.type == "cpu":
             yield
             return
@@ -150,7 +150,7 @@ class SurrogateNet(nn.Module):
             yield
 
     def _sizes_of(self, plain: nn.Module, x: Tensor | Spikes) -> "_Sizes":
-        """Those of such inputs, found once."""
+        """The sizes for such inputs, cached."""
         layers = [(name, type(module)) for name, module in plain.named_modules()]
         shapes = [tuple(parameter.shape) for parameter in plain.parameters()]
         kind = type(x), tuple(x.shape), x.device, isinstance(x, Tensor) and checks.is_constant(x), self.training
@@ -160,7 +160,7 @@ class SurrogateNet(nn.Module):
         return self._known[1]  # type: ignore[return-value]
 
     def _stateful(self, name: str, layer: Any, states: list[Tensor], tally: PartTally) -> StatefulLayer:
-        """What takes a layer's place: the same with the model's surrogate derivative, from ``states``."""
+        """The replacement of a layer: it starts from ``states`` and has the model's surrogate derivative."""
         layer = shallow_copy(layer)
         if isinstance(layer, Neurons):
             if self.readout == "potential" and name == self._last:
@@ -171,7 +171,7 @@ class SurrogateNet(nn.Module):
 
 
 class _Part:
-    """Some samples through all steps. A second call, in the backward pass, computes the same."""
+    """Runs some samples through all steps. A second call, in the backward pass, computes the same again."""
 
     def __init__(
         self, model: SurrogateNet, plain: nn.Module, steps: int, tallies: dict[str, PartTally], counters: Counters,
@@ -191,7 +191,7 @@ class _Part:
             )
         stateful_layers: dict[str, StatefulLayer] = {}
         dropouts: list[HeldDropout] = []
-        # Where it is computed again, nobody counts.
+        # Nothing is counted when it is computed again.
         tallies, self.tallies = self.tallies, {}
         counters, self.counters = self.counters, None
 
@@ -234,10 +234,10 @@ class _Part:
 
 
 class _Sizes:
-    """The number of samples and steps of a part, and the memory that it keeps; found by two steps of one sample.
+    """The samples and steps of each part, and the memory that it keeps; measured on two steps of one sample.
 
     Attributes:
-        steps: of a part. groups: the samples, int64 [n], of each part.
+        steps: per part. groups: the samples, int64 [n], of each part.
     """
 
     def __init__(self, model: SurrogateNet, plain: nn.Module, x: Tensor | Spikes):
@@ -249,7 +249,7 @@ class _Sizes:
         if N < 1 or (model.training and statistics):
             return
         with torch.no_grad():
-            probed = x[:2]  # of two steps, for one is like a constant input
+            probed = x[:2]  # two steps, since a single one counts as constant
             stateful_layers = self._probe(model, plain, samples(probed, every[:1]))
         largest = max(stateful.tally.neurons for stateful in stateful_layers) // len(probed)
         self.step_bytes = sum(stateful.tally.kept_bytes for stateful in stateful_layers) / len(probed)
@@ -257,7 +257,7 @@ class _Sizes:
         frames = max(1, PART_BYTES[x.device.type] // (4 * largest))
         self.steps = min(model.T, MOST_STEPS, frames)
         if x.device.type != "cpu":
-            self.steps = min(model.T, -(-self.steps // 32) * 32)  # whole words, but of the last part
+            self.steps = min(model.T, -(-self.steps // 32) * 32)  # whole words, except in the last part
         size = max(1, frames // self.steps)
         self.groups = every.tensor_split(-(-N // size))
 
@@ -280,7 +280,7 @@ class _Sizes:
 
 
 def _versions(net: nn.Module) -> dict[str, int]:
-    """How often each parameter was written to."""
+    """The version of each parameter, which counts writes."""
     return {name: 0 if p.is_inference() else p._version for name, p in net.named_parameters()}
 
 
@@ -296,12 +296,12 @@ def _neurons(net: nn.Module) -> Iterator[tuple[str, Neurons]]:
 
 
 def _plain(net: nn.Module) -> nn.Module:
-    """The network with all computed weights (parametrizations) computed once, for all parts."""
+    """The network with parametrized weights computed once for all parts."""
     return replace_neurons(net, lambda name, layer: with_plain_weights(layer))
 
 
 def _packed(x: Tensor | Spikes) -> Tensor | Spikes:
-    """Spikes of a tensor of 0 and 1, which are convolved as such."""
+    """Packs a tensor of 0 and 1, so that convolutions take spikes; returns other inputs as they are."""
     spikes = x if isinstance(x, Spikes) else pack_if_binary(x)
     return x if spikes is None else spikes
 
@@ -311,7 +311,7 @@ def _of(state: State | None, index: Tensor) -> State:
 
 
 def _joined(states: list[State]) -> State:
-    """The states of groups of samples, one after another."""
+    """Concatenates the states of groups of samples."""
     return {
         name: [torch.cat(parts) for parts in zip(*(state[name] for state in states), strict=True)] for name in states[0]
     }

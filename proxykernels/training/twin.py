@@ -1,4 +1,4 @@
-"""The ReLU network's layers, which share a spiking network's weights, and the swap of outputs that joins the two."""
+"""The layers of the ReLU network, which share a spiking network's weights; and the swap that connects their outputs."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from ..layers import FusedRecurrentLinear, Neurons, SpikingLayer
 from ..neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, RefractoryLIFNeuron
 from . import fi_curve
 
-KNOWN = IFNeuron, LIFNeuron, CubaLIFNeuron, ALIFNeuron, RefractoryLIFNeuron, LINeuron  # and no class derived of them
+KNOWN = IFNeuron, LIFNeuron, CubaLIFNeuron, ALIFNeuron, RefractoryLIFNeuron, LINeuron  # exactly these, no subclasses
 
 
 class OutputSwap(torch.autograd.Function):
-    """The spiking network's values forward; backward, their gradient goes to the ReLU network's."""
+    """Forward, the values of the spiking network; backward, their gradient goes to the ReLU network's values."""
 
     @staticmethod
     def forward(ann: Tensor, snn: Tensor) -> Tensor:
-        return snn.view_as(snn)  # float32, also under autocast: bfloat16 has no room for large counts
+        return snn.view_as(snn)  # float32, even under autocast: bfloat16 cannot represent large counts
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -31,7 +31,7 @@ class OutputSwap(torch.autograd.Function):
 
 
 class NotBelowZero(torch.autograd.Function):
-    """The ReLU network's output y; its gradient raises values that are below zero, and does not lower them."""
+    """Identity on the ReLU network's output y, whose gradient may raise values below zero but not lower them."""
 
     @staticmethod
     def forward(y: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ class Twin(nn.Module):
     """A layer of the ReLU network, on [1, N, ...]: the layer's currents, normalised by the twin's own statistics.
 
     Args:
-        layer: a SpikingLayer. statistics: an nn.BatchNorm of them, or None. given: what takes its input's place.
-        linear: the last layer, whose activation is its current. The rest: as of ProxyNet.
-        rates: layer name -> mean activation as a share of the threshold, where a pass puts this layer's.
+        layer: a SpikingLayer. statistics: the twin's nn.BatchNorm, or None. given: values that replace its input.
+        linear: whether it is the last layer, whose activation is its current. The others: as in ProxyNet.
+        rates: layer name -> mean activation as a share of the threshold; a pass stores this layer's there.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Twin(nn.Module):
 
     def check_shape(self, x: Any) -> None:
         weight = getattr(self.layer, "weight", None)
-        if weight is None:  # no convolution or matrix product, or a sum of several
+        if weight is None:  # not a single convolution or matrix product
             return
         inputs = weight.shape[1] * getattr(self.layer, "groups", 1)
         if x.ndim != weight.ndim or x.shape[1] != inputs:
@@ -120,7 +120,7 @@ class Twin(nn.Module):
         if neuron is None:
             self.rates[self.name] = _mean(current)
             return current
-        if not isinstance(neuron, IFNeuron):  # a current that is carried on
+        if not isinstance(neuron, IFNeuron):  # the current is the activation
             return current
         if isinstance(neuron, LIFNeuron):
             y = fi_curve.rate(neuron, current)
@@ -143,11 +143,11 @@ class Twin(nn.Module):
 
 
 def check_twin(name: str, layer: SpikingLayer, *, last: bool) -> None:
-    """Refuse neurons whose activation is not known: a ReLU in their place would be another network.
+    """Refuse neurons whose activation is not known, since a ReLU would not correspond to them.
 
     Raises:
         TypeError: they are of another class, or recurrent.
-        ValueError: they pass potentials on that are not the currents.
+        ValueError: they give potentials that are not the currents.
     """
     if not isinstance(layer, Neurons):
         return
@@ -171,8 +171,8 @@ def check_twin(name: str, layer: SpikingLayer, *, last: bool) -> None:
 
 
 def _mean(y: Tensor) -> Tensor:
-    """The mean in float32. A sum's gradient is one number, which is not written out; that of a mean, or of another type
-    than y, is a tensor of y's size, made anew for each."""
-    if y.dtype == torch.float16:  # whose sum may overflow
+    """The mean in float32. The gradient of a sum is a single expanded number, while that of a mean, or of another dtype
+    than y's, would be a new tensor of y's size."""
+    if y.dtype == torch.float16:  # its sum may overflow
         return y.mean(dtype=torch.float32)
     return y.sum().float() / y.numel()

@@ -1,4 +1,4 @@
-"""What a model says once in training: which layer is silent and cannot learn, or has a twin that diverges."""
+"""Warns once in training about a layer that is silent and cannot learn, or whose twin diverges."""
 
 import warnings
 from collections import Counter
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-PASSES = 20  # in a row: a layer that is silent for so many is not about to wake
-# Mean activation in thresholds, without the clip: below 2 where training went well, above 4 soon after it no longer did
+PASSES = 20  # a layer that is silent for that many passes in a row is unlikely to recover
+# Mean activation in thresholds, without the clip: below 2 while training went well, above 4 soon after it diverged
 # (three networks, Adam at 1e-3 to 1e-2, cross-entropy on 256 images).
 HIGHEST = 3.0
 
@@ -18,7 +18,7 @@ LARGER = (
 
 
 class Watch:
-    """Looks at the firing rates of each pass in training, until it has warned."""
+    """Watches the firing rates of each training pass, until it has warned."""
 
     def __init__(self) -> None:
         self._silent: Counter[str] = Counter()  # layer -> passes in a row
@@ -26,7 +26,7 @@ class Watch:
 
     def look(self, rates: Mapping[str, float], activations: Mapping[str, Tensor], *, clip: bool = True) -> None:
         """``rates``: layer -> firing rate, in the order of the network. ``activations``: layer -> the twin's mean
-        activation in thresholds, of those that have one; at most 1 with ``clip``."""
+        activation in thresholds, if it has one; at most 1 with ``clip``."""
         if self._said:
             return
         message = self._silence(rates, activations) or (None if clip else _divergence(activations))
