@@ -12,6 +12,7 @@ from torch import nn
 from . import layers, neurons, surrogates
 from .layers.sigma_delta_neurons import SigmaDeltaNeurons
 from .network import Network, Part
+from .running.stream_state import StreamState
 
 _PUBLIC = [getattr(module, name) for module in (layers, neurons, surrogates) for name in module.__all__]
 _TORCHS = nn.Conv1d, nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.Identity, nn.ModuleList, nn.Sequential
@@ -20,6 +21,7 @@ CLASSES: list[Any] = [
     Network,
     Part,
     SigmaDeltaNeurons,
+    StreamState,
     *(found for found in _PUBLIC if isinstance(found, type)),
 ]
 

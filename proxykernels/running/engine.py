@@ -53,7 +53,7 @@ class Engine:
         self._rates: dict[str, float] = {}
         self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
         readout, k = plan.readout, plan.with_logits
-        self._readout = None if readout is None or k is None else LogitReadout(k, plan.operations[k].image, readout)
+        self.readout = None if readout is None or k is None else LogitReadout(k, plan.operations[k].image, readout)
         self._layouts: dict[tuple, Layout] = {}
         self._figures = ChangesFigures if plan.changes else PlanFigures
         self._lead: AskedLead | None = None  # the last one
@@ -129,7 +129,7 @@ class Engine:
                 session.write(k, states)
             written = self.advance(session, given, T, fresh=not start, keep=keep, goes_on=False, asked=asked)
         finally:
-            self._sessions.append(session)
+            self.give_back(session)
         return written, None if asked is None else asked.runs
 
     def _states_again(self, given: Given, T: int, stop: Stop | None, every: int | None) -> dict[int, Tensor]:
@@ -143,12 +143,22 @@ class Engine:
             return Asked(stop, self.plan, every)
         lead = self._lead
         if lead is None or lead.of != (stop, T):
-            lead = self._lead = AskedLead(stop, self.plan, self._readout, T)
+            lead = self._lead = AskedLead(stop, self.plan, self.readout, T)
         return lead
 
-    def stream(self, batch: int = 1) -> "Stream":
-        """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time."""
-        return Stream(self, batch)
+    def stream(self, batch: int = 1, *, stop: Stop | None = None) -> "Stream":
+        """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time.
+
+        Args:
+            batch: number of samples.
+            stop: a rule by which samples stop, as of a run: ``pk.stop.margin(8)``, asked after every 8 steps of a
+                sample, or ``pk.stop.margin(0.5, of="logits")``. They are silent and stay as they are until
+                :meth:`Stream.reset`. Of networks whose output are spikes.
+
+        Raises:
+            TypeError, ValueError: an argument has the wrong type or value; the message names it.
+        """
+        return Stream(self, batch, stop)
 
     def __reduce_ex__(self, protocol):
         """Copies and pickles: the plan, whose weights are packed anew for the machine at hand."""
@@ -169,11 +179,15 @@ class Engine:
         return Session(self._compiled)
 
     def session(self) -> Session:
-        """One that nobody uses; it goes back to ``_sessions``."""
+        """One that nobody uses, for :meth:`give_back`."""
         try:
             return self._sessions.pop()
         except IndexError:
             return self.new_session()
+
+    def give_back(self, session: Session) -> None:
+        """For the next who asks for one."""
+        self._sessions.append(session)
 
     def tally(self) -> PlanTally:
         """For :meth:`advance` to count in."""
@@ -191,7 +205,7 @@ class Engine:
         ``goes_on``: whether the session is needed as it is after them. ``asked``: the rule by which samples stop.
         ``steps``: those so far, which are added to.
         """
-        N, readout = given.N, self._readout
+        N, readout = given.N, self.readout
         reads = None if readout is None else readout.operation
         needed = N * (T * self._step_bytes + self._fixed_bytes)
         if needed > self._room:
@@ -200,7 +214,7 @@ class Engine:
                 f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
             )
         layout = self._layout(N, T, counts is None, reads in keep, fresh, asked is not None)
-        written = Written(layout, counts, {k: self._room_for(k, N) for k in keep if k != reads})
+        written = Written(layout, counts, {k: self.room_for(k, N) for k in keep if k != reads})
         if asked is not None and layout.real:
             asked.values = written.raw
         to = written.places(None if tally is None else addressof(tally), readout)
@@ -234,11 +248,11 @@ class Engine:
 
     def state_of(self, session: Session, k: int, N: int) -> Tensor:
         """The states of an operation as simulate has them: [N, ...], of several states [N, states, ...]."""
-        states = self._room_for(k, N)
+        states = self.room_for(k, N)
         session.read(k, states)
         return self.plan.as_simulated(k, states)
 
-    def _room_for(self, k: int, N: int) -> Tensor:
+    def room_for(self, k: int, N: int) -> Tensor:
         """For the states of an operation, as the library has them."""
         if self.plan.changes:
             return sigma_delta_state.room_for(self.plan, k, N)
@@ -254,7 +268,7 @@ class Engine:
         """Bytes of the packed weights, and of what a run works on, as far as runs have asked for it."""
         session = self.session()
         sizes = session.sizes
-        self._sessions.append(session)
+        self.give_back(session)
         return sizes.weights, sizes.arena
 
     @property
@@ -262,7 +276,7 @@ class Engine:
         """How the last run took the neurons, by the numbers of operations: see docs/engine.md."""
         session = self.session()
         ways = {k: session.way(k) for k, op in enumerate(self.plan.operations) if op.kind == Kind.FIRE}
-        self._sessions.append(session)
+        self.give_back(session)
         return ways
 
 

@@ -21,6 +21,7 @@ from .replay import Replay
 from .result import LayerFigures, Result, logits
 from .sigma_delta_state import has_sigma_delta
 from .stateful_layer import StatefulLayer, unwatched
+from .stream_state import StreamState
 
 
 def simulate(
@@ -51,8 +52,8 @@ def simulate(
         chunk: steps per chunk. Default: 64; up to 256 for small inputs, fewer where 256 MB would be exceeded, 8 with
             ``stop``. A GPU rounds it up to a multiple of 32. It changes spikes only by the rounding of float sums. Of
             sigma-delta neurons: 32, 2 with ``stop``. Where a CPU runs the network's plan, it matters to ``stop`` alone.
-        state: ``result.state`` of an earlier call, to continue from it. Networks of sigma-delta neurons keep a state
-            only if one is given, ``{}`` at the start.
+        state: ``result.state`` of an earlier call or ``stream.state``, to continue from it. Networks of sigma-delta
+            neurons keep a state only if one is given, ``{}`` at the start.
         stop: a rule that stops samples early: ``pk.stop.margin(8)``, ``pk.stop.margin(0.5, of="logits")``, whose chunk
             is one step, or ``pk.stop.settled()`` for sigma-delta neurons. It is applied after every chunk. The
             remaining samples continue in a smaller batch.
@@ -96,7 +97,8 @@ def run(
     T = checks.steps(T)
     checks.module("net", net)
     if state is not None and not isinstance(state, dict):
-        raise TypeError(f"state must be the .state of an earlier result, got {type(state).__name__}")
+        raise TypeError(f"state must be the .state of an earlier result or of a stream, got {type(state).__name__}")
+    state = state.of_simulate() if isinstance(state, StreamState) else state
     checks.precision(precision)
     chunk = None if chunk is None else checked(chunk)
     alone = not record and watch is unwatched and not batch_statistics and masks is None

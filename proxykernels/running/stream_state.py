@@ -1,0 +1,129 @@
+"""What a stream has done, as one value that can be kept, copied, saved and set again."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..kernels import heap
+from ..plan.plan import Plan
+from .sigma_delta_state import ready_state
+
+
+class StreamState(dict[str, Any]):
+    """``stream.state``: layer name -> its states, float32 [N, ...], of several states [N, states, ...]. Of sigma-delta
+    neurons it is that of :func:`proxykernels.simulate`, two tensors a layer.
+
+    ``stream.state = kept`` takes the stream back to where it was: outputs, counts, logits and steps too. Layers may be
+    changed before: logits take nothing of that for input. :func:`proxykernels.simulate` takes it for its ``state``.
+
+    Attributes:
+        counts: output spikes so far, int32 [N, ...]; None: of values.
+        steps: steps of each sample, int64 [N].
+        stopped: samples that the stream's rule has stopped, bool [N].
+        at_rest: samples that were reset and have taken no step, bool [N].
+        start: the potentials that logits count from, [N, ...]; None: those at rest.
+        read: the potentials of that layer; None: the network has no logits.
+    """
+
+    counts: Tensor | None
+    steps: Tensor
+    stopped: Tensor
+    at_rest: Tensor
+    start: Tensor | None
+    read: Tensor | None
+
+    def __init__(self, layers: dict[str, Any], others: dict[str, Tensor | None]):
+        """``others``: the attributes by their names."""
+        super().__init__(layers)
+        for name in StreamState.__annotations__:
+            setattr(self, name, others[name])
+
+    def __reduce__(self):
+        """In the parts that ``torch.load`` takes."""
+        return StreamState, (dict(self), {name: getattr(self, name) for name in StreamState.__annotations__})
+
+    def of_simulate(self) -> dict[str, list[Tensor]]:
+        """The same as simulate has it, without counts and steps.
+
+        Raises:
+            ValueError: sigma-delta neurons of some samples are at rest, where their biases are still to come.
+        """
+        resting = self.at_rest.nonzero().flatten().tolist()
+        if resting and any(isinstance(part, list | tuple) for part in self.values()):
+            raise ValueError(
+                f"state has samples that were reset and have taken no step, which simulate has not: {resting}"
+            )
+        return {name: list(part) if isinstance(part, list | tuple) else [part] for name, part in self.items()}
+
+
+def check_whole(plan: Plan, state: StreamState, N: int) -> None:
+    """Refuse one of another network, or of another number of samples.
+
+    Raises:
+        TypeError, ValueError: it is one; the message names what does not fit.
+    """
+    counts = None if plan.last.real else (torch.int32, (N, *plan.last.shape))
+    wanted = {"counts": counts} | {name: (torch.bool, (N,)) for name in ("stopped", "at_rest")}
+    for name, kind in (wanted | {"steps": (torch.int64, (N,))}).items():
+        part = getattr(state, name, None)
+        got = (part.dtype, tuple(part.shape)) if isinstance(part, Tensor) else part
+        if got != kind:
+            raise ValueError(f"state.{name} must be {_shown(kind)}, got {_shown(got)}: it is of another stream")
+    read = None if plan.with_logits is None else (N, *plan.operations[plan.with_logits].shape)
+    for name in ("read", "start"):
+        part = getattr(state, name, None)
+        if part is None if read is None else name == "start" and part is None:
+            continue
+        if not isinstance(part, Tensor) or read is None or part.dtype != torch.float32 or tuple(part.shape) != read:
+            raise ValueError(f"state.{name} does not fit: it is of another stream")
+
+
+def _shown(kind: Any) -> str:
+    return f"{str(kind[0]).removeprefix('torch.')} {list(kind[1])}" if isinstance(kind, tuple) else str(kind)
+
+
+def ready_layers(plan: Plan, given: Any, N: int) -> dict[int, Tensor]:
+    """States of layers as the library takes them, by the numbers of operations.
+
+    Raises:
+        TypeError, ValueError: they are no such states; the message names the layer.
+    """
+    if plan.changes:
+        return ready_state(plan, given, N)
+    populations = {op.name: k for k, op in plan.stateful()}
+    if not isinstance(given, dict) or set(given) != set(populations):
+        got = sorted(given) if isinstance(given, dict) else type(given).__name__
+        raise ValueError(f"state must hold the layers {sorted(populations)}, got {got}")
+    ready = {}
+    for name, k in populations.items():
+        op = plan.operations[k]
+        wanted = (N, *((op.states,) if op.states > 1 else ()), *plan.state_shape(op))
+        part = given[name]
+        if isinstance(part, list | tuple) and len(part) == 1:  # as simulate has it
+            part = part[0]
+        checks.floating(f"state of {name}", part)
+        checks.same_device(f"state of {name}", part, heap.CPU)
+        if tuple(part.shape) != wanted:
+            raise ValueError(f"state of {name} must have the shape {list(wanted)}, got {list(part.shape)}")
+        checks.finite(f"state of {name}", part)
+        plan.check_state(f"state of {name}", op, part)
+        ready[k] = plan.as_run(k, part)
+    return ready
+
+
+def samples_of(samples: Iterable[int], N: int) -> Tensor:
+    """Numbers of samples, int64, ascending, of an argument.
+
+    Raises:
+        TypeError, ValueError: it is something else, or they are not from 0 to N - 1.
+    """
+    listed = samples.tolist() if isinstance(samples, Tensor) else samples
+    listed = list(listed) if isinstance(listed, Iterable) else [None]
+    if not all(map(checks.is_integer, listed)):
+        raise TypeError(f"samples must be integers, numbers of samples such as [2], got {samples!r}")
+    if not all(0 <= n < N for n in listed):
+        raise ValueError(f"samples must be from 0 to {N - 1}, in a batch of {N}, got {listed}")
+    return torch.tensor(sorted({int(n) for n in listed}), dtype=torch.int64, device=heap.CPU)
