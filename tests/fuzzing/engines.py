@@ -240,10 +240,19 @@ class Compiled(Input, Case):
             t += steps
             if random.random() < 0.2:
                 kept, stream = stream.state, engine.stream(self.N)
+                if random.random() < 0.5:  # of which nothing is left
+                    stream(part)
                 stream.state = kept
         same("spikes of a stream", torch.cat(parts), expected)
+        same("counts of a stream", stream.count(), expected.sum(0, dtype=torch.int32))
         for name, v in states.items():
             same(f"state of {name}", stream.state[name], v[0].float())
+        if self.N and random.random() < 0.3:
+            n = random.randrange(self.N)
+            stream.reset(samples=[n])
+            part = given.expand(self.T, *given.shape) if self.given == "held" else given
+            same("spikes of a sample that was reset", stream(part).dense()[:, n], expected[:, n])
+            same("its counts", stream.count()[n], expected[:, n].sum(0, dtype=torch.int32))
 
     def check_file(self, engine, given, expected: Tensor) -> None:
         with tempfile.TemporaryDirectory() as folder:

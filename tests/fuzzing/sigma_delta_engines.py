@@ -141,6 +141,10 @@ class SigmaDeltaEngine(Case):
         for name, states in expected.state.items():
             for number, state in enumerate(states):
                 same(f"state {number} of {name!r}", kept[name][number], state)
+        n = random.randrange(self.N)
+        stream.reset(samples=[n])
+        part = given if self.moving else given.expand(self.T, *given.shape)
+        same("potentials of a sample that was reset", stream(part)[:, n], expected.potentials[:, n])
 
     def check_file(self, engine: Engine, given: Tensor, expected) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -154,7 +154,7 @@ def test_a_stream_that_is_interrupted_again_and_again(engine, sequence, portion)
         assert equal(stream.count(), so_far[stream.steps])
     whole = engine.stream(N)
     whole(sequence)
-    assert interrupts and stream._past.steps.value == T and list(stream._past.tally) == list(whole._past.tally)
+    assert interrupts and stream.steps == T and list(stream._past.tally) == list(whole._past.tally)
     assert all(torch.equal(v, whole.state[name]) for name, v in stream.state.items())
 
 
@@ -225,3 +225,44 @@ def test_setting_a_state_is_interrupted(engine, sequence, monkeypatch):
         stream.state = state
     assert len(written) == 2 and all(torch.equal(v, state[name]) for name, v in stream.state.items())
     assert equal(stream(sequence[40:60]).dense(), other(sequence[40:60]).dense()) and other.count().any()
+
+
+def test_samples_that_are_reset_are_interrupted(engine, sequence, monkeypatch):
+    """All of a call is done, or nothing, wherever the session is asked for something."""
+    stream, calls, ends = engine.stream(3), [], []
+    stream(sequence[:9])
+    kept, before = stream.state, stream.count()
+    attempts = range(60)
+
+    def interrupted(name, whole):
+        def call(*arguments, **options):
+            calls.append(name)
+            if len(calls) == attempt + 1:
+                raise Tick
+            return whole(*arguments, **options)
+
+        return call
+
+    for attempt in attempts:
+        stream.state = kept
+        calls.clear()
+        with monkeypatch.context() as patch:
+            for name in ("read", "write", "run"):
+                patch.setattr(Session, name, interrupted(name, getattr(Session, name)))
+            try:
+                stream.reset(samples=[1])
+                stream(sequence[9:12])
+            except Tick:
+                pass
+        told = stream.sample_steps.tolist()
+        ends.append(told)
+        assert told in ([9, 9, 9], [9, 0, 9], [12, 3, 12])
+        if told[1] == 9:
+            assert equal(stream.count(), before)
+            stream.reset(samples=[1])
+        if told[0] == 9:
+            stream(sequence[9:12])
+        if attempt == attempts[0]:
+            wanted = stream.count()
+        assert equal(stream.count(), wanted) and wanted.any() and stream.sample_steps.tolist() == [12, 3, 12]
+    assert len({*map(tuple, ends)}) == 3 and {"read", "write", "run"} == {*calls}

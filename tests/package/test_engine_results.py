@@ -66,11 +66,13 @@ def test_logits_count_from_the_state_that_is_set():
     kept, before = stream.state, stream.logits
     torch.testing.assert_close(before, first.logits, rtol=1e-4, atol=1e-5)
     for other in (torch.zeros_like, torch.ones_like):
-        stream.state = {name: other(v) for name, v in kept.items()}
-        assert stream.count().any()
+        changed = stream.state
+        changed.update({name: other(v) for name, v in kept.items()})
+        stream.state = changed
+        assert stream.count().any() and stream.steps == 16
         torch.testing.assert_close(stream.logits, before, rtol=1e-4, atol=1e-5)  # no input came
-    stream.reset()
-    stream.state = kept
+    stream.state = dict(kept)  # potentials alone
+    assert stream.steps == 0 and not stream.count().any()
     for _ in range(16):
         stream(x)
     expected = layerwise.simulate(net, x, 16, state=first.state).logits
