@@ -10,8 +10,8 @@ ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
 DEFECTS = {
     "scattered spikes: a silent step of a leak too few": Defect(
         f"{ENGINE}/scatter.h",
-        "pixel) * step.C, now - done);",
-        "pixel) * step.C, now - done - (now > done + 1));",
+        "pixel) * op.C, now - done);",
+        "pixel) * op.C, now - done - (now > done + 1));",
         SCATTERED,
     ),
     "scattered spikes: neurons that fire again": Defect(

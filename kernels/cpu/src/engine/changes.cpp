@@ -22,11 +22,11 @@ static const Value* frame_of(const Session& session, const Window& w, int64_t im
 
 // By what each value of the input changes, and where.
 static void changes_of_row(Session& session, int64_t k, int64_t image, int64_t row, bool fresh, bool keeps) {
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     const View& x = session.views[0];
     const Change& y = session.changes[k + 1];
-    const int64_t P = step.P(), C = step.C;
-    for (int64_t p = row * step.W; p < (row + 1) * step.W; p++) {
+    const int64_t P = op.P(), C = op.C;
+    for (int64_t p = row * op.W; p < (row + 1) * op.W; p++) {
         float* const kept = session.states[k].v + (image * P + p) * C;
         float* const to = (float*)session.slots[k] + (image * y.steps * P + p) * C;
         bool moved = false;
@@ -46,10 +46,10 @@ static void changes_of_row(Session& session, int64_t k, int64_t image, int64_t r
 // What the changes add up to after each step, times the scale of a channel.
 template <class Value>
 static void sums_of_image(Session& session, int64_t k, int64_t image, int64_t T, bool fresh, bool keeps) {
-    const Step& step = session.plan.steps[k];
-    const Window& w = step.windows[0];
+    const Op& op = session.plan.ops[k];
+    const Window& w = op.windows[0];
     const Change& x = session.changes[w.slot];
-    const int64_t P = step.P(), C = step.C, steps = x.silent ? 0 : x.steps;
+    const int64_t P = op.P(), C = op.C, steps = x.silent ? 0 : x.steps;
     for (int64_t p = 0; p < P; p++) {
         float* const kept = session.states[k].v + (image * P + p) * C;
         float* const to = (float*)session.slots[k] + (image * T * P + p) * C;
@@ -57,7 +57,7 @@ static void sums_of_image(Session& session, int64_t k, int64_t image, int64_t T,
             float sum = fresh ? 0.0f : kept[c];
             for (int64_t t = 0; t < T; t++) {
                 if (t < steps) sum += value_of(frame_of<Value>(session, w, image, t)[p * C + c]);
-                to[t * P * C + c] = sum * step.scale[c];
+                to[t * P * C + c] = sum * op.scale[c];
             }
             if (keeps) kept[c] = sum;
         }
@@ -65,28 +65,28 @@ static void sums_of_image(Session& session, int64_t k, int64_t image, int64_t T,
 }
 
 template <class Value>
-static void average_frame(const Session& session, const Step& step, int64_t image, int64_t t, float* to) {
-    const Window& w = step.windows[0];
+static void average_frame(const Session& session, const Op& op, int64_t image, int64_t t, float* to) {
+    const Window& w = op.windows[0];
     const Value* const x = frame_of<Value>(session, w, image, t);
     const uint8_t* const active = session.changes[w.slot].active + image * w.H * w.W;
-    for (int64_t pixel = 0; pixel < step.P(); pixel++, to += step.C) {
-        const Under under = window_of(step, w, pixel);
-        memset(to, 0, step.C * sizeof(float));
+    for (int64_t pixel = 0; pixel < op.P(); pixel++, to += op.C) {
+        const Under under = window_of(op, w, pixel);
+        memset(to, 0, op.C * sizeof(float));
         for (int64_t y = under.y0; y < under.y1; y++)
             for (int64_t p = y * w.W + under.x0; p < y * w.W + under.x1; p++)
-                for (int64_t c = 0; c < step.C && active[p]; c += Vec::width) {
-                    const int64_t n = step.C - c;
-                    const Vec sum = load_first(to + c, (int)least(n, Vec::width)) + load_values(x + p * step.C + c, n);
+                for (int64_t c = 0; c < op.C && active[p]; c += Vec::width) {
+                    const int64_t n = op.C - c;
+                    const Vec sum = load_first(to + c, (int)least(n, Vec::width)) + load_values(x + p * op.C + c, n);
                     store_first(to + c, sum, (int)least(n, Vec::width));
                 }
-        divide(step, w, pixel, under, to);
+        divide(op, w, pixel, under, to);
     }
 }
 
 // Feature c * P + p, torch's order.
 template <class Value>
-static void flatten_frame(const Session& session, const Step& step, int64_t image, int64_t t, Value* to) {
-    const Window& w = step.windows[0];
+static void flatten_frame(const Session& session, const Op& op, int64_t image, int64_t t, Value* to) {
+    const Window& w = op.windows[0];
     const Value* const x = frame_of<Value>(session, w, image, t);
     const uint8_t* const active = session.changes[w.slot].active + image * w.H * w.W;
     const int64_t P = w.H * w.W;
@@ -96,94 +96,93 @@ static void flatten_frame(const Session& session, const Step& step, int64_t imag
 }
 
 template <class To, class From>
-static void unflatten_frame(const Session& session, const Step& step, int64_t image, int64_t t, To* to) {
-    const From* const x = frame_of<From>(session, step.windows[0], image, t);
-    for (int64_t p = 0; p < step.P(); p++)
-        for (int64_t c = 0; c < step.C; c++) *to++ = as<To>(x[c * step.P() + p]);
+static void unflatten_frame(const Session& session, const Op& op, int64_t image, int64_t t, To* to) {
+    const From* const x = frame_of<From>(session, op.windows[0], image, t);
+    for (int64_t p = 0; p < op.P(); p++)
+        for (int64_t c = 0; c < op.C; c++) *to++ = as<To>(x[c * op.P() + p]);
 }
 
 // The channels of one window that an output frame has, at other pixels and channels, or as they lie.
 template <class To, class From>
-static void move_window(const Session& session, const Step& step, const Window& w, int64_t image, int64_t t, To* to) {
+static void move_window(const Session& session, const Op& op, const Window& w, int64_t image, int64_t t, To* to) {
     const From* const x = frame_of<From>(session, w, image, t);
-    for (int64_t p = 0; p < step.P(); p++, to += step.C) {
-        const int64_t pixel = step.pixels ? step.pixels[p] : p;
+    for (int64_t p = 0; p < op.P(); p++, to += op.C) {
+        const int64_t pixel = op.pixels ? op.pixels[p] : p;
         if (pixel < 0) continue;
         const From* const from = x + pixel * w.C - w.channel;
-        if (!step.channels)
+        if (!op.channels)
             for (int64_t c = w.channel; c < w.channel + w.C; c++) to[c] = as<To>(from[c]);
         else
-            for (int64_t c = 0; c < step.C; c++) {
-                const int64_t channel = step.channels[c];
+            for (int64_t c = 0; c < op.C; c++) {
+                const int64_t channel = op.channels[c];
                 if (channel >= w.channel && channel < w.channel + w.C) to[c] = as<To>(from[channel]);
             }
     }
 }
 
 template <class To>
-static void move_frame(const Session& session, const Step& step, int64_t image, int64_t t, To* to) {
-    memset(to, 0, step.P() * step.C * sizeof(To));
-    for (int64_t i = 0; i < step.count; i++) {
-        const Window& w = step.windows[i];
+static void move_frame(const Session& session, const Op& op, int64_t image, int64_t t, To* to) {
+    memset(to, 0, op.P() * op.C * sizeof(To));
+    for (int64_t i = 0; i < op.count; i++) {
+        const Window& w = op.windows[i];
         const Change& x = session.changes[w.slot];
         if (x.silent || t >= x.steps) continue;
         if constexpr (std::is_same_v<To, float>)
-            if (session.plan.steps[w.slot - 1].real) {
-                move_window<To, float>(session, step, w, image, t, to);
+            if (session.plan.ops[w.slot - 1].real) {
+                move_window<To, float>(session, op, w, image, t, to);
                 continue;
             }
-        move_window<To, int8_t>(session, step, w, image, t, to);
+        move_window<To, int8_t>(session, op, w, image, t, to);
     }
 }
 
 // A step of an image.
 static void run_frame(const Session& session, int64_t k, int64_t image, int64_t t) {
-    const Step& step = session.plan.steps[k];
-    const bool reads_real = session.plan.steps[step.windows[0].slot - 1].real;
-    char* const slot = session.slots[k] + (image * session.changes[k + 1].steps + t) * slot_bytes(step);
+    const Op& op = session.plan.ops[k];
+    const bool reads_real = session.plan.ops[op.windows[0].slot - 1].real;
+    char* const slot = session.slots[k] + (image * session.changes[k + 1].steps + t) * slot_bytes(op);
     float* const values = (float*)slot;
     int8_t* const codes = (int8_t*)slot;
-    switch (step.kind) {
+    switch (op.kind) {
         case engine::AveragePool:
-            return (reads_real ? average_frame<float> : average_frame<int8_t>)(session, step, image, t, values);
+            return (reads_real ? average_frame<float> : average_frame<int8_t>)(session, op, image, t, values);
         case engine::Flatten:
-            return reads_real ? flatten_frame(session, step, image, t, values) : flatten_frame(session, step, image, t, codes);
+            return reads_real ? flatten_frame(session, op, image, t, values) : flatten_frame(session, op, image, t, codes);
         case engine::Unflatten:
-            if (!step.real) return unflatten_frame<int8_t, int8_t>(session, step, image, t, codes);
-            return (reads_real ? unflatten_frame<float, float> : unflatten_frame<float, int8_t>)(session, step, image, t,
-                                                                                                 values);
-        default: return step.real ? move_frame(session, step, image, t, values) : move_frame(session, step, image, t, codes);
+            if (!op.real) return unflatten_frame<int8_t, int8_t>(session, op, image, t, codes);
+            return (reads_real ? unflatten_frame<float, float> : unflatten_frame<float, int8_t>)(session, op, image, t, values);
+        default: return op.real ? move_frame(session, op, image, t, values) : move_frame(session, op, image, t, codes);
     }
 }
 
 // Where what is between neurons may give something.
-static void find_active(const Session& session, const Step& step, int64_t image, uint8_t* active) {
-    memset(active, 0, step.P());
-    for (int64_t i = 0; i < step.count; i++) {
-        const Window& w = step.windows[i];
+static void find_active(const Session& session, const Op& op, int64_t image, uint8_t* active) {
+    memset(active, 0, op.P());
+    for (int64_t i = 0; i < op.count; i++) {
+        const Window& w = op.windows[i];
         const Change& x = session.changes[w.slot];
         if (x.silent) continue;
         const uint8_t* const from = x.active + image * w.H * w.W;
-        if (step.kind == engine::Move) {
-            for (int64_t p = 0; p < step.P(); p++) {
-                const int64_t pixel = step.pixels ? step.pixels[p] : p;
+        if (op.kind == engine::Move) {
+            for (int64_t p = 0; p < op.P(); p++) {
+                const int64_t pixel = op.pixels ? op.pixels[p] : p;
                 if (pixel >= 0) active[p] |= from[pixel];
             }
-        } else if (memchr(from, 1, w.H * w.W)) memset(active, 1, step.P());
+        } else if (memchr(from, 1, w.H * w.W)) memset(active, 1, op.P());
     }
 }
 
 static void run_moves(Session& session, int64_t k, int64_t N) {
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     Change& y = session.changes[k + 1];
     y.steps = 0, y.silent = true;
-    for (int64_t i = 0; i < step.count; i++) {
-        const Change& x = session.changes[step.windows[i].slot];
+    for (int64_t i = 0; i < op.count; i++) {
+        const Change& x = session.changes[op.windows[i].slot];
         y.steps = most(y.steps, x.steps), y.silent &= x.silent;
     }
     y.count = 0;
     if (y.silent) return;
-    for (int64_t image = 0; image < N; image++) find_active(session, step, image, y.active + image * step.P());
+    for (int64_t image = 0; image < N; image++) find_active(session, op, image, y.active + image * op.P());
     struct Context {
         const Session& session;
         int64_t k, steps;
@@ -192,34 +191,34 @@ static void run_moves(Session& session, int64_t k, int64_t N) {
         const Context& c = *(const Context*)given;
         run_frame(c.session, c.k, task / c.steps, task % c.steps);
     });
-    count_active(y, N * step.P());
+    count_active(y, N * op.P());
 }
 
 static void run_ends(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     struct Context {
         Session& session;
         int64_t k, T, rows;
         bool fresh, keeps;
-    } context{session, k, T, step.H, fresh, goes_on || !fresh};
-    if (step.kind == engine::Sum)
+    } context{session, k, T, op.H, fresh, goes_on || !fresh};
+    if (op.kind == engine::Sum)
         return share(session, N, &context, [](void* given, int64_t image, int64_t) {
             const Context& c = *(const Context*)given;
-            const int64_t slot = c.session.plan.steps[c.k].windows[0].slot;
-            const auto sums = c.session.plan.steps[slot - 1].real ? sums_of_image<float> : sums_of_image<int8_t>;
+            const int64_t slot = c.session.plan.ops[c.k].windows[0].slot;
+            const auto sums = c.session.plan.ops[slot - 1].real ? sums_of_image<float> : sums_of_image<int8_t>;
             sums(c.session, c.k, image, c.T, c.fresh, c.keeps);
         });
     Change& y = session.changes[k + 1];
     y.steps = session.views[0].held() ? 1 : T;
-    share(session, N * step.H, &context, [](void* given, int64_t row, int64_t) {
+    share(session, N * op.H, &context, [](void* given, int64_t row, int64_t) {
         const Context& c = *(const Context*)given;
         changes_of_row(c.session, c.k, row / c.rows, row % c.rows, c.fresh, c.keeps);
     });
-    count_active(y, N * step.P());
+    count_active(y, N * op.P());
 }
 
 void run_change(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
-    const int64_t kind = session.plan.steps[k].kind;
+    const int64_t kind = session.plan.ops[k].kind;
     if (kind == engine::Send || kind == engine::SendMaxima) run_send(session, k, N, T, fresh, goes_on);
     else if (kind == engine::Changes || kind == engine::Sum) run_ends(session, k, N, T, fresh, goes_on);
     else run_moves(session, k, N);

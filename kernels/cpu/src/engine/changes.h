@@ -10,28 +10,28 @@ namespace PK_TARGET {
 enum class ChangeKernel { Rows, Dense, Depthwise, Maxima };
 
 // What a window brings to an operation, in T steps; its biases if these are the first.
-static SigmaDelta sigma_delta_of(const Session& session, const Step& step, const Window& w, int64_t N, int64_t T, bool fresh) {
+static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Window& w, int64_t N, int64_t T, bool fresh) {
     SigmaDelta s{};
     const Change& x = session.changes[w.slot];
     s.x = session.slots[w.slot - 1], s.T_in = x.silent ? 0 : x.steps;
-    s.real = session.plan.steps[w.slot - 1].real;
+    s.real = session.plan.ops[w.slot - 1].real;
     s.weight = w.matrix, s.bias = fresh ? w.bias : nullptr;
-    s.limit = step.limit, s.lowest = step.lowest, s.exponents = step.exponents;
-    s.N = N, s.T = T, s.P = step.P(), s.C = step.C, s.C_in = w.C, s.H = w.H, s.W = w.W, s.W_out = step.W;
+    s.limit = op.limit, s.lowest = op.lowest, s.exponents = op.exponents;
+    s.N = N, s.T = T, s.P = op.P(), s.C = op.C, s.C_in = w.C, s.H = w.H, s.W = w.W, s.W_out = op.W;
     s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w, s.stride_h = w.stride_h, s.stride_w = w.stride_w;
     s.padding_h = w.padding_h, s.padding_w = w.padding_w, s.dilation_h = w.dilation_h, s.dilation_w = w.dilation_w;
     s.groups = w.by_channel ? 1 : w.groups;
     return s;
 }
 
-int64_t change_room(const Step& step, const Window& w, int64_t steps) {
+int64_t change_room(const Op& op, const Window& w, int64_t steps) {
     SigmaDelta s{};
     s.T_in = steps, s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w;
     Carver taps{nullptr}, dense{nullptr}, maximum{nullptr};
     SigmaDeltaTaps(s, taps);
     DenseScratch(s, dense);
     MaximumScratch(s, maximum);
-    if (step.kind == engine::SendMaxima) return maximum.bytes;
+    if (op.kind == engine::SendMaxima) return maximum.bytes;
     return w.by_channel ? taps.bytes : most(taps.bytes, dense.bytes);
 }
 
@@ -90,9 +90,9 @@ static void count_active(Change& y, int64_t pixels) {
 constexpr int64_t everywhere = -1;
 
 // Marks the output pixels of an image whose windows show an active one. `row`: room for one of the input, with its padding.
-static void mark_windows(const Step& step, const Window& w, const uint8_t* active, uint8_t* row, uint8_t* marks) {
-    const int64_t last = (step.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, width = most(last, w.padding_w + w.W);
-    for (int64_t oy = 0; oy < step.H; oy++, marks += step.W) {
+static void mark_windows(const Op& op, const Window& w, const uint8_t* active, uint8_t* row, uint8_t* marks) {
+    const int64_t last = (op.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, width = most(last, w.padding_w + w.W);
+    for (int64_t oy = 0; oy < op.H; oy++, marks += op.W) {
         memset(row, 0, width);
         for (int64_t ky = 0; ky < w.kernel_h; ky++) {
             const int64_t y = oy * w.stride_h - w.padding_h + ky * w.dilation_h;
@@ -101,35 +101,35 @@ static void mark_windows(const Step& step, const Window& w, const uint8_t* activ
         for (int64_t kx = 0; kx < w.kernel_w; kx++) {
             const uint8_t* const from = row + kx * w.dilation_w;
             if (w.stride_w == 1)
-                for (int64_t x = 0; x < step.W; x++) marks[x] |= from[x];
+                for (int64_t x = 0; x < op.W; x++) marks[x] |= from[x];
             else
-                for (int64_t x = 0; x < step.W; x++) marks[x] |= from[x * w.stride_w];
+                for (int64_t x = 0; x < op.W; x++) marks[x] |= from[x * w.stride_w];
         }
     }
 }
 
-int64_t mark_room(const Step& step, const Window& w) {
-    return most((step.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, w.padding_w + w.W);
+int64_t mark_room(const Op& op, const Window& w) {
+    return most((op.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, w.padding_w + w.W);
 }
 
 // Lists the output pixels that an operation has to visit, and returns their number, or `everywhere`. `restless`: neurons that
 // may send something by themselves, or null.
-static int64_t list_places(Session& session, const Step& step, int64_t N, const uint8_t* restless) {
-    const int64_t P = step.P();
+static int64_t list_places(Session& session, const Op& op, int64_t N, const uint8_t* restless) {
+    const int64_t P = op.P();
     const auto is_most = [](int64_t some, int64_t all) { return 4 * some > 3 * all; };
-    for (int64_t i = 0; i < step.count; i++) {
-        const Window& w = step.windows[i];
+    for (int64_t i = 0; i < op.count; i++) {
+        const Window& w = op.windows[i];
         if (is_most(session.changes[w.slot].count, N * w.H * w.W) && !session.changes[w.slot].silent) return everywhere;
     }
     uint8_t* const marks = session.marks;
     if (restless) memcpy(marks, restless, N * P);
     else memset(marks, 0, N * P);
-    for (int64_t i = 0; i < step.count; i++) {
-        const Window& w = step.windows[i];
+    for (int64_t i = 0; i < op.count; i++) {
+        const Window& w = op.windows[i];
         const Change& x = session.changes[w.slot];
         if (x.silent) continue;
         for (int64_t image = 0; image < N; image++)
-            mark_windows(step, w, x.active + image * w.H * w.W, session.mark_row, marks + image * P);
+            mark_windows(op, w, x.active + image * w.H * w.W, session.mark_row, marks + image * P);
     }
     int64_t count = 0;
     for (int64_t place = 0; place < N * P; place++) {
@@ -159,13 +159,13 @@ static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, int64_
 }
 
 // What all windows but the main one bring, [N, T, P, C]; null: nothing.
-static const float* add_others(Session& session, const Step& step, int64_t N, int64_t T, int64_t count, bool fresh) {
+static const float* add_others(Session& session, const Op& op, int64_t N, int64_t T, int64_t count, bool fresh) {
     float* added = nullptr;
-    for (int64_t i = 0; i < step.count; i++) {
-        const Window& w = step.windows[i];
+    for (int64_t i = 0; i < op.count; i++) {
+        const Window& w = op.windows[i];
         const Change& x = session.changes[w.slot];
-        if (i == step.main_window || (x.silent && !(fresh && w.bias))) continue;
-        SigmaDelta s = sigma_delta_of(session, step, w, N, T, fresh);
+        if (i == op.main_window || (x.silent && !(fresh && w.bias))) continue;
+        SigmaDelta s = sigma_delta_of(session, op, w, N, T, fresh);
         s.arrived = added ? session.brought : session.added;
         const SigmaDeltaCall call = listed(session, s, count);
         run_call(session, call, kernel_of(call, w, x));
@@ -191,35 +191,35 @@ static void add_up_inputs(Session& session, const SigmaDelta& s, const Change& x
 // Sigma-delta neurons behind their synapses, or behind a max pooling; or without neurons what arrives, or by what the maxima of
 // what has arrived grow.
 static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     const State& state = session.states[k];
     Change& y = session.changes[k + 1];
-    const bool maxima = step.kind == engine::SendMaxima, keeps = state.v && (goes_on || !fresh);
-    const Window& w = step.windows[step.main_window];
+    const bool maxima = op.kind == engine::SendMaxima, keeps = state.v && (goes_on || !fresh);
+    const Window& w = op.windows[op.main_window];
     y.steps = T;
-    if (step.real) {
+    if (op.real) {
         y.steps = 0;
-        for (int64_t i = 0; i < step.count; i++) y.steps = most(y.steps, session.changes[step.windows[i].slot].steps);
+        for (int64_t i = 0; i < op.count; i++) y.steps = most(y.steps, session.changes[op.windows[i].slot].steps);
     }
-    const int64_t count = fresh ? everywhere : list_places(session, step, N, state.restless);
+    const int64_t count = fresh ? everywhere : list_places(session, op, N, state.restless);
     if (keeps && fresh) {
-        memset(state.v, 0, N * step.state_size * sizeof(float));
-        memset(state.sent, 0, N * step.sent_size * sizeof(float));
+        memset(state.v, 0, N * op.state_size * sizeof(float));
+        memset(state.sent, 0, N * op.sent_size * sizeof(float));
     }
-    if (state.restless) memset(state.restless, 0, N * step.P());
+    if (state.restless) memset(state.restless, 0, N * op.P());
     y.silent = !count, y.count = 0;
-    SigmaDelta s = sigma_delta_of(session, step, w, N, y.steps, fresh);
+    SigmaDelta s = sigma_delta_of(session, op, w, N, y.steps, fresh);
     if (keeps) s.z = state.v, s.a = state.sent;
     if (count) {
-        memset(y.active, 0, N * step.P());
-        if (count != everywhere) memset(session.slots[k], 0, N * y.steps * slot_bytes(step));
-        if (step.count > 1) s.added = add_others(session, step, N, y.steps, count, fresh);
-        if (step.real) s.arrived = (float*)session.slots[k];
+        memset(y.active, 0, N * op.P());
+        if (count != everywhere) memset(session.slots[k], 0, N * y.steps * slot_bytes(op));
+        if (op.count > 1) s.added = add_others(session, op, N, y.steps, count, fresh);
+        if (op.real) s.arrived = (float*)session.slots[k];
         else s.codes = (int8_t*)session.slots[k];
         SigmaDeltaCall call = listed(session, s, count);
         call.sent = y.active, call.last = keeps ? state.restless : nullptr;
         run_call(session, call, maxima ? ChangeKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
-        count_active(y, N * step.P());
+        count_active(y, N * op.P());
     }
     // Also if nothing is visited: the inputs that changed may lie between the windows of the pooling.
     if (maxima && keeps && s.T_in) add_up_inputs(session, s, session.changes[w.slot]);

@@ -7,15 +7,15 @@ namespace PK_TARGET {
 
 // Whether there are enough samples and steps for the kernels of ../conv2d to pay. With fewer, rows of weights are added by
 // patterns, which is slow for grouped convolutions.
-static bool is_enough(const Step& step, int64_t N, int64_t steps) {
+static bool is_enough(const Op& op, int64_t N, int64_t steps) {
     constexpr int64_t least_steps = 8, least_uses = 256;  // steps of a segment; samples * pixels * steps
-    return (steps >= least_steps || step.conv.groups > 1) && N * step.P() * steps >= least_uses;
+    return (steps >= least_steps || op.conv.groups > 1) && N * op.P() * steps >= least_uses;
 }
 
 // The sizes of an operation's neurons, without their parameters and states.
-static Neurons shape_of(const Step& step, int64_t N, int64_t steps) {
+static Neurons shape_of(const Op& op, int64_t N, int64_t steps) {
     Neurons n{};
-    n.T = steps, n.N = N, n.P = step.P(), n.C = step.C;
+    n.T = steps, n.N = N, n.P = op.P(), n.C = op.C;
     return n;
 }
 
@@ -26,8 +26,8 @@ static int64_t band_rows(int64_t rows, int64_t N, int64_t threads) {
 }
 
 // `shortcut`: spikes that are added to the currents, or null.
-static Conv2d conv_of(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, const void* weight) {
-    Conv2d c = step.conv;
+static Conv2d conv_of(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, const void* weight) {
+    Conv2d c = op.conv;
     c.neurons = neurons, c.x = x.spikes, c.x_image = x.image, c.shortcut = shortcut, c.weight = weight;
     return c;
 }
@@ -96,9 +96,9 @@ static inline void count_part(const Conv2d& c, const View& x, const Part& out, i
 
 // Stands in for a kernel that this instruction set lacks: it never fits.
 struct NoKernel {
-    NoKernel(const Step&, const Neurons&, const View&, const uint8_t*, int64_t) {}
-    static bool fits(const Step&, int64_t, int64_t) { return false; }
-    static int64_t room(const Step&, int64_t, int64_t, int64_t) { return 0; }
+    NoKernel(const Op&, const Neurons&, const View&, const uint8_t*, int64_t) {}
+    static bool fits(const Op&, int64_t, int64_t) { return false; }
+    static int64_t room(const Op&, int64_t, int64_t, int64_t) { return 0; }
     int64_t tasks() const { return 0; }
     void run(const View&, int64_t, char*, int64_t*) const {}
 };

@@ -9,25 +9,25 @@
 
 namespace PK_TARGET {
 
-bool has_kernel(const Step& step, int64_t N, int64_t steps) {
-    if (Depthwise::fits(step) || Sliced::fits(step, N, steps)) return true;
-    return step.conv.groups > 1 && LookedUp::fits(step, N, steps);
+bool has_kernel(const Op& op, int64_t N, int64_t steps) {
+    if (Depthwise::fits(op) || Sliced::fits(op, N, steps)) return true;
+    return op.conv.groups > 1 && LookedUp::fits(op, N, steps);
 }
 
-int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-    int64_t room = Depthwise::room(step);
-    for (const int64_t kernel : {Sliced::room(step, N, steps, threads), LookedUp::room(step, N, steps, threads),
-                                 Tiled::room(step, N, steps, threads), PixelTiled::room(step, N, steps, threads)})
+int64_t kernel_room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
+    int64_t room = Depthwise::room(op);
+    for (const int64_t kernel : {Sliced::room(op, N, steps, threads), LookedUp::room(op, N, steps, threads),
+                                 Tiled::room(op, N, steps, threads), PixelTiled::room(op, N, steps, threads)})
         room = most(room, kernel);
     return room;
 }
 
-static bool reads_spikes(const Session& session, const Step& step, int64_t steps) {
-    const View& x = session.views[step.windows[step.weighted].slot];
+static bool reads_spikes(const Session& session, const Op& op, int64_t steps) {
+    const View& x = session.views[op.windows[op.weighted].slot];
     if (!x.spikes || x.held()) return false;
-    if (step.count == 1) return true;
-    const View& shortcut = session.views[step.windows[1 - step.weighted].slot];
-    const int64_t frame = step.P() * step.bytes();
+    if (op.count == 1) return true;
+    const View& shortcut = session.views[op.windows[1 - op.weighted].slot];
+    const int64_t frame = op.P() * op.bytes();
     return shortcut.spikes && shortcut.step == frame && shortcut.image == steps * frame;
 }
 
@@ -36,25 +36,25 @@ struct Rates {
     double spikes, rows;
 };
 
-static Rates rates_of(const View& x, const Step& step, int64_t N, int64_t steps) {
-    const Window& w = step.windows[step.weighted];
+static Rates rates_of(const View& x, const Op& op, int64_t N, int64_t steps) {
+    const Window& w = op.windows[op.weighted];
     Sample sample{x.spikes, N, steps, w.H * w.W, w.C, x.image, x.step, x.pixel};
     sample_rates(&sample);
-    return {sample.rate, step.conv.negated ? sample.negated_rows : sample.rows};
+    return {sample.rate, op.conv.negated ? sample.negated_rows : sample.rows};
 }
 
 // Whether slices run a linear layer faster than patterns do. Patterns read a large matrix part by part and add one row per
 // pattern or spike. Slices need lists for each input pixel, which cost more to make; with few steps they are most of the time.
 // The constants were measured on one thread of Zen 4.
-static bool slices_pay(const Step& step, const View& x, int64_t N, int64_t steps) {
+static bool slices_pay(const Op& op, const View& x, int64_t N, int64_t steps) {
     constexpr double least_rate = 0.02, least_rows = 2500, rows_of_a_pixel = 50;  // rows added per sample and step
     constexpr int64_t few_uses = 1024;                                            // samples * steps
-    const Window& w = step.windows[step.weighted];
-    const double rate = rates_of(x, step, N, steps).spikes;
+    const Window& w = op.windows[op.weighted];
+    const double rate = rates_of(x, op, N, steps).spikes;
     const int64_t pixels = w.H * w.W;
     if (rate < least_rate) return false;
     if (steps > few_steps) return N * steps >= few_uses || rate >= (pixels > 1 ? 4 : 2) * least_rate;
-    const double rows = rate * (double)(w.C * pixels * ceil_div(step.C, step.conv.row_channels));
+    const double rows = rate * (double)(w.C * pixels * ceil_div(op.C, op.conv.row_channels));
     return rows >= least_rows + rows_of_a_pixel * (double)pixels;
 }
 
@@ -65,11 +65,11 @@ static int64_t in_whole_tiles(int64_t steps) {
 }
 
 // The way for a linear layer. Patterns and tiles are compared by the cost model.
-static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int64_t steps) {
-    const bool tiled = Tiled::fits(step, N, steps), sliced = Sliced::fits(step, N, steps);
-    if (!tiled) return sliced && slices_pay(step, x, N, steps) ? engine::BySlices : engine::ByPatterns;
-    const engine::Line &patterns = step.lines[engine::Patterns], &tiles = step.lines[engine::Tiles + step.digits - 1];
-    const double rate = rates_of(x, step, N, steps).spikes;
+static int64_t way_of_one_pixel(const Op& op, const View& x, int64_t N, int64_t steps) {
+    const bool tiled = Tiled::fits(op, N, steps), sliced = Sliced::fits(op, N, steps);
+    if (!tiled) return sliced && slices_pay(op, x, N, steps) ? engine::BySlices : engine::ByPatterns;
+    const engine::Line &patterns = op.lines[engine::Patterns], &tiles = op.lines[engine::Tiles + op.digits - 1];
+    const double rate = rates_of(x, op, N, steps).spikes;
     const double by_patterns = (patterns.silent + rate * (patterns.busy - patterns.silent)) * (double)steps;
     return tiles.busy * (double)in_whole_tiles(steps) < by_patterns ? engine::ByTiles : engine::ByPatterns;
 }
@@ -77,14 +77,14 @@ static int64_t way_of_one_pixel(const Step& step, const View& x, int64_t N, int6
 // The ways that can run a layer, with their cycles as a function of the rate (../../c/lines.h).
 class Candidates {
 public:
-    Candidates(const Step& step, int64_t N, int64_t steps) {
+    Candidates(const Op& op, int64_t N, int64_t steps) {
         const double whole = (double)in_whole_tiles(steps);
-        if (!has_kernel(step, N, steps)) add(engine::ByPatterns, step.lines[engine::Patterns], (double)steps);
-        if (Sliced::fits(step, N, steps)) add(engine::BySlices, step.lines[step.row_line()], (double)steps);
-        if (LookedUp::fits(step, N, steps)) add(engine::ByTables, step.lines[engine::Tables], whole);
-        if (Tiled::fits(step, N, steps)) add(engine::ByTiles, step.lines[engine::Tiles + step.digits - 1], whole);
-        if (PixelTiled::fits(step, N, steps)) {
-            const double cycles = PixelTiled::cycles(step, steps);
+        if (!has_kernel(op, N, steps)) add(engine::ByPatterns, op.lines[engine::Patterns], (double)steps);
+        if (Sliced::fits(op, N, steps)) add(engine::BySlices, op.lines[op.row_line()], (double)steps);
+        if (LookedUp::fits(op, N, steps)) add(engine::ByTables, op.lines[engine::Tables], whole);
+        if (Tiled::fits(op, N, steps)) add(engine::ByTiles, op.lines[engine::Tiles + op.digits - 1], whole);
+        if (PixelTiled::fits(op, N, steps)) {
+            const double cycles = PixelTiled::cycles(op, steps);
             add(engine::ByPixelTiles, {cycles, cycles}, engine::line_steps);
         }
     }
@@ -109,31 +109,31 @@ private:
     double at(int64_t i, double rate) const { return line[i].silent + rate * (line[i].busy - line[i].silent); }
 };
 
-int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps) {
-    const bool has_tiles = Tiled::fits(step, N, steps) || PixelTiled::fits(step, N, steps);
-    if (!(has_tiles || has_kernel(step, N, steps)) || !reads_spikes(session, step, steps)) return engine::ByPatterns;
-    if (Depthwise::fits(step)) return engine::ByDepthwise;
-    const View& x = session.views[step.windows[step.weighted].slot];
-    const bool many = step.P() > 1 || steps > most_pattern_steps;
-    if (x.periodic && many && Sliced::fits(step, N, steps)) return engine::BySlices;
-    if (step.P() == 1) return way_of_one_pixel(step, x, N, steps);
-    const Candidates candidates(step, N, steps);
+int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps) {
+    const bool has_tiles = Tiled::fits(op, N, steps) || PixelTiled::fits(op, N, steps);
+    if (!(has_tiles || has_kernel(op, N, steps)) || !reads_spikes(session, op, steps)) return engine::ByPatterns;
+    if (Depthwise::fits(op)) return engine::ByDepthwise;
+    const View& x = session.views[op.windows[op.weighted].slot];
+    const bool many = op.P() > 1 || steps > most_pattern_steps;
+    if (x.periodic && many && Sliced::fits(op, N, steps)) return engine::BySlices;
+    if (op.P() == 1) return way_of_one_pixel(op, x, N, steps);
+    const Candidates candidates(op, N, steps);
     const int64_t way = candidates.fastest(0);
     if (way == candidates.fastest(1)) return way;
-    return candidates.fastest(rates_of(x, step, N, steps).rows);
+    return candidates.fastest(rates_of(x, op, N, steps).rows);
 }
 
 // `keeps`: whether the neurons' states are written.
 template <class Kernel>
 static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps = true) {
-    const Step& step = session.plan.steps[k];
-    const View& x = session.views[step.windows[step.weighted].slot];
+    const Op& op = session.plan.ops[k];
+    const View& x = session.views[op.windows[op.weighted].slot];
     Neurons neurons = neurons_of(session, k, N, steps, fresh);
     neurons.spikes = (uint8_t*)session.slots[k];
     if (!keeps) neurons.v = nullptr;
-    const uint8_t* shortcut = step.count > 1 ? session.views[step.windows[1 - step.weighted].slot].spikes : nullptr;
-    const Kernel kernel(step, neurons, x, shortcut, session.threads);
-    memset(session.states[k].alike, 0, N * step.P());  // these kernels do not compare pixels
+    const uint8_t* shortcut = op.count > 1 ? session.views[op.windows[1 - op.weighted].slot].spikes : nullptr;
+    const Kernel kernel(op, neurons, x, shortcut, session.threads);
+    memset(session.states[k].alike, 0, N * op.P());  // these kernels do not compare pixels
     struct Context {
         const Kernel& kernel;
         const View& x;
@@ -145,8 +145,8 @@ static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool f
     });
 }
 
-double pixel_tile_cycles(const Step& step, int64_t N, int64_t steps) {
-    return PixelTiled::fits(step, N, steps) ? PixelTiled::cycles(step, steps) : INFINITY;
+double pixel_tile_cycles(const Op& op, int64_t N, int64_t steps) {
+    return PixelTiled::fits(op, N, steps) ? PixelTiled::cycles(op, steps) : INFINITY;
 }
 
 void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {

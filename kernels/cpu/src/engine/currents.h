@@ -11,19 +11,19 @@ struct Currents : RowsToAdd {
     int64_t offsets[most_offsets], offsets_of = -1;  // of window `offsets_of`, the last one that reads values
 
     OUT_OF_LINE void sum_up(int64_t b) {
-        for (int64_t k = 0; k < step.count; k++)
-            if (step.windows[k].rows && !view(step.windows[k]).spikes) find_offsets(step.windows[k]), offsets_of = k;
-        const Adders add = adders(step.vecs_of(b));
-        if (in_double() && step.count == 1 && step.windows[0].rows && step.rows <= most_offsets) return sum_all_exactly(b, add);
+        for (int64_t k = 0; k < op.count; k++)
+            if (op.windows[k].rows && !view(op.windows[k]).spikes) find_offsets(op.windows[k]), offsets_of = k;
+        const Adders add = adders(op.vecs_of(b));
+        if (in_double() && op.count == 1 && op.windows[0].rows && op.rows <= most_offsets) return sum_all_exactly(b, add);
         if (in_double()) {
             for (int64_t i = 0; i < pixels; i++)
                 for (int64_t t = 0; t < cut.sums; t++) sum_exactly(b, i, t, add);
             return;
         }
         for (int64_t i = 0; i < pixels; i++)
-            for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), step.bias + b * columns, columns * sizeof(float));
-        for (int64_t k = 0; k < step.count; k++) {
-            const Window& w = step.windows[k];
+            for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), op.bias + b * columns, columns * sizeof(float));
+        for (int64_t k = 0; k < op.count; k++) {
+            const Window& w = op.windows[k];
             if (is_listed(w)) {
                 add_rows(w, k, b);
                 continue;
@@ -44,7 +44,7 @@ private:
     // Adds the rows of the inputs that fired. A large matrix is used in parts, each by all pixels of the batch, so that it is
     // fetched from memory once per batch.
     void add_rows(const Window& w, int64_t k, int64_t b) const {
-        const RowAdder add = row_adder(w.kind, step.vecs_of(b), is_far(w));
+        const RowAdder add = row_adder(w.kind, op.vecs_of(b), is_far(w));
         const int64_t parts = cut.parts(w).count, together = cut.in_parts(w) ? pixels : 1;
         const uint32_t* const begin = s->buckets + first_place(k);
         const char* const matrix = w.block(b);
@@ -82,8 +82,8 @@ private:
         const float* const matrix = matrix_of(w, b);
         const View& x = view(w);
         if (k == offsets_of && w.rows <= most_offsets && lies_inside(w, i)) {
-            const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
-            const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+            const int64_t top = pixel_of(i) / op.W * w.stride_h - w.padding_h;
+            const int64_t left = pixel_of(i) % op.W * w.stride_w - w.padding_w;
             for (int64_t t = 0; t < cut.sums; t++)
                 add.inside(matrix, x.values_at(image_of(i), t, top * w.W + left), offsets, w.rows, sums(i, t));
             return;
@@ -94,8 +94,8 @@ private:
         }
     }
     bool lies_inside(const Window& w, int64_t i) const {
-        const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
-        const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+        const int64_t top = pixel_of(i) / op.W * w.stride_h - w.padding_h;
+        const int64_t left = pixel_of(i) % op.W * w.stride_w - w.padding_w;
         return top >= 0 && left >= 0 && top + (w.kernel_h - 1) * w.dilation_h < w.H &&
                left + (w.kernel_w - 1) * w.dilation_w < w.W;
     }
@@ -109,14 +109,14 @@ private:
     }
 
     bool in_double() const {
-        for (int64_t k = 0; k < step.count && step.exact; k++)
-            if (!view(step.windows[k]).spikes) return true;
+        for (int64_t k = 0; k < op.count && op.exact; k++)
+            if (!view(op.windows[k]).spikes) return true;
         return false;
     }
 
     // The currents of all pixels, for one window of at most `most_offsets` real values.
     void sum_all_exactly(int64_t b, const Adders& add) const {
-        const Window& w = step.windows[0];
+        const Window& w = op.windows[0];
         const int64_t items = pixels * cut.sums;
         for (int64_t first = 0; first < items; first += exact_pixels) {
             const int64_t n = least(exact_pixels, items - first);
@@ -127,17 +127,17 @@ private:
                 for (int64_t item = 0; item < n; item++)
                     take_values(w, (first + item) / cut.sums, (first + item) % cut.sums, value + item);
             }
-            add.all_exactly(matrix_of(w, b), step.bias + b * columns, value, w.rows, n, s->sums + first * columns);
+            add.all_exactly(matrix_of(w, b), op.bias + b * columns, value, w.rows, n, s->sums + first * columns);
         }
     }
     // Whether the windows of exact_pixels pixels, from the i-th on, lie inside the image with their values adjacent in memory.
     bool are_side_by_side(const Window& w, int64_t i) const {
-        const int64_t last = i + exact_pixels - 1, y = pixel_of(i) / step.W;
+        const int64_t last = i + exact_pixels - 1, y = pixel_of(i) / op.W;
         return cut.sums == 1 && w.stride_w == 1 && view(w).pixel == 1 && pixel_of(last) - pixel_of(i) == exact_pixels - 1 &&
-               pixel_of(last) / step.W == y && lies_inside(w, i) && lies_inside(w, last);
+               pixel_of(last) / op.W == y && lies_inside(w, i) && lies_inside(w, last);
     }
     void take_side_by_side(const Window& w, int64_t i, double* value) const {
-        const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h, left = pixel_of(i) % step.W - w.padding_w;
+        const int64_t top = pixel_of(i) / op.W * w.stride_h - w.padding_h, left = pixel_of(i) % op.W - w.padding_w;
         const float* const from = view(w).values_at(image_of(i), 0, top * w.W + left);
         for (int64_t row = 0; row < w.rows; row++)
             for (int k = 0; k < exact_pixels; k += Vec::width / 2) {
@@ -149,8 +149,8 @@ private:
     void take_values(const Window& w, int64_t i, int64_t t, double* value) const {
         const View& x = view(w);
         if (lies_inside(w, i)) {
-            const int64_t top = pixel_of(i) / step.W * w.stride_h - w.padding_h;
-            const int64_t left = pixel_of(i) % step.W * w.stride_w - w.padding_w;
+            const int64_t top = pixel_of(i) / op.W * w.stride_h - w.padding_h;
+            const int64_t left = pixel_of(i) % op.W * w.stride_w - w.padding_w;
             const float* const from = x.values_at(image_of(i), t, top * w.W + left);
             for (int64_t row = 0; row < w.rows; row++) value[row * exact_pixels] = from[offsets[row]];
             return;
@@ -164,10 +164,10 @@ private:
     // The current of a pixel, summed in double and rounded once.
     void sum_exactly(int64_t b, int64_t i, int64_t t, const Adders& add_rows) const {
         double* const sum = s->exact;
-        const int64_t width = step.vecs_of(b) * Vec::width, channels = least(columns, step.C - b * columns);
-        for (int64_t c = 0; c < width; c++) sum[c] = step.bias[b * columns + c];
-        for (int64_t k = 0; k < step.count; k++) {
-            const Window& w = step.windows[k];
+        const int64_t width = op.vecs_of(b) * Vec::width, channels = least(columns, op.C - b * columns);
+        for (int64_t c = 0; c < width; c++) sum[c] = op.bias[b * columns + c];
+        for (int64_t k = 0; k < op.count; k++) {
+            const Window& w = op.windows[k];
             const View& x = view(w);
             const float* const matrix = matrix_of(w, b);
             const auto add = [&](const float* row, double value) {
@@ -186,11 +186,11 @@ private:
             } else if (w.depthwise) {
                 const float* const weight = w.depthwise + b * columns;
                 each_tap(w, i, [&](int64_t tap, int64_t at) {
-                    const float* const of_tap = weight + tap * ceil_div(step.C, block) * block;
+                    const float* const of_tap = weight + tap * ceil_div(op.C, block) * block;
                     for (int64_t c = 0; c < channels; c++) sum[c] += (double)value_at(x, i, t, at, b * columns + c) * of_tap[c];
                 });
             } else if (w.span) {
-                for (int64_t j = 0; j < step.vecs_of(b); j++)
+                for (int64_t j = 0; j < op.vecs_of(b); j++)
                     each_row(w, b * block_vecs + j, i, t, [&](const float* row, float value) {
                         for (int c = 0; c < Vec::width; c++) sum[j * Vec::width + c] += (double)value * row[c];
                     });
@@ -208,10 +208,10 @@ private:
     // A depthwise window: each output channel reads only its own input channel.
     void add_depthwise(const Window& w, int64_t b, int64_t i) const {
         const View& x = view(w);
-        const int64_t next = ceil_div(step.C, block) * block;
+        const int64_t next = ceil_div(op.C, block) * block;
         for (int64_t t = 0; t < cut.sums; t++)
-            for (int64_t c = b * columns; c < least((b + 1) * columns, step.C); c += block) {
-                const int64_t channels = least(block, step.C - c);
+            for (int64_t c = b * columns; c < least((b + 1) * columns, op.C); c += block) {
+                const int64_t channels = least(block, op.C - c);
                 float* const at_sum = sums(i, t) + c - b * columns;
                 Block sum = load_block(at_sum);
                 each_tap(w, i, [&](int64_t tap, int64_t at) {
@@ -241,7 +241,7 @@ private:
     template <class Visit>
     void each_row(const Window& w, int64_t vec, int64_t i, int64_t t, Visit visit) const {
         const View& x = view(w);
-        const int64_t first = w.first_input(vec, step.C), last = w.last_input(vec, step.C);
+        const int64_t first = w.first_input(vec, op.C), last = w.last_input(vec, op.C);
         const float* const rows = w.matrix + vec * w.taps() * w.span * Vec::width;
         each_tap(w, i, [&](int64_t tap, int64_t at) {
             const float* const of_tap = rows + (tap * w.span - first) * Vec::width;
@@ -264,7 +264,7 @@ private:
     void add_groups(const Window& w, int64_t b, int64_t i) const {
         const bool real = !view(w).spikes;
         for (int64_t t = 0; t < cut.sums; t++)
-            for (int64_t j = 0; j < step.vecs_of(b); j++) {
+            for (int64_t j = 0; j < op.vecs_of(b); j++) {
                 float* const at = sums(i, t) + j * Vec::width;
                 Vec sum = load(at);
                 if (real) sum = add_group_values(w, b * block_vecs + j, i, t, sum);
@@ -276,7 +276,7 @@ private:
     Vec add_group_values(const Window& w, int64_t vec, int64_t i, int64_t t, Vec start) const {
         constexpr int together = 4;
         const View& x = view(w);
-        const int64_t first = w.first_input(vec, step.C), inputs = w.last_input(vec, step.C) - first;
+        const int64_t first = w.first_input(vec, op.C), inputs = w.last_input(vec, op.C) - first;
         const float* const rows = w.matrix + vec * w.taps() * w.span * Vec::width;
         Vec sum[together] = {start, broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
         each_tap(w, i, [&](int64_t tap, int64_t at) {
@@ -295,7 +295,7 @@ private:
     // Adds an input that has no weights.
     void add_input(const Window& w, int64_t b, int64_t i) const {
         const View& x = view(w);
-        const int64_t channels = least(columns, step.C - b * columns);
+        const int64_t channels = least(columns, op.C - b * columns);
         for (int64_t t = 0; t < cut.sums; t++) {
             float* const sum = sums(i, t);
             if (x.spikes) {

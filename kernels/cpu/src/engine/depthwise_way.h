@@ -9,17 +9,17 @@ struct Depthwise {
     const Conv2d c;
     const int64_t rows, bands;
 
-    Depthwise(const Step& step, const Neurons& neurons, const View& x, const uint8_t*, int64_t threads)
-        : c(conv_of(step, neurons, x, nullptr, step.windows[0].depthwise)),
-          rows(band_rows(step.H, neurons.N, threads)),
-          bands(ceil_div(step.H, rows)) {}
+    Depthwise(const Op& op, const Neurons& neurons, const View& x, const uint8_t*, int64_t threads)
+        : c(conv_of(op, neurons, x, nullptr, op.windows[0].depthwise)),
+          rows(band_rows(op.H, neurons.N, threads)),
+          bands(ceil_div(op.H, rows)) {}
 
-    static bool fits(const Step& step) { return step.is_conv && step.count == 1 && step.windows[0].depthwise; }
-    static int64_t room(const Step& step) {
-        if (!fits(step)) return 0;
+    static bool fits(const Op& op) { return op.is_conv && op.count == 1 && op.windows[0].depthwise; }
+    static int64_t room(const Op& op) {
+        if (!fits(op)) return 0;
         Carver carver{nullptr};
         DepthwiseTaps taps;
-        taps.borrow(carver, step.conv);
+        taps.borrow(carver, op.conv);
         return carver.bytes;
     }
     int64_t tasks() const { return c.neurons.N * bands; }

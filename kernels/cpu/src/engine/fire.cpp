@@ -16,24 +16,24 @@ struct Firing : Currents {
     const int64_t pixel_bytes;  // of its output
     const bool fresh, goes_on;  // whether it starts from rest; whether the states are needed afterwards
 
-    Firing(FireBlock fire_block, Session& session, const Step& step, const Tasks& cut, int64_t number, int64_t start,
+    Firing(FireBlock fire_block, Session& session, const Op& op, const Tasks& cut, int64_t number, int64_t start,
            int64_t all_steps, bool fresh, bool goes_on)
-        : Currents{{{session, step, cut}}},
+        : Currents{{{session, op, cut}}},
           fire_block(fire_block),
           number(number),
           start(start),
           all_steps(all_steps),
-          pixel_bytes(slot_bytes(step) / step.P()),
+          pixel_bytes(slot_bytes(op) / op.P()),
           fresh(fresh),
           goes_on(goes_on) {
-        for (int64_t i = 0; i < step.count; i++) views[i] = session.views[step.windows[i].slot].from(start);
+        for (int64_t i = 0; i < op.count; i++) views[i] = session.views[op.windows[i].slot].from(start);
     }
 
     void run(int64_t task, int64_t thread) {
         s = session.scratch + thread;
         const int64_t part = task / cut.spans, span = task % cut.spans;
         const int64_t key = (session.serial & 0xffffff) << 36 | part;  // valid for one segment only
-        const int64_t first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : step.blocks();
+        const int64_t first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : op.blocks();
         const bool listed = s->key == key;  // this thread has listed the same pixels for another block
         s->key = key;
         if (cut.one_pixel) {
@@ -47,8 +47,8 @@ struct Firing : Currents {
             run_blocks(first_block, last_block);
             return;
         }
-        image = part / cut.bands, first_row = part % cut.bands * cut.rows, last_row = least(first_row + cut.rows, step.H);
-        first_pixel = first_row * step.W;
+        image = part / cut.bands, first_row = part % cut.bands * cut.rows, last_row = least(first_row + cut.rows, op.H);
+        first_pixel = first_row * op.W;
         list_input();
         walk_band(first_block, last_block);
     }
@@ -56,7 +56,7 @@ struct Firing : Currents {
     // Collects the pixels of the band in batches and runs each batch once it is full.
     void walk_band(int64_t first_block, int64_t last_block) {
         pixels = copies = 0;
-        uint8_t* const alike = session.states[number].alike + image * step.P();
+        uint8_t* const alike = session.states[number].alike + image * op.P();
         const bool look = cut.spans == 1;
         const auto flush = [&] {
             if (pixels) {
@@ -67,8 +67,8 @@ struct Firing : Currents {
             pixels = copies = 0;
         };
         for (int64_t y = first_row; y < last_row; y++)
-            for (int64_t x = 0; x < step.W; x++) {
-                const int64_t pixel = y * step.W + x;
+            for (int64_t x = 0; x < op.W; x++) {
+                const int64_t pixel = y * op.W + x;
                 if (look && x && alike[pixel] && windows_alike(y, x)) {
                     s->copies[copies++] = pixel;
                     continue;
@@ -92,14 +92,14 @@ struct Firing : Currents {
     // Copies outputs, states and counts from the pixel to the left.
     void copy(int64_t pixel) const {
         char* const slot = session.slots[number];
-        const int64_t P = step.P(), bytes = pixel_bytes;
+        const int64_t P = op.P(), bytes = pixel_bytes;
         for (int64_t t = 0; t < cut.steps; t++) {
             char* const to = slot + ((image * all_steps + start + t) * P + pixel) * bytes;
             copy_bytes((const uint8_t*)to - bytes, (uint8_t*)to, bytes);
         }
-        for (int64_t k = 0; k < step.states && goes_on; k++) {
-            float* const to = session.states[number].v + ((image * step.states + k) * P + pixel) * step.C;
-            memcpy(to, to - step.C, step.C * sizeof(float));
+        for (int64_t k = 0; k < op.states && goes_on; k++) {
+            float* const to = session.states[number].v + ((image * op.states + k) * P + pixel) * op.C;
+            memcpy(to, to - op.C, op.C * sizeof(float));
         }
         const int64_t at = pixel - first_pixel;
         s->tally[0] += s->spikes[at] = s->spikes[at - 1];
@@ -111,10 +111,10 @@ struct Firing : Currents {
 template <class Model, int together>
 static inline void fire_pixels(const Firing& f, const NeuronBlock<Model, block>& neurons, const Neurons& n, int64_t b,
                                int64_t first, int64_t channel) {
-    const Step& step = f.step;
-    const bool real = step.real;  // local copies, since the compiler must assume that storing spikes may change memory
+    const Op& op = f.op;
+    const bool real = op.real;  // local copies, since the compiler must assume that storing spikes may change memory
     const int64_t steps = f.cut.steps, next_sum = f.cut.sums > 1 ? columns : 0, bytes = f.pixel_bytes, next = n.P * bytes;
-    const int count = (int)least(block, step.C - channel);
+    const int count = (int)least(block, op.C - channel);
     const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // lanes past the last channel may fire
     States<Model::states, block> state[together];
     const float* sum[together];
@@ -146,7 +146,7 @@ template <class Model>
 static void fire_block(const Firing& f, int64_t b) {
     constexpr int together = most(1, 8 / vecs);  // independent pixels hide the latency of a neuron's step
     const Neurons n = neurons_of(f.session, f.number, f.session.N, f.cut.steps, f.fresh);
-    const int64_t last = least((b + 1) * columns, f.step.C);
+    const int64_t last = least((b + 1) * columns, f.op.C);
     for (int64_t channel = b * columns; channel < last; channel += block) {
         const NeuronBlock<Model, block> neurons(n.neuron, channel);
         int64_t i = 0;
@@ -157,21 +157,21 @@ static void fire_block(const Firing& f, int64_t b) {
 
 void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                 bool goes_on) {
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     struct Context {
         Session& session;
-        const Step& step;
+        const Op& op;
         const Tasks cut;
         int64_t k, start, all_steps;
         bool fresh, goes_on;
         Firing::FireBlock fire_block;
-    } context{session, step,   Tasks(step, N, steps, session.threads, all_held(session, step)), k, start, all_steps, fresh,
+    } context{session, op,     Tasks(op, N, steps, session.threads, all_held(session, op)), k, start, all_steps, fresh,
               goes_on, nullptr};
     session.serial++;
-    with_model(step.neuron, [&](auto model) { context.fire_block = fire_block<decltype(model)>; });
+    with_model(op.neuron, [&](auto model) { context.fire_block = fire_block<decltype(model)>; });
     share(session, context.cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
-        Firing(c.fire_block, c.session, c.step, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);
+        Firing(c.fire_block, c.session, c.op, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);
     });
 }
 

@@ -25,7 +25,7 @@ struct HandOver {
     const int64_t start, steps, parts;
 
     void hand_over(int64_t task) const {
-        const Step& last = session.plan.steps[session.plan.count - 1];
+        const Op& last = session.plan.ops[session.plan.count - 1];
         const int64_t frame = slot_bytes(last), pixel = frame / last.P(), i = task / parts, n = running.at(i);
         const int64_t p0 = last.P() * (task % parts) / parts, p1 = last.P() * (task % parts + 1) / parts;
         const char* const from = session.slots[session.plan.count - 1] + i * steps * frame;
@@ -39,12 +39,12 @@ struct HandOver {
         for (int64_t p = p0; p < p1 && run.counts && !list.is_listed; p++)
             for (int64_t c = 0; c < last.C; c += 64) count(last, n, p, c, (const uint8_t*)from + p * pixel + c / 8);
     }
-    void count(const Step& last, const FiredList& list, int64_t i, int64_t n) const {
+    void count(const Op& last, const FiredList& list, int64_t i, int64_t n) const {
         for (int64_t t = 0; t < steps; t++)
             list.each(i, t, [&](int64_t pixel, int64_t channel) { run.counts[(n * last.C + channel) * last.P() + pixel]++; });
     }
     // Adds the spikes of up to 64 channels of a pixel, from `channel` on.
-    void count(const Step& last, int64_t n, int64_t p, int64_t channel, const uint8_t* x) const {
+    void count(const Op& last, int64_t n, int64_t p, int64_t channel, const uint8_t* x) const {
         const int64_t frame = slot_bytes(last), bytes = least(8, last.bytes() - channel / 8);
         uint32_t patterns[64];
         for (int64_t t = 0; t < steps; t += 32) {
@@ -59,7 +59,7 @@ struct HandOver {
 
 static void hand_over(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
     make_bits(session, session.plan.count);
-    const Step& last = session.plan.steps[session.plan.count - 1];
+    const Op& last = session.plan.ops[session.plan.count - 1];
     const int64_t bytes = running.n * steps * slot_bytes(last);
     const int64_t parts = bytes > worth_threads / 8 ? least(last.P(), ceil_div(2 * session.threads, running.n)) : 1;
     HandOver over{session, run, running, start, steps, parts};
@@ -72,10 +72,10 @@ static void hand_over(Session& session, const Run& run, const Running& running, 
 // Copies the states of the i-th running sample, which has finished, to the caller.
 static void hand_over_states(const Session& session, const Run& run, const Running& running, int64_t i) {
     for (int64_t k = 0; k < session.plan.count && run.kept; k++) {
-        const Step& step = session.plan.steps[k];
+        const Op& op = session.plan.ops[k];
         const State& state = session.states[k];
-        float *const v = run.kept[k].v, *const sent = v + run.N * step.state_size;
-        const int64_t n = running.at(i), size = step.state_size, rest = step.sent_size;
+        float *const v = run.kept[k].v, *const sent = v + run.N * op.state_size;
+        const int64_t n = running.at(i), size = op.state_size, rest = op.sent_size;
         if (v) catch_up(session, k);
         if (v) memcpy(v + n * size, state.v + i * size, size * sizeof(float));
         if (v && rest) memcpy(sent + n * rest, state.sent + i * rest, rest * sizeof(float));
@@ -84,10 +84,10 @@ static void hand_over_states(const Session& session, const Run& run, const Runni
 
 // The output of operation k for the i-th running sample at step t of the segment; null if it is all zeros.
 static const char* frame_of(const Session& session, int64_t k, int64_t i, int64_t t, int64_t steps) {
-    const int64_t bytes = slot_bytes(session.plan.steps[k], session.real[k]);
+    const int64_t bytes = slot_bytes(session.plan.ops[k], session.real[k]);
     if (session.plan.changes()) {
         const Change& y = session.changes[k + 1];
-        const bool sums = session.plan.steps[k].kind == engine::Sum;
+        const bool sums = session.plan.ops[k].kind == engine::Sum;
         if (!sums && (y.silent || t >= y.steps)) return nullptr;
         return session.slots[k] + (i * (sums ? steps : y.steps) + t) * bytes;
     }
@@ -100,7 +100,7 @@ static void show(Session& session, const Run& run, const Running& running, int64
     const engine::Shown* const shown = run.shown ? run.shown + k : nullptr;
     if (!shown || (session.real[k] ? !shown->values : !shown->spikes)) return;
     if (!session.real[k]) make_bits(session, k + 1);
-    const int64_t bytes = slot_bytes(session.plan.steps[k], session.real[k]);
+    const int64_t bytes = slot_bytes(session.plan.ops[k], session.real[k]);
     for (int64_t i = 0; i < running.n; i++)
         for (int64_t t = 0; t < steps; t++) {
             const int64_t n = running.at(i), step = start + t;

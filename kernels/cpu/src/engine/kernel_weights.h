@@ -7,13 +7,13 @@
 namespace PK_TARGET {
 
 // Weights [C][inputs][taps] as [block][tap][input][columns of the block]; null if there is no memory.
-static float* columns_of(const float* weight, int64_t inputs, int64_t taps, const Step& step) {
-    const int64_t rows = inputs * taps, last = step.blocks() - 1;
-    float* const packed = allocate_large<float>((last * columns + step.vecs_of(last) * Vec::width) * rows);
+static float* columns_of(const float* weight, int64_t inputs, int64_t taps, const Op& op) {
+    const int64_t rows = inputs * taps, last = op.blocks() - 1;
+    float* const packed = allocate_large<float>((last * columns + op.vecs_of(last) * Vec::width) * rows);
     for (int64_t b = 0; b <= last && packed; b++) {
-        const int64_t width = step.vecs_of(b) * Vec::width, first = b * columns;
+        const int64_t width = op.vecs_of(b) * Vec::width, first = b * columns;
         for (int64_t o = first; o < first + width; o += Vec::width) {  // few outputs at a time, whose weights stay in a cache
-            const int64_t channels = most(0, least(Vec::width, step.C - o));
+            const int64_t channels = most(0, least(Vec::width, op.C - o));
             float* to = packed + first * rows + o - first;
             for (int64_t tap = 0; tap < taps; tap++)
                 for (int64_t c = 0; c < inputs; c++, to += width) {
@@ -57,66 +57,66 @@ static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 <<
 // Whether rows may be stored with their negations (../conv2d/steady_inputs.h) and then still fit the caches. Subtracting a
 // float row from a sum again leaves a relative error of 2^-24, too much if thresholds are small compared with the sum. Integer
 // rows leave none, but sums of byte rows must fit 16 bits on the way. kernels/cpu/rows.py has the same rule.
-static bool can_negate(const Step& step, const Conv2d& c, int64_t part_inputs) {
+static bool can_negate(const Op& op, const Conv2d& c, int64_t part_inputs) {
     constexpr int64_t most_bytes = 1 << 23;
     constexpr float most_thresholds = 1 << 12;
-    const Window& w = step.windows[step.weighted];
-    if (2 * row_line * ceil_div(step.C, c.row_channels) * part_inputs > most_bytes) return false;
+    const Window& w = op.windows[op.weighted];
+    if (2 * row_line * ceil_div(op.C, c.row_channels) * part_inputs > most_bytes) return false;
     if (c.row_channels == ShortRows::channels) return true;
     const int64_t inputs = w.C / w.groups * w.taps();
-    for (int64_t o = 0; o < step.C; o++) {
+    for (int64_t o = 0; o < op.C; o++) {
         double sum = 0;
         for (int64_t i = 0; i < inputs; i++) sum += fabs(w.weight[o * inputs + i]);
-        const float most = c.unit ? (float)largest_byte_sum * c.unit[o] : most_thresholds * step.neuron.channels[o];
+        const float most = c.unit ? (float)largest_byte_sum * c.unit[o] : most_thresholds * op.neuron.channels[o];
         if (sum > most) return false;
     }
     return true;
 }
 
 // Packs the weights of a convolution in slices; returns their bytes, or no_memory.
-static int64_t pack_slices(Step& step, bool periodic) {
-    const Window& w = step.windows[step.weighted];
-    if (!step.is_conv || (w.groups > 1 && (!w.joined || step.P() == 1))) return 0;
-    Conv2d& c = step.conv;
-    step.parts = w.groups > 1 ? w.groups / w.joined : 1;
+static int64_t pack_slices(Op& op, bool periodic) {
+    const Window& w = op.windows[op.weighted];
+    if (!op.is_conv || (w.groups > 1 && (!w.joined || op.P() == 1))) return 0;
+    Conv2d& c = op.conv;
+    op.parts = w.groups > 1 ? w.groups / w.joined : 1;
     c.row_channels = row;
-    if (step.exact) {
-        c.unit = step.unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
-        if (!step.unit) return no_memory;
-        c.row_channels = row_channels_of(w.weight, step.C, w.C / w.groups * w.taps(), step.unit);
-        while (step.parts > 1 && step.C / step.parts % c.row_channels) c.row_channels /= 2;  // parts are whole blocks
+    if (op.exact) {
+        c.unit = op.unit = allocate_zeros<float>(ceil_div(op.C, block) * block);
+        if (!op.unit) return no_memory;
+        c.row_channels = row_channels_of(w.weight, op.C, w.C / w.groups * w.taps(), op.unit);
+        while (op.parts > 1 && op.C / op.parts % c.row_channels) c.row_channels /= 2;  // parts are whole blocks
     }
     if (c.row_channels == row) c.unit = nullptr;
-    c.slice_rows = slice_rows_of(part_of(c, step.parts), periodic);
-    c.negated = !periodic && step.P() > 1 && can_negate(step, c, part_of(c, step.parts).C_in * w.taps());
-    const Conv2d part = part_of(c, step.parts);
-    const int64_t bytes = ceil_div(step.C, c.row_channels) * rows_size(&part);
-    if (step.P() == 1) {
-        const bool tiled = step.tiles && !periodic;  // tiles are as fast wherever slices are faster than patterns
+    c.slice_rows = slice_rows_of(part_of(c, op.parts), periodic);
+    c.negated = !periodic && op.P() > 1 && can_negate(op, c, part_of(c, op.parts).C_in * w.taps());
+    const Conv2d part = part_of(c, op.parts);
+    const int64_t bytes = ceil_div(op.C, c.row_channels) * rows_size(&part);
+    if (op.P() == 1) {
+        const bool tiled = op.tiles && !periodic;  // tiles are as fast wherever slices are faster than patterns
         if (tiled || !slices_can_pay(bytes)) return 0;
     }
-    float* const joined = w.groups > 1 ? join_groups(w, step.C) : nullptr;
-    step.sliced = w.groups > 1 && !joined ? nullptr : try_allocate<char>(bytes);
-    if (step.sliced) pack_rows(joined ? joined : w.weight, step.sliced, &part);
+    float* const joined = w.groups > 1 ? join_groups(w, op.C) : nullptr;
+    op.sliced = w.groups > 1 && !joined ? nullptr : try_allocate<char>(bytes);
+    if (op.sliced) pack_rows(joined ? joined : w.weight, op.sliced, &part);
     free(joined);
-    return step.sliced ? bytes : no_memory;
+    return op.sliced ? bytes : no_memory;
 }
 
 // Packs the weights in matrix tiles; returns their bytes, 0 if tiles cannot hold them, or no_memory.
-static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
+static int64_t pack_in_tiles([[maybe_unused]] Op& op) {
 #if defined(__AMX_INT8__)
-    const Window& w = step.windows[step.weighted];
-    if (!step.is_conv || w.groups > 1 || std::isinf(step.lines[engine::Tiles].busy)) return 0;
-    step.digits = count_digits(w.weight, step.neuron.channels, step.C, w.rows);
-    if (!step.digits || std::isinf(step.lines[engine::Tiles + step.digits - 1].busy)) return 0;
-    Conv2d c = step.conv;
-    c.digits = step.digits;
-    const int64_t bytes = ceil_div(step.C, tile_channels) * tiles_size(&c);
-    if (step.P() == 1 && !tiles_can_pay(bytes)) return 0;
-    step.tiles = allocate_zeros<int8_t>(bytes);
-    step.tile_unit = allocate_zeros<float>(ceil_div(step.C, block) * block);
-    if (!step.tiles || !step.tile_unit) return no_memory;
-    pack_tiles(w.weight, step.tiles, step.tile_unit, &c);
+    const Window& w = op.windows[op.weighted];
+    if (!op.is_conv || w.groups > 1 || std::isinf(op.lines[engine::Tiles].busy)) return 0;
+    op.digits = count_digits(w.weight, op.neuron.channels, op.C, w.rows);
+    if (!op.digits || std::isinf(op.lines[engine::Tiles + op.digits - 1].busy)) return 0;
+    Conv2d c = op.conv;
+    c.digits = op.digits;
+    const int64_t bytes = ceil_div(op.C, tile_channels) * tiles_size(&c);
+    if (op.P() == 1 && !tiles_can_pay(bytes)) return 0;
+    op.tiles = allocate_zeros<int8_t>(bytes);
+    op.tile_unit = allocate_zeros<float>(ceil_div(op.C, block) * block);
+    if (!op.tiles || !op.tile_unit) return no_memory;
+    pack_tiles(w.weight, op.tiles, op.tile_unit, &c);
     return bytes;
 #else
     return 0;
@@ -124,38 +124,38 @@ static int64_t pack_in_tiles([[maybe_unused]] Step& step) {
 }
 
 // Packs the columns that lookup tables are built from, if tables can be faster than rows; returns their bytes, or no_memory.
-static int64_t pack_tables(Step& step) {
-    const Window& w = step.windows[step.weighted];
-    if (!has_tables || !step.is_conv || step.P() == 1 || step.tiles || w.is_depthwise(step.C)) return 0;
-    if (w.groups > 1 && step.C / w.groups % table_group) return 0;
-    if (step.sliced && step.lines[step.row_line()].busy <= step.lines[engine::Tables].busy) return 0;
+static int64_t pack_tables(Op& op) {
+    const Window& w = op.windows[op.weighted];
+    if (!has_tables || !op.is_conv || op.P() == 1 || op.tiles || w.is_depthwise(op.C)) return 0;
+    if (w.groups > 1 && op.C / w.groups % table_group) return 0;
+    if (op.sliced && op.lines[op.row_line()].busy <= op.lines[engine::Tables].busy) return 0;
     const int64_t inputs = w.C / w.groups;
-    step.tables = columns_of(w.weight, inputs, w.taps(), step);
-    return step.tables ? ceil_div(step.C, Vec::width) * Vec::width * inputs * w.taps() * (int64_t)sizeof(float) : no_memory;
+    op.tables = columns_of(w.weight, inputs, w.taps(), op);
+    return op.tables ? ceil_div(op.C, Vec::width) * Vec::width * inputs * w.taps() * (int64_t)sizeof(float) : no_memory;
 }
 
-static void find_conv(Step& step) {
+static void find_conv(Op& op) {
     int64_t weighted = 0;
-    for (int64_t i = 0; i < step.count; i++)
-        if (step.windows[i].weight) step.weighted = i, weighted++;
-    step.is_conv = step.kind == engine::Fire && !step.real && step.count <= 2 && weighted == 1;
-    if (!step.is_conv) return;
-    const Window& w = step.windows[step.weighted];
-    Conv2d& c = step.conv;
-    c.neurons.C = step.C, c.neurons.P = step.P(), c.groups = w.groups;
-    c.C_in = w.C, c.H = w.H, c.W = w.W, c.W_out = step.W;
+    for (int64_t i = 0; i < op.count; i++)
+        if (op.windows[i].weight) op.weighted = i, weighted++;
+    op.is_conv = op.kind == engine::Fire && !op.real && op.count <= 2 && weighted == 1;
+    if (!op.is_conv) return;
+    const Window& w = op.windows[op.weighted];
+    Conv2d& c = op.conv;
+    c.neurons.C = op.C, c.neurons.P = op.P(), c.groups = w.groups;
+    c.C_in = w.C, c.H = w.H, c.W = w.W, c.W_out = op.W;
     c.kernel_h = w.kernel_h, c.kernel_w = w.kernel_w, c.stride_h = w.stride_h, c.stride_w = w.stride_w;
     c.padding_h = w.padding_h, c.padding_w = w.padding_w, c.dilation_h = w.dilation_h, c.dilation_w = w.dilation_w;
 }
 
 // Packs the weights of a convolution for all kernels of ../conv2d that can run it; false if there is no memory.
-static bool pack_for_kernels(Plan& plan, Step& step, bool periodic) {
-    find_conv(step);
+static bool pack_for_kernels(Plan& plan, Op& op, bool periodic) {
+    find_conv(op);
     const auto add = [&](int64_t bytes) {
         plan.bytes += bytes == no_memory ? 0 : bytes;
         return bytes != no_memory;
     };
-    return add(pack_in_tiles(step)) && add(pack_slices(step, periodic)) && add(pack_tables(step));
+    return add(pack_in_tiles(op)) && add(pack_slices(op, periodic)) && add(pack_tables(op));
 }
 
 }  // namespace PK_TARGET

@@ -6,7 +6,7 @@ namespace PK_TARGET {
 
 struct Located {
     Session& session;
-    const Step& step;
+    const Op& op;
     const Tasks& cut;
 
     Scratch* s = nullptr;
@@ -17,7 +17,7 @@ struct Located {
 
     View views[most_windows];  // the inputs of the windows, from the first step of the task on
 
-    const View& view(const Window& w) const { return views[&w - step.windows]; }
+    const View& view(const Window& w) const { return views[&w - op.windows]; }
     bool is_listed(const Window& w) const { return w.rows && view(w).spikes; }
 
     // The image, and the pixel, of the i-th pixel of the batch.
@@ -28,8 +28,8 @@ struct Located {
     // Calls visit(tap, pixel) for the input pixels of the i-th pixel's window, except those in the padding.
     template <class Visit>
     void each_tap(const Window& w, int64_t i, Visit visit) const {
-        const int64_t pixel = pixel_of(i), top = pixel / step.W * w.stride_h - w.padding_h;
-        const int64_t left = pixel % step.W * w.stride_w - w.padding_w;
+        const int64_t pixel = pixel_of(i), top = pixel / op.W * w.stride_h - w.padding_h;
+        const int64_t left = pixel % op.W * w.stride_w - w.padding_w;
         for (int64_t ky = 0; ky < w.kernel_h; ky++) {
             const int64_t y = top + ky * w.dilation_h;
             if (y < 0 || y >= w.H) continue;

@@ -12,13 +12,13 @@ struct LookedUp {
     const WindowWords words;
     const LookupCut cut;
 
-    LookedUp(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
-        : c(conv_of(step, neurons, x, shortcut, step.tables)), words(c), cut(c, words, threads) {}
+    LookedUp(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+        : c(conv_of(op, neurons, x, shortcut, op.tables)), words(c), cut(c, words, threads) {}
 
-    static bool fits(const Step& step, int64_t N, int64_t steps) { return step.tables && is_enough(step, N, steps); }
-    static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-        if (!fits(step, N, steps)) return 0;
-        const LookedUp kernel(step, shape_of(step, N, steps), View{}, nullptr, threads);
+    static bool fits(const Op& op, int64_t N, int64_t steps) { return op.tables && is_enough(op, N, steps); }
+    static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
+        if (!fits(op, N, steps)) return 0;
+        const LookedUp kernel(op, shape_of(op, N, steps), View{}, nullptr, threads);
         Carver carver{nullptr};
         LookupLists lists;
         lists.borrow(carver, kernel.c, kernel.words, kernel.cut);

@@ -5,20 +5,20 @@
 
 namespace PK_TARGET {
 
-static int64_t pixel_words(const Step& step) { return ceil_div(step.P(), word_pixels); }
+static int64_t pixel_words(const Op& op) { return ceil_div(op.P(), word_pixels); }
 
 // Number of step counters per image: one per pixel if potentials decay, one per word of 64 pixels if biases move them.
-static int64_t counted_places(const Step& step) {
-    if (!step.reach) return 0;
-    if (step.reach->drifts) return pixel_words(step);
-    return step.reach->waits && step.reach->leaks ? step.P() : 0;
+static int64_t counted_places(const Op& op) {
+    if (!op.reach) return 0;
+    if (op.reach->drifts) return pixel_words(op);
+    return op.reach->waits && op.reach->leaks ? op.P() : 0;
 }
 
 // Updates a pixel's potentials for `steps` steps without input. Multiplies once per step, to round like a step does.
-static inline void decay_pixel(const Step& step, float* v, uint32_t steps) {
-    const float* const decay = step.neuron.channels + step.neuron.stride;
-    for (int64_t c = 0; c < step.C && steps; c += Vec::width) {
-        const int n = (int)least(Vec::width, step.C - c);
+static inline void decay_pixel(const Op& op, float* v, uint32_t steps) {
+    const float* const decay = op.neuron.channels + op.neuron.stride;
+    for (int64_t c = 0; c < op.C && steps; c += Vec::width) {
+        const int n = (int)least(Vec::width, op.C - c);
         const Vec factor = load(decay + c), zero = broadcast(0.0f);
         Vec now = load_first(v + c, n);
         for (uint32_t i = 0; i < steps; i++) {
@@ -32,12 +32,12 @@ static inline void decay_pixel(const Step& step, float* v, uint32_t steps) {
 }
 
 // Updates the potentials of a word of pixels for `steps` steps in which only biases were added and no neuron fired.
-static inline void drift_word(const Step& step, float* v, uint32_t steps) {
+static inline void drift_word(const Op& op, float* v, uint32_t steps) {
     constexpr int together = 4;  // registers; word_pixels is a multiple of it
-    const Reach& reach = *step.reach;
+    const Reach& reach = *op.reach;
     for (int64_t first = 0; first < reach.period && steps; first += Vec::width) {
         const Vec bias = load(reach.pattern + first);
-        for (int64_t i = first; i < word_pixels * step.C;
+        for (int64_t i = first; i < word_pixels * op.C;
              i += together * reach.period) {  // several accumulators hide the latency of the addition
             float* const at = v + i;
             Vec now[together];
@@ -52,13 +52,13 @@ static inline void drift_word(const Step& step, float* v, uint32_t steps) {
 static void catch_up(const Session& session, int64_t k) {
     State& state = session.states[k];
     if (!state.is_behind) return;
-    const Step& step = session.plan.steps[k];
-    const int64_t places = counted_places(step), all = session.state_N * places;
+    const Op& op = session.plan.ops[k];
+    const int64_t places = counted_places(op), all = session.state_N * places;
     const uint32_t now = state.done[all];
     for (int64_t i = 0; i < all; i++) {
-        if (step.reach->drifts)
-            drift_word(step, state.v + (i / places * step.P() + i % places * word_pixels) * step.C, now - state.done[i]);
-        else decay_pixel(step, state.v + i * step.C, now - state.done[i]);
+        if (op.reach->drifts)
+            drift_word(op, state.v + (i / places * op.P() + i % places * word_pixels) * op.C, now - state.done[i]);
+        else decay_pixel(op, state.v + i * op.C, now - state.done[i]);
         state.done[i] = now;
     }
     state.is_behind = false;
@@ -73,13 +73,13 @@ static void forget(State& state) { state.is_behind = state.is_marked = state.is_
 // Clears the marks and counters of a layer, unless they are in use.
 static void begin_marks(const Session& session, int64_t k) {
     State& state = session.states[k];
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     const int64_t N = session.state_N;
     constexpr uint32_t far = 1u << 31;  // well before step counters wrap around
-    const int64_t counted = N * counted_places(step);
+    const int64_t counted = N * counted_places(op);
     if (state.is_marked && state.done && state.done[counted] > far) catch_up(session, k), forget(state);
     if (state.is_marked) return;
-    memset(state.again, 0, N * pixel_words(step) * sizeof *state.again);
+    memset(state.again, 0, N * pixel_words(op) * sizeof *state.again);
     if (state.done) memset(state.done, 0, (counted + 1) * sizeof *state.done);
     if (state.due) memset(state.due, 0, counted * sizeof *state.due);
     forget(state);
@@ -89,13 +89,13 @@ static void begin_marks(const Session& session, int64_t k) {
 // Sets all neurons of a layer to rest.
 static void begin_at_rest(const Session& session, int64_t k, int64_t N) {
     State& state = session.states[k];
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     bool zeros = true, waits = true;
-    for (int64_t i = 0; i < step.states * step.C; i++) zeros &= step.start[i] == 0;
-    for (int64_t c = 0; c < step.C; c++) waits &= step.start[c] < step.neuron.channels[c];
-    if (zeros) memset(state.v, 0, N * step.state_size * sizeof(float));
-    for (int64_t i = 0; i < N * step.states * step.P() && !zeros; i++)
-        memcpy(state.v + i * step.C, step.start + i / step.P() % step.states * step.C, step.C * sizeof(float));
+    for (int64_t i = 0; i < op.states * op.C; i++) zeros &= op.start[i] == 0;
+    for (int64_t c = 0; c < op.C; c++) waits &= op.start[c] < op.neuron.channels[c];
+    if (zeros) memset(state.v, 0, N * op.state_size * sizeof(float));
+    for (int64_t i = 0; i < N * op.states * op.P() && !zeros; i++)
+        memcpy(state.v + i * op.C, op.start + i / op.P() % op.states * op.C, op.C * sizeof(float));
     forget(state);
     begin_marks(session, k);
     state.is_settled = waits;

@@ -29,15 +29,15 @@ static int64_t bytes_present(const void* memory, int64_t bytes) {
 #endif
 }
 
-static State cut_state(const Step& step, int64_t N, Carver& carver) {
+static State cut_state(const Op& op, int64_t N, Carver& carver) {
     State state;
-    if (step.state_size) state.v = carver.take<float>(N * step.state_size);
-    if (step.sent_size) state.sent = carver.take<float>(N * step.sent_size);
-    if (step.sent_size && !step.real) state.restless = carver.take<uint8_t>(N * step.P());
-    if (step.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * step.P());
-    if (step.reach) state.again = carver.take<uint64_t>(N * pixel_words(step));
-    if (const int64_t places = counted_places(step)) state.done = carver.take<uint32_t>(N * places + 1);
-    if (step.reach && step.reach->drifts) state.due = carver.take<uint32_t>(N * pixel_words(step));
+    if (op.state_size) state.v = carver.take<float>(N * op.state_size);
+    if (op.sent_size) state.sent = carver.take<float>(N * op.sent_size);
+    if (op.sent_size && !op.real) state.restless = carver.take<uint8_t>(N * op.P());
+    if (op.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * op.P());
+    if (op.reach) state.again = carver.take<uint64_t>(N * pixel_words(op));
+    if (const int64_t places = counted_places(op)) state.done = carver.take<uint32_t>(N * places + 1);
+    if (op.reach && op.reach->drifts) state.due = carver.take<uint32_t>(N * pixel_words(op));
     return state;
 }
 
@@ -55,7 +55,7 @@ static bool cut_states(Session& session, int64_t N) {
     if (N == session.state_N) return true;
     const auto cut = [&](char* memory) {
         Carver carver{memory};
-        for (int64_t k = 0; k < session.plan.count; k++) session.states[k] = cut_state(session.plan.steps[k], N, carver);
+        for (int64_t k = 0; k < session.plan.count; k++) session.states[k] = cut_state(session.plan.ops[k], N, carver);
         return carver.bytes;
     };
     const int64_t bytes = cut(nullptr);
@@ -70,16 +70,16 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
     catch_up(session);
     Carver before{session.state_arena}, after{session.state_arena};
     for (int64_t k = 0; k < session.plan.count; k++) {
-        const Step& step = session.plan.steps[k];
-        const State from = cut_state(step, N, before), to = cut_state(step, n, after);
+        const Op& op = session.plan.ops[k];
+        const State from = cut_state(op, N, before), to = cut_state(op, n, after);
         const auto keep = [&](const void* of, void* at, int64_t bytes) {
             for (int64_t i = 0, kept = 0; i < N && at; i++)
                 if (!leaves[i]) memmove((char*)at + kept++ * bytes, (const char*)of + i * bytes, bytes);
         };
-        keep(from.v, to.v, step.state_size * (int64_t)sizeof(float));
-        keep(from.sent, to.sent, step.sent_size * (int64_t)sizeof(float));
-        keep(from.restless, to.restless, step.P());
-        keep(from.alike, to.alike, step.P());
+        keep(from.v, to.v, op.state_size * (int64_t)sizeof(float));
+        keep(from.sent, to.sent, op.sent_size * (int64_t)sizeof(float));
+        keep(from.restless, to.restless, op.P());
+        keep(from.alike, to.alike, op.P());
         session.states[k] = to;
     }
     session.state_N = n;
@@ -89,12 +89,12 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
 static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
     const Plan& plan = session.plan;
     int64_t *const at = session.slot_at, *const last = at + plan.count, all = 0;
-    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.steps[k], session.real[k]) + 1, 64) * 64; };
+    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.ops[k], session.real[k]) + 1, 64) * 64; };
     for (int64_t k = 0; k < plan.count; k++) {
         last[k] = k;
         for (int64_t reader = k + 1; reader < plan.count; reader++)
-            for (int64_t i = 0; i < plan.steps[reader].count; i++)
-                if (plan.steps[reader].windows[i].slot == k + 1) last[k] = reader;
+            for (int64_t i = 0; i < plan.ops[reader].count; i++)
+                if (plan.ops[reader].windows[i].slot == k + 1) last[k] = reader;
     }
     for (int64_t k = 0; k < plan.count; k++) {
         at[k] = 0;
@@ -143,12 +143,12 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
 }
 
 // The scratch memory of one thread for scattering a layer.
-static Room scatter_room(const Step& step, int64_t N, int64_t threads) {
+static Room scatter_room(const Op& op, int64_t N, int64_t threads) {
     Room room;
-    if (!step.reach) return room;
-    const PixelBands bands(step.P(), step.C, N, threads);
+    if (!op.reach) return room;
+    const PixelBands bands(op.P(), op.C, N, threads);
     room.marks = ceil_div(bands.words(), bands.count);
-    room.currents = word_pixels * room.marks * step.C;
+    room.currents = word_pixels * room.marks * op.C;
     return room;
 }
 
@@ -156,14 +156,14 @@ static Room scatter_room(const Step& step, int64_t N, int64_t threads) {
 static void cut_lists(Session& session, int64_t N, int64_t steps, int64_t threads, Carver& carver) {
     const Plan& plan = session.plan;
     for (int64_t slot = 0; slot <= plan.count; slot++) {
-        const Step* const step = slot ? &plan.steps[slot - 1] : nullptr;
+        const Op* const op = slot ? &plan.ops[slot - 1] : nullptr;
         FiredList& list = session.lists[slot] = FiredList{};
-        list.C = step ? step->C : plan.input.C, list.P = step ? step->P() : plan.input.H * plan.input.W;
+        list.C = op ? op->C : plan.input.C, list.P = op ? op->P() : plan.input.H * plan.input.W;
         list.N = N, list.steps = steps;
-        bool wanted = step && step->reach;
-        if (step && step->kind == engine::MaxPool && can_be_listed(list.C, list.P))
-            wanted |= session.lists[step->windows[0].slot].room > 0;
-        for (int64_t k = slot; k < plan.count; k++) wanted |= plan.steps[k].reach && plan.steps[k].windows[0].slot == slot;
+        bool wanted = op && op->reach;
+        if (op && op->kind == engine::MaxPool && can_be_listed(list.C, list.P))
+            wanted |= session.lists[op->windows[0].slot].room > 0;
+        for (int64_t k = slot; k < plan.count; k++) wanted |= plan.ops[k].reach && plan.ops[k].windows[0].slot == slot;
         if (wanted) cut_list(list, threads, carver);
     }
 }
@@ -180,19 +180,18 @@ static Team& team_of(Session& session, int64_t threads) {
 static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads) {
     Room room;
     for (int64_t k = 0; k < plan.count; k++) {
-        const Step& step = plan.steps[k];
-        for (int64_t i = 0; i < step.count && (step.kind == engine::Send || step.kind == engine::SendMaxima); i++)
-            room.changes = most(room.changes, change_room(step, step.windows[i], steps));
-        if (step.kind != engine::Fire && step.states) room.window = most(room.window, step.windows[0].taps());
-        if (step.kind == engine::Recur) room.kernel = most(room.kernel, recurrent_room(step));
-        if (step.kind != engine::Fire) continue;
-        room.include(scatter_room(step, N, threads));
-        room.kernel = most(room.kernel, kernel_room(step, N, steps, threads));
-        if (step.spikes_that_move && has_kernel(step, N, steps) && step.P() > 1)
-            continue;  // with one pixel, either way may run
+        const Op& op = plan.ops[k];
+        for (int64_t i = 0; i < op.count && (op.kind == engine::Send || op.kind == engine::SendMaxima); i++)
+            room.changes = most(room.changes, change_room(op, op.windows[i], steps));
+        if (op.kind != engine::Fire && op.states) room.window = most(room.window, op.windows[0].taps());
+        if (op.kind == engine::Recur) room.kernel = most(room.kernel, recurrent_room(op));
+        if (op.kind != engine::Fire) continue;
+        room.include(scatter_room(op, N, threads));
+        room.kernel = most(room.kernel, kernel_room(op, N, steps, threads));
+        if (op.spikes_that_move && has_kernel(op, N, steps) && op.P() > 1) continue;  // with one pixel, either way may run
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
             for (const bool held : {false, true})
-                if (some) room.include(Tasks(step, N, some, threads, held).room(step));
+                if (some) room.include(Tasks(op, N, some, threads, held).room(op));
     }
     return room;
 }
@@ -202,14 +201,14 @@ static void cut_changes(Session& session, int64_t N, int64_t steps, Carver& carv
     const Plan& plan = session.plan;
     int64_t places = 0, row = 0, added = 0, brought = 0;
     for (int64_t k = 0; k < plan.count; k++) {
-        const Step& step = plan.steps[k];
-        session.changes[k + 1].active = carver.take<uint8_t>(N * step.P());
-        places = most(places, N * step.P());
-        if (step.kind != engine::Send && step.kind != engine::SendMaxima) continue;
-        for (int64_t i = 0; i < step.count; i++) row = most(row, mark_room(step, step.windows[i]));
-        const int64_t values = N * steps * step.P() * step.C;
-        if (step.count > 1) added = most(added, values);
-        if (step.count > 2) brought = most(brought, values);
+        const Op& op = plan.ops[k];
+        session.changes[k + 1].active = carver.take<uint8_t>(N * op.P());
+        places = most(places, N * op.P());
+        if (op.kind != engine::Send && op.kind != engine::SendMaxima) continue;
+        for (int64_t i = 0; i < op.count; i++) row = most(row, mark_room(op, op.windows[i]));
+        const int64_t values = N * steps * op.P() * op.C;
+        if (op.count > 1) added = most(added, values);
+        if (op.count > 2) brought = most(brought, values);
     }
     session.places = carver.take<int64_t>(places);
     session.marks = carver.take<uint8_t>(places), session.mark_row = carver.take<uint8_t>(row);

@@ -20,8 +20,8 @@ struct Steps {
 static inline void set_bit(char* bytes, int64_t bit) { ((uint8_t*)bytes)[bit / 8] |= (uint8_t)(1 << bit % 8); }
 
 // Flattens in torch's order: feature c * P + p.
-static void flatten_image(const Step& step, const View& from, char* slot, const Steps& s) {
-    const Window& w = step.windows[0];
+static void flatten_image(const Op& op, const View& from, char* slot, const Steps& s) {
+    const Window& w = op.windows[0];
     const int64_t P = w.H * w.W;
     for (int64_t t = s.t0; t < s.t1; t++) {
         char* const to = s.of(slot, t);
@@ -34,9 +34,9 @@ static void flatten_image(const Step& step, const View& from, char* slot, const 
     }
 }
 
-static void unflatten_image(const Step& step, const View& from, char* slot, const Steps& s) {
-    const Window& w = step.windows[0];
-    const int64_t P = step.P(), stride = 8 * step.bytes();
+static void unflatten_image(const Op& op, const View& from, char* slot, const Steps& s) {
+    const Window& w = op.windows[0];
+    const int64_t P = op.P(), stride = 8 * op.bytes();
     for (int64_t t = s.t0; t < s.t1; t++) {
         char* const to = s.of(slot, t);
         if (from.spikes) memset(to, 0, s.frame);
@@ -44,7 +44,7 @@ static void unflatten_image(const Step& step, const View& from, char* slot, cons
             each_spike(from.spikes_at(s.image, t, 0), w.C, [&](int64_t i) { set_bit(to, i % P * stride + i / P); });
         else
             for (int64_t i = 0; i < w.C; i++)
-                ((float*)to)[i % P * step.C + i / P] = from.values_at(s.image, t, 0)[i * from.channel];
+                ((float*)to)[i % P * op.C + i / P] = from.values_at(s.image, t, 0)[i * from.channel];
     }
 }
 
@@ -52,40 +52,40 @@ static void unflatten_image(const Step& step, const View& from, char* slot, cons
 struct InputChannel {
     int64_t input, channel;
 };
-static inline InputChannel place_of(const Step& step, int64_t channel) {
-    int64_t input = 0, last = step.count;
+static inline InputChannel place_of(const Op& op, int64_t channel) {
+    int64_t input = 0, last = op.count;
     while (last - input > 1) {
         const int64_t middle = (input + last) / 2;
-        (step.windows[middle].channel <= channel ? input : last) = middle;
+        (op.windows[middle].channel <= channel ? input : last) = middle;
     }
-    return {input, channel - step.windows[input].channel};
+    return {input, channel - op.windows[input].channel};
 }
 
 // Whether the eight output channels from `channel` on are exactly one byte of an input, in order, so that it is copied whole.
-static inline bool whole_byte(const Step& step, int64_t channel, InputChannel& place) {
-    const auto at = [&](int64_t c) { return step.channels ? step.channels[c] : c; };
+static inline bool whole_byte(const Op& op, int64_t channel, InputChannel& place) {
+    const auto at = [&](int64_t c) { return op.channels ? op.channels[c] : c; };
     if (at(channel) < 0) return false;
-    place = place_of(step, at(channel));
-    const Window& w = step.windows[place.input];
-    const int64_t last = least(8, step.C - channel);
+    place = place_of(op, at(channel));
+    const Window& w = op.windows[place.input];
+    const int64_t last = least(8, op.C - channel);
     if (place.channel % 8 || place.channel + last > w.C || (last < 8 && place.channel + last != w.C)) return false;
     for (int64_t i = 1; i < last; i++)
         if (at(channel + i) != at(channel) + i) return false;
     return true;
 }
 
-static void move_spikes(const Step& step, const View* views, char* slot, const Steps& s) {
-    const int64_t P = step.P(), bytes = step.bytes();
-    const auto pixel_of = [&](int64_t p) { return step.pixels ? step.pixels[p] : p; };
+static void move_spikes(const Op& op, const View* views, char* slot, const Steps& s) {
+    const int64_t P = op.P(), bytes = op.bytes();
+    const auto pixel_of = [&](int64_t p) { return op.pixels ? op.pixels[p] : p; };
     for (int64_t t = s.t0; t < s.t1; t++) memset(s.of(slot, t), 0, s.frame);
     for (int64_t byte = 0; byte < bytes; byte++) {
         InputChannel place;
-        const bool whole = whole_byte(step, 8 * byte, place);
-        for (int64_t c = 8 * byte; c < (whole ? 8 * byte + 1 : least(8 * byte + 8, step.C)); c++) {
-            const int64_t channel = step.channels ? step.channels[c] : c;
+        const bool whole = whole_byte(op, 8 * byte, place);
+        for (int64_t c = 8 * byte; c < (whole ? 8 * byte + 1 : least(8 * byte + 8, op.C)); c++) {
+            const int64_t channel = op.channels ? op.channels[c] : c;
             if (channel < 0) continue;
-            if (!whole) place = place_of(step, channel);
-            const View& from = views[step.windows[place.input].slot];
+            if (!whole) place = place_of(op, channel);
+            const View& from = views[op.windows[place.input].slot];
             for (int64_t t = s.t0; t < s.t1; t++) {
                 uint8_t* const to = (uint8_t*)s.of(slot, t) + byte;
                 for (int64_t p = 0; p < P; p++) {
@@ -98,22 +98,22 @@ static void move_spikes(const Step& step, const View* views, char* slot, const S
     }
 }
 
-static void move_values(const Step& step, const View* views, char* slot, const Steps& s) {
-    for (int64_t c = 0; c < step.C; c++) {
-        const int64_t channel = step.channels ? step.channels[c] : c;
-        const InputChannel place = channel < 0 ? InputChannel{} : place_of(step, channel);
-        const View& from = views[step.windows[place.input].slot];
+static void move_values(const Op& op, const View* views, char* slot, const Steps& s) {
+    for (int64_t c = 0; c < op.C; c++) {
+        const int64_t channel = op.channels ? op.channels[c] : c;
+        const InputChannel place = channel < 0 ? InputChannel{} : place_of(op, channel);
+        const View& from = views[op.windows[place.input].slot];
         for (int64_t t = s.t0; t < s.t1; t++) {
             float* const to = (float*)s.of(slot, t) + c;
-            for (int64_t p = 0; p < step.P(); p++) {
-                const int64_t pixel = step.pixels ? step.pixels[p] : p;
+            for (int64_t p = 0; p < op.P(); p++) {
+                const int64_t pixel = op.pixels ? op.pixels[p] : p;
                 float value = 0;
                 if (channel >= 0 && pixel >= 0) {
                     if (from.spikes)
                         value = (float)(from.spikes_at(s.image, t, pixel)[place.channel / 8] >> place.channel % 8 & 1);
                     else value = from.values_at(s.image, t, pixel)[place.channel * from.channel];
                 }
-                to[p * step.C] = value;
+                to[p * op.C] = value;
             }
         }
     }

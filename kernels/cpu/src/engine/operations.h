@@ -17,10 +17,10 @@ void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t s
 
 // convolutions.cpp: chooses the way in which neurons are run, from the layer and its current input, and runs the kernels of
 // ../conv2d.
-int64_t way_of(const Session& session, const Step& step, int64_t N, int64_t steps);
-bool has_kernel(const Step& step, int64_t N, int64_t steps);  // for a layer that reads only spikes
-int64_t kernel_room(const Step& step, int64_t N, int64_t steps, int64_t threads);  // memory per thread, for any of the kernels
-double pixel_tile_cycles(const Step& step, int64_t N, int64_t steps);  // per sample; infinite if pixel tiles do not fit
+int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps);
+bool has_kernel(const Op& op, int64_t N, int64_t steps);  // for a layer that reads only spikes
+int64_t kernel_room(const Op& op, int64_t N, int64_t steps, int64_t threads);  // memory per thread, for any of the kernels
+double pixel_tile_cycles(const Op& op, int64_t N, int64_t steps);  // per sample; infinite if pixel tiles do not fit
 void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on);
 
 // scatter.cpp: runs an operation from the list of its input's spikes and returns true; or makes the bits of its inputs and
@@ -32,11 +32,11 @@ void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fre
 
 // recurrent.cpp: recurrent neurons.
 void run_recurrent(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh);
-int64_t recurrent_room(const Step& step);  // memory per thread
+int64_t recurrent_room(const Op& op);  // memory per thread
 
 // changes.cpp: all operations of a network of sigma-delta neurons.
 void run_change(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on);
-int64_t change_room(const Step& step, const Window& w, int64_t steps);  // memory per thread
-int64_t mark_room(const Step& step, const Window& w);  // bytes of marks for one row of the window's input
+int64_t change_room(const Op& op, const Window& w, int64_t steps);  // memory per thread
+int64_t mark_room(const Op& op, const Window& w);  // bytes of marks for one row of the window's input
 
 }  // namespace PK_TARGET

@@ -83,7 +83,7 @@ struct Window : engine::Term {
     }
 };
 
-struct Step : Operation {
+struct Op : Operation {
     Window* windows = nullptr;
     float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias: [blocks * columns]
     int64_t *pixels_copy = nullptr, *channels_copy = nullptr, *delays_copy = nullptr;
@@ -129,12 +129,12 @@ struct Step : Operation {
 };
 
 struct Plan {
-    Step* steps;
+    Op* ops;
     int64_t count;
     Input input;
     int64_t bytes;  // of packed weights
 
-    bool changes() const { return steps[0].kind == engine::Changes; }
+    bool changes() const { return ops[0].kind == engine::Changes; }
 };
 
 // The convolution with the inputs of one of `parts` parts, and without groups.

@@ -9,15 +9,14 @@ struct Under {
     int64_t y0, y1, x0, x1;
     int64_t size() const { return (y1 - y0) * (x1 - x0); }
 };
-static inline Under window_at(const Step& step, const Window& w, int64_t oy, int64_t ox) {
-    if (step.adaptive)
-        return {oy * w.H / step.H, ceil_div((oy + 1) * w.H, step.H), ox * w.W / step.W, ceil_div((ox + 1) * w.W, step.W)};
+static inline Under window_at(const Op& op, const Window& w, int64_t oy, int64_t ox) {
+    if (op.adaptive) return {oy * w.H / op.H, ceil_div((oy + 1) * w.H, op.H), ox * w.W / op.W, ceil_div((ox + 1) * w.W, op.W)};
     const int64_t top = oy * w.stride_h - w.padding_h, left = ox * w.stride_w - w.padding_w;
     const int64_t y = most(top, 0), x = most(left, 0);
     return {y, most(y, least(top + w.kernel_h, w.H)), x, most(x, least(left + w.kernel_w, w.W))};
 }
-static inline Under window_of(const Step& step, const Window& w, int64_t pixel) {
-    return window_at(step, w, pixel / step.W, pixel % step.W);
+static inline Under window_of(const Op& op, const Window& w, int64_t pixel) {
+    return window_at(op, w, pixel / op.W, pixel % op.W);
 }
 
 // The OR of a window's pixels from byte i on. Rows lie `next_row` bytes apart. Works in words of `size` bytes, and on the rest
@@ -40,16 +39,16 @@ static inline void or_window(uint8_t* to, const uint8_t* x, int64_t rows, int64_
         if (i < bytes) or_window<size / 2>(to, x, rows, pixels, next_row, bytes, i);
 }
 
-static void max_pool_values(const Step& step, const View& from, char* slot, const Steps& s) {
-    const Window& w = step.windows[0];
+static void max_pool_values(const Op& op, const View& from, char* slot, const Steps& s) {
+    const Window& w = op.windows[0];
     for (int64_t t = s.t0; t < s.t1; t++)
-        for (int64_t pixel = 0; pixel < step.P(); pixel++) {
-            const Under under = window_of(step, w, pixel);
-            float* const best = (float*)s.of(slot, t) + pixel * step.C;
-            for (int64_t c = 0; c < step.C; c++) best[c] = -INFINITY;
+        for (int64_t pixel = 0; pixel < op.P(); pixel++) {
+            const Under under = window_of(op, w, pixel);
+            float* const best = (float*)s.of(slot, t) + pixel * op.C;
+            for (int64_t c = 0; c < op.C; c++) best[c] = -INFINITY;
             for (int64_t y = under.y0; y < under.y1; y++)
                 for (int64_t x = under.x0; x < under.x1; x++)
-                    for (int64_t c = 0; c < step.C; c++) {
+                    for (int64_t c = 0; c < op.C; c++) {
                         const float value = from.values_at(s.image, t, y * w.W + x)[c * from.channel];
                         if (value > best[c]) best[c] = value;
                     }
@@ -57,15 +56,15 @@ static void max_pool_values(const Step& step, const View& from, char* slot, cons
 }
 
 // The maximum of spikes is their OR.
-static void max_pool(const Step& step, const View& from, char* slot, const Steps& s) {
-    if (!from.spikes) return max_pool_values(step, from, slot, s);
-    const Window& w = step.windows[0];
-    const int64_t bytes = step.bytes();
+static void max_pool(const Op& op, const View& from, char* slot, const Steps& s) {
+    if (!from.spikes) return max_pool_values(op, from, slot, s);
+    const Window& w = op.windows[0];
+    const int64_t bytes = op.bytes();
     for (int64_t t = s.t0; t < s.t1; t++) {  // frame by frame, in the order of memory
         uint8_t* any = (uint8_t*)s.of(slot, t);
-        for (int64_t oy = 0; oy < step.H; oy++)
-            for (int64_t ox = 0; ox < step.W; ox++, any += bytes) {
-                const Under u = window_at(step, w, oy, ox);
+        for (int64_t oy = 0; oy < op.H; oy++)
+            for (int64_t ox = 0; ox < op.W; ox++, any += bytes) {
+                const Under u = window_at(op, w, oy, ox);
                 const uint8_t* const x = from.spikes_at(s.image, t, u.y0 * w.W + u.x0);
                 or_window<16>(any, x, u.y1 - u.y0, u.x1 - u.x0, w.W * bytes, bytes);
             }
@@ -74,36 +73,36 @@ static void max_pool(const Step& step, const View& from, char* slot, const Steps
 
 // Divides the sums of a window by its size, with or without padding, as torch does. Adaptive pooling divides first by the rows
 // and then by the columns, which rounds differently.
-static void divide(const Step& step, const Window& w, int64_t pixel, const Under& under, float* sum) {
-    if (step.adaptive && step.P() > 1) {
+static void divide(const Op& op, const Window& w, int64_t pixel, const Under& under, float* sum) {
+    if (op.adaptive && op.P() > 1) {
         const float rows = (float)(under.y1 - under.y0), columns = (float)(under.x1 - under.x0);
-        for (int64_t c = 0; c < step.C; c++) sum[c] = sum[c] / rows / columns;
+        for (int64_t c = 0; c < op.C; c++) sum[c] = sum[c] / rows / columns;
         return;
     }
     int64_t size = under.size();
-    if (step.divisor) size = step.divisor;
-    else if (step.count_padding && !step.adaptive) {
-        const int64_t top = pixel / step.W * w.stride_h - w.padding_h, left = pixel % step.W * w.stride_w - w.padding_w;
+    if (op.divisor) size = op.divisor;
+    else if (op.count_padding && !op.adaptive) {
+        const int64_t top = pixel / op.W * w.stride_h - w.padding_h, left = pixel % op.W * w.stride_w - w.padding_w;
         size = (least(top + w.kernel_h, w.H + w.padding_h) - top) * (least(left + w.kernel_w, w.W + w.padding_w) - left);
     }
-    for (int64_t c = 0; c < step.C; c++) sum[c] /= (float)size;
+    for (int64_t c = 0; c < op.C; c++) sum[c] /= (float)size;
 }
 
-static void average_pool(const Step& step, const View& from, char* slot, const Steps& s) {
-    const Window& w = step.windows[0];
+static void average_pool(const Op& op, const View& from, char* slot, const Steps& s) {
+    const Window& w = op.windows[0];
     for (int64_t t = s.t0; t < s.t1; t++)
-        for (int64_t pixel = 0; pixel < step.P(); pixel++) {
-            const Under under = window_of(step, w, pixel);
-            float* const sum = (float*)s.of(slot, t) + pixel * step.C;
-            memset(sum, 0, step.C * sizeof(float));
+        for (int64_t pixel = 0; pixel < op.P(); pixel++) {
+            const Under under = window_of(op, w, pixel);
+            float* const sum = (float*)s.of(slot, t) + pixel * op.C;
+            memset(sum, 0, op.C * sizeof(float));
             for (int64_t y = under.y0; y < under.y1; y++)
                 for (int64_t x = under.x0; x < under.x1; x++) {
                     const int64_t p = y * w.W + x;
-                    if (from.spikes) each_spike(from.spikes_at(s.image, t, p), step.C, [&](int64_t c) { sum[c] += 1.0f; });
+                    if (from.spikes) each_spike(from.spikes_at(s.image, t, p), op.C, [&](int64_t c) { sum[c] += 1.0f; });
                     else
-                        for (int64_t c = 0; c < step.C; c++) sum[c] += from.values_at(s.image, t, p)[c * from.channel];
+                        for (int64_t c = 0; c < op.C; c++) sum[c] += from.values_at(s.image, t, p)[c * from.channel];
                 }
-            divide(step, w, pixel, under, sum);
+            divide(op, w, pixel, under, sum);
         }
 }
 
@@ -123,20 +122,20 @@ static inline void add_step(Block& sums, const View& from, int64_t image, int64_
 
 // By how much the largest sum in a window grows at each step; with spikes, by one or not at all. `own`: room for the running
 // sums of the window's inputs, a block of each.
-static void max_sum_pool(const Step& step, const View& from, const float* sums, char* slot, const Steps& s, int64_t row0,
+static void max_sum_pool(const Op& op, const View& from, const float* sums, char* slot, const Steps& s, int64_t row0,
                          int64_t row1, Block* own) {
-    const Window& w = step.windows[0];
-    const bool rates = !step.real;
-    const float* const image = sums + s.image * w.H * w.W * step.C;
-    for (int64_t pixel = row0 * step.W; pixel < row1 * step.W; pixel++) {
-        const Under under = window_of(step, w, pixel);
-        for (int64_t channel = 0; channel < step.C; channel += block) {
-            const int n = (int)least(block, step.C - channel);
+    const Window& w = op.windows[0];
+    const bool rates = !op.real;
+    const float* const image = sums + s.image * w.H * w.W * op.C;
+    for (int64_t pixel = row0 * op.W; pixel < row1 * op.W; pixel++) {
+        const Under under = window_of(op, w, pixel);
+        for (int64_t channel = 0; channel < op.C; channel += block) {
+            const int n = (int)least(block, op.C - channel);
             Block highest = broadcast_block(rates ? 0.0f : -INFINITY);
             int64_t taps = 0;
             for (int64_t y = under.y0; y < under.y1; y++)
                 for (int64_t x = under.x0; x < under.x1; x++, taps++) {
-                    own[taps] = load_block(image + (y * w.W + x) * step.C + channel, n);
+                    own[taps] = load_block(image + (y * w.W + x) * op.C + channel, n);
                     for (int i = 0; i < vecs; i++) highest.v[i] = greater(highest.v[i], own[taps].v[i]);
                 }
             for (int64_t t = 0; t < s.steps; t++) {
@@ -154,8 +153,8 @@ static void max_sum_pool(const Step& step, const View& from, const float* sums, 
                     grown |= bits(difference >= broadcast(1.0f)) << (i * Vec::width);
                     highest.v[i] = now.v[i], now.v[i] = difference;
                 }
-                if (rates) store_spikes((uint8_t*)to + pixel * step.bytes() + channel / 8, grown, n);
-                else store_block((float*)to + pixel * step.C + channel, now, n);
+                if (rates) store_spikes((uint8_t*)to + pixel * op.bytes() + channel / 8, grown, n);
+                else store_block((float*)to + pixel * op.C + channel, now, n);
             }
         }
     }
@@ -199,19 +198,19 @@ static inline void grow_window(char* slot, const Steps& s, int64_t at, const Vie
 }
 
 template <int levels>
-static void grow_from_rest(const Step& step, const View& from, char* slot, const Steps& s, int64_t row0, int64_t row1) {
-    const Window& w = step.windows[0];
-    for (int64_t pixel = row0 * step.W; pixel < row1 * step.W; pixel++)
-        grow_window<levels, 16>(slot, s, pixel * step.bytes(), from, window_of(step, w, pixel), w.W, step.bytes());
+static void grow_from_rest(const Op& op, const View& from, char* slot, const Steps& s, int64_t row0, int64_t row1) {
+    const Window& w = op.windows[0];
+    for (int64_t pixel = row0 * op.W; pixel < row1 * op.W; pixel++)
+        grow_window<levels, 16>(slot, s, pixel * op.bytes(), from, window_of(op, w, pixel), w.W, op.bytes());
 }
 
 // Updates the sums of an image's inputs after all steps.
-static void add_up(const Step& step, const View& from, float* sums, int64_t image, int64_t steps) {
-    const Window& w = step.windows[0];
+static void add_up(const Op& op, const View& from, float* sums, int64_t image, int64_t steps) {
+    const Window& w = op.windows[0];
     for (int64_t pixel = 0; pixel < w.H * w.W; pixel++)
-        for (int64_t channel = 0; channel < step.C; channel += block) {
-            const int n = (int)least(block, step.C - channel);
-            float* const at = sums + (image * w.H * w.W + pixel) * step.C + channel;
+        for (int64_t channel = 0; channel < op.C; channel += block) {
+            const int n = (int)least(block, op.C - channel);
+            float* const at = sums + (image * w.H * w.W + pixel) * op.C + channel;
             Block sum = load_block(at, n);
             for (int64_t t = 0; t < steps; t++) add_step(sum, from, image, t, pixel, channel, n);
             store_block(at, sum, n);

@@ -9,66 +9,63 @@ namespace PK_TARGET {
 // An operation without neurons. A task is a part of one image: some of its steps, or some of its rows if sums over time are
 // states.
 struct Between {
-    const Step& step;
+    const Op& op;
     const Session& session;
     int64_t k, steps, parts;
     bool few_from_rest;  // few steps from rest, for which sums need not be kept
 
-    bool adds_up() const { return step.states && step.kind != engine::Delay; }
+    bool adds_up() const { return op.states && op.kind != engine::Delay; }
     void run(int64_t task, int64_t thread) const {
-        const int64_t along = adds_up() ? step.H : steps, image = task / parts, part = task % parts;
+        const int64_t along = adds_up() ? op.H : steps, image = task / parts, part = task % parts;
         const int64_t first = along * part / parts, last = along * (part + 1) / parts;
         const View* const views = session.views;
-        const View& from = views[step.windows[0].slot];
+        const View& from = views[op.windows[0].slot];
         char* const slot = session.slots[k];
-        const int64_t frame = slot_bytes(step, session.real[k]);
+        const int64_t frame = slot_bytes(op, session.real[k]);
         const Steps all{image, 0, steps, steps, frame}, some{image, first, last, steps, frame};
-        switch (step.kind) {
-            case engine::MaxPool: return max_pool(step, from, slot, some);
-            case engine::AveragePool: return average_pool(step, from, slot, some);
-            case engine::Flatten: return flatten_image(step, from, slot, some);
-            case engine::Unflatten: return unflatten_image(step, from, slot, some);
-            case engine::Move:
-                return session.real[k] ? move_values(step, views, slot, some) : move_spikes(step, views, slot, some);
+        switch (op.kind) {
+            case engine::MaxPool: return max_pool(op, from, slot, some);
+            case engine::AveragePool: return average_pool(op, from, slot, some);
+            case engine::Flatten: return flatten_image(op, from, slot, some);
+            case engine::Unflatten: return unflatten_image(op, from, slot, some);
+            case engine::Move: return session.real[k] ? move_values(op, views, slot, some) : move_spikes(op, views, slot, some);
             case engine::Delay: {
-                const float* const past = session.states[k].v + image * step.state_size;
-                return session.real[k] ? delay_values(step, from, past, slot, some)
-                                       : delay_spikes(step, from, past, slot, some);
+                const float* const past = session.states[k].v + image * op.state_size;
+                return session.real[k] ? delay_values(op, from, past, slot, some) : delay_spikes(op, from, past, slot, some);
             }
             case engine::MaxRatePool:
                 if (few_from_rest)
                     return (steps > 4   ? grow_from_rest<most_levels>
                             : steps > 2 ? grow_from_rest<4>
-                                        : grow_from_rest<2>)(step, from, slot, all, first, last);
+                                        : grow_from_rest<2>)(op, from, slot, all, first, last);
                 [[fallthrough]];
-            default: max_sum_pool(step, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
+            default: max_sum_pool(op, from, session.states[k].v, slot, all, first, last, session.scratch[thread].window_sums);
         }
     }
 };
 
 // Steps of an image run independently; with sums as states, bands of rows do.
 void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
-    const Step& step = session.plan.steps[k];
-    const bool few_from_rest = step.kind == engine::MaxRatePool && fresh && steps <= most_levels && !session.real[k] &&
-                               session.views[step.windows[0].slot].spikes;
-    if (step.states && fresh && (goes_on || !few_from_rest))
-        memset(session.states[k].v, 0, N * step.state_size * sizeof(float));
-    Between between{step, session, k, session.views[k + 1].held() ? 1 : steps, 1, few_from_rest};
+    const Op& op = session.plan.ops[k];
+    const bool few_from_rest = op.kind == engine::MaxRatePool && fresh && steps <= most_levels && !session.real[k] &&
+                               session.views[op.windows[0].slot].spikes;
+    if (op.states && fresh && (goes_on || !few_from_rest)) memset(session.states[k].v, 0, N * op.state_size * sizeof(float));
+    Between between{op, session, k, session.views[k + 1].held() ? 1 : steps, 1, few_from_rest};
     if (session.threads > 1)
-        between.parts = least(between.adds_up() ? step.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
+        between.parts = least(between.adds_up() ? op.H : between.steps, ceil_div(4 * session.threads, most(N, 1)));
     share(session, N * between.parts, &between,
           [](void* given, int64_t task, int64_t thread) { ((const Between*)given)->run(task, thread); });
     between.steps = steps;  // sums take all steps, even if the output is held
-    if (step.states && goes_on)
+    if (op.states && goes_on)
         share(session, N, &between, [](void* given, int64_t image, int64_t) {
             const Between& b = *(const Between*)given;
-            const View& from = b.session.views[b.step.windows[0].slot];
+            const View& from = b.session.views[b.op.windows[0].slot];
             float* const v = b.session.states[b.k].v;
-            if (b.adds_up()) add_up(b.step, from, v, image, b.steps);
-            else keep_past(b.step, from, v + image * b.step.state_size, image, b.steps);
+            if (b.adds_up()) add_up(b.op, from, v, image, b.steps);
+            else keep_past(b.op, from, v + image * b.op.state_size, image, b.steps);
         });
-    if (step.kind != engine::MaxRatePool && step.kind != engine::Delay) return;
-    const int64_t bytes = N * steps * slot_bytes(step, session.real[k]);
+    if (op.kind != engine::MaxRatePool && op.kind != engine::Delay) return;
+    const int64_t bytes = N * steps * slot_bytes(op, session.real[k]);
     int64_t& spikes = session.scratch[0].tally[0];
     if (!session.real[k]) spikes += count_bits((const uint8_t*)session.slots[k], bytes);
     else  // the values may be spikes times a scale

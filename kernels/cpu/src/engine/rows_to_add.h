@@ -11,8 +11,8 @@ struct RowsToAdd : Located {
     OUT_OF_LINE void list_input() {
         PixelPatterns patterns(*s, cut.steps);
         int64_t places = 0, flags = 0;
-        for (int64_t k = 0; k < step.count; k++) {
-            const Window& w = step.windows[k];
+        for (int64_t k = 0; k < op.count; k++) {
+            const Window& w = op.windows[k];
             const View& x = view(w);
             const int64_t top = first_row * w.stride_h - w.padding_h;
             const int64_t bottom = (last_row - 1) * w.stride_h - w.padding_h + (w.kernel_h - 1) * w.dilation_h + 1;
@@ -37,28 +37,28 @@ struct RowsToAdd : Located {
     OUT_OF_LINE void list_batch() {
         int64_t n = 0, count = 0;
         for (int64_t i = 0; i < pixels; i++) s->additions[in_band(i)] = s->spikes[in_band(i)] = 0;
-        for (int64_t k = 0; k < step.count; k++) {
-            const Window& w = step.windows[k];
+        for (int64_t k = 0; k < op.count; k++) {
+            const Window& w = op.windows[k];
             uint32_t* bucket_at = s->buckets + first_place(k);
             for (int64_t i = 0; i < pixels; i++) {
                 int64_t& additions = s->additions[in_band(i)];
                 if (!view(w).spikes && !view(w).scaled) continue;
-                if (is_listed(w) && cut.by_steps(w)) additions += list_steps(w, k, i, n, count, bucket_at) * step.C;
-                else if (is_listed(w)) additions += list_patterns(w, k, i, n, count, bucket_at) * step.C;
+                if (is_listed(w) && cut.by_steps(w)) additions += list_steps(w, k, i, n, count, bucket_at) * op.C;
+                else if (is_listed(w)) additions += list_patterns(w, k, i, n, count, bucket_at) * op.C;
                 else
                     for (int64_t t = 0; t < cut.sums; t++)
-                        additions += w.weight ? count_window(w, i, t) * (step.C / w.groups) : spikes_at(w, i, t, pixel_of(i));
+                        additions += w.weight ? count_window(w, i, t) * (op.C / w.groups) : spikes_at(w, i, t, pixel_of(i));
             }
             if (is_listed(w)) *bucket_at++ = (uint32_t)count;
         }
-        PK_ASSERT(n <= cut.room(step).rows && count <= cut.room(step).lists);
+        PK_ASSERT(n <= cut.room(op).rows && count <= cut.room(op).lists);
     }
 
     // The index in `buckets` where the pixels and parts of window k begin.
     int64_t first_place(int64_t k) const {
         int64_t first = 0;
         for (int64_t j = 0; j < k; j++)
-            if (step.windows[j].rows) first += cut.pixels * cut.parts(step.windows[j]).count + 1;
+            if (op.windows[j].rows) first += cut.pixels * cut.parts(op.windows[j]).count + 1;
         return first;
     }
 
@@ -76,8 +76,8 @@ struct RowsToAdd : Located {
         return true;
     }
     bool windows_alike(int64_t y, int64_t x) const {
-        for (int64_t i = 0; i < step.count; i++) {
-            const Window& w = step.windows[i];
+        for (int64_t i = 0; i < op.count; i++) {
+            const Window& w = op.windows[i];
             const int64_t left = x * w.stride_w - w.padding_w;
             if (left < w.stride_w || left + (w.kernel_w - 1) * w.dilation_w >= w.W) return false;
             for (int64_t ky = 0; ky < w.kernel_h; ky++) {

@@ -82,7 +82,7 @@ static View view_of(const Input& in, int64_t kind, const void* x, int64_t N, int
 
 // Lays out the memory of a group of n samples; returns its bytes.
 static int64_t cut_running(const Session& session, const Run& run, Running& running, int64_t n, int64_t steps, char* memory) {
-    const Step& last = session.plan.steps[session.plan.count - 1];
+    const Op& last = session.plan.ops[session.plan.count - 1];
     Carver carver{memory};
     running.sample = carver.take<int64_t>(n);
     running.counts = carver.take<int32_t>(n * last.C * last.P());
@@ -144,7 +144,7 @@ constexpr uint8_t no_answer = 2;  // the value of `decided` until the rule write
 
 // Repeats the last values of a sample that stopped after step t in all later steps.
 static void hold_values(const Session& session, const Run& run, int64_t sample, int64_t t) {
-    const int64_t frame = slot_bytes(session.plan.steps[session.plan.count - 1]);
+    const int64_t frame = slot_bytes(session.plan.ops[session.plan.count - 1]);
     const auto at = [&](int64_t step) { return (char*)run.values + (step * run.N + sample) * frame; };
     for (int64_t later = t; later < run.T; later++) memcpy(at(later), at(t - 1), frame);
 }
@@ -152,7 +152,7 @@ static void hold_values(const Session& session, const Run& run, int64_t sample, 
 // Asks the rule after step t and removes the samples that it stops; false if it gives no answer. If it stops all samples, the
 // states stay as they are.
 static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
-    const Step& last = session.plan.steps[session.plan.count - 1];
+    const Op& last = session.plan.ops[session.plan.count - 1];
     const int64_t size = last.C * last.P();
     for (int64_t i = 0; i < running.n; i++) {
         if (run.counts) memcpy(running.counts + i * size, run.counts + running.at(i) * size, size * sizeof *run.counts);
@@ -201,7 +201,7 @@ static int64_t ask_or_end(Session& session, const Run& run, Running& running, in
 
 // Runs with a rule that reads potentials: for each time of `stop_at`, the undecided samples start again from rest.
 static int64_t run_again(Session& session, const Run& run, Running& running, int64_t most_here) {
-    const Step& last = session.plan.steps[session.plan.count - 1];
+    const Op& last = session.plan.ops[session.plan.count - 1];
     int64_t outcome = engine::Ran;
     for (int64_t k = 0; k < run.stops && running.n && outcome == engine::Ran; k++) {
         const int64_t T = run.stop_at[k];

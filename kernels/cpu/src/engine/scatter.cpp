@@ -7,55 +7,55 @@ namespace PK_TARGET {
 
 // The largest number of input spikes for which a layer is scattered. `worth` is the measured cost of the other ways, in
 // register additions per output pixel and step.
-static int64_t most_scattered(const Step& step, int64_t N, int64_t steps) {
+static int64_t most_scattered(const Op& op, int64_t N, int64_t steps) {
     constexpr double entry = 4,
                      visit = 2;  // cost of a spike, and of each output that it reaches, in addition to its row of weights
     constexpr double addition = 7, around = 40;  // cycles of an addition, and of pixel tiles outside their products
-    const double outputs = (double)(step.P() * steps);
-    double worth = (has_kernel(step, N, steps) ? 12 : 64) / (step.exact ? 2.0 : 1.0);  // integer rows are faster
-    worth = fmin(worth, (pixel_tile_cycles(step, N, steps) / outputs + around) / addition);
-    const double taken = entry + step.reach->outputs * (visit + (double)step.vecs_of(0));
-    const Window& w = step.windows[0];
+    const double outputs = (double)(op.P() * steps);
+    double worth = (has_kernel(op, N, steps) ? 12 : 64) / (op.exact ? 2.0 : 1.0);  // integer rows are faster
+    worth = fmin(worth, (pixel_tile_cycles(op, N, steps) / outputs + around) / addition);
+    const double taken = entry + op.reach->outputs * (visit + (double)op.vecs_of(0));
+    const Window& w = op.windows[0];
     const int64_t quarter = N * (w.H * w.W * w.C * least(steps, 4) / 4 + 64 * steps);  // a quarter of up to four steps' inputs
     return least((int64_t)(worth * (double)N * outputs / taken), quarter);
 }
 
 // Whether layer k is scattered; if so, lists its input.
 static bool is_scattered(Session& session, int64_t k, int64_t N, int64_t steps) {
-    const Step& step = session.plan.steps[k];
-    if (!step.reach) return false;
-    const View& x = session.views[step.windows[0].slot];
-    return x.spikes && !x.held() && list_slot(session, step.windows[0].slot, most_scattered(step, N, steps));
+    const Op& op = session.plan.ops[k];
+    if (!op.reach) return false;
+    const View& x = session.views[op.windows[0].slot];
+    return x.spikes && !x.held() && list_slot(session, op.windows[0].slot, most_scattered(op, N, steps));
 }
 
-static bool is_listed_between(const Session& session, const Step& step) {
-    if (!session.lists[step.windows[0].slot].is_listed) return false;
-    return step.kind == engine::Flatten || (step.kind == engine::MaxPool && !step.adaptive);
+static bool is_listed_between(const Session& session, const Op& op) {
+    if (!session.lists[op.windows[0].slot].is_listed) return false;
+    return op.kind == engine::Flatten || (op.kind == engine::MaxPool && !op.adaptive);
 }
 
 // The maximum of spikes is their OR: an output fires once, however many spikes reach it.
 static void pool_list(Session& session, int64_t k) {
-    const Step& step = session.plan.steps[k];
-    const Window& w = step.windows[0];
+    const Op& op = session.plan.ops[k];
+    const Window& w = op.windows[0];
     FiredList& list = session.lists[k + 1];
     const SlotBits bits = bits_of(session, k + 1);
-    const ImageBands whole{step.P(), 1};
+    const ImageBands whole{op.P(), 1};
     const auto first_over = [](int64_t at, int64_t kernel, int64_t stride) {
         return at < kernel ? 0 : (at - kernel) / stride + 1;
     };
     for (int64_t image = 0; image < list.N; image++) {
-        FiredWriter out(list, bits, image, 0, 1, 0, step.P());
-        bits.clear(image, 0, step.P());
+        FiredWriter out(list, bits, image, 0, 1, 0, op.P());
+        bits.clear(image, 0, op.P());
         for (int64_t t = 0; t < list.steps; t++) {
             out.begin_step(t);
             session.lists[w.slot].each(image, t, [&](int64_t pixel, int64_t channel) {
                 const int64_t y = pixel / w.W + w.padding_h, x = pixel % w.W + w.padding_w;
-                const int64_t y1 = least(y / w.stride_h + 1, step.H), x1 = least(x / w.stride_w + 1, step.W);
+                const int64_t y1 = least(y / w.stride_h + 1, op.H), x1 = least(x / w.stride_w + 1, op.W);
                 for (int64_t oy = first_over(y, w.kernel_h, w.stride_h); oy < y1; oy++)
                     for (int64_t ox = first_over(x, w.kernel_w, w.stride_w); ox < x1; ox++) {
-                        uint8_t& byte = bits.at(image, t, oy * step.W + ox)[channel / 8];
+                        uint8_t& byte = bits.at(image, t, oy * op.W + ox)[channel / 8];
                         if (byte >> channel % 8 & 1) continue;
-                        out.fires(oy * step.W + ox, channel);
+                        out.fires(oy * op.W + ox, channel);
                         byte |= (uint8_t)(1 << channel % 8);
                     }
             });
@@ -68,7 +68,7 @@ static void pool_list(Session& session, int64_t k) {
 }
 
 static void flatten_list(Session& session, int64_t k) {
-    const FiredList &from = session.lists[session.plan.steps[k].windows[0].slot], &to = session.lists[k + 1];
+    const FiredList &from = session.lists[session.plan.ops[k].windows[0].slot], &to = session.lists[k + 1];
     const SlotBits bits = bits_of(session, k + 1);
     for (int64_t image = 0; image < to.N; image++) {
         bits.clear(image, 0, 1);
@@ -78,15 +78,15 @@ static void flatten_list(Session& session, int64_t k) {
 }
 
 bool run_listed(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     if (is_scattered(session, k, N, steps)) return run_scattered(session, k, N, steps, fresh), true;
-    if (is_listed_between(session, step)) {
-        if (step.kind == engine::MaxPool) pool_list(session, k);
+    if (is_listed_between(session, op)) {
+        if (op.kind == engine::MaxPool) pool_list(session, k);
         else flatten_list(session, k);
         return true;
     }
-    for (int64_t i = 0; i < step.count; i++) make_bits(session, step.windows[i].slot);
-    if (step.kind != engine::Fire) return false;
+    for (int64_t i = 0; i < op.count; i++) make_bits(session, op.windows[i].slot);
+    if (op.kind != engine::Fire) return false;
     catch_up(session, k);
     forget(session.states[k]);
     session.states[k].is_looked_at = true;

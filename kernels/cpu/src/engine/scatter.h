@@ -12,19 +12,19 @@ namespace PK_TARGET {
 
 struct ScatteredEvents {
     Session& session;
-    const Step& step;
+    const Op& op;
     const Reach& reach;
     const int64_t k, N, steps;
     const PixelBands bands;
 
     ScatteredEvents(Session& session, int64_t k, int64_t N, int64_t steps)
         : session(session),
-          step(session.plan.steps[k]),
-          reach(*step.reach),
+          op(session.plan.ops[k]),
+          reach(*op.reach),
           k(k),
           N(N),
           steps(steps),
-          bands(step.P(), step.C, N, session.threads) {}
+          bands(op.P(), op.C, N, session.threads) {}
 
     struct Task {
         int64_t image, first_word, last_word, first, last;  // words and pixels of the band
@@ -44,20 +44,20 @@ struct ScatteredEvents {
     };
 
     void add_events(Task& task, int64_t t) const {
-        if (step.C % Vec::width == 0) add_events<Vec::width>(task, t);
-        else if (step.C % 8 == 0) add_events<8>(task, t);
-        else if (step.C % 4 == 0) add_events<4>(task, t);
-        else if (step.C % 2 == 0) add_events<2>(task, t);
+        if (op.C % Vec::width == 0) add_events<Vec::width>(task, t);
+        else if (op.C % 8 == 0) add_events<8>(task, t);
+        else if (op.C % 4 == 0) add_events<4>(task, t);
+        else if (op.C % 2 == 0) add_events<2>(task, t);
         else add_events<1>(task, t);
     }
 
     // Adds the weights of all spikes of step t; adjacent outputs are added in one go.
     template <int lanes>
     OUT_OF_LINE void add_events(Task& task, int64_t t) const {
-        const Window& w = step.windows[0];
-        const int64_t C = step.C, W = step.W, W_in = w.W, channel_weights = w.kernel_w * C;
+        const Window& w = op.windows[0];
+        const int64_t C = op.C, W = op.W, W_in = w.W, channel_weights = w.kernel_w * C;
         const int64_t first = task.first, pixels = task.last - first;
-        const float* const v = session.states[k].v + (task.image * step.states * step.P() + first) * C;
+        const float* const v = session.states[k].v + (task.image * op.states * op.P() + first) * C;
         float* const currents = task.currents;
         const Side rows = reach.rows, columns = reach.columns;
         int64_t row = 0, row_end = 0, added = 0;  // input pixels of the row of the last spike
@@ -114,9 +114,9 @@ struct Scattered : ScatteredEvents {
         const State& state = session.states[k];
         const int64_t image = number / bands.count, band = number % bands.count;
         const int64_t first = bands.first_pixel(band), last = bands.first_pixel(band + 1);
-        const Window& w = step.windows[0];
-        const int64_t top = first / step.W * w.stride_h - w.padding_h;  // input rows that reach the band
-        const int64_t bottom = (ceil_div(last, step.W) - 1) * w.stride_h - w.padding_h + (w.kernel_h - 1) * w.dilation_h + 1;
+        const Window& w = op.windows[0];
+        const int64_t top = first / op.W * w.stride_h - w.padding_h;  // input rows that reach the band
+        const int64_t bottom = (ceil_div(last, op.W) - 1) * w.stride_h - w.padding_h + (w.kernel_h - 1) * w.dilation_h + 1;
         Task task{image,
                   bands.first_word(band),
                   bands.first_word(band + 1),
@@ -127,7 +127,7 @@ struct Scattered : ScatteredEvents {
                   s.marks,
                   s.currents,
                   FiredWriter(session.lists[k + 1], bits_of(session, k + 1), image, band, bands.count, first, last)};
-        const uint32_t now = state.done ? state.done[N * counted_places(step)] : 0;
+        const uint32_t now = state.done ? state.done[N * counted_places(op)] : 0;
         for (int64_t t = 0; t < steps; t++) {
             task.out.begin_step(t);
             add_events(task, t);
@@ -136,7 +136,7 @@ struct Scattered : ScatteredEvents {
             task.out.end_step();
         }
         task.out.finish();
-        s.tally[0] += task.out.spikes, s.tally[1] += task.added * step.C;
+        s.tally[0] += task.out.spikes, s.tally[1] += task.added * op.C;
     }
 
     // Runs one step for the pixels of a word, after the spikes of the step have been added.
@@ -144,11 +144,11 @@ struct Scattered : ScatteredEvents {
         const State& state = session.states[k];
         uint64_t& touched = task.touched[word - task.first_word];
         uint64_t& again = state.again[task.image * bands.words() + word];
-        const int64_t pixels = least(word_pixels, step.P() - word * word_pixels);
+        const int64_t pixels = least(word_pixels, op.P() - word * word_pixels);
         const bool drifts = reach.drifts;
         if (drifts && !wake(task, word, now, touched)) return;
         if (all && pixels == word_pixels && (drifts || !state.done)) {
-            again = step_word(task, word, touched ? task.currents + (word * word_pixels - task.first) * step.C : nullptr);
+            again = step_word(task, word, touched ? task.currents + (word * word_pixels - task.first) * op.C : nullptr);
             touched = 0;
             if (drifts && task.is_calm) state.due[task.image * bands.words() + word] += ((uint32_t)word - now - 1) % nap;
             return;
@@ -160,10 +160,10 @@ struct Scattered : ScatteredEvents {
         for (uint64_t left = visited; left; left &= left - 1) {
             const int i = __builtin_ctzll(left);
             const int64_t pixel = word * word_pixels + i;
-            float* const currents = touched >> i & 1 ? task.currents + (pixel - task.first) * step.C : nullptr;
+            float* const currents = touched >> i & 1 ? task.currents + (pixel - task.first) * op.C : nullptr;
             if (state.done && !drifts) {
-                uint32_t& done = state.done[task.image * step.P() + pixel];
-                decay_pixel(step, state.v + (task.image * step.P() + pixel) * step.C, now - done);
+                uint32_t& done = state.done[task.image * op.P() + pixel];
+                decay_pixel(op, state.v + (task.image * op.P() + pixel) * op.C, now - done);
                 done = now + 1;
             }
             next |= (uint64_t)step_pixel(task, pixel, currents) << i;
@@ -176,7 +176,7 @@ struct Scattered : ScatteredEvents {
         const State& state = session.states[k];
         uint32_t &done = state.done[task.image * bands.words() + word], &due = state.due[task.image * bands.words() + word];
         if (!touched && now < due) return false;
-        drift_word(step, state.v + (task.image * step.P() + word * word_pixels) * step.C, now - done);
+        drift_word(op, state.v + (task.image * op.P() + word * word_pixels) * op.C, now - done);
         done = due = now + 1;
         return true;
     }
@@ -184,17 +184,17 @@ struct Scattered : ScatteredEvents {
     // Runs one step of a pixel. `currents`: the pixel's, which are reset to zero; or null. Returns whether it fires again
     // without input.
     inline bool step_pixel(Task& task, int64_t pixel, float* currents) const {
-        const Neuron& n = step.neuron;
+        const Neuron& n = op.neuron;
         Parameters<Vec> p = shared_parameters<Model, Vec>(n);
-        float* const v = session.states[k].v + (task.image * Model::states * step.P() + pixel) * step.C;
-        const int64_t next = step.P() * step.C;  // state
+        float* const v = session.states[k].v + (task.image * Model::states * op.P() + pixel) * op.C;
+        const int64_t next = op.P() * op.C;  // state
         uint32_t again = 0;
-        for (int64_t c = 0; c < step.C; c += Vec::width) {
-            const int count = (int)least(Vec::width, step.C - c);
+        for (int64_t c = 0; c < op.C; c += Vec::width) {
+            const int count = (int)least(Vec::width, op.C - c);
             set_parameters(p, n.channels + c, n.stride);
             Vec state[Model::states];
             for (int i = 0; i < Model::states; i++) state[i] = load_first(v + i * next + c, count);
-            Vec current = load(step.bias + c);
+            Vec current = load(op.bias + c);
             if (currents) {
                 current = load_first(currents + c, count) + current;
                 store_first(currents + c, broadcast(0.0f), count);
@@ -210,9 +210,9 @@ struct Scattered : ScatteredEvents {
     // Runs one step of all pixels of a word in the order of memory, so that no lane is idle. `currents`: those of the pixels,
     // which are reset to zero; or null if no spike reaches them. Returns which pixels fire again without input.
     OUT_OF_LINE uint64_t step_word(Task& task, int64_t word, float* currents) const {
-        Parameters<Vec> p = shared_parameters<Model, Vec>(step.neuron);
-        float* const v = session.states[k].v + (task.image * Model::states * step.P() + word * word_pixels) * step.C;
-        const int64_t C = step.C, next = step.P() * C, period = reach.period, all = word_pixels * C;
+        Parameters<Vec> p = shared_parameters<Model, Vec>(op.neuron);
+        float* const v = session.states[k].v + (task.image * Model::states * op.P() + word * word_pixels) * op.C;
+        const int64_t C = op.C, next = op.P() * C, period = reach.period, all = word_pixels * C;
         const bool waits = reach.waits;
         uint64_t again = 0;
         uint32_t excited = 0;
@@ -252,23 +252,23 @@ struct Scattered : ScatteredEvents {
 };
 
 static void run_scattered(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
-    const Step& step = session.plan.steps[k];
+    const Op& op = session.plan.ops[k];
     State& state = session.states[k];
     FiredList& list = session.lists[k + 1];
     session.ways[k] = engine::ByScattering;
     if (fresh) begin_at_rest(session, k, N);
     else begin_marks(session, k);
-    const bool by_words = !step.reach->waits || !state.is_settled, ascends = !by_words || step.reach->period <= Vec::width;
-    if (state.is_looked_at) memset(state.alike, 0, N * step.P()), state.is_looked_at = false;
-    const PixelBands bands(step.P(), step.C, N, session.threads);
-    with_model(step.neuron, [&](auto model) {
+    const bool by_words = !op.reach->waits || !state.is_settled, ascends = !by_words || op.reach->period <= Vec::width;
+    if (state.is_looked_at) memset(state.alike, 0, N * op.P()), state.is_looked_at = false;
+    const PixelBands bands(op.P(), op.C, N, session.threads);
+    with_model(op.neuron, [&](auto model) {
         Scattered<decltype(model)> scattered(session, k, N, steps);
         using Work = decltype(scattered);
         share(session, N * bands.count, &scattered,
               [](void* given, int64_t task, int64_t thread) { ((const Work*)given)->run(task, thread); });
     });
     if (session.watch.over.load()) return;
-    if (state.done) state.done[N * counted_places(step)] += (uint32_t)steps, state.is_behind = true;
+    if (state.done) state.done[N * counted_places(op)] += (uint32_t)steps, state.is_behind = true;
     state.is_settled = true;
     finish_list(list, bits_of(session, k + 1), bands, ascends);
 }

@@ -224,7 +224,7 @@ struct Session {
         lists = new FiredList[plan.count + 1];
         ways = new int64_t[plan.count]();
         real = new bool[plan.count];
-        for (int64_t k = 0; k < plan.count; k++) real[k] = plan.steps[k].real;
+        for (int64_t k = 0; k < plan.count; k++) real[k] = plan.ops[k].real;
     }
     ~Session() {
         delete team;
@@ -243,22 +243,21 @@ struct Session {
 };
 
 // Values of a slot at one step of one image: bytes of spikes, or of floats.
-static inline int64_t slot_bytes(const Step& step, bool real) {
-    return step.P() * (real ? step.C * (int64_t)sizeof(float) : step.bytes());
+static inline int64_t slot_bytes(const Op& op, bool real) {
+    return op.P() * (real ? op.C * (int64_t)sizeof(float) : op.bytes());
 }
 // Of an operation that does not pass on what it reads.
-static inline int64_t slot_bytes(const Step& step) { return slot_bytes(step, step.real); }
+static inline int64_t slot_bytes(const Op& op) { return slot_bytes(op, op.real); }
 
 // What operations pass on are values in a run on values, and spikes in a run on spikes. Where a run differs from the one
 // before, its slots are cut anew.
 static void look_at_kinds(Session& session, bool values) {
     for (int64_t k = 0; k < session.plan.count; k++) {
-        const Step& step = session.plan.steps[k];
-        bool real = step.real;
-        if (step.passes_on()) {
+        const Op& op = session.plan.ops[k];
+        bool real = op.real;
+        if (op.passes_on()) {
             real = false;
-            for (int64_t i = 0; i < step.count; i++)
-                real |= step.windows[i].slot ? session.real[step.windows[i].slot - 1] : values;
+            for (int64_t i = 0; i < op.count; i++) real |= op.windows[i].slot ? session.real[op.windows[i].slot - 1] : values;
         }
         if (real != session.real[k]) session.N = session.frame_bytes = 0, session.room = Run{};
         session.real[k] = real;
@@ -267,21 +266,21 @@ static void look_at_kinds(Session& session, bool values) {
 
 // The neurons of an operation; `fresh`: from rest, else from where they are.
 static inline Neurons neurons_of(const Session& session, int64_t number, int64_t N, int64_t steps, bool fresh) {
-    const Step& step = session.plan.steps[number];
+    const Op& op = session.plan.ops[number];
     Neurons n{};
-    n.neuron = step.neuron, n.v = session.states[number].v;
-    n.T = steps, n.N = N, n.P = step.P(), n.C = step.C;
-    n.start = fresh ? step.start : n.v;
-    n.start_image = fresh ? 0 : step.states * n.P * n.C;
+    n.neuron = op.neuron, n.v = session.states[number].v;
+    n.T = steps, n.N = N, n.P = op.P(), n.C = op.C;
+    n.start = fresh ? op.start : n.v;
+    n.start_image = fresh ? 0 : op.states * n.P * n.C;
     n.start_state = fresh ? n.C : n.P * n.C;
     n.start_pixel = fresh ? 0 : n.C;
     return n;
 }
 
 // Whether all that an operation reads is the same at each step.
-static inline bool all_held(const Session& session, const Step& step) {
-    for (int64_t i = 0; i < step.count; i++)
-        if (!session.views[step.windows[i].slot].held()) return false;
+static inline bool all_held(const Session& session, const Op& op) {
+    for (int64_t i = 0; i < op.count; i++)
+        if (!session.views[op.windows[i].slot].held()) return false;
     return true;
 }
 

@@ -36,23 +36,23 @@ struct Sliced {
     const Cut cut;
     const bool has_steady;  // whether enough inputs fire at most steps to be worth the search for them
 
-    Sliced(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
-        : parts(step.parts),
-          fan_out(step.C / step.conv.groups),
+    Sliced(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+        : parts(op.parts),
+          fan_out(op.C / op.conv.groups),
           periodic(x.periodic),
-          c(part_of(conv_of(step, neurons, x, shortcut, step.sliced), parts)),
+          c(part_of(conv_of(op, neurons, x, shortcut, op.sliced), parts)),
           slices(c),
           cut(with_lists(periodic, c.neurons.T, [&](auto of) { return cut_for<typename decltype(of)::Type>(threads); })),
           has_steady(!periodic && x.spikes && finds_steady(x, c)) {}
 
-    static bool fits(const Step& step, int64_t N, int64_t steps) { return step.sliced && is_enough(step, N, steps); }
+    static bool fits(const Op& op, int64_t N, int64_t steps) { return op.sliced && is_enough(op, N, steps); }
     int64_t tasks() const { return cut.tasks; }
 
-    static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-        if (!fits(step, N, steps)) return 0;
+    static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
+        if (!fits(op, N, steps)) return 0;
         View periodic;
         periodic.periodic = true;
-        return most(room_of(step, N, steps, View{}, threads), room_of(step, N, steps, periodic, threads));
+        return most(room_of(op, N, steps, View{}, threads), room_of(op, N, steps, periodic, threads));
     }
 
     // `scratch`: room() bytes. Adds the numbers of spikes and of additions to `tally`.
@@ -69,8 +69,8 @@ private:
         return (c.negated ? sample.negated_rows : sample.rows) < worth * sample.rate;
     }
 
-    static int64_t room_of(const Step& step, int64_t N, int64_t steps, const View& x, int64_t threads) {
-        const Sliced sliced(step, shape_of(step, N, steps), x, nullptr, threads);
+    static int64_t room_of(const Op& op, int64_t N, int64_t steps, const View& x, int64_t threads) {
+        const Sliced sliced(op, shape_of(op, N, steps), x, nullptr, threads);
         return with_lists(sliced.periodic, steps, [&](auto of) {
             Carver carver{nullptr};
             Worker<typename decltype(of)::Type> worker(sliced.c, sliced.slices);

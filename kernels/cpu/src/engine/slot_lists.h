@@ -104,8 +104,8 @@ static void finish_list(FiredList& list, SlotBits bits, const ImageBands& bands,
 }
 
 static SlotBits bits_of(const Session& session, int64_t slot) {
-    const Step& step = session.plan.steps[slot - 1];
-    return {(uint8_t*)session.slots[slot - 1], step.C, step.P(), session.lists[slot].steps};
+    const Op& op = session.plan.ops[slot - 1];
+    return {(uint8_t*)session.slots[slot - 1], op.C, op.P(), session.lists[slot].steps};
 }
 
 // Makes the bits of a slot, if it has only a list.

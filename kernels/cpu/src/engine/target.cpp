@@ -8,9 +8,9 @@ namespace PK_TARGET {
 
 static int64_t states(Session* session, int64_t k, float* to, const float* from, int64_t N) {
     if (!cut_states(*session, N)) return engine::NoMemory;
-    const Step& step = session->plan.steps[k];
+    const Op& op = session->plan.ops[k];
     const State& state = session->states[k];
-    const int64_t n = N * step.state_size, sent = N * step.sent_size;
+    const int64_t n = N * op.state_size, sent = N * op.sent_size;
     if (to) catch_up(*session, k);
     if (to) memcpy(to, state.v, n * sizeof(float));
     if (to && sent) memcpy(to + n, state.sent, sent * sizeof(float));
@@ -18,8 +18,8 @@ static int64_t states(Session* session, int64_t k, float* to, const float* from,
         forget(session->states[k]);
         memcpy(state.v, from, n * sizeof(float));
         if (sent) memcpy(state.sent, from + n, sent * sizeof(float));
-        if (state.alike) memset(state.alike, 0, N * step.P());
-        if (state.restless) memset(state.restless, 1, N * step.P());
+        if (state.alike) memset(state.alike, 0, N * op.P());
+        if (state.restless) memset(state.restless, 1, N * op.P());
     }
     return engine::Ran;
 }

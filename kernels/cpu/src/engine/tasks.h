@@ -38,29 +38,29 @@ struct Tasks {
     int64_t pixels;  // the most pixels of a batch
     bool one_pixel, shared;  // whether the layer has one pixel; whether batches have several
 
-    Tasks(const Step& step, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
-        one_pixel = step.P() == 1;
-        const int64_t items = has_far(step) ? most_far_items : one_pixel ? most_items : near_items;
-        pixels = most(1, least(items / sums, most_list_rows / most(1, step.rows)));
+    Tasks(const Op& op, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
+        one_pixel = op.P() == 1;
+        const int64_t items = has_far(op) ? most_far_items : one_pixel ? most_items : near_items;
+        pixels = most(1, least(items / sums, most_list_rows / most(1, op.rows)));
         shared = pixels > 1;
         images = one_pixel ? least(pixels, most(N, 1)) : 1;
         groups = ceil_div(N, images);
         const int64_t wanted = threads > 1 ? 3 * threads : 1;
-        rows = one_pixel ? 1 : most(1, step.H * most(N, 1) / wanted);
-        rows = least(rows, step.H);
+        rows = one_pixel ? 1 : most(1, op.H * most(N, 1) / wanted);
+        rows = least(rows, op.H);
         for (; rows > 1; rows = ceil_div(rows, 2)) {
             int64_t entries = 0;
-            for (int64_t i = 0; i < step.count; i++)
-                if (step.windows[i].rows) entries += under_rows(step.windows[i]) * step.windows[i].W * step.windows[i].C;
+            for (int64_t i = 0; i < op.count; i++)
+                if (op.windows[i].rows) entries += under_rows(op.windows[i]) * op.windows[i].W * op.windows[i].C;
             if (entries <= most_band_list) break;
         }
-        bands = ceil_div(step.H, rows);
-        pixels = least(pixels, one_pixel ? images : rows * step.W);
-        spans = groups * bands < 2 * threads ? step.blocks() : 1;
+        bands = ceil_div(op.H, rows);
+        pixels = least(pixels, one_pixel ? images : rows * op.W);
+        spans = groups * bands < 2 * threads ? op.blocks() : 1;
     }
-    static bool has_far(const Step& step) {
-        for (int64_t i = 0; i < step.count; i++)
-            if (is_far(step.windows[i])) return true;
+    static bool has_far(const Op& op) {
+        for (int64_t i = 0; i < op.count; i++)
+            if (is_far(op.windows[i])) return true;
         return false;
     }
     // Whether a batch uses the rows of a window part by part, so that each row is fetched from memory once.
@@ -78,12 +78,12 @@ struct Tasks {
     }
 
     // The scratch memory of one thread.
-    Room room(const Step& step) const {
+    Room room(const Op& op) const {
         Room r;
         r.items = pixels * sums;
-        r.pixels = rows * step.W + images;
-        for (int64_t i = 0; i < step.count; i++) {
-            const Window& w = step.windows[i];
+        r.pixels = rows * op.W + images;
+        for (int64_t i = 0; i < op.count; i++) {
+            const Window& w = op.windows[i];
             r.alike += under_rows(w) * w.W;
             if (!w.rows) continue;
             const int64_t under = (one_pixel ? images : 1) * under_rows(w) * w.W, parts_of = parts(w).count;

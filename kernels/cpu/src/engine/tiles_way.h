@@ -7,8 +7,8 @@ namespace PK_TARGET {
 
 #if defined(__AMX_INT8__)
 // Adds what tiles need to the description of a convolution.
-static Conv2d in_tiles(Conv2d c, const Step& step) {
-    c.digits = step.digits, c.unit = step.tile_unit;
+static Conv2d in_tiles(Conv2d c, const Op& op) {
+    c.digits = op.digits, c.unit = op.tile_unit;
     return c;
 }
 
@@ -16,15 +16,15 @@ struct Tiled {
     const Conv2d c;
     const Tiling tiling;
 
-    Tiled(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
-        : c(in_tiles(conv_of(step, neurons, x, shortcut, step.tiles), step)), tiling(c, threads) {}
+    Tiled(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+        : c(in_tiles(conv_of(op, neurons, x, shortcut, op.tiles), op)), tiling(c, threads) {}
 
-    static bool fits(const Step& step, int64_t N, int64_t steps) { return step.tiles && is_enough(step, N, steps); }
-    static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-        if (!fits(step, N, steps)) return 0;
-        const Tiled kernel(step, shape_of(step, N, steps), View{}, nullptr, threads);
+    static bool fits(const Op& op, int64_t N, int64_t steps) { return op.tiles && is_enough(op, N, steps); }
+    static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
+        if (!fits(op, N, steps)) return 0;
+        const Tiled kernel(op, shape_of(op, N, steps), View{}, nullptr, threads);
         Carver carver{nullptr};
-        with_digits(step.digits,
+        with_digits(op.digits,
                     [&](auto digits) { TileMemory<decltype(digits)::value>().borrow(carver, kernel.tiling, kernel.c); });
         return carver.bytes;
     }
@@ -51,27 +51,27 @@ struct PixelTiled {
     const Conv2d c;
     const PixelTiling tiling;
 
-    PixelTiled(const Step& step, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
-        : c(in_tiles(conv_of(step, neurons, x, shortcut, step.tiles), step)), tiling(c, threads) {}
+    PixelTiled(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+        : c(in_tiles(conv_of(op, neurons, x, shortcut, op.tiles), op)), tiling(c, threads) {}
 
-    static bool fits(const Step& step, int64_t N, int64_t steps) {
+    static bool fits(const Op& op, int64_t N, int64_t steps) {
         constexpr int64_t least_uses = 64;  // pixels times steps
-        if (!step.tiles || step.P() == 1 || step.digits > most_pixel_tile_digits) return false;
-        return steps <= most_pixel_tile_steps && N * step.P() * steps >= least_uses;
+        if (!op.tiles || op.P() == 1 || op.digits > most_pixel_tile_digits) return false;
+        return steps <= most_pixel_tile_steps && N * op.P() * steps >= least_uses;
     }
-    static int64_t room(const Step& step, int64_t N, int64_t steps, int64_t threads) {
-        if (!fits(step, N, steps)) return 0;
-        const PixelTiled kernel(step, shape_of(step, N, steps), View{}, nullptr, threads);
+    static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
+        if (!fits(op, N, steps)) return 0;
+        const PixelTiled kernel(op, shape_of(op, N, steps), View{}, nullptr, threads);
         Carver carver{nullptr};
         PixelTileMemory(kernel.tiling, carver);
         return carver.bytes;
     }
     // The cycles of `steps` steps of a sample. The cost model (../../c/lines.h) assumes full tiles; a partly filled one costs as
     // much as a full one.
-    static double cycles(const Step& step, int64_t steps) {
-        const PlaneLayout layout(conv_of(step, shape_of(step, 1, steps), View{}, nullptr, nullptr));
-        const double whole_steps = (double)(step.H * layout.groups * tile_rows) / (double)step.P();
-        return step.lines[engine::PixelTiles + step.digits - 1].busy * whole_steps / engine::line_steps;
+    static double cycles(const Op& op, int64_t steps) {
+        const PlaneLayout layout(conv_of(op, shape_of(op, 1, steps), View{}, nullptr, nullptr));
+        const double whole_steps = (double)(op.H * layout.groups * tile_rows) / (double)op.P();
+        return op.lines[engine::PixelTiles + op.digits - 1].busy * whole_steps / engine::line_steps;
     }
     int64_t tasks() const { return tiling.tasks(c); }
 
@@ -92,7 +92,7 @@ struct PixelTiled {
 using Tiled = NoKernel;  // no matrix instructions
 struct PixelTiled : NoKernel {
     using NoKernel::NoKernel;
-    static double cycles(const Step&, int64_t) { return 0; }
+    static double cycles(const Op&, int64_t) { return 0; }
 };
 #endif
 

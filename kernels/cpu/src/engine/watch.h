@@ -37,7 +37,7 @@ static void share(Session& session, int64_t count, void* context, Team::Work wor
 // Calls each(memory, bytes) for all that an interrupted run must restore: states, counts and tallies.
 template <class Each>
 static void each_kept(const Session& session, const Run& run, Each each) {
-    const Step& last = session.plan.steps[session.plan.count - 1];
+    const Op& last = session.plan.ops[session.plan.count - 1];
     if (!run.fresh) each(session.state_arena, session.state_bytes);
     if (run.counts) each((char*)run.counts, run.N * last.C * last.P() * (int64_t)sizeof *run.counts);
     each((char*)run.tally, engine::tallies * session.plan.count * (int64_t)sizeof *run.tally);
