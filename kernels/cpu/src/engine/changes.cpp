@@ -1,26 +1,26 @@
-// What stands between sigma-delta neurons, and at the ends of their networks: by what the input changes, and what the changes of
-// the output add up to. All that is linear takes changes as it takes values.
+// Operations between sigma-delta neurons, and at the ends of their networks, where values become changes and changes are summed
+// again. Linear operations treat changes like values.
 #include "../sigma_delta/codes.h"
 #include "changes.h"
 #include "pools.h"
 
 namespace PK_TARGET {
 
-// A value as an operation gives it: codes stay codes.
+// Converts a value to the type of an operation's output: codes to floats, or unchanged.
 template <class To, class From>
 static inline To as(From value) {
     if constexpr (std::is_same_v<To, From>) return value;
     else return value_of(value);
 }
 
-// An image of a slot at a step.
+// The values of one image in a slot at step t.
 template <class Value>
 static const Value* frame_of(const Session& session, const Window& w, int64_t image, int64_t t) {
     const int64_t steps = session.changes[w.slot].steps;
     return (const Value*)session.slots[w.slot - 1] + (image * steps + t) * w.H * w.W * w.C;
 }
 
-// By what each value of the input changes, and where.
+// Computes the changes of each input value in a row of pixels, and marks the pixels that have any.
 static void changes_of_row(Session& session, int64_t k, int64_t image, int64_t row, bool fresh, bool keeps) {
     const Op& op = session.plan.ops[k];
     const View& x = session.views[0];
@@ -43,7 +43,7 @@ static void changes_of_row(Session& session, int64_t k, int64_t image, int64_t r
     }
 }
 
-// What the changes add up to after each step, times the scale of a channel.
+// Sums the changes up to each step and multiplies by the scale of the channel.
 template <class Value>
 static void sums_of_image(Session& session, int64_t k, int64_t image, int64_t T, bool fresh, bool keeps) {
     const Op& op = session.plan.ops[k];
@@ -83,7 +83,7 @@ static void average_frame(const Session& session, const Op& op, int64_t image, i
     }
 }
 
-// Feature c * P + p, torch's order.
+// Flattens in torch's order: feature c * P + p.
 template <class Value>
 static void flatten_frame(const Session& session, const Op& op, int64_t image, int64_t t, Value* to) {
     const Window& w = op.windows[0];
@@ -102,7 +102,7 @@ static void unflatten_frame(const Session& session, const Op& op, int64_t image,
         for (int64_t c = 0; c < op.C; c++) *to++ = as<To>(x[c * op.P() + p]);
 }
 
-// The channels of one window that an output frame has, at other pixels and channels, or as they lie.
+// Copies one input of a move to the output frame, with pixels and channels rearranged.
 template <class To, class From>
 static void move_window(const Session& session, const Op& op, const Window& w, int64_t image, int64_t t, To* to) {
     const From* const x = frame_of<From>(session, w, image, t);
@@ -136,7 +136,7 @@ static void move_frame(const Session& session, const Op& op, int64_t image, int6
     }
 }
 
-// A step of an image.
+// Runs an operation between neurons for one step of one image.
 static void run_frame(const Session& session, int64_t k, int64_t image, int64_t t) {
     const Op& op = session.plan.ops[k];
     const bool reads_real = session.plan.ops[op.windows[0].slot - 1].real;
@@ -155,7 +155,7 @@ static void run_frame(const Session& session, int64_t k, int64_t image, int64_t 
     }
 }
 
-// Where what is between neurons may give something.
+// Marks the output pixels at which an operation between neurons may have changes.
 static void find_active(const Session& session, const Op& op, int64_t image, uint8_t* active) {
     memset(active, 0, op.P());
     for (int64_t i = 0; i < op.count; i++) {

@@ -1,5 +1,6 @@
-// Networks of sigma-delta neurons. Slots hold what changes at each step, codes or values [N, steps, P, C], and say at which
-// pixels something does: the others are not visited, unless their neurons sent something at the last step, and may go on.
+// Networks of sigma-delta neurons. A slot holds the changes at each step, codes or values [N, steps, P, C], and marks the
+// pixels that have any. Other pixels are not visited, unless their neurons sent something at the last step, since these may
+// send again.
 #pragma once
 #include "../sigma_delta/call.h"
 #include "operations.h"
@@ -9,7 +10,7 @@ namespace PK_TARGET {
 
 enum class ChangeKernel { Rows, Dense, Depthwise, Maxima };
 
-// What a window brings to an operation, in T steps; its biases if these are the first.
+// The arguments of a sigma-delta kernel for one window of an operation and T steps; with biases if these are the first steps.
 static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Window& w, int64_t N, int64_t T, bool fresh) {
     SigmaDelta s{};
     const Change& x = session.changes[w.slot];
@@ -70,7 +71,7 @@ static void run_call(Session& session, const SigmaDeltaCall& call, ChangeKernel 
           [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
 }
 
-// The kernel that takes least time; where some pixels alone are visited, the others hold nothing.
+// The fastest kernel for a call. If only some pixels are visited, the others hold nothing, so the measured rate is scaled.
 static ChangeKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const Change& x) {
     if (w.by_channel) return ChangeKernel::Depthwise;
     const double rate = dense_rate(call);
@@ -80,7 +81,7 @@ static ChangeKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const
     return found >= rate * share ? ChangeKernel::Dense : ChangeKernel::Rows;
 }
 
-// How many pixels hold something.
+// Counts the pixels that hold something.
 static void count_active(Change& y, int64_t pixels) {
     y.count = 0;
     for (int64_t i = 0; i < pixels; i++) y.count += y.active[i];
@@ -89,7 +90,7 @@ static void count_active(Change& y, int64_t pixels) {
 
 constexpr int64_t everywhere = -1;
 
-// Marks the output pixels of an image whose windows show an active one. `row`: room for one of the input, with its padding.
+// Marks the output pixels of an image whose windows contain an active input pixel. `row`: room for a padded input row.
 static void mark_windows(const Op& op, const Window& w, const uint8_t* active, uint8_t* row, uint8_t* marks) {
     const int64_t last = (op.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, width = most(last, w.padding_w + w.W);
     for (int64_t oy = 0; oy < op.H; oy++, marks += op.W) {
@@ -112,8 +113,8 @@ int64_t mark_room(const Op& op, const Window& w) {
     return most((op.W - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1, w.padding_w + w.W);
 }
 
-// Lists the output pixels that an operation has to visit, and returns their number, or `everywhere`. `restless`: neurons that
-// may send something by themselves, or null.
+// Lists the output pixels that an operation must visit, and returns their number; or returns `everywhere`, without a list.
+// `restless`: marks pixels whose neurons may send something without input; or null.
 static int64_t list_places(Session& session, const Op& op, int64_t N, const uint8_t* restless) {
     const int64_t P = op.P();
     const auto is_most = [](int64_t some, int64_t all) { return 4 * some > 3 * all; };
@@ -139,7 +140,7 @@ static int64_t list_places(Session& session, const Op& op, int64_t N, const uint
     return is_most(count, N * P) ? everywhere : count;
 }
 
-// Adds what a further window has brought to what others have, at the places of a call.
+// Adds the sums of another window to those of earlier ones, at the pixels of a call.
 static void add_brought(const SigmaDeltaCall& call, const float* brought, float* added) {
     const SigmaDelta& s = call.s;
     for (int64_t i = 0; i < call.count; i++) {
@@ -151,14 +152,14 @@ static void add_brought(const SigmaDeltaCall& call, const float* brought, float*
     }
 }
 
-// A call for the places that are listed.
+// A call for `count` listed pixels, or for all of them.
 static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, int64_t count) {
     SigmaDeltaCall call(s);
     if (count != everywhere) call.places = session.places, call.count = count;
     return call;
 }
 
-// What all windows but the main one bring, [N, T, P, C]; null: nothing.
+// The sums of all windows except the main one, [N, T, P, C]; null if they are zero.
 static const float* add_others(Session& session, const Op& op, int64_t N, int64_t T, int64_t count, bool fresh) {
     float* added = nullptr;
     for (int64_t i = 0; i < op.count; i++) {
@@ -175,7 +176,7 @@ static const float* add_others(Session& session, const Op& op, int64_t N, int64_
     return added;
 }
 
-// What the inputs of a max pooling have sent after the steps.
+// Updates the sums that the inputs of a max pooling have sent.
 static void add_up_inputs(Session& session, const SigmaDelta& s, const Change& x) {
     struct Context {
         const SigmaDelta& s;
@@ -188,8 +189,8 @@ static void add_up_inputs(Session& session, const SigmaDelta& s, const Change& x
     });
 }
 
-// Sigma-delta neurons behind their synapses, or behind a max pooling; or without neurons what arrives, or by what the maxima of
-// what has arrived grow.
+// Runs sigma-delta neurons behind synapses or behind a max pooling. Without neurons, gives the sums that arrive, or the changes
+// of the maxima.
 static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
     const Op& op = session.plan.ops[k];
     const State& state = session.states[k];
@@ -221,7 +222,7 @@ static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fre
         run_call(session, call, maxima ? ChangeKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
         count_active(y, N * op.P());
     }
-    // Also if nothing is visited: the inputs that changed may lie between the windows of the pooling.
+    // Needed even if nothing is visited, since changed inputs may lie between the windows of the pooling.
     if (maxima && keeps && s.T_in) add_up_inputs(session, s, session.changes[w.slot]);
 }
 

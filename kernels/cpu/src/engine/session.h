@@ -1,5 +1,5 @@
-// What a run works on: slots, the neurons' states, scratch memory of each thread, and the team. All of it is there before the
-// first operation of a run begins; nothing is allocated while it runs.
+// Everything that a run works on: slots, states of neurons, scratch memory per thread, and the threads. All memory is allocated
+// before the first operation of a run.
 #pragma once
 #include "packed_plan.h"
 #include "team.h"
@@ -15,7 +15,7 @@ struct View {
     const float* values = nullptr;
     int64_t image = 0, step = 0, pixel = 0, channel = 1;  // a step of 0: held
     bool periodic = false;  // each neuron fires at the steps t where its period divides t + 1
-    bool scaled = false;    // values are spikes times a scale
+    bool scaled = false;  // values are spikes times a scale
 
     const uint8_t* spikes_at(int64_t n, int64_t t, int64_t p) const { return spikes + n * image + t * step + p * pixel; }
     const float* values_at(int64_t n, int64_t t, int64_t p) const { return values + n * image + t * step + p * pixel; }
@@ -29,65 +29,65 @@ struct View {
     }
 };
 
-// What a slot of a network of sigma-delta neurons holds in a segment.
+// The changes in a slot of a sigma-delta network during a segment.
 struct Change {
-    int64_t steps = 0;          // nothing comes after them
-    int64_t count = 0;          // pixels of all samples at which something may come
-    uint8_t* active = nullptr;  // [N, P]: 1 at those
-    bool silent = true;         // whether there are none; then its memory is not looked at
+    int64_t steps = 0;  // there are no changes after these steps
+    int64_t count = 0;  // pixels of all samples that may have changes
+    uint8_t* active = nullptr;  // [N, P]: 1 at those pixels
+    bool silent = true;  // no changes at all; the slot's memory is then undefined
 };
 
-// What fired at a pixel of the input: segments of a list, one of each step or pattern; and the spikes in all steps.
+// The spikes at an input pixel: the range of its entries, one per step or pattern; and the number of spikes in all steps.
 struct FiredPixel {
     uint32_t first, last, spikes;
 };
 
-// Entries of one pattern, which has a number, or of one step.
+// The channels, as a range of a list, that fired with one pattern (given by its id) or at one step.
 struct Entries {
     uint32_t id, first, last;
     uint32_t size() const { return last - first; }
 };
 
-// What fired under a tap: its segments, and the first row of weights.
+// The spikes under a tap: the first of its entries, and the first row of weights.
 struct FiredTap {
     uint32_t first, row;
 };
 
-// Rows of weights that are added up, and the steps that their sum goes to.
+// A range of listed rows of weights, whose sum is added at the steps of `pattern`.
 struct Bucket {
     uint32_t first, last, pattern;
 };
 
-// Of one thread.
+// The scratch memory of one thread.
 struct Scratch {
-    FiredPixel* fired;  // of the pixels under a band
+    FiredPixel* fired;  // input pixels under a band
     Entries* entries;
-    uint32_t* channel;                    // that fired
-    uint32_t *size, *pattern_of;          // by numbers of patterns; zeros between uses; the patterns
-    uint32_t* patterns;                   // [64]
-    uint32_t *unsorted, *unsorted_pattern, *touched;  // of one pixel: rows or channels, their patterns, numbers of these
-    FiredTap* taps;               // of a window
-    uint32_t* row;                // rows of weights, to be added, of a batch
+    uint32_t* channel;  // channels that fired
+    uint32_t *size, *pattern_of;  // by id of a pattern: counts, zero between uses; and the pattern
+    uint32_t* patterns;  // [64]
+    uint32_t *unsorted, *unsorted_pattern, *touched;  // one pixel's rows or channels, their patterns, and ids in use
+    FiredTap* taps;  // taps of a window
+    uint32_t* row;  // the rows of weights that a batch adds
     Bucket* bucket;
-    uint32_t* buckets;            // [window][pixel of the batch][part]: its buckets end at the next one's start
-    float* value;                 // by which a row is multiplied
-    float* sums;                  // [pixel of the batch][step][columns]
-    float* whole;                 // the same of rows of integers, or some of them
-    int64_t* pixels;              // of the batch
-    int64_t* copies;              // pixels that are like the one before them
+    uint32_t* buckets;  // [window][pixel of the batch][part]: its buckets end at the next one's start
+    float* value;  // factors of listed rows
+    float* sums;  // [pixel of the batch][step][columns]
+    float* whole;  // the same for rows of integers; for some pixels at a time
+    int64_t* pixels;  // pixels of the batch
+    int64_t* copies;  // pixels that are copied from their left neighbour
     int64_t *additions, *spikes;  // [pixel of the band]
-    uint8_t* alike;               // [window][row of the band's input][x]: like the pixel a stride to the left
-    Block* window_sums;           // of the inputs of a pooling's window
-    double* exact;                // [columns]
-    int64_t key;                  // what the lists are of
-    char* kernel;                 // of a kernel of ../conv2d: sliced_way.h, lookup_way.h, depthwise_way.h
-    char* changes;                // changes.h
-    uint64_t* marks;              // [pixel of a band]: bits, zeros between uses; scatter.h
-    float* currents;              // [pixel of a band][channel], zeros between uses; scatter.h
+    uint8_t* alike;  // [window][row of the band's input][x]: equals the pixel one stride to the left
+    Block* window_sums;  // sums of the inputs of a pooling window
+    double* exact;  // [columns]
+    int64_t key;  // identifies what the lists describe
+    char* kernel;  // memory of a kernel of ../conv2d: sliced_way.h, lookup_way.h, depthwise_way.h
+    char* changes;  // memory of changes.h
+    uint64_t* marks;  // [pixel of a band]: bits, zeros between uses; scatter.h
+    float* currents;  // [pixel of a band][channel], zeros between uses; scatter.h
     int64_t tally[engine::tallies];
 };
 
-// How much of each a session has room for.
+// Sizes of the scratch arrays, in elements.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
             window = 0, kernel = 0, changes = 0, taps = 0, whole = 0, marks = 0, currents = 0;
@@ -101,23 +101,23 @@ struct Room {
 };
 
 struct State {
-    float* v = nullptr;        // [N, states, P, C]; of a pooling the sums of its inputs; of sigma-delta neurons z
-    float* sent = nullptr;     // of sigma-delta neurons: a
-    uint8_t* restless = nullptr;  // [N, P], of these: whether some have sent something at the last step
-    uint8_t* alike = nullptr;  // [N, P]: the pixel has always been like the one to its left
-    bool is_looked_at = true;  // alike may be other than 0
-    // Of a layer that can be scattered (scatter.h): bits [N, words of pixels], which fire again if nothing arrives; where pixels or
-    // words of them are left behind, how many steps each has done, and how many there were; and before which step biases alone
-    // cannot make a word of pixels fire.
+    float* v = nullptr;  // [N, states, P, C]; for pooling, the sums of its inputs; for sigma-delta neurons, z
+    float* sent = nullptr;  // sigma-delta neurons: a
+    uint8_t* restless = nullptr;  // sigma-delta neurons, [N, P]: whether some sent something at the last step
+    uint8_t* alike = nullptr;  // [N, P]: the pixel has been equal to its left neighbour since the start
+    bool is_looked_at = true;  // whether `alike` may contain ones
+    // For layers that can be scattered (scatter.h). `again`: bits [N, words of pixels], which pixels fire again without input.
+    // `done`: steps that each pixel, or word of pixels, has done, followed by the total. `due`: the step before which biases
+    // alone cannot make a word of pixels fire.
     uint64_t* again = nullptr;
     uint32_t *done = nullptr, *due = nullptr;
-    // Whether those hold something; whether `again` has all pixels that do; whether pixels may have steps to do.
+    // Whether these arrays are in use; whether `again` is complete; whether some pixels have not done all steps.
     bool is_marked = false, is_settled = false, is_behind = false;
 };
 
-constexpr int64_t word_pixels = 64;  // a band is so many pixels, or a multiple
+constexpr int64_t word_pixels = 64;  // the size of a band is a multiple of it
 
-// Pixels of an image in bands.
+// Cuts the pixels of an image into `count` bands.
 struct ImageBands {
     int64_t P, count;
     int64_t words() const { return ceil_div(P, word_pixels); }
@@ -125,20 +125,20 @@ struct ImageBands {
     int64_t first_pixel(int64_t band) const { return least(P, first_word(band) * word_pixels); }
 };
 
-// What fired in a slot at each step (slot_lists.h): entries pixel << channel_bits(C) | channel.
+// The spikes of a slot at each step (slot_lists.h), as entries pixel << channel_bits(C) | channel.
 struct FiredSpan {
     int64_t first, last;
 };
 struct FiredList {
     int64_t C = 0, P = 0, N = 0, steps = 0;
-    int64_t room = 0;  // entries
-    int64_t bands = 1;  // of an image, each with spans of its own
+    int64_t room = 0;  // for entries
+    int64_t bands = 1;  // per image, each with spans of its own
     int64_t count = 0;  // entries of all bands
     uint32_t* entry = nullptr;
     FiredSpan* span = nullptr;  // [N, steps, bands]
-    int64_t* fired = nullptr;  // [N, bands]: entries; -1: too many
+    int64_t* fired = nullptr;  // [N, bands]: number of entries; -1: too many
     bool is_listed = false, has_bits = true;
-    bool ascends = false;  // the entries of each span, pixel after pixel
+    bool ascends = false;  // whether the entries of each span are in the order of pixels
 
     int64_t shift() const { return channel_bits(C); }
     // Calls visit(pixel, channel).
@@ -151,7 +151,7 @@ struct FiredList {
     inline void each(int64_t image, int64_t t, Visit visit) const {
         for (int64_t band = 0; band < bands; band++) each_of(span[(image * steps + t) * bands + band], visit);
     }
-    // The same of entries at pixels from `from` to `to`, and, where the list does not ascend, of others.
+    // The same for entries at pixels in [from, to); others may be included if the list does not ascend.
     template <class Visit>
     inline void each_within(int64_t image, int64_t t, int64_t from, int64_t to, Visit visit) const {
         const ImageBands cut{P, bands};
@@ -162,7 +162,7 @@ struct FiredList {
             each_of(some, visit);
         }
     }
-    // The first entry of a span at such a pixel, or behind it.
+    // The index of the first entry of a span at `pixel` or a later one.
     inline int64_t first_from(const FiredSpan& span, int64_t pixel) const {
         int64_t first = span.first, last = span.last;
         while (first < last) {
@@ -174,9 +174,9 @@ struct FiredList {
     }
 };
 
-// Whether a run is to end before its time (watch.h).
+// Whether to interrupt a run (watch.h).
 struct Watch {
-    int64_t (*asks)(void*) = nullptr;  // null: nobody asks
+    int64_t (*asks)(void*) = nullptr;  // null: the run is not watched
     void* context = nullptr;
     int64_t next = 0;  // when to ask, in nanoseconds
     std::atomic<bool> over{false};
@@ -187,33 +187,33 @@ struct Session {
     Team* team = nullptr;
     char *arena = nullptr, *state_arena = nullptr;
     int64_t arena_bytes = 0, state_bytes = 0;
-    int64_t N = 0, steps = 0, threads = 0;  // that the arena is cut for
-    int64_t most_threads = 0;  // that it has room for
-    int64_t scratches = 0;  // of scratch: of all threads
-    int64_t state_N = 0;  // that the states are cut for
-    int64_t frame_bytes = 0;  // of all slots, of one sample at one step; 0: not known yet
-    Run room{};  // that has all memory it needs, or none
-    int64_t refused = 0;  // bytes that there was no memory for
+    int64_t N = 0, steps = 0, threads = 0;  // the sizes of the arena's layout
+    int64_t most_threads = 0;  // for which the arena has room
+    int64_t scratches = 0;  // size of `scratch`, for all threads
+    int64_t state_N = 0;  // samples of the states' layout
+    int64_t frame_bytes = 0;  // of all slots, per sample and step; 0: not known yet
+    Run room{};  // the last run that got all its memory; empty if there is none
+    int64_t refused = 0;  // bytes that could not be allocated
     View* views;  // of the slots: 0 is the input
     char** slots;  // where operations write
-    int64_t* slot_at;  // [2][operation]: where, seen from the first, and the last one that reads it
+    int64_t* slot_at;  // [2][operation]: offset of its slot, and the last operation that reads it
     State* states;  // of the operations
     FiredList* lists;  // of the slots
     int64_t* ways;  // of the operations: how they were run last
-    bool* real;  // of the operations: whether what each gives are values, in the run at hand
-    // Of a network of sigma-delta neurons, what is in the slots; and what changes.h works on, of all threads.
+    bool* real;  // of the operations: whether they give values in this run
+    // Sigma-delta networks: the contents of the slots; and working memory of changes.h, shared by all threads.
     Change* changes;
     int64_t* places = nullptr;  // [N, P]
-    uint8_t *marks = nullptr, *mark_row = nullptr;  // [N, P]; of an input, with its padding
+    uint8_t *marks = nullptr, *mark_row = nullptr;  // [N, P]; one padded input row
     float *added = nullptr, *brought = nullptr;  // [N, steps, P, C]
-    int64_t change_bytes = 0;  // of each thread
+    int64_t change_bytes = 0;  // per thread
     Scratch* scratch = nullptr;
-    int64_t serial = 0;  // of what was run last
-    int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds of one thread, samples times steps
+    int64_t serial = 0;  // counts operations that were run by patterns
+    int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds on one thread, samples times steps
     Watch watch;
-    Grown<char> kept;  // of the session before a run; watch.h
-    Grown<char> running;  // run.h, like
-    Grown<float> rounded;  // the input of a run
+    Grown<char> kept;  // the session's state before a run (watch.h)
+    Grown<char> running;  // memory of a group of samples (run.h)
+    Grown<float> rounded;  // the rounded input of a run
 
     explicit Session(const Plan& plan) : plan(plan) {
         views = new View[plan.count + 1];
@@ -242,15 +242,15 @@ struct Session {
     Session(const Session&) = delete;
 };
 
-// Values of a slot at one step of one image: bytes of spikes, or of floats.
+// Bytes of a slot for one step of one image.
 static inline int64_t slot_bytes(const Op& op, bool real) {
     return op.P() * (real ? op.C * (int64_t)sizeof(float) : op.bytes());
 }
-// Of an operation that does not pass on what it reads.
+// For an operation whose output kind does not depend on the run.
 static inline int64_t slot_bytes(const Op& op) { return slot_bytes(op, op.real); }
 
-// What operations pass on are values in a run on values, and spikes in a run on spikes. Where a run differs from the one
-// before, its slots are cut anew.
+// Operations that pass on their input give values in a run on values, and spikes in a run on spikes. If that differs from the
+// last run, the slots get a new layout.
 static void look_at_kinds(Session& session, bool values) {
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Op& op = session.plan.ops[k];
@@ -264,7 +264,7 @@ static void look_at_kinds(Session& session, bool values) {
     }
 }
 
-// The neurons of an operation; `fresh`: from rest, else from where they are.
+// The neurons of an operation; `fresh`: they start from rest, otherwise from their current states.
 static inline Neurons neurons_of(const Session& session, int64_t number, int64_t N, int64_t steps, bool fresh) {
     const Op& op = session.plan.ops[number];
     Neurons n{};
@@ -277,7 +277,7 @@ static inline Neurons neurons_of(const Session& session, int64_t number, int64_t
     return n;
 }
 
-// Whether all that an operation reads is the same at each step.
+// Whether all inputs of an operation are the same at each step.
 static inline bool all_held(const Session& session, const Op& op) {
     for (int64_t i = 0; i < op.count; i++)
         if (!session.views[op.windows[i].slot].held()) return false;

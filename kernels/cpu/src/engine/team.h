@@ -1,7 +1,7 @@
-// Threads that share the tasks of runs. The caller is one of them, and never waits for another to wake: whoever is there
-// takes tasks, and a part is over when its tasks are done. Threads without tasks spin for a bounded time, then sleep. To wake
-// one takes the caller some microseconds, and the thread, whose core has slept as well, a good part of a millisecond: it is
-// done once a run, and only for runs that are long or come one after another.
+// Threads that share the tasks of runs. The caller is one of them and never waits for a thread to wake up: any thread that is
+// awake takes tasks, and a part ends when all its tasks are done. Idle threads spin for a bounded time and then sleep. Waking
+// one costs the caller some microseconds, and the thread most of a millisecond, since its core sleeps too. So threads are woken
+// once per run, and only for runs that are long or follow each other closely.
 #pragma once
 #include <atomic>
 #include <pthread.h>
@@ -10,8 +10,8 @@
 
 #include "../work.h"
 
-// glibc 2.34 gave threads new versions when it moved them; the old ones are there too, and manylinux_2_28 has no others. A
-// program that holds the library has no versions to choose from (c/CMakeLists.txt).
+// glibc 2.34 gave the thread functions new symbol versions. It still has the old versions, the only ones in manylinux_2_28, so
+// those are used. A program linked with the static library cannot choose versions (c/CMakeLists.txt).
 #if !defined(PK_ANY_GLIBC) && defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
 __asm__(".symver pthread_join, pthread_join@GLIBC_2.2.5");
@@ -33,7 +33,7 @@ static inline int64_t nanoseconds() {
     return now.tv_sec * (int64_t)1000000000 + now.tv_nsec;
 }
 
-// Spins until there() or for so many nanoseconds; whether it is there.
+// Spins until there() is true, for at most `limit` nanoseconds; returns whether it became true.
 template <class There>
 static inline bool spin(int64_t limit, There there) {
     constexpr int pauses = 32;  // between two looks at the clock
@@ -56,7 +56,7 @@ public:
     explicit Team(int64_t asked) : asked(asked), size(asked), pid(getpid()) {
         threads = (pthread_t*)calloc((size_t)size, sizeof *threads);
         seats = (Seat*)calloc((size_t)size, sizeof *seats);
-        if (!threads || !seats) size = 1;  // the caller alone
+        if (!threads || !seats) size = 1;  // only the caller
         pthread_mutex_init(&mutex, nullptr);
         pthread_cond_init(&work_there, nullptr);
         pthread_cond_init(&all_done, nullptr);
@@ -69,7 +69,7 @@ public:
         }
     }
     ~Team() {
-        if (pid == getpid()) {  // threads do not live on in a child of a fork
+        if (pid == getpid()) {  // a fork has no copies of the threads
             publish(0, true);
             for (int64_t i = 1; i < size; i++) pthread_join(threads[i], nullptr);
             pthread_cond_destroy(&work_there);
@@ -81,10 +81,10 @@ public:
     }
     Team(const Team&) = delete;
 
-    // Whether these are as many threads as are wanted, and alive.
+    // Whether the team has as many threads as wanted, and was not made before a fork.
     bool fits(int64_t wanted) const { return asked == wanted && pid == getpid(); }
 
-    // Around each run. `expected`: nanoseconds that it takes the caller alone.
+    // Call begin and end around each run. `expected`: the time of the run on one thread, in nanoseconds.
     void begin(int64_t expected) {
         began = nanoseconds();
         const int64_t pause = began - ended;
@@ -93,14 +93,15 @@ public:
         woken = began - wake_again;
         alone = size == 1 || (!wakes && sleepers.load() == size - 1);
     }
-    // Returns about how long the run would have taken the caller alone: half as long again as with others, who came late.
+    // Returns an estimate of the run's time on one thread: 1.5 times the measured time if other threads helped, since they join
+    // late.
     int64_t end() {
         ended = nanoseconds();
         return helped.load(std::memory_order_relaxed) ? (ended - began) * 3 / 2 : ended - began;
     }
 
-    // How many threads the work of this run is to be cut for: the caller alone, or all. It holds for the whole run: a thread
-    // that is counted as asleep may have been woken by the last run, and come at any time.
+    // The number of threads to cut the work of this run for: 1, or all. It does not change during a run, because a thread that
+    // is counted as asleep may have been woken by the last run and join at any time.
     int64_t crew() const { return alone ? 1 : asked; }
 
     // Calls work(context, task, thread) for each task below count, cut for the run's crew.
@@ -123,12 +124,12 @@ private:
         Team* team;
         int64_t thread;
     };
-    // In nanoseconds. Others are woken for a run that takes so long, of half that where it comes soon after the last, and for any
-    // that comes while they would still spin: more will. The step of a stream, after a packet of events was waited for, is faster
-    // alone.
+    // In nanoseconds. Other threads are woken for a run of at least `worth_waking`, or half of that if it follows soon after
+    // the last one; and for any run that comes within `spin_time` of the last, since more are likely to follow. A step of a
+    // stream that had to wait for its events is faster on one thread.
     static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, short_pause = 1000000;
-    // Of a part: as many as the ticket has bits for, with room for each thread's last, vain look. In the checked build few,
-    // so that a test has several parts.
+    // Tasks per part: as many as the ticket has bits for, minus one failed attempt per thread. Few in the checked build, so
+    // that tests have several parts.
     static constexpr int64_t ticket_bits = 20, ticket_mask = (1 << ticket_bits) - 1;
     static constexpr int64_t most_tasks = PK_IS_CHECKED ? 50 : ticket_mask - 4096;
 
@@ -155,8 +156,8 @@ private:
     uint64_t epoch = 0;
     int64_t began = 0, ended = 0, woken = 0;
     bool wakes = true, alone = true;
-    // The part that is shared: its number, how many tasks it has, and the next one; in one word, so that a thread that comes
-    // late cannot take the task of one part for that of another.
+    // The current part: its number (epoch), its count of tasks, and the next task, in one word, so that a late thread cannot
+    // confuse a task of one part with a task of another.
     alignas(64) std::atomic<uint64_t> ticket{0};
     alignas(64) std::atomic<int64_t> done{0};
     alignas(64) std::atomic<int64_t> sleepers{0};
@@ -175,7 +176,7 @@ private:
         pthread_cond_broadcast(&work_there);
         pthread_mutex_unlock(&mutex);
     }
-    // In a long run once in a while: those who sleep again, or have not come yet.
+    // Limits waking to once per `wake_again`; a long run wakes threads repeatedly, as some may have fallen asleep again.
     bool may_wake() {
         if (!wakes) return false;
         const int64_t now = nanoseconds();
@@ -184,14 +185,14 @@ private:
         return true;
     }
 
-    // Takes tasks of a part until there are none left.
+    // Runs tasks of a part until none are left.
     void take(uint64_t part, int64_t thread) {
         for (;;) {
             if (epoch_of(ticket.load(std::memory_order_relaxed)) != part) return;
             const uint64_t mine = ticket.fetch_add(1, std::memory_order_acq_rel);
             const int64_t count = mine >> ticket_bits & ticket_mask, task = mine & ticket_mask;
             if (task >= count) return;
-            const uint64_t at = epoch_of(mine);  // a new part may have begun: its task is as good
+            const uint64_t at = epoch_of(mine);  // a new part may have begun; then this is a task of that part
             const Job job = jobs[at % 2];
             if (thread && !helped.load(std::memory_order_relaxed)) helped.store(true, std::memory_order_relaxed);
             job.work(job.context, job.first + task, thread);
