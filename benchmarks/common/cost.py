@@ -115,10 +115,10 @@ def uses(module: nn.Module, inputs: Tensor) -> float:
 
 
 def of_simulation(net: nn.Module, result: Any, T: float, images: int, values: int, bits: int) -> Work:
-    """Of ``images`` for ``T`` steps.
+    """The work of a simulation of ``images`` for ``T`` steps.
 
     Args:
-        values: the state of a neuron. bits: of a spike or its absence.
+        values: state variables per neuron. bits: memory for a spike or its absence.
     """
     additions, products = result.synops.accumulates, result.synops.multiply_accumulates
     places = sum(result.places.values()) / images

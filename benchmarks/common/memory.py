@@ -40,7 +40,7 @@ class PeakMemory:
 
 
 def resident_bytes() -> int:
-    """Of this process, now; on Linux."""
+    """Resident memory of this process, now (Linux only)."""
     return _status_bytes("VmRSS")
 
 

@@ -36,7 +36,7 @@ class Way(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Of a contender: its logits, and the operations and messages of an image."""
+    """The result of a contender: its logits, and the operations and messages per image."""
 
     logits: Tensor
     work: Work

@@ -129,7 +129,7 @@ def lost_numbers(ttir: str, ttgir: str) -> int:
 
 
 def _handed_on(text: str) -> list[int]:
-    """Of each loop the numbers and pointers, of which the compiler may add some, without tensors."""
+    """The count of scalars and pointers that each loop carries, without tensors; the compiler may add some."""
     counts = []
     for loop in re.findall(r"scf\.for .*", text):
         types = re.search(r"-> \((.*?)\) +:", loop)

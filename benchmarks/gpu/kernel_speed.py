@@ -15,9 +15,9 @@ PEAK_OF = {"float32": "int8", "float16": "float16", "int16": "int8", "int8": "in
 
 
 class Sizes(NamedTuple):
-    """Of what is measured: a copy's bytes, a square matrix, the scan's T, N and features, the convolution's T, N,
-    channels in and out, height and width; the repeats of the self-check; the numbers of steps of few; the convolution
-    that tools look at; and of training and first calls the network, its images, many steps and few."""
+    """Sizes of what is measured: bytes of a copy; a square matrix; T, N and features of the scan; T, N, channels and
+    height of the convolution; repeats of the self-check; small numbers of steps; the convolution that tools look at;
+    and for training and first calls the network, its batch, many steps and few."""
 
     copy: int = 1 << 30
     matrix: int = 8192
@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
     few: int = 16
 
 
-# Of a dry run.
+# For a dry run.
 TINY = Sizes(
     copy=5_000_000, matrix=64, scan=(8, 2, 1000), conv=(3, 2, 16, 4), repeats=2, steps=(1, 4), once=(3, 2, 16, 4),
     net="small", batch=2, T=3, few=2,
@@ -71,7 +71,7 @@ def figure(name: str, value: float, unit: str, limit: float | None = None, effec
 
 
 def flops(shape: tuple[int, int, int, int]) -> int:
-    """Of the dense convolution of all steps."""
+    """Floating point operations of the dense convolution of all steps."""
     T, N, C, size = shape
     return 2 * T * N * size**2 * C * 9 * C
 

@@ -129,7 +129,7 @@ def _names(lines: Iterable[str]) -> list[str]:
 
 
 def _shared_bytes(name: str) -> int:
-    """Of a warp."""
+    """Bytes of shared memory that the instruction moves for a warp."""
     opcode, *modifiers = name.split(".")
     if opcode in ("LDSM", "STSM"):  # matrices of 8 x 8 float16
         return 128 * int(next((m for m in modifiers if m in ("2", "4")), "1"))

@@ -54,7 +54,7 @@ SAMPLE_MS, REASONS = 100, "clocks_throttle_reasons.active"  # between two looks 
 
 
 def run(options: argparse.Namespace) -> None:
-    """All parts, each in a process of its own: an error that the driver keeps ends that process alone."""
+    """All parts, each in a process of its own, so that a persistent driver error ends only that process."""
     import torch  # here, so that --help is quick
 
     if not torch.cuda.is_available():
@@ -149,7 +149,7 @@ def sampled(path: Path, uuid: str) -> Iterator[None]:
 
 
 def versions() -> str:
-    """Of all software that takes part, and the commit."""
+    """The versions of all software involved, and the commit."""
     from common.checkout import commit
     from torch.utils.collect_env import get_pretty_env_info
 

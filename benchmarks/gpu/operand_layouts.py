@@ -29,7 +29,7 @@ def operands(ttgir: str) -> dict:
 
 
 def _marked(ttgir: str) -> Iterator[tuple[int, list[int], str]]:
-    """Of each such instruction: how many numbers it packs, the operand's shape and its layout."""
+    """For each marked instruction: how many numbers it packs, the operand's shape and its layout."""
     names = dict(re.findall(r"^(#\w+) = (#ttg\..*)$", ttgir, re.M))
     for line in ttgir.splitlines():
         if "tt.elementwise_inline_asm" in line and MARK in line:
@@ -51,7 +51,7 @@ def bases_of(layout: str, shape: list[int]) -> Bases | None:
 
 
 def _blocked(sizes: dict[str, list[int]], order: list[int], shape: list[int]) -> Bases:
-    """Of blocks of ``sizes``, one within the other, that are repeated in registers until they fill the shape."""
+    """The bases of nested blocks of ``sizes``, repeated in registers until they fill the shape."""
     reach = [1] * len(shape)
 
     def bases(dimension: int, size: int) -> Iterator[list[int]]:

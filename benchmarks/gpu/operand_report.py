@@ -80,7 +80,7 @@ def to_row(version: str, target: str, records: list[dict]) -> dict:
 
 
 def place(row: dict) -> tuple[int, int]:
-    """Of a row in the table."""
+    """The sort key of a row of the table."""
     return TRITONS.index(row["triton"]), TARGETS.index(row["target"])
 
 

@@ -22,15 +22,16 @@ DISTINCT = 4  # images, which the CPU computes; the batch repeats them
 
 
 class Found(NamedTuple):
-    """Of the first run that differs: what was found, in words, and the words of spikes themselves."""
+    """The first run that differs: a description, and its words of spikes."""
 
     text: str
     words: dict[str, np.ndarray]
 
 
 class Check(NamedTuple):
-    """Of a kind of weights: runs that differ from the CPU, and words of spikes that do in the worst of them; whether
-    all these runs are alike, as a race would not be; and the first of them."""
+    """The result for one kind of weights: the number of runs that differ from the CPU, and of differing words of spikes
+    in the worst of them; whether all these runs are equal, which means that it is no race condition; and the first of
+    them."""
 
     weights: str
     wrong: int

@@ -25,7 +25,7 @@ def installed(version: str, folder: Path) -> Path | None:
 
 
 def environment(path: Path | None, cache: Path) -> dict[str, str]:
-    """Of a process without Triton's interpreter, that imports the Triton of a folder."""
+    """Environment variables for a process without Triton's interpreter that imports the Triton of a folder."""
     result = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     paths = [path, CHECKOUT, CHECKOUT / "benchmarks", CHECKOUT / "tests" / "gpu", result.get("PYTHONPATH")]
     result["PYTHONPATH"] = os.pathsep.join(str(part) for part in paths if part)

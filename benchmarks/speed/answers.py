@@ -15,11 +15,10 @@ AT_ONCE = 100  # images
 
 
 class Answers(NamedTuple):
-    """Of all images.
+    """The answers for all images.
 
     Attributes:
-        outputs: [N, classes]. rate: spikes a neuron and step. additions, products, steps: of an image, in the
-            mean.
+        outputs: [N, classes]. rate: spikes per neuron and step. additions, products, steps: per image, on average.
     """
 
     outputs: Tensor
@@ -41,7 +40,7 @@ def spiking(
     read: Callable[[Result], Tensor],
     name: str,
 ) -> Answers:
-    """Of a spiking network: ``run`` simulates a batch, ``read`` takes the outputs from the result."""
+    """The answers of a spiking network. ``run`` simulates a batch, ``read`` takes the outputs from the result."""
     outputs, spikes, additions, products, steps = [], 0.0, 0, 0, 0
     for x in tqdm(images.split(AT_ONCE), name, unit="batch", leave=False, mininterval=1.0):
         result = run(x)

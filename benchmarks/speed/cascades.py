@@ -18,7 +18,7 @@ SHARES = (5, 10, 15, 20, 30)  # % of the held-out images that go on to the large
 
 @dataclass(frozen=True)
 class Cascade:
-    """Of passes of one kind, such as "OpenVINO int8".
+    """A cascade of passes of one kind, such as "OpenVINO int8".
 
     Attributes:
         lead: logits by which the small network's first class must be ahead of the second.

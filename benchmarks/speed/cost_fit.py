@@ -62,7 +62,7 @@ def counts_of(layer: Layer, rate: float, *, has_tiles: bool, digits: int) -> Num
 
 
 def costs_of(has_tiles: bool) -> Numbers:
-    """Those of the model, on a core with or without matrix tiles."""
+    """The costs in the model for a core with or without matrix tiles."""
     return _by_name(model().machines[has_tiles].costs)
 
 
@@ -72,7 +72,7 @@ def _by_name(work) -> Numbers:
 
 
 def random_shape(random: Random) -> Shape:
-    """Of a size that takes milliseconds."""
+    """A random shape that takes milliseconds."""
     while True:
         T, N = random.choice((8, 16, 32, 64, 100)), random.choice((1, 1, 2, 4, 8, 16))
         rate = math.exp(random.uniform(math.log(0.005), math.log(0.6)))

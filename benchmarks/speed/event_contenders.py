@@ -45,7 +45,7 @@ class Steps:
         return x
 
     def seconds(self, size: Size) -> float:
-        """Of the fastest of some steps without events."""
+        """The time of the fastest of five steps without events."""
         x, times = torch.zeros(1, 2, *size).contiguous(memory_format=self.memory_format), []
         for _ in range(5):
             start = time.perf_counter()

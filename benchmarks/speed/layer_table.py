@@ -42,7 +42,7 @@ REST = "Python, input and output"
 
 @dataclass
 class Taken:
-    """Of an operation, over all images.
+    """What an operation took for all images.
 
     Attributes:
         additions: of a weight for a spike; products: of a weight and a real value.
@@ -78,7 +78,7 @@ def kind_of(options: argparse.Namespace) -> str:
 
 
 def rows_of(engine: pk.Engine, images: Tensor, batch: int, T: int) -> Iterator[dict]:
-    """One for each operation, and one for what a call takes besides."""
+    """One for each operation, and one for the rest of a call."""
     batches = [part for part in images.split(batch) if len(part) == batch]
     N = batch * len(batches)
     operations, whole = measured(engine, batches, T)
@@ -120,7 +120,7 @@ def timed(engine: pk.Engine, session: Session, x: Tensor, T: int) -> list[float]
 
 
 def against_limit(op: Operation, taken: Taken, N: int, precision: str | None) -> dict[str, str]:
-    """Of a layer with weights: where these fit, and how near to the limit it comes."""
+    """For a layer with weights: the cache that they fit, and how close to the limit the layer comes."""
     weights, done = sum(weight.numel() for weight in op.weights), taken.additions + taken.products
     if not weights or not done:
         return dict.fromkeys(LIMITED, "")

@@ -30,7 +30,7 @@ def steps(row: dict[str, str]) -> str:
 
 
 def lines(rows: Rows) -> list[tuple[str, str]]:
-    """Those of LINES that the rows have."""
+    """The entries of LINES for which there are rows."""
     return [one for one in LINES if line(rows, *one)]
 
 

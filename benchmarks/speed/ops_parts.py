@@ -65,7 +65,7 @@ class Kernel:
         return weight_rows, rows.SpikeSample(table, words, weight.shape[1])
 
     def digits(self, weight: Tensor) -> int:
-        """Of the weights in tiles."""
+        """The number of digits of the weights in tiles."""
         return self._kernels._digits(self._kernels._packed.of(weight), _neuron(len(weight)))
 
     def run(self, shape: Shape, words: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ UNREPORTED = patch.dict(os.environ, {"CI": "true"})  # elsewhere OpenVINO's conv
 
 
 class Passes:
-    """Of one network. What batches of all sizes share is made once.
+    """The compiled passes of one network. What batches of all sizes share is made once.
 
     Args:
         images: [N, C, H, W], by which int8 is calibrated.

@@ -68,7 +68,7 @@ def _after_pauses(run: Contender, images: Iterator[Tensor]) -> list[float]:
 
 
 def _seconds(run: Contender, images: Tensor) -> float:
-    """Of one thread (OMP_NUM_THREADS=1) processor time is taken, which other programs lengthen little."""
+    """With one thread (OMP_NUM_THREADS=1), measures processor time, which other programs hardly affect."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
     run(images)

@@ -50,7 +50,7 @@ def _same(net: pk.Network, x: Tensor) -> None:
 
 @torch.inference_mode()
 def processor_seconds(timed: dict[Any, Callable[[], Any]], repeats: int) -> dict[Any, list[float]]:
-    """Of one thread, in turns, after a run of each that packs weights."""
+    """Processor times on one thread, measured in turns, after a warm-up run of each that packs weights."""
     seconds: dict[Any, list[float]] = {key: [] for key in timed}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

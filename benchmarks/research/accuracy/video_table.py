@@ -41,7 +41,7 @@ Step = Callable[[Tensor], Tensor]  # a frame [1, 3, pixels, pixels] to logits [1
 
 
 class Found(NamedTuple):
-    """Of a contender: what a frame costs, and the logits [F, classes]; None: those of the ReLU network."""
+    """The result of a contender: the work per frame, and the logits [F, classes]; None: those of the ReLU network."""
 
     work: Work
     logits: Tensor | None = None

@@ -87,7 +87,7 @@ LAYERS = (
     Layer("linear4", 1, 1, 256, 10, 1),
 )
 CONSTANT = 784 * 128  # neurons of the first layer, whose current is constant
-# Of an image: words of 32 steps that are counted; bytes of a chunk that flattening reads and writes.
+# Per image: words of 32 steps that are counted; bytes of a chunk that flattening reads and writes.
 WORDS, FLATTENED = CONSTANT * 2 + 2 * 49 * 4 * 128 + 2 * 6272 + 2560 + 1152 + 256 + 10, 0.3e6
 
 
@@ -222,5 +222,5 @@ def products_ms(images: int, T: int, card: Card, weights: str) -> float:
 
 
 def held_seconds(images: int, card: Card) -> float:
-    """Of the first layer's convolution, of one channel, 3 x 3, in float32."""
+    """Seconds for the first layer's convolution: one channel, 3 x 3, in float32."""
     return 2 * 9 * images * CONSTANT / card.float32

@@ -48,5 +48,5 @@ def readings(net: pk.Network, x: Tensor, steps: Sequence[int]) -> Iterator[Readi
 
 
 def correlation(logits: Tensor, expected: Tensor) -> Tensor:
-    """Of each image's logits with those expected: [N]."""
+    """The correlation of each image's logits with the expected ones: [N]."""
     return torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(logits, expected, strict=True)])

@@ -103,10 +103,10 @@ def other_steps(rows: list[dict]) -> str:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two methods on the test images, by seed: the same initial weights and batches.
+    """The difference of two methods on the test images, per seed, with the same initial weights and batches.
 
     Attributes:
-        points: of each seed, in percentage points.
+        points: for each seed, in percentage points.
     """
 
     points: list[float]
@@ -135,7 +135,7 @@ class Difference:
 
 
 def difference(rows: list[dict], ours: tuple[str, int], theirs: tuple[str, int], column: str) -> Difference:
-    """Of two readings (method, T), over the seeds that both have."""
+    """The difference of two readings (method, T), over the seeds that both have."""
     (first, second) = (_of_seeds(rows, *reading, column) for reading in (ours, theirs))
     return Difference([100 * (first[seed] - second[seed]) for seed in sorted(first.keys() & second.keys())])
 

@@ -88,7 +88,7 @@ class Training:
             termination.end()
 
     def learning_rate(self, step: int) -> float:
-        """Of a step: the schedule of the options over the steps of its stage."""
+        """The learning rate at a step, by the schedule of the options over the steps of its stage."""
         if step < self.change:
             return train_step.learning_rate(self.options.schedule, self.settings.lr, step / self.change)
         lr = self.settings.lr * (TUNING if self.change else 1)
@@ -121,7 +121,7 @@ class Training:
 
     @property
     def output_threshold(self) -> float:
-        """Of the last layer."""
+        """The threshold of the last layer."""
         *_, last = (layer for layer in self.model.net.modules() if isinstance(layer, pk.layers.Fused))
         return float(last.v_threshold)
 

@@ -19,7 +19,7 @@ def figures(card: str, batch: int, T: int) -> list[str]:
 
 
 def goal_lines() -> list[str]:
-    """Of each goal: over which rival, how many times, modelled, the limit, and whether it is met."""
+    """For each goal: the rival, the wanted speed-up, the modelled one, the limit, and whether it is met."""
     names = {"layers-graph-float32": "IEEE float32", "layers-graph-float16": "float16"}
     lines = []
     for row in ROWS:

@@ -81,7 +81,7 @@ def test_options_without_effect(run, capsys, options, message):
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_a_default_without_effect_is_none_that_was_given(preset):
-    """Of every preset, with options that leave some of its own without effect."""
+    """For every preset, with options that make some of its defaults ineffective."""
     for options in ("", "--init random --method surrogate", "--neuron lif", "--loss cross-entropy", "--method ann"):
         parse([*options.split(), "--preset", preset])
     parse("--statistics steps --method surrogate --rate-penalty 0.5 --rescale 97".split())

@@ -96,7 +96,7 @@ def test_it_learns(arguments, tmp_path):
 
 @pytest.mark.parametrize("last", [events.firing, events.adding_up])
 def test_accuracy_is_read_from_the_first_event_on(last):
-    """Of each image, by simulate: some begin two steps later, and are read as long after their first event."""
+    """Compared with simulate, image by image; some begin two steps later and are read two steps later."""
     frames = saccade_frames(pk.samples.fashion_mnist()[0][:30], 9)
     late = torch.cat([torch.zeros_like(frames[:, :2]), frames[:, :-2]], 1)
     frames = torch.where(torch.arange(30).view(-1, 1, 1, 1, 1) % 3 == 0, late, frames)

@@ -111,7 +111,7 @@ def test_the_default_preset():
 
 
 def test_proxy_from_random_weights_has_defaults_of_its_own():
-    """Of a normalised network: what it needs not to collapse; what the command line says holds."""
+    """A normalised network gets the defaults that it needs not to collapse; the command line overrides them."""
     given = options.parse("--net paper --init random".split())
     assert (given.linear_norm, given.threshold, given.output_threshold, given.lr) == (True, 3.0, "data", 1e-3)
     assert (given.pool, given.statistics, given.start) == ("rates", "means", 0.5)

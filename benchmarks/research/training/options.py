@@ -20,8 +20,8 @@ RECOMMENDED = {
     "dropout": 0.3, "average": 0.999, "weight_decay": 0.05, "schedule": "trapezoid", "augment": "shift-mirror",
 }  # fmt: skip
 RESCALE = 98.0  # of "recommended", where weights can be rescaled
-# Of "recommended" with --init random, of normalised networks: without these proxy learning collapses, ties or falls
-# behind its ReLU network.
+# Defaults of "recommended" with --init random for normalised networks. Without these, proxy learning collapses, has
+# ties, or falls behind its ReLU network.
 FROM_RANDOM = {
     "linear_norm": True, "threshold": 3.0, "output_threshold": "data", "lr": 1e-3,
     "pool": "rates", "statistics": "means", "start": 0.5,

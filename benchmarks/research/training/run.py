@@ -191,7 +191,7 @@ class Run:
                 self.termination.end()
 
     def new_average(self) -> average.AveragedModel | None:
-        """Of the weights of a stage's steps; none is wanted: None."""
+        """The average of the weights over a stage's steps; None if none is wanted."""
         return average.of(self.model, self.options.average) if self.options.average else None
 
     @property
@@ -285,7 +285,7 @@ class Run:
 
 
 def clocks() -> dict[str, float]:
-    """Of the wall, and of this process's work on all its threads."""
+    """Wall time, and processor time of this process on all its threads."""
     return {"seconds": time.perf_counter(), "cpu_seconds": time.process_time()}
 
 

@@ -81,7 +81,7 @@ def trained(library: str, seed: int, train: tuple, test: tuple, options: argpars
 
 
 def mean(potentials: Tensor, lengths: Tensor) -> Tensor:
-    """Of the steps that an utterance has, [N, speakers]."""
+    """The mean over the steps of each utterance, [N, speakers]."""
     there = torch.arange(len(potentials))[:, None] < lengths
     return (potentials * there.unsqueeze(2)).sum(0) / lengths.unsqueeze(1)
 
