@@ -38,7 +38,7 @@ public:
         });
         return found;
     }
-    // Of a list visit(item); of an object visit(key, length, item).
+    // Calls visit(item) for the items of a list; `each` calls visit(key, length, item) for those of an object.
     template <class Visit>
     void each_item(Visit visit) const {
         yyjson_arr_iter items = yyjson_arr_iter_with(value);

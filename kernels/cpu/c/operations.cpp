@@ -77,7 +77,7 @@ void Prepared::put_neurons(const Operation& op, engine::Operation& to) {
     to.bias = padded(*neurons.bias), to.start = neurons.start->floats();
 }
 
-// Of neurons with the weights of one input, what the kernels that are chosen from take; of others nothing.
+// Writes the modelled times of the kernels for neurons with the weights of one input; nothing for other operations.
 void Prepared::put_lines(const Plan& plan, const Operation& op, bool has_tiles, engine::Operation& to) {
     const Window* weighted = nullptr;
     for (const Window& w : op.windows) {

@@ -29,7 +29,7 @@ static void spread_codes(const pk_stream& s, const Given& given, Image out, To* 
                       to + (t * s.N + n) * frame, made);
 }
 
-// Packed spikes to 0 and `one`, of so many bytes.
+// Unpacks spikes to elements of `bytes` bytes: 0 and `one`.
 static void unpack_spikes(const pk_stream& s, const Given& given, Image out, void* to, int64_t bytes, uint64_t one) {
     DenseSpikes dense{};
     dense.dense = to, dense.spikes = given.spikes.data, dense.size = bytes, dense.one = one, dense.is_float = bytes > 1;
@@ -37,7 +37,7 @@ static void unpack_spikes(const pk_stream& s, const Given& given, Image out, voi
     PK_TARGET::unpack(&dense);
 }
 
-// A layer's output of the last call, which has so many values.
+// Finds a layer's output of the last call, and checks that it has `size` values.
 static bool find_given(const pk_stream& s, int64_t layer, size_t size, const Given*& to, Failure& failure) {
     if (!check_layer(s, layer, failure)) return false;
     to = &s.given[layer];
@@ -64,7 +64,7 @@ static void put_logits(const pk_stream& s, float* logits) {
             }
 }
 
-// Of sigma-delta neurons: what the changes of the output add up to.
+// Logits of sigma-delta networks: the sums of the output's changes.
 static bool put_sums(const pk_stream& s, float* logits, Failure& failure) {
     const int64_t last = s.plan().count() - 1, frame = s.N * s.plan().last().image.size();
     const Image out = s.plan().last().image;

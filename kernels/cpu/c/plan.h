@@ -59,7 +59,7 @@ struct Population {
 
     const Model& about() const { return neuron_models[model]; }
     bool has_logits() const { return scale && model == models::SoftReset; }
-    // Whether what they give are the currents of each step alone.
+    // Whether their outputs are just the currents of each step.
     bool forgets() const;
 };
 
@@ -114,9 +114,9 @@ struct Plan {
     int64_t states(const Operation& operation) const;      // of a neuron, or of an input of a pooling
     int64_t parameters(const Operation& operation) const;
     std::vector<Slot> slots(Slot given) const;
-    // Of an operation, additions of a weight for a spike, of those `added` by the engine.
+    // The additions of a weight for a spike in an operation, from the number `added` that the engine counted.
     int64_t additions(int64_t operation, int64_t added) const;
-    // Of each operation, multiplications of a real value by a weight: of values that are held once a sample.
+    // The multiplications of a real value by a weight in each operation; held values count once per sample.
     std::vector<int64_t> products(Slot given, int64_t samples, int64_t sample_steps) const;
 };
 

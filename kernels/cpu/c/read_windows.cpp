@@ -97,7 +97,7 @@ bool PlanReader::spans(const Window& w, const Operation& op) {
     for (int axis = 0; axis < 2; axis++) {
         const int64_t span = (w.kernel[axis] - 1) * w.dilation[axis] + 1, stride = w.stride[axis];
         const int64_t n = sizes[axis], padding = w.padding[axis], first_of_last = (windows[axis] - 1) * stride;
-        if (op.adds()) {  // of zeros alone, if it lies in the padding
+        if (op.adds()) {  // a window entirely in the padding reads only zeros
             const int64_t uneven = stride == 1;  // padding "same" may have one pixel more at the end
             const int64_t left = n + 2 * padding - first_of_last - span;
             NEED(-uneven <= left && left < stride, "an image has another size");

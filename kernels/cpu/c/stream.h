@@ -45,7 +45,7 @@ void put_rest(const pk_stream& stream, int64_t layer, float* state);  // the sta
 bool check_size(const char* name, size_t size, __int128 wanted, Failure& failure);
 bool check_layer(const pk_stream& stream, int64_t layer, Failure& failure);
 
-// A call on a stream, by work(stream, failure), while nobody else calls it.
+// Runs work(stream, failure), with exclusive use of the stream.
 template <class Work>
 static pk_status use(pk_stream* stream, const void* needed, pk_error* error, Work work) {
     return answer(error, [&](Failure& failure) {

@@ -149,7 +149,7 @@ class EventPacker {
 public:
     explicit EventPacker(const Events& e) : e(e), step_of(e), frame(e.H * e.W) {}
 
-    // Cuts the events into ranges for so many threads, assuming that they are in order; into fewer if there are few steps.
+    // Cuts the events into one range per thread, assuming that they are in order; into fewer if there are few steps.
     // Returns the number of ranges.
     int64_t cut(int64_t threads, EventRange* range) const {
         int64_t count = 1;

@@ -84,7 +84,7 @@ struct Place {
         : image(out.image + index / (out.rows * c.W_out)), y(out.row + index / c.W_out % out.rows), x(index % c.W_out) {}
 };
 
-constexpr int64_t worth_threads = 1 << 17;  // from so many bytes (or work that takes as long) on, more threads are faster
+constexpr int64_t worth_threads = 1 << 17;  // from that many bytes on (or work that takes as long), more threads are faster
 
 inline int64_t max_threads() {
 #if defined(_OPENMP)
@@ -146,8 +146,7 @@ struct Cut {
     int64_t first_channel(int64_t task) const { return task % spans * channels; }
 };
 
-// Whether the machine has so many bytes of memory. Systems allocate more than they have, and kill the process that writes to
-// it.
+// Whether the machine has that much memory. Systems allocate more than they have, and kill a process that writes to it.
 static inline bool machine_has(int64_t bytes) {
     constexpr int64_t little = 1 << 28;
     if (bytes > (int64_t)PTRDIFF_MAX) return false;  // where addresses have 32 bits

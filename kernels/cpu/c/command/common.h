@@ -41,8 +41,8 @@ Stream open_stream(const Network& network, long N, long threads);
 struct Input {
     pk_input kind = PK_IMAGE;
     std::vector<float> values;
-    std::vector<uint8_t> bytes;  // in the place of values
-    int64_t N = 1, T = 0;        // T: of a sequence, else 0
+    std::vector<uint8_t> bytes;  // instead of values
+    int64_t N = 1, T = 0;        // T: steps of a sequence, otherwise 0
 
     bool is_bytes() const { return kind != PK_IMAGE && kind != PK_FRAMES; }
     const void* data() const { return is_bytes() ? (const void*)bytes.data() : values.data(); }

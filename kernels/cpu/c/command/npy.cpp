@@ -92,7 +92,7 @@ static std::vector<std::string> quoted(const std::string& text) {
     return found;
 }
 
-// Of a structured array: [('t', '<i8'), (('p', 'on'), '|b1'), ('', '|V2')]. A field may have a title before its name.
+// Reads the fields of a structured array: [('t', '<i8'), (('p', 'on'), '|b1'), ('', '|V2')]. A name may have a title before it.
 static void read_columns(const std::string& fields, Array& to) {
     for (size_t at = fields.find_first_of("(]"); at != std::string::npos && fields[at] == '(';) {
         const bool titled = fields.compare(at, 2, "((") == 0;

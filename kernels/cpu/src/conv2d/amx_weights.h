@@ -49,7 +49,7 @@ static inline int lowest_bit(float value) {
     return (int)std::max(exponent, 1u) - 150 + __builtin_ctz(mantissa);
 }
 
-// The finest unit in which n weights fit into so many digits.
+// The finest unit in which n weights fit into `digits` digits.
 static float finest_unit(const float* weight, int64_t n, int digits) {
     const double largest = to_number(largest_magnitude(weight, n));
     if (largest == 0) return 1.0f;

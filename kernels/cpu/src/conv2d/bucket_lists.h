@@ -58,7 +58,7 @@ struct BucketLists {
     Grown<uint32_t> length;        // [bucket]: how many inputs of the window it has
     Grown<uint16_t*> next;         // [bucket]: where its next entry goes
 
-    // Makes room for so many buckets, and for so many lists (one for each chunk of an input pixel).
+    // Makes room for buckets and lists (one list per chunk of an input pixel).
     void reserve(int64_t buckets, int64_t lists, const Slices& slices) {
         sums = buckets, chunk = slices.chunk, repeats = 0;
         input.reserve(lists * chunk + overrun);

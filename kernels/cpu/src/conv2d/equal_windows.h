@@ -48,7 +48,7 @@ public:
     int64_t count = 0;
 
     // Divides the output pixels of a part into `places`, which must be computed, and copies of them, for a span of channels
-    // that has so many blocks. `source` knows which pixels of its input fire alike.
+    // that has `blocks` blocks. `source` knows which pixels of its input fire alike.
     template <class Source>
     void find(const Part& new_in, const Part& new_out, int64_t first_channel, int64_t last_channel, int64_t blocks,
               const Source& source) {
@@ -68,7 +68,7 @@ public:
         }
     }
 
-    // Borrows memory for so many pixels of the input and of the output.
+    // Borrows memory for `most_in` input pixels and `most_out` output pixels.
     void borrow(Carver& carver, int64_t most_in, int64_t most_out) {
         places.borrow(carver, most_out);
         copies.borrow(carver, most_out);

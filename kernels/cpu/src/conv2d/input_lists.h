@@ -41,7 +41,7 @@ struct InputLists {
 
     static int64_t most_sums(int64_t steps) { return steps + ceil_div(steps, span); }
 
-    // Borrows memory for the lists of so many pixels with so many spikes; returns how many entries they may have.
+    // Borrows memory for the lists of `pixels` pixels with `spikes` spikes; returns how many entries they may have.
     int64_t borrow(Carver& carver, const Slices& slices, int64_t pixels, int64_t steps, int64_t spikes) {
         input.borrow(carver, spikes + overrun);
         input_start.borrow(carver, pixels * slices.chunks * most_sums(steps) + 1);

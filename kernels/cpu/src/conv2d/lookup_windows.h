@@ -43,7 +43,7 @@ struct Windows {
     Grown<Piece> pieces;
     Grown<const uint32_t*> start;  // [tap][output pixel]: its words
 
-    // Borrows memory for so many input rows (of all images together), and for so many output pixels at a time.
+    // Borrows memory for `rows` input rows (of all images together), and for `places` output pixels at a time.
     void borrow(Carver& carver, const Conv2d& c, const WindowWords& window, int64_t rows, int64_t places, int64_t steps) {
         const int64_t taps = c.kernel_h * c.kernel_w;
         words.borrow(carver, (rows * c.W + 1) * window.pixel * steps);

@@ -85,7 +85,7 @@ static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int6
     }
 }
 
-// How the work is cut, in segments of so many steps.
+// How the work is cut, in segments of `steps` steps.
 template <class Source>
 static Cut cut_of(const Conv2d& c, const Slices& slices, int64_t steps, int64_t threads) {
     const int64_t sums = Source::most_sums(steps), entries = slices.count * (steps * slices.inputs + sums * Source::group);

@@ -41,7 +41,7 @@ struct Slices {
         return (slice * rows + tap % taps * c.C_in + channel % chunk + 1) * row_line;
     }
 
-    // Whether the weights of so many blocks exceed the second-level cache.
+    // Whether the weights of `blocks` blocks exceed the second-level cache.
     bool far(int64_t blocks) const { return blocks * block_bytes() > 1 << 19; }
 
     // Prefetches the i-th of n parts of the next slice while this one is used.

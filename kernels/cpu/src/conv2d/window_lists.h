@@ -26,7 +26,7 @@ public:
           columns((most(1, c.W_out) - 1) * c.stride_w + (c.kernel_w - slices.taps) * c.dilation_w + 1) {}
     WindowLists(const WindowLists&) = delete;
 
-    // Borrows memory for so many input rows (of all images together), whose lists have so many entries, and for so many output
+    // Borrows memory for `rows` input rows (of all images together), whose lists have `listed` entries, and for `places` output
     // pixels at a time.
     void borrow(Carver& carver, int64_t rows, int64_t listed, int64_t steps, int64_t places) {
         const int64_t sums = Source::most_sums(steps);

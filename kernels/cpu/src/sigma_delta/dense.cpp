@@ -5,7 +5,7 @@
 
 namespace PK_TARGET {
 
-// The number of windows whose sums fit registers, with so many vectors of channels: a divisor of dense_rows.
+// The number of windows whose sums fit registers, with `vecs` vectors of channels; a divisor of dense_rows.
 constexpr int rows_of_tile(int vecs) {
     int rows = 12;
     while (rows > 1 && (dense_rows % rows || (rows + 1) * vecs + 1 > (Vec::width == 16 ? 32 : 16))) rows--;
