@@ -26,7 +26,7 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         schema = schema.replace(part, fields)
 
     def grouped(operands: tuple) -> tuple:
-        """The dispatcher's flat list of fields, with the fields of a value put together."""
+        """The dispatcher's flat list of operands, with fields grouped into values such as Neuron."""
         for k, kind in values:
             stop = k + len(kind._fields)
             operands = *operands[:k], kind(*operands[k:stop]), *operands[stop:]
@@ -62,7 +62,7 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
 
         @wraps(fake)
         def launch(*operands):
-            if is_plain(operands):  # nobody sees the difference, and the dispatcher costs as much as a small layer
+            if is_plain(operands):  # the result is the same, and the dispatcher costs as much as a small layer
                 backend = backend_of("cpu") if neuron < 0 else chosen("cpu", operands)
                 return getattr(backend, name)(*operands)
             return of_dispatcher(*apart(operands))
@@ -73,10 +73,10 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
 
 
 def direct(*operands: Any, in_python: bool = False) -> backends.CpuBackend | None:
-    """The kernels of a CPU, for a call on plain tensors of one that nobody follows; None: it must call the operators.
+    """The CPU kernels, for a direct call on plain CPU tensors; None: the call must use the operators.
 
-    Nobody sees the difference, and the dispatcher costs as much as a small layer. Nothing has a gradient then.
-    ``in_python``: whether its neurons are written in Python; operators choose what runs these.
+    A direct call saves torch's dispatcher, which costs as much as a small layer. It is possible if nothing follows
+    operators, and no gradient is needed. ``in_python``: whether the neurons are written in Python, which operators run.
     """
     if in_python or not nobody_follows():
         return None

@@ -22,9 +22,9 @@ from .weight_cache import require_finite_weight
 from .weight_layouts import is_finite, refuse_infinite
 
 CONSTANT_INPUT, REAL_INPUT = Choice("dense", "constant input, convolved once"), Choice("dense", "real-valued input")
-FEW_INPUTS = 64  # of a neuron
-CACHED_BYTES = 4 << 20  # of float64 currents at a time, which are rounded then
-CHUNK_BYTES = 64 << 20  # of currents at a time: large enough for full speed, small enough to stay unnoticed
+FEW_INPUTS = 64  # per neuron
+CACHED_BYTES = 4 << 20  # float64 currents at a time, before they are rounded
+CHUNK_BYTES = 64 << 20  # currents at a time: enough for full speed, and little compared with other memory
 
 
 def output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]:
@@ -35,13 +35,13 @@ def output_size(size, kernel_size, stride, padding, dilation) -> tuple[int, int]
 
 
 def chunk_steps(neurons: int, device: torch.device) -> int:
-    """How many steps of ``neurons`` float32 values make a chunk: at least one, on a GPU whole words of 32 steps."""
+    """The number of steps in a chunk of ``neurons`` float32 values per step; on a GPU a multiple of 32."""
     steps = max(1, CHUNK_BYTES // (4 * max(neurons, 1)))
     return steps if device.type == "cpu" else -(-steps // 32) * 32
 
 
 def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
-    """Scan the chunks [t, N, P, C] one after another, handing the states on."""
+    """Scan the chunks [t, N, P, C] one after another, passing on the states."""
     words, steps = [], []
     for current in currents:
         spikes, v = backend.if_scan(current, v, neuron)
@@ -98,8 +98,8 @@ def _shaped(x, weight, bias, stride, padding, dilation, groups) -> Tensor:
 
 
 def _operator(convolve: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make it an operator, for torch.compile cannot trace _full_float32. Not by torch.library.custom_op, whose first
-    call imports torch._dynamo, which takes a second."""
+    """Make it an operator, since torch.compile cannot trace _full_float32. Not by torch.library.custom_op, since its
+    first call imports torch._dynamo, which takes a second."""
     name, window = "proxykernels::conv2d", "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
     torch.library.define(name, f"(Tensor x, Tensor weight, Tensor? bias, {window}) -> Tensor")
     torch.library.impl(name, ("cpu", "cuda"), convolve)
@@ -128,7 +128,7 @@ def convolve(
     note(CONSTANT_INPUT if x.shape[0] == 1 else REAL_INPUT)
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    if x.is_cpu:  # a GPU would have to be waited for
+    if x.is_cpu:  # on a GPU this would have to wait
         require_finite_weight(weight)
         if bias is not None and not is_finite(bias):
             refuse_infinite("bias", bias)
@@ -156,8 +156,8 @@ conv2d = _operator(convolve)
 
 
 def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation) -> Tensor:
-    """The convolution as a matrix product, float32 [M, P_out, C_out]: for few inputs a neuron, as in a first layer, the
-    fastest way to a scan's order. In float64 it is made of some images at a time, in the cache, and rounded."""
+    """The convolution as a matrix product, float32 [M, P_out, C_out]. With few inputs per neuron, as in a first layer,
+    that is the fastest way to the order of a scan. In float64 it takes some images at a time, to stay in the cache."""
     size, columns = output_size(images.shape[2:], weight.shape[2:], stride, padding, dilation), weight.flatten(1).t()
 
     def multiply(part: Tensor) -> Tensor:
@@ -175,10 +175,10 @@ def _matmul(images: Tensor, weight: Tensor, bias: Tensor | None, stride, padding
 
 
 def pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[Tensor, Sequence[int]]:
-    """Zeros around the images where windows may lie in the padding alone: images, and the padding that is left.
+    """Pads images explicitly if windows may lie entirely in the padding; returns images, and the padding that is left.
 
-    There oneDNN, which torch's convolution takes on a CPU, reads and writes memory that is not its own. Likewise around
-    images without pixels, which torch does not take.
+    For such windows oneDNN, which torch's convolution uses on a CPU, reads and writes out of bounds. Images without
+    pixels are padded too, since torch does not take them.
     """
     beyond = any(p > d * (k - 1) for p, d, k in zip(padding, dilation, kernel_size, strict=True))
     if not beyond and 0 not in images.shape[2:]:
@@ -187,12 +187,12 @@ def pad_beyond_kernel(images: Tensor, kernel_size, padding, dilation) -> tuple[T
 
 
 def exact(device: torch.device) -> AbstractContextManager:
-    """Convolve float32 in float32, whatever autocast and the settings of a GPU say."""
+    """Convolve float32 in float32, regardless of autocast and of the settings of a GPU."""
     return _full_float32() if device.type == "cuda" else torch.autocast(device.type, enabled=False)
 
 
 _lock = threading.Lock()
-_convolving: list[tuple[bool, str, str]] = []  # the settings that were found, once for each thread that is at it
+_convolving: list[tuple[bool, str, str]] = []  # the original settings, once per thread inside
 
 
 @contextmanager
@@ -232,5 +232,5 @@ def _full_float32() -> Iterator[None]:
 def _allows_tf32() -> bool:
     try:
         return torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # the newer settings differ, and nobody can read this one
+    except RuntimeError:  # the newer settings differ, so this one cannot be read
         return False

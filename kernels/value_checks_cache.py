@@ -46,7 +46,7 @@ def nobody_follows() -> bool:
 
 
 def is_within_vmap() -> bool:
-    """Whether torch.vmap calls, some of whose tensors may stand for one of each sample."""
+    """Whether this runs within torch.vmap, where a tensor may stand for one per sample."""
     if torch.compiler.is_compiling():
         return False
     levels = torch._C._functorch.get_interpreter_stack() or ()
@@ -54,8 +54,8 @@ def is_within_vmap() -> bool:
 
 
 def can_be_kept_on(device: torch.device) -> bool:
-    """Whether a tensor that is made on a device now may serve later calls: nobody traces operators or captures a graph,
-    which would own it."""
+    """Whether a tensor that is made on a device now may be cached: not while operators are traced or a CUDA graph is
+    captured, which would own it."""
     if torch.compiler.is_compiling() or torch._C._is_tracing() or is_fake_mode():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -64,9 +64,9 @@ def can_be_kept_on(device: torch.device) -> bool:
 
 
 def is_plain(operands: Sequence) -> bool:
-    """Whether operands are plain tensors of a CPU, without a gradient, and nobody follows the operators on them.
+    """Whether operands are plain CPU tensors without a gradient, and nothing follows the operators on them.
 
-    The memory of plain ones holds their values: torch's negative bit, which the dispatcher resolves, is not set.
+    The memory of plain tensors holds their values: torch's negative bit, which the dispatcher resolves, is not set.
     """
     if not nobody_follows():
         return False
@@ -116,12 +116,12 @@ def look_once(look: Callable[[Tensor], Any], values: Tensor) -> Any:
 
 
 def is_noted(values: Tensor) -> bool:
-    """Whether values are real and finite by what they were made of: nobody need look at them."""
+    """Whether values are known to be real and finite from how they were made, so that no check is needed."""
     return bool(values.is_cuda and not torch.compiler.is_compiling() and _recall(is_noted, values))
 
 
 def note(values: Tensor) -> Tensor:
-    """Note that of values on a GPU, such as averages of spikes, until somebody writes to them."""
+    """Note that values on a GPU are real and finite, such as averages of spikes. Valid until they are written to."""
     if values.is_cuda and not torch.compiler.is_compiling():
         _remember(is_noted, values, True)
     return values

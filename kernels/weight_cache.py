@@ -1,4 +1,4 @@
-"""A cache of weights in the order of a kernel. They are packed anew when their values change."""
+"""A cache of weights in the layout of a kernel. They are packed again when their values change."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -11,12 +11,12 @@ from torch import Tensor, UntypedStorage
 from . import constant_cache, heap, locks
 from .weight_layouts import is_finite, refuse_infinite, require_finite
 
-CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of weights of our own, which nobody writes to
-_FINITE: WeakSet[UntypedStorage] = WeakSet()  # of these, where all values were looked at
+CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of internal weights, which are never written to
+_FINITE: WeakSet[UntypedStorage] = WeakSet()  # the constants that are known to be finite
 
 
-# Of weights that are known to be, in each output channel, whole multiples of a power of two of at least 2**-126: the
-# bits of a multiple, without its sign.
+# For weights known to be integer multiples of a power of two (at least 2**-126) in each output channel: the bits of a
+# multiple, without its sign.
 WHOLE_BITS: WeakKeyDictionary[UntypedStorage, int] = WeakKeyDictionary()
 
 
@@ -28,7 +28,7 @@ def can_be_kept(values: Tensor) -> bool:
 
 
 def require_finite_weight(weight: Tensor) -> None:
-    """Refuse NaN and infinity, as :func:`require_finite`; constants are looked at once."""
+    """Refuse NaN and infinity, like :func:`require_finite`; constants are checked once."""
     storage = weight.untyped_storage()
     if storage in _FINITE:
         return
@@ -60,7 +60,7 @@ class PackedWeights:
         Args:
             weight: the weight.
             others: tensors that are packed with it: its bias, then weight and bias of each further synapse.
-            name: what errors call the weights.
+            name: the name of the weights in errors.
         """
         return Packed(self, weight, *others, name=name)
 

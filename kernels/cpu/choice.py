@@ -10,17 +10,17 @@ from .cost_model import ROWS, Layer, model, modelled_cycles
 
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 WORD, EIGHT = 32, 8  # inputs of a word, output channels of a set of tables: src/conv2d/lookup.h
-KERNELS = (*ROWS, "lookup", "tiles", "dense")  # that can be forced, and compared by their time
+KERNELS = (*ROWS, "lookup", "tiles", "dense")  # the ones that can be forced and are compared by their time
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can take a convolution.
+    """The kernels that can run a convolution.
 
     Attributes:
-        only: the kernel, where nothing is compared.
+        only: the kernel, if there is nothing to compare.
         cycles: kernel -> its cycles at the rates 0 and 1. windows: the same for gathered windows (im2col.py).
-        gathering: cycles.
+        gathering: cycles to gather the windows.
     """
 
     only: Choice | None = None
@@ -29,7 +29,7 @@ class Options:
     gathering: float = 0.0
 
     def at(self, rate: float) -> Choice:
-        """The fastest, where the event kernel adds so many rows for each input and step."""
+        """The fastest kernel if the event kernel adds ``rate`` rows per input and step."""
         cycles = {}
         for kernel, (silent, busy) in self.cycles.items():
             cycles[kernel] = silent + rate * (busy - silent)
@@ -49,8 +49,8 @@ def options(
     digits: int,
     row: Callable[[], int],
 ) -> Options:
-    """The kernels for a convolution: some of KERNELS, "depthwise", "groups", which are joined and chosen for apart, or
-    "im2col", whose windows are chosen for.
+    """The kernels for a convolution: some of KERNELS; "depthwise"; "groups", which runs joined groups by a kernel that
+    is chosen separately; or "im2col", with a kernel for the gathered windows.
 
     Args:
         forced: one of KERNELS or "im2col", taken wherever it can be; None: the fastest by the model (cost_model.py).
@@ -92,5 +92,5 @@ def _only(kernel: str, reason: str, joined: int = 0) -> Options:
 
 
 def are_narrow(weight: tuple[int, ...], groups: int) -> bool:
-    """Whether these are groups for the lookup kernel, which alone takes them without joining."""
+    """Whether the lookup kernel takes these groups; it is the only one that takes groups without joining them."""
     return groups > 1 and weight[1] < WORD and weight[0] // groups % EIGHT == 0

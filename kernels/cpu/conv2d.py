@@ -19,8 +19,8 @@ from .rows import SpikeSample, WeightRows
 from .weight_packing import FLOAT_ROW, pack_columns, pack_taps, pack_words, padded, start_for_library
 
 TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
-MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which goes through all of them for each pixel
-WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can
+MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which reads all weights for each pixel
+WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can write currents
 ONE_PIXEL = (1, 1), (0, 0), (1, 1), 1  # stride, padding, dilation and groups of a 1x1 kernel
 
 
@@ -39,13 +39,13 @@ class Convolutions:
     """The convolutions of backend.CpuKernels.
 
     Attributes:
-        has_tiles: whether this instruction set has matrix tiles. has_lookup: whether its registers hold a table.
+        has_tiles: whether this instruction set has matrix tiles. has_lookup: whether its registers can hold a table.
 
     Args:
         table: the functions of one instruction set.
-        forced: the kernel that takes every layer it can take ("events", "shorts", "bytes", "lookup",
-            "tiles", "dense", or "im2col", with the events); None: whichever is fastest. "shorts" and "bytes" are the
-            events with such rows of weights, which the periods then have too.
+        forced: the kernel that runs every layer it can run: "events", "shorts", "bytes", "lookup", "tiles", "dense", or
+            "im2col" (followed by "events"); None: whichever is fastest. "shorts" and "bytes" are the event kernel with
+            16-bit and 8-bit rows of weights, which the kernel for periods then uses, too.
     """
 
     def __init__(self, table: abi.Kernels, forced: str | None):
@@ -68,9 +68,9 @@ class Convolutions:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
 
-        ``shortcut``, of a convolution without groups: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their
+        ``shortcut``, for a convolution without groups: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their
         neuron's current.
-        ``currents`` [T, N, P_out, C_out], where they are wanted, are written as well by the kernels that can.
+        ``currents`` [T, N, P_out, C_out]: if given, kernels that can (WRITE_CURRENTS) also write the currents there.
         """
         window = stride, padding, dilation
         exact = currents is not None or isinstance(neuron, CurrentSums)
@@ -80,13 +80,13 @@ class Convolutions:
             return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, call.choice.joined)
         note(call.choice)
         if kernel == "im2col":
-            with recording():  # which kernel takes the windows is a choice within this one
+            with recording():  # hides the choice of the kernel for the windows
                 return self.if_conv2d(
                     *im2col.gather(self._table, words, call.layer, packed), bias, v, neuron, *ONE_PIXEL, shortcut
                 )
         if kernel == "dense":
             operands = words, T, size, weight, bias, v, neuron, *window, groups, shortcut
-            with recording():  # its parts are not choices
+            with recording():  # hides the choices for its parts
                 return unfused.if_conv2d(self, *operands)
         words = words.contiguous()
         conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
@@ -116,7 +116,7 @@ class Convolutions:
         return spikes, v
 
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
-        """Convolution of real values x [T, N, C_in, H, W] and IF; by kernels of one pixel in one pass."""
+        """Convolution of real values x [T, N, C_in, H, W] and IF; 1x1 convolutions take one pass."""
         one_pixel = (*weight.shape[2:], *stride, *padding, groups) == (1, 1, 1, 1, 0, 0, 1)
         can = one_pixel and weight.dtype != torch.float64 and weight.numel() <= MOST_PRODUCT_WEIGHTS
         if not can or self._forced == "dense":
@@ -133,7 +133,7 @@ class Convolutions:
     def round_weights(
         self, weight: Tensor, bias: Tensor | None, precision: Precision
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Weights in few bits, a bias, and the units, as float32: kernels/rounding.py."""
+        """Rounded weights, a rounded bias and the units, all float32 (kernels/rounding.py)."""
         weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
         C, inputs = len(weight), prod(weight.shape[1:])
         room, half_room = room_for(inputs, 0 if bias is None else 1), precision.half_room(inputs)
@@ -145,7 +145,7 @@ class Convolutions:
         return rounded, rounded_bias, unit
 
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
-        """The currents alone, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
+        """Only the currents, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
         window = stride, padding, dilation, groups
         call = self._look(words, T, size, weight, v, neuron, *window, write_currents=True)
         choice = call.choice
@@ -163,7 +163,7 @@ class Convolutions:
         return currents
 
     def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
-        """Sums of the currents of if_conv2d in each channel, and of their squares: float64 [2, C_out]."""
+        """Per channel, the sums of if_conv2d's currents and of their squares: float64 [2, C_out]."""
         pixels = prod(unfused.output_size(size, weight.shape[2:], *window[:3]))
         v = heap.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
         _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
@@ -188,7 +188,7 @@ class Convolutions:
         return torch.cat(spikes, 3), torch.cat(v, -1)
 
     def _conv2d(self, T, size, weight, bias, v, neuron, stride, padding, dilation):
-        """The layer for the library, its results, and what must outlive the call."""
+        """The layer as the library takes it, its results, and objects that must outlive the call."""
         neurons, spikes, v, held = self._neurons(T, v, bias, neuron)
         bias = held[0]
         conv = abi.Conv2d(
@@ -200,7 +200,8 @@ class Convolutions:
         return conv, spikes, v, held
 
     def _neurons(self, T, v, bias, neuron):
-        """Neurons for the library, their spikes and states, and what must outlive the call, the bias first."""
+        """The neurons as the library takes them, their spikes and states, and objects that must outlive the call, the
+        bias first."""
         neurons, spikes, v, held = start_for_library(T, v, neuron)
         if bias is None:
             bias = heap.zeros(-(-v.shape[-1] // BLOCK) * BLOCK)
@@ -235,7 +236,7 @@ class Convolutions:
         return _Call(layer, packed, rows, sample, can.at(rate))
 
     def _digits(self, packed: Packed, neuron: Neuron) -> int:
-        """The number of int8 digits that hold the weights exactly enough beside the thresholds; 0 if none do."""
+        """The number of int8 digits that hold the weights exactly enough for the thresholds; 0 if none do."""
         theta = neuron.theta.contiguous()
 
         def count(weight: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The cost model of the CPU kernels, as Python asks it; src/cost_model.h has it."""
+"""The cost model of the CPU kernels for Python; src/cost_model.h implements it."""
 
 from functools import cache, lru_cache
 from math import inf
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 from . import abi, compiled, headers, sources
 
-CLOCK_HZ = 3.06e9  # of the Zen 4 core whose cycles the model counts; the other's costs are in such cycles, too
-# Kernels that add rows of weights, and for how many output channels a row is: events by what their rows hold.
+CLOCK_HZ = 3.06e9  # of the Zen 4 core whose cycles the model counts; costs of the other core use the same cycles
+# The event kernel by the type of its rows of weights (float, int16, int8) -> output channels per row.
 ROWS = {"events": 16, "shorts": 32, "bytes": 64}
 
 STRUCTS = headers.structs((sources.FOLDER / "cost_model.h").read_text())
 
 
 class Layer(NamedTuple):
-    """What the time depends on; shapes as in conv2d.py."""
+    """The sizes that the time depends on; shapes as in conv2d.py."""
 
     T: int
     neurons: tuple[int, int, int]  # N, P, C_out
@@ -46,7 +46,7 @@ class Layer(NamedTuple):
 
 @cache
 def model() -> Any:
-    """The model of the library, which must be there."""
+    """The model in the compiled library, which must exist."""
     return STRUCTS["Model"].in_dll(compiled.opened(abi.LIBRARY), "proxykernels_cost_model")
 
 
@@ -56,9 +56,9 @@ def modelled_cycles(
 ) -> dict[str, tuple[float, float]]:
     """Cycles of each kernel that can take a layer, one of ROWS, "lookup", "tiles" or "dense", at the rates 0 and 1.
 
-    They lie on a line between: the rate is that of rows that the event kernel adds for each input and step.
-    ``has_tiles``: whether the core has matrix tiles. ``digits``: of the weights in tiles; 0 rules tiles out. ``row``:
-    output channels of the widest row that the weights fit.
+    Between these, cycles are linear in the rate, which is the number of rows that the event kernel adds per input and
+    step. ``has_tiles``: whether the core has matrix tiles. ``digits``: of the weights in tiles; 0 rules tiles out.
+    ``row``: output channels of the widest row that the weights fit.
     """
     silent, busy, given = STRUCTS["Cycles"](), STRUCTS["Cycles"](), layer.for_library()
     for rate, cycles in ((0.0, silent), (1.0, busy)):

@@ -1,4 +1,4 @@
-"""The reference on packed spikes, in plain torch: for CPU tensors where the C++ library was not built, or on request.
+"""The reference on packed spikes, in plain torch: for CPU tensors if the C++ library was not built, or on request.
 
 The layout is that of backend.CpuKernels. Nothing here is fast.
 """
@@ -44,7 +44,7 @@ class Fallback(ByReference):
         return int(values.min()), int(values.max())
 
     def pack_events(self, fields, first: int, share: tuple[int, int], T: int, size: tuple[int, int]) -> Tensor | None:
-        """By the definition, one event after the other."""
+        """Pack events one by one, by the definition."""
         words = torch.zeros(1, T, *size, 1, dtype=torch.uint8, device="cpu")
         for t, x, y, p in zip(*(field.tolist() for field in fields), strict=True):
             step = (t - first) * share[0] // share[1]
@@ -54,7 +54,7 @@ class Fallback(ByReference):
         return words.flatten(2, 3)
 
     def total_of_pixels(self, words: Tensor) -> Tensor:
-        """Spikes of each pixel, of all samples, steps and channels: int64 [P]."""
+        """The number of spikes of each pixel, over all samples, steps and channels: int64 [P]."""
         return ((words.unsqueeze(-1) >> _bit(words)) & 1).sum((0, 1, 3, 4))
 
     def flatten(self, words: Tensor, C: int) -> Tensor:
@@ -90,7 +90,7 @@ class Fallback(ByReference):
         return self.if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1)
 
     def period_conv2d_currents(self, periods, start, T, *layer) -> Tensor:
-        """The same of the spikes that periods [N, P, C_in] stand for."""
+        """conv2d_currents of the spikes that periods [N, P, C_in] stand for."""
         return self.conv2d_currents(self.expand_periods(periods, start, T), T, *layer, 1)
 
 

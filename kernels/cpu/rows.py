@@ -15,8 +15,8 @@ from .weight_packing import BYTE_ROW, FLOAT_ROW, SHORT_ROW, absolute_sums
 
 ROW_BYTES = 64
 LARGEST_BYTE_SUM = (1 << 15) - 1  # of byte rows
-MOST_NEGATED_BYTES = 1 << 23  # of rows and their negations; the latter are taken seldom
-MOST_THRESHOLDS = 1 << 12  # that a neuron's absolute weights may add up to, if they are taken off again as floats
+MOST_NEGATED_BYTES = 1 << 23  # of rows and their negations; the latter are rarely read
+MOST_THRESHOLDS = 1 << 12  # the most that absolute weights of a neuron may add up to if floats are subtracted again
 
 
 class WeightRows:
@@ -24,8 +24,8 @@ class WeightRows:
 
     Args:
         table: the functions of an instruction set.
-        forced: as of conv2d.Convolutions.
-        packed: what is remembered of the weights.
+        forced: as in conv2d.Convolutions.
+        packed: the cache entry of the weights.
         shape: of the weights, [C_out, ...].
     """
 
@@ -34,7 +34,7 @@ class WeightRows:
 
     @cached_property
     def widest(self) -> int:
-        """Output channels of the widest row that the weights fit, where the next one is narrower."""
+        """Output channels of the widest row that the weights fit, unless all channels fit a narrower one."""
         C_out = self._shape[0]
         if self._forced == "bytes":
             return BYTE_ROW if self._fitting[0] == BYTE_ROW else FLOAT_ROW
@@ -43,10 +43,10 @@ class WeightRows:
         return min(self._fitting[0], SHORT_ROW if self._forced or C_out <= SHORT_ROW else BYTE_ROW)
 
     def can_negate(self, neuron: Neuron, row: int) -> bool:
-        """Whether the event kernel may take such rows with their negations (src/conv2d/steady_inputs.h).
+        """Whether the event kernel may use these rows with their negations (src/conv2d/steady_inputs.h).
 
-        What is taken off a sum again leaves an error of 2**-24 of it: too much if the thresholds are small beside it.
-        Whole numbers leave none, but those of bytes must not come to more than 16 bits on the way.
+        Subtracting a float row from a sum again leaves a relative error of 2**-24, too much if thresholds are small
+        compared with the sum. Integer rows leave none, but sums of byte rows must fit 16 bits on the way.
         """
         if 2 * ROW_BYTES * -(-self._shape[0] // row) * prod(self._shape[1:]) > MOST_NEGATED_BYTES:
             return False
@@ -60,7 +60,7 @@ class WeightRows:
         return bool((sums <= most).all())
 
     def set(self, conv: abi.Conv2d, row: int, *, negated: bool = False) -> None:
-        """Give a layer its rows, of so many output channels."""
+        """Give a layer its rows, of ``row`` output channels each."""
         conv.unit = None if row == FLOAT_ROW else self._fitting[1].data_ptr()
         conv.row_channels, conv.negated = row, negated
 
@@ -84,14 +84,14 @@ class WeightRows:
 
 
 class SpikeSample:
-    """A few pixels of packed spikes [N, T, P, bytes], by which the choice of a kernel goes.
+    """A few pixels of packed spikes [N, T, P, bytes], from which a kernel is chosen.
 
     Attributes:
-        rate: rows that the event kernel adds, for each input and step. negated_rate: the same with negations.
+        rate: rows that the event kernel adds per input and step. negated_rate: the same with negations.
         worth_negating: whether many inputs fire at most steps of a span.
     """
 
-    WORTH = 0.9  # of the rows that are added without negations: to be worth packing them
+    WORTH = 0.9  # negations must reduce the rows that are added to this share
 
     def __init__(self, table: abi.Kernels, words: Tensor, channels: int):
         words = words if words.stride(3) == 1 else words.contiguous()
@@ -101,6 +101,6 @@ class SpikeSample:
         self.worth_negating = self.negated_rate <= self.WORTH * self.rate > 0
 
     def rate_of_rows(self, rows: WeightRows, neuron: Neuron) -> float:
-        """Rows that the event kernel adds for each input and step, as the choice of a kernel takes it."""
+        """Rows that the event kernel adds per input and step, for the choice of a kernel."""
         negated = self.worth_negating and rows.can_negate(neuron, rows.widest)
         return self.negated_rate if negated else self.rate

@@ -5,7 +5,7 @@ from torch import Tensor
 
 UNSIGNED = torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64
 SIGNED = torch.int8, torch.int16, torch.int32, torch.int64
-PACKABLE = {  # types that are packed as they are -> the bits of 1
+PACKABLE = {  # dtypes that can be packed without a conversion -> the bits of 1
     **dict.fromkeys(UNSIGNED + SIGNED, 1),
     torch.float16: 0x3C00,
     torch.bfloat16: 0x3F80,
@@ -25,5 +25,5 @@ def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
 
 
 def cat(words: list[Tensor], steps: list[int]) -> Tensor:
-    """Spikes one after another in time."""
+    """Concatenates spikes in time."""
     return words[0] if len(words) == 1 else torch.cat(words, 1)
