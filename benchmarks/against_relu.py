@@ -21,7 +21,7 @@ EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of cal
 contenders take turns. The fewest steps that are at most 0.1 points below the ReLU network are marked, with their time
 in passes of OpenVINO's.
 Writes against_relu_NET.csv and .png. --like limits the engine, torch and OpenVINO to the instructions of other
-processors: avx2 to AVX2 alone, as many have it; avx512 to AVX-512 without matrix instructions, as AMD's Zen 4 and 5
+processors: avx2 to AVX2 only, as on many machines; avx512 to AVX-512 without matrix instructions, as AMD's Zen 4 and 5
 have it. Then it writes against_relu_NET_avx2.csv and .png, or those of avx512.
 
 Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python

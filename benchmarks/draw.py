@@ -1,4 +1,4 @@
-"""Draw every picture of the speeds anew, from the tables; nothing is measured.
+"""Redraw every picture of the speeds from the tables; nothing is measured.
 
     python benchmarks/draw.py
     python benchmarks/draw.py --results benchmarks/results  # tracked

@@ -1,6 +1,6 @@
 """How a benchmark's command runs: its options first, then the work, and one line when Ctrl-C ends it.
 
-A command's own file has its options alone. What it does is in a module of a folder, which is imported when the options
+A command's own file has only its options. What it does is in a module of a folder, which is imported when the options
 are known to be good: torch takes seconds, and --help should not.
 """
 
@@ -20,7 +20,7 @@ def command(main: Callable[[], int | None], parts: dict[str, str] | None = None)
     """Run ``main`` and exit by its status. Tables are replaced whole, so what was written before Ctrl-C stays.
 
     Args:
-        parts: first words of the command line, and the modules whose ``main`` then runs in the place of this one.
+        parts: first words of the command line, and the modules whose ``main`` then runs instead of this one.
     """
     try:
         name = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -1,4 +1,4 @@
-"""The ReLU twin as a network of plain torch modules, and converted: the spiking network of what was trained alone."""
+"""The ReLU twin as a network of plain torch modules, and its conversion, for twins trained by themselves."""
 
 import copy
 from collections import OrderedDict
@@ -23,7 +23,7 @@ def relu_network(model: pk.ProxyNet) -> nn.Sequential:
         bn.running_var.copy_(own.running_var)
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in net.eval().named_children():
-        if isinstance(layer, pk.Dropout):  # of training alone
+        if isinstance(layer, pk.Dropout):  # for training only
             continue
         modules[name] = plain(layer)
         if isinstance(layer, pk.layers.Fused):

@@ -1,7 +1,7 @@
 """The one style of all pictures: what is compared keeps its name and colour everywhere, and legends lie outside.
 
 A picture is 8 inches wide, so that README shows its letters at their size. ``python benchmarks/draw.py``, and
-research/redraw.py there, draw every picture anew from the tables.
+research/redraw.py there, redraw every picture from the tables.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def line(name: str) -> dict:
 
 
 def new_figure(height: float, panels: int = 1, rows: int = 1, **options) -> tuple[Figure, list[Axes]]:
-    """A figure of README's width with ``panels`` side by side, in so many rows; without pyplot, so that it needs no
+    """A figure of README's width with ``panels`` side by side, in ``rows`` rows; without pyplot, so that it needs no
     display."""
     from matplotlib.figure import Figure
 
@@ -158,7 +158,7 @@ def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
 
 
 def ticks(axis, values: Iterable[float], unit: str = "") -> None:
-    """Marks at ``values`` alone, as plain numbers, on an axis that may be logarithmic."""
+    """Marks only at ``values``, as plain numbers, on an axis that may be logarithmic."""
     values = sorted(values)
     axis.set_ticks(values, [f"{value:g}{unit}" for value in values], minor=False)
     axis.set_ticks([], minor=True)

@@ -1,4 +1,4 @@
-"""What options can be: the names alone, so that --help imports nothing that takes time.
+"""Values of options: only the names, so that --help imports nothing that takes time.
 
 Tests compare them with what they name. training/, methods/, accuracy/ and iteration/ are in research/.
 """

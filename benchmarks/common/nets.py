@@ -25,7 +25,7 @@ from proxykernels.training import fi_curve
 
 GRAY = {"shape": (1, 28, 28), "classes": 10}  # of the images, by default
 COLOUR = {"shape": (3, 32, 32), "classes": 10}
-TWIN = "twin."  # of the tensors in a weights file that are the ReLU twin's alone
+TWIN = "twin."  # prefix of tensors in a weights file that only the ReLU twin has
 
 
 def small(v_threshold: float = 1.0, v_reset: float | None = 0.0, **options) -> nn.Sequential:
@@ -69,10 +69,10 @@ def build(
         batch_norm: the paper's way: normalisation after each convolution, and no biases anywhere. Else: biases.
         decay: of leaky neurons; None: they integrate and fire. Where leaky neurons have biases, these start at the
             currents from which they fire: without them weights as small as torch's make no spikes, and none learns.
-        linear_norm: normalisation after each linear layer as well, but for the last.
+        linear_norm: normalisation also after each linear layer except the last.
         dropout: share of the inputs of each linear layer but the last that is dropped in training.
         pool: of P2: the maximum of "spikes" at each step, or of "rates".
-        width: share of each layer's channels or neurons that the network has, but for the last.
+        width: share of each layer's channels or neurons that the network has, except in the last.
     """
     neuron = {"neuron": neurons(v_threshold, v_reset, decay), "bias": not batch_norm}
     modules: OrderedDict[str, nn.Module] = OrderedDict()

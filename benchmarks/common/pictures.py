@@ -1,4 +1,4 @@
-"""Pictures drawn anew from their tables: what draw.py and research/redraw.py do."""
+"""Redraws pictures from their tables, for draw.py and research/redraw.py."""
 
 import argparse
 from collections.abc import Callable

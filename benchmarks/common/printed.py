@@ -70,7 +70,7 @@ class _Wrapper(textwrap.TextWrapper):
 class Help(argparse.HelpFormatter):
     """Fills the paragraphs of a docstring to the terminal's width; indented lines, the examples, stay as written.
 
-    Each option shows its default, but for those without one, and those whose text says what it is.
+    Each option shows its default, except those without one and those whose text names it.
     """
 
     def _get_help_string(self, action: argparse.Action) -> str:

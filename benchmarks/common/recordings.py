@@ -22,7 +22,7 @@ class Recording(NamedTuple):
     size: tuple[int, int]
 
     def at(self, speed: float) -> "Recording":
-        """As if so many times as fast."""
+        """The recording as if it had run ``speed`` times as fast."""
         return self._replace(t=(self.t / speed).astype(np.int64))
 
 

@@ -109,7 +109,7 @@ def replace(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner alone
+        os.chmod(temporary, 0o644)  # only the owner can read mkstemp's files
         os.replace(temporary, path)
     except BaseException as error:
         os.unlink(temporary)

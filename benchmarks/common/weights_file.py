@@ -3,7 +3,7 @@
     python -m common.weights_file runs/train/paper.safetensors weights/paper.safetensors.gz
 
 writes the compact form: weights as whole multiples of a scale an output channel, in 8 bits, then gzipped. It is what a
-repository can carry of a large network: the paper's 19.6 million weights take 17 MB in the place of 39.
+repository can carry of a large network: the paper's 19.6 million weights take 17 MB instead of 39.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from common.command import command, refusing
 LARGEST = 127
 COMPACT = ".safetensors.gz"
 SCALE = ".scale"  # behind the name of the tensor that it is for
-UNPACKED = 32, 1 << 24  # a compact file has at most so many times its size in bytes, and so many more
+UNPACKED = 32, 1 << 24  # an unpacked file has at most 32 times the bytes, plus 16 MB
 
 
 def stem(path: Path) -> str:

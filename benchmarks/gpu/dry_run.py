@@ -70,7 +70,7 @@ def pretended(name: str = NAME) -> Iterator[Any]:
                 parts.run(parser.parse_args(arguments[1:]))  # behind the word "part"
         except SystemExit as end:
             return int(end.code or 0)
-        except Exception:  # of any kind, which would end the child alone
+        except Exception:  # any error would end only the child
             log.write_text(log.read_text() + traceback.format_exc())
             return 1
         return 0

@@ -1,4 +1,4 @@
-"""The kernels alone against the card's own speed: bytes a second of the scan, FLOPs a second of the convolution."""
+"""Single kernels against the card's own speed: bytes per second of the scan, FLOPs per second of the convolution."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from gpu.self_check import layer
 from gpu.timing import RATE, kernels_alone
 
 # Kinds of weights: the type of the card's own matrix product that theirs is compared with, and products of each weight.
-WEIGHTS = {"float32": 3, "float16": 1, "int16": 2, "int8": 1}  # digits, but for float16
+WEIGHTS = {"float32": 3, "float16": 1, "int16": 2, "int8": 1}  # digits; float16 is one part
 PEAK_OF = {"float32": "int8", "float16": "float16", "int16": "int8", "int8": "int8"}
 
 

@@ -178,8 +178,8 @@ def programs(target: str, registers: int, shared: int, num_warps: int) -> int:
 
 
 def fused_or_flushed(sass: str, ttgir: str, threads: int) -> int:
-    """Float instructions that nobody asked for: fused multiply-adds, but for those of the source, which Triton's GPU IR
-    has; and those that flush small numbers to 0."""
+    """Float instructions that the source does not have: fused multiply-adds beyond its own (those in Triton's GPU
+    IR), and those that flush small numbers to 0."""
     names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?(\S+)", sass)
     shapes = re.findall(r"\bmath\.fma\b.*: tensor<([\dx]+)xf32", ttgir)
     asked = sum(max(1, prod(map(int, shape.split("x"))) // threads) for shape in shapes)

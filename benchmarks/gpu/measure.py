@@ -127,7 +127,7 @@ def run_part(part: str, folder: Path, failures: list[str], options: argparse.Nam
 
 def in_child(arguments: list[str], log: Path, limit_s: float) -> int:
     """The exit status of gpu_speed.py with ``arguments``, in a group of processes of its own. What Triton compiles goes
-    into the archive, but for the tests', which is much."""
+    into the archive, except that of the tests, which is large."""
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_speed.py"), *arguments]
     settings = {} if "tests" in arguments else {"TRITON_CACHE_DIR": str(log.parent / COMPILED)}
     return children.run(command, log, limit_s, settings)

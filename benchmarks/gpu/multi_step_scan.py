@@ -1,4 +1,4 @@
-"""The neurons of a rival that runs layer by layer: all steps in one launch, spikes in the place of the currents.
+"""The neurons of a rival that runs layer by layer: all steps in one launch, spikes written over the currents.
 
 What SpikingJelly's multi-step neurons do in half precision, without their autograd: currents and spikes are float16 (or
 as wide as the weights), potentials stay in float32 in registers from step to step.

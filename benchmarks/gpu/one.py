@@ -1,4 +1,4 @@
-"""Compile one kernel alone, and keep what came of it: where a change of a kernel begins.
+"""Compile a single kernel and keep the results, as a first step of changing it.
 
     python benchmarks/gpu_speed.py one
     python benchmarks/gpu_speed.py one if_conv2d/sm_80/paper/three-digits/hard/words-4

@@ -8,7 +8,7 @@ import torch
 
 from proxykernels.kernels import constant_cache
 
-RATE = 0.05  # spikes an input neuron and step, where layers are measured alone
+RATE = 0.05  # spikes per input neuron and step, where layers are measured singly
 FEWEST, MOST, ENOUGH_MS = 20, 1000, 500.0  # calls, and their time in all: clocks settle, and are seen
 
 

@@ -40,7 +40,7 @@ def command(tool: str, folder: Path) -> list[str] | None:
 
 
 def collect(compiled: Path) -> int:
-    """Disassemble each cubin below a folder, and keep KEPT alone; how many kernels there are."""
+    """Disassemble each cubin below a folder and keep only KEPT; return the number of kernels."""
     for path in sorted(compiled.rglob("*.cubin")):
         done = subprocess.run([_disassembler(), "-c", path], capture_output=True, text=True, check=False)
         path.with_suffix(".sass").write_text(done.stdout or done.stderr)

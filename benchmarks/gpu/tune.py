@@ -6,7 +6,7 @@
 For each layer of the networks that is a convolution or fully connected: the fastest block sizes, their time, and the
 time of those that choose_blocks gives today, as soon as they are known. Run it offline; no call of the library tunes
 anything. Sizes that do not compile, or need more than the GPU has, are left out. Each time is written to a table of
-this GPU when it is there: the same command goes on where it was interrupted, and times anew what is of another commit.
+this GPU when it is there: the same command goes on where it was interrupted, and repeats what is of another commit.
 """
 
 import argparse

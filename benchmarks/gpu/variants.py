@@ -99,7 +99,7 @@ def output_and_steps(output: str) -> tuple[str, int]:
 
 LAYERS = {(layer, products): f"{layer}/{products}/hard/words" for layer in CONV_LAYERS for products in PRODUCTS}
 CONV = list(LAYERS.values())
-CONV += [f"paper/{products}/hard/words-{steps}" for products in PRODUCTS for steps in (16, 4)]  # at most so many steps
+CONV += [f"paper/{products}/hard/words-{steps}" for products in PRODUCTS for steps in (16, 4)]  # at most
 CONV += [f"paper/three-digits/soft/words-{steps}" for steps in (1, 2, 8)] + ["odd/two-products/soft/words-8"]
 CONV += ["last/three-digits/hard/words-4", "one-sample/one-digit/hard/words-4", "few-channels/two-digits/hard/pooled-4"]
 CONV += ["half-blocks/one-product/hard/words-1", "paper/three-digits/adaptive-hard/words-4"]

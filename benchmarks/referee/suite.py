@@ -3,7 +3,7 @@
     python benchmarks/nir_referee.py suite
 
 Writes a zip file of NAME.nir, a graph, and NAME.data.nir, its recording: nir.NIRGraphData with the observable "spikes"
-(of readouts "v") of the input and of each neuron. A step has the length 1. Another project needs nir alone:
+(of readouts "v") of the input and of each neuron. A step has the length 1. Another project needs only nir:
 
     graph, data = nir.read("lif.nir", type_check=False), nir.read_data("lif.data.nir")
     x, expected = (data.nodes[name].observables["spikes"].data for name in ("input", "n"))  # [1, T, neurons], bool
@@ -111,7 +111,7 @@ def recording(graph: nir.NIRGraph, question: str) -> nir.NIRGraphData:
 
 
 def nudged(graph: nir.NIRGraph, x: torch.Tensor, by: float) -> torch.Tensor:
-    """The output for thresholds that are so many times larger."""
+    """The output for thresholds multiplied by ``by``."""
     other = Graph(graph)
     for name, node in other.nodes.items():
         if isinstance(node, SPIKING):

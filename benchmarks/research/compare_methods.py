@@ -7,7 +7,7 @@
         --data folder --root PATH
     python benchmarks/research/compare_methods.py recipes   which ones learn
 
-    conversion             the ReLU network alone, clipped; then pk.convert
+    conversion             only the ReLU network, clipped; then pk.convert
     qcfs                   the same with activations of a few levels
                            (Bu et al., 2022), from half a threshold
     the authors' recipe    proxy learning, settings of the paper's notebook

@@ -1,4 +1,4 @@
-"""Draw every picture of these commands anew, from the tables; nothing is measured.
+"""Redraw every picture of these commands from the tables; nothing is measured.
 
     python benchmarks/research/redraw.py
     python benchmarks/research/redraw.py --results benchmarks/results  # tracked

@@ -11,7 +11,7 @@ paper's network was made.
 With --init random, --method proxy and tandem of a normalised net (paper, cifar10, vgg) have other defaults:
 --linear-norm --threshold 3 --output-threshold data --lr 1e-3 --pool rates --statistics means --start 0.5.
 
-Stages: the ReLU twin alone (--init ann), clipped where an IF neuron saturates, so that its activations are firing
+Stages: only the ReLU twin (--init ann), clipped where an IF neuron saturates, so that its activations are firing
 rates; then --method, by default proxy: the spiking network's rates make the loss, and the twin carries its gradient
 back. --out holds the best weights so far, checkpoint.json with its tensors, and log.csv; it is one run's at a time, and
 is not written over. A run that was stopped, by Ctrl-C or SIGTERM too, goes on with --resume, and ends with the same

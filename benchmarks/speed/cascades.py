@@ -30,7 +30,7 @@ class Cascade:
     lead: float
 
     def run(self, batch: int | None) -> Logits:
-        """Logits of batches of so many images; None: of any number.
+        """Logits of batches of ``batch`` images; None: of any number.
 
         The large network has a compiled pass for 1, 2, 4, ... images, and repeats the last image to fill one up.
         """

@@ -145,7 +145,7 @@ def step_loops(console: Console, case: Case, images: Tensor) -> dict[str, rivals
 
 
 def same_answers(contenders: dict[str, turns.Contender], images: Tensor) -> None:
-    """RuntimeError if simulations do not agree, but for rounding at a threshold: what is right for one is for all."""
+    """RuntimeError if simulations do not agree, except for rounding at a threshold, since they share one accuracy."""
     (engine, expected), *others = ((name, run(images)) for name, run in contenders.items())
     room = 0.05 * expected.abs().max() if expected.is_floating_point() else 1  # of logits; of counts: a spike
     for name, found in others:

@@ -39,7 +39,7 @@ def images(batch: int | str) -> str:
 
 
 def of_batch(rows: Rows, batch: str) -> Rows:
-    """The rows that were timed with so many images, and those that have no time."""
+    """The rows that were timed with ``batch`` images, and those that have no time."""
     return [row for row in rows if row["batch"] in (batch, "")]
 
 

@@ -9,7 +9,7 @@ PIXELS_A_STEP = 2.0  # the fastest line
 
 
 def along_edges(size: tuple[int, int], share: float, T: int, seed: int = 0) -> pk.Spikes:
-    """Spikes (T, 1, 2, H, W): so many of the pixels have an event at each step, rounded down."""
+    """Spikes (T, 1, 2, H, W): a share of the pixels, rounded down, has an event at each step."""
     rng = np.random.default_rng(seed)
     height, width = size
     count = int(share * height * width)

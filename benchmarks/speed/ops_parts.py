@@ -158,7 +158,7 @@ def torch_currents(shape: Shape, dense: Tensor, weight: Tensor, dtype: torch.dty
 
 
 def rates(shape: Shape, rounds: int, peak_gmac: float, macs_a_cycle: int) -> Iterator[dict]:
-    """Each kernel forced, the chosen one, and torch's convolution alone (no IF), at the shape's firing rate."""
+    """Each kernel forced, the chosen one, and torch's convolution (without IF), at the shape's firing rate."""
     data = Data.of(shape)
     kernels = {name: Kernel(None, name) for name in KERNELS if name not in absent()}
     kernels[CHOSEN] = Kernel(None, None)

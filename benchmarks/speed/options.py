@@ -12,7 +12,7 @@ RIVALS = (*names.RIVALS, *names.GPU_RIVALS)
 
 
 def parse(arguments: list[str] | None, doc: str = "") -> argparse.Namespace:
-    """The options; a bad one ends here, with one sentence, but for those that need torch (prepare.py)."""
+    """The options; a bad one ends here, with one sentence, unless its check needs torch (prepare.py)."""
     parser = make_parser(doc)
     options = parser.parse_args(arguments)
     if options.neuron == "lif" and options.weights is not None:

@@ -22,7 +22,7 @@ def prepare(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     if options.device == "cuda" and not torch.cuda.is_available():
         refuse("argument --device: cuda was asked for, and torch finds no CUDA device here")
     if options.device == "cuda":
-        set_float32_precision("ieee")  # all compute in float32, but for those that say otherwise
+        set_float32_precision("ieee")  # all compute in float32, except those that say otherwise
         torch.backends.cudnn.benchmark = True  # for all, cuDNN tries which algorithm is fastest
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -43,7 +43,7 @@ def prepare(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def not_default(options: argparse.Namespace, trained: bool) -> list[str]:
-    """What tells a run from one with the default options: its picture's name has it, and so leaves theirs alone."""
+    """The part of a picture's name that tells its options, unless they are the defaults; so other pictures are kept."""
     default, named = make_parser().parse_args([]), []
     for option in ("T", "batch", "weights", "neuron", "relu", "int16", "int8", "threads", "rivals", "repeats", "root"):
         value = getattr(options, option)

@@ -29,7 +29,7 @@ float add_floats(const void* buffer, int64_t bytes, int64_t times) { return sum_
 uint16_t add_shorts(const void* buffer, int64_t bytes, int64_t times) { return sum_of<uint16_t>(buffer, bytes, times); }
 uint8_t add_bytes(const void* buffer, int64_t bytes, int64_t times) { return sum_of<uint8_t>(buffer, bytes, times); }
 
-// As many products as floats are in so many bytes.
+// As many products as there are floats in `bytes` bytes.
 float add_products(const void* buffer, int64_t bytes, int64_t times) {
     typedef float Line __attribute__((vector_size(64)));
     const Line a = *(const Line*)buffer, b = a + 1;

@@ -27,7 +27,7 @@ def check() -> None:
 
 
 def level_of(size: int) -> str:
-    """The first level of a core's caches that so many bytes fit."""
+    """The first cache level of a core that ``size`` bytes fit."""
     return next((level for level, room in _rooms().items() if size <= room), MEMORY)
 
 
@@ -64,7 +64,7 @@ def _read_from(level: str) -> int:
 
 
 def _rate(function: str, size: int) -> float:
-    """Bytes a second of a function, over a buffer of so many bytes."""
+    """Bytes per second of a function, over a buffer of ``size`` bytes."""
     run, buffer = getattr(_library(), function), torch.ones(size + 64, dtype=torch.uint8)
     at = -(-buffer.data_ptr() // 64) * 64
     run(at, size, 1)

@@ -112,7 +112,7 @@ def training(net: nn.Module, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def kept(net: nn.Module, run: Callable[[], Tensor]) -> int:
-    """Bytes of all tensors that a forward pass saves for the backward pass, but for the network's own."""
+    """Bytes of all tensors that a forward pass saves for the backward pass, except the network's own."""
     own = {parameter.untyped_storage().data_ptr() for parameter in net.parameters()}
     saved: dict[int, int] = {}
 

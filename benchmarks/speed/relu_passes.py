@@ -32,7 +32,7 @@ class Passes:
         self.net, self.images = net.eval(), images[:CALIBRATION]
 
     def of(self, name: str, batch: int | None = None) -> Logits:
-        """The pass called ``name``, of batches of so many images; None: of any number, which may take longer.
+        """The pass called ``name``, for batches of ``batch`` images; None: of any number, which may take longer.
 
         Raises:
             NotOffered: this processor does not compute in bfloat16.

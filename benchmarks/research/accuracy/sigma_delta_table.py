@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def put(path: Path, columns: list[str], net: str, found: Iterator[dict]) -> None:
-    """Put a network's rows in the place of those that the table has of it; without a name, of all."""
+    """Replace a network's rows in the table; without a name, all rows."""
     kept = [row for row in tables.read_csv(path) if row["net"] != net and net]
     about = {"net": net, "device": device_name(torch.device("cpu")), "commit": commit()}
     for row in found:

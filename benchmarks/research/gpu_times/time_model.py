@@ -177,7 +177,7 @@ def layer_seconds(layer: Layer, kernel: Compiled, images: int, steps: int, card:
     others = turns * kernel.loop.turn + kernel.loop.once  # instructions of a warp
     of_program = passes * of_pass + others * blocks.num_warps / 4
     programs = ceil(layer.pixels * images / blocks.PIXELS) * ceil(layer.C_out / blocks.CHANNELS)
-    on_one = programs / card.multiprocessors  # programs that a multiprocessor runs, in whole waves but for the last
+    on_one = programs / card.multiprocessors  # programs per multiprocessor, in whole waves except the last
     waves = ceil(on_one) if on_one < kernel.programs else ceil(on_one / kernel.programs) * kernel.programs
     words = ceil(steps / 32)
     reads = turns * ceil(layer.K / blocks.BLOCK_K) * programs
@@ -214,7 +214,7 @@ def run_ms(kernels: dict[tuple[str, int], Compiled], images: int, T: int, card: 
 
 
 def products_ms(images: int, T: int, card: Card, weights: str) -> float:
-    """Milliseconds of a run's products alone, at EFFICIENCY of the tensor cores' peak: no kernel is faster."""
+    """Milliseconds of only the products of a run, at EFFICIENCY of the tensor cores' peak: no kernel is faster."""
     parts = variants.PRODUCTS[WEIGHTS[weights]]
     multiply_adds = parts.count * images * T * sum(layer.pixels * layer.C_out * layer.K for layer in LAYERS)
     of_card = MULTIPROCESSORS[card.target].multiply_adds[parts.type] * card.multiprocessors * card.clock

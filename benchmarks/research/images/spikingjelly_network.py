@@ -13,7 +13,7 @@ from images.network_loop import first_potentials, held_values, step_of
 def output_counts(net: pk.Network, images: Tensor, T: int, at_once: int = 1) -> Tensor:
     """Output spikes of T steps, float32 [N, classes]; ``images`` [N, C, H, W] are constant inputs.
 
-    ``at_once``: steps that go through the network together, as so many images of one batch; 1: step mode "s".
+    ``at_once``: steps that go through the network together, as images of one batch; 1: step mode "s".
     """
     held, layers = held_values(net, images)
     run = [(name, _step_of(layer, sources, sources[0] in held, at_once), sources) for name, layer, sources in layers]

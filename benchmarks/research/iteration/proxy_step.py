@@ -122,7 +122,7 @@ def measure(
 
 
 def forget_packed(model: pk.ProxyNet) -> None:
-    """Move the weights: what was folded, rounded and packed of them is made anew, as after a step that changes them."""
+    """Change the weights, so that folded, rounded and packed forms are made again, as after a training step."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
 

@@ -61,7 +61,7 @@ def compare(options: argparse.Namespace, train_set: Dataset, held_out: Dataset, 
             folder = options.runs / curves_of(options) / f"{written(name)}-{seed}"
             training = Training(WAYS[name], chosen[name], options, seed, train_set, total, folder)
             if training.step > goal:
-                continue  # a row that is lost is not measured anew: its weights are gone
+                continue  # a lost row cannot be measured again: its weights are gone
             termination.safe = False
             try:
                 training.advance(goal, termination)

@@ -74,7 +74,7 @@ def lines(rows: list[dict], split: str) -> list[list[str]]:
     for method, T in readings(rows):
         for step in sorted({common, last_step(rows, method)}):
             seconds = at(rows, method, step, T, "cpu_seconds", split)
-            if not seconds:  # test images are read after the last step alone
+            if not seconds:  # test images are read only after the last step
                 continue
             shares = [spread(at(rows, method, step, T, column, split)) for column in (*SHARES, "relu")]
             about = next(row for row in rows if (row["method"], row["step"]) == (method, str(step)))

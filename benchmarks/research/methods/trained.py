@@ -50,7 +50,7 @@ class Training:
 
     @property
     def in_twin(self) -> bool:
-        """Whether the ReLU network is trained alone now."""
+        """Whether only the ReLU network is trained now."""
         return self.step < self.change
 
     def start_stage(self) -> None:
@@ -114,7 +114,7 @@ class Training:
         return self.model.net
 
     def measure(self, images: Dataset, steps: list[int]) -> tuple[list[Point], float | None]:
-        """Its points at so many steps, and the ReLU network's accuracy, of ways that have one."""
+        """Its points at given numbers of steps, and the accuracy of the ReLU network, if there is one."""
         curve = points(self.spiking(), images, steps, self.way.method)
         has_twin = self.way.method not in ("unrolled", "qcfs")
         return curve, ann_accuracy(self.model.ann, images) if has_twin else None

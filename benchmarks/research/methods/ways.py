@@ -27,11 +27,11 @@ class Way:
         starts: initial potentials to choose from, in thresholds of each layer.
         output: the last layer's threshold: "data" (ProxyNet.fit_output_threshold, before the first step), "after" (the
             same before each measurement: training does not use it), or "same" as the others'.
-        twin: share of the steps, from the start, in which the ReLU network is trained alone.
+        twin: share of the steps, from the start, in which only the ReLU network is trained.
         convert: options of pk.convert, which makes the spiking network of the trained ReLU network; None: it does not.
         linear_norm: normalisation of the linear layers.
         pool: of common.nets.build. statistics_of: of ProxyNet.
-        loss: of STEP_LOSSES, in the place of the options'.
+        loss: of STEP_LOSSES, instead of the options'.
         each_step: whether training normalises each step by its own statistics.
     """
 
@@ -107,7 +107,7 @@ def make(way: Way, settings: Settings, given: Namespace, width: float) -> pk.Pro
 
 
 def normalise_each_step(net: nn.Module) -> None:
-    """Make batch normalisation take the statistics of each step alone, as a loop over the steps does.
+    """Make batch normalisation use the statistics of each single step, as a loop over the steps does.
 
     The layers normalise by those of all steps. Running statistics are then updated at each step.
     """

@@ -19,7 +19,7 @@ def subject(generator):
     images = torch.rand(20, 1, 8, 8, generator=generator)
     with torch.no_grad():
         right = nn.functional.one_hot(ann(images).argmax(1), 5).bool()
-    right[::4] = False  # of which nobody knows what they show
+    right[::4] = False  # images of unknown content
     return subjects.Subject("small", ann.eval(), images, images, right)
 
 

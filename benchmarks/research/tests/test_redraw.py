@@ -1,4 +1,4 @@
-"""Every picture of research, drawn anew from the tables of the pages."""
+"""Every picture of research can be redrawn from the tables of the pages."""
 
 import shutil
 

@@ -152,7 +152,7 @@ def test_an_image_is_changed_by_seed_and_epoch_alone(run):
 
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))
 def test_images_are_shifted_mirrored_and_erased(name):
-    """Each is one of the images that the augmentation allows, but for a rectangle of zeros; and each kind comes."""
+    """Each is one of the images that the augmentation allows, except for a rectangle of zeros; and each kind occurs."""
     images = torch.rand(64, 3, 8, 8) + 0.5
     changes = AUGMENTATIONS[name](8)
     if changes.erased:  # more of them, and further

@@ -75,7 +75,7 @@ def test_rescaled_weights_compute_the_same_and_fire_more(batch_norm):
 
 @pytest.mark.long
 def test_rescaled_after_the_twins_own_training(run):
-    """Between two stages, and from a file of the twin alone; not from one of a spiking network."""
+    """Between two stages, and from a file with only the twin; not from one of a spiking network."""
     both = "--ann-epochs 1 --epochs 1 --lr 1e-9"
     plain, scaled = run(both, "plain"), run(f"{both} --rescale 99", "scaled")
 
@@ -157,7 +157,7 @@ def test_pools_and_initial_potentials_are_in_the_file(run):
 
 @pytest.mark.long
 def test_a_twin_trained_alone_is_measured_converted(run, monkeypatch):
-    """Its own spiking network, whose weights nobody scaled, fires too little; epochs are compared by what is used."""
+    """Its own spiking network has unscaled weights and fires too little: epochs are compared by the one in use."""
     monkeypatch.setattr(conversion, "CALIBRATION", 100)
     net_options = "--threshold 3 --linear-norm --dropout 0.1"
     out = run(f"--init random --method ann --epochs 5 --lr 1e-2 --loss cross-entropy --T 16 {net_options}")

@@ -62,7 +62,7 @@ def test_every_contender_has_a_row_of_each_clip(command, capsys):
     assert {default, "ReLU network, torch", "ReLU network, OpenVINO float32"} <= set(timed)
     assert all(row["commit"] and row["frames"] == "4" for row in rows)
     assert "first frame, still" in capsys.readouterr().out
-    assert len(command()) == len(rows)  # in the place of those before
+    assert len(command()) == len(rows)  # replaces the earlier rows
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Random changes of images, on whole batches. What an image gets depends on the seed, the epoch and the image alone.
+"""Random changes of images, on whole batches. What an image gets depends only on the seed, the epoch and the image.
 
 So the same epoch is the same however it is cut: into batches, over processes, or by an interruption.
 """
@@ -86,7 +86,7 @@ def augment(dataset: Dataset, name: str, seed: int) -> Augmented:
 
 
 def draw(changes: Changes, count: int, size: Sequence[int], generator: torch.Generator) -> dict[str, Tensor]:
-    """What happens to each of ``count`` images of ``size`` (H, W): tensors of so many rows, for ``change``."""
+    """What happens to each of ``count`` images of ``size`` (H, W): tensors of ``count`` rows, for ``change``."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)

@@ -135,7 +135,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, position: dict, tensors:
 
 
 def _same_groups(own: list[dict], saved: list) -> None:
-    """ValueError if a setting that was saved is not the optimizer's; the learning rate is set anew at each step."""
+    """ValueError if a setting that was saved is not the optimizer's; the learning rate is set at each step."""
     if len(own) != len(saved) or not all(isinstance(group, dict) for group in saved):
         raise ValueError(f"{len(own)} groups of parameters are needed")
     for group, other in zip(own, saved, strict=True):

@@ -16,7 +16,7 @@ LOGIT_SCALE = 10.0  # cross-entropy sees rates between 0 and 1 as logits between
 
 
 class Ann(nn.Module):
-    """The ReLU twin alone; its output stands for a firing rate."""
+    """Only the ReLU twin; its output stands for a firing rate."""
 
     def __init__(self, model: pk.ProxyNet):
         super().__init__()

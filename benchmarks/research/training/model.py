@@ -54,7 +54,7 @@ def rescales(options: Namespace) -> bool:
 
 
 def rescale(options: Namespace, model: pk.ProxyNet, images: Tensor) -> None:
-    """Scale the twin's trained weights for the spiking network, if asked to, and measure its currents anew."""
+    """Scale the twin's trained weights for the spiking network, if asked to, and measure its currents again."""
     if rescales(options):
         weight_scales.to_range(model.eval(), images, options.rescale)
         model.measure_batch_norm(images)  # by neurons that fire more

@@ -1,4 +1,4 @@
-"""Weights scaled to the neurons' range, between the training of the ReLU twin alone and that of the spiking network."""
+"""Scales weights to the neurons' range, between the training of the ReLU twin and that of the spiking network."""
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ def to_range(model: pk.ProxyNet, images: Tensor, percentile: float) -> None:
     values, before = images, 1.0
     for name, layer in model.net.named_children():
         if not isinstance(layer, pk.layers.Fused):  # pooling, flattening
-            rates = isinstance(layer, pk.layers.SpikingLayer)  # pools that take spikes alone
+            rates = isinstance(layer, pk.layers.SpikingLayer)  # pooling layers that take only spikes
             values = layer.affine(values) if rates else layer(values.unsqueeze(0)).squeeze(0)
             continue
         current = layer.affine(values)

@@ -160,7 +160,7 @@ class Run:
         self.model.train()
         self.model.freeze_batch_norm(not self.statistics_learn(stage))
         method = METHODS[stage.method](self.model)
-        if workers.world > 1:  # made anew, it also hands on the buffers that rank 0 may have changed after an epoch
+        if workers.world > 1:  # a new one also distributes buffers that rank 0 may have changed after an epoch
             method = DistributedDataParallel(method, broadcast_buffers=False)
         self.data.epoch = place.stage * STAGE_SEED + place.epoch
         order = datasets.batches(

@@ -21,7 +21,7 @@ class Breakdown(Exception):
 
 
 def make_optimizer(options: Namespace, model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """Adam, its weight decay decoupled from the gradient (AdamW), and of weights alone, not of biases and the like."""
+    """Adam, its weight decay decoupled from the gradient (AdamW), and only for weights, not for biases and the like."""
     groups = [
         {
             "params": [p for p in model.parameters() if (p.ndim > 1) == decays],
@@ -48,7 +48,7 @@ def gradient(options: Namespace, method: nn.Module, model: pk.ProxyNet, images: 
     Raises:
         Breakdown: the twin or a gradient is not finite. A loss that is not has no gradient; ``watch`` stops for it.
     """
-    for parameter in method.parameters():  # the model's, and those that a method has besides
+    for parameter in method.parameters():  # the model's, and a method's own
         parameter.grad = None
     try:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):

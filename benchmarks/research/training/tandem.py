@@ -1,6 +1,6 @@
 """Tandem learning (Wu et al., IEEE TNNLS 2021, arXiv:1907.01167): the twin sees the spiking network's rates everywhere.
 
-Proxy learning takes the spiking network's output alone; here each layer of the ReLU network is fed with the firing
+Proxy learning uses only the spiking network's output; here each layer of the ReLU network is fed with the firing
 rates that reach the spiking layer, so its gradient is taken at what the spiking network did.
 """
 

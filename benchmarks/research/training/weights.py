@@ -28,12 +28,12 @@ def rounded(model: pk.ProxyNet) -> pk.ProxyNet:
 
 
 def is_twin_alone(about: dict[str, str]) -> bool:
-    """Whether a file's metadata say that its ReLU twin was trained alone; its spiking network is the twin converted."""
+    """Whether a file's metadata say that only its ReLU twin was trained; its spiking network is the converted twin."""
     return about.get("method") == "ann" and "decay" not in about
 
 
 def describe(options: Namespace, kind: dict) -> dict[str, str]:
-    """The metadata of a file, but for what was measured: what nets.load_file needs, and how the network was trained.
+    """The metadata of a file, except measurements: what nets.load_file needs, and how the network was trained.
 
     ``kind``: shape [C, H, W] of the images, and number of classes.
     """
