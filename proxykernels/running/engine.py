@@ -18,12 +18,10 @@ from ..plan.operations import Kind, Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
 from . import sigma_delta_state
-from .early_exit import LogitMargin, Margin, Stop, check_rule
-from .later_states import LaterStates
+from .early_exit import Asked, AskedLead, LogitMargin, Margin, Stop, check_rule
 from .plan_inputs import PlanInputs
-from .plan_result import ChangesFigures, PlanFigures
+from .plan_result import ChangesFigures, LaterStates, PlanFigures
 from .result import Result, table
-from .stopping import Asked, AskedLead
 from .stream import Stream
 from .written import Layout, Written
 

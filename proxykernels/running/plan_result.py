@@ -1,7 +1,7 @@
 """The figures of a network that the library ran."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -16,6 +16,29 @@ from .result import LOSES_CHARGE, NOT_CONVERTED, Result
 from .sigma_delta_state import as_state
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 from .written import Written
+
+
+class LaterStates(Mapping[int, Tensor]):
+    """The states after a run, by the numbers of operations, as the library has them. Most results are only counted, so
+    a second run gives the states once somebody asks for them."""
+
+    def __init__(self, numbers: Sequence[int], run: Callable[[], Mapping[int, Tensor]]):
+        """``run``: gives them all."""
+        self._numbers, self._run = numbers, run
+        self._states: Mapping[int, Tensor] | None = None
+
+    def __getitem__(self, number: int) -> Tensor:
+        if number not in self._numbers:
+            raise KeyError(number)
+        if self._states is None:  # threads that ask at once each have a run
+            self._states = self._run()
+        return self._states[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
 
 
 @dataclass(eq=False)

@@ -21,8 +21,7 @@ from ..plan.quantize import Rounded, quantized
 from ..spikes import Spikes
 from ..spikes.spike_tensor import InputMemory, SpikeTensor
 from .records import ask
-from .state import check_calls, check_layers
-from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, unwatched
+from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, check_calls, check_layers, unwatched
 from .synops import Counters, LayerTally
 
 

@@ -20,7 +20,7 @@ from ..spikes import Spikes
 from . import planned as plans
 from .early_exit import Stop, decided_by
 from .result import LayerFigures, Result
-from .state import States, check_layers
+from .stateful_layer import States, check_layers
 from .synops import SynOps
 
 CHUNK, STOP_CHUNK = 32, 2  # steps at a time, and between two looks at which samples are decided

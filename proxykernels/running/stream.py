@@ -3,8 +3,7 @@
 import math
 from collections.abc import Iterable
 from ctypes import c_int64
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +13,13 @@ from .. import checks
 from ..calls import spike_ops
 from ..kernels import heap, locks
 from ..kernels.cpu.words import pixel_bytes
-from ..plan.library import CONSTANT, SPIKES, VALUES, Given, PlanTally, Session
+from ..plan.library import CONSTANT, SPIKES, VALUES, Given, Session
 from ..plan.plan import Plan
 from ..spikes import Spikes
-from .early_exit import STOP_EVERY, LogitMargin, Stop, check_rule, decided_by
+from .early_exit import STOP_EVERY, AskedLead, LogitMargin, Stop, check_rule, decided_by
 from .plan_result import logits_of
 from .sigma_delta_state import read_state, read_sums
-from .stopping import AskedLead
-from .stream_state import StreamState, check_whole, ready_layers, samples_of
+from .stream_state import Past, StreamState, check_whole, ready_layers, samples_of
 
 
 def _sample_bytes(plan: Plan) -> int:
@@ -33,58 +31,6 @@ def _sample_bytes(plan: Plan) -> int:
         math.prod(op.image[1:]) * (4 * op.image[0] if op.real else pixel_bytes(op.image[0])) for op in plan.operations
     ]
     return states + 4 * math.prod(plan.last.shape) + max(steps)
-
-
-@dataclass
-class _Past:
-    """What a stream has done since it was made or reset. The library adds to counts, tally and clock at once, as a run
-    ends: whatever interrupts it, they agree with the states. All else changes with the object, which is replaced.
-
-    Attributes:
-        counts: int32 [N, ...]; None: of values. tally: of all samples, also of what was undone.
-        before: steps of each sample, int64 [N], before those of ``clock``, which all samples go.
-        rested: whether a sample was at rest when the clock began, bool [N]. stopped: by the rule, bool [N].
-        start: the state that logits count from; None: rest.
-        given: states that were set, until the session has taken them.
-    """
-
-    counts: Tensor | None
-    tally: PlanTally
-    before: Tensor
-    rested: Tensor
-    stopped: Tensor
-    start: Tensor | None = None
-    given: dict[int, Tensor] = field(default_factory=dict)
-    clock: c_int64 = field(default_factory=c_int64)
-
-    @property
-    def steps(self) -> Tensor:
-        """Of each sample, int64 [N]."""
-        return self.before + self.clock.value
-
-    @cached_property
-    def _rests(self) -> tuple[bool, bool]:
-        """Whether all samples began at rest, or some."""
-        return bool(self.rested.all()), bool(self.rested.any())
-
-    @property
-    def fresh(self) -> bool:
-        """Whether all samples are at rest."""
-        return not self.clock.value and self._rests[0]
-
-    @property
-    def at_rest(self) -> Tensor:
-        """The samples before their first step, bool [N]."""
-        return self.rested if not self.clock.value else torch.zeros_like(self.rested)
-
-    @cached_property
-    def _stops(self) -> bool:
-        return bool(self.stopped.any())
-
-    @property
-    def is_even(self) -> bool:
-        """Whether all samples go on, from rest or from where they are."""
-        return not self._stops and (self._rests[0] == self._rests[1] or bool(self.clock.value))
 
 
 class Stream:
@@ -170,11 +116,11 @@ class Stream:
             )  # fmt: skip
             self._settled()
 
-    def _rest(self) -> _Past:
+    def _rest(self) -> Past:
         N, op = self.batch, self.engine.plan.last
         counts = None if op.real else heap.zeros(N, *op.shape, dtype=torch.int32)
         no, none = heap.zeros(N, dtype=torch.int64), heap.zeros(N, dtype=torch.bool)
-        return _Past(counts, self.engine.tally(), no, ~none, none)
+        return Past(counts, self.engine.tally(), no, ~none, none)
 
     def __call__(self, x: Tensor | Spikes) -> Spikes | Tensor:
         """Go on for a step, or for some.
@@ -221,7 +167,7 @@ class Stream:
             )
         return not step or (x.is_floating_point() and self.engine.inputs.takes_floats)
 
-    def _settled(self) -> _Past:
+    def _settled(self) -> Past:
         """The past, once the session has the states that were set; an interrupt leaves them to be taken again."""
         if self._session.runs:
             raise RuntimeError("the stream is in the middle of a call, and a signal handler uses it; wait for its end")
@@ -231,13 +177,13 @@ class Stream:
         past.given = {}
         return past
 
-    def _go_on(self, past: _Past, given: Given, T: int) -> Spikes | Tensor:
+    def _go_on(self, past: Past, given: Given, T: int) -> Spikes | Tensor:
         """All samples, in the session."""
         return self.engine.advance(
             self._session, given, T, past.tally, fresh=past.fresh, counts=past.counts, steps=past.clock
         ).tensor()
 
-    def _go_on_apart(self, past: _Past, given: Given, T: int) -> Spikes | Tensor:
+    def _go_on_apart(self, past: Past, given: Given, T: int) -> Spikes | Tensor:
         """Samples at rest apart from the others, and without those that have stopped, which are silent.
 
         They run in another session: whatever interrupts this, the stream's has what it had.
@@ -306,7 +252,7 @@ class Stream:
         op = self.engine.plan.operations[self.engine.plan.with_logits]
         return op.neurons.start[0].view(-1, *[1] * (len(op.shape) - 1))
 
-    def _before_look(self, past: _Past, most: int) -> int:
+    def _before_look(self, past: Past, most: int) -> int:
         """How many of ``most`` steps go by until the rule looks at a sample."""
         if self._stop is None:
             return most
@@ -355,7 +301,7 @@ class Stream:
                 raise AttributeError("logits need at least one step")
             return self._logits(past)
 
-    def _logits(self, past: _Past) -> Tensor:
+    def _logits(self, past: Past) -> Tensor:
         if self.engine.plan.changes:
             return self._outputs()
         state = self.engine.last_state(self._session, self.batch)

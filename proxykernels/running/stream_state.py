@@ -1,6 +1,9 @@
-"""What a stream has done, as one value that can be kept, copied, saved and set again."""
+"""What a stream has done: while it goes on, and as one value that can be kept, copied, saved and set again."""
 
 from collections.abc import Iterable
+from ctypes import c_int64
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,8 +11,61 @@ from torch import Tensor
 
 from .. import checks
 from ..kernels import heap
+from ..plan.library import PlanTally
 from ..plan.plan import Plan
 from .sigma_delta_state import ready_state
+
+
+@dataclass
+class Past:
+    """What a stream has done since it was made or reset. The library adds to counts, tally and clock at once, as a run
+    ends: whatever interrupts it, they agree with the states. All else changes with the object, which is replaced.
+
+    Attributes:
+        counts: int32 [N, ...]; None: of values. tally: of all samples, also of what was undone.
+        before: steps of each sample, int64 [N], before those of ``clock``, which all samples go.
+        rested: whether a sample was at rest when the clock began, bool [N]. stopped: by the rule, bool [N].
+        start: the state that logits count from; None: rest.
+        given: states that were set, until the session has taken them.
+    """
+
+    counts: Tensor | None
+    tally: PlanTally
+    before: Tensor
+    rested: Tensor
+    stopped: Tensor
+    start: Tensor | None = None
+    given: dict[int, Tensor] = field(default_factory=dict)
+    clock: c_int64 = field(default_factory=c_int64)
+
+    @property
+    def steps(self) -> Tensor:
+        """Of each sample, int64 [N]."""
+        return self.before + self.clock.value
+
+    @cached_property
+    def _rests(self) -> tuple[bool, bool]:
+        """Whether all samples began at rest, or some."""
+        return bool(self.rested.all()), bool(self.rested.any())
+
+    @property
+    def fresh(self) -> bool:
+        """Whether all samples are at rest."""
+        return not self.clock.value and self._rests[0]
+
+    @property
+    def at_rest(self) -> Tensor:
+        """The samples before their first step, bool [N]."""
+        return self.rested if not self.clock.value else torch.zeros_like(self.rested)
+
+    @cached_property
+    def _stops(self) -> bool:
+        return bool(self.stopped.any())
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all samples go on, from rest or from where they are."""
+        return not self._stops and (self._rests[0] == self._rests[1] or bool(self.clock.value))
 
 
 class StreamState(dict[str, Any]):

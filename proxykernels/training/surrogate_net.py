@@ -16,8 +16,7 @@ from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..running.early_exit import samples
 from ..running.prepared_network import look, replace_neurons
-from ..running.state import check_calls, check_layers
-from ..running.stateful_layer import HeldDropout, Masks, StatefulLayer
+from ..running.stateful_layer import HeldDropout, Masks, StatefulLayer, check_calls, check_layers
 from ..running.synops import Counters
 from ..sequences import is_sequence
 from ..spikes import Spikes, pack_if_binary

@@ -19,8 +19,8 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.kernels import cpu
 from proxykernels.plan.follow import follow
+from proxykernels.running.early_exit import Asked
 from proxykernels.running.engine import Engine
-from proxykernels.running.stopping import Asked
 
 TARGETS = [target for target in cpu.TARGETS if cpu.load(target)]
 NEURONS = {

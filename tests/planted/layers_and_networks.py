@@ -13,7 +13,7 @@ DEFECTS = {
         "kernels/weight_cache.py", "known[key][0] != ", "False and known[key][0] != ", "tests/cpu"
     ),
     "simulation: samples in order": Defect(
-        "proxykernels/running/state.py",
+        "proxykernels/running/stateful_layer.py",
         "torch.cat(indices).argsort()",
         "torch.cat(indices)",
         "tests/package/test_anytime.py",
