@@ -6,15 +6,14 @@ the spikes, 0 or 1, of the step before.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from .neuron_models import Neuron
 from .recording import Choice, note
+from .reference import feedback, step
 from .reference import recurrent_scan as definition
-from .reference_gradients import surrogate_recurrent_scan
 from .surrogates import Surrogate
 from .weight_layouts import require_finite
 
@@ -31,22 +30,35 @@ def recurrent_scan(pack: Callable[[Tensor], Tensor], current: Tensor, v: Tensor,
 
 
 def recurrent_scan_backward(
-    grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron, surrogate: Surrogate,
-    recurrent: Tensor,
+    scan_backward: Callable[..., tuple[Tensor, Tensor, Tensor]], grad_spikes: Tensor, grad_v: Tensor | None,
+    current: Tensor, v: Tensor, neuron: Neuron, surrogate: Surrogate, recurrent: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Back through all T steps, by the definition's autograd: gradients of the currents, of the state before the first
-    step, and of a bias and of the parameters of a channel, float64 [1 + parameters, C]."""
+    """Back through all T steps, one after another, each by the backend's ``scan_backward`` (backends.Backend).
 
-    def gradients() -> tuple[Tensor, ...]:
-        given = [x.detach().float().requires_grad_() for x in (current, v, neuron.channels)]
-        neurons = neuron._replace(channels=given[2])
-        found = surrogate_recurrent_scan(given[0].squeeze(2), given[1].squeeze(2), neurons, recurrent, surrogate)
-        last = torch.zeros_like(v, dtype=torch.float32) if grad_v is None else grad_v.float()
-        outer = grad_spikes.float().squeeze(2), last.squeeze(2)
-        return torch.autograd.grad(found, given, outer, materialize_grads=True)
-
-    with ThreadPoolExecutor(1) as thread:  # in this one a mode of torch, such as FlopCounterMode, may stop autograd
-        of_current, of_v, of_channels = thread.submit(gradients).result()
-    of_bias = of_current.double().sum((0, 1, 2))
-    sums = torch.cat([of_bias.unsqueeze(0), of_channels.double().reshape(-1, len(of_bias))])
-    return of_current.contiguous(), of_v.contiguous(), sums
+    Returns:
+        As scan_backward: the gradients of the currents, of the states before the first step and the spikes before it,
+        and of a bias and of the parameters of a channel.
+    """
+    neuron, recurrent = neuron.detach(), recurrent.detach().float()
+    spike, its_states = v[:, -1].float(), v[:, :-1].float()
+    state, steps = tuple(its_states.unbind(1)), []
+    for step_current in current.float():
+        whole = step_current + feedback(spike, recurrent)
+        steps.append((whole, state[0] if neuron.states == 1 else torch.stack(state, 1)))
+        spike, state = step(state, whole, neuron)
+    grad_state, grad_spike = None, torch.zeros_like(spike)
+    if grad_v is not None:
+        grad_state, grad_spike = grad_v[:, :-1].float(), grad_v[:, -1].float()
+        grad_state = grad_state.squeeze(1) if neuron.states == 1 else grad_state
+    grad_current = torch.empty(grad_spikes.shape, dtype=torch.float32, device=v.device)
+    sums = v.new_zeros(1 + len(neuron.channels), v.shape[-1], dtype=torch.float64)
+    for t in reversed(range(len(steps))):
+        outer = (grad_spikes[t] + grad_spike).unsqueeze(0)
+        whole, before = steps.pop()
+        its, grad_state, grown = scan_backward(outer, grad_state, whole.unsqueeze(0), before, neuron, surrogate)
+        grad_current[t] = its[0]
+        grad_spike = its[0] * recurrent if recurrent.ndim == 1 else its[0] @ recurrent
+        sums += grown
+    if grad_state is None:
+        grad_state = torch.zeros_like(its_states)
+    return grad_current, torch.cat([grad_state.view_as(its_states), grad_spike.unsqueeze(1)], 1), sums

@@ -8,6 +8,7 @@ from ..recording import Choice, note
 from . import counters, packing, words
 from .convolutions import convolutions, noting
 from .if_scan import if_scan
+from .recurrent_backward import recurrent_scan_backward
 from .recurrent_scan import MOST_NEURONS, recurrent_scan
 from .scan_backward import scan_backward
 from .sigma_delta_launches import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
@@ -39,6 +40,12 @@ class GpuKernels(InTorch):
             return recurrent.recurrent_scan(self.pack, current, *neurons)
         note(RECURRENT)
         return recurrent_scan(current, *neurons)
+
+    def recurrent_scan_backward(self, grad_spikes: Tensor, *neurons) -> tuple[Tensor, Tensor, Tensor]:
+        """Back through the steps of recurrent_scan."""
+        if grad_spikes.shape[-1] > MOST_NEURONS:
+            return super().recurrent_scan_backward(grad_spikes, *neurons)
+        return recurrent_scan_backward(grad_spikes, *neurons)
 
     def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:
         """Convolution of packed spikes, then IF."""

@@ -3,7 +3,7 @@
 A program owns one sample, with its neurons' states in registers. What fired in a step is listed in memory, and the next
 step adds a row of R, what a neuron sends, for each entry. So the work is in proportion to the spikes, as on a CPU. The
 rows of a layer of some hundred neurons stay in the caches. Nothing is shared between programs, so none waits for
-another.
+another. recurrent_backward.py goes back through the steps.
 """
 
 import torch
@@ -15,6 +15,19 @@ from ..neuron_models import Neuron
 from .neuron_steps import arguments, read_states, write_states
 
 MOST_NEURONS = 2048  # of a sample: a program holds all of them; layers with more take the step loop
+ROWS = tl.constexpr(8)  # of weights that are loaded before the first is added: a load takes longer than an addition
+
+
+def block_of(C: int) -> int:
+    """Neurons of a program, with those that are not there."""
+    return max(32, triton.next_power_of_2(C))
+
+
+def by_step(x: Tensor) -> Tensor:
+    """Values [T, N, 1, C] whose steps are contiguous each. A time stride of 0 stays, so that it costs no copy."""
+    if x.stride(0) == 0:
+        return x[0].contiguous().expand(x.shape)
+    return x if x[0].is_contiguous() else x.contiguous()
 
 
 def warps_of(block: int) -> int:
@@ -23,17 +36,36 @@ def warps_of(block: int) -> int:
 
 
 @triton.jit
-def _list_fired(spike, channel, list_pointer):
-    """Write the numbers of the neurons that fired, in order; how many there are."""
-    place = tl.cumsum(spike.to(tl.int32), 0)
-    tl.store(list_pointer + place - 1, channel, mask=spike)
-    return tl.sum(spike.to(tl.int32), 0)
+def list_channels(condition, channel, list_pointer):
+    """Write the channels for which a condition holds, in order, where all threads can read them; returns how many."""
+    place = tl.cumsum(condition.to(tl.int32), 0)
+    tl.store(list_pointer + place - 1, channel, mask=condition)
+    return tl.sum(condition.to(tl.int32), 0)
+
+
+@triton.jit
+def add_rows(list_pointer, count, factor_pointer, weight_pointer, channel, C, BLOCK: tl.constexpr):
+    """The sum of the listed rows of a matrix [C, C], in the order of the list.
+
+    ``factor_pointer``: one factor a row, float32 [C], by which the row is multiplied; None: 1.
+    """
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, count, ROWS):
+        for k in tl.static_range(ROWS):
+            listed = first + k < count
+            row = tl.load(list_pointer + first + k, mask=listed, other=0)
+            columns = tl.where(listed, C, 0)
+            values = tl.load(weight_pointer + row.to(tl.int64) * C + channel, mask=channel < columns, other=0.0)
+            if factor_pointer is not None:
+                values *= tl.load(factor_pointer + row, mask=listed, other=0.0)
+            total += values
+    return total
 
 
 @triton.jit(do_not_specialize=["T"])
 def _recurrent_scan_kernel(
     current_pointer,  # [T, samples, C]; stride current_stride over time
-    v_pointer,  # [STATES + 1, samples, C] float32, states before the first step, and last the spikes before it
+    v_pointer,  # [samples, STATES + 1, C] float32, states before the first step, and last the spikes before it
     neuron,  # the neurons' parameters: neuron_steps.py
     weight_pointer,  # float32 [C, C], of which row j has what neuron j sends, or [C]
     list_pointer,  # int32 [samples, 2, BLOCK], of a step and of the step before
@@ -52,9 +84,9 @@ def _recurrent_scan_kernel(
     channel = tl.arange(0, BLOCK)
     mask = channel < C
     loaded = LOAD(neuron, 0, channel, mask)
-    first_row, size = v_pointer + sample * C, tl.num_programs(0).to(tl.int64) * C
-    state = read_states(first_row, size, channel, mask, STATES)
-    spike = tl.load(first_row + STATES * size + channel, mask=mask, other=0.0) != 0.0
+    first_row = v_pointer + sample * ((STATES + 1) * C)
+    state = read_states(first_row, C, channel, mask, STATES)
+    spike = tl.load(first_row + STATES * C + channel, mask=mask, other=0.0) != 0.0
     lists = list_pointer + sample * (2 * BLOCK)
     turn = 0
     own = tl.load(weight_pointer + channel, mask=mask, other=0.0)
@@ -67,12 +99,9 @@ def _recurrent_scan_kernel(
                 # Two lists by turns: others may still read that of the step before. It is made where it is read: Triton
                 # 3.6 and 3.7 take a count that a loop hands on for that before the loop.
                 turn = 1 - turn
-                count = _list_fired(spike, channel, lists + turn * BLOCK)
+                count = list_channels(spike, channel, lists + turn * BLOCK)
                 tl.debug_barrier()
-                back = tl.zeros((BLOCK,), tl.float32)
-                for k in range(0, count):
-                    sender = tl.load(lists + turn * BLOCK + k).to(tl.int64)
-                    back += tl.load(weight_pointer + sender * C + channel, mask=mask, other=0.0)
+                back = add_rows(lists + turn * BLOCK, count, None, weight_pointer, channel, C, BLOCK)
             else:
                 back = tl.where(spike, own, 0.0)
             current = tl.load(current_row + channel, mask=mask, other=0.0).to(tl.float32)
@@ -81,10 +110,10 @@ def _recurrent_scan_kernel(
             word |= spike.to(tl.int32) << bit
             current_row += current_stride
         tl.store(word_row + channel, word, mask=mask)
-        word_row += size
-    last_row = v_last_pointer + sample * C
-    write_states(last_row, size, channel, state, mask, STATES)
-    tl.store(last_row + STATES * size + channel, spike.to(tl.float32), mask=mask)
+        word_row += tl.num_programs(0).to(tl.int64) * C
+    last_row = v_last_pointer + sample * ((STATES + 1) * C)
+    write_states(last_row, C, channel, state, mask, STATES)
+    tl.store(last_row + STATES * C + channel, spike.to(tl.float32), mask=mask)
 
 
 def recurrent_scan(current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,14 +131,11 @@ def recurrent_scan(current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
         words = v.new_zeros((triton.cdiv(T, 32), N, 1, C), dtype=torch.int32)
         return words, v.clone(memory_format=torch.contiguous_format)
-    if current.stride(0) == 0:
-        current = current[0].contiguous().expand(current.shape)
-    elif not current[0].is_contiguous():
-        current = current.contiguous()
+    current = by_step(current)
     full = recurrent.ndim == 2
     weight = (recurrent.t() if full else recurrent).detach().float().contiguous()
-    start = v.float().transpose(0, 1).contiguous()
-    last, block = torch.empty_like(start), max(32, triton.next_power_of_2(C))
+    start, block = v.float().contiguous(), block_of(C)
+    last = torch.empty_like(start)
     spikes = torch.empty(triton.cdiv(T, 32), N, 1, C, dtype=torch.int32, device=v.device)
     with torch.cuda.device_of(v):
         _recurrent_scan_kernel[(N,)](
@@ -129,4 +155,4 @@ def recurrent_scan(current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor
             # Spikes must not depend on a default that differs between Triton releases.
             enable_fp_fusion=False,
         )
-    return spikes, last.transpose(0, 1).contiguous()
+    return spikes, last

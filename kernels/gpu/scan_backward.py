@@ -60,7 +60,6 @@ def _scan_backward_kernel(
     row = start
     for _ in range(0, T):
         current = tl.load(current_row + offsets, mask=mask, other=0.0)
-        # Each thread reads back, in the second loop, what it wrote itself: no barrier is needed.
         write_states(before_row, neurons, offsets, state, mask, STATES)
         state, _above_threshold = STEP(state, current, neuron, loaded)
         current_row += current_stride
@@ -68,6 +67,8 @@ def _scan_backward_kernel(
         if not CONSTANT:
             row += neurons
 
+    # Triton may give an address to one thread where it is written and to another where it is read.
+    tl.debug_barrier()
     if grad_v_pointer is None:
         grad_state = zero_states(state[0], STATES)
     else:

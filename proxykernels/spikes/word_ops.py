@@ -37,7 +37,9 @@ def new_counts(tensors: int, device: torch.device) -> Tensor:
 
 
 def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
-    """The words of steps start .. stop - 1."""
+    """The words of steps start .. stop - 1: the given tensor, if these are all, and otherwise a copy."""
+    if (start, stop) == (0, T):
+        return words
     return _layout(words).cut(words, T, start, stop)
 
 

@@ -3,9 +3,11 @@
 In :func:`pretend_gpu` the whole library takes its way for a GPU: a tensor made on "cuda", or moved by the card, is an
 :class:`OnCard`, PyTorch's operators work on the CPU tensor within, and Triton's kernels on it in Triton's interpreter.
 A :class:`Card` counts the operators that start work on a GPU (launches; views and allocations start none) and those
-that wait for it (synchronisations: whatever brings values to the CPU).
+that wait for it (synchronisations: whatever brings values to the CPU). All threads have the card,
+also those that start later. With pretend_cuda_guard.cpp autograd has one worker thread for it, as for any card.
 """
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ KERNELS = (
     "_float16_parts_kernel",
     "_int8_digits_kernel",
     "_pack_kernel",
+    "_recurrent_backward_kernel",
     "_recurrent_scan_kernel",
     "_running_sums_kernel",
     "_scan_backward_kernel",
@@ -259,6 +262,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         if_conv2d,
         if_scan,
         packing,
+        recurrent_backward,
         recurrent_scan,
         scan_backward,
         sigma_delta_launches,
@@ -272,6 +276,13 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     from proxykernels.spikes import spike_tensor
 
     card = Card(executes)
+    run_thread = threading.Thread.run
+
+    def run_with_card(thread: threading.Thread) -> None:
+        with card:
+            run_thread(thread)
+
+    monkeypatch.setattr(threading.Thread, "run", run_with_card)
     major, minor = (9, 0) if triton.knobs.runtime.interpret else divmod(driver.active.get_current_target().arch, 10)
     properties = SimpleNamespace(total_memory=80 << 30, multi_processor_count=132, major=major, minor=minor)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
@@ -285,8 +296,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
     monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
-    jitted = if_conv2d, if_scan, counters, packing, recurrent_scan, scan_backward, sigma_delta_launches, weight_parts
-    for module in jitted:
+    jitted = if_conv2d, if_scan, counters, packing, sigma_delta_launches, weight_parts
+    for module in (*jitted, recurrent_backward, recurrent_scan, scan_backward):
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))

@@ -8,6 +8,7 @@ Autograd asks for a guard of the current device, which a build of torch for CPUs
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -25,8 +26,13 @@ import proxykernels as pk  # noqa: E402
 del OnCard.__getitem__  # with the guard torch's own indexing works, which autograd follows
 
 
+RECURRENCES = "full", "elementwise"
+
+
 def network(kind: str) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
+    if kind in RECURRENCES:
+        return recurrent_network(kind)
     net = nn.Sequential(
         pk.FusedIFConv2d(2, 3, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(12, 4, v_reset=None)
     )
@@ -35,10 +41,24 @@ def network(kind: str) -> nn.Module:
     return pk.ProxyNet(net, T=7) if kind == "proxy" else pk.SurrogateNet(net, T=7)
 
 
+def recurrent_network(recurrence: str) -> nn.Module:
+    generator = torch.Generator().manual_seed(2)
+    net = nn.Sequential(
+        pk.Flatten(),
+        pk.FusedRecurrentLinear(32, 9, neuron=pk.neurons.LIFNeuron(decay=0.5, v_reset=None), recurrence=recurrence),
+        pk.FusedIFLinear(9, 4, v_reset=None),
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator) / 2 + 0.125
+    return pk.SurrogateNet(net, T=7)
+
+
 def gradients(model: nn.Module, x: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
     """The output, and the gradients of a weighted sum of it."""
-    output = model(x)
+    output, threads = model(x), set()
+    output.register_hook(lambda gradient: threads.add(threading.get_ident()))
     (output * weights).sum().backward()
+    assert (threads == {threading.get_ident()}) == (output.device.type == "cpu")  # a card has a thread of its own
     return [output.detach(), *(parameter.grad for parameter in model.parameters())]
 
 
@@ -76,7 +96,24 @@ def count() -> None:
         assert set(model.rates) == {"0", "2", "4"}
 
 
+def count_recurrent(recurrence: str, T: int) -> None:
+    """Prints the launches and waits of a recurrent layer's backward pass."""
+    generator = torch.Generator().manual_seed(0)
+    layer = pk.use_surrogate(
+        pk.FusedRecurrentLinear(6, 20, neuron=pk.neurons.LIFNeuron(), recurrence=recurrence), pk.ATan()
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch, executes=False) as card:
+        card.moved(layer)
+        loss = layer(card.on_card(dyadic(T, 2, 6, generator=generator).sign().abs())).sum()
+        card.clear()
+        loss.backward()
+        print(recurrence, card.launches.total(), card.waits.total(), *card.launches.items(), *card.waits.items())
+        assert card.launches["_recurrent_backward_kernel"] == 1
+
+
 if __name__ == "__main__":
-    main("proxy")
-    main("surrogate")
+    for kind in ("proxy", "surrogate", *RECURRENCES):
+        main(kind)
     count()
+    for recurrence in RECURRENCES:
+        count_recurrent(recurrence, 16)

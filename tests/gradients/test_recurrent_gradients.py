@@ -30,28 +30,102 @@ def recurrent_of(C: int, recurrence: str, generator) -> torch.Tensor:
     return dyadic(*((C, C) if recurrence == "full" else (C,)), generator=generator, span=2, unit=1 / 2)
 
 
-@pytest.mark.parametrize("size", [(3, 3, 5), (1, 2, 33), (2, 1, 16), (11, 2, 70)], ids=str)
-@pytest.mark.parametrize("recurrence", RECURRENCES)
-@pytest.mark.parametrize("model", MODELS)
-def test_the_kernel_is_bit_equal(instruction_set, generator, model, recurrence, size):
-    """The triangle, thresholds that are powers of two and few steps: every sum is exact."""
-    N, T, C = size
-    neuron, weight = neuron_of(model, C), recurrent_of(C, recurrence, generator)
-    v = start_of(model, (N, 1, C), generator).view(N, -1, 1, C)
+def operands(model, recurrence, size, generator):
+    """The arguments of recurrent_scan_backward but for the surrogate, which comes before the last."""
+    (N, T, C), weight = size, recurrent_of(size[2], recurrence, generator)
+    v = start_of(model, (N, 1, C), generator).view(N, MODELS[model].states, 1, C)
     v = torch.cat([v, spikes(N, 1, 1, C, generator=generator, rate=0.3)], 1)
     current = dyadic(T, N, 1, C, generator=generator, unit=1 / 4, span=8)
     coarse = {"generator": generator, "span": 2, "unit": 1.0}
     grad_spikes, grad_v = dyadic(T, N, 1, C, **coarse), dyadic(*v.shape, **coarse)
-    given = [x.clone().requires_grad_() for x in (current, v)]
-    flat = given[0].squeeze(2), given[1].squeeze(2)
-    surrogate = EXACT.kernel
-    found = reference_gradients.surrogate_recurrent_scan(*flat, neuron, weight, surrogate)
-    wanted = torch.autograd.grad(found, given, (grad_spikes.squeeze(2), grad_v.squeeze(2)))
-    kernels = backends.cpu_backend()
-    of_current, of_v, sums = kernels.recurrent_scan_backward(grad_spikes, grad_v, current, v, neuron, surrogate, weight)
-    assert found[0].any() and wanted[0].any()
-    assert equal(of_current, wanted[0]) and equal(of_v, wanted[1])
-    assert close(sums[0], wanted[0].double().sum((0, 1, 2)))
+    return grad_spikes, grad_v, current, v, neuron_of(model, C), weight
+
+
+def oracle(grad_spikes, grad_v, current, v, neuron, weight, surrogate):
+    """Autograd through the definition: spikes; gradients of currents, states, and a bias and a channel's parameters."""
+    bias = torch.zeros(current.shape[-1])
+    leaves = [x.clone().requires_grad_() for x in (current, v, bias, neuron.channels)]
+    currents, start = (leaves[0] + leaves[2]).squeeze(2), leaves[1].squeeze(2)
+    neuron = neuron._replace(channels=leaves[3])
+    found = reference_gradients.surrogate_recurrent_scan(currents, start, neuron, weight, surrogate.kernel)
+    outer = grad_spikes.squeeze(2), torch.zeros_like(start) if grad_v is None else grad_v.squeeze(2)
+    of_current, of_v, of_bias, of_channels = torch.autograd.grad(found, leaves, outer)
+    return found[0], (of_current, of_v, torch.cat([of_bias[None], of_channels]).double())
+
+
+def check(kernels, given, weight, surrogate, exact: bool) -> None:
+    device = "cuda" if torch.cuda.is_available() and kernels is not backends.cpu_backend() else "cpu"
+    fired, expected = oracle(*given, weight, surrogate)
+    assert fired.any() and expected[0].any()
+    *tensors, neuron = given
+    tensors = [None if x is None else x.to(device) for x in tensors]
+    neuron = neuron._replace(channels=neuron.channels.to(device))
+    actual = kernels.recurrent_scan_backward(*tensors, neuron, surrogate.kernel, weight.to(device))
+    for ours, wanted in zip(actual, expected, strict=True):
+        assert ours.shape == wanted.shape and ours.dtype == wanted.dtype
+        assert equal(ours.cpu(), wanted) if exact and ours.dtype == torch.float32 else close(ours.cpu(), wanted)
+
+
+@pytest.mark.parametrize("size", [(3, 3, 5), (1, 2, 33), (2, 1, 16), (11, 2, 70)], ids=str)  # N, T, C
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_kernel_is_bit_equal(instruction_set, generator, model, recurrence, size):
+    """The triangle, thresholds that are powers of two and few steps: every sum is exact."""
+    *given, weight = operands(model, recurrence, size, generator)
+    check(backends.cpu_backend(), given, weight, EXACT, exact=True)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("size", [(3, 3, 5), (1, 2, 33), (2, 9, 1), (2, 2, 70)], ids=str)  # N, T, C
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("model", MODELS)
+def test_triton(kernels_can_run, generator, model, recurrence, surrogate, size):
+    from proxykernels.kernels.gpu.backend import KERNELS as gpu
+
+    *given, weight = operands(model, recurrence, size, generator)
+    check(gpu, given, weight, SURROGATES[surrogate], exact=SURROGATES[surrogate] == EXACT and size[1] <= 3)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("model", ["HardReset", "SynapticSoftReset"])
+def test_triton_of_other_tensors(kernels_can_run, generator, model, recurrence):
+    """Steps that are one tensor, others that are not contiguous, half precision, and no gradient of the last state."""
+    from proxykernels.kernels.gpu.backend import KERNELS as gpu
+
+    grad_spikes, _, current, v, neuron, weight = operands(model, recurrence, (2, 6, 9), generator)
+    held = [x[:1].expand(x.shape) for x in (grad_spikes, current)]
+    check(gpu, (held[0], None, held[1], v, neuron), weight, EXACT, exact=False)
+    apart = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (grad_spikes, current)]
+    check(gpu, (apart[0], None, apart[1], v, neuron), weight.t().contiguous().t(), EXACT, exact=False)
+    half = gpu.recurrent_scan_backward(grad_spikes.half(), None, current.half(), v, neuron, EXACT.kernel, weight.half())
+    whole = gpu.recurrent_scan_backward(grad_spikes, None, current, v, neuron, EXACT.kernel, weight)
+    assert whole[0].any() and all(equal(a, b) for a, b in zip(half, whole, strict=True))
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("model", ["HardReset", "AdaptiveSoftReset"])
+@pytest.mark.parametrize("last", [True, False], ids=["last-state", "spikes"])
+def test_triton_beyond_what_a_program_holds(kernels_can_run, monkeypatch, generator, model, recurrence, last):
+    from proxykernels.kernels.gpu import backend
+
+    monkeypatch.setattr(backend, "MOST_NEURONS", 8)
+    monkeypatch.setattr(backend, "recurrent_scan_backward", None)
+    grad_spikes, grad_v, *rest, weight = operands(model, recurrence, (3, 3, 9), generator)
+    check(backend.KERNELS, (grad_spikes, grad_v if last else None, *rest), weight, EXACT, exact=True)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("size", [(0, 3, 5), (2, 0, 5)], ids=["no-samples", "no-steps"])
+def test_triton_of_nothing(kernels_can_run, generator, size):
+    from proxykernels.kernels.gpu.backend import KERNELS as gpu
+
+    grad_spikes, grad_v, current, v, neuron, weight = operands("HardReset", "full", size, generator)
+    found = gpu.recurrent_scan_backward(grad_spikes, grad_v, current, v, neuron, EXACT.kernel, weight)
+    assert equal(found[1], grad_v) and equal(found[2], torch.zeros(2, 5, dtype=torch.float64))
+    assert found[0].shape == current.shape
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
