@@ -128,7 +128,7 @@ def compile_variant(variant: str) -> dict:
         return record | {"absent": f"{target} takes more than {steps} steps at a time"}
     try:
         makers = {"if_scan": _scan, "scan_backward": _scan_backward, "if_conv2d": convolution}
-        makers["recurrent_scan"] = _recurrent_scan
+        makers |= {"recurrent_scan": _recurrent_scan, "recurrent_backward": _recurrent_backward}
         make = makers.get(kernel) or partial(_small, kernel)
         source, options = make(target, *rest)
         compiled = triton.compile(source, target=GPUTarget(*TARGETS[target].gpu), options=options)
@@ -172,22 +172,27 @@ def _scan(target: str, dtype: str, neuron: str, sizes: str):
     return _scan_source(target, _if_scan_kernel, types, {"BLOCK": BLOCK}, sizes, neuron), _options(NUM_WARPS)
 
 
-def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: str):
+def _back(kernel, neuron: str, surrogate: str, last: bool) -> tuple[dict, dict]:
+    """Types and constants of the kernels that go back in time; ``last``: whether the last state has a gradient."""
     from proxykernels.kernels.gpu.neurons_backward import back_of
-    from proxykernels.kernels.gpu.scan_backward import BLOCK, NUM_WARPS, _scan_backward_kernel
     from proxykernels.kernels.gpu.surrogates import SHAPES
     from proxykernels.kernels.neuron_models import MODELS
 
-    pointers = [name for name in _scan_backward_kernel.arg_names if name.endswith("_pointer")]
-    types = dict.fromkeys([*pointers, "first", "second", "passes"], "fp32")
+    pointers = [name for name in kernel.arg_names if name.endswith("_pointer")]
     constants = {
         "BACK": back_of(NEURONS[neuron]),
         "DERIVATIVE": {name.lower(): function for name, function in SHAPES.items()}[surrogate],
         "PARAMETERS": len(MODELS[NEURONS[neuron]].channels),
-        "CONSTANT": given == "held",
-        "BLOCK": BLOCK,
     }
-    constants |= {} if given == "last" else {"grad_v_pointer": None}  # whether the last state has a gradient
+    constants |= {} if last else {"grad_v_pointer": None}
+    return dict.fromkeys([*pointers, "first", "second", "passes"], "fp32"), constants
+
+
+def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: str):
+    from proxykernels.kernels.gpu.scan_backward import BLOCK, NUM_WARPS, _scan_backward_kernel
+
+    types, constants = _back(_scan_backward_kernel, neuron, surrogate, given == "last")
+    constants |= {"CONSTANT": given == "held", "BLOCK": BLOCK}
     return _scan_source(target, _scan_backward_kernel, types, constants, sizes, neuron), _options(NUM_WARPS)
 
 
@@ -200,6 +205,20 @@ def _recurrent_scan(target: str, neuron: str, recurrence: str, sizes: str):
     multiples_of_16 = ("C", "current_stride") if sizes == "aligned" else ()
     constants = {"FULL": recurrence == "full", "BLOCK": block}
     source = _source(target, _recurrent_scan_kernel, types, constants, multiples_of_16, neuron)
+    return source, _options(warps_of(block))
+
+
+def _recurrent_backward(target: str, neuron: str, surrogate: str, recurrence: str, sizes: str):
+    """``sizes``: "aligned", also "last", where the last state has a gradient, or "largest", of 2,048 neurons; "odd"."""
+    from proxykernels.kernels.gpu.recurrent_backward import _recurrent_backward_kernel, warps_of
+    from proxykernels.kernels.gpu.recurrent_scan import MOST_NEURONS
+
+    block = MOST_NEURONS if sizes == "largest" else 1024
+    types, constants = _back(_recurrent_backward_kernel, neuron, surrogate, sizes == "last")
+    types["list_pointer"] = "i32"
+    constants |= {"FULL": recurrence == "full", "BLOCK": block}
+    multiples_of_16 = () if sizes == "odd" else ("C", "current_stride", "grad_stride")
+    source = _source(target, _recurrent_backward_kernel, types, constants, multiples_of_16, neuron)
     return source, _options(warps_of(block))
 
 

@@ -23,6 +23,12 @@ BACKWARD += ["hard/sigmoid/sequence/aligned", "hard/fastsigmoid/sequence/aligned
 BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned", "synaptic-hard/atan/last/aligned"]
 BACKWARD += [f"hard/atan/sequence/{sizes}" for sizes in ("odd", "single", "huge")]
 RECURRENT = [f"{neuron}/full/aligned" for neuron in NEURONS] + ["hard/full/odd", "leaky-hard/elementwise/aligned"]
+RECURRENT_BACKWARD = [f"{neuron}/atan/full/aligned" for neuron in NEURONS]
+RECURRENT_BACKWARD += [
+    "hard/triangle/full/odd",
+    "adaptive-soft/sigmoid/full/largest",
+    "leaky-hard/atan/elementwise/last",
+]
 
 
 class ConvLayer(NamedTuple):
@@ -186,12 +192,14 @@ SMALL: dict[str, dict[str, Arguments]] = {
 SMALL_WARPS = 4
 
 KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "recurrent_scan": RECURRENT, "if_conv2d": CONV}
+KERNELS["recurrent_backward"] = RECURRENT_BACKWARD
 KERNELS |= {name: list(SMALL[name]) for name in SMALL}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
     "fp32/hard/aligned",
     "/hard/atan/sequence/aligned",
     "/hard/full/aligned",
+    "/hard/atan/full/aligned",
     "paper/two-products/hard/words",
     "paper/three-digits/hard/words",
     "paper/three-digits/leaky-hard/words",

@@ -136,7 +136,7 @@ def faults(record: dict) -> Counter:
             "spills in loops": int(bool(record["loop_spills"])),
             "hazards in PTX": record["hazards_of_ptx"],
             "hazards in SASS": record["hazards_of_sass"],
-            "alone": int(record.get("programs", 2) < 2),  # known of some targets
+            "alone": int(record.get("programs", 2) < 2 and record["num_warps"] < 16),  # known of some targets
             "mixed steps": record["mixed_steps"],
             "lost numbers": record["lost"],
         }
@@ -181,7 +181,7 @@ def variants(target: str = "sm_90", only: Iterable[str] = KINDS) -> list[str]:
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for kernel, rests in KERNELS.items():
         for rest in rests:
-            kind = "recurrent" if kernel == "recurrent_scan" else "others"
+            kind = "recurrent" if kernel.startswith("recurrent_") else "others"
             if kernel == "if_conv2d":
                 _, products, _, output = rest.split("/")
                 steps = output_and_steps(output)[1]

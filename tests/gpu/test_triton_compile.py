@@ -19,6 +19,7 @@ NOT_SPECIALIZED = {
     "if_scan": ["T"],
     "scan_backward": ["T"],
     "recurrent_scan": ["T"],
+    "recurrent_backward": ["T"],
     "if_conv2d": ["T", "N", "H", "W", "H_out", "W_out"],
     "counters": ["images"],
     "count": ["words_of_neuron", "last_bits"],
