@@ -1,6 +1,7 @@
 """Layers by the reference code, for any packing of spikes into words: a loop over time in plain torch."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -40,6 +41,10 @@ class ByReference(InTorch):
         """Recurrent neurons on currents [T, N, 1, C]."""
         return recurrent.recurrent_scan(self.pack, *neurons)
 
+    def recurrent_scan_backward(self, *neurons) -> tuple[Tensor, Tensor, Tensor]:
+        """Back through all steps of recurrent neurons, one step after another."""
+        return recurrent.recurrent_scan_backward(self.scan_backward, *neurons)
+
     def scan_backward(
         self,
         grad_spikes: Tensor,
@@ -51,17 +56,14 @@ class ByReference(InTorch):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Back through all T steps, by the definition's autograd; see backends.Backend."""
 
-        def gradients() -> tuple[Tensor, ...]:
+        with _autograd():
             given = [x.detach().float().requires_grad_() for x in (current, v, neuron.channels)]
             currents = given[0].expand(grad_spikes.shape).transpose(2, 3)
             state = given[1].transpose(-2, -1)
             fired, after = surrogate_scan(currents, state, neuron._replace(channels=given[2]), surrogate)
             last = torch.zeros_like(after) if grad_v is None else grad_v.float().transpose(-2, -1)
             outer = grad_spikes.float().transpose(2, 3), last
-            return torch.autograd.grad((fired, after), given, outer, materialize_grads=True)
-
-        with ThreadPoolExecutor(1) as thread:  # in this one a mode of torch, such as FlopCounterMode, may stop autograd
-            found = thread.submit(gradients).result()
+            found = torch.autograd.grad((fired, after), given, outer, materialize_grads=True)
         of_bias = found[0].double().flatten(0, -2).sum(0)
         return (
             found[0].contiguous(),
@@ -86,3 +88,23 @@ class ByReference(InTorch):
         note(self._choice)
         with recording():
             return unfused.if_conv2d(self, *layer)
+
+
+AUTOGRAD = [
+    getattr(torch._C.DispatchKey, name)
+    for name in ("AutogradFunctionality", "AutogradOther", "AutogradCPU", "AutogradCUDA", "ADInplaceOrView")
+]
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """Lets autograd follow what is done in the block, where a mode of torch, such as FlopCounterMode, has stopped it.
+
+    In the same thread: a GPU has one thread for backward passes. A pass inside a pass runs there and then, whereas one
+    that another thread starts would wait for the thread that waits for it.
+    """
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in AUTOGRAD:
+        excluded = excluded - torch._C.DispatchKeySet(key)
+    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded), torch.enable_grad():
+        yield

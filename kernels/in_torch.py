@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import recurrent, rounding, unfused, unfused_backward
+from . import rounding, unfused, unfused_backward
 
 
 class InTorch:
@@ -14,12 +14,7 @@ class InTorch:
 
     pack: Callable[[Tensor], Tensor]
     unpack: Callable[..., Tensor]
-    scan_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
     round_weights = staticmethod(rounding.round_weights)
-
-    def recurrent_scan_backward(self, *neurons) -> tuple[Tensor, Tensor, Tensor]:
-        """Back through all steps of recurrent neurons, one step after another."""
-        return recurrent.recurrent_scan_backward(self.scan_backward, *neurons)
 
     def max_rate_pool2d(
         self, words: Tensor, T: int, counts: Tensor, size, kernel_size, stride, padding

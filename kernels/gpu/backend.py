@@ -44,7 +44,7 @@ class GpuKernels(InTorch):
     def recurrent_scan_backward(self, grad_spikes: Tensor, *neurons) -> tuple[Tensor, Tensor, Tensor]:
         """Back through the steps of recurrent_scan."""
         if grad_spikes.shape[-1] > MOST_NEURONS:
-            return super().recurrent_scan_backward(grad_spikes, *neurons)
+            return recurrent.recurrent_scan_backward(self.scan_backward, grad_spikes, *neurons)
         return recurrent_scan_backward(grad_spikes, *neurons)
 
     def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:

@@ -285,6 +285,15 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     monkeypatch.setattr(threading.Thread, "run", run_with_card)
     major, minor = (9, 0) if triton.knobs.runtime.interpret else divmod(driver.active.get_current_target().arch, 10)
     properties = SimpleNamespace(total_memory=80 << 30, multi_processor_count=132, major=major, minor=minor)
+    as_tensor = torch.as_tensor
+
+    def as_tensor_there(data, dtype=None, device=None):  # torch's own makes the tensor where no mode of torch looks
+        if isinstance(data, OnCard):
+            return data.to(dtype or data.dtype)
+        made = as_tensor(data, dtype=dtype, device=None if device == CARD else device)
+        return card.on_card(made) if device == CARD else made
+
+    monkeypatch.setattr(torch, "as_tensor", as_tensor_there)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(replay, "capture_graph", lambda step, memory: card.capture(step))
     monkeypatch.setattr(replay.Replay.__init__, "__defaults__", (card.capture,))

@@ -9,6 +9,7 @@ Autograd asks for a guard of the current device, which a build of torch for CPUs
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -29,10 +30,23 @@ del OnCard.__getitem__  # with the guard torch's own indexing works, which autog
 RECURRENCES = "full", "elementwise"
 
 
+@dataclass(frozen=True)
+class Leaky(pk.neurons.AnyNeuron):
+    """A neuron that no kernel knows: the reference code runs it, and autograd goes back through its step."""
+
+    v_threshold: pk.neurons.Value = 1.0
+
+    def step(self, state, current, fire):
+        spikes, v = fire(0.5 * state[0] + current, self.v_threshold, None)
+        return spikes, (v,)
+
+
 def network(kind: str) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
+    if kind == "python":
+        return recurrent_network("full", Leaky())
     if kind in RECURRENCES:
-        return recurrent_network(kind)
+        return recurrent_network(kind, pk.neurons.LIFNeuron(decay=0.5, v_reset=None))
     net = nn.Sequential(
         pk.FusedIFConv2d(2, 3, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(12, 4, v_reset=None)
     )
@@ -41,11 +55,11 @@ def network(kind: str) -> nn.Module:
     return pk.ProxyNet(net, T=7) if kind == "proxy" else pk.SurrogateNet(net, T=7)
 
 
-def recurrent_network(recurrence: str) -> nn.Module:
+def recurrent_network(recurrence: str, neuron: pk.neurons.AnyNeuron) -> nn.Module:
     generator = torch.Generator().manual_seed(2)
     net = nn.Sequential(
         pk.Flatten(),
-        pk.FusedRecurrentLinear(32, 9, neuron=pk.neurons.LIFNeuron(decay=0.5, v_reset=None), recurrence=recurrence),
+        pk.FusedRecurrentLinear(32, 9, neuron=neuron, recurrence=recurrence),
         pk.FusedIFLinear(9, 4, v_reset=None),
     )
     for parameter in net.parameters():
@@ -112,7 +126,7 @@ def count_recurrent(recurrence: str, T: int) -> None:
 
 
 if __name__ == "__main__":
-    for kind in ("proxy", "surrogate", *RECURRENCES):
+    for kind in ("proxy", "surrogate", *RECURRENCES, "python"):
         main(kind)
     count()
     for recurrence in RECURRENCES:
