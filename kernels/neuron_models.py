@@ -1,47 +1,17 @@
 """The neurons of a layer as one value, which is passed from the layers to the kernels.
 
-A new model is a line in MODELS, as in cpu/src/models.h, and a step in reference.py, cpu/src/neurons.h and
-gpu/neuron_steps.py. Operators and kernels take any of them.
+table.py lists the models. Each has a step in reference.py, cpu/src/neurons.h and gpu/neuron_steps.py, and operators and
+kernels take any of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .table import MODELS, Model
 
-class Model(NamedTuple):
-    """What one step of a model's neurons takes and keeps; the equations are in reference.py.
-
-    Attributes:
-        states: values that a neuron keeps from step to step, the potential first.
-        channels: the parameters that each channel has a value of, the threshold first.
-        scalars: the parameters that all neurons share.
-        step: of a model that is written in Python only, called as those in reference.py; None: every kernel has it.
-    """
-
-    states: int
-    channels: tuple[str, ...]
-    scalars: tuple[str, ...]
-    step: Callable | None = None
-
-
-# Where a model has two resets, "hard" comes first: it has v_reset, and "soft" has not.
-MODELS: Mapping[str, Model] = MappingProxyType({
-    "HardReset": Model(1, ("theta",), ("v_reset",)),
-    "SoftReset": Model(1, ("theta",), ()),
-    "LeakyHardReset": Model(1, ("theta", "decay"), ("v_reset", "v_rest")),
-    "LeakySoftReset": Model(1, ("theta", "decay"), ("v_rest",)),
-    "SynapticHardReset": Model(2, ("theta", "decay", "current_decay"), ("v_reset", "v_rest")),
-    "SynapticSoftReset": Model(2, ("theta", "decay", "current_decay"), ("v_rest",)),
-    "AdaptiveHardReset": Model(2, ("theta", "decay", "adaptation_decay", "adaptation"), ("v_reset", "v_rest")),
-    "AdaptiveSoftReset": Model(2, ("theta", "decay", "adaptation_decay", "adaptation"), ("v_rest",)),
-    "RefractoryHardReset": Model(2, ("theta", "decay"), ("v_reset", "v_rest", "refractory")),
-    "RefractorySoftReset": Model(2, ("theta", "decay"), ("v_rest", "refractory")),
-    "LoihiHardReset": Model(2, ("theta", "decay", "current_decay", "v_bias"), ("v_reset",)),
-})  # fmt: skip
 IN_PYTHON: dict[str, Model] = {}  # models with a step in Python, by names of their own; they run by the reference code
 
 

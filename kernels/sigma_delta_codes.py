@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import heap, reference
+from .table import Most
 from .unfused import exact
 
-MOST_EXPONENTS = 12
 Pair = tuple[int, int]  # of height and width
 Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
 State = tuple[Tensor, Tensor]  # z, what has arrived, and a, what was sent
@@ -49,9 +49,9 @@ class Counts(NamedTuple):
 
 def values_of(codes: Tensor) -> Tensor:
     """The values, float32, that codes stand for."""
-    powers = 2.0 ** -torch.arange(MOST_EXPONENTS, dtype=torch.float32, device=codes.device)
+    powers = 2.0 ** -torch.arange(Most.EXPONENTS, dtype=torch.float32, device=codes.device)
     table = torch.cat([-powers.flip(0), torch.zeros_like(powers[:1]), powers])
-    return table[codes.int() + MOST_EXPONENTS]
+    return table[codes.int() + Most.EXPONENTS]
 
 
 def codes_of(values: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """A surrogate derivative as one value, which is passed from the layers to the kernels.
 
-A new shape is a line in SHAPES, and its derivative in reference_gradients.py, cpu/src/surrogates.h and
-gpu/surrogates.py.
+table.py lists the shapes. Each has a derivative in reference_gradients.py, cpu/src/surrogates.h and gpu/surrogates.py.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ class Surrogate(NamedTuple):
     """A surrogate derivative.
 
     Attributes:
-        shape: one of SHAPES.
+        shape: one of SURROGATES of table.py.
         numbers: two that the shape takes: ATan a and pi a (a = alpha / 2), FastSigmoid height and slope, Sigmoid alpha
             and 0, Triangle width and 0.
         detach_reset: whether gradients do not pass through the reset.
@@ -24,9 +23,3 @@ class Surrogate(NamedTuple):
 
 
 SCHEMA = "str shape, float[] numbers, bool detach_reset"  # of its fields, in an operator's schema
-SHAPES = (
-    "ATan",
-    "FastSigmoid",
-    "Sigmoid",
-    "Triangle",
-)  # cpu/src/surrogate_names.h; compared when the library is loaded

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..table import HASH
 from . import elf, sources
 
 TARGETS = ("amx", "avx512", "avx2", "portable")  # fastest first, as dispatch.cpp tries them
@@ -38,8 +39,11 @@ def opened(path: Path) -> ctypes.CDLL:
     except AttributeError:
         raise RuntimeError(refusal(path, "it was built by an older version")) from None
     function.restype, function.argtypes = ctypes.c_char_p, []
-    if function().decode().strip().removeprefix("sources: ") != sources.fingerprint():
+    told = dict(line.partition(": ")[::2] for line in function().decode().splitlines())
+    if told.get("sources") != sources.fingerprint():
         raise RuntimeError(refusal(path, "the C++ sources have changed since it was built"))
+    if told.get("table") != HASH:
+        raise RuntimeError(refusal(path, "kernels/table.py, which lists neuron models and operations, has changed"))
     return library
 
 

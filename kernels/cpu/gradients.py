@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .. import heap, unfused, unfused_backward
 from ..neuron_models import Neuron
-from ..surrogates import SHAPES, Surrogate
+from ..surrogates import Surrogate
+from ..table import SURROGATES
 from . import abi
 from .weight_packing import for_library
 
@@ -20,7 +21,7 @@ MOST_SUMS = 5  # of a bias and of four parameters of a channel: src/scan_backwar
 
 def surrogate_for_library(surrogate: Surrogate) -> abi.Surrogate:
     """A surrogate derivative as the library takes it."""
-    return abi.Surrogate(SHAPES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
+    return abi.Surrogate(SURROGATES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
 
 
 class Gradients:

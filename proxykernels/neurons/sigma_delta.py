@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import checks
-from ..kernels.sigma_delta_codes import MOST_EXPONENTS
+from ..kernels.table import Most
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SigmaDelta:
     def __post_init__(self):
         if not checks.is_integer(self.exponents):
             raise TypeError(f"exponents must be an integer, got {self.exponents!r}")
-        if not 1 <= self.exponents <= MOST_EXPONENTS:
-            raise ValueError(f"exponents must be from 1 to {MOST_EXPONENTS}, got {self.exponents}")
+        if not 1 <= self.exponents <= Most.EXPONENTS:
+            raise ValueError(f"exponents must be from 1 to {Most.EXPONENTS}, got {self.exponents}")
         if not isinstance(self.signed, bool):
             raise TypeError(f"signed must be a bool, got {self.signed!r}")

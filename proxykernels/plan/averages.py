@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels import heap
-from .operations import Kind, Operation, Window
+from ..kernels.table import Kind
+from .operations import Operation, Window
 from .plan import Plan
 
 

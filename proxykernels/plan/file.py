@@ -35,9 +35,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from ..kernels.table import Kind
 from .file_reader import plan_of
 from .library import load, problem_of_file
-from .operations import Kind, Operation
+from .operations import Operation
 from .plan import Plan
 from .replace_file import replace
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.sigma_delta_codes import Senders
-from .operations import Kind, Operation, PlannedNeurons, Window
+from ..kernels.table import Kind
+from .operations import Operation, PlannedNeurons, Window
 from .plan import Plan
 
 SIZES = "kernel", "stride", "padding", "dilation"

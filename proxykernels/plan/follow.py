@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import layers
 from ..checks import at, window_checks
 from ..kernels import heap
+from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite
 from ..layers import Flatten, Neurons
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
@@ -19,10 +20,10 @@ from ..network import Network
 from ..neurons import IFNeuron
 from . import pools_and_moves
 from .averages import without_averages
-from .followed_values import MOST_INPUTS, MOST_WINDOWS, CannotFollowError, Value, refuse, refuse_shape
-from .operations import Kind, Operation, PlannedNeurons, Shape, Window, image_of
+from .followed_values import CannotFollowError, Value, refuse, refuse_shape
+from .operations import Operation, PlannedNeurons, Shape, Window, image_of
 from .plain_modules import check_forward, is_replaced
-from .plan import MOST_GROWTH, Plan
+from .plan import Plan
 from .quantize import Rounded, RoundedSum, quantized
 
 
@@ -46,7 +47,7 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     if not plan.operations or value.slot != len(plan.operations):
         refuse("", net, "its output is not what its last layer gives")
     if not plan.is_moderate:
-        refuse("", net, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
+        refuse("", net, f"its layers give more than {Most.GROWTH} times the values that they are made of")
     if not any(op.neurons for op in plan.operations):
         refuse("", net, "it has no layer of neurons")
     shaped = plan.shaped
@@ -120,8 +121,8 @@ class Follower:
         if isinstance(layer, layers.FusedRecurrentLinear):
             return self._recurrent(path, layer, inputs[0])
         count = len(layer.synapses) if isinstance(layer, layers.FusedSum) else 1
-        if count != len(inputs) or count > MOST_WINDOWS:
-            refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS} are taken")
+        if count != len(inputs) or count > Most.WINDOWS:
+            refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {Most.WINDOWS} are taken")
         rounded = quantized(path, layer, self.plan.precision) if self.plan.precision is not None else None
         if isinstance(rounded, RoundedSum):
             layer = rounded.layer
@@ -185,8 +186,8 @@ class Follower:
         groups = module.groups
         if weight.shape[1] * groups != x.shape[0]:
             refuse(path, layer, f"{weight.shape[1] * groups} channels, and its input has {x.shape[0]}")
-        if prod(weight.shape[1:]) > MOST_INPUTS:
-            refuse(path, layer, f"{prod(weight.shape[1:])} inputs a neuron; at most {MOST_INPUTS} are taken")
+        if prod(weight.shape[1:]) > Most.INPUTS:
+            refuse(path, layer, f"{prod(weight.shape[1:])} inputs a neuron; at most {Most.INPUTS} are taken")
         if module.padding != "same":  # of which any window fits
             window_checks.fits(image_of(x.shape)[1:], weight.shape[2:], (top, left), dilation)
         shape = synapse.output_shape((1, 1, *x.shape))[2:]

@@ -15,15 +15,16 @@ from torch import nn
 from .. import layers
 from ..checks import at
 from ..kernels import heap
+from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..layers.synapses import synapse_of
 from ..network import Network
 from . import pools_and_moves
 from .follow import Follower
-from .followed_values import MOST_WINDOWS, CannotFollowError, Value, refuse
-from .operations import Kind, Operation, Shape, Window
-from .plan import MOST_GROWTH, Plan
+from .followed_values import CannotFollowError, Value, refuse
+from .operations import Operation, Shape, Window
+from .plan import Plan
 
 
 @torch.no_grad()
@@ -50,7 +51,7 @@ def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan
     scale = scale.repeat_interleave(last.shape[0] // scale.numel()) if scale.ndim else scale.expand(last.shape[0])
     follower.append(Operation(Kind.SUM, "", (Window(last.slot),), last.shape, True, scale=scale.clone()))
     if not follower.plan.is_moderate:
-        refuse("", net, f"its layers give more than {MOST_GROWTH} times the values that they are made of")
+        refuse("", net, f"its layers give more than {Most.GROWTH} times the values that they are made of")
     return follower.plan
 
 
@@ -63,8 +64,8 @@ class _Follower(Follower):
     def _layer(self, path: str, layer: SigmaDeltaNeurons, inputs: tuple[Value, ...]) -> Value:
         if type(layer).run is not SigmaDeltaNeurons.run:
             refuse(path, layer, "it computes in a way of its own")
-        if len(layer.synapses) != len(inputs) or len(inputs) > MOST_WINDOWS:
-            refuse(path, layer, f"{len(layer.synapses)} synapses and {len(inputs)} inputs; at most {MOST_WINDOWS}")
+        if len(layer.synapses) != len(inputs) or len(inputs) > Most.WINDOWS:
+            refuse(path, layer, f"{len(layer.synapses)} synapses and {len(inputs)} inputs; at most {Most.WINDOWS}")
         windows: list[Window] = []
         shape: Shape = ()
         for module, x in zip(layer.synapses, inputs, strict=True):

@@ -7,12 +7,6 @@ from torch import nn
 
 from .operations import Shape
 
-MOST_WINDOWS = 8  # of one operation: kernels/cpu/src/engine/session.h
-MOST_INPUTS = 1 << 24  # of a neuron, and of the window of a pooling
-MOST_MOVED = 1 << 10  # inputs that lie side by side
-MOST_DELAY = 1 << 12  # steps
-MOST = 1 << 31  # of any size
-
 
 class CannotFollowError(TypeError):
     """The engine does not take a network, and the message says which module, and why."""

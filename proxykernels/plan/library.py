@@ -12,16 +12,13 @@ from torch import Tensor
 from ..kernels import heap
 from ..kernels.cpu import abi, compiled, headers, sources, weight_packing
 from ..kernels.cpu.cost_model import ROWS, Layer
+from ..kernels.table import TALLIES, InputKind, Kind, Outcome, Way
 from .interrupts import Interrupts
-from .operations import Kind, Window
 from .operations import Operation as Planned
+from .operations import Window
 from .plan import Plan
 from .readout import Readout
 
-SPIKES, CONSTANT, VALUES = range(3)  # kinds of inputs
-WAYS = "patterns", "depthwise", "rows", "tables", "tiles", "scattered", "pixel tiles"  # how neurons are run: engine.h
-TALLIES = 3  # numbers that the library counts of an operation
-NO_MEMORY, NO_ANSWER, INTERRUPTED = 2, 3, 4  # outcomes of a run
 C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
 
 
@@ -146,7 +143,7 @@ class Given(NamedTuple):
 
     def lasting(self) -> "Given":
         """The same in memory that nobody else writes to; nobody writes to packed spikes."""
-        return self if self.kind == SPIKES else Given(self.x.clone(), *self[1:])
+        return self if self.kind == InputKind.PACKED_SPIKES else Given(self.x.clone(), *self[1:])
 
 
 class Rule(Protocol):
@@ -244,26 +241,26 @@ class Session:
             self.runs = False
         if asked is not None and asked.error is not None:
             raise asked.error
-        if outcome == INTERRUPTED and self._interrupts.raised:
+        if outcome == Outcome.INTERRUPTED and self._interrupts.raised:
             raise self._interrupts.raised.pop()
-        if outcome in (INTERRUPTED, NO_ANSWER):  # Python raised it before any try, and then ignored it
+        if outcome in (Outcome.INTERRUPTED, Outcome.NO_ANSWER):  # Python raised it before any try, and then ignored it
             raise KeyboardInterrupt
-        if outcome == NO_MEMORY:
+        if outcome == Outcome.NO_MEMORY:
             self._refuse(N)
         return bool(outcome)
 
     def read(self, operation: int, to: Tensor) -> None:
         """The states [N, states, P, C] of an operation."""
-        if self._functions.states(self._session, operation, to.data_ptr(), None, len(to)) == NO_MEMORY:
+        if self._functions.states(self._session, operation, to.data_ptr(), None, len(to)) == Outcome.NO_MEMORY:
             self._refuse(len(to))
 
     def write(self, operation: int, states: Tensor) -> None:
-        if self._functions.states(self._session, operation, None, states.data_ptr(), len(states)) == NO_MEMORY:
+        if self._functions.states(self._session, operation, None, states.data_ptr(), len(states)) == Outcome.NO_MEMORY:
             self._refuse(len(states))
 
     def way(self, operation: int) -> str:
-        """How neurons were run last, in WAYS."""
-        return WAYS[self._functions.way(self._session, operation)]
+        """How neurons were run last, a Way."""
+        return list(Way)[self._functions.way(self._session, operation)]
 
     def _refuse(self, N: int) -> NoReturn:
         raise MemoryError(

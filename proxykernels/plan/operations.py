@@ -4,36 +4,15 @@ Each operation gives what lies in a slot of its own, the k-th in slot k + 1; slo
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from math import prod
 from typing import Any
 
 from torch import Tensor
 
-from ..kernels.neuron_models import MODELS
 from ..kernels.sigma_delta_codes import Senders
+from ..kernels.table import MODELS, Kind
 
 Shape = tuple[int, ...]
-
-
-class Kind(StrEnum):
-    """Of an operation: what a file calls it. In the order of kernels/cpu/src/engine/engine.h."""
-
-    FIRE = "neurons"
-    MAX_POOL = "max pool"
-    AVERAGE_POOL = "average pool"
-    MAX_RATE_POOL = "max rate pool"
-    RUNNING_MAX_POOL = "running max pool"
-    FLATTEN = "flatten"
-    UNFLATTEN = "unflatten"
-    MOVE = "move"
-    RECUR = "recurrent neurons"
-    CHANGES = "changes of the input"
-    SEND = "sigma-delta"
-    SEND_MAXIMA = "sigma-delta maxima"
-    SUM = "sum of changes"
-    DELAY = "delay"
-
 
 PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY  # spikes of spikes, and values of values
 SUM_POOLS = Kind.MAX_RATE_POOL, Kind.RUNNING_MAX_POOL  # whose states are the sums of their inputs

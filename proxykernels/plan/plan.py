@@ -10,10 +10,9 @@ from math import prod
 from torch import Tensor
 
 from .. import checks
-from .operations import PASSES_ON, SUM_POOLS, Kind, Operation, Shape, Slot, Window, image_of
+from ..kernels.table import Kind, Most
+from .operations import PASSES_ON, SUM_POOLS, Operation, Shape, Slot, Window, image_of
 from .readout import Readout, readout_of
-
-MOST_GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Plan:
 
     @property
     def is_moderate(self) -> bool:
-        """Whether a step works on no more values than MOST_GROWTH allows: else a small file could cost hours."""
+        """Whether a step works on no more values than Most.GROWTH allows: else a small file could cost hours."""
         values, made_of = 0, prod(self.shape)
         for op in self.operations:
             source = self.source(op.windows[0])
@@ -153,7 +152,7 @@ class Plan:
             values += prod(op.shape) * min(taps, prod(source[1:]))
             tensors = (*op.weights, op.pixels, op.channels)
             made_of += len(op.windows) + sum(tensor.numel() for tensor in tensors if tensor is not None)
-        return values <= MOST_GROWTH * made_of
+        return values <= Most.GROWTH * made_of
 
     @property
     def needs_spikes(self) -> bool:

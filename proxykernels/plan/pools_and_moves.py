@@ -13,8 +13,9 @@ from torch import nn
 from .. import layers
 from ..checks import window_checks
 from ..kernels import heap
-from .followed_values import MOST, MOST_DELAY, MOST_INPUTS, MOST_MOVED, Value, refuse, refuse_shape
-from .operations import Kind, Operation, Shape, Window, image_of
+from ..kernels.table import Kind, Most
+from .followed_values import Value, refuse, refuse_shape
+from .operations import Operation, Shape, Window, image_of
 from .quantize import quantized
 
 _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.RunningMaxPool1d)
@@ -23,8 +24,8 @@ _POOLS_1D = (layers.MaxPool1d, layers.AvgPool1d, layers.MaxRatePool1d, layers.Ru
 def pool(follower, path: str, module: Any, x: Value) -> Value:
     maximum = isinstance(module, layers.MaxPool2d | layers.MaxPool1d)
     divisor = window_checks.divisor(getattr(module, "divisor_override", None))
-    if abs(divisor) >= MOST:
-        refuse(path, module, f"divisor_override {divisor}; it must be below {MOST}")
+    if abs(divisor) >= Most.SIZE:
+        refuse(path, module, f"divisor_override {divisor}; it must be below {Most.SIZE}")
     window, shape = pooling(path, module, x)
     operation = Operation(
         Kind.MAX_POOL if maximum else Kind.AVERAGE_POOL, path, (window,), shape, x.real or not maximum,
@@ -85,8 +86,8 @@ def unflatten(follower, path: str, module: Any, x: Value) -> Value:
 def concatenate(follower, path: str, module: Any, x: Value | tuple[Value, ...]) -> Value:
     parts = [follower.flattened(part, path) for part in (x if isinstance(x, tuple) else (x,))]
     shapes = [part.shape for part in parts]
-    if len(parts) > MOST_MOVED:
-        refuse(path, module, f"{len(parts)} inputs; at most {MOST_MOVED} are taken")
+    if len(parts) > Most.MOVED:
+        refuse(path, module, f"{len(parts)} inputs; at most {Most.MOVED} are taken")
     if len({shape[1:] for shape in shapes}) > 1:
         refuse(path, module, f"its inputs have the shapes {shapes}")
     shape = (sum(shape[0] for shape in shapes), *shapes[0][1:])
@@ -109,8 +110,8 @@ def delay(follower, path: str, module: Any, x: Value) -> Value:
     delays = module.of_channels(x.shape[0])
     if delays.min() < 0:
         refuse(path, module, f"a delay of {int(delays.min())} steps")
-    if delays.max() > MOST_DELAY:
-        refuse(path, module, f"a delay of {int(delays.max())} steps; at most {MOST_DELAY} are taken")
+    if delays.max() > Most.DELAY:
+        refuse(path, module, f"a delay of {int(delays.max())} steps; at most {Most.DELAY} are taken")
     return follower.append(Operation(Kind.DELAY, path, (Window(x.slot),), x.shape, x.real, delays=delays))
 
 
@@ -141,8 +142,8 @@ def pooling(path: str, module: Any, x: Value) -> tuple[Window, Shape]:
         size, step = (1, window_checks.single("kernel_size", size, 1)), (1, window_checks.single("stride", step, 1))
         pad = 0, window_checks.single("padding", pad, 0)
     kernel, stride, padding = window_checks.pooling(size, step, pad)
-    if prod(kernel) > MOST_INPUTS:
-        refuse(path, module, f"a window of {prod(kernel)} pixels; at most {MOST_INPUTS} are taken")
+    if prod(kernel) > Most.INPUTS:
+        refuse(path, module, f"a window of {prod(kernel)} pixels; at most {Most.INPUTS} are taken")
     C, *image = image_of(x.shape)
     out = [_outputs(*axis, module.ceil_mode) for axis in zip(image, kernel, stride, padding, strict=True)]
     return Window(x.slot, kernel, stride, padding), (C, out[1]) if one_axis else (C, *out)

@@ -12,9 +12,10 @@ from torch import Tensor
 from .. import checks
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
+from ..kernels.table import InputKind, Kind
 from ..plan import file
-from ..plan.library import CONSTANT, SPIKES, Compiled, Given, LogitReadout, PlanTally, Session
-from ..plan.operations import Kind, Slot, image_of
+from ..plan.library import Compiled, Given, LogitReadout, PlanTally, Session
+from ..plan.operations import Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
 from . import sigma_delta_state
@@ -111,7 +112,7 @@ class Engine:
         kept: Mapping[int, Tensor] = written.kept
         if later:
             kept = LaterStates(keep, partial(self._states_again, given, T, stop, every))
-        input_slot = Slot(given.kind != SPIKES, given.kind == CONSTANT, given.scaled)
+        input_slot = Slot(given.kind != InputKind.PACKED_SPIKES, given.kind == InputKind.HELD_VALUES, given.scaled)
         figures = self._figures(self.plan, written, looks, input_slot, given.constant, kept, start or {})
         return Result(written, None, figures)
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..kernels.table import InputKind
 from ..kernels.value_checks_cache import can_be_read
-from ..plan.library import CONSTANT, SPIKES, VALUES, Given
+from ..plan.library import Given
 from ..plan.plan import Plan
 from ..plan.quantize import round_input
 from ..sequences import is_sequence
@@ -74,7 +75,7 @@ class PlanInputs:
                     "x must be floating point for a network of sigma-delta neurons, images or frames of values"
                 )
         elif type(x) is Spikes and x.scale == 1 and x.shape[2:] == shape and x.T and x.device.type == "cpu":
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], x.T)
+            return Given(x._words.contiguous(), InputKind.PACKED_SPIKES, x.shape[1], x.T)
         elif self.takes_floats and lies_ready(x) and x.shape[1:] == shape and x.is_cpu and not torch._C._is_tracing():
             return self.held(x, None)
         sequence = self._is_sequence(x)
@@ -86,7 +87,7 @@ class PlanInputs:
 
     def held(self, x: Tensor, T: int | None) -> Given:
         """Values [N, ...] at each step, of which :func:`lies_ready` holds, and of the right shape."""
-        return Given(x, CONSTANT, x.shape[0], T, self._rounds, constant=True)
+        return Given(x, InputKind.HELD_VALUES, x.shape[0], T, self._rounds, constant=True)
 
     def _is_sequence(self, x: Tensor | Spikes) -> bool:
         """Whether it is one, by its shape."""
@@ -118,9 +119,9 @@ class PlanInputs:
         """An input of the right shape. ``T``: its steps, None: of an image; ``sequence``: whether they are all in x;
         ``constant``: whether they are alike."""
         if isinstance(x, Spikes) and x.scale == 1:
-            return Given(x._words.contiguous(), SPIKES, x.shape[1], T, constant=constant)
+            return Given(x._words.contiguous(), InputKind.PACKED_SPIKES, x.shape[1], T, constant=constant)
         if isinstance(x, Spikes) and not self._needs_spikes:
-            return Given(x.dense().contiguous(), VALUES, x.shape[1], T, scaled=True)
+            return Given(x.dense().contiguous(), InputKind.VALUES, x.shape[1], T, scaled=True)
         if isinstance(x, Spikes) or not (self.takes_floats or (T and not sequence)):
             raise TypeError(
                 "x must be spikes, as in the sample that the engine was compiled with; got other values. An engine "
@@ -131,4 +132,11 @@ class PlanInputs:
             checks.finite("x", x)
             x = round_input(x.detach(), int(sequence))
         x = x if lies_ready(x) else x.detach().resolve_neg().float().contiguous()
-        return Given(x, VALUES if sequence else CONSTANT, x.shape[int(sequence)], T, rounds, constant=constant)
+        return Given(
+            x,
+            InputKind.VALUES if sequence else InputKind.HELD_VALUES,
+            x.shape[int(sequence)],
+            T,
+            rounds,
+            constant=constant,
+        )

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..plan.library import TALLIES
-from ..plan.operations import Kind, Operation, Slot
+from ..kernels.table import TALLIES, Kind
+from ..plan.operations import Operation, Slot
 from ..plan.plan import Plan
 from .result import LOSES_CHARGE, NOT_CONVERTED, Result
 from .sigma_delta_state import as_state

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..kernels import heap
+from ..kernels.table import Kind
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..network import Network
 from ..plan.library import Session
-from ..plan.operations import Kind, Shape
+from ..plan.operations import Shape
 from ..plan.plan import Plan
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
-from ..plan.library import TALLIES, LogitReadout, Places
+from ..kernels.table import TALLIES
+from ..plan.library import LogitReadout, Places
 from ..plan.plan import Plan
 from ..spikes import Spikes
 

@@ -9,6 +9,7 @@ from conftest import INSTRUCTION_SETS
 from equality import equal
 
 from proxykernels.kernels import cpu, reference, sigma_delta_codes
+from proxykernels.kernels.table import Most
 
 
 def test_trace_by_hand():
@@ -51,7 +52,7 @@ def test_a_change_costs_what_it_is_worth(generator):
     assert equal(sent[:20].sum(0), torch.zeros(1, 50))
 
 
-@pytest.mark.parametrize("exponents", range(1, sigma_delta_codes.MOST_EXPONENTS + 1))
+@pytest.mark.parametrize("exponents", range(1, Most.EXPONENTS + 1))
 def test_codes_are_values(exponents):
     codes = torch.arange(-exponents, exponents + 1, dtype=torch.int8)
     assert equal(sigma_delta_codes.codes_of(sigma_delta_codes.values_of(codes)), codes)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from proxykernels.kernels import backends, sigma_delta_codes
+from proxykernels.kernels.table import Most
 
 from . import draw, ways
 from .case import Case, Mismatch, Windows, same
@@ -49,7 +50,7 @@ class SigmaDelta(Windows, Case):
         return cls(
             **common, **sizes, T=T, N=N, given=random.choice(GIVEN[:1] * 4 + GIVEN), rate=draw.rate(random),
             most=max(1, min(most, draw.EXACT // (2048 * T * (inputs + 2)))),
-            exponents=random.randint(1, sigma_delta_codes.MOST_EXPONENTS),
+            exponents=random.randint(1, Most.EXPONENTS),
             fires=random.random() < 0.8, identity=random.random() < 0.3, clipped=random.random() < 0.3,
             bias=random.random() < 0.6, added=random.random() < 0.4, goes_on=random.random() < 0.3,
         )  # fmt: skip
@@ -62,7 +63,7 @@ class SigmaDelta(Windows, Case):
         if self.bias:
             bias = draw.whole((C_out,), self.most, g) * unit
         steps = 1 if self.given == "constant" else self.T
-        most = sigma_delta_codes.MOST_EXPONENTS
+        most = Most.EXPONENTS
         x = torch.randint(-most, most + 1, (self.N, steps, self.size[0] * self.size[1], C_in), generator=g)
         x = torch.where(torch.rand(x.shape, generator=g) < self.rate, x, 0)
         x = x.to(torch.int8) if self.given == "spikes" else x / 128
@@ -105,12 +106,12 @@ class SigmaDeltaPool(Pool):
     @classmethod
     def draw(cls, random: Random, **common) -> "SigmaDeltaPool":
         return super().draw(
-            random, **common, exponents=random.choice((0, random.randint(1, sigma_delta_codes.MOST_EXPONENTS))),
+            random, **common, exponents=random.choice((0, random.randint(1, Most.EXPONENTS))),
             identity=random.random() < 0.3, clipped=random.random() < 0.3, constant=random.random() < 0.3,
         )  # fmt: skip
 
     def check(self) -> bool:
-        g, T, most = draw.generator(self.seed), min(self.T, 40), sigma_delta_codes.MOST_EXPONENTS
+        g, T, most = draw.generator(self.seed), min(self.T, 40), Most.EXPONENTS
         x = torch.randint(-most, most + 1, (self.N, T, self.size[0] * self.size[1], self.C), generator=g)
         x = torch.where(torch.rand(x.shape, generator=g) < self.rate, x, 0)
         x = x / 128 if self.of_rates else x.to(torch.int8)

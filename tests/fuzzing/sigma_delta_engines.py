@@ -12,10 +12,10 @@ from sigma_delta_nets import by_layers
 from torch import Tensor
 
 import proxykernels as pk
+from proxykernels.kernels.table import Kind
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.plan.followed_values import CannotFollowError
-from proxykernels.plan.operations import Kind
 from proxykernels.running.engine import Engine
 
 from . import draw, ways

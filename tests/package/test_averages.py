@@ -9,8 +9,8 @@ from test_engine_file import change, refused
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.kernels.table import Kind
 from proxykernels.plan.follow import follow
-from proxykernels.plan.operations import Kind
 
 
 def make_net(pool: nn.Module, features: int, v_reset: float | None = None) -> nn.Sequential:

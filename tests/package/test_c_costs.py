@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from proxykernels.kernels.cpu.cost_model import Layer, model, modelled_cycles
+from proxykernels.kernels.table import Kind
 from proxykernels.plan import library
-from proxykernels.plan.operations import Kind, Operation, Window
+from proxykernels.plan.operations import Operation, Window
 from proxykernels.plan.plan import Plan
 
 STEPS = 64  # line_steps of src/engine/engine.h

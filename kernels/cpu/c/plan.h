@@ -9,9 +9,6 @@
 
 namespace proxykernels {
 
-constexpr int64_t most_windows = 8, most_inputs = 1 << 24, most_moved = 1 << 10, most_delay = 1 << 12;
-constexpr int64_t most_size = (int64_t)1 << 31, most_growth = 1 << 14, most_exponents = 12;
-
 struct Image {
     int64_t C, H, W;
     int64_t P() const { return H * W; }
@@ -28,11 +25,9 @@ constexpr Model neuron_models[] = {PK_MODELS(MODEL)};
 #undef MODEL
 constexpr int64_t model_count = sizeof neuron_models / sizeof *neuron_models;
 
-// What operations are called in a file, in the order of engine.h.
-constexpr const char* kind_names[] = {
-    "neurons",        "max pool", "average pool",      "max rate pool",        "running max pool", "flatten",
-    "unflatten",      "move",     "recurrent neurons", "changes of the input", "sigma-delta",      "sigma-delta maxima",
-    "sum of changes", "delay"};
+#define KIND(name, text) text,
+constexpr const char* kind_names[] = {PK_KINDS(KIND)};  // in a file
+#undef KIND
 constexpr int64_t kind_count = sizeof kind_names / sizeof *kind_names;
 
 struct Window {

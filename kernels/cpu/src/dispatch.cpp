@@ -25,7 +25,7 @@ PK_TARGETS
 
 // What the library was built from. Never change this function's signature: Python files of any version call it before they
 // know the library.
-EXPORTED const char* proxykernels_interface() { return "sources: " PK_SOURCES "\n"; }
+EXPORTED const char* proxykernels_interface() { return "sources: " PK_SOURCES "\ntable: " PK_TABLE "\n"; }
 
 // The engine for an instruction set, or for the fastest one if `wanted` is null; null if this machine cannot run it.
 EXPORTED const engine::Functions* proxykernels_engine(const char* wanted) {

@@ -1,5 +1,5 @@
 // The neuron models. Each defines one time step, written once for the vectors of the kernels and for the single numbers of
-// scan_backward.h. A new model needs a struct here, its backward step there, and its line in models.h. The equations are in
+// scan_backward.h. A new model needs a struct here, its backward step there, and its line in kernels/table.py. The equations are in
 // reference.py.
 //
 // A model's step updates a neuron's states in place; the potential is the first of them. A product is rounded before it is

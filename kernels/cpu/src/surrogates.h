@@ -1,8 +1,8 @@
 // The surrogate derivatives: they replace the derivative of a spike with respect to the potential, at x = h - theta.
-// A new one needs a struct here, and its name in surrogate_names.h.
+// A new one needs a struct here, and its name in kernels/table.py.
 #pragma once
 #include "abi.h"
-#include "surrogate_names.h"
+#include "table.h"
 
 #include <cstring>
 

@@ -7,37 +7,12 @@
 // time; a plan may serve many sessions at once. Nothing here knows Python, torch or OpenMP.
 #pragma once
 #include "../abi.h"
+#include "../table.h"
 
 namespace engine {
 
-// Neurons, whose potentials after each step are given where they never fire; poolings of each step, and of sums over time,
-// which are states like potentials; what puts values elsewhere; and neurons that their own spikes come back to, of one pixel, on
-// the currents in the slot that they read. In networks of sigma-delta neurons: what the input changes
-// by; neurons, whose input is passed on where they never fire; max pooling of all that was sent, with neurons behind it or not;
-// and what the changes of the output add up to.
-enum : int64_t {
-    Fire,
-    MaxPool,
-    AveragePool,
-    MaxRatePool,
-    RunningMaxPool,
-    Flatten,
-    Unflatten,
-    Move,
-    Recur,
-    Changes,
-    Send,
-    SendMaxima,
-    Sum,
-    Delay
-};
-enum : int64_t { PackedSpikes = 0, HeldValues = 1, Values = 2 };  // kinds of inputs
-
-constexpr int64_t tallies = 3;  // numbers that are counted of an operation
-
-// Ways that neurons are run in a segment: rows of weights are added by the patterns of what fired (fire.cpp); or by a kernel of
-// ../conv2d; or each spike's are added where it reaches (scatter.h).
-enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScattering, ByPixelTiles };
+// ../table.h has the kinds of operations and inputs, the ways that neurons are run, and the outcomes of a run;
+// kernels/table.py describes them.
 
 // What is compared by its time: kernels of ../conv2d that add rows of weights, by what a row holds; tables; matrix tiles, of 1 to
 // 4 digits; the same of few steps, of 1 and 2 digits; and patterns of few steps.
@@ -156,10 +131,6 @@ struct Lead {
     Readout of;
     float least;
 };
-
-// Of a run: values were not finite, or beyond 2^100; there is no memory for it; the rule gave no answer, which ended it; it
-// might not go on.
-enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer, Interrupted };
 
 struct Sizes {
     int64_t weights, arena;  // bytes: of the plan; of the session, as far as its runs have written to it

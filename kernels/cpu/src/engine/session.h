@@ -6,8 +6,6 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t most_windows = 8;  // of an operation: proxykernels/plan/followed_values.py
-
 // How the values of a slot lie in memory: of image n, step t, pixel p and channel c at data[n image + t step + p pixel + c
 // channel]; spikes in bytes of eight channels.
 struct View {

@@ -1,0 +1,212 @@
+"""The table: the lists that Python and C++ share, each stated here only.
+
+setup.py writes them into headers of C++ (:func:`headers`), and the library says which table it was built with. This
+file imports nothing of the package, for setup.py runs it alone.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from enum import IntEnum, StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+
+class Model(NamedTuple):
+    """What one step of a model's neurons takes and keeps; the equations are in reference.py.
+
+    Attributes:
+        states: values that a neuron keeps from step to step, the potential first.
+        channels: the parameters that each channel has a value of, the threshold first.
+        scalars: the parameters that all neurons share.
+        step: of a model that is written in Python only, called as those in reference.py; None: every kernel has it.
+    """
+
+    states: int
+    channels: tuple[str, ...]
+    scalars: tuple[str, ...]
+    step: Callable | None = None
+
+
+# Where a model has two resets, "hard" comes first: it has v_reset, and "soft" has not.
+_MODELS = {
+    "HardReset": Model(1, ("theta",), ("v_reset",)),
+    "SoftReset": Model(1, ("theta",), ()),
+    "LeakyHardReset": Model(1, ("theta", "decay"), ("v_reset", "v_rest")),
+    "LeakySoftReset": Model(1, ("theta", "decay"), ("v_rest",)),
+    "SynapticHardReset": Model(2, ("theta", "decay", "current_decay"), ("v_reset", "v_rest")),
+    "SynapticSoftReset": Model(2, ("theta", "decay", "current_decay"), ("v_rest",)),
+    "AdaptiveHardReset": Model(2, ("theta", "decay", "adaptation_decay", "adaptation"), ("v_reset", "v_rest")),
+    "AdaptiveSoftReset": Model(2, ("theta", "decay", "adaptation_decay", "adaptation"), ("v_rest",)),
+    "RefractoryHardReset": Model(2, ("theta", "decay"), ("v_reset", "v_rest", "refractory")),
+    "RefractorySoftReset": Model(2, ("theta", "decay"), ("v_rest", "refractory")),
+    "LoihiHardReset": Model(2, ("theta", "decay", "current_decay", "v_bias"), ("v_reset",)),
+}
+MODELS: Mapping[str, Model] = MappingProxyType(_MODELS)  # nothing can be added: the kernels would not know it
+
+SURROGATES = ("ATan", "FastSigmoid", "Sigmoid", "Triangle")  # shapes of surrogate derivatives
+
+
+class Kind(StrEnum):
+    """The kinds of a plan's operations, by the names that a file has for them.
+
+    FIRE: neurons, which give their potentials where they never fire. Poolings work on each step, or on sums over
+    time, which are states as potentials are. FLATTEN, UNFLATTEN and MOVE put values elsewhere. RECUR: neurons of one
+    pixel that receive their own spikes, on the currents in the slot that they read.
+
+    In networks of sigma-delta neurons: CHANGES, what the input changes by; SEND, neurons, which pass their input on
+    where they never fire; SEND_MAXIMA, max pooling of all that was sent, with or without neurons behind it; SUM, what
+    the changes of the output add up to.
+    """
+
+    FIRE = "neurons"
+    MAX_POOL = "max pool"
+    AVERAGE_POOL = "average pool"
+    MAX_RATE_POOL = "max rate pool"
+    RUNNING_MAX_POOL = "running max pool"
+    FLATTEN = "flatten"
+    UNFLATTEN = "unflatten"
+    MOVE = "move"
+    RECUR = "recurrent neurons"
+    CHANGES = "changes of the input"
+    SEND = "sigma-delta"
+    SEND_MAXIMA = "sigma-delta maxima"
+    SUM = "sum of changes"
+    DELAY = "delay"
+
+
+class Way(StrEnum):
+    """How neurons are run in a segment of steps: the rows of weights of a pattern of spikes are added (PATTERNS), or
+    those of each spike where it reaches (SCATTERING), or a kernel of cpu/src/conv2d runs."""
+
+    PATTERNS = "patterns"
+    DEPTHWISE = "depthwise"
+    SLICES = "rows"
+    TABLES = "tables"
+    TILES = "tiles"
+    SCATTERING = "scattered"
+    PIXEL_TILES = "pixel tiles"
+
+
+class InputKind(IntEnum):
+    """Kinds of a plan's input: packed spikes, values that are the same at each step, values of each step."""
+
+    PACKED_SPIKES = 0
+    HELD_VALUES = 1
+    VALUES = 2
+
+
+class Outcome(IntEnum):
+    """How a plan's run ends: a value is not finite or beyond 2^100; there is no memory; the rule of early exit gave no
+    answer; it was told not to go on."""
+
+    NOT_FINITE = 0
+    RAN = 1
+    NO_MEMORY = 2
+    NO_ANSWER = 3
+    INTERRUPTED = 4
+
+
+class Most(IntEnum):
+    """The most that a plan may have."""
+
+    WINDOWS = 8  # of an operation
+    INPUTS = 1 << 24  # of a neuron, and of the window of a pooling
+    MOVED = 1 << 10  # inputs that lie side by side
+    DELAY = 1 << 12  # steps
+    SIZE = 1 << 31  # of anything; below it
+    GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
+    EXPONENTS = 12  # of sigma-delta neurons
+
+
+TALLIES = (
+    3  # numbers counted of an operation in a run: spikes, additions of a weight for a spike, and those for a value
+)
+
+
+def _headers(told: str) -> dict[str, str]:
+    models = (
+        f"MODEL({name}, {m.states}, {len(m.channels)}, {len(m.scalars)})  /* {' '.join(m.channels + m.scalars)} */"
+        for name, m in MODELS.items()
+    )
+    return {
+        "models.h": f"""{_MADE}
+#pragma once
+#include <cstdint>
+
+// The neuron models, which neurons.h defines; Neuron.model is an index into this list. Each has its name and the
+// numbers of its states, parameters of a channel and scalars. The last index is CurrentSums, which a convolution runs
+// instead of neurons to sum up its currents.
+#define PK_MODELS(MODEL) {_lines(models)}
+
+namespace models {{
+#define MODEL(name, ...) name,
+enum : int64_t {{ PK_MODELS(MODEL) CurrentSums }};
+#undef MODEL
+}}  // namespace models
+""",
+        "table.h": f"""{_MADE}
+#pragma once
+#include <cstdint>
+
+#define PK_TABLE "{told}"  // a hash of the table, which Python compares
+
+// The surrogate derivatives, which surrogates.h defines; Surrogate.shape is an index into this list.
+#define PK_SURROGATES(SURROGATE) {_lines(f"SURROGATE({name})" for name in SURROGATES)}
+
+namespace surrogates {{
+#define SURROGATE(name) name,
+enum : int64_t {{ PK_SURROGATES(SURROGATE) }};
+#undef SURROGATE
+}}  // namespace surrogates
+
+// The operations of a plan, and their names in a file.
+#define PK_KINDS(KIND) {_lines(f'KIND({_camel(kind)}, "{kind.value}")' for kind in Kind)}
+
+namespace engine {{
+#define KIND(name, text) name,
+enum : int64_t {{ PK_KINDS(KIND) }};
+#undef KIND
+enum : int64_t {{ {", ".join(f"By{_camel(way)}" for way in Way)} }};  // how neurons are run
+enum : int64_t {{ {", ".join(map(_camel, InputKind))} }};  // kinds of inputs
+enum : int64_t {{ {", ".join(map(_camel, Outcome))} }};  // of a run
+constexpr int64_t tallies = {TALLIES};  // numbers that are counted of an operation
+}}  // namespace engine
+
+// The most that a plan may have.
+{_limits()}
+""",
+    }
+
+
+_MADE = """// Made by kernels/table.py: change the table there. A build writes this file anew.
+// clang-format off: lists"""
+
+
+def _lines(items: Iterator[str]) -> str:
+    return "".join(f"\\\n    {item} " for item in items).rstrip()
+
+
+def _limits() -> str:
+    return "\n".join(f"constexpr int64_t most_{most.name.lower()} = {most.value};" for most in Most)
+
+
+def _camel(member: StrEnum | IntEnum) -> str:
+    """The name that C++ has for a member."""
+    return member.name.title().replace("_", "")
+
+
+HASH = hashlib.sha256(repr(_headers("")).encode()).hexdigest()
+
+
+def headers() -> dict[str, str]:
+    """The headers that the table makes, by their names in kernels/cpu/src."""
+    return _headers(HASH)
+
+
+def write_headers(folder: Path) -> None:
+    """Write those that differ from what stands in the folder: a file that is as it was is not compiled again."""
+    for name, text in headers().items():
+        file = folder / name
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
