@@ -9,10 +9,8 @@ import pytest
 import torch
 
 import proxykernels as pk
-from proxykernels.kernels import backends
+from proxykernels.kernels import backends, table
 from proxykernels.kernels.cpu import abi, compiled, cost_model, elf, headers, sources
-from proxykernels.kernels.neuron_models import MODELS
-from proxykernels.kernels.surrogates import SHAPES
 
 REFUSED = "does not belong to this version"
 ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "
@@ -61,10 +59,53 @@ def test_what_is_no_declaration_is_not_read():
 
 def test_models_and_surrogates_are_those_of_the_sources():
     listed = re.findall(r"MODEL\((\w+), (\d), (\d), (\d)\)", (sources.FOLDER / "models.h").read_text())
-    expected = [(name, m.states, len(m.channels), len(m.scalars)) for name, m in MODELS.items()]
+    expected = [(name, m.states, len(m.channels), len(m.scalars)) for name, m in table.MODELS.items()]
     assert [(name, *map(int, numbers)) for name, *numbers in listed] == expected
-    shapes = re.findall(r"SURROGATE\((\w+)\)", (sources.FOLDER / "surrogate_names.h").read_text())
-    assert [shape for shape in shapes if shape not in ("SURROGATE", "name")] == list(SHAPES)
+    shapes = re.findall(r"SURROGATE\((\w+)\)", (sources.FOLDER / "table.h").read_text())
+    assert [shape for shape in shapes if shape not in ("SURROGATE", "name")] == list(table.SURROGATES)
+
+
+def test_the_headers_are_those_that_the_table_makes(tmp_path):
+    """Builds without Python read them as they stand here."""
+    for name, text in table.headers().items():
+        assert (sources.FOLDER / name).read_text() == text, "run: python setup.py build_ext --inplace"
+    table.write_headers(tmp_path)
+    written = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    table.write_headers(tmp_path)
+    assert written == {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} and len(written) == 2
+
+
+def test_the_hash_is_that_of_all_lists():
+    """Names, numbers and order of each; of parameters, too, whose numbers alone C++ has."""
+    before = (sources.FOLDER.parents[1] / "table.py").read_text()
+    seen = {table.HASH}
+    for old, new in (
+        (
+            '"LeakySoftReset": Model(1, ("theta", "decay"), ("v_rest",))',
+            '"LeakySoftReset": Model(1, ("theta", "decay"), ("rest",))',
+        ),
+        ('"ATan", "FastSigmoid"', '"FastSigmoid", "ATan"'),
+        ('SEND = "sigma-delta"', 'SEND = "sends"'),
+        ('    TABLES = "tables"\n    TILES = "tiles"\n', '    TILES = "tiles"\n    TABLES = "tables"\n'),
+        ("PACKED_SPIKES = 0", "BITS = 0"),
+        ("NO_ANSWER = 3", "UNANSWERED = 3"),
+        ("DELAY = 1 << 12", "DELAY = 1 << 13"),
+        ("TALLIES = 3", "TALLIES = 4"),
+    ):
+        assert before.count(old) == 1, old
+        names = {}
+        exec(before.replace(old, new), names)
+        seen.add(names["HASH"])
+    assert len(seen) == 9
+
+
+def test_a_library_of_another_table_is_refused(monkeypatch, load, whole):
+    """As when a model is added to the table, and nothing is built."""
+    assert load(whole) is not None
+    compiled.opened.cache_clear()
+    monkeypatch.setattr(compiled, "HASH", "another")
+    with pytest.raises(RuntimeError, match=f"{whole.name} {REFUSED} .kernels/table.py, which lists.*({ADVICE})"):
+        load(whole)
 
 
 def test_a_library_of_other_sources_is_refused_at_the_first_use(monkeypatch):
