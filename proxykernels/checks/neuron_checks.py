@@ -69,6 +69,13 @@ def finite(name: str, value: float | Tensor) -> None:
     _within(name, value, "finite in float32", lambda low, high: low > -math.inf and high < math.inf)
 
 
+def number(name: str, value: float) -> None:
+    """A finite number that all channels share."""
+    if not is_number(value):
+        raise TypeError(f"{name} must be a number, the same for all channels, got {value!r}")
+    start(name, value)
+
+
 def above_zero(name: str, value: float | Tensor) -> None:
     _within(name, value, "above 0 and finite in float32", lambda low, high: low > 0 and high < math.inf)
 

@@ -106,13 +106,17 @@ class AnyNeuron:
         raise NotImplementedError(f"{type(self).__name__} has no step in Python")
 
     def check(self) -> None:
-        """Check the parameters. A model of your own may check more than that they are finite.
+        """Check the parameters. A model of your own may check more than that they are finite numbers.
 
         Raises:
             TypeError, ValueError: a parameter has the wrong type or value; the message names it.
         """
-        for name in self.channelwise:
-            neuron_checks.finite(name, getattr(self, name))
+        for name in self.names():
+            value = getattr(self, name)
+            if name in self.channelwise:
+                neuron_checks.finite(name, value)
+            elif not (name == "v_reset" and value is None):
+                neuron_checks.number(name, value)
 
     def check_once(self) -> Sequence[Tensor]:
         """:meth:`check`; of numbers, which cannot change, only the first time. Returns the tensors."""

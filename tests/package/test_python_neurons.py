@@ -310,6 +310,12 @@ def test_a_class_that_is_not_complete_is_refused():
         Silent()
     with pytest.raises(ValueError, match="v_threshold must be finite"):
         pk.Population(Quadratic(v_threshold=float("nan")))
+    with pytest.raises(TypeError, match="v_reset must be a number"):
+        pk.Population(Quadratic(v_reset="hard"))
+    with pytest.raises(TypeError, match="c must be a number, the same for all channels"):
+        pk.Population(Izhikevich(c=torch.zeros(3)))
+    with pytest.raises(ValueError, match="c must be finite in float32, got inf"):
+        pk.Population(Izhikevich(c=float("inf")))
 
 
 def test_a_step_cannot_change_what_it_is_given():
