@@ -119,9 +119,8 @@ class Most(IntEnum):
     EXPONENTS = 12  # of sigma-delta neurons
 
 
-TALLIES = (
-    3  # numbers counted of an operation in a run: spikes, additions of a weight for a spike, and those for a value
-)
+# Numbers counted of an operation in a run: spikes, additions of a weight for a spike, and those for a value.
+TALLIES = 3
 
 
 def _headers(told: str) -> dict[str, str]:

@@ -30,9 +30,9 @@ def test_a_neuron_without_a_step_back(tmp_path, complete):
         (folder / file).write_text(code.replace(before, text + before))
 
     add("models.h", "MODEL(Doubling, 1, 2, 2) ", "MODEL(SynapticHardReset")
-    add("neurons.h", STRUCT, "// How many parameters of a channel a model has.")
+    add("neurons.h", STRUCT, "template <class Model>\nconstexpr int channelwise = 0;")
     if complete:
-        add("scan_backward.h", BACK, "// Values of a strip's neurons")
+        add("scan_backward.h", BACK, "struct Strip {")
     code = tmp_path / "scan.cpp"
     code.write_text('#include "if_scan.h"\n#include "scan_backward.h"\n')
     flags = [*sources.FLAGS, "-DPK_TARGET=portable", f"-I{folder}", "-fsyntax-only"]

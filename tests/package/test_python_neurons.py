@@ -253,7 +253,7 @@ def test_a_neuron_of_no_model_never_reaches_the_kernels():
         MODELS["UnknownHardReset"] = MODELS["HardReset"]
     kernels = backends.cpu_backend()
     neuron = Neuron("UnknownHardReset", torch.ones(1, 3), (0.0,))
-    with pytest.raises(ValueError, match="do not know the neuron model 'UnknownHardReset'"):
+    with pytest.raises(ValueError, match="neuron model 'UnknownHardReset'"):
         kernels.if_scan(torch.ones(2, 1, 1, 3), torch.zeros(1, 1, 3), neuron)
 
 
