@@ -21,7 +21,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import proxykernels as pk
-from proxykernels.plan.library import TALLIES, Session
+from proxykernels.kernels.table import TALLIES
+from proxykernels.plan.library import Session
 from proxykernels.plan.operations import Operation, Slot
 from speed import read_add
 

@@ -13,7 +13,8 @@ from .. import checks
 from ..calls import spike_ops
 from ..kernels import heap, locks
 from ..kernels.cpu.words import pixel_bytes
-from ..plan.library import CONSTANT, SPIKES, VALUES, Given, Session
+from ..kernels.table import InputKind
+from ..plan.library import Given, Session
 from ..plan.plan import Plan
 from ..spikes import Spikes
 from .early_exit import STOP_EVERY, AskedLead, LogitMargin, Stop, check_rule, decided_by
@@ -387,12 +388,12 @@ def _steps(given: Given, start: int, steps: int) -> Given:
     """Some steps of an input."""
     if given.T is None or steps == given.T:
         return given
-    if given.kind == CONSTANT:
+    if given.kind == InputKind.HELD_VALUES:
         return given._replace(T=steps)
-    x = given.x.narrow(1 if given.kind == SPIKES else 0, start, steps)
+    x = given.x.narrow(1 if given.kind == InputKind.PACKED_SPIKES else 0, start, steps)
     return given._replace(x=x.contiguous(), T=steps)
 
 
 def _samples(given: Given, index: Tensor) -> Given:
     """Some samples of an input."""
-    return given._replace(x=given.x.index_select(1 if given.kind == VALUES else 0, index), N=len(index))
+    return given._replace(x=given.x.index_select(1 if given.kind == InputKind.VALUES else 0, index), N=len(index))
