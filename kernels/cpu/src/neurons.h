@@ -26,8 +26,8 @@ static inline float toward_zero(float a) { return __builtin_truncf(a); }
 // A neuron's parameters. A model uses those that it has; `third` and `fourth` mean something else in each model.
 template <class V>
 struct Parameters {
-    V theta, decay, third, fourth;     // of a channel
-    V v_reset, v_rest, refractory;     // of the layer
+    V theta, decay, third, fourth;  // of a channel
+    V v_reset, v_rest, refractory;  // of the layer
 };
 
 // The comparison of a step, s = h >= bar, and its result.
