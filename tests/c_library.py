@@ -186,6 +186,22 @@ class Stream:
     def set_state(self, k: int, state: Tensor) -> None:
         call("pk_state_write", self.handle, k, state.data_ptr(), state.numel())
 
+    def reset_sample(self, sample: int) -> None:
+        call("pk_reset_sample", self.handle, sample)
+
+    @property
+    def sample_steps(self) -> list[int]:
+        return self._read("pk_sample_steps", torch.empty(self.N, dtype=torch.int64)).tolist()
+
+    def save(self) -> Tensor:
+        """The whole state, uint8."""
+        size = ctypes.c_size_t()
+        call("pk_state_size", self.handle, ctypes.byref(size))
+        return self._read("pk_state_save", torch.full((size.value,), 77, dtype=torch.uint8))
+
+    def restore(self, state: Tensor) -> None:
+        self._read("pk_state_restore", state)
+
     def _shape(self, k: int) -> tuple[int, ...]:
         layer = self.layers[k]
         return self.T, self.N, layer.C, layer.H, layer.W

@@ -3,7 +3,18 @@
 import c_library
 import pytest
 import torch
-from c_library import BYTE_FRAMES, BYTE_IMAGE, EITHER_OUT, FRAMES, SIGNED_OUT, SPIKES, SPIKES_OUT, VALUES_OUT, Network
+from c_library import (
+    BYTE_FRAMES,
+    BYTE_IMAGE,
+    EITHER_OUT,
+    FRAMES,
+    SIGNED_OUT,
+    SPIKES,
+    SPIKES_OUT,
+    VALUES_OUT,
+    CError,
+    Network,
+)
 from equality import equal
 from oracle import make_dyadic, trace
 from sigma_delta_nets import exact, nets_fixture, pooled_fixture  # noqa: F401 - fixtures
@@ -188,6 +199,78 @@ def test_sigma_delta(request, net_of, frames, generator, tmp_path):
     for k, op in enumerate(engine.plan.operations):
         if op.senders:
             assert equal(stream.state(k), torch.cat([part.flatten() for part in python.state[op.name]]))
+
+
+def told(stream) -> list:
+    """All that a stream tells of what it has done."""
+    states = [stream.state(k) for k, layer in enumerate(stream.layers) if layer.state_size]
+    info, work = stream.network.info, stream.work()
+    found = [
+        torch.tensor(stream.sample_steps),
+        torch.tensor([work.spikes, work.additions, work.multiplications]),
+        *states,
+    ]
+    return [*found, *([stream.counts()] if info.fires else []), *([stream.logits()] if info.has_logits else [])]
+
+
+def alike(actual: list, expected: list) -> bool:
+    return len(actual) == len(expected) and all(map(equal, actual, expected))
+
+
+@pytest.mark.parametrize("neuron", ["if", "sigma-delta", "leaky", "readout"])
+def test_whole_states(neuron, converted, tmp_path):
+    """A stream that takes a kept state goes on as that one did."""
+    net, images = converted
+    if neuron == "sigma-delta":
+        net = pk.convert(pk.samples.relu_network(), images, neuron=neuron)
+    elif neuron != "if":
+        last = pk.FusedLILinear(50, 4, decay=0.5) if neuron == "readout" else pk.FusedRecurrentLinear(50, 4)
+        first = pk.FusedConv2d(1, 2, 5, 4, neuron=pk.neurons.CubaLIFNeuron(decay=0.5, current_decay=0.5))
+        net = nn.Sequential(pk.Delay(2), first, pk.RunningMaxPool2d(2, 1), pk.Flatten(), last).eval()
+    _, path = saved(net, images[:1], tmp_path)
+    x = images[:3] * 2
+    stream, other = Network(path).stream(3), Network(path).stream(3)
+    at_rest = stream.save()
+    stream.advance(x, 5)
+    kept, before = stream.save(), told(stream)
+    stream.advance(x, 6)
+    after = told(stream)
+    assert stream.steps == 11 and not alike(before, after) and any(part.any() for part in before[2:])
+    for one in (stream, other):
+        one.restore(kept)
+        assert one.steps == 5 and alike(told(one), before)
+        one.advance(x, 6)
+        assert alike(told(one), after)
+    stream.restore(at_rest)
+    assert stream.steps == 0 and stream.work().additions == 0
+    stream.advance(x, 5)
+    assert alike(told(stream), before)
+
+
+def test_a_sample_that_is_reset(converted, tmp_path):
+    """As in Python; sigma-delta neurons start together."""
+    net, images = converted
+    engine, path = saved(net, images[:1], tmp_path, "int8")
+    stream, python = Network(path).stream(3), engine.stream(3)
+    stream.reset_sample(0)
+    stream.advance(images[:3], 5), python(images[:3].expand(5, *images[:3].shape))
+    stream.reset_sample(1), python.reset(samples=[1])
+    assert stream.sample_steps == [5, 0, 5] == python.sample_steps.tolist() and stream.steps == 5
+    for _ in range(4):
+        assert equal(stream.counts().flatten(1), python.count()) and equal(stream.logits().flatten(1), python.logits)
+        stream.advance(images[:3]), python(images[:3])
+    assert stream.sample_steps == [9, 4, 9] and stream.counts().any()
+    kept = stream.save()
+    stream.reset()
+    assert stream.sample_steps == [0, 0, 0]
+    stream.restore(kept)
+    assert stream.sample_steps == [9, 4, 9] and equal(stream.logits().flatten(1), python.logits)
+    deltas = pk.convert(pk.samples.relu_network(), images, neuron="sigma-delta")
+    stream = Network(saved(deltas, images[:1], tmp_path)[1]).stream(3)
+    stream.reset_sample(2)
+    stream.advance(images[:3], 2)
+    with pytest.raises(CError, match="samples of sigma-delta neurons start from rest together"):
+        stream.reset_sample(2)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,11 @@ def test_null_and_handles_of_another_kind(path):
         "pk_layer_work": (stream.handle, 0, None),
         "pk_state_read": (stream.handle, 0, None, 10),
         "pk_state_write": (None, 0, X.data_ptr(), 10),
+        "pk_state_size": (stream.handle, None),
+        "pk_state_save": (stream.handle, None, 10),
+        "pk_state_restore": (None, X.data_ptr(), 10),
+        "pk_reset_sample": (None, 0),
+        "pk_sample_steps": (stream.handle, None, 1),
         "pk_memory": (None, ctypes.byref(ctypes.c_int64())),
         "pk_pack_spikes": (None, 1, 1, 1, 1, 1, None, 1),
         "pk_pack_events": (None, None, None, None, 1, 0, 1, 1, 1, 1, X.data_ptr(), 1),
@@ -64,7 +69,7 @@ def test_null_and_handles_of_another_kind(path):
     refused("BAD_ARGUMENT", "something else", call, "pk_reset", wrong)
     refused("BAD_ARGUMENT", "something else", call, "pk_network_info", stream.handle, ctypes.byref(c_library.Info()))
     listed = {name for name, (result, _) in c_library.functions().items() if result == "pk_status"}
-    assert len(listed) == 21  # each is called above
+    assert len(listed) == 26  # each is called above
 
 
 def test_closing(path):
@@ -119,6 +124,33 @@ def test_sizes_and_values(path):
         refused("BAD_ARGUMENT", sentence, stream.network.stream, batch, threads)
     refused("NO_MEMORY", "samples take", stream.network.stream, (1 << 31) - 1)
     refused("BAD_ARGUMENT", "target must be", Network, path, "sse")
+
+
+def test_whole_states(path):
+    """Bytes that come from anywhere are looked at; nothing changes where they are refused."""
+    stream, other = Network(path).stream(2), Network(path).stream(1)
+    x = torch.cat([X, X])
+    stream.advance(x, 7), other.advance(X, 7)
+    kept, counts = stream.save(), stream.counts()
+    stream.advance(x, 3)
+    words, nan, negative = kept.clone(), kept.clone(), kept.clone()
+    words[0] += 1
+    nan.view(torch.float32)[-1] = torch.nan
+    negative[64:72].view(torch.int64)[0] = -1  # after how many steps sample 0 began
+    for status, sentence, state in (
+        ("BAD_ARGUMENT", f"state must have {len(kept)} elements, got {len(kept) - 1}", kept[1:]),
+        ("BAD_ARGUMENT", "state must have", other.save()),
+        ("BAD_ARGUMENT", "state is not one that pk_state_save wrote", torch.zeros_like(kept)),
+        ("BAD_ARGUMENT", "of a stream of this network with N = 2", words),
+        ("BAD_ARGUMENT", "the steps of sample 0 are wrong", negative),
+        ("NOT_FINITE", "state holds NaN", nan),
+    ):
+        refused(status, sentence, stream.restore, state)
+        assert stream.steps == 10
+    for sample in (-1, 2):
+        refused("BAD_ARGUMENT", f"sample must be 0 to 1, got {sample}", stream.reset_sample, sample)
+    stream.restore(kept)
+    assert stream.steps == 7 and equal(stream.counts(), counts)
 
 
 def test_targets(path, monkeypatch):

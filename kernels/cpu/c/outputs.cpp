@@ -59,7 +59,7 @@ static void put_logits(const pk_stream& s, float* logits) {
             for (int64_t p = 0; p < P; p++) {
                 const int64_t at = (n * P + p) * C + c, to = (n * C + c) * P + p;
                 const float charge = theta[c] * (float)s.counts[to] + (s.potentials[at] - s.start[at]);
-                const float output = scale[by_channel ? c : 0] * charge / (float)s.steps;
+                const float output = scale[by_channel ? c : 0] * charge / (float)std::max<int64_t>(s.steps_of(n), 1);
                 logits[to] = neurons.rectifies ? std::fmin(std::fmax(output, 0.0f), neurons.limit) : output;
             }
 }

@@ -16,7 +16,7 @@ pk_stream::pk_stream(const pk_network& network, int64_t N, int64_t threads)
     : network(&network), N(N), threads(threads), given(new Given[network.plan.count()]) {
     const Plan& plan = network.plan;
     if (!plan.last().real) counts.resize((size_t)(N * plan.last().image.size()));
-    tally.resize((size_t)(plan.count() * engine::tallies)), products.resize((size_t)plan.count());
+    began.resize((size_t)N), tally.resize((size_t)(plan.count() * engine::tallies)), products.resize((size_t)plan.count());
     const int64_t read = plan.with_logits();
     if (read >= 0) potentials.resize((size_t)(N * plan.operations[read].image.size())), start.resize(potentials.size());
     given[plan.count() - 1].wanted = true;
@@ -33,6 +33,7 @@ pk_stream::~pk_stream() {
 
 void pk_stream::rest() {
     is_fresh = true, steps = 0;
+    std::fill(began.begin(), began.end(), 0);
     std::fill(counts.begin(), counts.end(), 0);
     std::fill(tally.begin(), tally.end(), 0);
     std::fill(products.begin(), products.end(), 0);
@@ -138,7 +139,15 @@ pk_status pk_reset(pk_stream* stream, pk_error* error) {
 
 pk_status pk_steps(pk_stream* stream, int64_t* steps, pk_error* error) {
     return use(stream, steps, error, [&](pk_stream& s, Failure&) {
-        *steps = s.steps;
+        *steps = s.steps - *std::min_element(s.began.begin(), s.began.end());
+        return true;
+    });
+}
+
+pk_status pk_sample_steps(pk_stream* stream, int64_t* steps, size_t size, pk_error* error) {
+    return use(stream, steps, error, [&](pk_stream& s, Failure& failure) {
+        if (!check_size("steps", size, (__int128)s.N, failure)) return false;
+        for (int64_t n = 0; n < s.N; n++) steps[n] = s.steps_of(n);
         return true;
     });
 }

@@ -25,7 +25,8 @@ struct pk_stream {
     engine::Session* session = nullptr;
     const int64_t N, threads;
     bool is_fresh = true;  // at rest: the session's states mean nothing
-    int64_t steps = 0;
+    int64_t steps = 0;                        // since all samples were at rest
+    std::vector<int64_t> began;               // [N]: after how many of these a sample began again
     int64_t last_T = 0;                       // steps of the last call
     std::vector<int32_t> counts;              // [N, C, P]; empty if the last layer gives values
     std::vector<int64_t> tally, products;     // [layers][tallies], [layers]
@@ -36,6 +37,7 @@ struct pk_stream {
     pk_stream(const pk_network& network, int64_t N, int64_t threads);
     ~pk_stream();
     const proxykernels::Plan& plan() const { return network->plan; }
+    int64_t steps_of(int64_t sample) const { return steps - began[sample]; }
     void rest();  // back to rest
 };
 

@@ -187,10 +187,17 @@ PK_API pk_status pk_advance(pk_stream* stream, int32_t input, const void* data, 
 /* Back to rest: no steps, no counts. */
 PK_API pk_status pk_reset(pk_stream* stream, pk_error* error);
 
+/* The same of one sample, 0 to batch - 1, whose state, counts, logits and steps begin again; the others go on.
+ * Fails with PK_NOT_HERE for a network of sigma-delta neurons that has taken a step. */
+PK_API pk_status pk_reset_sample(pk_stream* stream, int64_t sample, pk_error* error);
+
 /* ---- Outputs ----------------------------------------------------------------------------------------------------- */
 
-/* Steps of pk_run, or since rest of all calls of pk_advance. */
+/* Steps of pk_run, or since rest of all calls of pk_advance: of the sample that has taken most. */
 PK_API pk_status pk_steps(pk_stream* stream, int64_t* steps, pk_error* error);
+
+/* The same of each sample, which pk_reset_sample begins again. steps: [N], written; size: N. */
+PK_API pk_status pk_sample_steps(pk_stream* stream, int64_t* steps, size_t size, pk_error* error);
 
 /* Spikes of the last layer in these steps. counts: [N, C, H, W] of the output, written.
  * Fails with PK_NOT_HERE if the last layer gives values. */
@@ -221,12 +228,22 @@ PK_API pk_status pk_layer_work(pk_stream* stream, int64_t layer, pk_work* work, 
 
 /* ---- States ------------------------------------------------------------------------------------------------------ */
 
+/* The whole state of a stream: of its layers, with counts, steps, work and what logits count from. pk_state_restore takes a
+ * stream of the same network and batch to where it was, and what comes then is what came after pk_state_save. The bytes are of
+ * this machine and version of the library; what they hold is checked.
+ *
+ * bytes: that pk_state_save writes. They stay as many as long as the stream is open.
+ * pk_state_restore fails with PK_BAD_ARGUMENT, PK_NOT_FINITE. */
+PK_API pk_status pk_state_size(pk_stream* stream, size_t* bytes, pk_error* error);
+PK_API pk_status pk_state_save(pk_stream* stream, void* state, size_t bytes, pk_error* error);
+PK_API pk_status pk_state_restore(pk_stream* stream, const void* state, size_t bytes, pk_error* error);
+
 /* The state of a layer after the last step of pk_advance, or at rest: N * state_size values, written. It is
  * float [N, states, H * W, C] of the layer's potentials and further states; of a pooling [N, H * W, C] of its inputs' sums; of
  * sigma-delta neurons z of all samples [N, H * W, C] and then a. */
 PK_API pk_status pk_state_read(pk_stream* stream, int64_t layer, float* state, size_t size, pk_error* error);
 
-/* Sets the state of a layer, in the same form; other layers stay as they are. Steps and counts stay as well, and logits do not
+/* Sets the state of one layer, in the same form; other layers stay as they are. Steps and counts stay as well, and logits do not
  * count as input what is added here. Fails with PK_NOT_FINITE. */
 PK_API pk_status pk_state_write(pk_stream* stream, int64_t layer, const float* state, size_t size, pk_error* error);
 
