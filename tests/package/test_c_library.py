@@ -224,7 +224,8 @@ def test_whole_states(neuron, converted, tmp_path):
     if neuron == "sigma-delta":
         net = pk.convert(pk.samples.relu_network(), images, neuron=neuron)
     elif neuron != "if":
-        last = pk.FusedLILinear(50, 4, decay=0.5) if neuron == "readout" else pk.FusedRecurrentLinear(50, 4)
+        recurrent = pk.FusedRecurrentLinear(50, 4, neuron=pk.neurons.LIFNeuron(decay=0.5))
+        last = pk.FusedLILinear(50, 4, decay=0.5) if neuron == "readout" else recurrent
         first = pk.FusedConv2d(1, 2, 5, 4, neuron=pk.neurons.CubaLIFNeuron(decay=0.5, current_decay=0.5))
         net = nn.Sequential(pk.Delay(2), first, pk.RunningMaxPool2d(2, 1), pk.Flatten(), last).eval()
     _, path = saved(net, images[:1], tmp_path)
