@@ -10,7 +10,6 @@ import pytest
 import quick_interpreter
 import torch
 
-from proxykernels.conversion.libraries import port_repeats
 from proxykernels.conversion.relu import steady
 from proxykernels.kernels import backends, cpu
 from proxykernels.kernels.cpu.fallback import Fallback
@@ -111,10 +110,8 @@ def backend(request, monkeypatch):
 
 @pytest.fixture
 def few_calls(monkeypatch):
-    """For networks that are known to have no state: fewer calls in search of one, by convert and by importers."""
+    """For networks that are known to have no state: fewer calls in search of one, by convert."""
     monkeypatch.setattr(steady, "LARGE", 0)  # as of large ones: 16 calls
-    monkeypatch.setattr(port_repeats, "CALLS", 23)
-    monkeypatch.setattr(port_repeats, "SHORT", 8)
 
 
 @pytest.fixture

@@ -103,12 +103,12 @@ def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> Compared
             else:
                 values[name] = layer(inputs)
             if name in watched or isinstance(layer, Neurons) and layer.neuron.fires:
-                sizes[name] = _dense(values[name]).abs()
+                sizes[name] = dense(values[name]).abs()
             else:  # real values, carried on
-                sizes[name] = _sizes(layer, its_sizes) if isinstance(layer, Neurons) else _dense(layer(its_sizes))
+                sizes[name] = sizes_of(layer, its_sizes) if isinstance(layer, Neurons) else dense(layer(its_sizes))
         except (TypeError, ValueError, RuntimeError) as error:
             raise Difference(name, f"cannot take what it is given there: {error}") from error
-    return Compared(_dense(values[name]), sizes[name], limits)
+    return Compared(dense(values[name]), sizes[name], limits)
 
 
 def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
@@ -118,7 +118,7 @@ def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
 
 def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -> Tensor:
     """``sizes``: of the inputs. Returns by how much rounding may change the currents."""
-    current: Any = sum(_of_steps(synapse.plain(), _dense(part)) for synapse, part in _terms(layer, x, there.before))
+    current: Any = sum(of_steps(synapse.plain(), dense(part)) for synapse, part in _terms(layer, x, there.before))
     if there.shift is not None:
         current = current - there.shift.view(-1, *[1] * (current.ndim - 3))
     current = current / there.gain
@@ -126,24 +126,24 @@ def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -
         raise Difference(
             name, f"its neurons take currents of the shape {_shape(there.current)} there, and {_shape(current)} here"
         )
-    size = _sizes(layer, sizes, there.before) / abs(there.gain)
-    limit = _rounding(there.current) * (size + size.max()) + TINY  # a folded bias has terms that do not show
+    size = sizes_of(layer, sizes, there.before) / abs(there.gain)
+    limit = rounding(there.current) * (size + size.max()) + TINY  # a folded bias has terms that do not show
     wrong = ~((current - there.current).abs() <= limit)
     if bool(wrong.any()):
         k = int(wrong.flatten().byte().argmax())
         raise Difference(
             name,
-            f"{_share(wrong)} of the currents that its neurons take differ, for example "
+            f"{share_of(wrong)} of the currents that its neurons take differ, for example "
             f"{there.current.flatten()[k]:.6g} there and {current.flatten()[k]:.6g} here",
         )
     return limit
 
 
-def _dense(x: Spikes | Tensor) -> Tensor:
+def dense(x: Spikes | Tensor) -> Tensor:
     return (x.dense() if isinstance(x, Spikes) else x).float()
 
 
-def _of_steps(module: nn.Module, x: Tensor) -> Tensor:
+def of_steps(module: nn.Module, x: Tensor) -> Tensor:
     if any(parameter.dtype != torch.float32 for parameter in module.parameters()):
         module = copy.deepcopy(module).float()  # the layer has the same parameters
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
@@ -154,9 +154,9 @@ def _terms(layer: Any, x: Any, before: Tensor | None) -> list[tuple[Any, Any]]:
     return layer.terms(x) if before is None else [*layer.terms(x), *layer.returning(before)]
 
 
-def _sizes(layer: Any, sizes: Any, before: Tensor | None = None) -> Any:
+def sizes_of(layer: Any, sizes: Any, before: Tensor | None = None) -> Any:
     """The sums [T, N, ...] of the sizes of all terms of a layer's currents, of inputs of those ``sizes``."""
-    return sum(_of_steps(_absolute(synapse.plain()), _dense(part)) for synapse, part in _terms(layer, sizes, before))
+    return sum(of_steps(_absolute(synapse.plain()), dense(part)) for synapse, part in _terms(layer, sizes, before))
 
 
 def shifted(given: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
     neuron = neuron._replace(channels=channels)
     start = torch.as_tensor(layer.v_init, dtype=torch.float64, device=current.device)
     start = start.view(-1, *[1] * (current.ndim - 3)) if start.ndim else start
-    unit = _rounding(current) * (1 + len(current) / PER_STEP)
+    unit = rounding(current) * (1 + len(current) / PER_STEP)
     current = current.double()
     states = (torch.zeros_like(current[0]) + start, *[torch.zeros_like(current[0])] * (neuron.states - 1))
     if not layer.neuron.fires:
@@ -195,7 +195,10 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
         wrong = torch.stack(_misplaced(current, states, neuron, fired, unit))
     if bool(wrong.any()):
         what = "spikes" if layer.neuron.fires else "potentials"
-        raise Difference(name, f"{_share(wrong)} of its {what} differ, on the same currents", alone=True)
+        step = int(wrong.flatten(1).any(1).byte().argmax())
+        raise Difference(
+            name, f"{share_of(wrong)} of its {what} differ, on the same currents, first at step {step}", alone=True
+        )
 
 
 def check_alone(name: str, layer: Any, there: Watched, fires: Callable[[Tensor], Tensor]) -> None:
@@ -212,9 +215,10 @@ def drive(layer: Any, like: Tensor, gain: float, generator: torch.Generator) -> 
 
 
 def few_pixels(values: Tensor) -> Tensor:
-    """The first ones of [T, N, C, ...]: neurons of a channel are alike."""
+    """Some of [T, N, C, ...], from edge to edge: neurons of a channel are alike."""
     for axis in range(3, values.ndim):
-        values = values.narrow(axis, 0, min(values.shape[axis], MOST_PIXELS))
+        size = values.shape[axis]
+        values = values.index_select(axis, torch.linspace(0, size - 1, min(size, MOST_PIXELS)).long())
     return values
 
 
@@ -256,7 +260,7 @@ def check_output(compared: Compared, there: Any) -> Tensor | None:
     there, y = as_steps(there, compared.output), compared.output
     if not isinstance(there, Tensor):
         return None
-    candidates = [y] if there.shape == y.shape else _over_time(y) if there.shape == y.shape[1:] else []
+    candidates = [y] if there.shape == y.shape else [*over_time(y).values()] if there.shape == y.shape[1:] else []
     if not candidates:
         raise Difference("", f"its output has the shape {list(there.shape)}, and {list(y.shape)} here, [T, N, ...]")
     if not any(bool(((one - there).abs() <= output_limit(compared, there)).all()) for one in candidates):
@@ -274,24 +278,25 @@ def as_steps(output: Any, y: Tensor) -> Any:
 
 def output_limit(compared: Compared, there: Tensor) -> Tensor:
     """How far an output may be from the original's, by rounding."""
-    return _rounding(there) * compared.sizes.sum(0) + TINY
+    return rounding(there) * compared.sizes.sum(0) + TINY
 
 
-def _over_time(y: Tensor) -> list[Tensor]:
+def over_time(y: Tensor) -> dict[str, Tensor]:
     """One value for all steps, as networks and SpikingJelly's readouts give it."""
     most, least = y.amax(0), y.amin(0)
-    return [y.mean(0), y.sum(0), y[-1], most, torch.where(most.abs() > least.abs(), most, least)]
+    farthest = torch.where(most.abs() > least.abs(), most, least)
+    return {"mean": y.mean(0), "sum": y.sum(0), "last": y[-1], "largest": most, "farthest from 0": farthest}
 
 
-def _rounding(values: Tensor) -> float:
+def rounding(values: Tensor) -> float:
     """The rounding error of values that others compute in their type, and this package in float32."""
     single = torch.finfo(torch.float32).eps
     return ROUNDING * max(torch.finfo(values.dtype).eps, single) / single
 
 
-def _share(wrong: Tensor) -> str:
+def share_of(wrong: Tensor) -> str:
     share = wrong.double().mean().item()
-    return f"{100 * share:.2g} %"
+    return f"{100 * share:.3g} %"
 
 
 def _shape(values: Tensor) -> str:

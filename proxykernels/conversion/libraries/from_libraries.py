@@ -12,21 +12,21 @@ from ... import checks
 from ...network import Network
 from ...neurons import LINeuron
 from ..graph.build_layers import CARRIED, build_layer, build_recurrent, multiply
-from ..graph.compare import STEPS, Difference
+from ..graph.compare import Difference
 from ..graph.folding import fold_gains, fold_inputs, fold_norms, untie
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation
 from ..graph.prepared import check_model, in_evaluation, let_go, prepared, without_autocast
-from ..graph.state_between_calls import State, naming_what_is_kept
+from ..graph.state_between_calls import naming_what_is_kept
 from . import recurrence_proof, snntorch_neurons, spikingjelly_neurons
+from .beside import Layer
 from .described import Described
 from .learnt import constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_sample, neuron_paths
-from .port_repeats import MEMORY
 from .port_runs import Original, takes_all_steps
-from .ranked_trace import followed
-from .recurrence import SPIKES_BACK, Find, is_container, of_snntorch, of_spikingjelly
+from .ranked_trace import LOOPED, followed
+from .recurrence import Find, is_container, of_snntorch, of_spikingjelly
 from .time_axes import TimeAxes, steps_first
 from .time_loops import ONE_STEP, one_step
 
@@ -170,14 +170,9 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     _compute_weights(model)
     _refuse_patches(model, is_neuron)
 
-    def memory(module: nn.Module) -> frozenset[str]:
-        own = MEMORY if is_neuron(module) else frozenset()
-        return own | SPIKES_BACK if is_recurrent(module) else own
-
     def is_recurrent(module: nn.Module) -> bool:
         return is_container(module) or (is_neuron(module) and hasattr(module, "recurrent"))
 
-    state = State(model, name, memory)
     firing = (module for module in model.modules() if is_neuron(module) or is_recurrent(module))
     multi_step = any(map(takes_all_steps, firing))
     try:
@@ -185,8 +180,12 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         axes = steps_first(traced, name)
         traced, loop = one_step(traced, name, is_neuron, axes.input)
     except TypeError as error:
+        if "non-empty TensorList" in str(error):
+            raise TypeError(
+                f"{name} returns none of the {LOOPED} steps for which its loop is followed; return all steps, "
+                "torch.stack(out), and take those that you need from the imported network's result"
+            ) from error
         raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
-    state.check()
     with naming_what_is_kept(model):
         kinds = ", ".join(library.kinds)
         graph = PortGraph(
@@ -245,16 +244,16 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
                 _check_recurrence(
                     f"{name}: {path_of(population.node)}", built.get_submodule(key), population, neurons[key].shift
                 )
-        paths = neuron_paths(model, graph.firing)
-        gains = {key: neurons[key].gain * gain(built.get_submodule(key)) for key in paths}
-        sequence = loop.sequence if loop.steps > 1 else not graph.repeats_input
-        own_steps = loop.steps > 1 or graph.repeats_input
+        layers = {
+            key: Layer(path, neurons[key].gain * gain(built.get_submodule(key)), neurons[key].shift)
+            for key, path in neuron_paths(model, graph.firing).items()
+        }
+        is_loop = loop.steps > 1
+        sequence = loop.sequence if is_loop else not graph.repeats_input
         axes = TimeAxes(axes.input, axes.output or loop.stacked_last)
-        original = Original(net, multi_step or loop.steps > 1, sequence, own_steps, loop.states, axes)
-        shifts = {key: shift for key, described in neurons.items() if (shift := described.shift) is not None}
-        steps = max(loop.steps, STEPS) + original.delay
-        proof = Proof(name, library.caller, original, graph.populations, paths, gains, shifts, steps, memory)
-        proof.check(built, sample)
+        original = Original(net, multi_step or is_loop, sequence, loop.states, axes)
+        own_steps = loop.steps if is_loop and loop.steps != LOOPED else None
+        Proof(name, library.caller, original, graph.populations, layers, own_steps, is_loop).check(built, sample)
     let_go(model, built)
     return built
 

@@ -1,21 +1,32 @@
-"""Compares imported networks with their originals before they are returned."""
+"""Compares imported networks with their originals before they are returned: both run, side by side."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
-from ..graph.compare import Compared, Difference, Watched, check_output, compare
+from ..graph.compare import Difference
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation
 from ..graph.samples import sample_of
-from ..graph.state_between_calls import CALLS, Changed, State
-from .port_repeats import NeuronsThere, Repeats
-from .port_runs import Original
+from ..graph.state_between_calls import Changed, generators_kept
+from .beside import Beside, Layer, Steps
+from .port_blame import Blame
+from .port_runs import Original, reset, takes_all_steps
+from .time_loops import ONE_STEP
+
+SHORT, LONG = 40, 128  # steps of two runs
+BATCH = 4  # samples of the shorter one; the longer one has one
+FACTORS = torch.tensor([1.0, 16.0, 100.0])  # of the currents that occur
+AGAIN, FEW = 16, 2  # calls of the same network, and their steps
+TRIED = 5  # steps of a first run
+BATCHES = (BATCH, 2, 3, 5, 6, 7, 8, 10, 12, 16, 20, 32, 50, 64, 1)  # of which a network may take one only
 
 
 @dataclass
@@ -24,94 +35,130 @@ class Proof:
 
     Attributes:
         model, caller: names for messages.
-        paths: of each layer of neurons, the path of the module that they are; products of spikes have none.
-        gains: of each, what the weights in front of it have been multiplied by.
-        shifts: of some, a constant current [C] that they have here besides.
-        steps: that both run.
-        memory: what a module keeps that is one of the library's neurons.
+        populations: layers of neurons in the model. layers: those that are modules of it; products of spikes are none.
+        steps: that a call of the original runs, whatever its input; None: as many as the input has, or a run tells.
+        loops: whether its forward pass loops over the steps.
+        batch: samples that it takes. takes_one: whether it also takes a single one.
     """
 
     model: str
     caller: str
     original: Original
     populations: Mapping[str, ModelPopulation]
-    paths: Mapping[str, str]
-    gains: Mapping[str, float]
-    shifts: Mapping[str, Tensor]
-    steps: int
-    memory: Callable[[nn.Module], frozenset[str]]
+    layers: Mapping[str, Layer]
+    steps: int | None
+    loops: bool
+    batch: int = field(default=BATCH, init=False)
+    takes_one: bool = field(default=True, init=False)
 
     def check(self, net: Network, sample: Tensor | None) -> None:
-        """Compare all layers of ``net``; a warning says where no input for it is found.
+        """Run ``net`` beside the original; a warning says where no input for it is found.
 
         Raises:
             ValueError: they differ by more than rounding; or the original cannot run ``sample``.
             TypeError: the original has a state of its own.
         """
-        x = self._input(net, sample)
-        if x is None:
+        inputs = _inputs(net, self.original, sample)
+        if inputs is None:
             self._warn("no input was found that it takes")
             return
-        try:
-            x, watched, output = self.original.watched(x, self.paths, self.gains)
-        except Exception as error:  # whatever another library raises
-            if sample is not None:
-                raise ValueError(f"sample: {self.model} cannot run {list(sample.shape)}: {error}") from error
-            self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, x.shape[2:]))}]: {error}")
-            return
-        watched = self._with_shifts(watched)
-        try:
-            compared, different = compare(net, x, watched), None
-            output = check_output(compared, output)
-        except Difference as difference:
-            compared, output, different = None, None, difference
-        try:
-            self._repeat(net, x, watched, compared, output)
-            if different:
-                raise different
-        except Difference as difference:
-            raise ValueError(self._said(difference, x)) from difference
-
-    def _with_shifts(self, watched: Mapping[str, Watched]) -> dict[str, Watched]:
-        return {key: replace(there, shift=self.shifts.get(key)) for key, there in watched.items()}
-
-    def _repeat(
-        self, net: Network, x: Tensor, watched: Mapping[str, Watched], compared: Compared | None, output: Tensor | None
-    ) -> None:
-        """``compared``: None: there was a difference, and only a state of its own may be the reason. Delays are left
-        out: by them currents are not those of the same step's spikes."""
-        original = self.original
-        if original.delay:
-            original, output = original.undelayed(), None
-            _, watched, _ = original.watched(x, self.paths, self.gains)
-            watched = self._with_shifts(watched)
-        if any(hasattr(self.populations[key].neuron, "decode") for key in watched):
-            output = None  # of other currents
-        samples = x.shape[1]
-        for number in dict.fromkeys((1, samples)):  # all, where the network takes no other number
-            neurons = {}
-            for key, there in watched.items():
-                limit = compared.limits[key][:, :number] if compared else None
-                layer, states = net.get_submodule(key), original.states
-                neurons[self.paths[key]] = NeuronsThere(key, layer, there.of_samples(number), limit, states)
-            repeats = Repeats(original, x[:, :number], neurons, compared, output)
-            try:
-                repeats.check(lambda copy: State(copy, self.model, self.memory))
+        with generators_kept():
+            why = self._try(inputs)
+            if why is not None and sample is not None:
+                raise ValueError(f"sample: {self.model} cannot run {list(sample.shape)}: {why}") from why
+            if why is not None:
+                self._warn(f"it does not run on a made-up input [N, {', '.join(map(str, inputs.shape))}]: {why}")
                 return
-            except (Difference, Changed):
-                raise
-            except Exception as error:  # whatever another library raises
-                why = error
-        if compared:
-            self._warn(f"it does not run for {CALLS} steps: {why}")
+            self._compare(net, inputs)
 
-    def _input(self, net: Network, sample: Tensor | None) -> Tensor | None:
-        """Steps [T, N, ...] for the original."""
-        like = next((p for p in self.original.net.parameters() if p.is_floating_point()), torch.empty(0))
-        if sample is not None:
-            return sample.detach().to(like).expand(self.steps, *sample.shape)
-        x = sample_of(net)
-        return None if x is None else x.to(like)[torch.arange(self.steps) % len(x)]
+    def _compare(self, net: Network, inputs: "_Inputs") -> None:
+        runs = self._runs(inputs)
+        total = len(self.layers) * sum(steps.x.shape[:2].numel() for run in runs for steps in run)
+        with _progress(total) as told:
+            beside = Beside(self.original, net, self.layers, told)
+            try:
+                for run in runs:
+                    self._run(beside, run)
+            except Difference as difference:
+                raise self._said(difference, inputs) from difference
+
+    def _run(self, beside: Beside, run: list[Steps]) -> None:
+        """If it fails on large values, which the original may check for, it is repeated on those that occur."""
+        try:
+            try:
+                beside.run(run)
+            except Difference:
+                raise
+            except Exception:  # whatever another library raises
+                if all(bool((steps.factors == 1).all()) for steps in run):
+                    raise
+                beside.run([steps.quiet() for steps in run])
+        except Difference:
+            raise
+        except Exception as error:
+            T, N = run[0].x.shape[:2]
+            raise ValueError(
+                f"{self.model} cannot be compared with what was made of it, since it does not run for {T} steps of "
+                f"{N} sample{'s' * (N > 1)}: {error}; check=False leaves this comparison out"
+            ) from error
+
+    def _runs(self, inputs: "_Inputs") -> list[list[Steps]]:
+        """Each a list of calls: some samples; one sample with larger currents for longer; and many calls."""
+        delay, takes_steps = self.original.delay, self.original.takes_steps or not self.original.one_call
+        short, long, few = (self.steps or steps + delay for steps in (SHORT, LONG, FEW))
+        one = 1 if self.takes_one else self.batch
+        generator = torch.Generator().manual_seed(1)
+        ones, factors = torch.ones(short), FACTORS[torch.randint(3, (long,), generator=generator)]
+        runs = [
+            [inputs.steps(short, self.batch, ones, takes_steps, generator)],
+            [inputs.steps(long, one, factors, takes_steps, generator)],
+        ]
+        if self.original.one_call:
+            calls = min(AGAIN, max(3, LONG // few))
+            runs.append([inputs.steps(few, one, torch.ones(few), takes_steps, generator) for _ in range(calls)])
+        return runs
+
+    def _try(self, inputs: "_Inputs") -> Exception | None:
+        """Find out how many samples it takes, and how many steps a call runs; returns why it does not run."""
+        why: Exception | None = None
+        for batch in dict.fromkeys((BATCH, *inputs.lengths, *BATCHES)):
+            try:
+                self._count(inputs, batch)
+                self.batch = batch
+                break
+            except Exception as error:  # whatever another library raises
+                why = why or error
+        else:
+            return why
+        try:
+            self.takes_one = self.batch != BATCH or self._count(inputs, 1) is None
+        except Exception:
+            self.takes_one = False
+        self.takes_one &= self.batch in (BATCH, 1)
+        return None
+
+    @torch.no_grad()
+    def _count(self, inputs: "_Inputs", batch: int) -> None:
+        """Run the original for a few steps."""
+        net, original = self.original.fresh(), self.original
+        T = self.steps or (TRIED if original.one_call else 1)
+        x = inputs.steps(T, batch, torch.ones(T), True, torch.Generator().manual_seed(0)).x
+        counts = dict.fromkeys((layer.path for layer in self.layers.values()), 0)
+
+        def count(path: str) -> Callable:
+            def of_call(module: nn.Module, arguments: tuple, _: Any) -> None:
+                counts[path] += len(arguments[0]) if takes_all_steps(module) else 1
+
+            return of_call
+
+        reset(net)
+        with ExitStack() as hooks:
+            for path in counts:
+                hooks.enter_context(net.get_submodule(path).register_forward_hook(count(path)))
+            original.call(net, x) if original.one_call else net(x[0])
+        numbers = set(counts.values())
+        if original.one_call and self.steps is None and numbers != {T} and len(numbers) == 1:
+            self.steps = numbers.pop()
 
     def _warn(self, why: str) -> None:
         warnings.warn(
@@ -121,25 +168,86 @@ class Proof:
             stacklevel=7,
         )
 
-    def _said(self, difference: Difference, x: Tensor) -> str:
-        """The first module that differs: one that has a forward of its own, or those of the layer."""
+    def _said(self, difference: Difference, inputs: "_Inputs") -> Exception:
+        """An error that names the first module that differs: one that has a state or a forward of its own, or those of
+        the layer."""
         place = difference.layer and f"layer '{difference.layer}'"
         if difference.layer in self.populations:
             population = self.populations[difference.layer]
             place = path_of(population.node) if difference.alone else population.current.path
         where = f"{self.model}: {place}" if place else self.model
-        own = self.original.with_a_forward_of_its_own(x, self.paths)
+        T, generator = self.steps or (3 if self.original.one_call else 1), torch.Generator().manual_seed(2)
+        first, second = (inputs.steps(T, self.batch, torch.ones(T), True, generator).x for _ in range(2))
+        blame = Blame(self.original, (first, second), [layer.path for layer in self.layers.values()])
+        own = blame.with_a_forward_of_its_own()
+        found = f"Found at {place or 'its end'}: {difference.what}"
+        stateful = blame.has_a_state()
+        if stateful is not None:
+            where = f"module '{stateful}'" if stateful else "its own code"
+            return Changed(
+                f"{self.model}: {where} has a state: it does not always give the same for the same input, where a "
+                f"translation would stay as in the first call; take it out. {found}"
+            )
         if own is not None:
             path, kind, base = own
-            return (
+            return ValueError(
                 f"{self.model}: module '{path}' is a {kind}, whose forward gives something else than {base}'s, for "
-                f"which it was taken; put {base} there, with weights that make up for it. Found at {place or 'its end'}"
-                f": {difference.what}"
+                f"which it was taken; put {base} there, with weights that make up for it. {found}"
             )
-        return (
-            f"{where} is not what was made of it: {difference.what}; take it out or write it with the library's own "
-            "layers. check=False leaves this comparison out"
+        remedy = "take it out or write it with the library's own layers"
+        if self.loops and difference.alone:
+            remedy = f"let its potentials go from step to step as it gives them, with the same neurons, or {ONE_STEP}"
+        elif self.loops:
+            remedy = f"let every step do the same with its own input, and return all of them, or {ONE_STEP}"
+        return ValueError(
+            f"{where} is not what was made of it: {difference.what}; {remedy}. check=False leaves this comparison out"
         )
+
+
+@dataclass
+class _Inputs:
+    """Inputs for a network, which change from step to step.
+
+    Attributes:
+        shape: of a step of one sample. like: a tensor of the type and device that they have. sample: the caller's
+            [N, ...], or None.
+    """
+
+    shape: tuple[int, ...]
+    like: Tensor
+    sample: Tensor | None
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many samples a caller has."""
+        return [] if self.sample is None else [len(self.sample)]
+
+    def steps(self, T: int, N: int, factors: Tensor, change: bool, generator: torch.Generator) -> Steps:
+        """Values [T, N, ...] from 0 to 1, or parts of the caller's; ``change``: whether each step has its own."""
+        x = torch.rand(T if change else 1, N, *self.shape, generator=generator)
+        if self.sample is not None:
+            x = self.sample[torch.arange(N) % len(self.sample)].cpu() * (x < 0.7)
+        x, by = x.to(self.like), factors if change else factors.max()[None]
+        scaled = x * by.view(-1, *[1] * (x.ndim - 1)).to(x)
+        largest = x if change else scaled
+        return Steps(scaled.expand(T, *x.shape[1:]), largest.float().abs().amax((0, 1), keepdim=True), factors)
+
+
+def _inputs(net: Network, original: Original, sample: Tensor | None) -> _Inputs | None:
+    like = next((p for p in original.source.parameters() if p.is_floating_point()), torch.empty(0))
+    if sample is not None:
+        return _Inputs(tuple(sample.shape[1:]), like.detach(), sample.detach())
+    x = sample_of(net)
+    return None if x is None else _Inputs(tuple(x.shape[2:]), like.detach(), None)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], Any]]:
+    """A bar on the screen, if it takes more than two seconds."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc="comparing with the original", unit="steps", delay=2, leave=False) as bar:
+        yield bar.update
 
 
 def check_sample(sample: Tensor | None) -> None:

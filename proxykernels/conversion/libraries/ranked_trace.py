@@ -5,8 +5,10 @@ It may also loop over the steps of its input, ``for t in range(x.size(0))``: so 
 
 import operator
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from ..graph.compare import STEPS
@@ -26,6 +28,25 @@ def rank_of_input(model: nn.Module) -> int | None:
     return next(ranks, None)
 
 
+@contextmanager
+def zeros_of_sizes() -> Iterator[None]:
+    """torch.zeros takes sizes that a trace does not know, one by one, as ``torch.zeros(x.size(1), 16)`` gives them."""
+    plain = torch.zeros
+
+    def zeros(*sizes: Any, **options: Any) -> Any:
+        unknown = next((value for value in (*sizes, *options.values()) if isinstance(value, fx.Proxy)), None)
+        if unknown is None:
+            return plain(*sizes, **options)
+        return unknown.tracer.create_proxy("call_function", plain, sizes, options)
+
+    torch.zeros = zeros
+    try:
+        yield
+    finally:
+        torch.zeros = plain
+
+
+@zeros_of_sizes()
 def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx.GraphModule:
     """The graph of a forward pass that takes one step [N, ...], or all of them [T, N, ...]: if its neurons do
     (``multi_step``), or if it loops over them."""

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from .spikingjelly_neurons import is_kind
 
 CONTAINERS = ("LinearRecurrentContainer", "ElementWiseRecurrentContainer")
-SPIKES_BACK = frozenset(("y", "spk", "_memories['y']", "_memories['spk']", "_memories.len()"))  # what such modules keep
 
 
 class Recurrence(NamedTuple):

@@ -60,6 +60,12 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool 
         return traced, Loop()
     last, result = loop.steps()
     steps = last.steps
+    if len(steps) < loop.count:
+        raise TypeError(
+            f"{model} returns what {len(steps)} of its steps give{'s' * (len(steps) == 1)}, where it was followed for "
+            f"{loop.count}; return all of them, torch.stack(out), and take the spikes of some from the imported network"
+            f"'s result; or {ONE_STEP}"
+        )
     for k, step in enumerate(steps[1:], 1):
         if not loop.same(step, steps[0], k):
             raise TypeError(f"{model}: step {k} of its forward pass is another than step 0; {ONE_STEP}")
@@ -188,7 +194,8 @@ class _Loop:
         if not isinstance(value, fx.Node):
             return isinstance(value, int | float) and value == 0
         if value.op == "get_attr":  # a tensor that the forward pass makes
-            return not bool(operator.attrgetter(str(value.target))(self.traced).any())
+            values = operator.attrgetter(str(value.target))(self.traced)
+            return isinstance(values, torch.Tensor) and not bool(values.any())
         return _name(value) in ZEROS
 
     def _is_given(self, steps: list[fx.Node]) -> bool:
@@ -239,12 +246,10 @@ class _Loop:
     def check_start(self, node: fx.Node) -> None:
         """A neuron's first call must start at rest."""
         for state in node.args[1:]:
-            place = str(state.target) if isinstance(state, fx.Node) and state.op == "get_attr" else None
-            values = operator.attrgetter(place)(self.traced) if place else None
-            if not isinstance(values, torch.Tensor) or bool(values.any()):
+            if not isinstance(state, fx.Node) or not self._is_zero(state):
                 raise TypeError(
-                    f"{self.model}: {path_of(node)} starts from a potential of its own; start from init_leaky(), or "
-                    f"{ONE_STEP}"
+                    f"{self.model}: {path_of(node)} starts from a potential of its own; start from zeros, as "
+                    f"init_leaky() gives them, or {ONE_STEP}"
                 )
 
 
