@@ -131,7 +131,8 @@ class _Neurons:
         self.anew: list[bool] = []  # of each call, whether it starts from potentials of 0 that it is given
         self.kept: list[tuple[Tensor, Tensor]] = []  # currents and what they made of them, of some pixels
         self.limits: Tensor | None = None
-        self.natural: Tensor | None = None
+        self.natural: Tensor | None = None  # which neurons take the currents that occur
+        self.total: Any = None  # of the currents of the others
 
     def before(self, module: nn.Module, arguments: tuple) -> tuple:
         """Compare the currents, and put others in the place of some."""
@@ -199,13 +200,18 @@ class _Neurons:
         )
 
     def _driven(self, current: Tensor, start: int, stop: int) -> Tensor:
-        """Currents on which neurons fire, and those that occur for half of them: from the middle on, of the factors."""
-        steps = torch.arange(start, stop)
-        loud = torch.where(steps >= len(self.here.x) // 2, self.here.factors[start:stop], torch.ones(()))
+        """The currents that occur for half of the neurons, and for the others such on which they fire.
+
+        From the middle of the run on, these go up and down around 0, as far as the factors let them.
+        """
         driven = drive(self.layer, current, self.there.gain, self.generator)
-        driven = driven * loud.view(-1, *[1] * (current.ndim - 1)).to(driven)
         if self.natural is None:
-            self.natural = torch.rand(current.shape[1:], generator=self.generator) < 0.5
+            self.natural = (torch.randperm(current[0].numel(), generator=self.generator) % 2 == 0).view_as(current[0])
+            self.total = torch.zeros_like(current[0])
+        for step in range(max(start, len(self.here.x) // 2), stop):
+            size = driven[step - start].abs() * self.here.factors[step].item()
+            driven[step - start] = torch.where(self.total > 0, -size, size)
+            self.total += driven[step - start]
         return torch.where(self.natural, current, driven)
 
     def _as_steps(self, module: nn.Module, values: Tensor) -> Tensor:
