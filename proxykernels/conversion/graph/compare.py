@@ -23,6 +23,7 @@ RATE = 0.3  # of the spikes that are handed on
 TINY = 1e-30
 PROBED = 101  # steps that neurons are run for alone
 MOST_PIXELS = 4  # along an axis, for that
+MOST_NEURONS = 2048  # for that, if a pixel has fewer
 PER_STEP = 16  # steps that round a potential as much as that
 ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands of terms err less
 
@@ -203,7 +204,7 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
 
 def check_alone(name: str, layer: Any, there: Watched, fires: Callable[[Tensor], Tensor]) -> None:
     """Compare the neurons on currents on which they fire; ``fires``: the other library's spikes for these currents."""
-    like = few_pixels(there.current[:1, :1]).expand(PROBED, *[-1] * (there.current.ndim - 1))
+    like = there.current[:1, :1][pixels(there.current)].expand(PROBED, *[-1] * (there.current.ndim - 1))
     current = drive(layer, like, there.gain, torch.Generator().manual_seed(1))
     check_neurons(name, layer, there.here(current), fires(current))
 
@@ -214,12 +215,12 @@ def drive(layer: Any, like: Tensor, gain: float, generator: torch.Generator) -> 
     return ((torch.randn(like.shape, generator=generator) + 0.3) * threshold).to(like) / gain
 
 
-def few_pixels(values: Tensor) -> Tensor:
-    """Some of [T, N, C, ...], from edge to edge: neurons of a channel are alike."""
-    for axis in range(3, values.ndim):
-        size = values.shape[axis]
-        values = values.index_select(axis, torch.linspace(0, size - 1, min(size, MOST_PIXELS)).long())
-    return values
+def pixels(values: Tensor) -> tuple:
+    """Where some of [T, N, C, ...] are, from edge to edge: neurons of a channel are alike."""
+    sizes = values.shape[3:]
+    most = int((MOST_NEURONS / max(1, values.shape[1:3].numel())) ** (1 / max(1, len(sizes))))
+    at = [torch.linspace(0, size - 1, min(size, MOST_PIXELS, max(1, most))).long() for size in sizes]
+    return (..., *torch.meshgrid(*at, indexing="ij")) if at else (...,)
 
 
 def _integrate(current: Tensor, v: Tensor, neuron: Neuron) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...layers import Delay, Neurons
 from ...network import Network
@@ -20,13 +20,14 @@ class Random:
 
     def __init__(self, shape: Sequence[int], factors: Tensor, generator: torch.Generator):
         T, values = len(factors), math.prod(shape)
-        drawn = torch.rand(values + SHIFT * T, generator=generator) < RATE
+        drawn = (torch.rand(values + SHIFT * T, generator=generator) < RATE).float()
         inner = torch.empty(shape, device="meta").stride()
         self.bits, self.factors = drawn.as_strided((T, *shape), (SHIFT, *inner)), factors
+        self.is_plain = bool((factors == 1).all())
 
     def __getitem__(self, steps: slice) -> Tensor:
-        bits = self.bits[steps].float()
-        return bits * self.factors[steps].view(-1, *[1] * (bits.ndim - 1))
+        bits = self.bits[steps]
+        return bits if self.is_plain else bits * self.factors[steps].view(-1, *[1] * (bits.ndim - 1))
 
 
 class Given:
@@ -39,24 +40,52 @@ class Given:
         return torch.stack(self.values[steps])
 
 
+class Made:
+    """A translation, prepared to be run beside its original.
+
+    Attributes:
+        sizes: by layer, the largest sum of the sizes of all terms of its currents, or of what it gives, on spikes and
+            inputs without factors; the input's sizes [1, 1, ...] are by Network.INPUT.
+    """
+
+    def __init__(self, net: Network, largest: Tensor):
+        """``largest``: the sizes of the input's values [1, 1, ...]."""
+        self.layers: dict[str, tuple[Any, Sequence[str]]] = {
+            name: (layer, sources) for name, layer, sources in net.layers()
+        }
+        *_, self.last = self.layers
+        self.sizes = {Network.INPUT: largest}
+        self._synapses: dict[str, list[nn.Module]] = {}
+
+    def synapses(self, name: str) -> list[nn.Module]:
+        """Of a layer, as torch's modules, one for each of its inputs."""
+        if name not in self._synapses:
+            layer, sources = self.layers[name]
+            terms = layer.terms(sources if len(sources) > 1 else sources[0])
+            self._synapses[name] = [synapse.plain() for synapse, _ in terms]
+        return self._synapses[name]
+
+
 class Here:
     """A translation that is run beside its original.
 
     Attributes:
-        x: the input [T, N, ...]. largest: of the sizes of the input's values, without the steps' factors [1, 1, ...].
+        x: the input [T, N, ...].
         factors: of each step [T], by which the input and most spikes are multiplied.
+        bounds: of each step [T], a factor of all sums of sizes in it.
         handed: by layer, what its neurons hand on, once they have been called.
     """
 
-    def __init__(self, net: Network, x: Tensor, largest: Tensor, factors: Tensor):
-        self.layers: dict[str, tuple[Any, Sequence[str]]] = {
-            name: (layer, sources) for name, layer, sources in net.layers()
-        }
-        self.x, self.largest, self.factors = x, largest, factors
+    def __init__(self, made: Made, x: Tensor, factors: Tensor, bounds: Tensor):
+        self.made, self.layers, self.x, self.factors = made, made.layers, x, factors
+        delayed = any(isinstance(layer, Delay) for layer, _ in self.layers.values())
+        self.bounds = bounds.cummax(0).values if delayed else bounds
         self.handed: dict[str, Random | Given] = {}
         self._blocks: dict[str, tuple[int, Tensor]] = {}  # by layer: currents from a step on
-        self._sizes: dict[tuple[str, float], float] = {}
-        *_, self.last = self.layers
+
+    def begin(self) -> None:
+        """A call of the original: its neurons hand on the same spikes again, and its readouts what they give."""
+        self.handed = {name: handed for name, handed in self.handed.items() if not isinstance(handed, Given)}
 
     def currents(self, name: str, start: int, stop: int) -> Tensor:
         """Those of a layer's neurons at some steps. Several steps are computed at once where their spikes are known."""
@@ -72,8 +101,10 @@ class Here:
         return block[start - first : stop - first]
 
     def _currents(self, name: str, start: int, stop: int) -> Tensor:
-        layer, sources = self.layers[name]
-        return sum(of_steps(synapse.plain(), part) for synapse, part in layer.terms(self._of(sources, start, stop)))  # type: ignore[return-value]
+        inputs = self._of(self.layers[name][1], start, stop)
+        parts = inputs if isinstance(inputs, tuple) else (inputs,)
+        pairs = zip(self.made.synapses(name), parts, strict=True)
+        return sum(of_steps(synapse, part) for synapse, part in pairs)  # type: ignore[return-value]
 
     def _of(self, sources: Sequence[str], start: int, stop: int) -> Any:
         inputs = tuple(self.value(source, start, stop) for source in sources)
@@ -94,27 +125,24 @@ class Here:
         except (TypeError, ValueError, RuntimeError) as error:
             raise Difference(name, f"cannot take what it is given there: {error}") from error
 
-    def sizes(self, name: str) -> Tensor:
+    def largest(self, name: str) -> Tensor:
         """At each step [T], the largest sum of the sizes of all terms of a layer's currents, or of what it gives."""
-        delayed = any(isinstance(layer, Delay) for layer, _ in self.layers.values())
-        factors = self.factors.cummax(0).values if delayed else self.factors
-        return torch.tensor([self._largest(name, factor) for factor in factors.tolist()])
+        sizes = self.made.sizes
+        if name not in sizes:
+            sizes[name] = self._size(name, currents=True).max()
+        return self.bounds * sizes[name]
 
-    def _largest(self, name: str, factor: float) -> float:
-        if (name, factor) not in self._sizes:
-            self._sizes[name, factor] = self._size(name, factor, currents=True).max().item()
-        return self._sizes[name, factor]
-
-    def _size(self, name: str, factor: float, currents: bool = False) -> Tensor:
+    def _size(self, name: str, currents: bool = False) -> Tensor:
+        """The sums at one step of one sample, [1, 1, ...]."""
         if name == Network.INPUT:
-            return self.largest * factor
+            return self.made.sizes[name]
         if name in self.handed and not currents:
             handed = self.handed[name]
             if isinstance(handed, Given):
                 return handed[:].abs().amax((0, 1), keepdim=True)
-            return torch.full((1, 1, *handed.bits.shape[2:]), factor)
+            return torch.ones(1, 1, *handed.bits.shape[2:])
         layer, sources = self.layers[name]
-        inputs = tuple(self._size(source, factor) for source in sources)
+        inputs = tuple(self._size(source) for source in sources)
         taken: Any = inputs if len(inputs) > 1 else inputs[0]
         if isinstance(layer, Delay):
             return taken

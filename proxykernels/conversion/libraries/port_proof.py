@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class Proof:
         runs = self._runs(inputs)
         total = len(self.layers) * sum(steps.x.shape[:2].numel() for run in runs for steps in run)
         with _progress(total) as told:
-            beside = Beside(self.original, net, self.layers, told)
+            beside = Beside(self.original, net, self.layers, inputs.largest, told)
             try:
                 for run in runs:
                     self._run(beside, run)
@@ -103,7 +104,8 @@ class Proof:
             ) from error
 
     def _runs(self, inputs: "_Inputs") -> list[list[Steps]]:
-        """Each a list of calls: some samples; one sample with larger currents for longer; and many calls."""
+        """Each a list of calls: some samples; one sample with larger currents for longer; and many calls,
+        of which two are different."""
         delay, takes_steps = self.original.delay, self.original.takes_steps or not self.original.one_call
         short, long, few = (self.steps or steps + delay for steps in (SHORT, LONG, FEW))
         one = 1 if self.takes_one else self.batch
@@ -115,15 +117,16 @@ class Proof:
         ]
         if self.original.one_call:
             calls = min(AGAIN, max(3, LONG // few))
-            runs.append([inputs.steps(few, one, torch.ones(few), takes_steps, generator) for _ in range(calls)])
+            two = [inputs.steps(few, one, torch.ones(few), takes_steps, generator) for _ in range(2)]
+            runs.append(Random(0).choices(two, k=calls))
         return runs
 
     def _try(self, inputs: "_Inputs") -> Exception | None:
         """Find out how many samples it takes, and how many steps a call runs; returns why it does not run."""
-        why: Exception | None = None
+        why, net = None, self.original.fresh()
         for batch in dict.fromkeys((BATCH, *inputs.lengths, *BATCHES)):
             try:
-                self._count(inputs, batch)
+                self._count(net, inputs, batch)
                 self.batch = batch
                 break
             except Exception as error:  # whatever another library raises
@@ -131,16 +134,16 @@ class Proof:
         else:
             return why
         try:
-            self.takes_one = self.batch != BATCH or self._count(inputs, 1) is None
+            self.takes_one = self.batch != BATCH or self._count(net, inputs, 1) is None
         except Exception:
             self.takes_one = False
         self.takes_one &= self.batch in (BATCH, 1)
         return None
 
     @torch.no_grad()
-    def _count(self, inputs: "_Inputs", batch: int) -> None:
-        """Run the original for a few steps."""
-        net, original = self.original.fresh(), self.original
+    def _count(self, net: nn.Module, inputs: "_Inputs", batch: int) -> None:
+        """Run the original, of which ``net`` is a copy, for a few steps."""
+        original = self.original
         T = self.steps or (TRIED if original.one_call else 1)
         x = inputs.steps(T, batch, torch.ones(T), True, torch.Generator().manual_seed(0)).x
         counts = dict.fromkeys((layer.path for layer in self.layers.values()), 0)
@@ -218,6 +221,12 @@ class _Inputs:
     sample: Tensor | None
 
     @property
+    def largest(self) -> Tensor:
+        """The sizes of their values without factors, [1, 1, ...]."""
+        sizes = torch.ones(1, 1, *self.shape)
+        return sizes if self.sample is None else self.sample.float().abs().amax(0)[None, None].cpu()
+
+    @property
     def lengths(self) -> list[int]:
         """How many samples a caller has."""
         return [] if self.sample is None else [len(self.sample)]
@@ -227,10 +236,9 @@ class _Inputs:
         x = torch.rand(T if change else 1, N, *self.shape, generator=generator)
         if self.sample is not None:
             x = self.sample[torch.arange(N) % len(self.sample)].cpu() * (x < 0.7)
-        x, by = x.to(self.like), factors if change else factors.max()[None]
-        scaled = x * by.view(-1, *[1] * (x.ndim - 1)).to(x)
-        largest = x if change else scaled
-        return Steps(scaled.expand(T, *x.shape[1:]), largest.float().abs().amax((0, 1), keepdim=True), factors)
+        steps = Steps(x.to(self.like).expand(T, *x.shape[1:]), factors, change)
+        by = steps.bounds.view(-1, *[1] * (x.ndim - 1)).to(self.like)
+        return steps._replace(x=steps.x * by)
 
 
 def _inputs(net: Network, original: Original, sample: Tensor | None) -> _Inputs | None:
