@@ -119,7 +119,7 @@ def test_neurons_with_a_forward_of_their_own_are_named(layer, neuron, patched):
     module = net.get_submodule(patched)
     forward = module.forward
     module.forward = lambda x: forward(1.5 * x)
-    with pytest.raises(TypeError, match=f"Sequential: module '{patched}' has a forward that was put there in the pl"):
+    with pytest.raises(TypeError, match=f"Sequential: module '{patched}' has a forward that was assigned to it, which"):
         pk.from_spikingjelly(net)
 
 
@@ -127,7 +127,7 @@ def test_a_patched_network_is_refused(layer, neuron):
     net = chain(layer, neuron)
     forward = net.forward
     net.forward = lambda x: forward(2 * x)
-    with pytest.raises(TypeError, match="Sequential has a forward that was put there in the place of its class's"):
+    with pytest.raises(TypeError, match="Sequential has a forward that was assigned to it, which the"):
         pk.from_spikingjelly(net)
 
 

@@ -101,9 +101,8 @@ class Beside:
         here.begin()
         quiet, T = here.takes_products(self.layers), len(x)
         for k, (key, layer) in enumerate(self.layers.items()):
-            kept[key].append(
-                _Neurons(key, layer, here, self, 1000 * number + k, key not in quiet, there.get_submodule(layer.path))
-            )
+            module, seed = there.get_submodule(layer.path), 1000 * number + k
+            kept[key].append(_Neurons(key, layer, here, self, module, seed, key not in quiet))
         neurons = [of_calls[-1] for of_calls in kept.values()]
         with self._in_place_of_neurons(there, neurons):
             output = self._output(there, x)

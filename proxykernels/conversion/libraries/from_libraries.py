@@ -30,6 +30,14 @@ from .recurrence import Find, is_container, of_snntorch, of_spikingjelly
 from .time_axes import TimeAxes, steps_first
 from .time_loops import ONE_STEP, one_step
 
+UNCLEAR = {  # what torch says of a trace, and what it means
+    "non-empty TensorList": f"returns none of the {LOOPED} steps for which its loop is followed; return all steps, "
+    "torch.stack(out), and take those that you need from the imported network's result",
+    "Expected `device_type`": "asks for autocast by x.device.type in its forward pass, which torch.fx cannot follow; "
+    "import it without autocast, and call the original in it: with torch.autocast(device): net(x)",
+    "does not support item assignment": "assigns to a part of a tensor in its forward pass, y[:, 0] = 0, which "
+    "torch.fx cannot follow; set the weights and biases of the layer in front of it that make this part",
+}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
@@ -180,11 +188,9 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         axes = steps_first(traced, name)
         traced, loop = one_step(traced, name, is_neuron, axes.input)
     except TypeError as error:
-        if "non-empty TensorList" in str(error):
-            raise TypeError(
-                f"{name} returns none of the {LOOPED} steps for which its loop is followed; return all steps, "
-                "torch.stack(out), and take those that you need from the imported network's result"
-            ) from error
+        for sign, why in UNCLEAR.items():
+            if sign in str(error):
+                raise TypeError(f"{name} {why}") from error
         raise TypeError(f"{error}{'' if ONE_STEP in str(error) else f'; {ONE_STEP}'}") from error
     with naming_what_is_kept(model):
         kinds = ", ".join(library.kinds)
@@ -221,7 +227,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         with checks.at(f"{name}: {path_of(population.node)}"):
             multiply(population.modules, neurons[key].gain)
             _shift(population.modules[0], norms.get(key), neurons[key].shift)
-        layer: Any = _built(population, neurons[key])
+            layer: Any = _built(population, neurons[key])
         layer.surrogate = neurons[key].surrogate
         if norms.get(key) is not None:
             layer.bn = norms[key]
@@ -263,9 +269,11 @@ def _refuse_patches(model: nn.Module, is_neuron: Callable[[nn.Module], bool]) ->
     for path, module in model.named_modules():
         if "forward" in vars(module) and (is_neuron(module) or not path):
             place = f": module '{path}'" if path else ""
+            kind = type(module)
+            base = f"{kind.__module__.split('.')[0]}'s {kind.__name__}" if path else kind.__name__
             raise TypeError(
-                f"{type(model).__name__}{place} has a forward that was put there in the place of its class's, "
-                f"{type(module).__name__}.forward; write it in a class"
+                f"{type(model).__name__}{place} has a forward that was assigned to it, which the imported network "
+                f"would not have; write a subclass of {base} with this forward, or remove it: del module.forward"
             )
 
 
@@ -283,7 +291,12 @@ def _built(population: ModelPopulation, described: Described) -> nn.Module:
     if back is None:
         return build_layer(population.modules, described.neuron, described.v_init)
     if len(population.modules) > 1:
-        raise TypeError("recurrent neurons take the output of one Linear; add inputs up in front of it")
+        kind = type(back.module).__name__
+        raise TypeError(
+            f"{kind} takes a sum of {len(population.modules)} inputs, where recurrent neurons take the output of one "
+            "Linear; concatenate what the sum's layers take, torch.cat([a, b], 1), in front of a single Linear whose "
+            "weight is torch.cat([fc1.weight, fc2.weight], 1), or use neurons that are not recurrent"
+        )
     layer: Any = build_recurrent(population.modules[0], described.neuron, back.weight, back.bias, described.v_init)
     layer.recurrent_weight.requires_grad_(back.learnt)
     return layer

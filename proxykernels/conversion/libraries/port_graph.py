@@ -11,7 +11,7 @@ from ... import checks
 from ...layers import Delay, Dropout, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
-from ..graph.functions import Scaled, Times
+from ..graph.functions import Add, Scaled, Times
 from ..graph.fx_calls import arguments, path_of
 from ..graph.fx_graph import Graph, Values
 from ..graph.graph_layers import shape_of
@@ -153,6 +153,11 @@ class PortGraph(Graph):
     def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
         if isinstance(module, Times) and len(terms) == 2 and node not in self.reduced:
             return self._product(node, terms, path)
+        if isinstance(module, Add) and len(terms) == 1:
+            raise TypeError(
+                f"{self.model}: {path} adds a tensor that is no layer's, such as a position embedding or an offset; "
+                "make it the bias of the layer in front of it, or continue training without it"
+            )
         return super()._value(node, module, terms, path)
 
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:

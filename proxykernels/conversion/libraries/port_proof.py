@@ -193,6 +193,11 @@ class Proof:
             )
         if own is not None:
             path, kind, base = own
+            if "forward" in vars(self.original.source.get_submodule(path)):
+                return ValueError(
+                    f"{self.model}: module '{path}' is a {kind}, whose forward gives something else than its class's, "
+                    f"since another one was assigned to it; remove that: del module.forward. {found}"
+                )
             return ValueError(
                 f"{self.model}: module '{path}' is a {kind}, whose forward gives something else than {base}'s, for "
                 f"which it was taken; put {base} there, with weights that make up for it. {found}"
