@@ -62,16 +62,20 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     normalisation behind a convolution stays learnable, and ParametricLIFNode's time constant except with
     ``decay_input`` behind no weights or beside an identity.
 
-    The imported network is compared with the original, layer by layer, and the original runs for 101 steps, on currents
-    on which neurons fire. A difference beyond rounding raises an error that names the first module that differs, and so
-    does a state: whatever the network's own code changes from call to call, other than neurons' potentials. Warnings
-    name dropout that is left out, all but that of spikes, and learnable parameters of neurons that are constants here.
+    Original and imported network run side by side: for 40 steps of four samples, and for 128 steps of one, whose
+    input and spikes are one, 16 or 100 times what they are; a network that is called with all steps is also called 16
+    times. Inputs change from step to step. The original's neurons hand on spikes at random, and some are given currents
+    on which they fire, so each layer is compared at each step, also in a network that is silent. A difference beyond
+    rounding, in currents, spikes, the number of steps, or the output and its shape, raises an error that names the
+    first step and module, and so does a state of the network's own code that shows within these steps. A bar shows
+    progress after two seconds. Warnings name dropout that is left out, all but that of spikes, and learnable parameters
+    of neurons that are constants here.
 
     Args:
         net: the network, in single-step or multi-step mode. It is copied, in evaluation mode, and not changed.
-        sample: input [N, ...] of one step for the comparison; None: random values. If no shape is found that fits, a
-            warning asks for a sample.
-        check: whether to compare, and to look for a state.
+        sample: input [N, ...] of one step for the comparison, of which each step has some values, and 0 for the
+            others; None: random values from 0 to 1. If no shape is found that fits, a warning asks for a sample.
+        check: whether to compare.
 
     Returns:
         The network, in evaluation mode.
@@ -98,7 +102,8 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), RLeaky and RSynaptic behind
     Linear, whose spikes come back through a Linear or one value a neuron, max and average pooling of
     spikes, Flatten, Dropout. The network is an nn.Sequential, a module whose forward computes one step, or a module
-    whose forward loops over equal steps and returns ``torch.stack(spikes)`` of its last neurons, alone or first.
+    whose forward loops over equal steps and returns ``torch.stack(spikes)`` of its last neurons, alone or first, from
+    potentials of ``init_leaky()`` or ``torch.zeros(x.size(1), 16)``.
     Rewrite other modules as one step that calls each layer once, and neurons without their potentials.
 
     beta, alpha and threshold are one number, or one value per channel. The resets (``reset_mechanism``):

@@ -45,7 +45,7 @@ class Outputs:
             step = int(wrong["steps"].flatten(1).any(1).byte().argmax())
             far = (y - given)[step].abs().max()
             raise Difference("", f"its output differs by up to {far:.3g} at step {step}")
-        far = min((one - given).abs().max().item() for one in candidates.values())
+        least = min((one - given).abs().max().item() for one in candidates.values())
         raise Difference(
-            "", f"its output differs by up to {far:.3g} from the mean, the sum and the last of its {len(y)} steps"
+            "", f"its output differs by up to {least:.3g} from the mean, the sum and the last of its {len(y)} steps"
         )
