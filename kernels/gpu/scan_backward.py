@@ -63,7 +63,7 @@ def _scan_backward_kernel(
         write_states(before_row, neurons, offsets, state, mask, STATES)
         state, _above_threshold = STEP(state, current, neuron, loaded)
         current_row += current_stride
-        before_row += STATES * neurons
+        before_row += tl.cast(STATES, tl.int64) * neurons
         if not CONSTANT:
             row += neurons
 
@@ -78,7 +78,7 @@ def _scan_backward_kernel(
     sums = (total, total, total, total)
     for _ in range(0, T):
         current_row -= current_stride
-        before_row -= STATES * neurons
+        before_row -= tl.cast(STATES, tl.int64) * neurons
         grad_row -= grad_stride
         state = read_states(before_row, neurons, offsets, mask, STATES)
         current = tl.load(current_row + offsets, mask=mask, other=0.0)
@@ -92,13 +92,9 @@ def _scan_backward_kernel(
     write_states(grad_start_pointer + start, neurons, offsets, grad_state, mask, STATES)
     sums_row = sums_pointer + start
     tl.store(sums_row + offsets, total, mask=mask)
-    tl.store(sums_row + neurons + offsets, sums[0], mask=mask)
-    if PARAMETERS > 1:
-        tl.store(sums_row + 2 * neurons + offsets, sums[1], mask=mask)
-    if PARAMETERS > 2:
-        tl.store(sums_row + 3 * neurons + offsets, sums[2], mask=mask)
-    if PARAMETERS > 3:
-        tl.store(sums_row + 4 * neurons + offsets, sums[3], mask=mask)
+    for k in tl.static_range(PARAMETERS):
+        sums_row += neurons  # a multiple of it may be more than an int32 holds
+        tl.store(sums_row + offsets, sums[k], mask=mask)
 
 
 def scan_backward(
