@@ -31,6 +31,7 @@ class Network(nn.Module):
 
     INPUT = ""  # the name of the network's own input among a layer's sources
     input_dims: int | None = None  # of a constant input [N, ...], where it is known
+    input_shape: tuple[int, ...] | None = None  # of a sample, where the network is right for no other
     _parts: Any = None  # of the output: a Part for each tensor that the converted model returned
     _made: dict[str, str] = {}  # by convert: from what and how, as a model card says it
     # What runs a network as a whole, or gives None: running/planned.py, which knows networks, puts it here.
@@ -86,6 +87,8 @@ class Network(nn.Module):
     def forward(self, x):
         """The output spikes of x (T, N, ...); see the layers. In evaluation mode and on a CPU, where no gradient is
         wanted or layers have no surrogate derivative, the network is run as a whole, as by :func:`simulate`."""
+        if self.input_shape is not None:
+            check_sample(self, tuple(x.shape[2:]))
         y = self._whole(self, x)
         if y is not None:
             return y
@@ -98,6 +101,21 @@ class Network(nn.Module):
                 if last_readers[source] == name:  # nothing else will take it: its memory goes
                     del values[source]
         return values[name]
+
+
+def check_sample(net: nn.Module, shape: tuple[int, ...]) -> None:
+    """Refuse samples of another shape than the only one that a network is right for, if it is one of these.
+
+    Raises:
+        ValueError: they have one.
+    """
+    known = getattr(net, "input_shape", None)
+    if known is not None and shape != known:
+        size, given = (", ".join(map(str, each)) for each in (known, shape))
+        raise ValueError(
+            f"x has samples of the shape [{given}], and the network was converted for [{size}]: its model computes "
+            "constants from the size of its input; convert it again with calibration samples of the new size"
+        )
 
 
 def free_name(wanted: str, taken: Iterable[str]) -> str:

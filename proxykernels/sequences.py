@@ -21,7 +21,7 @@ from .layers import (
     Population,
     RunningMaxPool1d,
 )
-from .network import Network
+from .network import Network, check_sample
 from .spikes import Spikes
 
 ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
@@ -73,6 +73,8 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
     if not isinstance(x, Spikes):
         checks.real("x", x)
     dims, constant = len(x.shape), constant_dims(net)
+    if dims in constant or dims - 1 in constant:
+        check_sample(net, tuple(x.shape[1 if dims in constant and isinstance(x, Tensor) else 2 :]))
     if dims in constant and isinstance(x, Tensor):
         if not x.is_floating_point():
             raise TypeError(

@@ -10,7 +10,6 @@ import pytest
 import quick_interpreter
 import torch
 
-from proxykernels.conversion.relu import steady
 from proxykernels.kernels import backends, cpu
 from proxykernels.kernels.cpu.fallback import Fallback
 
@@ -106,12 +105,6 @@ def backend(request, monkeypatch):
     """Each way that a convolution or matrix product can take."""
     with _on(request.param, monkeypatch, *WAYS.get(request.param, ())) as name:
         yield name
-
-
-@pytest.fixture
-def few_calls(monkeypatch):
-    """For networks that are known to have no state: fewer calls in search of one, by convert."""
-    monkeypatch.setattr(steady, "LARGE", 0)  # as of large ones: 16 calls
 
 
 @pytest.fixture

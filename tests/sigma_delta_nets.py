@@ -65,12 +65,12 @@ def prepared(ann: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(name="nets")
-def nets_fixture(generator, few_calls):
+def nets_fixture(generator):
     return prepared(Residual()), torch.randn(8, 2, 16, 16, generator=generator)
 
 
 @pytest.fixture(name="pooled")
-def pooled_fixture(generator, few_calls):
+def pooled_fixture(generator):
     return prepared(Pooled()), torch.randn(8, 2, 18, 18, generator=generator)
 
 

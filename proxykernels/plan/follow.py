@@ -16,7 +16,7 @@ from ..kernels.weight_layouts import require_finite
 from ..layers import Flatten, Neurons
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
-from ..network import Network
+from ..network import Network, check_sample
 from ..neurons import IFNeuron
 from . import pools_and_moves
 from .averages import without_averages
@@ -81,6 +81,7 @@ class Follower:
         return x
 
     def _network(self, path: str, module: Network, x: Value) -> Value:
+        check_sample(module, x.shape)
         values = {Network.INPUT: x}
         name = Network.INPUT
         for name, layer, sources in module.layers():

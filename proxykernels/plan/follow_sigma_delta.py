@@ -19,7 +19,7 @@ from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..layers.synapses import synapse_of
-from ..network import Network
+from ..network import Network, check_sample
 from . import pools_and_moves
 from .follow import Follower
 from .followed_values import CannotFollowError, Value, refuse
@@ -40,6 +40,7 @@ def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan
         refuse("", net, "it has sigma-delta neurons, and is not what convert returned")
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
+    check_sample(net, shape)
     follower = _Follower(Plan(shape, True), copies)
     values = {Network.INPUT: follower.append(Operation(Kind.CHANGES, "", (Window(0),), shape, True))}
     scales, name = {Network.INPUT: torch.ones((), dtype=torch.float32, device=heap.CPU)}, Network.INPUT

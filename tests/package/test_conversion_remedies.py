@@ -13,8 +13,6 @@ import proxykernels as pk
 
 matplotlib.use("Agg")
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:

@@ -17,8 +17,6 @@ from torchvision.models import resnet, vgg
 import proxykernels as pk
 from proxykernels.conversion.relu.scales import ROOM
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 
 def real_images(size: int, N: int, channels: int = 3) -> torch.Tensor:
     """Fashion-MNIST at another size, on a grid of 1/16: [N, channels, size, size]."""

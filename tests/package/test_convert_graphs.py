@@ -10,8 +10,6 @@ from torch import nn
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 
 def images(N: int = 4) -> torch.Tensor:
     return torch.rand(N, 2, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,6 @@ from torch import nn
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 
 class Model(nn.Module):
     """Modules by letters, and what the forward pass does with them."""

@@ -13,8 +13,6 @@ import proxykernels as pk
 from proxykernels.layers import Unflatten
 from proxykernels.spikes import spike_autograd
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 T, N = 13, 2
 DELAYS = {"none": 0, "one": 1, "some": 4, "longer than the run": 20, "by channel": [0, 3, 1, 20, 5]}
 SIZES = {"features": (5,), "row": (5, 4), "images": (5, 3, 2)}

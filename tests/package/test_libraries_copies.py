@@ -11,8 +11,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 T = 12
 
 

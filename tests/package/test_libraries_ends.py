@@ -14,8 +14,6 @@ from torch import nn
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 T = 8  # a power of two, of whose means none is rounded
 
 

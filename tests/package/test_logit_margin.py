@@ -6,8 +6,6 @@ from torch import nn
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 
 def network(classes: int = 5, rectifies: bool = False) -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)

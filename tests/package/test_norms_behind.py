@@ -9,8 +9,6 @@ from torch import nn
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 
 def images() -> torch.Tensor:
     return torch.rand(8, 2, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,6 @@ from torch import nn
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 T, N = 20, 3
 
 

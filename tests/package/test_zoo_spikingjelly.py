@@ -13,8 +13,6 @@ from torch import nn
 
 import proxykernels as pk
 
-pytestmark = pytest.mark.usefixtures("few_calls")
-
 T = 8
 
 

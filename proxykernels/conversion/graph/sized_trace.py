@@ -20,6 +20,11 @@ def of_sizes(node: fx.Node) -> bool:
     return bool(node.all_input_nodes) and all(map(of_sizes, node.all_input_nodes))
 
 
+def is_asked(node: fx.Node) -> type | None:
+    """What Python asked a node's number for in a trace: bool, where it branched by it, int, or None."""
+    return node.meta.get("asked")
+
+
 class _Sized:
     """What a traced value answers where Python wants a number."""
 
@@ -29,6 +34,7 @@ class _Sized:
     def __index__(self) -> int:
         if not of_sizes(self.node):
             raise fx.proxy.TraceError("a value of the input cannot be used as a number")
+        self.node.meta.setdefault("asked", int)
         return int(self.tracer.value(self.node))
 
     __int__ = __index__
@@ -64,7 +70,10 @@ def sized(x: Tensor) -> type[fx.Tracer]:
             return SizedProxy(node, self)
 
         def to_bool(self, obj: fx.Proxy) -> bool:
-            return bool(self.value(obj.node)) if of_sizes(obj.node) else super().to_bool(obj)
+            if not of_sizes(obj.node):
+                return super().to_bool(obj)
+            obj.node.meta["asked"] = bool
+            return bool(self.value(obj.node))
 
         def iter(self, obj: Any) -> Iterator:
             value = self.value(obj.node)

@@ -36,6 +36,7 @@ from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 from .shared import check_shareable
 from .sigma_delta_pools import pool_before_neurons
+from .sizes import OtherSizes, check_samples
 from .steady import Steady
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
@@ -73,7 +74,12 @@ def convert(
     the logits. ``net.outputs(y)`` separates several results, in tuples, lists and dicts, and one value per sample.
 
     The conversion checks itself: run as a ReLU network on some calibration samples, each layer must equal ``ann``'s up
-    to rounding. ``ann`` is called a hundred times besides, and must always give the same for the same samples.
+    to rounding. ``ann`` is also called some thirty times, a hundred times if it keeps something between calls, and must
+    always give the same for the same samples, however many come at a time.
+
+    Where ``ann`` computes constants from the size of its input, as in ``avg_pool2d(y, 4 * x.shape[2] // 32)``, the
+    network is right for samples of the calibrated size only. It is run as a ReLU network on samples of about ten other
+    sizes, and if it differs from ``ann`` for one of them, it refuses all other sizes (``net.input_shape``).
 
     Sources: method "max" Diehl et al. 2015; "percentile" and the soft reset Rueckauer et al. 2017; a scale per channel
     Kim et al. 2020 (arXiv:1903.06530); ``v_init`` Bu et al. 2022 (arXiv:2202.01440), calibrated after Li et
@@ -151,11 +157,14 @@ def convert(
         with naming_what_is_kept(model):
             needed(traced, name)
             followed = _run(Notes(traced), few, name)
+            returned = list(traced.graph.nodes)[-1].args[0]
             one_output(traced, name)
             _run(Notes(traced), few, name)
             graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
         steady.check()
         _check_followed(model, few, followed)
+        check_samples(model, traced, few, name)
+        others = OtherSizes(model, traced, returned, few)
         if changes:
             pool_before_neurons(graph)
         if share:
@@ -163,10 +172,11 @@ def convert(
         original = OriginalValues(traced, graph, samples_of(batches.first))
         distributions, nodes = watched(graph)
         watcher = _Watcher(traced, nodes)
-        samples, seen = [], 0
+        samples, seen, shapes = [], 0, set()
         for batch in batches:
             _run(watcher, batch, graph.model)
             seen += len(batch)
+            shapes.add(tuple(batch.shape[1:]))
             if sum(map(len, samples)) < SAMPLES and batch.shape[1:] == batches.first.shape[1:]:
                 samples.append(batch)  # those of other sizes have their share in the scales alone
         if changes:
@@ -196,6 +206,13 @@ def convert(
     net._made = {"converted from": graph.model, "calibration samples": f"{seen:,}"}
     net._made |= {"neurons": f"{changes}"} if changes else _in_words(method, percentile, v_reset)
     check(net, graph, scales, original)
+    if others.is_constant_of(net, graph, scales):
+        net.input_shape = others.shape
+        if strange := next((shape for shape in shapes if shape != others.shape), None):
+            raise ValueError(
+                f"calibration has samples of the shapes {list(others.shape)} and {list(strange)}, and {graph.model} "
+                "computes constants from the size of its input: take samples of one size"
+            )
     warn_of_products(net, graph, original.x)
     del original
     if v_init is None and v_reset is None and not changes:

@@ -120,6 +120,8 @@ class ReluGraph(NormsBehind):
         axes = 4 if isinstance(module, OF_IMAGES) else 3 if isinstance(module, OF_ROWS) else 0
         if axes and len(before.meta["shape"]) != axes:
             return self._unbatched(node, x, module, path, axes)
+        if isinstance(module, nn.AvgPool1d | nn.AvgPool2d) and self._is_of_all(node, before, module):
+            module = (nn.AdaptiveAvgPool2d if axes == 4 else nn.AdaptiveAvgPool1d)(1)
         if isinstance(module, ADAPTIVE_AVERAGES) and not isinstance(module.output_size, int):
             module = type(module)(node.meta["shape"][2:])  # None is the size that there is
         if type(module) in ADAPTIVE_MAXIMA:
@@ -218,6 +220,16 @@ class ReluGraph(NormsBehind):
         rows = shape[0], places[0].numel() // count, 1
         x = self._pool(self._name(node), nn.AdaptiveAvgPool1d(1), x, path, rows)
         return replace(x, view=index_ops.as_given(rows).reshape(result))
+
+    def _is_of_all(self, node: fx.Node, before: fx.Node, module: Any) -> bool:
+        """Whether an average's window is computed from the size of what it takes, such as ``y.size()[2:]``."""
+        window = node.args[1] if len(node.args) > 1 else node.kwargs.get("kernel_size")
+        size, padding, kernel = before.meta["shape"][2:], module.padding, module.kernel_size
+        given = window if isinstance(window, tuple | list) else [window]
+        if node.op == "call_module" or not all(isinstance(part, fx.Node) for part in given):
+            return False
+        kernel = tuple(kernel) if isinstance(kernel, tuple | list) else (kernel,)  # of one number images have squares
+        return kernel == size and not any(padding if isinstance(padding, tuple) else (padding,))
 
     def _unbatched(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str, axes: int) -> Signal:
         """Pooling of one axis less than it has samples of, [N, C, L] as N images of one channel: as torch does it."""

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from ..graph.prepared import copied
 from ..graph.reach import has_foreign_code
-from ..graph.state_between_calls import CALLS, Changed, State, generators_kept
+from ..graph.state_between_calls import Changed, State, generators_kept
 from .outputs import tensors_of
 
-LARGE = 1_000_000  # parameters of a network whose calls take their time
-FEW_CALLS = 16  # of such a one in which nothing changes that can be reached: what else it keeps shows soon, or never
+CALLS = 101  # of a network that notes something: a prime, so that no short cycle ends with it
+FEW_CALLS = 16  # of one in which nothing changes that can be reached: what else it keeps shows soon, or never
 
 
 class Steady:
@@ -50,14 +50,14 @@ class Steady:
         state = State(net, self.name)
         known: dict[int, list[Tensor]] = {}
         changed: Changed | None = None
-        steady, drew, is_large = True, False, sum(p.numel() for p in net.parameters()) > LARGE
+        steady, drew = True, False
         with generators_kept() as draws, state.watched() if watches else nullcontext():
             for call, turned in enumerate(Random(0).choices((0, 1), k=CALLS), 1):
                 given = tensors_of(net(self.samples.flip(0) if turned else self.samples.clone()))
                 before = known.setdefault(turned, [y.clone() for y in given])
                 steady &= len(before) == len(given) and all(map(_equal, before, given))
                 drew |= draws()
-                is_still = is_large and steady and not drew and not changed and not watches
+                is_still = steady and not drew and not changed and not watches
                 last = call == (FEW_CALLS if is_still else CALLS)
                 try:
                     state.check(last=last)
