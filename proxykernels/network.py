@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
+from .checks import chunked_passes
+from .checks.calibrated import STEPS, has_fired, look_at_input, warn_of_silence
 from .spikes import Spikes
 
 
@@ -32,6 +35,7 @@ class Network(nn.Module):
     INPUT = ""  # the name of the network's own input among a layer's sources
     input_dims: int | None = None  # of a constant input [N, ...], where it is known
     input_shape: tuple[int, ...] | None = None  # of a sample, where the network is right for no other
+    calibrated: tuple[float, float] | None = None  # by convert: the least and the largest value of its samples
     _parts: Any = None  # of the output: a Part for each tensor that the converted model returned
     _made: dict[str, str] = {}  # by convert: from what and how, as a model card says it
     # What runs a network as a whole, or gives None: running/planned.py, which knows networks, puts it here.
@@ -89,18 +93,42 @@ class Network(nn.Module):
         wanted or layers have no surrogate derivative, the network is run as a whole, as by :func:`simulate`."""
         if self.input_shape is not None:
             check_sample(self, tuple(x.shape[2:]))
+        listens = not chunked_passes.is_within() and look_at_input(self, self.calibrated, x, stacklevel=5)
         y = self._whole(self, x)
-        if y is not None:
-            return y
-        values: dict[str, Spikes] = {self.INPUT: x}
+        y = self._run(x) if y is None else y
+        if listens and _fires(y):
+            has_fired(self)
+        elif listens and len(y) >= STEPS:
+            self._listen(x)
+        return y
+
+    def _run(self, x: Any, seen: Callable[[Any], None] | None = None) -> Any:
+        """The output, layer by layer. ``seen``: is shown what each gives."""
+        values: dict[str, Any] = {self.INPUT: x}
         last_readers = {source: name for name, sources in self._sources.items() for source in sources}
         for name, layer, sources in self.layers():
             inputs = tuple(values[source] for source in sources)
             values[name] = layer(inputs if len(inputs) > 1 else inputs[0])
+            if seen:
+                seen(values[name])
             for source in set(sources):
                 if last_readers[source] == name:  # nothing else will take it: its memory goes
                     del values[source]
         return values[name]
+
+    @torch.no_grad()
+    def _listen(self, x: Any) -> None:
+        """Warn where no neuron fires for x, of which the output is silent."""
+        given: list[Any] = []
+        self._run(x, lambda y: given.append(isinstance(y, Spikes) and _fires(y)))
+        if any(given):
+            has_fired(self)
+        else:
+            warn_of_silence(self, len(x), self.calibrated, stacklevel=6)
+
+
+def _fires(y: Spikes | Tensor) -> bool:
+    return bool(y._total()) if isinstance(y, Spikes) else bool(y.any())
 
 
 def check_sample(net: nn.Module, shape: tuple[int, ...]) -> None:

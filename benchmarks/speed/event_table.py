@@ -101,7 +101,7 @@ def checked(net: nn.Sequential, stream: pk.Stream, steps: Steps, x: pk.Spikes, f
     for (name, v), neurons in zip(result.state.items(), steps.neurons, strict=True):
         same(f"potentials of the engine, {name}", stream.state[name], v[0])
         same(f"potentials of torch, {name}", neurons.v, v[0])
-    spikes = round(sum(result.rates[name] * places for name, places in result.places.items()))
+    spikes = round(sum(result.rates.get(name, 0.0) * places for name, places in result.places.items()))
     if x.rate() and not spikes:
         raise RuntimeError("no neuron fires")
     return spikes

@@ -1,7 +1,5 @@
 """A model card: what a simulation measured, as the README that model hubs show."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +51,7 @@ def model_card(net: nn.Module, result: Result, labels: Tensor | None = None, *, 
             raise ValueError(f"labels are of outputs [N, classes], and result has {[N, *outputs]}; leave them out")
         checks.labels("labels", labels, N, outputs[0])
     weights = sum(parameter.numel() for parameter in net.parameters())
-    head = HEAD.format(title=title, layers=len(result.rates), weights=weights, version=__version__)
+    head = HEAD.format(title=title, layers=len(result.places), weights=weights, version=__version__)
     made = [*net._made.items()] if isinstance(net, Network) else []
     about = _table(("", ""), [*made, *_measured(result, labels)])
     return "\n".join([head, *about, "", *_table(LAYER, _layers(result)), ""])
@@ -101,11 +99,11 @@ def _layers(result: Result) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            "" if math.isnan(rate) else f"{100 * rate:.2f}",  # of a readout
+            f"{100 * result.rates[name]:.2f}" if name in result.rates else "",  # of a readout
             f"{synops.accumulates.get(name, 0) / N:,.0f}",
             f"{synops.multiply_accumulates.get(name, 0) / N:,.0f}",
         )
-        for name, rate in result.rates.items()
+        for name in result.places
     ]
 
 

@@ -73,13 +73,14 @@ class ChangesTally:
     """What is counted of a layer.
 
     Attributes:
-        spikes: those that it sent. places: neurons times steps and samples.
+        spikes: those that it sent. fires: whether it has neurons. places: neurons times steps and samples.
         sums: values of z times steps and samples; more than places where a max pooling is before the neurons.
         accumulates, multiply_accumulates: weights that were added because of spikes, and because of real values.
         products: multiplications by a weight of the ReLU network in one pass, zeros not skipped.
     """
 
     spikes: int = 0
+    fires: bool = False
     places: int = 0
     sums: int = 0
     accumulates: int = 0
@@ -98,7 +99,7 @@ class ChangesTally:
 
     @property
     def rate(self) -> float:
-        """Spikes a neuron and step; nan without neurons."""
+        """Spikes a neuron and step; nan without samples."""
         return self.spikes / self.places if self.places else math.nan
 
 

@@ -102,6 +102,7 @@ class SigmaDeltaNeurons(SpikingLayer):
             counts, size = counts._replace(spikes=spikes), list(pooled)
         tally.add(_of_weights(counts, synapse, x), x)
         if neuron:
+            tally.fires = True
             tally.places += y.numel()
             tally.sums += math.prod(shape) * T
         return Changes(y, tuple(size))

@@ -2,7 +2,8 @@
 
     "format"   "proxykernels-engine"
     "version"  "2"
-    "plan"     {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}
+    "plan"     {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}; of a converted network
+               also "calibrated": [least, largest value of its calibration data]
     "checksum" of the plan and all tensors: 16 hexadecimal digits. Another hash would be another version
 
     an operation   {"kind", "name", "shape", "real", "divisor", "count_padding", "adaptive",
@@ -82,6 +83,8 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
             }
         )  # fmt: skip
     described = {"shape": plan.shape, "real": plan.real, "precision": plan.precision, "operations": operations}
+    if plan.calibrated is not None:
+        described["calibrated"] = plan.calibrated
     text = json.dumps(described, sort_keys=True)
     metadata = {"format": FORMAT, "version": VERSION, "plan": text, "checksum": checksum(text, tensors)}
     replace(path, _sorted_header(save_tensors(tensors, metadata)))
@@ -127,7 +130,12 @@ def read(path: str | os.PathLike) -> Plan:
         raise ValueError(f"{path}{problem.removeprefix('the file')}")
     try:
         return plan_of(json.loads(_header(content)["__metadata__"]["plan"]), load_tensors(content))
-    except (SafetensorError, RecursionError):  # of what the description does not name, and nests without end
+    except (
+        SafetensorError,
+        RecursionError,
+        OverflowError,
+        ValueError,
+    ):  # of what the description does not name, and nests without end
         raise ValueError(f"{path} cannot be loaded: it is damaged, or not an engine's") from None
 
 

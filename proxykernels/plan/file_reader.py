@@ -1,6 +1,6 @@
 """A plan of its description in a file, and of the tensors there.
 
-Nothing is looked at here: the C library's reader, kernels/cpu/c/read_plan.cpp, has looked at all of it before.
+Little is looked at here: the C library's reader, kernels/cpu/c/read_plan.cpp, has looked at nearly all of it before.
 """
 
 import math
@@ -18,7 +18,16 @@ SIZES = "kernel", "stride", "padding", "dilation"
 
 def plan_of(about: Any, tensors: dict[str, Tensor]) -> Plan:
     operations = [_operation(operation, tensors) for operation in about["operations"]]
-    return Plan(tuple(about["shape"]), about["real"], about["precision"], operations)
+    return Plan(tuple(about["shape"]), about["real"], about["precision"], operations, _range(about.get("calibrated")))
+
+
+def _range(given: Any) -> tuple[float, float] | None:
+    """The range of the calibration data, which the C library does not look at."""
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) != 2 or not all(type(n) in (int, float) for n in given):
+        raise ValueError("it is damaged: its calibration data have no range")
+    return float(given[0]), float(given[1])
 
 
 def _operation(about: Any, tensors: dict[str, Tensor]) -> Operation:

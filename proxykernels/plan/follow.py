@@ -39,7 +39,7 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     """
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
-    follower = Follower(Plan(shape, real, precision), copies)
+    follower = Follower(Plan(shape, real, precision, calibrated=getattr(net, "calibrated", None)), copies)
     value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
     plan = follower.plan
     if plan.operations and value.shape != plan.last.shape:  # one pixel, that was flattened

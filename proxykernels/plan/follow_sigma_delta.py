@@ -41,7 +41,7 @@ def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
     check_sample(net, shape)
-    follower = _Follower(Plan(shape, True), copies)
+    follower = _Follower(Plan(shape, True, calibrated=net.calibrated), copies)
     values = {Network.INPUT: follower.append(Operation(Kind.CHANGES, "", (Window(0),), shape, True))}
     scales, name = {Network.INPUT: torch.ones((), dtype=torch.float32, device=heap.CPU)}, Network.INPUT
     for name, layer, sources in net.layers():

@@ -23,12 +23,14 @@ class Plan:
         shape: of a sample of the input; image: the same as C, H, W.
         real: whether its input may be values, and not only spikes. Of operations that pass on what they read, too.
         precision: of the weights, which are rounded to it; a name in rounding.PRECISIONS, or None.
+        calibrated: of a converted network, the least and the largest value of its calibration data.
     """
 
     shape: Shape
     real: bool
     precision: str | None = None
     operations: list[Operation] = field(default_factory=list)
+    calibrated: tuple[float, float] | None = None
 
     @property
     def image(self) -> tuple[int, int, int]:

@@ -1,6 +1,5 @@
 """A network compiled once, and run by one function of C++."""
 
-import math
 import os
 from collections.abc import Mapping
 from ctypes import addressof, c_int64
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..checks.calibrated import look_at_input
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..kernels.table import InputKind, Kind
@@ -23,6 +23,7 @@ from .early_exit import Asked, AskedLead, LogitMargin, Margin, Stop, check_rule
 from .plan_inputs import PlanInputs
 from .plan_result import ChangesFigures, LaterStates, PlanFigures
 from .result import Result, table
+from .silence import listen
 from .stream import Stream
 from .written import Layout, Written
 
@@ -90,7 +91,11 @@ class Engine:
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real and not self.plan.changes:
             raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
-        return self.simulate(given, T, stop, keep=self._with_logits)
+        listens = look_at_input(self, self.plan.calibrated, x)
+        result = self.simulate(given, T, stop, keep=self._with_logits)
+        if listens:
+            listen(self, self.plan.calibrated, result)
+        return result
 
     def simulate(
         self, given: Given, T: int, stop: Stop | None, *, keep: tuple[int, ...], start: dict[int, Tensor] | None = None,
@@ -302,8 +307,8 @@ def described(engine: Engine) -> str:
     for k, op in enumerate(plan.operations):
         weights = sum(weight.numel() for weight in op.weights)
         kind = "currents" if k in plan.within else op.neurons.model if op.neurons else op.kind
-        rate = math.nan if k in plan.within else engine._rates.get(op.name, math.nan)
-        shown = f"{weights:,}" if weights else "", "" if math.isnan(rate) else f"{rate:.4f}"
+        rate = None if k in plan.within else engine._rates.get(op.name)
+        shown = f"{weights:,}" if weights else "", "" if rate is None else f"{rate:.4f}"
         rows.append((op.name, kind, ways.get(k, ""), "x".join(map(str, op.shape)), *shown))
     weights, arena = engine.sizes
     how = f"{plan.precision or 'float32'}, {engine.target}"

@@ -33,7 +33,7 @@ class Row:
             Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took
             several.
         input_rate: firing rate of its input; None if that is real-valued.
-        rate: firing rate of its neurons, as in ``simulate(...).rates``.
+        rate: firing rate of its neurons, as in ``simulate(...).rates``; None of a layer that does not fire.
         modelled_ms: what the model that chooses expects (kernels/cpu/src/cost_model.h, for the core it was measured
             on, and the threads that are set); None where nothing was compared.
         measured_ms: what it took, all steps, with packing its weights if this was their first use.
@@ -43,7 +43,7 @@ class Row:
     layer: str
     kernel: str
     input_rate: float | None
-    rate: float
+    rate: float | None
     modelled_ms: float | None
     measured_ms: float
     why: str
@@ -79,7 +79,7 @@ def explain(net: nn.Module, x: Tensor | Spikes, T: int, *, precision: str | None
     """
     watch = _Watch()
     result = run(net, x, T, precision=precision, watch=watch)
-    return Explanation([watch.row(name, result) for name in result.rates])
+    return Explanation([watch.row(name, result) for name in result.places])
 
 
 class _Watch:
@@ -121,7 +121,7 @@ class _Watch:
             name,
             " + ".join(kernels) or "torch",
             _rate(self.inputs.get(name, [])),
-            result.rates[name],
+            result.rates.get(name),
             modelled,
             1000 * self.seconds.get(name, 0.0),
             "; ".join(reasons) or ("differs by chunk" if kernels else "torch's operations"),

@@ -100,7 +100,7 @@ class PlanFigures:
     @cached_property
     def rates(self) -> dict[str, float]:
         slots = self.plan.slots(self.given)
-        return {op.name: math.nan if slots[k + 1].gives_values else self._rate(k, op) for k, op in self.plan.stateful()}
+        return {op.name: self._rate(k, op) for k, op in self.plan.stateful() if not slots[k + 1].gives_values}
 
     def _rate(self, k: int, op: Operation) -> float:
         return self.tally[TALLIES * k] / (prod(op.shape) * self.sample_steps) if self.sample_steps else math.nan
@@ -162,22 +162,26 @@ class PlanFigures:
 class ChangesFigures(PlanFigures):
     """The same of a network of sigma-delta neurons, whose rates and operations are those of its layers."""
 
-    def _of_layers(self, none: Any, value: Callable[[int, Operation], Any]) -> dict[str, Any]:
-        """Layer name -> the value of its neurons, which are an operation of their own behind a pooling; or ``none``."""
-        values = {op.name: none for _, op in _layers(self.plan)}
-        return values | {op.name: value(k, op) for k, op in enumerate(self.plan.operations) if op.senders}
+    def _of_layers(self, value: Callable[[int, Operation], Any]) -> dict[str, Any]:
+        """Layer name -> the value of its neurons, which are an operation of their own behind a pooling."""
+        values = {op.name: value(k, op) for k, op in enumerate(self.plan.operations) if op.senders}
+        return {op.name: values[op.name] for _, op in _layers(self.plan) if op.name in values}
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        return self._of_layers(math.nan, self._rate)
+        return self._of_layers(self._rate)
 
     @cached_property
     def places(self) -> dict[str, int]:
-        return self._of_layers(0, lambda k, op: prod(op.shape) * self.sample_steps)
+        return {op.name: 0 for _, op in _layers(self.plan)} | self._of_layers(
+            lambda k, op: prod(op.shape) * self.sample_steps
+        )
 
     @cached_property
     def sums(self) -> dict[str, int]:
-        return self._of_layers(0, lambda k, op: prod(self.plan.change_states(op)[0]) * self.sample_steps)
+        return {op.name: 0 for _, op in _layers(self.plan)} | self._of_layers(
+            lambda k, op: prod(self.plan.change_states(op)[0]) * self.sample_steps
+        )
 
     @cached_property
     def synops(self) -> SynOps:

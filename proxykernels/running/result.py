@@ -9,7 +9,6 @@ no neuron fires.
 Where the ReLU network ends in a ReLU, its outputs are the positive part of this, up to the ReLU's limit.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,8 +60,8 @@ class Result:
         potentials: float32 [T, N, ...], in place of spikes: those after every step of the readout (:class:`LI`,
             :class:`FusedLILinear`) that the network ends in. Of sigma-delta neurons the ReLU network's outputs as far
             as each step tells them.
-        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated;
-            nan for a readout.
+        rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated.
+            Layers that do not fire, such as readouts, are not in it. Without samples rates are nan.
         places: layer name -> neurons times steps, over all samples and the steps each was simulated; 0 for a readout.
         sums: of sigma-delta neurons, layer name -> sums times steps and samples: more than ``places`` where a max
             pooling is before the neurons.
@@ -185,7 +184,7 @@ class LayerFigures:
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        return {name: tally.rate for name, tally in self.tallies.items()}
+        return {name: tally.rate for name, tally in self.tallies.items() if tally.fires}
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -257,11 +256,12 @@ def summary(result) -> str:
         steps = result.steps
         lines.append(f"stopped after {steps.min()} to {steps.max()} steps, {steps.float().mean():.1f} on average")
     additions, products = result.synops.accumulates, result.synops.multiply_accumulates
+    rates = {name: result.rates.get(name) for name in result.places}
     rows = [
-        (name, f"{rate:.4f}", f"{additions.get(name, 0):,}", f"{products.get(name, 0):,}")
-        for name, rate in result.rates.items()
+        (name, "-" if rate is None else f"{rate:.4f}", f"{additions.get(name, 0):,}", f"{products.get(name, 0):,}")
+        for name, rate in rates.items()
     ]
-    marks = ["", *(_mark(rate) if N else "" for rate in result.rates.values())]
+    marks = ["", *map(_mark, rates.values())]
     lines += [f"{row}  {mark}".rstrip() for row, mark in zip(table([COLUMNS, *rows]), marks, strict=True)]
     synops, relu_joules = result.synops, result.relu_joules
     lines.append(f"{synops.total:,} synaptic operations, about {synops.joules:.2g} J without memory (.synops)")
@@ -272,9 +272,9 @@ def summary(result) -> str:
     return "\n".join(lines)
 
 
-def _mark(rate: float) -> str:
-    """What is out of the ordinary in a layer: "" for one that fires."""
-    return "real values, no spikes" if math.isnan(rate) else "" if rate else "silent"
+def _mark(rate: float | None) -> str:
+    """What is out of the ordinary in a layer: "" for one that fires, or has no samples."""
+    return "real values, no spikes" if rate is None else "" if rate else "silent"
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:

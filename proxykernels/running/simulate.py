@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..calls import spike_ops
+from ..checks.calibrated import look_at_input
 from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
@@ -20,6 +21,7 @@ from .prepared_network import PreparedNetwork
 from .replay import Replay
 from .result import LayerFigures, Result, logits
 from .sigma_delta_state import has_sigma_delta
+from .silence import listen
 from .stateful_layer import StatefulLayer, unwatched
 from .stream_state import StreamState
 
@@ -70,7 +72,12 @@ def simulate(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
     """
-    return run(net, x, T, chunk=chunk, state=state, stop=stop, record=record, precision=precision)
+    known = getattr(net, "calibrated", None)
+    listens = look_at_input(net, known, x)
+    result = run(net, x, T, chunk=chunk, state=state, stop=stop, record=record, precision=precision)
+    if listens:
+        listen(net, known, result)
+    return result
 
 
 def run(

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .. import checks
 from ..calls import spike_ops
+from ..checks.calibrated import STEPS, has_fired, look_at_input, warn_of_silence
 from ..kernels import heap, locks
 from ..kernels.cpu.words import pixel_bytes
-from ..kernels.table import InputKind
+from ..kernels.table import TALLIES, InputKind
 from ..plan.library import Given, Session
 from ..plan.plan import Plan
 from ..spikes import Spikes
@@ -97,7 +98,7 @@ class Stream:
         """
         if samples is None:
             with self._lock:
-                self._past = self._rest()
+                self._past, self._steps_heard = self._rest(), 0
             return
         index = samples_of(samples, self.batch)
         with self._lock:
@@ -141,6 +142,13 @@ class Stream:
         if given.N != self.batch:
             raise ValueError(f"x must hold {self.batch} samples, the stream's batch, got {given.N}")
         T = given.T or 1
+        listens = look_at_input(self.engine, self.engine.plan.calibrated, x)
+        y = self._run(given, T)
+        if listens:
+            self._listen(T)
+        return y
+
+    def _run(self, given: Given, T: int) -> Spikes | Tensor:
         with self._lock:
             past = self._settled()
             if self._stop is None and past.is_even:
@@ -155,6 +163,14 @@ class Stream:
                 start += steps
                 self._look()
         return spike_ops.cat_steps(parts)
+
+    def _listen(self, T: int) -> None:
+        """Warn where no neuron fires in the first steps, of which these are T more."""
+        self._steps_heard += T
+        if any(self._past.tally[::TALLIES]):
+            has_fired(self.engine)
+        elif self._steps_heard >= STEPS:
+            warn_of_silence(self.engine, self._steps_heard, self.engine.plan.calibrated, stacklevel=4)
 
     def _is_held(self, x: Tensor | Spikes) -> bool:
         """Not one step of spikes, which the engine knows in a sequence alone."""

@@ -133,6 +133,7 @@ class LayerTally:
     Attributes:
         multiply_accumulates: those of the simulation. products: those of a ReLU network in one pass, zeros not skipped.
         places: neurons times steps and samples.
+        fires: whether the layer has given spikes.
     """
 
     def __init__(self, name: str, layer: SpikingLayer, counters: Counters, with_synops: bool = True):
@@ -143,6 +144,7 @@ class LayerTally:
     def restart(self) -> None:
         """Forget all counts but those of ``counters``."""
         self.multiply_accumulates = self.products = self.places = 0
+        self.fires = False
         self._spikes: list[Tensor] = []
         self._accumulates: list[Tensor] = []
 
@@ -155,6 +157,7 @@ class LayerTally:
     def add(self, x: Any, y: Spikes | Tensor, *, first: bool) -> None:
         """A chunk of the layer's input, a tuple if it has several, and its output; ``first``: of the steps from 0."""
         if isinstance(y, Spikes):
+            self.fires = True
             self.places += math.prod(y.shape)
             if self.counters.take(y):
                 self.counters.add(y, (self.name, "spikes"))
@@ -173,7 +176,7 @@ class LayerTally:
 
     @property
     def rate(self) -> float:
-        """Spikes a neuron and step; nan if there were none of these, or the layer does not fire."""
+        """Spikes a neuron and step; nan without samples."""
         spikes = sum(map(int, self._spikes)) + self.counters.total((self.name, "spikes"))
         return spikes / self.places if self.places else math.nan
 

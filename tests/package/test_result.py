@@ -111,5 +111,6 @@ def test_silent_layers_and_real_values_are_marked():
     for result in (pk.simulate(net, x, 12), pk.compile(net, x)(x, 12)):
         rows = str(result).splitlines()[2:6]
         ends = [row.split(maxsplit=4)[4:] for row in rows]
+        assert [*result.rates] == ["0", "2", "3"] and list(result.places) == ["0", "1", "2", "3"]
         assert result.rates["0"] > 0 and ends == [[], ["real values, no spikes"], ["silent"], ["silent"]]
     assert "silent" not in str(pk.simulate(net, x[:0], 12))

@@ -100,7 +100,7 @@ def report(console: Console, rows: list[dict], answers: list[dict], expected: Te
          *(answer["first_five"].split(";")[0].rsplit(" ", 1)[0] for answer in row)]
         for name, row in by_name.items()
     ], left=9)  # fmt: skip
-    fires = [rate for rate in result.rates.values() if rate == rate]
+    fires = list(result.rates.values())
     steps = int(result.steps[0])
     console.print(
         f"\nmean rate of the layers {sum(fires) / len(fires):.1%}; synaptic operations a step and photograph "

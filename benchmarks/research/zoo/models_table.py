@@ -80,7 +80,7 @@ def relu_row(net: relu_nets.ReluNet, longest: int) -> dict:
         result = pk.simulate(converted, x, T - done, state=state)
         charge, state, done = charge + (T - done) * result.logits, result.state, T
         errors[T] = relative(charge / T, expected)
-    rates = [rate for rate in result.rates.values() if rate == rate]
+    rates = list(result.rates.values())
     return {
         "error_64": f"{errors[SHORT]:.4f}", "error_1024": f"{errors[LONG]:.4f}" if LONG in errors else "",
         "rate": f"{sum(rates) / len(rates):.4f}", "T": longest, "input": size(x[0]),

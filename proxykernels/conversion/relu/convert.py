@@ -172,11 +172,12 @@ def convert(
         original = OriginalValues(traced, graph, samples_of(batches.first))
         distributions, nodes = watched(graph)
         watcher = _Watcher(traced, nodes)
-        samples, seen, shapes = [], 0, set()
+        samples, seen, shapes, ranges = [], 0, set(), []
         for batch in batches:
             _run(watcher, batch, graph.model)
             seen += len(batch)
             shapes.add(tuple(batch.shape[1:]))
+            ranges.append(tuple(value.item() for value in batch.aminmax()))
             if sum(map(len, samples)) < SAMPLES and batch.shape[1:] == batches.first.shape[1:]:
                 samples.append(batch)  # those of other sizes have their share in the scales alone
         if changes:
@@ -203,6 +204,7 @@ def convert(
 
     net = graph.network(layer).eval()
     net.input_dims, net._parts = few.ndim, parts_of(followed)
+    net.calibrated = min(least for least, _ in ranges), max(largest for _, largest in ranges)
     net._made = {"converted from": graph.model, "calibration samples": f"{seen:,}"}
     net._made |= {"neurons": f"{changes}"} if changes else _in_words(method, percentile, v_reset)
     check(net, graph, scales, original)
