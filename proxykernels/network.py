@@ -91,6 +91,12 @@ class Network(nn.Module):
     def forward(self, x):
         """The output spikes of x (T, N, ...); see the layers. In evaluation mode and on a CPU, where no gradient is
         wanted or layers have no surrogate derivative, the network is run as a whole, as by :func:`simulate`."""
+        if self.input_dims is not None and len(x.shape) == self.input_dims:
+            raise ValueError(
+                f"x must be (T, N, ...), with steps in front, got {list(x.shape)}, which has none: "
+                "proxykernels.simulate(net, x, T) runs the network on a constant input, and x.expand(T, *x.shape) "
+                "repeats it"
+            )
         if self.input_shape is not None:
             check_sample(self, tuple(x.shape[2:]))
         listens = not chunked_passes.is_within() and look_at_input(self, self.calibrated, x, stacklevel=5)

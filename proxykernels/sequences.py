@@ -75,6 +75,9 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
     dims, constant = len(x.shape), constant_dims(net)
     if dims in constant or dims - 1 in constant:
         check_sample(net, tuple(x.shape[1 if dims in constant and isinstance(x, Tensor) else 2 :]))
+    if dims in (4, 5) and 4 in constant and (first := _first_convolution(net)) is not None:
+        if wrong := checks.channels_last("x", tuple(x.shape), first.in_channels):
+            raise ValueError(wrong)
     if dims in constant and isinstance(x, Tensor):
         if not x.is_floating_point():
             raise TypeError(
@@ -111,6 +114,17 @@ def constant_dims(net: nn.Module) -> tuple[int, ...]:
         if isinstance(module, DECIDING) or (not module._modules and not isinstance(module, ANY_SHAPE)):
             break
     return 2, 4
+
+
+def _first_convolution(net: nn.Module) -> nn.Conv2d | None:
+    """What takes a network's images, if it is a convolution."""
+    for module in _first(net):
+        module = module.synapses[0] if isinstance(module, FusedSum) else module
+        if isinstance(module, nn.Conv2d):
+            return module
+        if isinstance(module, DECIDING) or (not module._modules and not isinstance(module, ANY_SHAPE)):
+            break
+    return None
 
 
 def _first(net: nn.Module) -> Iterator[Any]:

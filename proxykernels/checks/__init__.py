@@ -2,6 +2,7 @@
 
 from .inputs import (
     MOST_STEPS,
+    channels_last,
     counts,
     currents,
     features,
@@ -45,8 +46,10 @@ from .tensors import (
 
 __all__ = [
     "MOST_STEPS",
+    "channels_last",
     "as_float32",
     "at",
+    "channels_last",
     "counts",
     "currents",
     "features",

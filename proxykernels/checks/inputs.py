@@ -45,6 +45,17 @@ def module(name: str, module: nn.Module) -> None:
         raise TypeError(f"{name} must be a torch.nn.Module, got {type(module).__name__}")
 
 
+def channels_last(name: str, shape: tuple[int, ...], channels: int) -> str:
+    """What to say of images [..., H, W, C] to who takes [..., C, H, W] of so many channels; "" of others."""
+    if len(shape) not in (4, 5) or shape[-3] == channels or shape[-1] != channels:
+        return ""
+    axes = ", ".join(map(str, (*range(len(shape) - 3), len(shape) - 1, len(shape) - 3, len(shape) - 2)))
+    return (
+        f"{name} {list(shape)} has its {channels} channels last, and they must be before H and W: "
+        f"{name}.permute({axes})"
+    )
+
+
 def labels(name: str, labels: Tensor, N: int, classes: int) -> None:
     """The classes of N samples, int64 [N]."""
     if not isinstance(labels, Tensor):
@@ -55,8 +66,8 @@ def labels(name: str, labels: Tensor, N: int, classes: int) -> None:
         raise ValueError(f"{name} must be within 0 .. {classes - 1}, got {labels.min()} to {labels.max()}")
 
 
-def neurons(name: str, layers: Collection[str]) -> None:
-    """A network must have layers of neurons: the names of those that it has."""
+def neurons(name: str, layers: Collection[Any]) -> None:
+    """A network must have layers of neurons, ``layers``."""
     if not layers:
         raise ValueError(
             f"{name} must have at least one layer of neurons, such as FusedIFConv2d; proxykernels.convert makes a "

@@ -33,6 +33,25 @@ def taken_by_position(init: Callable[Arguments, None]) -> Callable[Arguments, No
     return named
 
 
+OF_NEURONS = frozenset("v_threshold v_reset v_rest decay beta alpha tau".split())
+
+
+def whole_neuron(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Decorate an ``__init__`` that takes ``neuron``: parameters of a neuron are refused with the way to give them."""
+
+    @wraps(init)
+    def named(*args: Any, **kwargs: Any) -> None:
+        if strange := sorted(OF_NEURONS.intersection(kwargs)):
+            kind = type(args[0]).__name__
+            raise TypeError(
+                f"{kind} got {', '.join(strange)}: give it to the neuron, as in "
+                "neuron=proxykernels.neurons.IFNeuron(v_threshold=2.0)"
+            )
+        init(*args, **kwargs)  # type: ignore[arg-type]
+
+    return named
+
+
 def warn_of_positions(kind: str, names: Sequence[str], given: Sequence[Any]) -> None:
     """Warn at the caller's caller that arguments should be given by name."""
     shown = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=False))

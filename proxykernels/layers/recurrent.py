@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..calls import recurrent_ops
-from ..checks.keywords import flag
+from ..checks.keywords import flag, whole_neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .base import Neurons
@@ -39,6 +39,7 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
 
     synapse, has_twin = Product, False
 
+    @whole_neuron
     def __init__(
         self,
         in_features: int,

@@ -11,6 +11,7 @@ from ..sequences import is_sequence
 from ..spikes import Spikes
 from .cuda_graph_engine import GraphEngine
 from .engine import LOOK_STEPS, Engine
+from .runnable import check_runnable
 from .sigma_delta_state import has_sigma_delta
 
 
@@ -37,6 +38,7 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
         RuntimeError: it is called within :func:`use_reference`.
     """
     checks.module("net", net)
+    check_runnable(net)
     checks.precision(precision)
     if reference_is_asked():
         raise RuntimeError("an engine does not run by the reference code: compile before or after pk.use_reference()")

@@ -100,7 +100,10 @@ class PlanInputs:
         held = isinstance(x, Tensor) and x.ndim == dims + 1
         if not (sequence or held) or tuple(x.shape[-dims:]) != self._shape:
             shape = ", ".join(map(str, self._shape))
-            raise ValueError(f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}")
+            last = checks.channels_last("x", tuple(x.shape), self._shape[0]) if dims == 3 else ""
+            raise ValueError(
+                f"x must have the shape [N, {shape}] or [T, N, {shape}], got {list(x.shape)}" + (last and f"; {last}")
+            )
         if held and not x.is_floating_point():
             raise TypeError(f"x must be floating point, got {x.dtype}, which is held for all steps: use .float()")
         if sequence and not x.shape[0]:

@@ -20,6 +20,7 @@ from .plan_inputs import input_of
 from .prepared_network import PreparedNetwork
 from .replay import Replay
 from .result import LayerFigures, Result, logits
+from .runnable import check_runnable
 from .sigma_delta_state import has_sigma_delta
 from .silence import listen
 from .stateful_layer import StatefulLayer, unwatched
@@ -113,6 +114,7 @@ def run(
         planned = plans.run(net, x, T, state, stop, precision, chunk)
         if planned is not None:
             return planned
+    check_runnable(net)
     options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
     if has_sigma_delta(net):
         explains, trains = watch is not unwatched, bool(batch_statistics or masks)

@@ -91,6 +91,7 @@ class ProxyNet(FromData):
             not show. The check waits for a GPU once per forward and once per backward pass.
     """
 
+    trains_its_net: ClassVar[bool] = True  # so that simulate and compile refuse it by what to pass
     PAPER: ClassVar[Mapping[str, Any]] = MappingProxyType({"clip": False, "readout": "count", "statistics_of": "steps"})
 
     def __init__(

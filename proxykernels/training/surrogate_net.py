@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,8 @@ class SurrogateNet(nn.Module):
     Raises:
         TypeError, ValueError: an argument has the wrong type or value; the message names it.
     """
+
+    trains_its_net: ClassVar[bool] = True  # so that simulate and compile refuse it by what to pass
 
     def __init__(
         self,

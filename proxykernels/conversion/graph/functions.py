@@ -51,6 +51,11 @@ class Cat(nn.Module):
         self.dim, self.stack = dim if axis is None else axis, stack
 
 
+def is_known(name: str) -> bool:
+    """Whether a function of this name has a module that does the same, at least for some arguments."""
+    return name in _MODULES or name in _WEIGHTED
+
+
 def function_as_module(
     name: str, node: fx.Node, traced: fx.GraphModule, where: str, remedy: Callable[[str], str]
 ) -> nn.Module:

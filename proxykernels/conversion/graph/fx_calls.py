@@ -79,9 +79,24 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
             f"torch.fx cannot follow the forward pass of {place}{type(model).__name__}, which may not depend on values"
             f"{' or sizes' if leaves else ''}: "
             f"{error}"
-            + ("; make a layer of it, einops.layers.torch.Rearrange" if "unknown to einops" in str(error) else "")
+            + _what_to_write(error)
             + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
         ) from error
+
+
+def _what_to_write(error: Exception) -> str:
+    """What to do about an error of torch's or Python's that says nothing of it."""
+    message = str(error)
+    if "unknown to einops" in message:
+        return "; make a layer of it, einops.layers.torch.Rearrange"
+    if "device_type" in message:
+        return "; take torch.autocast out of the forward pass, and put it around the call of the model"
+    if "does not support item assignment" in message:
+        return (
+            "; the forward pass writes into a tensor, as in y[:, 0] = 0: multiply by a mask that is a buffer, or join "
+            "parts by torch.cat"
+        )
+    return ""
 
 
 def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:

@@ -14,6 +14,7 @@ from ...kernels import heap
 from .noted import constant_of
 
 NOTHING = -1  # the place of a zero
+MOST = 1 << 15  # values along an axis that Unflatten makes
 PADS = (
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d,
     nn.CircularPad2d,
@@ -136,6 +137,8 @@ def layers_to(view: Tensor, shape: tuple[int, ...]) -> list[nn.Module]:
         parts += [layers.Flatten()] if size else []
     else:
         parts = [*([layers.Flatten()] if size else []), layers.Channels(order)]
+    if len(wanted) > 1 and max(wanted) > MOST:
+        raise ValueError(f"gives {named(view.shape)}; an axis of rearranged values may have at most {MOST:,}")
     return [*parts, *([layers.Unflatten(wanted)] if len(wanted) > 1 else [])]
 
 

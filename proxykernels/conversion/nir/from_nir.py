@@ -128,6 +128,11 @@ class _Builder:
             with checks.at(f"node '{name}'"):
                 layer = shaping(self.nir, node)
             self._append(name, name, layer, (self.given[sender],))
+        elif node is None:
+            raise TypeError(
+                f"node '{name}' is None: the library that made the graph has no node of NIR for this module, as Norse "
+                "has none for LIFRecurrentCell; build it here, as a proxykernels.FusedRecurrentLinear with its weights"
+            )
         else:
             raise TypeError(f"node '{name}': a nir.{type(node).__name__} in this place is not supported")
 

@@ -31,12 +31,13 @@ from . import make_sigma_delta
 from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
 from .check_translation import OriginalValues, check, samples_of
 from .norms_behind import warn_of_products
+from .obstacles import with_all
 from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
 from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
 from .shared import check_shareable
 from .sigma_delta_pools import pool_before_neurons
-from .sizes import OtherSizes, check_samples
+from .sizes import OtherSizes, check_samples, rounding_of
 from .steady import Steady
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
@@ -160,11 +161,15 @@ def convert(
             returned = list(traced.graph.nodes)[-1].args[0]
             one_output(traced, name)
             _run(Notes(traced), few, name)
-            graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+            try:
+                graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+            except TypeError as error:
+                raise with_all(error, traced, name, RELUS) from None
         steady.check()
         _check_followed(model, few, followed)
-        check_samples(model, traced, few, name)
-        others = OtherSizes(model, traced, returned, few)
+        rounding = rounding_of(model, few)
+        check_samples(model, traced, few, name, rounding)
+        others = OtherSizes(model, traced, returned, few, rounding)
         if changes:
             pool_before_neurons(graph)
         if share:
@@ -281,9 +286,11 @@ def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
     except torch.OutOfMemoryError:
         raise
     except (TypeError, ValueError, RuntimeError, IndexError) as error:  # of torch's modules, in several lines
+        first = next((module for module in interpreter.module.modules() if isinstance(module, nn.Conv2d)), None)
+        last = "" if first is None else checks.channels_last("calibration", tuple(batch.shape), first.in_channels)
         raise ValueError(
             f"calibration of shape {list(batch.shape)} and {batch.dtype} does not go through {model}: "
-            f"{str(error).splitlines()[0]}"
+            f"{last or str(error).splitlines()[0]}"
         ) from error
 
 
@@ -291,6 +298,11 @@ def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
 def _check_followed(model: nn.Module, samples: Tensor, followed: Any) -> None:
     """torch.fx takes ``x += y`` for ``x = x + y``, which is another thing where something else holds x."""
     for ours, y in zip(tensors_of(followed), tensors_of(model(samples.clone())), strict=True):
+        if ours.dtype != y.dtype:
+            raise TypeError(
+                f"{type(model).__name__} gives {y.dtype} where its layers give {ours.dtype}, as under a torch.autocast "
+                "in its forward pass, which torch.fx does not follow; take it out of the forward pass"
+            )
         largest = y.nan_to_num().abs().max().item() if y.numel() else 0.0
         if torch.allclose(ours, y, rtol=1e-3, atol=1e-4 * largest, equal_nan=True):
             continue

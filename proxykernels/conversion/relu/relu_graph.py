@@ -176,6 +176,11 @@ class ReluGraph(NormsBehind):
         learnt = any(isinstance(value, Tensor) and value.requires_grad for value in (scaled.factor, scaled.shift))
         if max(value.ndim if isinstance(value, Tensor) else 0 for value in (factor, shift)) < 2:
             return Current(name, path, [self._times(x, factor, shift, learnt)])
+        if (values := torch.Size(shape[1:]).numel()) > index_ops.MOST:
+            raise TypeError(
+                f"{self.model}: {path} has another constant for each of {values:,} values, as a position embedding; at "
+                f"most {index_ops.MOST:,} are supported: use one for each channel, or remove it and continue training"
+            )
         x = self._seen_as(before, x, (shape[0], -1, 1))  # one channel for each value
         factor, shift = (v.expand(shape[1:]).flatten() if isinstance(v, Tensor) else v for v in (factor, shift))
         current = Current(name, path, [self._times(x, factor, shift, learnt)])

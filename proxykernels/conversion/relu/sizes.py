@@ -34,17 +34,17 @@ TOLERANCE = 1e-3  # of the largest output
 Shapes = dict[fx.Node, tuple[int, ...]]
 
 
-def check_samples(model: nn.Module, traced: fx.GraphModule, few: Tensor, name: str) -> None:
+def check_samples(model: nn.Module, traced: fx.GraphModule, few: Tensor, name: str, rounding: float) -> None:
     """Refuse a model that gives something else for a sample where more or fewer come with it.
 
-    ``few``: two samples, those of the trace.
+    ``few``: two samples, those of the trace. ``rounding``: as :func:`rounding_of` has it.
 
     Raises:
         TypeError: it is such a model.
     """
     four = torch.cat([few, few.flip(0)])
     given = {len(x): _called(model, x) for x in (few[:1], few, four)}
-    two, rounding = given[2] or [], rounding_of(model, few)
+    two = given[2] or []
     expected = {1: [y[:1] for y in two], 4: [torch.cat([y, y.flip(0)]) for y in two]}
     for number in (1, 4):
         ours = given[number]
@@ -88,11 +88,11 @@ class _Tried:
 class OtherSizes:
     """The model on samples of other sizes than ``few``, which it was traced with; ``returned``: what it returns."""
 
-    def __init__(self, model: nn.Module, traced: fx.GraphModule, returned: Any, few: Tensor):
+    def __init__(self, model: nn.Module, traced: fx.GraphModule, returned: Any, few: Tensor, rounding: float):
         self.shape, self.is_fixed = tuple(few.shape[1:]), False
         self.tried: list[_Tried] = []
         self._model, self._traced, self._few = model, traced, few
-        self._rounding = rounding_of(model, few)
+        self._rounding = rounding
         self._wanted = list(traced.graph.nodes)[-1].args[0], returned
         seen = [numbers for shape in dict.fromkeys(_other_shapes(self.shape)) for numbers in self._try(shape)]
         numbers = _used_numbers(traced)
@@ -155,7 +155,10 @@ class OtherSizes:
 
 def _other_shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Sizes that networks with a few poolings take, too, and odd ones."""
-    head, size = (shape[:1], shape[1:]) if len(shape) > 1 else ((), shape)
+    if len(shape) == 1:
+        yield from ((2 * shape[0],), (shape[0] + 1,))
+        return
+    head, size = shape[:1], shape[1:]
     others = [
         tuple(2 * n for n in size),
         tuple(n + max(1, n // 4) for n in size),
@@ -167,8 +170,7 @@ def _other_shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     if math.prod(shape) < SMALL:
         others.append(tuple((3 - k % 2) * n for k, n in enumerate(size)))
     yield from ((*head, *other) for other in others if other != size)
-    if head:  # of [N, L, features]
-        yield 2 * shape[0], *size
+    yield 2 * shape[0], *size  # of [N, L, features]
 
 
 def _resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
