@@ -49,6 +49,8 @@ def channels_last(name: str, shape: tuple[int, ...], channels: int) -> str:
     """What to say of images [..., H, W, C] to who takes [..., C, H, W] of so many channels; "" of others."""
     if len(shape) not in (4, 5) or shape[-3] == channels or shape[-1] != channels:
         return ""
+    if channels > 4 and shape[-3] != shape[-2]:  # neither an image of colours nor a square one
+        return ""
     axes = ", ".join(map(str, (*range(len(shape) - 3), len(shape) - 1, len(shape) - 3, len(shape) - 2)))
     return (
         f"{name} {list(shape)} has its {channels} channels last, and they must be before H and W: "

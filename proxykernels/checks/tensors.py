@@ -40,10 +40,9 @@ def no_gradient(name: str, value: float | Tensor) -> None:
 
 def same_device(name: str, tensor: Tensor, device: torch.device) -> None:
     """A tensor on the device of the input."""
-    if tensor.is_meta and device.type != "meta":
-        raise ValueError(f"{name} is on the meta device and has no values; load the network's weights first")
     if tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device} and the input on {device}; move it with .to('{device}')")
+        remedy = "it has no values: load them first" if tensor.is_meta else f"move it with .to('{device}')"
+        raise ValueError(f"{name} is on {tensor.device} and the input on {device}; {remedy}")
 
 
 def held(name: str, tensor: Tensor) -> None:

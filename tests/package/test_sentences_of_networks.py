@@ -98,7 +98,9 @@ def test_calls_of_networks_without_weights_and_of_images_without_steps():
     with pytest.raises(ValueError, match=r"with steps in front, got \[4, 3, 8, 8\].*simulate\(net, x, T\)"):
         net(x)
     for meta in (copy.deepcopy(net).to("meta"), by_hand().to("meta")):
-        with pytest.raises(ValueError, match="weight is on the meta device and has no values; load the network's weig"):
+        with pytest.raises(
+            ValueError, match="weight is on meta and the input on cpu; it has no values: load them first"
+        ):
             meta(x.expand(8, *x.shape))
 
 
