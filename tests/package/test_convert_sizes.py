@@ -317,6 +317,8 @@ def check_only_one(net: nn.Module, x: Tensor) -> None:
 
 def test_engines_streams_and_files_have_one_size(tmp_path):
     net = pk.convert(Model(half).eval(), images(), method="max")
+    with pytest.raises(ValueError, match=ONLY):
+        pk.to_nir(net, (2, 20, 20))
     engine = pk.compile(net, images())
     engine.save(tmp_path / "one.pk")
     torch.save(net, tmp_path / "net.pt")

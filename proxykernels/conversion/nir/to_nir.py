@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from ... import checks, layers
-from ...network import Network, free_name
+from ...network import Network, check_sample, free_name
 from ...plan.plain_modules import check_forward
 from .neuron_nodes import neuron_node
 from .nodes import Shape, check_dt, check_size, output_shape, recurrent_node, shaping_node, synapse_node
@@ -51,6 +51,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
 
     check_dt(dt)
     shapes: dict[str, Any] = {Network.INPUT: _sample_shape(input_shape)}  # Shape: all are known
+    check_sample(net, shapes[Network.INPUT])
     listed = _layers_of(net)
     writer = _Writer(nir, [name for name, *_ in listed], dt)
     writer.nodes["input"] = nir.Input({"input": np.array(shapes[Network.INPUT])})
