@@ -198,6 +198,19 @@ def of_channels(m, x):
     return ended(m, torch.stack([y[:, k] for k in reversed(range(y.size(1)))], 1) / y.size(1))
 
 
+def along_an_axis(m, x):
+    return ended(m, hidden(m, x + torch.arange(x.shape[3]) / x.shape[3]))
+
+
+def filled(m, x):
+    y = hidden(m, x)
+    return ended(m, y / torch.full_like(y, y.shape[2]))
+
+
+def padded_to_fours(m, x):
+    return ended(m, hidden(m, F.pad(x, (0, (4 - x.shape[3] % 4) % 4, 0, (4 - x.shape[2] % 4) % 4))))
+
+
 def flattened(m, x):
     y = hidden(m, x)
     return m.d(y.reshape(y.shape[0], y.shape[1], y.shape[2] * y.shape[3])[:, :, :16].mean(2))
@@ -255,7 +268,7 @@ CASES = {
     padded: ANY, center_crop: ONE, border_crop: ONE, half: ONE, to_input_size: ONE, doubled: ANY, skip: ONE,
     unet: ANY, by_pixels: ONE, by_pixels_of_a_layer: ONE, by_numel: ONE, wide: ONE, wide_within: ONE, hundreds: ONE,
     at_least: ONE, looped: ONE, rows: ONE, square: ONE, asserted: ANY, asserted_to_be_one: ONE, of_channels: ONE,
-    flattened: ONE, viewed: NONE, squeezed: ANY, many_samples: NONE, very_many_samples: NONE, one_sample: NONE,
+    along_an_axis: ONE, filled: ONE, padded_to_fours: ONE, flattened: ONE, viewed: NONE, squeezed: ANY, many_samples: NONE, very_many_samples: NONE, one_sample: NONE,
     by_samples: NONE, by_tens_of_samples: NONE, less_the_mean: NONE, samples_looped: NONE, at_most_samples: NONE,
 }  # fmt: skip
 ONLY = r"x has samples of the shape \[2, .*\], and the network was converted for \[2, 16, 16\]: .*convert it again"

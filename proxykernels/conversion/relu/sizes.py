@@ -60,9 +60,9 @@ def check_samples(model: nn.Module, traced: fx.GraphModule, few: Tensor, name: s
         return
     of_two, of_four = (_Run(traced, x).shapes for x in (few, four))
     for node, values in _over(numbers, NUMBERS_OF_SAMPLES, lambda n: _extrapolated(of_two, of_four, n)):
-        first, rest = values[1], (values[n] for n in values)
-        constant = all(value == first for value in rest)
-        if not constant and (is_asked(node) or not _proportional(values)):
+        known = {n: _of_rows(value, n) for n, value in values.items() if n > 1}
+        constant = len({*known.values()}) <= 1
+        if not constant and (is_asked(node) or not _proportional(known)):
             raise TypeError(
                 f"{name}: {path_of(node)} computes something from the number of samples, which its translation would "
                 "have as a constant; a spiking network computes each sample by itself: take this out of the forward "
@@ -214,10 +214,10 @@ class _Run(fx.Interpreter):
         except Exception:  # whatever a function raises for another size
             self._failed.add(node)
             return None
-        if isinstance(value, Tensor):
+        if of_sizes(node):
+            self.numbers[node] = _plain(value)
+        elif isinstance(value, Tensor):
             self.shapes[node] = tuple(value.shape)
-        elif of_sizes(node):
-            self.numbers[node] = value
         if node in self._wanted:
             self._kept[node] = value.clone() if isinstance(value, Tensor) else value
         return value
@@ -316,11 +316,31 @@ def _over(
         values = {}
         for (case, sizes), result in zip(known, results, strict=True):
             try:
-                values[case] = _number(node, sizes, result)
+                values[case] = _plain(_number(node, sizes, result))
             except Exception:  # as dividing by 0: the model does not take such samples
                 continue
         if values:
             yield node, values
+
+
+def _plain(value: Any) -> Any:
+    """A number, or a tuple of numbers, that can be compared and hashed; of a tensor made of numbers (shape, values)."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape), tuple(value.flatten().tolist())
+    if isinstance(value, slice):
+        return _plain((value.start, value.stop, value.step))
+    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
+
+
+def _of_rows(value: Any, samples: int) -> Any:
+    """Of a tensor that has the same row for each sample this row."""
+    if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(part, tuple) for part in value):
+        return value
+    shape, numbers = value
+    if not shape or shape[0] != samples or len(numbers) % samples:
+        return value
+    row = numbers[: len(numbers) // samples]
+    return (shape[1:], row) if numbers == row * samples else value
 
 
 def _number(node: fx.Node, shapes: Shapes, results: dict[fx.Node, Any]) -> Any:
