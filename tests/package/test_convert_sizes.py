@@ -220,6 +220,10 @@ def viewed(m, x):
     return ended(m, hidden(m, x.view(int(x.size(0)), 2, x.size(2), x.size(3))))
 
 
+def reshaped(m, x):
+    return ended(m, hidden(m, x.reshape(-1, 2, x.shape[2], x.shape[3])))
+
+
 def squeezed(m, x):
     return m.d(F.adaptive_avg_pool2d(hidden(m, x), 1).squeeze())
 
@@ -264,12 +268,13 @@ def at_most_samples(m, x):
 
 CASES = {
     pooled_by_size: ANY, pooled_by_shape: ANY, pooled_by_axes: ANY, pooled_by_name: ANY, pooled_by_width: ONE,
-    pooled_by_number: ANY, pooled_by_int: ONE, pooled_by_quarter: ANY, adaptive: ANY, mean: ANY, mean_of_a_view: ONE,
-    padded: ANY, center_crop: ONE, border_crop: ONE, half: ONE, to_input_size: ONE, doubled: ANY, skip: ONE,
-    unet: ANY, by_pixels: ONE, by_pixels_of_a_layer: ONE, by_numel: ONE, wide: ONE, wide_within: ONE, hundreds: ONE,
-    at_least: ONE, looped: ONE, rows: ONE, square: ONE, asserted: ANY, asserted_to_be_one: ONE, of_channels: ONE,
-    along_an_axis: ONE, filled: ONE, padded_to_fours: ONE, flattened: ONE, viewed: NONE, squeezed: ANY, many_samples: NONE, very_many_samples: NONE, one_sample: NONE,
-    by_samples: NONE, by_tens_of_samples: NONE, less_the_mean: NONE, samples_looped: NONE, at_most_samples: NONE,
+    pooled_by_number: ANY, pooled_by_int: ONE, pooled_by_quarter: ANY, adaptive: ANY, mean: ANY, mean_of_a_view:
+    ONE, padded: ANY, center_crop: ONE, border_crop: ONE, half: ONE, to_input_size: ONE, doubled: ANY, skip:
+    ONE, unet: ANY, by_pixels: ONE, by_pixels_of_a_layer: ONE, by_numel: ONE, wide: ONE, wide_within: ONE,
+    hundreds: ONE, at_least: ONE, looped: ONE, rows: ONE, square: ONE, asserted: ANY, asserted_to_be_one: ONE,
+    of_channels: ONE, along_an_axis: ONE, filled: ONE, padded_to_fours: ONE, flattened: ONE, viewed: NONE,
+    squeezed: ANY, reshaped: ANY, many_samples: NONE, very_many_samples: NONE, one_sample: NONE, by_samples:
+    NONE, by_tens_of_samples: NONE, less_the_mean: NONE, samples_looped: NONE, at_most_samples: NONE,
 }  # fmt: skip
 ONLY = r"x has samples of the shape \[2, .*\], and the network was converted for \[2, 16, 16\]: .*convert it again"
 
