@@ -18,8 +18,6 @@ CALLS = 101  # of a network, in search of a state: a prime, so that no short cyc
 KNOWN = 4  # calls of a module that are compared with others
 REMEDY = "a translation would stay as in the first call; take it out"
 
-OF_NEURONS = "the potentials of neurons"
-
 Place = tuple[str, str]  # a module's path, and what it has
 
 
@@ -28,27 +26,20 @@ class Changed(TypeError):
 
 
 class State:
-    """What a network keeps, looked at after each of its calls.
+    """What a network keeps, looked at after each of its calls."""
 
-    ``memory(module)``: the names of what a library's neurons keep by themselves; other modules have none.
-    """
-
-    def __init__(
-        self, net: nn.Module, model: str, memory: Callable[[nn.Module], frozenset[str]] = lambda _: frozenset()
-    ):
-        self.net, self.model, self.memory = net, model, memory
+    def __init__(self, net: nn.Module, model: str):
+        self.net, self.model = net, model
         self.calls = 0
         self.draws: list[str] = []  # paths of modules that draw random numbers, inner ones first
         self.unsteady: list[str] = []  # of those that give another output than before for the same input
         self.before: dict[bool, dict[Place, Any]] = {}
         for libraries in (False, True) if has_foreign_code(net) else ():
             self.before[libraries] = {}
-            self.before[libraries] = self._now(libraries, frozenset())
+            self.before[libraries] = self._now(libraries)
 
-    def check(self, given: frozenset[int] = frozenset(), last: bool = False) -> None:
-        """``given``: where in memory the potentials are that neurons gave in this call, which may be kept.
-
-        What was None or not there before the first call may be computed once and kept. Attributes of a library's
+    def check(self, last: bool = False) -> None:
+        """What was None or not there before the first call may be computed once and kept. Attributes of a library's
         modules are looked at after calls 1, 2, 4, 8 and so on, and after the ``last``.
 
         Raises:
@@ -57,30 +48,28 @@ class State:
         self.calls += 1
         for libraries in self.before:
             if not libraries or last or self.calls.bit_count() == 1:
-                self._check(libraries, given)
+                self._check(libraries)
         if self.draws:
             raise Changed(f"{self.model}: {_where(self.draws[0])} draws random numbers; {REMEDY}")
 
-    def _check(self, libraries: bool, given: frozenset[int]) -> None:
-        now, before, first = self._now(libraries, given), self.before[libraries], self.calls == 1
+    def _check(self, libraries: bool) -> None:
+        now, before, first = self._now(libraries), self.before[libraries], self.calls == 1
         for place, old in before.items():
             if place not in now:
                 self._refuse(place)
-            if now[place] is not old and not (first and old is None) and now[place] is not OF_NEURONS:
+            if now[place] is not old and not (first and old is None):
                 self._refuse(place)
-        for place, value in now.items():
-            if place not in before and not first and value is not OF_NEURONS:
+        for place in now:
+            if place not in before and not first:
                 self._refuse(place)
         self.before[libraries] = now
 
-    def _now(self, libraries: bool, given: frozenset[int]) -> dict[Place, Any]:
+    def _now(self, libraries: bool) -> dict[Place, Any]:
         """All values; the same objects as before where they are what they were."""
-        memories = {path: self.memory(module) for path, module in self.net.named_modules()}
         found: dict[Place, Any] = {}
         for path, name, value in kept(self.net, libraries):
-            if name not in memories.get(path, ()):
-                old = self.before[libraries].get((path, name), self)
-                found[path, name] = OF_NEURONS if _is_at(value, given) else old if _same(old, value) else _frozen(value)
+            old = self.before[libraries].get((path, name), self)
+            found[path, name] = old if _same(old, value) else _frozen(value)
         return found
 
     def _refuse(self, place: Place) -> None:
@@ -101,7 +90,7 @@ class State:
         with ExitStack() as hooks, generators_kept():
             for path, module in self.net.named_modules():
                 if has_own_code(module):
-                    watch = _Watch(path, self, not any(map(self.memory, module.modules())))
+                    watch = _Watch(path, self)
                     hooks.enter_context(module.register_forward_pre_hook(watch.before))
                     hooks.enter_context(module.register_forward_hook(watch.after))
             yield
@@ -120,13 +109,10 @@ def generators_kept() -> Iterator[Callable[[], bool]]:
 
 
 class _Watch:
-    """Hooks of a module of its own code, which tell ``state`` when it draws random numbers, or is not steady.
+    """Hooks of a module of its own code, which tell ``state`` when it draws random numbers, or is not steady."""
 
-    ``steady``: whether it should be, which no module is that has neurons.
-    """
-
-    def __init__(self, path: str, state: State, steady: bool):
-        self.path, self.state, self.steady = path, state, steady
+    def __init__(self, path: str, state: State):
+        self.path, self.state = path, state
         self.calls: list[tuple[tuple, Tensor]] = []  # what it took and gave, of some calls
         self.begun: list[tuple] = []  # generators and what it takes, of a call that goes on
 
@@ -138,7 +124,7 @@ class _Watch:
         generators, taken = self.begun.pop()
         if _differ(generators, _generators()):
             self.state.draws.append(self.path)
-        if not self.steady or not isinstance(given, Tensor):
+        if not isinstance(given, Tensor):
             return
         for then, gave in self.calls:
             if len(then) == len(taken) and all(map(_same, then, taken)):
@@ -198,8 +184,3 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     return value.copy() if isinstance(value, np.ndarray) else value
-
-
-def _is_at(value: Any, given: frozenset[int]) -> bool:
-    """Also of a trace, in which nothing has values: a run tells what is kept."""
-    return isinstance(value, fx.Proxy) or isinstance(value, Tensor) and value.numel() > 0 and value.data_ptr() in given
