@@ -14,7 +14,6 @@ from torch import Tensor, fx, nn
 
 from .reach import PLAIN, has_foreign_code, has_own_code, kept
 
-CALLS = 101  # of a network, in search of a state: a prime, so that no short cycle ends with it
 KNOWN = 4  # calls of a module that are compared with others
 REMEDY = "a translation would stay as in the first call; take it out"
 
