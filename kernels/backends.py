@@ -177,7 +177,13 @@ class CpuBackend(Backend, Protocol):
     """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires.
 
     And it adds an identity shortcut's spikes straight to the currents, where a GPU has a weight for each.
+
+    Attributes:
+        runs_plans: whether whole networks are run by the engine instead, which has the kernels of the fastest
+            instruction set; not beside kernels that were asked for by name.
     """
+
+    runs_plans: bool
 
     def pack_binary(self, dense: Tensor, /) -> tuple[Tensor, bool]:
         """Values [T, N, C, H, W] to words, and whether they are all 0 and 1, without which the words mean nothing."""
@@ -300,6 +306,7 @@ def cpu_backend() -> CpuBackend:
             RuntimeWarning,
             stacklevel=2,
         )
+    kernels.runs_plans = True
     return kernels
 
 

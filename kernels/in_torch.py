@@ -12,6 +12,7 @@ from . import rounding, unfused, unfused_backward
 class InTorch:
     """A part of a backend (kernels/backends.py has arguments and results), on the words that the others pack."""
 
+    runs_plans = False
     pack: Callable[[Tensor], Tensor]
     unpack: Callable[..., Tensor]
     round_weights = staticmethod(rounding.round_weights)

@@ -21,7 +21,7 @@ from .layers import (
     Population,
     RunningMaxPool1d,
 )
-from .network import Network, check_sample
+from .layers.layer_graph import LayerGraph, check_sample
 from .spikes import Spikes
 
 ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
@@ -129,10 +129,10 @@ def _first_convolution(net: nn.Module) -> nn.Conv2d | None:
 
 def _first(net: nn.Module) -> Iterator[Any]:
     """The layers that may take a network's input, or what others that take any shape make of it, in order."""
-    if not isinstance(net, Network):
+    if not isinstance(net, LayerGraph):
         yield from net.modules()  # in the order in which they were made, mostly that of the forward pass
         return
-    taken = {Network.INPUT}
+    taken = {LayerGraph.INPUT}
     for name, layer, sources in net.layers():
         if taken.intersection(sources):
             yield from layer.modules()

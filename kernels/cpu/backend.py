@@ -36,6 +36,7 @@ def load(target: str | None = None, kernel: str | None = None) -> "CpuKernels | 
 class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
     """A backend (kernels/backends.py): the functions of one instruction set."""
 
+    runs_plans = False
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
 
     def pack(self, dense: Tensor) -> Tensor:

@@ -16,14 +16,6 @@ from ..neurons import AnyNeuron
 LARGEST = torch.finfo(torch.float32).max
 SOFT = math.inf  # in a state_dict, of a v_reset that is None
 
-READS = "_reads"  # of a layer whose reads are counted
-
-
-def count_reads(layer: "NeuronAttributes") -> list[int]:
-    """Where it is counted, from now on, how often a layer is asked for a tensor of its own: whoever has it may write to
-    it past torch's count."""
-    return vars(layer).setdefault(READS, [0])
-
 
 class NeuronAttributes(nn.Module):
     """A layer's neurons, where they start, and what their spikes stand for.
@@ -71,25 +63,6 @@ class NeuronAttributes(nn.Module):
         self.__dict__.pop("_made", None)
         self.__dict__.pop(name, None)
         self._buffers.pop(name, None)
-
-    def __getattr__(self, name: str) -> Any:
-        self._count_read()
-        return super().__getattr__(name)
-
-    @property
-    def _parameters(self) -> dict[str, nn.Parameter | None]:  # type: ignore[override]
-        """Torch's own, which its iterators ask for; torch itself looks into ``__dict__``."""
-        self._count_read()
-        return self.__dict__["_parameters"]
-
-    @_parameters.setter
-    def _parameters(self, parameters: dict[str, nn.Parameter | None]) -> None:
-        self.__dict__["_parameters"] = parameters
-
-    def _count_read(self) -> None:
-        reads = self.__dict__.get(READS)
-        if reads is not None and not torch.compiler.is_compiling():
-            reads[0] += 1
 
     def __setattr__(self, name: str, value: Any) -> None:
         """A number may take the place of a tensor, and a tensor that of a number."""

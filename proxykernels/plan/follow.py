@@ -14,9 +14,9 @@ from ..kernels import heap
 from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite
 from ..layers import Flatten, Neurons
+from ..layers.layer_graph import LayerGraph, check_sample
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
-from ..network import Network, check_sample
 from ..neurons import IFNeuron
 from . import pools_and_moves
 from .averages import without_averages
@@ -62,7 +62,17 @@ class Follower:
         self._flattened: dict[int, Value] = {}
 
     def module(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
-        """What a module gives for what it is called with."""
+        """What a module gives for what it is called with. Errors name it."""
+        try:
+            return self._value(path, module, x)
+        except CannotFollowError:
+            raise
+        except (TypeError, ValueError) as error:
+            if not path or str(error).startswith("layer "):
+                raise
+            raise type(error)(f"layer {path}: {error}") from error
+
+    def _value(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
         if has_forward_hooks(module):
             refuse(path, module, "it has hooks, which run in Python")
         if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate):
@@ -71,7 +81,7 @@ class Follower:
             check_forward(path, module)
             return self._neurons(path or type(module).__name__, module, x if isinstance(x, tuple) else (x,))
         for kind, method in self._KINDS.items():
-            if isinstance(module, kind) and type(module).forward is kind.forward and not is_replaced(module):
+            if isinstance(module, kind) and type(module).forward is kind.forward and not is_replaced(module, kind):
                 return method(self, path, module, x)  # type: ignore[arg-type]
         refuse(path, module, "it knows no such module")
 
@@ -80,10 +90,10 @@ class Follower:
             x = self.module(f"{path}.{name}" if path else name, child, x)  # type: ignore[arg-type]
         return x
 
-    def _network(self, path: str, module: Network, x: Value) -> Value:
+    def _network(self, path: str, module: LayerGraph, x: Value) -> Value:
         check_sample(module, x.shape)
-        values = {Network.INPUT: x}
-        name = Network.INPUT
+        values = {LayerGraph.INPUT: x}
+        name = LayerGraph.INPUT
         for name, layer, sources in module.layers():
             given = tuple(values[source] for source in sources)
             values[name] = self.module(f"{path}.{name}" if path else name, layer, given if len(given) > 1 else given[0])
@@ -138,6 +148,7 @@ class Follower:
                 refuse(path, layer, f"its synapses give {shape} and {its_shape}")
             shape = its_shape
             windows.append(window)
+            check_bias(path, layer, its_bias, shape[0])
             if its_bias is not None:
                 bias = its_bias.float() if bias is None else bias + its_bias.float()
         C = shape[0]
@@ -152,6 +163,9 @@ class Follower:
             rounded: Any = quantized(path, layer, self.plan.precision)
             weight, bias, recurrent = rounded.rounded
         window, shape = self._window(path, layer, layer.synapse(layer), x, weight)
+        check_bias(path, layer, bias, shape[0])
+        if recurrent.shape not in (shape, (*shape, *shape)):
+            refuse(path, layer, f"its recurrent_weight has the shape {list(recurrent.shape)} for {shape[0]} neurons")
         currents = _planned(path, layers.LI(decay=0.0), shape[0], bias)
         x = self.append(Operation(Kind.FIRE, path, (window,), shape, True, currents))
         neurons = _planned(path, layer, shape[0], None)
@@ -164,9 +178,12 @@ class Follower:
         return self.append(Operation(Kind.RECUR, path, (Window(x.slot),), shape, False, neurons, recurrent=recurrent))
 
     def _window(self, path, layer, synapse: Synapse, x: Value, weight: Tensor | None) -> tuple[Window, Shape]:
-        if weight is None:
+        if not isinstance(synapse, Product | Convolution):
             x = self.flattened(x, path)
             return Window(x.slot), x.shape
+        dims = (2,) if isinstance(synapse, Product) else (3, 4)
+        if weight is None or weight.ndim not in dims or not weight.is_floating_point():
+            refuse(path, layer, f"its weight is {None if weight is None else (weight.dtype, list(weight.shape))}")
         weight = weight.detach().float().cpu()
         weight = weight.clone() if self.copies else weight
         with at(f"layer {path}"):
@@ -197,7 +214,7 @@ class Follower:
 
     _KINDS: dict[type[nn.Module], Callable[..., Value]] = {
         nn.Sequential: _sequential,
-        Network: _network,
+        LayerGraph: _network,
         nn.Identity: _same,
         layers.Dropout: _same,
         Flatten: _flatten,
@@ -226,6 +243,12 @@ _FIRES = (
     layers.FusedSum._fire,
     layers.FusedRecurrentLinear._fire,
 )
+
+
+def check_bias(path: str, layer: nn.Module, bias: Tensor | None, C: int) -> None:
+    """Refuse a bias that somebody has replaced by one of another shape, which layers refuse by name."""
+    if bias is not None and bias.shape != (C,):
+        refuse(path, layer, f"its bias has the shape {list(bias.shape)} for {C} outputs")
 
 
 def _planned(path: str, layer: Neurons, C: int, bias: Tensor | None) -> PlannedNeurons:

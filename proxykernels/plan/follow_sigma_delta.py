@@ -17,11 +17,11 @@ from ..checks import at
 from ..kernels import heap
 from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite
+from ..layers.layer_graph import LayerGraph, check_sample
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..layers.synapses import synapse_of
-from ..network import Network, check_sample
 from . import pools_and_moves
-from .follow import Follower
+from .follow import Follower, check_bias
 from .followed_values import CannotFollowError, Value, refuse
 from .operations import Operation, Shape, Window
 from .plan import Plan
@@ -36,14 +36,14 @@ def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan
     Raises:
         CannotFollowError: it has a module that the engine does not take.
     """
-    if not isinstance(net, Network):
+    if not isinstance(net, LayerGraph):
         refuse("", net, "it has sigma-delta neurons, and is not what convert returned")
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
     check_sample(net, shape)
     follower = _Follower(Plan(shape, True, calibrated=net.calibrated), copies)
-    values = {Network.INPUT: follower.append(Operation(Kind.CHANGES, "", (Window(0),), shape, True))}
-    scales, name = {Network.INPUT: torch.ones((), dtype=torch.float32, device=heap.CPU)}, Network.INPUT
+    values = {LayerGraph.INPUT: follower.append(Operation(Kind.CHANGES, "", (Window(0),), shape, True))}
+    scales, name = {LayerGraph.INPUT: torch.ones((), dtype=torch.float32, device=heap.CPU)}, LayerGraph.INPUT
     for name, layer, sources in net.layers():
         given = tuple(values[source] for source in sources)
         values[name] = follower.module(name, layer, given if len(given) > 1 else given[0])
@@ -57,10 +57,10 @@ def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan
 
 
 class _Follower(Follower):
-    def module(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
+    def _value(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
         if isinstance(module, SigmaDeltaNeurons):
             return self._layer(path, module, x if isinstance(x, tuple) else (x,))
-        return super().module(path, module, x)
+        return super()._value(path, module, x)
 
     def _layer(self, path: str, layer: SigmaDeltaNeurons, inputs: tuple[Value, ...]) -> Value:
         if type(layer).run is not SigmaDeltaNeurons.run:
@@ -76,6 +76,7 @@ class _Follower(Follower):
             if shape and its_shape != shape:
                 refuse(path, layer, f"its synapses give {shape} and {its_shape}")
             shape = its_shape
+            check_bias(path, layer, bias, shape[0])
             if bias is not None:
                 bias = bias.detach().float().cpu().clone()
                 with at(f"layer {path}"):

@@ -2,9 +2,8 @@
 
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from ctypes import c_int64
-from functools import cache
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from torch import Tensor
@@ -20,6 +19,7 @@ from .plan import Plan
 from .readout import Readout
 
 C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
+PIECE = 1 << 18  # bytes that a thread hashes at a time
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
@@ -28,12 +28,6 @@ Line, Term, Operation, Input, Kept, Run, Lead, Sizes, Piece, Functions = map(
 )
 CReadout = STRUCTS["Readout"]
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
-
-
-@cache
-def is_built() -> bool:
-    """Whether the library is there."""
-    return abi.LIBRARY.exists()
 
 
 def load(target: str | None = None) -> tuple[str, Any]:
@@ -57,11 +51,21 @@ def load(target: str | None = None) -> tuple[str, Any]:
     return name, functions
 
 
-@cache
-def sampler() -> Callable[[Any, int, int], int]:
-    """A function (pieces, how many, lines) that hashes an array of :class:`Piece`; of each that has more than ``lines``
-    lines of 64 bytes, so many."""
-    return load()[1].sample
+class Memory:
+    """Some memory, which can be hashed; whoever makes this keeps it alive.
+
+    Args:
+        places: address and bytes of each part.
+    """
+
+    def __init__(self, places: Iterable[tuple[int, int]]):
+        pieces = [(start + at, min(PIECE, size - at)) for start, size in places for at in range(0, size, PIECE)]
+        self._pieces, self._count = (Piece * len(pieces))(*pieces), len(pieces)
+        self._hash = load()[1].hash
+
+    def hashed(self, session: "Session | None" = None, threads: int = 1) -> int:
+        """A hash of all bytes, computed by the threads of a session."""
+        return self._hash(session and session._session, self._pieces, self._count, threads)
 
 
 def readout_for(readout: Readout, C: int, pixels: int) -> Any:

@@ -14,7 +14,7 @@ from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..kernels.table import InputKind, Kind
 from ..plan import file
-from ..plan.library import Compiled, Given, LogitReadout, PlanTally, Session
+from ..plan.library import Compiled, Given, LogitReadout, Memory, PlanTally, Session
 from ..plan.operations import Slot, image_of
 from ..plan.plan import Plan
 from ..spikes import Spikes
@@ -50,6 +50,7 @@ class Engine:
         self._compiled = Compiled(plan, target)
         self.target = self._compiled.target
         self._sessions: list[Session] = []
+        self.give_back = self._sessions.append  # a session, for the next who asks for one
         self._rates: dict[str, float] = {}
         self._with_logits = () if plan.with_logits is None else (plan.with_logits,)
         readout, k = plan.readout, plan.with_logits
@@ -189,9 +190,13 @@ class Engine:
         except IndexError:
             return self.new_session()
 
-    def give_back(self, session: Session) -> None:
-        """For the next who asks for one."""
-        self._sessions.append(session)
+    def hashed(self, memory: Memory) -> int:
+        """A hash of some memory, by all threads."""
+        session = self.session()
+        try:
+            return memory.hashed(session, torch.get_num_threads())
+        finally:
+            self.give_back(session)
 
     def tally(self) -> PlanTally:
         """For :meth:`advance` to count in."""

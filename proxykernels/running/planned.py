@@ -1,9 +1,13 @@
-"""Simulations by the plan of a network: made at the first call, and run until something of the network changes."""
+"""Simulations by the plan of a network: made at the first call, and run until something of the network changes.
 
+A network holds its plans itself: they are freed with it, and a copy of it begins without any.
+"""
+
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +21,11 @@ from ..kernels.value_checks_cache import nobody_follows
 from ..kernels.weight_layouts import is_finite
 from ..layers import Neurons
 from ..layers.base import SpikingLayer
+from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import is_parametrized
-from ..network import Network
-from ..plan import library
 from ..plan.follow import follow
 from ..plan.follow_sigma_delta import follow_changes
+from ..plan.followed_values import CannotFollowError
 from ..plan.plan import Plan
 from ..sequences import constant_dims
 from ..spikes import Spikes, pack_if_binary
@@ -31,33 +35,40 @@ from .engine import Engine
 from .plan_inputs import input_of, lies_ready
 from .result import Result
 from .sigma_delta_state import has_sigma_delta, ready_state
-from .snapshot import CannotWatchError, Snapshot
+from .snapshot import KEPT, CannotWatchError, Snapshot
 
 Key = tuple[tuple[int, ...], bool, str | None]  # shape of a sample, whether of values, precision
+MOST_ENGINES = 4  # that a network keeps
 
 
 @dataclass
 class _Known:
-    """A network as it was when it was last looked at.
+    """What is known of a network with the modules and attributes that it had when it was last looked at.
 
     Attributes:
-        snapshot: None: it cannot be watched, and has no plans. dims: of its constant inputs.
-        spiking: its layers that may have a surrogate derivative. trains: whether some module is in training mode.
-        changes: whether its neurons are sigma-delta.
-        engines: None where the engine does not take the network.
+        of: the network; copies of it may hold this as well. snapshot: None: it cannot be watched, and has no plans.
+        dims: of its constant inputs. spiking: the layers in it that may have a surrogate derivative.
+        trains: whether some module is in training mode. changes: whether its neurons are sigma-delta.
+        engines: a hash of all weights and an engine made of them, the one that was used last at the end; None where
+            the engine does not take the network.
     """
 
+    of: ReferenceType[nn.Module]
     snapshot: Snapshot | None
     dims: tuple[int, ...] = ()
     spiking: tuple[SpikingLayer, ...] = ()
     trains: bool = False
     changes: bool = False
-    engines: dict[Key, Engine | None] = field(default_factory=dict)
+    engines: OrderedDict[Key, tuple[int, Engine] | None] = field(default_factory=OrderedDict)
+
+    def __deepcopy__(self, memo: dict) -> None:
+        """A copy of the network has no plans yet."""
+
+    def __reduce__(self) -> tuple:
+        return OrderedDict, ()  # a saved network names no private class
 
 
-_networks: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 _lock = locks.lock()
-_CPU_BACKEND = backends.cpu_backend
 _GLOBAL_HOOKS = [hooks for name, hooks in vars(torch_module).items() if name.startswith("_global_forward_")]
 
 
@@ -99,7 +110,7 @@ def run(
 
 
 def run_changes(
-    net: Network, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
+    net: LayerGraph, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
 ) -> Result | None:  # fmt: skip
     """The same for a network of sigma-delta neurons; x, in float32, and what the state has were looked at."""
     known = _known_of(net) if _may_run(x) else None
@@ -117,11 +128,11 @@ def run_changes(
     return engine.simulate(given, T, stop, keep=() if state is None else engine.stateful, start=start, every=every)
 
 
-def output(net: Network, x: Any) -> Spikes | Tensor | None:
+def output(net: LayerGraph, x: Any) -> Spikes | Tensor | None:
     """net(x) by a plan, x (T, N, ...); None: the layers are to be run."""
     if not _may_run(x) or chunked_passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
         return None
-    before = _networks.get(net)
+    before = _kept(net)
     if net.training or _wants_gradient(x, before):  # without a look: training changes weights at each step
         return None
     known = _known_of(net)
@@ -134,9 +145,6 @@ def output(net: Network, x: Any) -> Spikes | Tensor | None:
         return None
     y = result.output
     return dense_like(y, x) if isinstance(x, Tensor) and isinstance(y, Spikes) else y
-
-
-Network._whole = staticmethod(output)
 
 
 def _held_or_whole(x: Tensor | Spikes) -> Tensor | Spikes:
@@ -157,20 +165,30 @@ def _wants_gradient(x: Tensor | Spikes, known: _Known | None) -> bool:
 
 def _may_run(x: Any) -> bool:
     """Whether nothing but the plan has to see the run."""
-    if not nobody_follows() or any(_GLOBAL_HOOKS) or backends.reference_is_asked() or not library.is_built():
+    if not nobody_follows() or any(_GLOBAL_HOOKS) or backends.reference_is_asked():
         return False
-    if backends.cpu_backend is not _CPU_BACKEND:  # others were put in its place, such as Triton's interpreter
+    if not backends.cpu_backend().runs_plans:
         return False
     return x.is_cpu and not x.is_nested if isinstance(x, Tensor) else isinstance(x, Spikes) and x.device.type == "cpu"
 
 
+def _kept(net: nn.Module) -> _Known | None:
+    """What was known of a network at the last look."""
+    known = vars(net).get(KEPT)
+    return known if isinstance(known, _Known) and known.of() is net else None
+
+
 def _known_of(net: nn.Module) -> _Known | None:
-    """What is known of a network as it is; None: it cannot have plans."""
-    with _lock:
-        known = _networks.get(net)
-        if known is None or not (known.snapshot is None or known.snapshot.holds(net)):
-            known = _networks[net] = _look_at(net)
-        return None if known.snapshot is None else known
+    """What is known of a network with the modules and attributes that it has now; None: it cannot have plans."""
+    known = _kept(net)
+    if known is None or known.snapshot is None or not known.snapshot.holds(net):
+        with _lock:
+            before, known = known, _kept(net)
+            by_another = known is not before and known is not None and known.snapshot is not None  # thread, meanwhile
+            if known is None or not (by_another and known.snapshot.holds(net)):  # type: ignore[union-attr]
+                vars(net)[KEPT] = None  # the snapshot has the names of all attributes
+                known = vars(net)[KEPT] = _look_at(net)
+    return None if known.snapshot is None else known
 
 
 def _look_at(net: nn.Module) -> _Known:
@@ -180,23 +198,38 @@ def _look_at(net: nn.Module) -> _Known:
                 _ = layer.neuron  # which it keeps from the first time on
         with suppress(CannotWatchError):
             return _Known(
+                ref(net),
                 Snapshot(net),
                 constant_dims(net),
-                tuple(module for module in net.modules() if isinstance(module, SpikingLayer)),
+                tuple(layer for layer in net.modules() if isinstance(layer, SpikingLayer) and layer is not net),
                 any(module.training for module in net.modules()),
                 has_sigma_delta(net),
             )
-    return _Known(None)
+    return _Known(ref(net), None)
 
 
 def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
-    engine = known.engines.get(key)
-    if engine is not None:
-        return engine
+    """The engine of a network with the weights that it has now; None: the engine does not take it."""
+    assert known.snapshot is not None
+    memory, engines = known.snapshot.memory, known.engines
+    found = engines.get(key)
+    if found is None and key in engines:
+        return None
+    weights = memory.hashed() if found is None else found[1].hashed(memory)
     with _lock:
-        if key not in known.engines:
-            known.engines[key] = _made(net, known.changes, key)
-        return known.engines[key]
+        found = engines.get(key)
+        if found is None or found[0] != weights:
+            engine = _made(net, known.changes, key)
+            if engine is not None and memory.hashed() != weights:
+                return engine  # somebody writes to the weights just now: it serves this call only
+            if any(other is not None and other[0] != weights for other in engines.values()):
+                engines.clear()
+            found = None if engine is None else (weights, engine)
+        engines[key] = found
+        engines.move_to_end(key)
+        while len(engines) > MOST_ENGINES:
+            engines.popitem(last=False)
+    return None if found is None else found[1]
 
 
 def _made(net: nn.Module, changes: bool, key: Key) -> Engine | None:
@@ -207,9 +240,9 @@ def _made(net: nn.Module, changes: bool, key: Key) -> Engine | None:
             if changes
             else follow(net, tuple(shape), real, precision, copies=False)
         )
-        engine = Engine(plan)
-    except (TypeError, ValueError, MemoryError):  # the layers take it, or say by their names what is wrong
+    except CannotFollowError:  # the layers take it, or say by their names what is wrong
         return None
+    engine = Engine(plan)
     engine.plan = engine.plan.without_weights()
     return engine
 

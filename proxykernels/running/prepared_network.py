@@ -14,8 +14,8 @@ from ..kernels import constant_cache, value_checks_cache
 from ..layers import Dropout, FusedConv2d, MaxPool2d, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
+from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import shallow_copy, uncompiled, with_plain_weights
-from ..network import Network
 from ..plan.plain_modules import check_forward, with_path
 from ..plan.quantize import Rounded, quantized
 from ..spikes import Spikes
@@ -165,7 +165,7 @@ def _before_pools(net: nn.Module) -> set[nn.Module]:
     for module in net.modules():
         if isinstance(module, nn.Sequential):
             pairs += pairwise(module)
-        elif isinstance(module, Network):
+        elif isinstance(module, LayerGraph):
             layers = {name: layer for name, layer, _ in module.layers()}
             pairs += [(layers.get(source), layer) for _, layer, sources in module.layers() for source in sources]
     return {layer for layer, following in pairs if isinstance(layer, FusedConv2d) and _is_two_by_two(following)}

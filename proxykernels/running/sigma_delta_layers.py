@@ -13,8 +13,8 @@ from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.changes import Changes, ChangesTally, read
+from ..layers.layer_graph import LayerGraph
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons, kept_state, pooling_of
-from ..network import Network
 from ..sequences import is_sequence
 from ..spikes import Spikes
 from . import planned as plans
@@ -65,7 +65,7 @@ def simulate(
     Raises:
         TypeError, ValueError: as :func:`proxykernels.simulate`.
     """
-    if not isinstance(net, Network):
+    if not isinstance(net, LayerGraph):
         raise TypeError(f"net has sigma-delta neurons: it must be what convert returned, got {type(net).__name__}")
     for name, value in unknown.items():
         if value:
@@ -109,10 +109,10 @@ def simulate(
     return Result(output, taken, SigmaDeltaFigures(tallies, last, kept, (), (), not sequence))
 
 
-def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:
+def _check_state(net: LayerGraph, state: dict, frame: Tensor) -> list[str]:
     """The names that a state has, each with two tensors: of neurons z and a [N, P, C] (behind a max pooling, z before
     it), of a pooling what it has taken and given, and under "" of the network the last frame and the outputs."""
-    names = [Network.INPUT]
+    names = [LayerGraph.INPUT]
     names += [name for name, layer, _ in net.layers() if isinstance(layer, RunningMaxPool2d) or _has_state(layer)]
     check_layers(state, names)
     if not state:
@@ -129,8 +129,8 @@ def _check_state(net: Network, state: dict, frame: Tensor) -> list[str]:
             samples = len(tensor) if tensor.ndim else 0
             if samples != len(frame):
                 raise ValueError(f"state of {name!r} is of {samples} samples, and x has {len(frame)}")
-    if state[Network.INPUT][0].shape != frame.shape:
-        raise ValueError(f"state is of inputs {list(state[Network.INPUT][0].shape)}, and x has {list(frame.shape)}")
+    if state[LayerGraph.INPUT][0].shape != frame.shape:
+        raise ValueError(f"state is of inputs {list(state[LayerGraph.INPUT][0].shape)}, and x has {list(frame.shape)}")
     return names
 
 
@@ -162,7 +162,7 @@ class _Samples:
 
     potentials: Tensor
 
-    def __init__(self, net: Network, frames: Tensor, T: int, given: dict[str, list[Tensor]]):
+    def __init__(self, net: LayerGraph, frames: Tensor, T: int, given: dict[str, list[Tensor]]):
         """``frames`` [n, T or 1, ...]; ``given``: states, empty lists at the start."""
         self.net, self.frames, self.T, self.needed = net, frames, T, 1
         self.states = {name: States(parts) for name, parts in given.items()}
@@ -200,7 +200,7 @@ class _Samples:
 
     def _advance(self, start: int, steps: int, keeps: bool, tallies: dict[str, ChangesTally]) -> Tensor:
         """The outputs [steps, n, ...] of the samples that are left, after each of some steps."""
-        ends = self.states[Network.INPUT]
+        ends = self.states[LayerGraph.INPUT]
         fresh = not ends.now
         frames = self.frames[self.index] if len(self.index) < len(self.frames) else self.frames
         frames = frames[:, start : start + steps] if self.frames.shape[1] > 1 or not start else frames
@@ -223,7 +223,7 @@ class _Samples:
 
 
 def _run(
-    net: Network,
+    net: LayerGraph,
     x: Changes,
     T: int,
     tallies: dict[str, ChangesTally],
@@ -235,9 +235,10 @@ def _run(
 
     ``states`` are changed in place; without one of a layer, it is at rest and nothing is kept. ``fresh``: no state was
     given; ``first``: the first steps of this call."""
-    values, scales = {Network.INPUT: x}, {Network.INPUT: torch.ones((), dtype=torch.float32, device=x.values.device)}
+    one = torch.ones((), dtype=torch.float32, device=x.values.device)
+    values, scales = {LayerGraph.INPUT: x}, {LayerGraph.INPUT: one}
     last_use = {source: name for name, _, sources in net.layers() for source in sources}
-    most, name = 1, Network.INPUT
+    most, name = 1, LayerGraph.INPUT
     for name, layer, sources in net.layers():
         inputs, within = [values[source] for source in sources], 0
         scales[name] = scales[sources[0]]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from .. import checks
 from ..kernels import heap
 from ..kernels.table import Kind
+from ..layers.layer_graph import LayerGraph
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
-from ..network import Network
 from ..plan.library import Session
 from ..plan.operations import Shape
 from ..plan.plan import Plan
@@ -51,14 +51,14 @@ def read_sums(plan: Plan, session: Session, N: int) -> Tensor:
 
 def as_state(plan: Plan, read: Callable[[int], Tensor], N: int) -> State:
     """The state of N samples, of what the library has of each operation."""
-    state: State = {Network.INPUT: []}
+    state: State = {LayerGraph.INPUT: []}
     for k, op in enumerate(plan.operations):
         if not (sizes := plan.change_states(op)):
             continue
         buffer = read(k)
         parts = [part.view(N, *size) for part, size in zip(_split(buffer, sizes), sizes, strict=True)]
         if op.kind in (Kind.CHANGES, Kind.SUM):
-            state[Network.INPUT].append(parts[0].transpose(1, 2).reshape(N, *op.shape))
+            state[LayerGraph.INPUT].append(parts[0].transpose(1, 2).reshape(N, *op.shape))
         else:
             state[op.name] = [part.clone() for part in parts]
     return state
@@ -70,7 +70,7 @@ def ready_state(plan: Plan, given: Any, N: int) -> dict[int, Tensor]:
     Raises:
         ValueError: it is no such state.
     """
-    wanted: dict[str, list[tuple[int, Shape, bool]]] = {Network.INPUT: []}
+    wanted: dict[str, list[tuple[int, Shape, bool]]] = {LayerGraph.INPUT: []}
     for k, op in enumerate(plan.operations):
         ends = op.kind in (Kind.CHANGES, Kind.SUM)
         for size in plan.change_states(op):

@@ -1,128 +1,63 @@
-"""simulate by a network's plan notices what changes in the network between two calls, however it is changed."""
+"""simulate, and a network that is called, notice what changes between two calls, however it is changed."""
+
+import copy
+from unittest import mock
 
 import pytest
 import torch
 from equality import equal
-from test_simulate_plans import T, by_layers, image, network, planned
+from network_changes import CHANGES, OF_SUMS, T, changed, graph, image, sequence
+from test_simulate_plans import by_layers, network, planned
 from torch import nn
 
 import proxykernels as pk
 from proxykernels.running import planned as plans
 
-
-def _optimizer(net):
-    weight = net[0].weight
-    weight.grad = torch.full_like(weight, 0.25)
-    torch.optim.SGD(net.parameters(), 1.0).step()
+KINDS = {"sequence": sequence, "graph": graph}
+TABLE = [("sequence", name) for name in CHANGES] + [("graph", name) for name in (*CHANGES, *OF_SUMS)]
 
 
-def _held_array(net):
-    net.held = None
-    array = net[3].weight.detach().numpy()
-    pk.simulate(net, image(), T)
-    array[17, 5] -= 64
+def called(net: nn.Module, x) -> torch.Tensor:
+    y = net(x)
+    return y.dense() if isinstance(y, pk.Spikes) else y
 
 
-def _held_data(net):
-    data = net[3].weight.data
-    pk.simulate(net, image(), T)
-    data[17, 5] -= 64
+@torch.no_grad()
+def called_by_layers(net: nn.Module, x) -> torch.Tensor:
+    with mock.patch.object(plans, "run", return_value=None):
+        return called(net, x)
 
 
-def _iterated(net):
-    for parameter in net.parameters():
-        parameter.data *= 2
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(("kind", "name"), TABLE)
+@torch.no_grad()
+def test_a_change_is_noticed(kind, name):
+    """By simulate, by a call, and by a copy that is made of the network and simulated."""
+    net, x = KINDS[kind](), image()
+    frames = torch.stack([x] * (T - 1) + [2 * x])
+    with changed(net, name) as change:
+        assert called(net, frames).any()
+        for _ in range(2):
+            before = pk.simulate(net, x, T)
+        change()
+        results = [pk.simulate(net, x, T)]  # before anything else looks at the network
+        fresh = copy.deepcopy(net)
+        expected, y = by_layers(fresh, x, T), called_by_layers(fresh, frames)
+        states = [k for k in before.state if k in expected.state]
+        assert not equal(before.spikes, expected.spikes) or not all(
+            equal(before.state[k][0], expected.state[k][0]) for k in states
+        ), "the change changes nothing"
+        for same in (net, fresh):
+            results.append(pk.simulate(same, x, T))
+            assert equal(called(same, frames), y)
+            results.append(pk.simulate(same, x, T))
+        for result in results:
+            assert equal(result.spikes, expected.spikes) and result.state.keys() == expected.state.keys()
+            assert all(equal(result.state[k][0], state[0]) for k, state in expected.state.items())
 
 
-def _a_part_of_each(net):
-    for parameter in net.parameters():
-        parameter.data.view(-1)[7:9] -= 64
-
-
-def _kept_and_let_go(net):
-    """Somebody has it at one call, writes, and has it no more at the next."""
-    kept = list(net.parameters())
-    pk.simulate(net, image(), T)
-    kept[-2].data[17, 5] -= 64
-
-
-def _held_memory(net):
-    net.held = None
-    memory = net[3].weight.untyped_storage()
-    pk.simulate(net, image(), T)
-    memory[4 * (17 * 64 + 5) + 3] = 0xC2  # -32 or less
-
-
-def _saved(net):
-    for value in net.state_dict().values():
-        if value.is_floating_point():
-            value.data *= 2
-
-
-def _padded(net):
-    net[0].padding, net[1].kernel_size, net[1].stride = (1, 1), (3, 3), (1, 1)
-
-
-CHANGES = {
-    "an optimizer": _optimizer,
-    "in place": lambda net: net[0].weight.detach().mul_(2),
-    "a part, through .data": lambda net: net[3].weight.data[17].sub_(4),
-    "one value, through .data": lambda net: net[3].weight.data[17, 5:6].sub_(64),
-    "an array that is kept": _held_array,
-    "data that is kept": _held_data,
-    "all, through an iterator": _iterated,
-    "a part, through an iterator": _a_part_of_each,
-    "a part, through an iterator that is kept": _kept_and_let_go,
-    "memory that is kept": _held_memory,
-    "all, through a state_dict": _saved,
-    "other data": lambda net: setattr(net[3].weight, "data", net[3].weight.data * 2),
-    "another parameter": lambda net: setattr(net[3], "weight", nn.Parameter(net[3].weight.detach() * 2)),
-    "a bias": lambda net: net[3].bias.data.add_(0.5),
-    "no bias": lambda net: setattr(net[3], "bias", None),
-    "statistics": lambda net: net[0].bn.running_mean.sub_(1),
-    "statistics, through .data": lambda net: net[0].bn.running_var.data.fill_(0.25),
-    "eps": lambda net: setattr(net[0].bn, "eps", 3.0),
-    "a threshold": lambda net: setattr(net[0], "v_threshold", 0.5),
-    "thresholds": lambda net: setattr(net[0], "v_threshold", torch.full((4,), 0.5)),
-    "another reset": lambda net: setattr(net[3], "v_reset", None),
-    "a start": lambda net: setattr(net[0], "v_init", 0.5),
-    "a padding": _padded,
-    "another layer": lambda net: net.__setitem__(1, pk.AvgPool2d(1)) or net[0].weight.data.mul_(2),
-    "one layer more": lambda net: net.append(pk.IF(v_threshold=2.0)),
-    "a state_dict": lambda net: net.load_state_dict({k: v * 2 for k, v in net.state_dict().items()}, strict=False),
-    "another class": lambda net: setattr(net[0], "__class__", _Louder),
-}  # fmt: skip
-
-
-class _Louder(pk.FusedIFConv2d):
-    def _fire(self, x, v, batch_statistics):
-        return super()._fire(2 * x, v, batch_statistics)
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_is_noticed(change):
-    net = network()
-    before = planned(net, image(), T)
-    CHANGES[change](net)
-    expected = by_layers(net, image(), T)
-    assert not equal(expected.state["3"][0], before.state["3"][0]) or not equal(expected.spikes, before.spikes)
-    for _ in range(3):
-        result = pk.simulate(net, image(), T)
-        assert equal(result.spikes, expected.spikes) and equal(result.state["3"][0], expected.state["3"][0])
-
-
-def test_weights_that_nobody_has_are_not_read():
-    net = network()
-    planned(net, image(), T)
-    snapshot = plans._networks[net].snapshot
-    looked, hashed = [], snapshot._all.hashed
-    snapshot._all.hashed = lambda lines: (looked.append(lines), hashed(lines))[1]
-    pk.simulate(net, image(), T)
-    assert not looked
-    weight = net[3].weight
-    for _ in range(2):
-        pk.simulate(net, image(), T)
-    assert len(looked) == 2 and weight.any()
+def test_the_table_is_long():
+    assert len(TABLE) > 120 and len(CHANGES | OF_SUMS) >= 75
 
 
 def _conv(net, **attributes):
@@ -154,6 +89,10 @@ NONSENSE = {
     "a pool's stride": lambda net: _pool(net, stride=0),
     "a pool's window": lambda net: _pool(net, kernel_size=0),
     "a pool's padding": lambda net: _pool(net, padding=9),
+    "a bias of another shape": lambda net: setattr(net[3].bias, "data", torch.ones(255)),
+    "no weight": lambda net: setattr(net[3], "weight", None),
+    "a weight of one axis": lambda net: setattr(net[3].weight, "data", torch.ones(64)),
+    "a complex weight": lambda net: setattr(net[3], "weight", nn.Parameter(net[3].weight.detach() * 1j)),
     "channels that there are not": _channels,
     "negative delays": _delays,
 }  # fmt: skip
@@ -171,6 +110,18 @@ def test_what_becomes_nonsense_is_refused(change):
         pk.simulate(net, image(), T)
     with pytest.raises((ValueError, TypeError)):
         pk.compile(net, image())
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (4, 4), (3, 4), (2,)])
+def test_recurrent_weights_of_another_shape_are_refused(shape):
+    net = nn.Sequential(pk.FusedRecurrentLinear(5, 3, neuron=pk.neurons.IFNeuron())).eval()
+    pk.simulate(net, torch.rand(2, 5), T)
+    net[0].recurrent_weight.data = torch.ones(shape)
+    for run in (pk.simulate, by_layers):
+        with pytest.raises(ValueError, match=r"layer 0: recurrent_weight must have the shape \[3, 3\]"):
+            run(net, torch.rand(2, 5), T)
+    with pytest.raises(TypeError, match="recurrent_weight has the shape"):
+        pk.compile(net, torch.rand(2, 5))
 
 
 SIZES = "output_size must be an integer or two of them, or None for the size of the input, got "

@@ -1,8 +1,10 @@
-// A hash of memory that runs at the speed of the memory: by it the weights that were packed are known to be unchanged.
+// A hash of memory that runs at the speed of the memory: it tells whether weights are as they were when they were packed, and
+// whether a file is damaged. It is the same on every machine.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
+#include "simd.h"
 #include "work.h"
 
 namespace PK_TARGET {
@@ -12,41 +14,62 @@ static inline uint64_t mix(uint64_t a, uint64_t b) {
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-typedef uint64_t Words __attribute__((vector_size(64)));
-
-// Eight words side by side. Under a key of its place, each adds the product of its halves to one sum, and itself to another:
-// a half that is zero would hide the other in the product alone.
+// Eight words side by side, in as many registers as they take. Under a key of its place, each adds the product of its halves
+// to one sum, and itself to another: a half that is zero would hide the other in the product alone.
 struct Hash {
-    Words products, words = {}, key;
-    explicit Hash(uint64_t seed)
-        : products(Words{} + seed), key(Words{1, 2, 3, 4, 5, 6, 7, 8} * 0xd1b54a32d192ed03u + seed * 0x9e3779b97f4a7c15u) {}
-    inline void add(Words word) {
-        const Words keyed = word ^ key, low = keyed & 0xffffffffu, high = keyed >> 32;
 #if defined(__AVX512F__)
-        products += (Words)_mm512_mul_epu32((__m512i)low, (__m512i)high);
+    typedef uint64_t Words __attribute__((vector_size(64)));
+    static inline Words product(Words w) { return (Words)_mm512_mul_epu32((__m512i)w, (__m512i)(w >> 32)); }
+#elif defined(__AVX2__)
+    typedef uint64_t Words __attribute__((vector_size(32)));
+    static inline Words product(Words w) { return (Words)_mm256_mul_epu32((__m256i)w, (__m256i)(w >> 32)); }
+#elif defined(__SSE2__)
+    typedef uint64_t Words __attribute__((vector_size(16)));
+    static inline Words product(Words w) { return (Words)_mm_mul_epu32((__m128i)w, (__m128i)(w >> 32)); }
+#elif defined(__aarch64__)
+    typedef uint64_t Words __attribute__((vector_size(16)));
+    static inline Words product(Words w) { return (Words)vmull_u32(vmovn_u64((uint64x2_t)w), vshrn_n_u64((uint64x2_t)w, 32)); }
 #else
-        products += low * high;
+    typedef uint64_t Words __attribute__((vector_size(16)));
+    static inline Words product(Words w) { return (w & 0xffffffffu) * (w >> 32); }
 #endif
-        words += word;
-        key += 0x9e3779b97f4a7c15u;
+    static constexpr int lanes = sizeof(Words) / 8, parts = 8 / lanes;
+    static constexpr int64_t line = 64;  // bytes that are added at a time
+
+    Words products[parts], words[parts] = {}, key[parts];
+    explicit Hash(uint64_t seed) {
+        uint64_t seeds[8], keys[8];
+        for (int i = 0; i < 8; i++) {
+            seeds[i] = seed;
+            keys[i] = (uint64_t)(i + 1) * 0xd1b54a32d192ed03u + seed * 0x9e3779b97f4a7c15u;
+        }
+        memcpy(products, seeds, sizeof products);
+        memcpy(key, keys, sizeof key);
+    }
+    inline void add(const uint8_t* bytes) {
+        for (int i = 0; i < parts; i++) {
+            Words word;
+            memcpy(&word, bytes + i * sizeof word, sizeof word);
+            products[i] += product(word ^ key[i]);
+            words[i] += word;
+            key[i] += 0x9e3779b97f4a7c15u;
+        }
     }
     uint64_t value() const {
-        uint64_t hash = 0;
-        for (int i = 0; i < 8; i++) hash = mix(mix(hash, products[i]), words[i]);
+        uint64_t of_products[8], of_words[8], hash = 0;
+        memcpy(of_products, products, sizeof products);
+        memcpy(of_words, words, sizeof words);
+        for (int i = 0; i < 8; i++) hash = mix(mix(hash, of_products[i]), of_words[i]);
         return hash;
     }
 };
 
 static uint64_t hash_piece(const uint8_t* bytes, int64_t n, uint64_t seed) {
     Hash hash(seed);
-    Words word;
-    for (; n >= (int64_t)sizeof word; n -= sizeof word, bytes += sizeof word) {
-        memcpy(&word, bytes, sizeof word);
-        hash.add(word);
-    }
-    word = Words{};
-    memcpy(&word, bytes, n);
-    hash.add(word);
+    for (; n >= Hash::line; n -= Hash::line, bytes += Hash::line) hash.add(bytes);
+    uint8_t rest[Hash::line] = {};
+    memcpy(rest, bytes, n);
+    hash.add(rest);
     return hash.value();
 }
 
@@ -56,21 +79,6 @@ inline uint64_t fingerprint(const uint8_t* bytes, int64_t n) {
 #pragma omp parallel for schedule(static) reduction(+ : sum) if (n > worth_threads)
     for (int64_t i = 0; i < n; i += piece) sum += hash_piece(bytes + i, n - i < piece ? n - i : piece, (uint64_t)i);
     return sum;
-}
-
-// The same of `lines` lines of 64 bytes, evenly spread, where there are more; each is fetched while those before are hashed.
-static inline uint64_t sample_fingerprint(const uint8_t* bytes, int64_t n, int64_t lines) {
-    constexpr int64_t line = sizeof(Words), ahead = 16;
-    if (n <= lines * line) return hash_piece(bytes, n, (uint64_t)n);
-    Hash hash((uint64_t)n);
-    const auto at = [&](int64_t i) { return bytes + i * (n - line) / (lines - 1); };  // the first and the last line, too
-    for (int64_t i = 0; i < lines; i++) {
-        if (i + ahead < lines) __builtin_prefetch(at(i + ahead));
-        Words word;
-        memcpy(&word, at(i), line);
-        hash.add(word);
-    }
-    return hash.value();
 }
 
 }  // namespace PK_TARGET

@@ -75,10 +75,9 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 def let_go(copies: nn.Module, net: nn.Module) -> None:
-    """The parameters of copies that are not needed any more, which ``net`` was made of.
+    """Drop the parameters of copies that are not needed any more, which ``net`` was made of.
 
-    Traces refer to themselves, so Python would keep them for some time; and who has a weight may write to it, which
-    simulate then looks for at each call (running/snapshot.py).
+    Traces refer to themselves, so their weights would stay in memory until Python looks for cycles.
     """
     for module in {*copies.modules()} - {*net.modules()}:
         module._parameters.clear()

@@ -17,7 +17,8 @@ import numpy as np
 from torch import nn
 
 from ... import checks, layers
-from ...network import Network, check_sample, free_name
+from ...layers.layer_graph import check_sample
+from ...network import Network, free_name
 from ...plan.plain_modules import check_forward
 from .neuron_nodes import neuron_node
 from .nodes import Shape, check_dt, check_size, output_shape, recurrent_node, shaping_node, synapse_node

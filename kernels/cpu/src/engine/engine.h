@@ -137,7 +137,7 @@ struct Sizes {
     int64_t refused;  // of the session: what there was no memory for
 };
 
-// Some memory.
+// Some memory, of at most 2^24 bytes.
 struct Piece {
     const uint8_t* bytes;
     int64_t size;
@@ -159,8 +159,8 @@ struct Functions {
     int64_t (*states)(Session*, int64_t operation, float* to, const float* from, int64_t N);
     void (*sizes)(const Session*, Sizes*);
     uint64_t (*fingerprint)(const uint8_t* bytes, int64_t n);  // a hash, by which a file tells that it is damaged
-    // A hash of pieces; of each that has more than `lines` lines of 64 bytes, of so many, evenly spread.
-    uint64_t (*sample)(const Piece* pieces, int64_t count, int64_t lines);
+    // A hash of all bytes of some pieces. With a session, which nobody else uses now, its threads help where there is much.
+    uint64_t (*hash)(Session*, const Piece* pieces, int64_t count, int64_t threads);
     int64_t (*way)(const Session*, int64_t operation);  // of neurons: the one that they were run in last
     // A rule, whose context is a Lead.
     void (*leads)(void* context, const int32_t* counts, const float* v, const int64_t* samples, int64_t n, int64_t t,

@@ -30,6 +30,31 @@ static void sizes(const Session* session, Sizes* sizes) {
     *sizes = {s.plan.bytes, arena + s.kept.size + s.running.size + s.rounded.size * (int64_t)sizeof(float), s.refused};
 }
 
+struct HashOfPieces {
+    const engine::Piece* pieces;
+    std::atomic<uint64_t> sum{0};
+    void add(int64_t i) {
+        const uint64_t seed = (uint64_t)(i + 1) << 32;  // apart by more than a piece has lines: no two lines have the same key
+        sum.fetch_add(hash_piece(pieces[i].bytes, pieces[i].size, seed), std::memory_order_relaxed);
+    }
+};
+
+static uint64_t hash(Session* session, const engine::Piece* pieces, int64_t count, int64_t threads) {
+    constexpr int64_t worth_others = 1 << 20, bytes_a_nanosecond = 10;  // which memory gives a thread
+    HashOfPieces hash{pieces};
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < count; i++) bytes += pieces[i].size;
+    if (!session || threads < 2 || bytes < worth_others) {
+        for (int64_t i = 0; i < count; i++) hash.add(i);
+        return hash.sum;
+    }
+    Team& team = team_of(*session, threads);
+    team.begin(bytes / bytes_a_nanosecond);
+    team.share(count, &hash, [](void* hash, int64_t i, int64_t) { ((HashOfPieces*)hash)->add(i); });
+    team.end();
+    return hash.sum;
+}
+
 static constexpr engine::Functions its_functions = {
     [](const Input* input, const Operation* operations, int64_t count) {
         return (engine::Plan*)make_plan(input, operations, count);
@@ -43,10 +68,8 @@ static constexpr engine::Functions its_functions = {
     },
     [](const engine::Session* session, Sizes* out) { sizes((const Session*)session, out); },
     fingerprint,
-    [](const engine::Piece* pieces, int64_t count, int64_t lines) {
-        uint64_t sum = 0;
-        for (int64_t i = 0; i < count; i++) sum = mix(sum, sample_fingerprint(pieces[i].bytes, pieces[i].size, lines));
-        return sum;
+    [](engine::Session* session, const engine::Piece* pieces, int64_t count, int64_t threads) {
+        return hash((Session*)session, pieces, count, threads);
     },
     [](const engine::Session* session, int64_t k) { return ((const Session*)session)->ways[k]; },
     leads,
