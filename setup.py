@@ -71,7 +71,6 @@ ONCE, WITH_OPENMP = ([f"kernels/cpu/src/{name}.cpp" for name in sources[kind]] f
 ELSEWHERE = [f"kernels/cpu/src/{name}.cpp" for kind in ("TASKS", "ENGINE") for name in sources[kind]]
 WITHOUT_OPENMP = ["-Wno-unknown-pragmas"]
 INTERFACE = [("PK_TARGET", "any_machine"), ("PK_VERSION", f'"{VERSION}"')]  # macros of kernels/cpu/c
-INTERFACE += [tuple(macro.split("=")) for macro in sources["JSON_MACROS"]]
 
 
 def code_of(target):
@@ -174,7 +173,7 @@ class BuildKernels(build_ext):
         for source in self.extensions[0].sources:
             path = Path(source)
             flags = [*sources["own_flags"](path), *(self.openmp()[0] if source in WITH_OPENMP else WITHOUT_OPENMP)]
-            if path.parent.name in ("c", "yyjson"):
+            if path.parent.name == "c":
                 jobs.append((source, "common", INTERFACE, flags))
             elif path.stem == "dispatch":
                 macros = [("PK_SOURCES", f'"{sources["fingerprint"]()}"')]
@@ -227,8 +226,7 @@ class BuildKernels(build_ext):
         command, how = made.with_suffix(".command"), repr((self.programs(), macros, sources["FLAGS"], flags))
         if command.is_file() and command.read_text() == how and is_current(made):
             return [str(made)]
-        shared = [flag for flag in sources["FLAGS"] if not (source.endswith(".c") and flag.startswith("-std"))]
-        flags = [*shared, *flags, "-MMD"]  # which writes the names of the files that it read
+        flags = [*sources["FLAGS"], *flags, "-MMD"]  # which writes the names of the files that it read
         self.compiler.compile([source], output_dir=output, macros=macros, extra_postargs=flags)
         command.write_text(how)
         return [str(made)]

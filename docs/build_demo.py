@@ -46,7 +46,6 @@ MACROS = [
     '-DPK_SOURCES=""',
     f'-DPK_VERSION="{pk.__version__}"',
     "-DPK_ENGINE_ONLY",
-    *(f"-D{macro}" for macro in sources.JSON_MACROS),
 ]
 
 
@@ -179,10 +178,8 @@ def compile_engine(out: Path) -> None:
 
 
 def compile_one(source: Path, to: Path) -> None:
-    is_c = source.suffix == ".c"
-    flags = [flag for flag in sources.FLAGS if not (is_c and flag.startswith("-std"))]
     small = [] if sources.FOLDER in source.parents else ["-Os"]  # what reads files need not be fast
-    zig("cc" if is_c else "c++", "-c", source, "-o", to, *flags, *FLAGS, *MACROS, *small)
+    zig("c++", "-c", source, "-o", to, *sources.FLAGS, *FLAGS, *MACROS, *small)
 
 
 def zig(*arguments: object) -> None:

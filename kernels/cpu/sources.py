@@ -30,14 +30,6 @@ ENGINE = (
 )
 # The engine's interface for programs without Python, once for all instruction sets.
 LIBRARY = FOLDER.parent / "c"
-JSON = LIBRARY / "yyjson" / "yyjson.c"
-JSON_MACROS = [
-    "yyjson_api=",
-    "YYJSON_DISABLE_WRITER=1",
-    "YYJSON_DISABLE_INCR_READER=1",
-    "YYJSON_DISABLE_UTILS=1",
-    "YYJSON_DISABLE_NON_STANDARD=1",
-]
 FLAGS = [
     "-O3",
     "-std=c++17",
@@ -52,7 +44,7 @@ FLAGS = [
 # Sources that ask C++ for memory, which may throw; the others need no code for that.
 MAY_THROW = ("dispatch", "engine/packed_plan", "engine/target")
 # Sources of the interface that walk through all values of a file or an input. The others may take their time.
-LONG_LOOPS = ("checksum", "packing")
+LONG_LOOPS = ("checksum", "json", "packing")
 # Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 # Compiles with them where their runtime is the one that torch brings: GCC's on Linux, LLVM's on macOS. Beside another,
@@ -81,7 +73,7 @@ def own_flags(source: Path) -> list[str]:
 
 def interface() -> list[Path]:
     """The sources of the interface for programs without Python."""
-    return [*sorted(LIBRARY.glob("*.cpp")), JSON]
+    return sorted(LIBRARY.glob("*.cpp"))
 
 
 def fingerprint() -> str:

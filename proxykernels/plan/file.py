@@ -130,12 +130,7 @@ def read(path: str | os.PathLike) -> Plan:
         raise ValueError(f"{path}{problem.removeprefix('the file')}")
     try:
         return plan_of(json.loads(_header(content)["__metadata__"]["plan"]), load_tensors(content))
-    except (
-        SafetensorError,
-        RecursionError,
-        OverflowError,
-        ValueError,
-    ):  # of what the description does not name, and nests without end
+    except (SafetensorError, OverflowError, ValueError):  # of what the description does not name
         raise ValueError(f"{path} cannot be loaded: it is damaged, or not an engine's") from None
 
 

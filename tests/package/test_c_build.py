@@ -105,8 +105,6 @@ def test_flags_are_those_of_the_package():
         assert flag in text or flag.startswith("-std") or flag == "-g0", flag
     for flag in re.findall(r'"(-m[\w-]+)"', setup):
         assert flag in text, flag
-    for macro in sources.JSON_MACROS:
-        assert macro in text, macro
 
 
 def test_every_layer_and_the_command(installed, tmp_path):
@@ -121,7 +119,6 @@ def test_sizes(installed):
     assert library.stat().st_size < 2_500_000
     symbols = sh("nm", "-D", "--defined-only", library)
     names = {line.split()[-1] for line in symbols.splitlines()}
-    assert {name for name in names if "yyjson" in name} == set()
     header = (sources.LIBRARY / "include" / "proxykernels.h").read_text()
     assert set(re.findall(r"PK_API [\w ]+\*? ?(pk_\w+)\(", header)) <= names
 
@@ -268,7 +265,6 @@ def test_damaged_files_under_sanitizers(sanitizers, tmp_path):
     prefix = c_build.build(
         tmp_path,
         f"-DCMAKE_CXX_FLAGS={flags}",
-        f"-DCMAKE_C_FLAGS={flags}",
         "-DPK_STATIC_COMMAND=OFF",
         targets="portable",
     )

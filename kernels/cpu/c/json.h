@@ -1,71 +1,79 @@
-// Reads JSON: what yyjson has parsed, looked at as Python looks at it. Of two equal keys the last one counts.
+// Reads JSON, such as a plan's description and a container's header. It takes what Python's json takes, except for lone surrogates,
+// NaN, Infinity and more than most_nested levels of lists and objects. A key that stands twice in an object means its last value.
 #pragma once
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <string>
-
-#include "yyjson/yyjson.h"
 
 namespace proxykernels {
 
+// A value is a place in the text, which must outlive it. The whole text is checked once, by read_json; after that each function
+// reads from the place on. A value that is not there has no place, and is of no type.
 class Json {
 public:
-    Json(yyjson_val* value = nullptr) : value(value) {}
+    static constexpr int most_nested = 16;
+    Json() = default;
 
-    bool is_there() const { return value; }
-    bool is_null() const { return value && yyjson_is_null(value); }
-    bool is_object() const { return yyjson_is_obj(value); }
-    bool is_list() const { return yyjson_is_arr(value); }
-    bool is_text() const { return yyjson_is_str(value); }
-    bool is_bool() const { return yyjson_is_bool(value); }
-    bool is_true() const { return yyjson_is_true(value); }
-    bool is_number() const { return yyjson_is_num(value) && std::isfinite(yyjson_get_num(value)); }
-    double number() const { return yyjson_get_num(value); }
-    std::string text() const { return {yyjson_get_str(value), yyjson_get_len(value)}; }
-    // Whether it is an integer of least <= value < end.
-    bool is_whole(int64_t least, int64_t end, int64_t& to) const {
-        if (!yyjson_is_int(value)) return false;
-        if (yyjson_is_uint(value) && yyjson_get_uint(value) > INT64_MAX) return false;
-        to = yyjson_get_sint(value);
-        return least <= to && to < end;
+    bool is_there() const { return at; }
+    bool is_null() const { return starts_with('n'); }
+    bool is_object() const { return starts_with('{'); }
+    bool is_list() const { return starts_with('['); }
+    bool is_text() const { return starts_with('"'); }
+    bool is_bool() const { return is_true() || starts_with('f'); }
+    bool is_true() const { return starts_with('t'); }
+    bool is_number() const { return has_digits() && std::isfinite(number()); }
+    double number() const;  // of a number: the nearest double
+    std::string text() const;  // of a text, without its quotes and escapes, in UTF-8; of anything else nothing
+    // Whether it is written as an integer, and least <= value < end.
+    bool is_whole(int64_t least, int64_t end, int64_t& to) const;
+
+    int64_t size() const {  // of a list or an object
+        int64_t count = 0;
+        visit_items([&](Json, Json) { count++; });
+        return count;
     }
-    int64_t size() const { return (int64_t)(is_list() ? yyjson_arr_size(value) : yyjson_obj_size(value)); }
-
     Json operator[](const char* key) const {
-        yyjson_val* found = nullptr;
-        each([&](const char* name, size_t length, Json item) {
-            if (length == strlen(key) && !memcmp(name, key, length)) found = item.value;
+        Json found;
+        each([&](const std::string& name, Json item) {
+            if (name == key) found = item;
         });
         return found;
     }
-    // Calls visit(item) for the items of a list; `each` calls visit(key, length, item) for those of an object.
+    // Calls visit(item) for each item of a list.
     template <class Visit>
     void each_item(Visit visit) const {
-        yyjson_arr_iter items = yyjson_arr_iter_with(value);
-        while (yyjson_val* item = yyjson_arr_iter_next(&items)) visit(Json(item));
+        if (is_list()) visit_items([&](Json item, Json) { visit(item); });
     }
+    // Calls visit(key, item) for each item of an object.
     template <class Visit>
     void each(Visit visit) const {
-        yyjson_obj_iter items = yyjson_obj_iter_with(value);
-        while (yyjson_val* key = yyjson_obj_iter_next(&items))
-            visit(yyjson_get_str(key), yyjson_get_len(key), Json(yyjson_obj_iter_get_val(key)));
+        if (is_object()) visit_items([&](Json key, Json item) { visit(key.text(), item); });
     }
 
 private:
-    yyjson_val* value;
+    friend Json read_json(const char* text, size_t size);
+    Json(const char* at, const char* end) : at(at), end(end) {}
+
+    bool starts_with(char c) const { return at && *at == c; }
+    bool has_digits() const { return at && (*at == '-' || (*at >= '0' && *at <= '9')); }
+    Json first() const;  // the first item of a list, or the first key of an object
+    Json item_of_key() const;  // of a key, the item behind it
+    Json next() const;  // of an item, the next item of the list, or the next key of the object
+    template <class Visit>
+    void visit_items(Visit visit) const {
+        const bool keys = is_object();
+        for (Json item = first(); item.is_there();) {
+            const Json key = item;
+            if (keys) item = key.item_of_key();
+            visit(keys ? key : item, item);
+            item = item.next();
+        }
+    }
+
+    const char *at = nullptr, *end = nullptr;  // the end of the whole text
 };
 
-// A text that was parsed, and its memory.
-class JsonText {
-public:
-    JsonText(const char* text, size_t size) : document(yyjson_read(text, size, YYJSON_READ_NOFLAG)) {}
-    ~JsonText() { yyjson_doc_free(document); }
-    JsonText(const JsonText&) = delete;
-    bool is_sound() const { return document; }
-    Json root() const { return yyjson_doc_get_root(document); }
-
-private:
-    yyjson_doc* document;
-};
+// The value of a text that holds one, and besides it only white space. It is not there if the text is not JSON.
+Json read_json(const char* text, size_t size);
 
 }  // namespace proxykernels

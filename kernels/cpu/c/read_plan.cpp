@@ -202,9 +202,9 @@ bool PlanReader::senders(Json about, Operation& op) {
 }
 
 bool read_plan(const Container& container, Plan& plan, Failure& failure) {
-    const JsonText text(container.plan.data(), container.plan.size());
-    if (!text.is_sound()) return failure.set(PK_BAD_FILE, "the file cannot be loaded: its plan is no JSON");
-    return PlanReader(container, plan, failure).read(text.root());
+    const Json about = read_json(container.plan.data(), container.plan.size());
+    if (!about.is_there()) return failure.set(PK_BAD_FILE, "the file cannot be loaded: its plan is no JSON");
+    return PlanReader(container, plan, failure).read(about);
 }
 
 }  // namespace proxykernels

@@ -35,9 +35,9 @@ static bool read_tensor(Json about, Tensor& to, size_t size, size_t& first, size
 
 static bool read_metadata(Json about, Container& to) {
     bool sound = about.is_object();
-    about.each([&](const char*, size_t, Json text) { sound = sound && text.is_text(); });
+    about.each([&](const std::string&, Json text) { sound = sound && text.is_text(); });
     if (!sound) return false;
-    const auto text = [&](const char* key) { return about[key].is_there() ? about[key].text() : std::string(); };
+    const auto text = [&](const char* key) { return about[key].text(); };  // of a key that is not there it is empty
     to.format = text("format"), to.version = text("version"), to.plan = text("plan"), to.checksum = text("checksum");
     return true;
 }
@@ -49,22 +49,22 @@ bool read_container(const uint8_t* bytes, size_t size, Container& to, Failure& f
     if (size < prefix || header > most_header || header > size - prefix) return is_damaged(failure);
     // Tensors are read where they lie, on boundaries of their numbers.
     if (header % 8) return is_damaged(failure);
-    const JsonText text((const char*)bytes + prefix, (size_t)header);
-    if (!text.is_sound() || !text.root().is_object()) return is_damaged(failure);
+    const Json described = read_json((const char*)bytes + prefix, (size_t)header);
+    if (!described.is_object()) return is_damaged(failure);
     const uint8_t* const data = bytes + prefix + header;
     const size_t data_size = size - prefix - (size_t)header;
     bool sound = true;
     std::vector<std::pair<size_t, size_t>> spans;
-    text.root().each([&](const char* name, size_t length, Json about) {
+    described.each([&](const std::string& name, Json about) {
         if (!sound) return;
-        if (std::string(name, length) == "__metadata__") {
+        if (name == "__metadata__") {
             sound = read_metadata(about, to);
             return;
         }
         Tensor tensor{};
         size_t first = 0, last = 0;
         sound = about.is_object() && read_tensor(about, tensor, data_size, first, last);
-        tensor.name.assign(name, length), tensor.bytes = data + first;
+        tensor.name = name, tensor.bytes = data + first;
         spans.push_back({first, last});
         to.tensors.push_back(std::move(tensor));
     });
