@@ -5,12 +5,14 @@ of Python alone, for any machine, which says what to do when a CPU tensor needs 
 is an error, and so is build_ext without one; the library of a former build stays as it was.
 """
 
+import hashlib
 import logging
 import os
 import platform
 import re
 import runpy
 import shutil
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -86,13 +88,18 @@ def remove_libraries(folder, but=None):
                 library.unlink()
 
 
-def is_current(made):
-    """Whether an object is younger than all files that its compiler read."""
+@cache
+def content_of(name):
+    """A hash of a file, "" if there is none."""
+    path = Path(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def key_of(made, how):
+    """What an object is made of: a hash of how, and of the files that its compiler read, which it has listed."""
     listed = made.with_suffix(".d")
-    if not (made.is_file() and listed.is_file()):
-        return False
-    read = [Path(name) for name in listed.read_text().replace("\\\n", " ").split()[1:]]  # a name has no spaces here
-    return all(file.is_file() and file.stat().st_mtime <= made.stat().st_mtime for file in read)
+    names = listed.read_text().replace("\\\n", " ").split()[1:] if listed.is_file() else []  # a name has no spaces here
+    return hashlib.sha256(repr((how, [(name, content_of(name)) for name in names])).encode()).hexdigest()
 
 
 class BuildKernels(build_ext):
@@ -110,7 +117,9 @@ class BuildKernels(build_ext):
         self.emulate_tiles = self.checked = self.built = False
 
     def finalize_options(self):
+        kept = self.build_temp or "build/objects"  # an editable install would take a temporary folder
         super().finalize_options()
+        self.build_temp = kept
         if self.target not in (None, *TARGETS):
             raise OptionError(f"--target must be one of {', '.join(TARGETS)} on this machine, got {self.target}")
 
@@ -134,15 +143,16 @@ class BuildKernels(build_ext):
         table["write_headers"](Path("kernels/cpu/src"))
         start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
         jobs = self.jobs()
-        say(f"compiling {len(jobs)} C++ files, which together take about two minutes of a core")
+        todo = [job for job in jobs if not self.is_kept(*job)]
+        say(f"compiling {len(todo)} of {len(jobs)} C++ files; all of them take about two minutes of a core")
 
         def compile_one(job):
-            objects = self.compile(*job)
+            self.compile(*job)
             say(f"{job[1]}/{Path(job[0]).name} compiled, {time.monotonic() - start:.0f} s after the start")
-            return objects
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # each thread waits for a compiler
-            self.objects = [file for made in pool.map(compile_one, jobs) for file in made]
+            list(pool.map(compile_one, todo))
+        self.objects = [str(self.object_of(source, folder)) for source, folder, *_ in jobs]
         super().build_extensions()
         self.built = True
 
@@ -215,21 +225,43 @@ class BuildKernels(build_ext):
         """The compilers of C and C++, which setuptools keeps apart, with their flags."""
         return [getattr(self.compiler, name, []) for name in ("compiler_so", "compiler_so_cxx")]
 
+    @cache  # noqa: B019 - of a command, which lives as long as the process
+    def versions(self):
+        """What the compilers say of themselves."""
+        programs = [program for program in self.programs() if program and shutil.which(program[0])]
+        return [subprocess.run([*program, "--version"], capture_output=True, text=True).stdout for program in programs]
+
+    def object_of(self, source, folder):
+        """Where the object of a source is kept."""
+        return Path(self.compiler.object_filenames([source], output_dir=str(Path(self.build_temp) / folder))[0])
+
+    def macros_and_flags(self, macros, flags):
+        """All of a source, with those of a kind of build."""
+        macros = [*macros, *[("PK_CHECKED", None)] * self.checked]
+        macros += [("PK_EMULATED_TILES", None)] * (self.checked or self.emulate_tiles)
+        return macros, [*sources["FLAGS"], *flags, *CHECKED * self.checked]
+
+    def key(self, source, folder, macros, flags):
+        """See key_of."""
+        programs = [[word for word in program or [] if word != "ccache"] for program in self.programs()]
+        how = programs, self.versions(), *self.macros_and_flags(macros, flags)
+        return key_of(self.object_of(source, folder), how)
+
+    def is_kept(self, *job):
+        """Whether the object of a former build is what a compiler would make now."""
+        made = self.object_of(*job[:2])
+        noted = made.with_suffix(".key")
+        return made.is_file() and noted.is_file() and noted.read_text() == self.key(*job)
+
     def compile(self, source, folder, macros, flags):
-        """The object of a source; one is kept if neither the command nor a file that it read has changed."""
+        """Make an object, and note what it is made of once it is whole."""
+        noted = self.object_of(source, folder).with_suffix(".key")
+        noted.unlink(missing_ok=True)
+        defined, options = self.macros_and_flags(macros, flags)
+        options = [*options, "-MD"]  # which lists the files that are read
         output = str(Path(self.build_temp) / folder)
-        if self.checked:
-            macros, flags = [*macros, ("PK_CHECKED", None)], [*flags, *CHECKED]
-        if self.checked or self.emulate_tiles:
-            macros = [*macros, ("PK_EMULATED_TILES", None)]
-        made = Path(self.compiler.object_filenames([source], output_dir=output)[0])
-        command, how = made.with_suffix(".command"), repr((self.programs(), macros, sources["FLAGS"], flags))
-        if command.is_file() and command.read_text() == how and is_current(made):
-            return [str(made)]
-        flags = [*sources["FLAGS"], *flags, "-MMD"]  # which writes the names of the files that it read
-        self.compiler.compile([source], output_dir=output, macros=macros, extra_postargs=flags)
-        command.write_text(how)
-        return [str(made)]
+        self.compiler.compile([source], output_dir=output, macros=defined, extra_postargs=options)
+        noted.write_text(self.key(source, folder, macros, flags))
 
     def knows(self, flags, text=""):
         """Whether the compiler takes some flags, and a text with them."""

@@ -148,3 +148,48 @@ def test_without_a_compiler_there_is_a_wheel_of_python_alone(copy, tmp_path, bro
         (about,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/WHEEL"))
     assert "Root-Is-Purelib: true" in about and "Tag: py3-none-any" in about
     assert "proxykernels/kernels/cpu/abi.py" in names and not [name for name in names if name.endswith(".so")]
+
+
+COUNTING = """#!/bin/sh
+for word in "$@"; do
+  case "$word" in --version) echo "compiler $COMPILER_VERSION"; exit;; *.cpp) source=$word;; esac
+  [ "$before" = -o ] && made=$word
+  before=$word
+done
+echo "$*" > "$made"
+[ "$source" ] && echo "$source" >> "$COMPILED"
+case "$source" in */src/engine/*) header=kernels/cpu/src/engine/engine.h;; esac
+[ "$source" ] && echo "$made: $source $header" > "${made%.o}.d"
+exit 0
+"""
+
+
+@pytest.mark.slow
+@checkout
+def test_a_second_install_compiles_what_has_changed(tmp_path):
+    """Editable or not: objects are kept in build/, for as long as sources, headers, flags and compiler are the same."""
+    copy = shutil.copytree(
+        ROOT, tmp_path / "checkout", ignore=shutil.ignore_patterns("tests", "docs", ".*", "build", "*.so")
+    )
+    script, compiled = tmp_path / "compiler", tmp_path / "compiled"
+    script.write_text(COUNTING)
+    script.chmod(0o755)
+    environment = os.environ | {"CC": str(script), "CXX": str(script), "COMPILED": str(compiled), "CCACHE_DISABLE": "1"}
+
+    def install(kind="editable", **changed):
+        """The sources that are compiled."""
+        compiled.write_text("")
+        code = f"from setuptools import build_meta; build_meta.build_{kind}({str(tmp_path)!r})"
+        python(["-c", code], copy, env=environment | changed)
+        return [path for path in compiled.read_text().split() if path.startswith("kernels")]
+
+    everything = install()
+    assert len(everything) > 50 and (copy / "kernels" / "cpu" / "_kernels.so").is_file()
+    in_engine = [path for path in everything if "/src/engine/" in path]
+    (copy / in_engine[0]).touch()
+    assert install() == [] and install("wheel") == []
+    header = copy / "kernels" / "cpu" / "src" / "engine" / "engine.h"
+    header.write_text(header.read_text() + "\n")
+    assert {*in_engine} <= {*install()} <= {*in_engine, "kernels/cpu/src/dispatch.cpp"}  # which holds a hash of all
+    assert sorted(install(COMPILER_VERSION="2")) == sorted(everything) and install(COMPILER_VERSION="2") == []
+    assert sorted(install("wheel", CXX=f"{script} -m64", CC=f"{script} -m64")) == sorted(everything)
