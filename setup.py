@@ -68,7 +68,7 @@ def readme():
 LIBRARY = "_kernels"
 FORMER = "_cpu", "_engine"  # libraries of versions before
 PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "CMakeLists.txt", "*.in", "*.safetensors", "fashion-mnist/*"]
-VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/__init__.py").read_text(encoding="utf-8")).group(1)
+VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/_version.py").read_text(encoding="utf-8")).group(1)
 ONCE, WITH_OPENMP = ([f"kernels/cpu/src/{name}.cpp" for name in sources[kind]] for kind in ("COMMON", "KERNELS"))
 ELSEWHERE = [f"kernels/cpu/src/{name}.cpp" for kind in ("TASKS", "ENGINE") for name in sources[kind]]
 WITHOUT_OPENMP = ["-Wno-unknown-pragmas"]

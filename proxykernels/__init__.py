@@ -87,6 +87,7 @@ from typing import TYPE_CHECKING
 from . import _checkout as _checkout
 from . import _loadable as _loadable
 from . import encode, functional, layers, neurons, plot, samples, stop, surrogates
+from ._version import __version__ as __version__
 from .conversion.card import model_card
 from .conversion.libraries.from_lava import from_lava
 from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
@@ -146,8 +147,6 @@ from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle
 from .training.proxy import ProxyNet
 from .training.surrogate import use_surrogate
 from .training.surrogate_net import SurrogateNet
-
-__version__ = "0.2.0"
 
 __all__ = [
     "ATan",

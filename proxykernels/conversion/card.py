@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from .._version import __version__
 from ..network import Network
 from ..running.result import Result
 from ..spikes import Spikes
@@ -38,8 +39,6 @@ def model_card(net: nn.Module, result: Result, labels: Tensor | None = None, *, 
     Raises:
         TypeError, ValueError: an argument has the wrong type, or there are not as many labels as samples.
     """
-    from .. import __version__
-
     checks.module("net", net)
     if not isinstance(result, Result):
         raise TypeError(f"result must be what simulate returns, got {type(result).__name__}")
