@@ -1,4 +1,4 @@
-"""What compiles a network: for a CPU (engine.py) or for a GPU (graph.py)."""
+"""Compiles a network: for a CPU (engine.py) or for a GPU (cuda_graph_engine.py)."""
 
 import torch
 from torch import Tensor, nn
