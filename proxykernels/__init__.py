@@ -86,16 +86,8 @@ from typing import TYPE_CHECKING
 
 from . import _checkout as _checkout
 from . import _loadable as _loadable
-from . import encode, functional, layers, neurons, plot, samples, stop, surrogates
+from . import encode, functional, layers, neurons, samples, stop, surrogates
 from ._version import __version__ as __version__
-from .conversion.card import model_card
-from .conversion.libraries.from_lava import from_lava
-from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
-from .conversion.nir.data import from_nir_data, to_nir_data
-from .conversion.nir.from_nir import from_nir
-from .conversion.nir.to_nir import to_nir
-from .conversion.relu.convert import convert
-from .conversion.relu.report import conversion_report
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d
 from .kernels.backends import use_reference
 from .layers import (
@@ -144,9 +136,6 @@ from .running.stream import Stream
 from .sequences import time_first
 from .spikes import Spikes, pack
 from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle
-from .training.proxy import ProxyNet
-from .training.surrogate import use_surrogate
-from .training.surrogate_net import SurrogateNet
 
 __all__ = [
     "ATan",
@@ -227,8 +216,21 @@ __all__ = [
     "use_surrogate",
 ]
 
-if not TYPE_CHECKING:  # or any name would pass for one that has moved
-    from ._moved import __getattr__ as __getattr__
+if TYPE_CHECKING:  # they come when they are first used: _lookup.py
+    from . import plot
+    from .conversion.card import model_card
+    from .conversion.libraries.from_lava import from_lava
+    from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
+    from .conversion.nir.data import from_nir_data, to_nir_data
+    from .conversion.nir.from_nir import from_nir
+    from .conversion.nir.to_nir import to_nir
+    from .conversion.relu.convert import convert
+    from .conversion.relu.report import conversion_report
+    from .training.proxy import ProxyNet
+    from .training.surrogate import use_surrogate
+    from .training.surrogate_net import SurrogateNet
+else:  # a type checker would take any name for one of them
+    from ._lookup import __getattr__ as __getattr__
 
 
 def __dir__() -> list[str]:

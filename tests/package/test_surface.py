@@ -1,5 +1,6 @@
 """The names that users see: what ``dir`` lists, where else a name is found, and which names have moved."""
 
+import ast
 import doctest
 import importlib
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import proxykernels as pk
-from proxykernels import _moved
+from proxykernels import _lookup
 
 MODULES = "encode functional layers neurons plot samples stop surrogates"
 CONTRACT = """
@@ -26,7 +27,7 @@ OTHERS = """
     Network Population RunningMaxPool2d Shards Unflatten Upsample Voting ZeroPad2d conversion_report model_card
     from_lava learn_neurons time_first use_reference"""
 SURFACE = f"{MODULES} {CONTRACT} {OTHERS}".split()
-MOVED = [(home, name) for home, names in _moved.HOMES.items() for name in names]
+MOVED = [(home, name) for home, names in _lookup.MOVED.items() for name in names]
 
 
 def test_surface():
@@ -35,6 +36,19 @@ def test_surface():
     assert [name for name in dir(pk) if not name.startswith("__")] == sorted(SURFACE)
     modules = [name for name in pk.__all__ if isinstance(getattr(pk, name), ModuleType)]
     assert sorted(modules) == MODULES.split()
+
+
+def test_what_comes_when_it_is_first_used():
+    """Names of conversion and training; type checkers find them by an import of their own."""
+    code = "import sys, proxykernels as pk; before = {*sys.modules}; pk.convert; print(*before); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = (set(line.split()) for line in done.stdout.splitlines())
+    late = "proxykernels.conversion", "proxykernels.training", "proxykernels.plot", "matplotlib", "faery", "nir"
+    assert "proxykernels.conversion.relu.convert" in after and not {*late} & before
+    tree = ast.parse(Path(pk.__file__).read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    checked = {node.module or "plot": tuple(alias.name for alias in node.names) for node in block.body}
+    assert checked == _lookup.LATER and len(checked) > 5
 
 
 def test_star_import_takes_the_surface():
