@@ -94,7 +94,7 @@ def multiplying(net: pk.Network) -> dict[str, bool]:
     """Whether each layer multiplies: those behind averages do too, and of sigma-delta neurons those behind maxima."""
     result = pk.simulate(net, images(), 8)
     assert result.rates["first"] > 0
-    return {name: result.synops.multiply_accumulates[name] > 0 for name in result.rates}
+    return {name: result.synops.multiply_accumulates[name] > 0 for name in result.places}
 
 
 @pytest.mark.parametrize("neuron", ["if", "sigma-delta"])
