@@ -7,14 +7,13 @@ and later only some; and once a network has fired, nobody listens any more.
 import math
 import warnings
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..kernels.value_checks_cache import nobody_follows
 from ..spikes import Spikes
-from .inputs import is_repeated
 
 Range = tuple[float, float]  # the least and the largest value of the calibration data
 
@@ -23,9 +22,17 @@ LOOKS = 16  # calls whose inputs are looked at, and then one of so many
 STEPS = 8  # of a run without a spike that tells of a silent network; fewer may be too few for small activations
 KINDS = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 
-_warned: WeakSet[Any] = WeakSet()  # networks and engines
-_fired: WeakSet[Any] = WeakSet()
-_calls: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+class _Watch:
+    """What is known of the calls of a network or an engine: their number, and whether it has warned and fired."""
+
+    __slots__ = ("calls", "fired", "warned")
+
+    def __init__(self) -> None:
+        self.calls, self.fired, self.warned = 0, False, False
+
+
+_watches: WeakKeyDictionary[Any, _Watch] = WeakKeyDictionary()
 
 
 def look_at_input(owner: Any, known: Range | None, x: Any, stacklevel: int = 3) -> bool:
@@ -35,19 +42,22 @@ def look_at_input(owner: Any, known: Range | None, x: Any, stacklevel: int = 3) 
     ``owner``: the network or the engine, of which there is one warning. ``known``: the range of its calibration data;
     None: it was not converted.
     """
-    if known is None or not isinstance(x, Tensor | Spikes) or not nobody_follows() or owner in _warned:
+    if known is None or not isinstance(x, Tensor | Spikes) or not nobody_follows():
         return False
-    calls = _calls[owner] = _calls.get(owner, 0) + 1
-    if calls > LOOKS and calls % LOOKS:
+    watch = _watches.get(owner)
+    if watch is None:
+        watch = _watches[owner] = _Watch()
+    watch.calls += 1
+    if watch.warned or (watch.calls > LOOKS and watch.calls % LOOKS):
         return False
-    found = _range(x) if calls == 1 or x.device.type == "cpu" else None  # a look waits for a GPU
+    found = _range(x) if watch.calls == 1 or x.device.type == "cpu" else None  # a look waits for a GPU
     if found is None:
         return False
-    here, there = (max(map(abs, values)) for values in (found, known))
+    here, there = max(-found[0], found[1]), max(-known[0], known[1])
     if not (here and math.isfinite(here)):
         return False
     if there / FAR <= here <= there * FAR:
-        return owner not in _fired
+        return not watch.fired
     few = "hardly any neuron will fire" if here < there else "neurons will fire at nearly every step"
     _warn(
         owner,
@@ -60,7 +70,7 @@ def look_at_input(owner: Any, known: Range | None, x: Any, stacklevel: int = 3) 
 
 def has_fired(owner: Any) -> None:
     """Note that a network has fired."""
-    _fired.add(owner)
+    _watches[owner].fired = True
 
 
 def warn_of_silence(owner: Any, T: int, known: Range | None, stacklevel: int) -> None:
@@ -75,7 +85,7 @@ def warn_of_silence(owner: Any, T: int, known: Range | None, stacklevel: int) ->
 
 
 def _warn(owner: Any, message: str, stacklevel: int) -> None:
-    _warned.add(owner)
+    _watches[owner].warned = True
     warnings.warn(message, UserWarning, stacklevel=stacklevel + 1)
 
 
@@ -90,5 +100,5 @@ def _range(x: Any) -> Range | None:
     if not x.is_floating_point() and x.dtype not in KINDS:
         return None
     x = x.detach()
-    least, largest = torch.aminmax(x[0] if is_repeated(x) else x)
+    least, largest = torch.aminmax(x[0] if x.stride(0) == 0 else x)  # all steps or samples are the same
     return least.item(), largest.item()
