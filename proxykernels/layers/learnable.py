@@ -79,9 +79,13 @@ def _learn(layer: Neurons, name: str) -> None:
         raise ValueError(f"{name} of a LoihiNeuron is an integer of 12 or 24 bits, which no gradient can learn")
     value = getattr(layer, name)
     device = next((parameter.device for parameter in layer.parameters()), None)
-    if layer.neuron.in_python and not name.endswith("decay") and not (torch.as_tensor(value) > 0).all():
+    if layer.neuron.in_python and not name.endswith("decay") and not _is_above_zero(value):
         raise ValueError(f"{name} must be above 0 to be learned, for its parametrization keeps it so; got {value}")
     start = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32, device=device)
     layer._forget(name)
     layer.register_parameter(name, nn.Parameter(start.detach().clone()))
     parametrize.register_parametrization(layer, name, Share() if name.endswith("decay") else Positive())
+
+
+def _is_above_zero(value: float | Tensor) -> bool:
+    return bool((value > 0).all()) if isinstance(value, Tensor) else value > 0

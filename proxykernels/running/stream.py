@@ -177,7 +177,7 @@ class Stream:
         if isinstance(x, Spikes) or self.engine.plan.changes:
             return True
         step = isinstance(x, Tensor) and x.ndim == len(self.engine.plan.shape) + 1
-        if step and not x.is_floating_point() and x.dtype != torch.bool and not x.is_complex():
+        if step and not (x.is_floating_point() or x.dtype == torch.bool or x.is_complex() or x.is_quantized):
             raise TypeError(
                 f"x must be floating point or bool, got one step of {x.dtype}: give an image as x.float(), and counts "
                 "of events as a sequence of one step, x.unsqueeze(0)"

@@ -104,7 +104,7 @@ def test_an_operator_compiles(generator):
 
 
 LAYERS = [  # from the ground up; a folder stands where all of its files stand
-    "__version__",
+    "_version",
     "kernels",
     "spikes",
     "checks",
@@ -114,10 +114,10 @@ LAYERS = [  # from the ground up; a folder stands where all of its files stand
     "calls",
     "functional",
     "layers",
-    "network",
     "sequences",
     "plan",
     "running",
+    "network",
     "_loadable",
     "stop",
     "training",

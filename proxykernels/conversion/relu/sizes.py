@@ -346,7 +346,7 @@ def _of_rows(value: Any, samples: int) -> Any:
 def _number(node: fx.Node, shapes: Shapes, results: dict[fx.Node, Any]) -> Any:
     def value(argument: fx.Node) -> Any:
         if not of_sizes(argument):
-            return torch.zeros(()).expand(shapes[argument])  # no memory
+            return torch.zeros((), dtype=torch.float32, device="cpu").expand(shapes[argument])  # no memory
         return _number(argument, shapes, results)
 
     if node not in results:
