@@ -60,7 +60,8 @@ class LayerGraph(nn.Module):
             )
         if self.input_shape is not None:
             check_sample(self, tuple(x.shape[2:]))
-        listens = not chunked_passes.is_within() and look_at_input(self, self.calibrated, x, stacklevel=5)
+        listens = not torch.compiler.is_compiling() and not chunked_passes.is_within()
+        listens = listens and look_at_input(self, self.calibrated, x, stacklevel=5)
         y = self._whole(x)
         y = self._run(x) if y is None else y
         if listens and _fires(y):
