@@ -81,7 +81,7 @@ def code_of(target):
 
 
 def remove_libraries(folder, but=None):
-    """Those of former builds: they would pass for this build's. ``but``: the name of the one that stays."""
+    """Remove libraries of former builds, which would pass for this build's. ``but``: the name of the one to keep."""
     for name in (LIBRARY, *FORMER):
         for library in Path(folder).rglob(f"{name}.*"):
             if library.name != but:

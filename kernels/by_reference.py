@@ -18,7 +18,7 @@ class ByReference(InTorch):
     """The layers of a backend (kernels/backends.py has arguments and results), which has ``pack`` and ``unpack``.
 
     Args:
-        why: it is taken, as :func:`proxykernels.explain` says it.
+        why: the reason why it is taken, in the words of :func:`proxykernels.explain`.
     """
 
     running_maximum = staticmethod(sigma_delta_codes.running_maximum)

@@ -66,7 +66,7 @@ class States:
         self.now = [v[~decided] for v in self.now]
 
     def whole(self, index: Tensor) -> list[Tensor]:
-        """Those of all samples; ``index``: the samples that were not retired."""
+        """The states of all samples; ``index``: the samples that were not retired."""
         if not self.retired:
             return self.now
         indices, states = zip(*self.retired, (index, self.now), strict=True)

@@ -40,7 +40,7 @@ class Past:
 
     @property
     def steps(self) -> Tensor:
-        """Of each sample, int64 [N]."""
+        """Steps of each sample, int64 [N]."""
         return self.before + self.clock.value
 
     @cached_property
@@ -131,7 +131,7 @@ def check_whole(plan: Plan, state: StreamState, N: int) -> None:
     read = None if plan.with_logits is None else (N, *plan.operations[plan.with_logits].shape)
     for name in ("read", "start"):
         part = getattr(state, name, None)
-        if part is None if read is None else name == "start" and part is None:
+        if part is None and (read is None or name == "start"):
             continue
         if not isinstance(part, Tensor) or read is None or part.dtype != torch.float32 or tuple(part.shape) != read:
             raise ValueError(f"state.{name} does not fit: it is of another stream")

@@ -45,7 +45,7 @@ DAMAGED = [
     '"\\u 123"', '"\\U0041"', '"\\u-123"', "'a'", '"a\nb"', '"a\tb"', '"\0"', '"\x1f"', "\ufeff1", "[1]\0", "\0",
     "/**/1", "\v1", "\xa01", "tru", "truefalse", '"\\\0"',
 ]  # fmt: skip
-# Of these Python takes some.
+# Python's json accepts some of these.
 REFUSED = [
     b'"\\ud800"', b'"\\udc00"', b'"\\ud800\\ud800"', b'"\\ud800a"', b'"\\ud800\\n"', b'"\\udc00\\ud800"',
     b'"\\ud800\\u"', b'"\x80"', b'"\xc3"', b'"\xc3\x28"', b'"\xc0\x80"', b'"\xc1\xbf"', b'"\xe0\x9f\xbf"',

@@ -43,7 +43,7 @@ def test_values_that_change_places_change_it(generator):
 
 
 def test_small_changes_of_equal_weights_change_it():
-    """Of constants: one value a little larger, another as much smaller."""
+    """Constant memory in which one value grows a little and another shrinks by as much."""
     seen = {hashed(torch.full((4096,), 0.5))}
     for first in range(0, 64, 3):
         for second in range(64, 4096, 611):

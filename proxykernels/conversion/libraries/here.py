@@ -58,7 +58,7 @@ class Made:
         self._synapses: dict[str, list[nn.Module]] = {}
 
     def synapses(self, name: str) -> list[nn.Module]:
-        """Of a layer, as torch's modules, one for each of its inputs."""
+        """The weights of a layer as torch's modules, one for each of its inputs."""
         if name not in self._synapses:
             layer, sources = self.layers[name]
             terms = layer.terms(sources if len(sources) > 1 else sources[0])
@@ -88,7 +88,7 @@ class Here:
         self.handed = {name: handed for name, handed in self.handed.items() if not isinstance(handed, Given)}
 
     def currents(self, name: str, start: int, stop: int) -> Tensor:
-        """Those of a layer's neurons at some steps. Several steps are computed at once where their spikes are known."""
+        """The currents [T, N, ...] of a layer's neurons at some steps; steps of known spikes are computed together."""
         first, block = self._blocks.get(name, (0, self.x[:0]))
         if not first <= start <= stop <= first + len(block):
             block = self._currents(name, start, stop)

@@ -333,7 +333,7 @@ def _plain(value: Any) -> Any:
 
 
 def _of_rows(value: Any, samples: int) -> Any:
-    """Of a tensor that has the same row for each sample this row."""
+    """The row that a tensor repeats for each sample; other values are given back as they are."""
     if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(part, tuple) for part in value):
         return value
     shape, numbers = value
