@@ -371,8 +371,8 @@ class Stream:
             past = replace(rest, rested=torch.zeros_like(rest.rested), start=read, given=ready)
         else:
             start, counts = given.start, given.counts
-            changed = read is not None and given.read is not None and not torch.equal(read, given.read)
-            if changed:  # potentials that the caller has set are no input, so logits count from them
+            # Potentials that the caller has set are no input, so logits count from them.
+            if read is not None and given.read is not None and not torch.equal(read, given.read):
                 start = (self._resting_start() if start is None else start) + (read - given.read)
             past = replace(
                 rest, counts=None if counts is None else counts.clone(), before=given.steps.clone(),
