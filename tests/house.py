@@ -57,7 +57,7 @@ def distance(call) -> tuple[int, int]:
 @torch.no_grad()
 def calls() -> list[tuple[str, str]]:
     """The rows of calls."""
-    sys.path.insert(0, str(Path(__file__).parent / "package"))
+    sys.path.insert(0, str(Path(__file__).parent / "calls"))
     from test_hops import LAYERS, given, run_of_a_network
 
     layers = [distance(given(layer, shape, packed)) for layer, shape, packed, _ in LAYERS]

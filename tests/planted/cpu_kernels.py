@@ -90,7 +90,7 @@ DEFECTS = {
         f"{CONV}/amx_pixels.h",
         "(1 << layout.pixels) - 1",
         "(1 << (layout.pixels - 1)) - 1",
-        "tests/package/test_engine_pixel_tiles.py",
+        "tests/engine/test_engine_pixel_tiles.py",
     ),
     "depthwise: the last steps": Defect(
         f"{CONV}/pixel_steps.h",
@@ -117,25 +117,25 @@ DEFECTS = {
         MAX_RATE_POOL,
     ),
     "rounding: the negative half": Defect(
-        "kernels/rounding.py", "torch.maximum(positive, total - positive)", "positive", "tests/package/test_rounding.py"
+        "kernels/rounding.py", "torch.maximum(positive, total - positive)", "positive", "tests/plan/test_rounding.py"
     ),
     "rounding on a CPU: the negative half": Defect(
         "kernels/cpu/src/rounding.h",
         "most(weights.positive, weights.all - weights.positive)",
         "weights.positive",
-        "tests/package/test_rounding.py",
+        "tests/plan/test_rounding.py",
     ),
     "rounding: what rounding adds": Defect(
         "kernels/rounding.py",
         "self.largest_half - inputs / 2",
         "self.largest_half - inputs / 4",
-        "tests/package/test_rounding.py",
+        "tests/plan/test_rounding.py",
     ),
     "words: a partial byte": Defect(
         "kernels/cpu/src/packed_spikes.h",
         "left < 8 ? left : 8);\n        for (; word;",
         "left < 7 ? left : 7);\n        for (; word;",
-        "tests/package/test_spikes.py",
+        "tests/spikes/test_spikes.py",
     ),
     "recurrent neurons: what fired last": Defect(
         "kernels/cpu/src/recurrent/steps.h",

@@ -3,9 +3,9 @@
 from planted.defect import Defect
 
 ENGINE = "kernels/cpu/src/engine"
-SCATTERED = "tests/package/test_engine_scatter.py"
-MANY_STEPS = "tests/package/test_engine_many_steps.py"
-ENGINE_KERNELS = "tests/package/test_engine_kernels.py"
+SCATTERED = "tests/engine/test_engine_scatter.py"
+MANY_STEPS = "tests/engine/test_engine_many_steps.py"
+ENGINE_KERNELS = "tests/engine/test_engine_kernels.py"
 
 DEFECTS = {
     "scattered spikes: a silent step of a leak too few": Defect(
@@ -51,13 +51,13 @@ DEFECTS = {
         "kernels/cpu/src/conv2d/weight_units.h",
         "half > largest_byte_sum",
         "half > 2 * largest_byte_sum",
-        "tests/package/test_engine_few_steps.py",
+        "tests/engine/test_engine_few_steps.py",
     ),
     "engine: rows that add nothing": Defect(
         "kernels/cpu/src/engine/rows_to_add.h",
         "j < most_group; j++) end[j]",
         "j < most_group - 2; j++) end[j]",
-        "tests/package/test_engine_few_steps.py",
+        "tests/engine/test_engine_few_steps.py",
     ),
     "engine: inputs of a group": Defect(
         "kernels/cpu/src/engine/sliced_way.h", "* (c.C_in / 8);", "* (c.C_in / 16);", ENGINE_KERNELS
@@ -72,6 +72,6 @@ DEFECTS = {
         f"{ENGINE}/recurrent.cpp",
         "w.block(b), list,",
         "w.block(b > 0), list,",
-        "tests/package/test_recurrent_rounded.py",
+        "tests/plan/test_recurrent_rounded.py",
     ),
 }

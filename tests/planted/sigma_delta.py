@@ -3,7 +3,7 @@
 from planted.defect import Defect
 
 SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
-SIGMA_DELTA_ENGINES = "tests/package/test_engine_sigma_delta.py"
+SIGMA_DELTA_ENGINES = "tests/engine/test_engine_sigma_delta.py"
 
 DEFECTS = {
     "sigma-delta: states go on": Defect(
@@ -40,24 +40,24 @@ DEFECTS = {
         "proxykernels/conversion/relu/sigma_delta_pools.py",
         "!= [reader]",
         "== []",
-        "tests/package/test_sigma_delta_pools.py",
+        "tests/conversion/relu/test_sigma_delta_pools.py",
     ),
     "sigma-delta: a bottleneck is no ReLU": Defect(
         "proxykernels/layers/sigma_delta_neurons.py",
         "0.0 if self.rectifies else",
         "0.0 if True else",
-        "tests/package/test_sigma_delta.py",
+        "tests/running/test_sigma_delta.py",
     ),
     "sigma-delta: samples that have stopped": Defect(
         "proxykernels/running/sigma_delta_layers.py",
         "self.index = self.index[~decided]",
         "pass",
-        "tests/package/test_sigma_delta_states.py",
+        "tests/running/test_sigma_delta_states.py",
     ),
     "sigma-delta: inputs between the windows of a pooling": Defect(
         "kernels/cpu/src/engine/changes.h",
         "if (maxima && keeps && s.T_in) add_up_inputs",
         "if (count && maxima && keeps && s.T_in) add_up_inputs",
-        "tests/package/test_sigma_delta_states.py",
+        "tests/running/test_sigma_delta_states.py",
     ),
 }
