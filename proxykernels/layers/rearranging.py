@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..calls import spike_ops
+from ..calls.spike_functions import side_by_side
 from ..checks import window_checks
 from ..checks.keywords import taken_by_position
 from ..spikes import Spikes
@@ -189,16 +190,3 @@ class Unflatten(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}"
-
-
-def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
-    """Concatenates inputs along their channels. Spikes become float32 tensors if mixed with tensors or other scales."""
-    if len(parts) == 1:
-        return parts[0]
-    spikes = [part for part in parts if isinstance(part, Spikes)]
-    if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
-        return spike_ops.cat_channels(spikes)
-    values = [part.dense() if isinstance(part, Spikes) else part for part in parts]
-    if all(map(checks.is_repeated, values)):
-        return checks.repeated(torch.cat([part[0] for part in values], 1), len(values[0]))
-    return torch.cat(values, 2)

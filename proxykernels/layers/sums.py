@@ -13,6 +13,7 @@ from torch.func import functional_call
 from .. import checks
 from ..calls import neuron_ops, spike_ops
 from ..calls.gradients.calls import wants_gradient
+from ..calls.spike_functions import side_by_side
 from ..checks import chunked_passes
 from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
@@ -23,7 +24,6 @@ from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
 from .base import Neurons, each_step
 from .parametrized import with_plain_weights
-from .rearranging import side_by_side
 from .synapses import Convolution, Product, Synapse, both_sides, synapse_of
 
 _remembered = PackedWeights(fingerprint)  # the joined weights of FusedSum layers

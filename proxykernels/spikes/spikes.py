@@ -2,7 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from .storage import Periods, Words
 from .word_ops import pack_words
 
 _unsafe_view = torch.ops.aten._unsafe_view.default
+FUNCTIONS: dict[Callable, Callable] = {}  # torch function -> the same of Spikes (calls/spike_functions.py)
+METHODS = "flatten", "reshape", "view"  # of a tensor, which are Spikes of Spikes
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
 
 
@@ -22,10 +25,13 @@ class Spikes:
 
     Made by :func:`pack`, by layers and by the functions of this package. The layout of the bits depends on the device.
 
+    A forward pass of a network's own may write ``x + y`` and ``x - y``, which are float32 tensors; ``0.5 * x``, Spikes
+    of another ``scale``; ``torch.cat([x, y], 2)``; ``x.flatten(2)``, and ``x.reshape(T, N, ...)`` or ``x.view``.
+
     Attributes:
         shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
-        scale: the value of a spike: 1, or 1 / (1 - p) after a :class:`Dropout` in training. The next layer multiplies
-            its weights by it.
+        scale: the value of a spike: 1, or another one after a :class:`Dropout` in training or a product with a number.
+            The next layer multiplies its weights by it.
     """
 
     __slots__ = ("_handle", "_kept", "scale", "shape")
@@ -162,13 +168,42 @@ class Spikes:
         array = self.dense().cpu().numpy()
         return array if dtype is None else array.astype(dtype)
 
+    def __add__(self, other):
+        return torch.add(self, other)
+
+    def __radd__(self, other):
+        return torch.add(self, other)
+
+    def __sub__(self, other):
+        return torch.sub(self, other)
+
+    def __rsub__(self, other):
+        return torch.rsub(self, other)
+
+    def __mul__(self, factor):
+        return torch.mul(self, factor)
+
+    def __rmul__(self, factor):
+        return torch.mul(self, factor)
+
+    def __truediv__(self, divisor):
+        return torch.div(self, divisor)
+
+    def __neg__(self):
+        return torch.mul(self, -1)
+
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
-        raise TypeError(_no_tensor(getattr(function, "__name__", str(function))))
+        known = FUNCTIONS.get(function)
+        if known is None:
+            raise TypeError(no_tensor(getattr(function, "__name__", str(function))))
+        return known(*args, **(kwargs or {}))
 
     def __getattr__(self, name: str):
         if hasattr(Tensor, name) and not name.startswith("_"):
-            raise _NoTensorError(_no_tensor(name))
+            if name in METHODS:
+                return partial(FUNCTIONS[getattr(Tensor, name)], self)
+            raise _NoTensorError(no_tensor(name))
         raise AttributeError(f"'Spikes' object has no attribute {name!r}")
 
     def __repr__(self) -> str:
@@ -221,7 +256,7 @@ class _NoTensorError(AttributeError, TypeError):
     """An AttributeError, so that hasattr works; and a TypeError, for code that passes Spikes to a torch module."""
 
 
-def _no_tensor(name: str) -> str:
+def no_tensor(name: str) -> str:
     """The error for a torch function that does not take spikes; it names what does."""
     use = COUNTERPARTS.get(name, "a layer of this package, or .dense(), which is a tensor of 0 and 1")
     return f"torch's {name} takes tensors, and got Spikes; use {use}"
