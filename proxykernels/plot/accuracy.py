@@ -1,32 +1,30 @@
 """Accuracy against the number of steps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import heap
+from ..running.result import LayerFigures, Result, logits
 from ..spikes import Spikes
 from .drawing import given_or_new, legend
 
+Outputs = Spikes | Tensor | Result
 
-def accuracy_vs_T(spikes: Mapping[str, Spikes] | Spikes, labels: Tensor, *, ax=None):
-    """Accuracy after every number of steps, from one run.
 
-    A sample is right if its class has more spikes than every other class. Ties and silence are wrong. A dashed line is
-    the chance level, one of the classes.
+def accuracy_vs_T(outputs: Mapping[str, Outputs] | Outputs, labels: Tensor, *, ax=None):
+    """Accuracy after every number of steps, from one run. A dashed line is the chance level, one of the classes.
 
     Args:
-        spikes: output Spikes (T, N, classes), ``result.spikes``; or several by name, for one curve each.
+        outputs: as :func:`accuracy` takes them; or several by name, for one curve each.
         labels: int64 [N].
         ax: matplotlib axes.
 
     Raises:
-        TypeError, ValueError: the spikes are no Spikes (T, N, classes), or labels do not match.
-        ImportError: matplotlib is not installed.
+        TypeError, ValueError: as of :func:`accuracy`. ImportError: matplotlib is not installed.
     """
-    curves = spikes if isinstance(spikes, Mapping) else {"": spikes}
+    curves = outputs if isinstance(outputs, Mapping) else {"": outputs}
     accuracies = {name: accuracy(curve, labels) for name, curve in curves.items()}
     ax = given_or_new(ax)
     for name, shares in accuracies.items():
@@ -35,7 +33,7 @@ def accuracy_vs_T(spikes: Mapping[str, Spikes] | Spikes, labels: Tensor, *, ax=N
     ax.xaxis.set_major_formatter(lambda steps, _: f"{steps:g}")  # 1 2 4 8
     ax.set(xlabel="steps T", ylabel="accuracy, %")
     ax.grid(alpha=0.3)
-    for classes in sorted({curve.shape[2] for curve in curves.values()}):
+    for classes in sorted({_output(curve).shape[2] for curve in curves.values()}):
         _draw_chance(ax, 100 / classes)
     if any(curves):
         legend(ax)
@@ -48,35 +46,77 @@ def _draw_chance(ax, percent: float) -> None:
     ax.annotate(f"chance, {percent:.3g} %", (1.0, percent), (0, 2), color="gray", fontsize=8, **place)
 
 
-def accuracy(spikes: Spikes, labels: Tensor) -> Tensor:
-    """The numbers of :func:`accuracy_vs_T`: a tie is wrong, and so is silence.
+def accuracy(outputs: Outputs, labels: Tensor) -> Tensor:
+    """The numbers of :func:`accuracy_vs_T`. A sample is right if its class is ahead of every other one; a tie is wrong.
 
     Args:
-        spikes: output Spikes (T, N, classes).
+        outputs: one of these.
+
+            - A result of :func:`simulate`. Of a converted network that ends in spikes it needs the potentials of the
+              last layer, ``record=["linear2.v"]``, and the class with the largest logit is the answer. Of a network
+              that ends in values, such as one of sigma-delta neurons or with a readout, the largest value is. Of
+              others the most spikes are.
+            - Spikes (T, N, classes): the most spikes are the answer; silence is wrong.
+            - A tensor [T, N, classes] of values after each step, such as potentials or logits: the largest is.
         labels: int64 [N].
 
     Returns:
         The share of samples that are right after each step, float32 [T].
 
     Raises:
-        TypeError, ValueError: the spikes are no Spikes (T, N, classes), or labels do not match.
+        TypeError, ValueError: ``outputs`` are none of these or have another shape, a result lacks the potentials of a
+            converted network's last layer, or labels do not match.
     """
-    _check_outputs(spikes, labels)
-    labels = labels.to(spikes.device)
-    right = torch.zeros(spikes.T, dtype=torch.float32, device=heap.CPU)
-    counts = torch.zeros(spikes.shape[1:], dtype=torch.int32, device=spikes.device)
-    for t in range(spikes.T):
-        counts += spikes[t : t + 1].dense(torch.int32)[0]
-        true = counts.gather(1, labels.unsqueeze(1))
-        rivals = counts.scatter(1, labels.unsqueeze(1), 0).amax(1, keepdim=True)  # 0: silence is wrong
-        right[t] = (true > rivals).float().mean().cpu()
-    return right
-
-
-def _check_outputs(spikes: Spikes, labels: Tensor) -> None:
-    if not isinstance(spikes, Spikes):
-        raise TypeError(f"spikes must be Spikes (T, N, classes), got {type(spikes).__name__}")
-    if len(spikes.shape) != 3:
-        raise ValueError(f"spikes must have the shape (T, N, classes), got {spikes.shape}")
-    _, N, classes = spikes.shape
+    output = _output(outputs)
+    if not isinstance(output, Spikes | Tensor):
+        raise TypeError(
+            "outputs must be a result of simulate, Spikes (T, N, classes) or a tensor of values [T, N, classes], "
+            f"got {type(output).__name__}"
+        )
+    if len(output.shape) != 3:
+        raise ValueError(f"outputs must have the shape (T, N, classes), got {tuple(output.shape)}")
+    _, N, classes = output.shape
     checks.labels("labels", labels, N, classes)
+    labels = labels.to(output.device).unsqueeze(1)
+    shares = [_share(scores, labels, isinstance(output, Spikes)) for scores in _scores(outputs)]
+    return torch.stack(shares) if shares else torch.empty(0)
+
+
+def _share(scores: Tensor, labels: Tensor, fires: bool) -> Tensor:
+    """The share of samples [N, classes] that are right."""
+    lowest = 0 if fires and not scores.is_floating_point() else -torch.inf  # 0: silence is wrong
+    rivals = scores.scatter(1, labels, lowest).amax(1, keepdim=True)
+    return (scores.gather(1, labels) > rivals).float().mean().cpu()
+
+
+def _output(outputs: Outputs) -> Spikes | Tensor:
+    return outputs.output if isinstance(outputs, Result) else outputs
+
+
+def _scores(outputs: Outputs) -> Iterator[Tensor]:
+    """After each step what the classes have, [N, classes]."""
+    output = _output(outputs)
+    if isinstance(output, Tensor):
+        yield from output.detach()
+        return
+    logits_of = _logits_of_step(outputs) if isinstance(outputs, Result) else None
+    counts = torch.zeros(output.shape[1:], dtype=torch.int32, device=output.device)
+    for t in range(output.T):
+        counts += output[t : t + 1].dense(torch.int32)[0]
+        yield counts if logits_of is None else logits_of(counts, t)
+
+
+def _logits_of_step(result: Result) -> Callable[[Tensor, int], Tensor] | None:
+    """What gives logits, of counts and the number of a step; None: the result has none."""
+    try:
+        _ = result.logits
+    except AttributeError:  # the network was not converted, or its last layer loses charge
+        return None
+    name = f"{list(result.places)[-1]}.v"
+    v, figures = result.records.get(name), result._figures
+    if v is None or not isinstance(figures, LayerFigures):
+        raise ValueError(
+            f"the logits of each step need the last layer's potentials: simulate with record=[{name!r}]; or give "
+            "result.spikes, whose counts are right less often"
+        )
+    return lambda counts, t: logits(figures.layer, counts, [v[t]], figures.given, torch.full_like(result.steps, t + 1))

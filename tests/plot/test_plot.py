@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import spikes
 from equality import equal
+from torch import nn
 
 import proxykernels as pk
 from proxykernels.plot.animation import BETWEEN, mosaic
@@ -144,8 +145,32 @@ def test_accuracy_of_every_step():
     ax.figure.canvas.draw()
     assert [text.get_text() for text in ax.get_xticklabels()][1:4] == ["1", "2", "4"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert equal(pk.plot.accuracy(dense.cumsum(0), labels), pk.plot.accuracy(pk.pack(dense), labels))  # as values
     silent = pk.pack(torch.zeros(4, 3, 1))  # also where no other class could lead
     assert not pk.plot.accuracy(silent, torch.zeros(3, dtype=torch.int64)).any()
+
+
+def test_accuracy_by_logits(generator):
+    """The logits of each step are those of runs of so many steps; those of sigma-delta neurons are their outputs."""
+    images, labels = torch.rand(64, 1, 6, 6, generator=generator), torch.randint(3, (64,), generator=generator)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    labels[:48] = net(images).argmax(1)[:48].detach()
+    spiking, changing = pk.convert(net, images), pk.convert(net, images, neuron="sigma-delta")
+    result = pk.simulate(spiking, images, 8, record=["3.v"])
+    by_logits = pk.plot.accuracy(result, labels)
+    runs = [pk.simulate(spiking, images, T).logits for T in range(1, 9)]
+    assert equal(by_logits, torch.stack([(run.argmax(1) == labels).float().mean() for run in runs]))
+    assert by_logits[1] > pk.plot.accuracy(result.spikes, labels)[1]
+    result = pk.simulate(changing, images, 8)
+    assert equal(pk.plot.accuracy(result, labels), (result.potentials.argmax(2) == labels).float().mean(1))
+    assert len(pk.plot.accuracy_vs_T({"values": result, "spikes": result}, labels).lines) == 3  # and one of chance
+    own = nn.Sequential(pk.Flatten(), pk.FusedIFLinear(36, 3))
+    result = pk.simulate(own, images, 8)
+    assert equal(pk.plot.accuracy(result, labels), pk.plot.accuracy(result.spikes, labels))
+    with pytest.raises(ValueError, match=r"simulate with record=\['3.v'\]; or give result.spikes"):
+        pk.plot.accuracy(pk.simulate(spiking, images, 8), labels)
 
 
 def test_bad_arguments(monkeypatch):
@@ -176,7 +201,16 @@ def test_bad_arguments(monkeypatch):
             "v must be a tensor that holds its",
         ),
         (lambda: pk.plot.accuracy_vs_T(packed, torch.zeros(3).long()), ValueError, r"labels must be int64 \[2\]"),
-        (lambda: pk.plot.accuracy_vs_T(torch.zeros(4, 2, 3), torch.zeros(2).long()), TypeError, "must be Spikes"),
+        (
+            lambda: pk.plot.accuracy_vs_T([1, 2], torch.zeros(2).long()),
+            TypeError,
+            "outputs must be a result of simulate",
+        ),
+        (
+            lambda: pk.plot.accuracy(torch.zeros(2, 3), torch.zeros(2).long()),
+            ValueError,
+            r"the shape \(T, N, classes\)",
+        ),
     ):
         with pytest.raises(error, match=message):
             call()
