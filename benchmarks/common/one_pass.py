@@ -14,7 +14,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from common import cost
 from common.cost import Work
-from proxykernels.conversion.relu.calibrate import activation, relu_value
+from proxykernels.conversion.relu.side_by_side import activation, relu_value
 from proxykernels.kernels.reference import nearest_power
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 

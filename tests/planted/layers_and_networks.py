@@ -97,19 +97,19 @@ DEFECTS = {
         "tests/training/test_first_try.py",
     ),
     "conversion: a shift beside padding": Defect(
-        "proxykernels/conversion/relu/norms_behind.py",
+        "proxykernels/conversion/relu/viewed_graph.py",
         "not pads or not affine.shift.any()",
         "True",
         "tests/conversion/relu/test_norms_behind.py",
     ),
     "conversion: a maximum of negative factors": Defect(
-        "proxykernels/conversion/relu/norms_behind.py",
+        "proxykernels/conversion/relu/viewed_graph.py",
         "(affine.factor >= 0).all()",
         "(affine.factor >= 0).any()",
         "tests/conversion/relu/test_norms_behind.py",
     ),
     "conversion: pooling of rates": Defect(
-        "proxykernels/conversion/graph/graph_layers.py",
+        "proxykernels/conversion/graph/fx_graph.py",
         "MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS",
         "MAX_POOLS if x.binary else RUNNING_MAX_POOLS",
         "tests/conversion/relu/test_convert.py",

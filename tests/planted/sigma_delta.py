@@ -37,7 +37,7 @@ DEFECTS = {
         SIGMA_DELTA_ENGINES,
     ),
     "sigma-delta: a pooling that others see through": Defect(
-        "proxykernels/conversion/relu/sigma_delta_pools.py",
+        "proxykernels/conversion/relu/sigma_delta.py",
         "!= [reader]",
         "== []",
         "tests/conversion/relu/test_sigma_delta_pools.py",

@@ -1,11 +1,13 @@
 """A translated network against what it was made of, layer by layer: the same currents, and spikes where they belong.
 
-Each layer is given what its neurons' counterpart was given there, and not what the layers before it made of it. So the
-first one that is wrong is found, and no silence in front of a layer hides it.
+Each layer gets the input that its counterpart had in the original, not the output of the translated layers before it:
+the first wrong layer is found, and a silent layer in front of it hides nothing. If no sample input is given, one is
+made up.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 
 from ...kernels import reference
 from ...kernels.neuron_models import Neuron
-from ...layers import Neurons
+from ...layers import Flatten, Neurons
+from ...layers.synapses import Convolution, Convolution1d, Product
 from ...network import Network
 from ...spikes import Spikes, pack
 
@@ -26,6 +29,10 @@ MOST_PIXELS = 4  # along an axis, for that
 MOST_NEURONS = 2048  # for that, if a pixel has fewer
 PER_STEP = 16  # steps that round a potential as much as that
 ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands of terms err less
+SAMPLES = 2  # of a generated input
+USUAL = (32, 28, 16, 64, 8, 34, 12, 48, 24, 128, 96, 224, 256)  # pixels along an axis, those of small nets first
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8000, 16000)
+MOST = 300  # pixels along an axis that are tried
 
 
 @dataclass
@@ -302,3 +309,70 @@ def share_of(wrong: Tensor) -> str:
 
 def _shape(values: Tensor) -> str:
     return str(list(values.shape[2:]))
+
+
+def sample_of(net: Network) -> Tensor | None:
+    """Random values [T, N, ...] from 0 to 1, of a shape that the layers take; None: none was found."""
+    shape = next((shape for shape in _shapes(net) if _takes(net, shape)), None)
+    if shape is None:
+        return None
+    return torch.rand(STEPS, SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _shapes(net: Network) -> Iterator[tuple[int, ...]]:
+    """Candidate shapes of one sample and step for the first layers with weights."""
+    for kind, channels in dict.fromkeys(_first_weights(net)):
+        if kind is Product:
+            yield (channels,)
+        elif kind is Convolution1d:
+            yield from ((channels, n) for n in (*LENGTHS, *range(1, 2 * MOST)))
+        else:
+            yield from ((channels, n, n) for n in (*USUAL, *range(1, MOST)))
+            yield from ((channels, *size) for size in itertools.permutations((*USUAL, 10, 20, 40, 80), 2))
+
+
+def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
+    """The first layers with weights and their input channels; behind a Flatten the features."""
+    from_input = {Network.INPUT}
+    layer: Any
+    sources: Any
+    for name, layer, sources in net.layers():
+        if not from_input.intersection(sources):
+            continue
+        synapses = [s for s, _ in layer.terms(sources)] if isinstance(layer, Neurons) else []
+        weighted = [synapse for synapse in synapses if synapse.fan_in]
+        for synapse in weighted:
+            if isinstance(synapse, Convolution):
+                yield type(synapse), synapse.module.in_channels
+            else:
+                yield Product, synapse.module.in_features
+        if not weighted:
+            from_input.add(name)
+
+
+def _takes(net: Network, shape: tuple[int, ...]) -> bool:
+    """Whether all layers accept a sample of that shape."""
+    values = {Network.INPUT: _zeros(1, 1, *shape)}
+    try:
+        for name, layer, sources in net.layers():
+            inputs = tuple(values[source] for source in sources)
+            values[name] = _given(layer, inputs if len(inputs) > 1 else inputs[0])
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False
+    return True
+
+
+def _given(layer: nn.Module, x: Any) -> Tensor:
+    if not isinstance(layer, Neurons):
+        return x.flatten(2) if isinstance(layer, Flatten) else layer(x)
+    shapes = set()
+    for synapse, part in layer.terms(x):
+        shapes.add(tuple(synapse.output_shape(tuple(part.shape))))
+    (shape,) = shapes
+    if min(shape[2:]) < 1:
+        raise ValueError("nothing left")
+    return _zeros(*shape)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(()).expand(shape)  # no memory; torch's meta device takes seconds to load

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .noted import constant_of
+from .sample_runs import constant_of
 
 FIRST = "input", "tensors", "x", "self"  # what functions call what they take
 
@@ -61,7 +61,7 @@ def function_as_module(
 ) -> nn.Module:
     """The module that does what a function's call does; ``remedy``: what to do about a function of a name, for errors.
 
-    Numbers and tensors that the forward pass computes of no sample's values are those that a run has noted (noted.py).
+    Numbers and tensors that do not depend on a sample's values are those that a run has noted (sample_runs.py).
     """
     arithmetic = _arithmetic(node, name, where)
     if arithmetic is not None:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ... import layers
 from ...kernels import heap
-from .noted import constant_of
+from .sample_runs import constant_of
 
 NOTHING = -1  # the place of a zero
 MOST = 1 << 15  # values along an axis that Unflatten makes

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from ...layers.parametrized import COMPILED, has_forward_hooks, uncompiled, use_plain_weights
-from .refusals import remedy_of_library
+from .fx_calls import remedy_of_library
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "AveragedModel")
 CONTAINERS = (dict, list, set, deque, OrderedDict)

@@ -4,7 +4,7 @@ torch.fx follows a forward pass once, and what Python computes there is a consta
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from .reach import PLAIN, has_foreign_code, has_own_code, kept
 
-KNOWN = 4  # calls of a module that are compared with others
+KNOWN = 4  # calls of a module that later ones are compared with
 REMEDY = "a translation would stay as in the first call; take it out"
 
 Place = tuple[str, str]  # a module's path, and what it has
@@ -30,8 +30,7 @@ class State:
     def __init__(self, net: nn.Module, model: str):
         self.net, self.model = net, model
         self.calls = 0
-        self.draws: list[str] = []  # paths of modules that draw random numbers, inner ones first
-        self.unsteady: list[str] = []  # of those that give another output than before for the same input
+        self.modules = Unsteady()
         self.before: dict[bool, dict[Place, Any]] = {}
         for libraries in (False, True) if has_foreign_code(net) else ():
             self.before[libraries] = {}
@@ -48,8 +47,8 @@ class State:
         for libraries in self.before:
             if not libraries or last or self.calls.bit_count() == 1:
                 self._check(libraries)
-        if self.draws:
-            raise Changed(f"{self.model}: {_where(self.draws[0])} draws random numbers; {REMEDY}")
+        if draws := self.modules.draws:
+            raise Changed(f"{self.model}: {_where(draws[0])} draws random numbers; {REMEDY}")
 
     def _check(self, libraries: bool) -> None:
         now, before, first = self._now(libraries), self.before[libraries], self.calls == 1
@@ -77,18 +76,37 @@ class State:
 
     def explain(self) -> None:
         """Raise Changed where a module does not always give the same for the same input."""
-        if self.unsteady:
+        if unsteady := self.modules.unsteady:
             raise Changed(
-                f"{self.model}: {_where(self.unsteady[0])} has a state: it does not always give the same for the same "
+                f"{self.model}: {_where(unsteady[0])} has a state: it does not always give the same for the same "
                 f"input; {REMEDY}"
             )
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Notes which modules draw random numbers or are not steady; afterwards the generators are as before."""
-        with ExitStack() as hooks, generators_kept():
-            for path, module in self.net.named_modules():
-                if has_own_code(module):
+        with self.modules.watching(self.net), generators_kept():
+            yield
+
+
+class Unsteady:
+    """Finds modules whose own code does not always give the same for the same input.
+
+    Attributes:
+        draws: paths of modules that draw random numbers, inner ones first.
+        unsteady: paths of those that gave another output than before for the same input.
+    """
+
+    def __init__(self) -> None:
+        self.draws: list[str] = []
+        self.unsteady: list[str] = []
+
+    @contextmanager
+    def watching(self, net: nn.Module, apart_from: Collection[str] = ()) -> Iterator[None]:
+        """While ``net`` is called; ``apart_from``: paths of modules that are not looked at."""
+        with ExitStack() as hooks:
+            for path, module in net.named_modules():
+                if has_own_code(module) and path not in apart_from:
                     watch = _Watch(path, self)
                     hooks.enter_context(module.register_forward_pre_hook(watch.before))
                     hooks.enter_context(module.register_forward_hook(watch.after))
@@ -108,10 +126,10 @@ def generators_kept() -> Iterator[Callable[[], bool]]:
 
 
 class _Watch:
-    """Hooks of a module of its own code, which tell ``state`` when it draws random numbers, or is not steady."""
+    """The hooks of one module, which add it to ``found``."""
 
-    def __init__(self, path: str, state: State):
-        self.path, self.state = path, state
+    def __init__(self, path: str, found: Unsteady):
+        self.path, self.found = path, found
         self.calls: list[tuple[tuple, Tensor]] = []  # what it took and gave, of some calls
         self.begun: list[tuple] = []  # generators and what it takes, of a call that goes on
 
@@ -122,13 +140,14 @@ class _Watch:
     def after(self, module: nn.Module, arguments: tuple, given: Any) -> None:
         generators, taken = self.begun.pop()
         if _differ(generators, _generators()):
-            self.state.draws.append(self.path)
+            self.found.draws.append(self.path)
+        given = given[0] if isinstance(given, tuple | list) and given else given
         if not isinstance(given, Tensor):
             return
         for then, gave in self.calls:
             if len(then) == len(taken) and all(map(_same, then, taken)):
                 if gave.shape != given.shape or not torch.allclose(gave, given, 1e-4, 1e-6, equal_nan=True):
-                    self.state.unsteady.append(self.path)
+                    self.found.unsteady.append(self.path)
                 return
         if len(self.calls) < KNOWN:
             self.calls.append((taken, given.clone()))

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from ...network import Network
 from ..graph.compare import TINY, Difference, Watched, check_neurons, drive, pixels, rounding, share_of
-from .here import Given, Here, Made, Random
-from .port_outputs import Outputs
+from .here import Given, Here, Made, Outputs, Random
 from .port_runs import Original, at_rest, current_of, first, reset, takes_all_steps, tensor_of
 
 

@@ -1,10 +1,12 @@
-"""The description of another library's neuron in terms of this package."""
+"""The description of another library's neuron in terms of this package, and its learnable parameters here."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from ...layers import FusedSum, Neurons
 from ...neurons import AnyNeuron, Value
 from ...surrogates import Surrogate
 
@@ -28,3 +30,85 @@ class Described(NamedTuple):
     learn: Callable[[nn.Module], list[str]] | None = None
     gain: float = 1.0
     shift: Tensor | None = None
+
+
+class Left(nn.Module):
+    """The decay of neurons whose reciprocal time constant is sigmoid(w)."""
+
+    def __init__(self, w: nn.Parameter):
+        super().__init__()
+        self.w = w
+
+    def forward(self, decay: Tensor) -> Tensor:
+        return (-self.w).sigmoid().expand_as(decay)
+
+
+class Divided(nn.Module):
+    """Weights and biases divided by the time constant 1 / sigmoid(w)."""
+
+    def __init__(self, w: nn.Parameter):
+        super().__init__()
+        self.w = w
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.w.sigmoid()
+
+
+class Clamped(nn.Module):
+    """A share, which stays from 0 to 1."""
+
+    def forward(self, share: Tensor) -> Tensor:
+        return share.clamp(0, 1)
+
+
+def learn(layer: nn.Module, name: str, value: Tensor, rule: nn.Module | None = None) -> None:
+    """Make a layer's parameter learnable: ``value``, or what ``rule`` computes from it.
+
+    Args:
+        value: of the shape [] or [C]; an nn.Parameter is learnt itself, another tensor is a constant of the rule's.
+    """
+    if isinstance(layer, Neurons):
+        layer._forget(name)
+    else:
+        delattr(layer, name)
+    if isinstance(value, nn.Parameter):
+        layer.register_parameter(name, value)
+    else:
+        layer.register_buffer(name, value)
+    if rule is not None:
+        parametrize.register_parametrization(layer, name, rule, unsafe=True)
+
+
+def makers_of_currents(layer: Any) -> list[nn.Module] | None:
+    """The modules whose weights and biases scale a layer's currents; None if it also takes inputs without weights."""
+    if getattr(layer, "bn", None) is not None:
+        return [layer.bn]
+    if isinstance(layer, FusedSum):
+        synapses = list(layer.synapses)
+        return None if any(isinstance(synapse, nn.Identity) for synapse in synapses) else synapses
+    return [layer] if hasattr(layer, "weight") else None
+
+
+def gain(layer: Any) -> float:
+    """The factor of a layer's currents, after its neurons' time constant was made learnable."""
+    for maker in makers_of_currents(layer) or ():
+        for rules in getattr(maker, "parametrizations", {}).values():
+            for rule in rules:
+                if isinstance(rule, Divided):
+                    return rule.w.detach().sigmoid().item()
+    return 1.0
+
+
+def parameter(value: Tensor) -> nn.Parameter:
+    """A copy of its own: float32 [] or [C]."""
+    value = value.detach().float().clone()
+    return nn.Parameter(value.reshape(()) if value.numel() == 1 else value.flatten())
+
+
+def constants(neuron: nn.Module, learnt: Sequence[str]) -> list[str]:
+    """The names of a neuron's learnable parameters that are not among those that are ``learnt`` here."""
+    return [name for name, p in neuron.named_parameters(recurse=False) if p.requires_grad and name not in learnt]
+
+
+def is_learnt(value: object) -> bool:
+    return isinstance(value, nn.Parameter) and value.requires_grad

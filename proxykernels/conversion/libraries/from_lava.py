@@ -12,7 +12,7 @@ from ... import checks
 from ...layers import Flatten
 from ...network import Network
 from ...neurons import LoihiNeuron, Value
-from ..graph.build_layers import build_layer, build_recurrent
+from ..graph.rewrites import build_layer, build_recurrent
 
 UNIT = 64  # of weights, biases and thresholds: Loihi shifts them by 6 bits
 DECAYS = 4096

@@ -11,24 +11,21 @@ from torch import Tensor, nn
 from ... import checks
 from ...network import Network
 from ...neurons import LINeuron
-from ..graph.build_layers import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.compare import Difference
-from ..graph.folding import fold_gains, fold_inputs, fold_norms, untie
 from ..graph.fx_calls import path_of
-from ..graph.graph_values import ModelPopulation
+from ..graph.graph_values import ModelPopulation, fold_gains, fold_inputs, fold_norms, untie
 from ..graph.prepared import check_model, in_evaluation, let_go, prepared, without_autocast
+from ..graph.rewrites import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.state_between_calls import naming_what_is_kept
-from . import recurrence_proof, snntorch_neurons, spikingjelly_neurons
+from . import snntorch_neurons, spikingjelly_neurons
 from .beside import Layer
-from .described import Described
-from .learnt import constants, gain
+from .described import Described, constants, gain
 from .port_graph import Gate, PortGraph
-from .port_proof import Proof, check_sample, neuron_paths
+from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
 from .port_runs import Original, takes_all_steps
 from .ranked_trace import LOOPED, followed
 from .recurrence import Find, is_container, of_snntorch, of_spikingjelly
-from .time_axes import TimeAxes, steps_first
-from .time_loops import ONE_STEP, one_step
+from .time_loops import ONE_STEP, TimeAxes, one_step, steps_first
 
 UNCLEAR = {  # what torch says of a trace, and what it means
     "non-empty TensorList": f"returns none of the {LOOPED} steps for which its loop is followed; return all steps, "
@@ -309,7 +306,7 @@ def _built(population: ModelPopulation, described: Described) -> nn.Module:
 
 def _check_recurrence(place: str, layer: nn.Module, population: ModelPopulation, shift: Tensor | None) -> None:
     try:
-        recurrence_proof.check(place, layer, population.recurrence, shift)
+        check_recurrence(place, layer, population.recurrence, shift)
     except Difference as difference:
         raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
 

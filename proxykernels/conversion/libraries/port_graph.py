@@ -12,13 +12,11 @@ from ...layers import Delay, Dropout, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
-from ..graph.fx_calls import arguments, path_of
-from ..graph.fx_graph import Graph, Values
-from ..graph.graph_layers import shape_of
+from ..graph.fx_calls import arguments, path_of, remedy_of_imports
+from ..graph.fx_graph import Graph, Values, shape_of
 from ..graph.graph_values import Affine, Current, Projection, Signal
-from ..graph.refusals import remedy_of_imports
 from ..graph.rewrites import scaled_identity, taps
-from ..graph.sized_trace import of_sizes
+from ..graph.sample_runs import of_sizes
 from .recurrence import Find, Recurrence
 from .spikingjelly_neurons import is_delay
 from .time_loops import ONE_STEP, over_time

@@ -1,5 +1,10 @@
-"""Compares imported networks with their originals before they are returned: both run, side by side."""
+"""Compares imported networks with their originals before they are returned: both run, side by side.
 
+Recurrent modules are compared again by themselves: the spikes must follow from the input and from the spikes of the
+step before, through the weights that the layer here has.
+"""
+
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,22 +17,53 @@ from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
-from ..graph.compare import Difference
+from ..graph.compare import PROBED, Difference, check_neurons, drive, sample_of, shifted
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation
-from ..graph.samples import sample_of
 from ..graph.state_between_calls import Changed, generators_kept
 from .beside import Beside, Layer, Steps
-from .port_blame import Blame
-from .port_runs import Original, reset, takes_all_steps
+from .described import gain
+from .port_runs import Blame, Original, reset, takes_all_steps, tensor_of
+from .recurrence import Recurrence
 from .time_loops import ONE_STEP
 
+DRIVES = 1, 4, 16, -1, -4, -16  # factors of inputs; some of them make neurons fire
 SHORT, LONG = 40, 128  # steps of two runs
 BATCH = 4  # samples of the shorter one; the longer one has one
 FACTORS = torch.tensor([1.0, 16.0, 100.0])  # of the currents that occur
 AGAIN, FEW = 16, 2  # calls of the same network, and their steps
 TRIED = 5  # steps of a first run
 BATCHES = (BATCH, 2, 3, 5, 6, 7, 8, 10, 12, 16, 20, 32, 50, 64, 1)  # of which a network may take one only
+
+
+@torch.no_grad()
+def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tensor | None = None) -> None:
+    """Run the module alone, from rest, on an input on which it fires.
+
+    ``shift``: a constant current [C] that the layer has here besides; None: none.
+
+    Raises:
+        Difference: its spikes do not follow from the input and from its spikes of the step before.
+    """
+    module: Any = copy.deepcopy(recurrence.module).eval()
+    if hasattr(module, "step_mode"):
+        module.step_mode = "s"
+    synapse, weight = recurrence.synapse, layer.weight
+    inputs = len(weight) if synapse is None else synapse.in_features
+    drawn = drive(layer, weight.new_zeros(PROBED, 1, inputs), 1.0, torch.Generator().manual_seed(1)).to(weight)
+    for factor in DRIVES:
+        reset(module)
+        x = factor * drawn
+        fired = torch.stack([tensor_of(module(step)) for step in x]).float()
+        if fired.any():
+            break
+    else:
+        raise Difference(name, "it gives no spike on any input, so that what comes back cannot be compared", alone=True)
+    current = x if recurrence.bias is None else x + recurrence.bias
+    current = layer.affine(x) if synapse is not None else gain(layer) * current
+    current = current if shift is None else current + shift
+    (back, before), *_ = layer.returning(shifted(fired))
+    check_neurons(name, layer, current + back.plain()(before), fired)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from ..graph.compare import STEPS
 from ..graph.fx_calls import CASTS, trace
-from ..graph.sized_trace import of_sizes
+from ..graph.sample_runs import of_sizes
 
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
 SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "permute")

@@ -1,7 +1,7 @@
 """Modules of other libraries whose neurons take their own spikes of the step before.
 
-A network is compared without what comes back (:func:`cut`), layer by layer like any other. What comes back is compared
-by itself (recurrence_proof.py).
+A network is compared without its feedback (:func:`cut`), layer by layer like any other; the feedback is compared by
+itself (port_proof.py).
 """
 
 from collections.abc import Callable

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate
-from .described import Described
-from .learnt import Clamped, is_learnt, learn, parameter
+from .described import Clamped, Described, is_learnt, learn, parameter
 
 Shift = Tensor | None  # [C], which is added to potentials: they start from it, and a constant current keeps it up
 InUnits = tuple[IFNeuron, Value, Shift]  # neurons, and how many times larger their potentials are here

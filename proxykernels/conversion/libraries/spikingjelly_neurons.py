@@ -11,8 +11,7 @@ import torch
 
 from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
-from .described import Described
-from .learnt import Divided, Left, is_learnt, learn, makers_of_currents, parameter
+from .described import Described, Divided, Left, is_learnt, learn, makers_of_currents, parameter
 
 PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
 ALL_STEPS = "MultiStep"  # begins the names of clock_driven's neurons that take all steps

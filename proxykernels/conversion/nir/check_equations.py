@@ -10,13 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network import Network
-from ..graph.compare import RATE, STEPS, Difference, Watched, check_alone, check_output, compare, shifted
-from ..graph.samples import SAMPLES, sample_of
-from .graph import Nodes
+from ..graph.compare import (
+    RATE,
+    SAMPLES,
+    STEPS,
+    Difference,
+    Watched,
+    check_alone,
+    check_output,
+    compare,
+    sample_of,
+    shifted,
+)
+from .graph import Images, Nodes, returned
 from .neuron_nodes import RESET, SUBTRACT, fires, is_neuron
 from .nodes import Shape
-from .recurrence import returned
-from .simpler import Images
 
 
 def compare_with(

@@ -1,7 +1,14 @@
-"""A network from a graph of NIR; how NIR and this package differ: to_nir.py."""
+"""A network from a graph of NIR; to_nir.py says how NIR and this package differ.
 
+The neurons of some libraries do something else there than the graphs that they write say. A graph does not name its
+library, so it is recognised by what its nodes have in common, and a warning says what to pass.
+"""
+
+import warnings
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -9,19 +16,28 @@ from ... import checks
 from ...layers import Flatten, Unflatten
 from ...network import Network, free_name
 from ...neurons import Value
-from ..graph.build_layers import CARRIED, NEGLIGIBLE, build_layer, multiply
 from ..graph.prepared import without_autocast
-from ..graph.rewrites import affine, scaled_identity
+from ..graph.rewrites import CARRIED, NEGLIGIBLE, affine, build_layer, multiply, scaled_identity
 from .check_equations import compare_with
-from .graph import Nodes, input_shape, nodes_of
-from .neuron_nodes import SUBTRACT, TO_V_RESET, Made, check_shape, is_neuron, neuron
+from .graph import Images, Nodes, input_shape, layer_of, nodes_of, simpler
+from .neuron_nodes import RESET, SUBTRACT, TO_V_RESET, Made, check_shape, is_neuron, neuron
 from .nodes import Shape, check_dt, delay_layers, output_shape, scale_of, shaping, synapse
-from .origins import warn_of_others
-from .recurrence import layer_of
-from .simpler import Images, simpler
 
 Term = tuple[nn.Module, str, str]  # a synapse, the node that it is, and the layer that it takes
 FEW = 1024  # features that a matrix scales; more are scaled as channels
+SINABS = (
+    "a graph of sinabs needs from_nir(graph, reset='subtract'), and spikes that are single there (SingleSpike, not "
+    "MultiSpike), of potentials without a lower bound (min_v_mem=None)"
+)
+EXACT = (
+    "a graph of sinabs, which integrates exactly, needs tau = 1 / (1 - np.exp(-1 / tau)) in its nodes, and r = tau "
+    "where norm_input is False, as an ExpLeak's is by default"
+)
+SNNTORCH = (
+    "a graph of snnTorch with reset_mechanism='subtract' needs reset='subtract', which resets a step earlier here: "
+    "from_snntorch(net) takes the network exactly"
+)
+NORSE = "a graph of Norse has no w_in, since Norse adds whole currents: set it to tau_syn / dt"
 
 
 @without_autocast()
@@ -244,3 +260,44 @@ def _of_neurons(value: Value, shape: Shape) -> torch.Tensor:
 
 def _float(value: Value | None) -> Value | None:
     return value.float() if isinstance(value, torch.Tensor) else value
+
+
+def warn_of_others(nir, nodes: Mapping[str, Any], dt: float, reset: str | None) -> None:
+    """Warn where the nodes are those of a library whose neurons do something else; ``reset``: what the caller says."""
+    advice: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        if is_neuron(nir, node) and (node.metadata or {}).get(RESET) is None:
+            for what in [*_of_dynamics(nir, node, dt), *([] if reset else _of_reset(nir, node, dt))]:
+                advice.setdefault(what, []).append(f"'{name}'")
+    if advice:
+        told = (f"{what} (node {', '.join(names)})" for what, names in advice.items())
+        warnings.warn(
+            f"neurons may do something else where the graph was written: {'; '.join(told)}. If they do what the graph "
+            "says, pass reset='v_reset'",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _of_dynamics(nir, node, dt: float) -> list[str]:
+    if isinstance(node, nir.LIF | nir.LI) and dt == 1 and _is(node.r, 1) and not _is(node.tau, 1):
+        return [EXACT]
+    if isinstance(node, nir.CubaLIF) and _is(node.w_in, 1) and not _is(node.tau_syn, dt):
+        return [NORSE]
+    return []
+
+
+def _of_reset(nir, node, dt: float) -> list[str]:
+    if isinstance(node, nir.Threshold):
+        return []
+    if isinstance(node, nir.IF | nir.LIF) and dt == 1 and _is(node.r, 1):
+        return [SINABS]
+    tau = getattr(node, "tau_mem", getattr(node, "tau", None))
+    single = np.asarray(node.r).dtype == np.float32  # SpikingJelly's are float64
+    if isinstance(node, nir.LIF | nir.CubaLIF) and single and not _is(node.r, 1) and _is(np.asarray(node.r) * dt, tau):
+        return [SNNTORCH]
+    return []
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    return bool(np.allclose(np.asarray(value, np.float64), np.asarray(wanted, np.float64), 1e-5, 0))

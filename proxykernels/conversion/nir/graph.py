@@ -1,20 +1,41 @@
-"""A graph of NIR as plain nodes and edges: read, unnested, and in order."""
+"""A graph of NIR as plain nodes and edges: read, unnested, in order, and of nodes that have a layer here.
 
+Neurons whose spikes come back to them are a cycle, neurons -> weights -> the same neurons; a spike comes back one step
+later, as in :class:`proxykernels.FusedRecurrentLinear`. Nodes without a layer here are replaced by others:
+
+    CubaLI                                    LI of tau_syn and w_in, then LI of tau_mem and r
+    CubaLIF that rests at several potentials  LI of tau_syn and w_in, then LIF of tau_mem and r
+    neurons that differ within a channel      Flatten, the same neurons as features, Images
+
+The filter comes first: the next node takes the current after the step's update, as CubaLIF does.
+"""
+
+import copy
 import graphlib
 import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from .nodes import Shape, check_size
-from .recurrence import ONLY, take_out
+from ... import checks
+from ...neurons import AnyNeuron, Value
+from ..graph.rewrites import build_recurrent
+from .neuron_nodes import FIELDS, is_filtered, is_neuron, shares_potentials
+from .nodes import Shape, check_size, numbers_of, synapse
+
+ONLY = "only neurons -> weights -> the same neurons, with a Linear, Affine or Scale for weights, may be a cycle"
 
 
 class Nodes(NamedTuple):
     """What a graph holds: nodes by name, those that send to each, and their order, senders before receivers.
 
-    ``returning``: of recurrent neurons, the nodes that their spikes come back through (recurrence.py). These are in
+    ``returning``: of recurrent neurons, the nodes that their spikes come back through. These are in
     ``by_name``, and in none of the others.
     """
 
@@ -140,3 +161,178 @@ def _in_order(nir, nodes: dict[str, Any], senders: dict[str, list[str]]) -> list
         if name not in senders_of_any and not isinstance(nodes[name], nir.Output):
             raise ValueError(f"node '{name}' leads to no output; remove it")
     return order
+
+
+def take_out(nir, nodes: Mapping[str, Any], senders: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Take such cycles out of ``senders``: neurons -> the nodes that their spikes come back through, or their own name
+    where an edge leads straight back."""
+    returning: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        if not is_neuron(nir, node):
+            continue
+        for sender in list(senders[name]):
+            through = isinstance(nodes[sender], nir.Linear | nir.Affine | nir.Scale)
+            if sender != name and not (through and senders.get(sender) == [name]):
+                continue
+            if sum(sender in others for others in senders.values()) > 1 and sender != name:
+                continue  # others take what comes back, too
+            senders[name].remove(sender)
+            returning.setdefault(name, []).append(sender)
+            if sender != name:
+                del senders[sender]
+    return returning
+
+
+def layer_of(
+    nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, modules: list[nn.Module], neuron: AnyNeuron,
+    v_init: Value | None,
+) -> nn.Module:  # fmt: skip
+    """The layer of recurrent neurons.
+
+    Args:
+        names: what their spikes come back through. modules: what they take.
+    """
+    if len(modules) > 1:
+        raise TypeError(
+            "recurrent neurons take one input, by a Linear, an Affine or nothing between; add them up before"
+        )
+    pairs = [_weight_of(nir, nodes, back, name) for back in names]
+    biases = [bias for _, bias in pairs if bias is not None]
+    bias = torch.stack(biases).sum(0) if biases else None
+    return build_recurrent(modules[0], neuron, _joined([weight for weight, _ in pairs]), bias, v_init)
+
+
+def returned(nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, before: Tensor) -> Tensor:
+    """What comes back to neurons, of the spikes [T, N, C] of the steps before each, in float64."""
+    total = torch.zeros((), dtype=torch.float64)
+    for back in names:
+        weight, bias = _weight_of(nir, nodes, back, name)
+        weight = weight.double()
+        total = total + (before * weight if weight.ndim < 2 else before @ weight.t())
+        total = total if bias is None else total + bias.double()
+    return total
+
+
+def _weight_of(nir, nodes: Mapping[str, Any], back: str, name: str) -> tuple[Tensor, Tensor | None]:
+    """A matrix [C, C], one value a neuron [C] or one for all []; and a bias."""
+    node = nodes[back]
+    if back == name:
+        return torch.ones(()), None
+    with checks.at(f"node '{back}'"):
+        if isinstance(node, nir.Scale):
+            scale = numbers_of("scale", node.scale).float()
+            if scale.numel() != 1 and scale.ndim != 1:
+                raise ValueError(f"scale must have one value for each neuron, got {list(scale.shape)}")
+            return scale.reshape(()) if scale.numel() == 1 else scale, None
+        module: Any = synapse(nir, node)
+        weight, bias = module.weight.detach(), module.bias
+        if weight.shape[0] != weight.shape[1]:
+            raise ValueError(f"weight must be square, for spikes come back to the neurons, got {list(weight.shape)}")
+        return weight, None if bias is None else bias.detach()
+
+
+def _joined(weights: Sequence[Tensor]) -> Tensor:
+    """The sum of weights, in the smallest form that has them all."""
+    C = max((len(weight) for weight in weights if weight.ndim), default=1)
+    if all(weight.ndim < 2 for weight in weights):
+        return sum(weights, torch.zeros(()))
+    full = torch.zeros(C, C)
+    for weight in weights:
+        full = full + (weight if weight.ndim == 2 else torch.diag(weight.expand(C)))
+    return full
+
+
+@dataclass
+class Images:
+    """A node that gives features as images (C, H, W) or rows (C, L)."""
+
+    shape: Shape
+
+
+def simpler(nir, nodes: Nodes, dt: float, reset: str | None) -> Nodes:
+    """The same graph, of nodes that layers stand for."""
+    senders = {name: list(its_senders) for name, its_senders in nodes.senders.items()}
+    given = Nodes(dict(nodes.by_name), senders, [], nodes.returning)
+    for name in nodes.order:
+        node = given.by_name[name]
+        given.order.append(name)
+        with checks.at(f"node '{name}'"):
+            splits = is_filtered(nir, node) and (not _fires(nir, node) or not shares_potentials(nir, node, dt, reset))
+            if splits and _fires(nir, node) and name in nodes.returning:  # which would not pass through the filter
+                raise ValueError(
+                    "recurrent CubaLIF neurons must all rest at one v_leak and reset to one v_reset, below v_threshold"
+                )
+        if splits:
+            _put_before(given, name, f"{name}_filter", _filter(nir, node))
+            node = given.by_name[name] = _unfiltered(nir, node)
+        if is_neuron(nir, node) and (shape := _differs_within_channels(node)):
+            flatten = nir.Flatten({"input": np.array(shape)}, start_dim=0, end_dim=-1)
+            _put_before(given, name, f"{name}_in_a_row", flatten)
+            given.by_name[name] = _in_a_row(node)
+            _put_behind(given, name, f"{name}_as_images", Images(shape))
+    return given
+
+
+def _fires(nir, node) -> bool:
+    return isinstance(node, nir.CubaLIF)
+
+
+def _filter(nir, node) -> Any:
+    w_in, tau = (np.broadcast_to(np.asarray(v, np.float64), np.shape(node.tau_syn)) for v in (node.w_in, node.tau_syn))
+    return nir.LI(tau=tau.copy(), r=w_in.copy(), v_leak=np.zeros_like(tau))
+
+
+def _unfiltered(nir, node) -> Any:
+    values = {"tau": node.tau_mem, "r": node.r, "v_leak": node.v_leak}
+    if not _fires(nir, node):
+        return nir.LI(**values)
+    if getattr(node, "v_reset", None) is not None:
+        values["v_reset"] = node.v_reset
+    made = nir.LIF(**values, v_threshold=node.v_threshold)
+    made.metadata = node.metadata
+    return made
+
+
+def _differs_within_channels(node) -> Shape | None:
+    """The shape of neurons whose values are not the same in each channel; None: they are."""
+    for name in FIELDS:
+        values = np.asarray(getattr(node, name, 0.0))
+        if values.ndim > 1 and values.dtype.kind in "fiub" and values.size:
+            by_channel = values.reshape(len(values), -1).astype(np.float32)
+            if (by_channel != by_channel[:, :1]).any():
+                return tuple(values.shape)
+    return None
+
+
+def _in_a_row(node) -> Any:
+    """The same neurons as features."""
+    row, size = copy.copy(node), math.prod(_differs_within_channels(node) or ())
+    for name in FIELDS:
+        value = getattr(node, name, None)
+        if value is not None and np.size(value) == size:
+            setattr(row, name, np.asarray(value).reshape(-1))
+    return row
+
+
+def _put_before(nodes: Nodes, name: str, wanted: str, node: Any) -> None:
+    """A node between another, the last in order so far, and all that send to it."""
+    new = _free(nodes, wanted)
+    nodes.by_name[new], nodes.senders[new] = node, nodes.senders[name]
+    nodes.senders[name] = [new]
+    nodes.order.insert(nodes.order.index(name), new)
+
+
+def _put_behind(nodes: Nodes, name: str, wanted: str, node: Any) -> None:
+    new = _free(nodes, wanted)
+    for receiver in nodes.receivers(name):
+        nodes.senders[receiver] = [new if sender == name else sender for sender in nodes.senders[receiver]]
+    nodes.by_name[new], nodes.senders[new] = node, [name]
+    nodes.order.append(new)
+
+
+def _free(nodes: Nodes, wanted: str) -> str:
+    name, number = wanted, 1
+    while name in nodes.by_name:
+        number += 1
+        name = f"{wanted}_{number}"
+    return name

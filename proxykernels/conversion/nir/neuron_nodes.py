@@ -28,7 +28,7 @@ from torch import Tensor
 from ... import layers
 from ...checks import neuron_checks
 from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value
-from ..graph.build_layers import NEGLIGIBLE
+from ..graph.rewrites import NEGLIGIBLE
 from .nodes import Shape, numbers_of
 
 FIELDS = "v_threshold", "v_reset", "v_leak", "r", "tau", "tau_mem", "tau_syn", "w_in", "threshold"  # by neuron

@@ -2,7 +2,7 @@
 
 Data-based normalisation: lambda is the scale of a channel's activations on the calibration data (scales.py). Weights
 are multiplied by lambda_in / lambda_out and biases divided by lambda_out. Activations then lie within 0 .. 1 and
-correspond to rates of neurons with threshold 1. calibrate.py calibrates the initial potentials.
+correspond to rates of neurons with threshold 1. side_by_side.py calibrates the initial potentials.
 """
 
 import itertools
@@ -19,26 +19,20 @@ from ...layers import SpikingLayer
 from ...layers.parametrized import is_parametrized
 from ...network import Network
 from ...neurons import IFNeuron, SigmaDelta
-from ..graph.build_layers import CARRIED, build_layer
-from ..graph.folding import fold_norms, untie
 from ..graph.fx_calls import needed, trace
-from ..graph.graph_values import ModelPopulation
-from ..graph.noted import Notes
+from ..graph.graph_values import ModelPopulation, fold_norms, untie
 from ..graph.prepared import borrowed, check_model, copied, let_go, without_autocast
-from ..graph.sized_trace import sized
+from ..graph.rewrites import CARRIED, build_layer
+from ..graph.sample_runs import Notes, sized
 from ..graph.state_between_calls import naming_what_is_kept
-from . import make_sigma_delta
-from .calibrate import FEWEST, HALF, INPUTS, SAMPLES, calibrate_potentials
-from .check_translation import OriginalValues, check, samples_of
-from .norms_behind import warn_of_products
-from .obstacles import with_all
+from . import sigma_delta
+from .obstacles import Steady, with_all
 from .outputs import one_output, parts_of, tensors_of
 from .relu_graph import ReluGraph
-from .scales import METHODS, Distribution, limit, rescale, scales_of, watched
-from .shared import check_shareable
-from .sigma_delta_pools import pool_before_neurons
+from .scales import METHODS, Distribution, check_shareable, limit, rescale, scales_of, watched
+from .side_by_side import FEWEST, HALF, INPUTS, SAMPLES, OriginalValues, calibrate_potentials, check, samples_of
 from .sizes import OtherSizes, check_samples, rounding_of
-from .steady import Steady
+from .viewed_graph import warn_of_products
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 BATCH = 32  # samples of a calibration tensor at a time
@@ -132,7 +126,7 @@ def convert(
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     neuron_checks.neuron(1.0, v_reset)
-    changes = make_sigma_delta.neuron_of(
+    changes = sigma_delta.neuron_of(
         neuron, share, method=(method, "percentile"), percentile=(percentile, 99.9), v_reset=(v_reset, None),
         v_init=(v_init, None),
     )  # fmt: skip
@@ -171,7 +165,7 @@ def convert(
         check_samples(model, traced, few, name, rounding)
         others = OtherSizes(model, traced, returned, few, rounding)
         if changes:
-            pool_before_neurons(graph)
+            sigma_delta.pool_before_neurons(graph)
         if share:
             check_shareable(graph, model)
         original = OriginalValues(traced, graph, samples_of(batches.first))
@@ -186,7 +180,7 @@ def convert(
             if sum(map(len, samples)) < SAMPLES and batch.shape[1:] == batches.first.shape[1:]:
                 samples.append(batch)  # those of other sizes have their share in the scales alone
         if changes:
-            scales = make_sigma_delta.thresholds(graph, distributions)
+            scales = sigma_delta.thresholds(graph, distributions)
         else:
             scales = scales_of(graph, distributions, method, percentile)
     untie(graph.populations)
@@ -196,7 +190,7 @@ def convert(
 
     def layer(name: str, population: ModelPopulation) -> nn.Module:
         if changes:
-            return make_sigma_delta.layer_of(population, scales[name], changes)
+            return sigma_delta.layer_of(population, scales[name], changes)
         if not population.fires:
             return build_layer(population.modules, CARRIED)
         built: Any = build_layer(

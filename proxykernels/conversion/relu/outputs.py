@@ -15,7 +15,7 @@ MONOTONE_NAMES = frozenset("softmax log_softmax sigmoid logsigmoid".split())
 
 def one_output(traced: fx.GraphModule, model: str) -> None:
     """Make the model return its logits as one tensor: without a softmax or sigmoid at the end, and of several results
-    all values [N, features] side by side. A run has noted what each node gives (noted.py)."""
+    all values [N, features] side by side. A run has noted what each node gives (sample_runs.py)."""
     graph = traced.graph
     output = list(graph.nodes)[-1]
     leaves = _leaves(output.args[0])

@@ -12,10 +12,8 @@ from ...network import Network
 from ..graph import index_ops
 from ..graph.functions import Add, Cat, Mean, Scaled
 from ..graph.fx_calls import arguments, as_module, path_of
-from ..graph.fx_graph import Values
-from ..graph.graph_layers import shape_of
+from ..graph.fx_graph import Values, shape_of
 from ..graph.graph_values import Current, Projection, Signal
-from ..graph.noted import is_constant
 from ..graph.rewrites import (
     ADAPTIVE_MAXIMA,
     affine,
@@ -25,7 +23,8 @@ from ..graph.rewrites import (
     scaled_identity,
     windows_of,
 )  # fmt: skip
-from .norms_behind import NormsBehind
+from ..graph.sample_runs import is_constant
+from .viewed_graph import NormsBehind
 
 LEAKY = (nn.LeakyReLU, nn.PReLU)
 ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
@@ -34,7 +33,7 @@ OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPoo
 
 
 class ReluGraph(NormsBehind):
-    """What a forward pass has done on samples must be noted (noted.py): shapes, numbers and constants.
+    """What a forward pass has done on samples must be noted (sample_runs.py): shapes, numbers and constants.
 
     Neurons behind a max pooling may come before it, and pooling takes the highest rate.
     """

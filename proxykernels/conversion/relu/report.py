@@ -20,8 +20,7 @@ from ...running.result import logits, table
 from ...running.sigma_delta_layers import simulate
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
-from .calibrate import activation, follow, relu_value
-from .check_translation import spread
+from .side_by_side import activation, follow, relu_value, spread
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,13 @@
 Maximum: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks", IJCNN 2015. Percentile: Rueckauer et
 al., Frontiers in Neuroscience 11:682, 2017, doi 10.3389/fnins.2017.00682. A scale for each channel: Kim et al.,
 "Spiking-YOLO", AAAI 2020, arXiv:1903.06530.
+
+A spiking network may share the ReLU network's own parameters only if each of its weights is a parameter of one layer of
+that network, since weights are rescaled in place, and if its normalisations are modules, since they are folded.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,7 +18,7 @@ from torch import Tensor, fx, nn
 from ... import layers
 from ...kernels import heap
 from ...network import Network
-from ..graph.graph_values import ModelPopulation
+from ..graph.graph_values import ModelPopulation, Projection, tied
 from ..graph.rewrites import scaled_identity
 from .relu_graph import ReluGraph
 
@@ -27,7 +31,6 @@ KEEP_CHANNELS = (
     layers.AdaptiveAvgPool1d, layers.Flatten, layers.Upsample, layers.ZeroPad2d, layers.RunningMaxPool1d,
     layers.RunningMaxPool2d,
 )  # fmt: skip
-
 Scales = dict[str, Tensor]  # population -> [C], or no dimensions: one for all channels
 
 
@@ -182,3 +185,46 @@ def rescale(population: ModelPopulation, scales: Scales, name: str, like: Tensor
 
 def limit(relu: nn.Module | None) -> float | None:
     return relu.max_val if isinstance(relu, nn.Hardtanh) else None  # ReLU6 is a Hardtanh
+
+
+def check_shareable(graph: ReluGraph, ann: nn.Module) -> None:
+    """Whether all weights can be ``ann``'s own.
+
+    Raises:
+        ValueError: some cannot; the message names the layer.
+    """
+    if path := next(tied(graph.populations), None):
+        raise ValueError(
+            f"share=True rescales {graph.model}, whose {path} has another layer's weights; use share=False"
+        )
+    modules = {id(module) for module in ann.modules()}
+    parameters = {id(parameter) for parameter in ann.parameters()}
+    for population in graph.populations.values():
+        where = f"share=True rescales {graph.model}, whose {population.current.path}"
+        for projection in population.current.projections:
+            module, norm = projection.module, projection.norm
+            if (
+                projection.added
+                or projection.before is not None
+                or (isinstance(module, nn.Identity) and not _keeps_scale(population, projection))
+            ):
+                raise ValueError(f"{where} has no weights that could be; use share=False")
+            if isinstance(module, nn.Identity):
+                continue
+            own = id(module) in modules or (norm is None and _all_in(module.parameters(), parameters))
+            if not own or not (norm is None or id(norm) in modules):
+                raise ValueError(
+                    f"{where} is called twice, or computes with weights or statistics that no module of its own has; "
+                    "use share=False"
+                )
+        if limit(population.neuron):
+            raise ValueError(f"{where} is limited (ReLU6) at a value that cannot be rescaled; use ReLU, or share=False")
+
+
+def _all_in(parameters: Iterable[nn.Parameter], ids: set[int]) -> bool:
+    return all(id(parameter) in ids for parameter in parameters)
+
+
+def _keeps_scale(population: ModelPopulation, projection: Projection) -> bool:
+    """Whether an identity joins values of one scale: of neurons on both sides, or of none."""
+    return population.fires == (projection.source.neurons != Network.INPUT)

@@ -17,12 +17,11 @@ from ...layers import Neurons
 from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ..graph.fx_calls import path_of
-from ..graph.sized_trace import is_asked, of_sizes
-from .calibrate import activation, relu_value
-from .check_translation import spread
+from ..graph.sample_runs import is_asked, of_sizes
 from .outputs import tensors_of
 from .relu_graph import ReluGraph
 from .scales import Scales
+from .side_by_side import activation, relu_value, spread
 
 NUMBERS_OF_SAMPLES = (*range(1, 66), 100, 127, 128, 129, 200, 255, 256, 257, 500, 512, 1000, 1024, 4096, 10000)
 LENGTHS = (*range(1, 65), 96, 100, 127, 128, 129, 192, 224, 255, 256, 257, 299, 300, 384, 512, 513, 1000, 1024, 2048)

@@ -176,7 +176,7 @@ def test_recurrent_convolutions_are_refused():
 def test_a_layer_that_is_wrong_is_found(monkeypatch, what):
     """The comparison can fail: other recurrent weights, or spikes that come back at once."""
     pytest.importorskip("snntorch")
-    from proxykernels.conversion.libraries import from_libraries, recurrence_proof
+    from proxykernels.conversion.libraries import from_libraries, port_proof
 
     theirs = louder(Looped("RLeaky", linear_features=8))
     if what == "weight":
@@ -185,6 +185,6 @@ def test_a_layer_that_is_wrong_is_found(monkeypatch, what):
             from_libraries, "build_recurrent", lambda module, neuron, weight, *o: plain(module, neuron, -weight, *o)
         )
     else:
-        monkeypatch.setattr(recurrence_proof, "shifted", lambda fired: fired)
+        monkeypatch.setattr(port_proof, "shifted", lambda fired: fired)
     with pytest.raises(ValueError, match="is not what was made of it: .* of its spikes differ"):
         pk.from_snntorch(theirs)
