@@ -23,10 +23,9 @@ from torch import Tensor
 from . import cpu
 from .cpu.fallback import Fallback
 from .cpu.periods import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
-from .neuron_models import Neuron
+from .neuron_models import Neuron, Surrogate
 from .rounding import Precision
 from .sigma_delta_codes import Counts, Pair, Senders, State, Window
-from .surrogates import Surrogate
 
 Fired = tuple[Tensor, Tensor]  # words and states
 
@@ -98,7 +97,7 @@ class Backend(Protocol):
         """
 
     def recurrent_scan(self, current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor, /) -> Fired:
-        """Neurons on currents [T, N, 1, C] and on what they fired one step before: recurrent.py has the arguments."""
+        """Neurons on currents [T, N, 1, C] and on their spikes of the step before; arguments: by_reference.py."""
 
     def recurrent_scan_backward(
         self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,

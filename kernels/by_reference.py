@@ -1,17 +1,114 @@
-"""Layers by the reference code, for any packing of spikes into words: a loop over time in plain torch."""
+"""Layers by the reference code, for any packing of spikes into words: a loop over time in plain torch.
 
-from collections.abc import Iterator
+:class:`InTorch` has what no backend has a kernel for, and :class:`ByReference` all layers. Recurrent neurons:
+``current`` [T, N, 1, C] is what the input contributes; ``recurrent`` [C, C] has in row i the weights of what neuron i
+receives, or is one value a neuron [C]. The states ``v`` are [N, states + 1, 1, C]: those of the model, and last the
+spikes, 0 or 1, of the step before.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import recurrent, reference, sigma_delta_codes, unfused
-from .in_torch import InTorch
-from .neuron_models import Neuron
+from . import reference, rounding, sigma_delta_codes, unfused
+from .neuron_models import Neuron, Surrogate
 from .recording import SCAN, Choice, note, recording
 from .reference_gradients import surrogate_scan
-from .surrogates import Surrogate
+from .weight_layouts import require_finite
+
+LOOP = Choice("step loop", "no recurrent kernel here")
+AUTOGRAD = [
+    getattr(torch._C.DispatchKey, name)
+    for name in ("AutogradFunctionality", "AutogradOther", "AutogradCPU", "AutogradCUDA", "ADInplaceOrView")
+]
+
+
+class InTorch:
+    """A part of a backend (kernels/backends.py has arguments and results), on the words that the others pack."""
+
+    runs_plans = False
+    pack: Callable[[Tensor], Tensor]
+    unpack: Callable[..., Tensor]
+    round_weights = staticmethod(rounding.round_weights)
+
+    def max_rate_pool2d(
+        self, words: Tensor, T: int, counts: Tensor, size, kernel_size, stride, padding
+    ) -> tuple[Tensor, Tensor]:
+        """An output fires when the highest count in its window grows."""
+        images = counts.transpose(1, 2).unflatten(2, tuple(size))
+        counts = images.clone(memory_format=torch.contiguous_format)
+        highest, fired = F.max_pool2d(counts, kernel_size, stride, padding), []
+        for step in self.unpack(words, T, counts.shape[1]).unflatten(3, tuple(size)):
+            counts += step
+            before, highest = highest, F.max_pool2d(counts, kernel_size, stride, padding)
+            fired.append((highest > before).flatten(2))
+        return self.pack(torch.stack(fired)), counts.flatten(2).transpose(1, 2).contiguous()
+
+    def if_conv2d_real(self, *layer) -> tuple[Tensor, Tensor]:
+        """A convolution of real values, then IF."""
+        return unfused.if_conv2d_real(self, *layer)
+
+    def conv2d_weight_gradient(self, words, size, grad_current, weight_shape, *window) -> Tensor:
+        """The gradient of the weights of if_conv2d."""
+        T, C = grad_current.shape[0], weight_shape[1] * window[-1]
+        x = self.unpack(words, T, C, grad_current.dtype).unflatten(3, tuple(size))
+        return unfused.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
+
+    def max_pool2d_backward(self, words, grad, size, *windows) -> Tensor:
+        """The gradient of max pooling's input."""
+        x = self.unpack(words, grad.shape[0], grad.shape[3], torch.float32).unflatten(3, tuple(size))
+        return unfused.max_pool2d_backward(x, grad.float(), *windows)
+
+    def fingerprint(self, values: Tensor) -> int:
+        """A hash of the bytes of a contiguous tensor."""
+        return hash(values.detach().cpu().view(torch.uint8).numpy().tobytes())
+
+
+def recurrent_scan(pack: Callable[[Tensor], Tensor], current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor):
+    """Words, and the states after the last step; ``pack``: the backend's."""
+    note(LOOP)
+    if recurrent.is_cpu:  # a GPU would have to be waited for
+        require_finite("recurrent_weight", recurrent)
+    spikes, after = reference.recurrent_scan(current.squeeze(2), v.squeeze(2), neuron, recurrent)
+    return pack(spikes.unsqueeze(3).bool()), after.unsqueeze(2).contiguous()
+
+
+def recurrent_scan_backward(
+    scan_backward: Callable[..., tuple[Tensor, Tensor, Tensor]], grad_spikes: Tensor, grad_v: Tensor | None,
+    current: Tensor, v: Tensor, neuron: Neuron, surrogate: Surrogate, recurrent: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Back through all T steps, one after another, each by the backend's ``scan_backward`` (backends.Backend).
+
+    Returns:
+        As scan_backward: the gradients of the currents, of the states before the first step and the spikes before it,
+        and of a bias and of the parameters of a channel.
+    """
+    neuron, recurrent = neuron.detach(), recurrent.detach().float()
+    spike, its_states = v[:, -1].float(), v[:, :-1].float()
+    state, steps = tuple(its_states.unbind(1)), []
+    for step_current in current.float():
+        whole = step_current + reference.feedback(spike, recurrent)
+        steps.append((whole, state[0] if neuron.states == 1 else torch.stack(state, 1)))
+        spike, state = reference.step(state, whole, neuron)
+    grad_state, grad_spike = None, torch.zeros_like(spike)
+    if grad_v is not None:
+        grad_state, grad_spike = grad_v[:, :-1].float(), grad_v[:, -1].float()
+        grad_state = grad_state.squeeze(1) if neuron.states == 1 else grad_state
+    grad_current = torch.empty(grad_spikes.shape, dtype=torch.float32, device=v.device)
+    sums = v.new_zeros(1 + len(neuron.channels), v.shape[-1], dtype=torch.float64)
+    for t in reversed(range(len(steps))):
+        outer = (grad_spikes[t] + grad_spike).unsqueeze(0)
+        whole, before = steps.pop()
+        its, grad_state, grown = scan_backward(outer, grad_state, whole.unsqueeze(0), before, neuron, surrogate)
+        grad_current[t] = its[0]
+        grad_spike = its[0] * recurrent if recurrent.ndim == 1 else its[0] @ recurrent
+        sums += grown
+    if grad_state is None:
+        grad_state = torch.zeros_like(its_states)
+    return grad_current, torch.cat([grad_state.view_as(its_states), grad_spike.unsqueeze(1)], 1), sums
 
 
 class ByReference(InTorch):
@@ -39,11 +136,11 @@ class ByReference(InTorch):
 
     def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:
         """Recurrent neurons on currents [T, N, 1, C]."""
-        return recurrent.recurrent_scan(self.pack, *neurons)
+        return recurrent_scan(self.pack, *neurons)
 
     def recurrent_scan_backward(self, *neurons) -> tuple[Tensor, Tensor, Tensor]:
         """Back through all steps of recurrent neurons, one step after another."""
-        return recurrent.recurrent_scan_backward(self.scan_backward, *neurons)
+        return recurrent_scan_backward(self.scan_backward, *neurons)
 
     def scan_backward(
         self,
@@ -88,12 +185,6 @@ class ByReference(InTorch):
         note(self._choice)
         with recording():
             return unfused.if_conv2d(self, *layer)
-
-
-AUTOGRAD = [
-    getattr(torch._C.DispatchKey, name)
-    for name in ("AutogradFunctionality", "AutogradOther", "AutogradCPU", "AutogradCUDA", "ADInplaceOrView")
-]
 
 
 @contextmanager

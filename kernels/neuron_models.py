@@ -1,7 +1,7 @@
-"""The neurons of a layer as one value, which is passed from the layers to the kernels.
+"""The neurons of a layer, and a surrogate derivative, as one value each, passed from the layers to the kernels.
 
-table.py lists the models. Each has a step in reference.py, cpu/src/neurons.h and gpu/neuron_steps.py, and operators and
-kernels take any of them.
+table.py lists the models and the shapes of derivatives. Each model has a step in reference.py, cpu/src/neurons.h and
+gpu/neuron_steps.py, each shape a derivative in reference_gradients.py, cpu/src/surrogates.h and gpu/surrogates.py.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,8 @@ from torch import Tensor
 from .table import MODELS, Model
 
 IN_PYTHON: dict[str, Model] = {}  # models with a step in Python, by names of their own; they run by the reference code
+SCHEMA = "str model, Tensor channels, float[] scalars"  # of a Neuron's fields, in an operator's schema
+SURROGATE_SCHEMA = "str shape, float[] numbers, bool detach_reset"  # of its fields, in an operator's schema
 
 
 def about(model: str) -> Model:
@@ -28,9 +30,6 @@ def about(model: str) -> Model:
             "method step(self, state, current, fire), or add the model to the package as CONTRIBUTING.md says"
         )
     return found
-
-
-SCHEMA = "str model, Tensor channels, float[] scalars"  # of a Neuron's fields, in an operator's schema
 
 
 class Neuron(NamedTuple):
@@ -112,3 +111,18 @@ def neuron(family: str, v_reset: float | None, channels: Tensor, *others: float)
 def if_neuron(theta: Tensor, v_reset: float | None) -> Neuron:
     """Integrate-and-fire neurons of thresholds [C]."""
     return neuron("", v_reset, theta.unsqueeze(0))
+
+
+class Surrogate(NamedTuple):
+    """A surrogate derivative.
+
+    Attributes:
+        shape: one of SURROGATES of table.py.
+        numbers: two that the shape takes: ATan a and pi a (a = alpha / 2), FastSigmoid height and slope, Sigmoid alpha
+            and 0, Triangle width and 0.
+        detach_reset: whether gradients do not pass through the reset.
+    """
+
+    shape: str
+    numbers: Sequence[float]
+    detach_reset: bool

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from . import backends
 from .backends import backend_of
-from .neuron_models import IN_PYTHON, SCHEMA, Neuron
-from .surrogates import SCHEMA as SURROGATE_SCHEMA
-from .surrogates import Surrogate
+from .neuron_models import IN_PYTHON, SCHEMA, SURROGATE_SCHEMA, Neuron, Surrogate
 from .value_checks_cache import is_plain, nobody_follows
 
 VALUES = {"Neuron neuron": (Neuron, SCHEMA), "Surrogate surrogate": (Surrogate, SURROGATE_SCHEMA)}

@@ -5,8 +5,8 @@ kernels/cpu/words.py and kernels/gpu/words.py). PyTorch's dispatcher picks by de
 neuron_ops.py, not here.
 
 Shapes: T steps, N images, C channels, P pixels; states ``v`` float32 [N, P, C], or [N, states, P, C] of several. A
-``neuron`` (kernels/neuron_models.py) or ``surrogate`` (kernels/surrogates.py) is one argument here; in a schema, which
-knows no such thing, its fields stand one after another.
+``neuron`` or ``surrogate`` (kernels/neuron_models.py) is one argument here; in a schema, which knows no such thing, its
+fields stand one after another.
 """
 
 import torch
@@ -116,7 +116,7 @@ def scan_backward(grad_spikes, grad_v, current, v, neuron, surrogate):
 
 @operator("(Tensor current, Tensor v, Neuron neuron, Tensor recurrent) -> (Tensor, Tensor)")
 def recurrent_scan(current, v, neuron, recurrent):
-    """Recurrent neurons on currents [T, N, 1, C]; v [N, states + 1, 1, C], recurrent.py has the rest."""
+    """Recurrent neurons on currents [T, N, 1, C]; v [N, states + 1, 1, C], by_reference.py has the rest."""
     return _layer(current, current.shape[0], v)
 
 

@@ -16,9 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .neuron_models import Neuron
+from .neuron_models import Neuron, Surrogate
 from .reference import recurrent_scan, scan
-from .surrogates import Surrogate
 
 
 def derivative(x: Tensor, theta: Tensor, surrogate: Surrogate) -> Tensor:

@@ -227,8 +227,7 @@ if TYPE_CHECKING:  # they come when they are first used: _lookup.py
     from .conversion.relu.convert import convert
     from .conversion.relu.report import conversion_report
     from .training.proxy import ProxyNet
-    from .training.surrogate import use_surrogate
-    from .training.surrogate_net import SurrogateNet
+    from .training.surrogate_net import SurrogateNet, use_surrogate
 else:  # a type checker would take any name for one of them
     from ._lookup import __getattr__ as __getattr__
 

@@ -19,8 +19,7 @@ LATER = {  # module -> its names; of plot the module itself
     "conversion.relu.convert": ("convert",),
     "conversion.relu.report": ("conversion_report",),
     "training.proxy": ("ProxyNet",),
-    "training.surrogate": ("use_surrogate",),
-    "training.surrogate_net": ("SurrogateNet",),
+    "training.surrogate_net": ("SurrogateNet", "use_surrogate"),
 }
 MOVED = {
     "functional": ("if_scan_surrogate",),

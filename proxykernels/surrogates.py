@@ -16,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 from .checks import is_number, neuron_checks
-from .kernels import surrogates as kernels
+from .kernels import neuron_models as kernels
 
 __all__ = ["ATan", "FastSigmoid", "Sigmoid", "Surrogate", "Triangle"]
 

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .. import heap, unfused, unfused_backward
-from ..neuron_models import Neuron
-from ..surrogates import Surrogate
+from .. import heap, unfused
+from ..neuron_models import Neuron, Surrogate
 from ..table import SURROGATES
 from . import abi
 from .weight_packing import for_library
@@ -63,7 +62,7 @@ class Gradients:
         if not self._by_events(words, size, weight_shape, stride, groups, grad_current.numel()):
             x = self.unpack(words, T, C_in * groups).unflatten(3, tuple(size))
             window = stride, padding, dilation, groups
-            return unfused_backward.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
+            return unfused.conv2d_weight_gradient(x, grad_current, weight_shape, *window)
         sums = heap.empty(-(-C_out // ROW), C_in, kernel[0] * kernel[1], ROW)
         W_out = unfused.output_size(size, kernel, stride, padding, dilation)[1]
         conv = abi.Conv2d(

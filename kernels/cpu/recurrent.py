@@ -1,12 +1,11 @@
-"""Recurrent neurons on a CPU, forward and back: kernels/recurrent.py has the arguments."""
+"""Recurrent neurons on a CPU, forward and back: kernels/by_reference.py has the arguments."""
 
 import torch
 from torch import Tensor
 
 from .. import heap
-from ..neuron_models import Neuron
+from ..neuron_models import Neuron, Surrogate
 from ..recording import Choice, note
-from ..surrogates import Surrogate
 from ..weight_cache import PackedWeights
 from . import abi
 from .gradients import MOST_SUMS, surrogate_for_library

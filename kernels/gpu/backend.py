@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from .. import recurrent
-from ..in_torch import InTorch
+from .. import by_reference
+from ..by_reference import InTorch
 from ..recording import Choice, note
 from . import counters, packing, words
 from .convolutions import convolutions, noting
@@ -37,14 +37,14 @@ class GpuKernels(InTorch):
     def recurrent_scan(self, current: Tensor, *neurons) -> tuple[Tensor, Tensor]:
         """Recurrent neurons on currents [T, N, 1, C]; of more than a program holds a step loop."""
         if current.shape[-1] > MOST_NEURONS:
-            return recurrent.recurrent_scan(self.pack, current, *neurons)
+            return by_reference.recurrent_scan(self.pack, current, *neurons)
         note(RECURRENT)
         return recurrent_scan(current, *neurons)
 
     def recurrent_scan_backward(self, grad_spikes: Tensor, *neurons) -> tuple[Tensor, Tensor, Tensor]:
         """Back through the steps of recurrent_scan."""
         if grad_spikes.shape[-1] > MOST_NEURONS:
-            return recurrent.recurrent_scan_backward(self.scan_backward, grad_spikes, *neurons)
+            return by_reference.recurrent_scan_backward(self.scan_backward, grad_spikes, *neurons)
         return recurrent_scan_backward(grad_spikes, *neurons)
 
     def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:

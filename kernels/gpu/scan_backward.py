@@ -9,8 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..neuron_models import MODELS, Neuron
-from ..surrogates import Surrogate
+from ..neuron_models import MODELS, Neuron, Surrogate
 from . import surrogates
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states, zero_states
 from .neurons_backward import back_of

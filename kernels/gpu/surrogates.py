@@ -6,7 +6,7 @@ DERIVATIVE(x, theta, first, second) -> the derivative at x = h - theta; first, s
 import triton
 import triton.language as tl
 
-from ..surrogates import Surrogate
+from ..neuron_models import Surrogate
 
 
 def arguments(surrogate: Surrogate) -> dict:

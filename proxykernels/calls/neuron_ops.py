@@ -18,10 +18,11 @@ from ..spikes import Spikes, word_ops
 from ..spikes.channels_last import channels, to_channels_last
 from ..spikes.storage import Periods, PooledWords
 from ..surrogates import Surrogate
-from .currents import currents_in_parts, scaled
-from .gradients import input_kinds
-from .gradients.calls import carrying, wants_gradient
+from .currents import carrying, currents_in_parts, scaled, wants_gradient
+from .gradients import input_kinds, recurrent
 from .neuron_values import Fired, NeuronsOfCall, neurons_of
+
+_ONE_PIXEL = input_kinds.ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
@@ -145,9 +146,6 @@ def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
     return x.device.type == "cpu" and x.scale == 1 and neuron.fires
 
 
-_ONE_PIXEL = input_kinds.ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
-
-
 def _behind(
     x: Spikes | Tensor,
     weight: Tensor,
@@ -260,3 +258,68 @@ def _fire_constant(currents: Tensor, T: int, neurons: NeuronsOfCall) -> Fired:
         periods, after = neurons.kernels.find_periods(currents, T, neurons.parameters)
         return neurons.fired(T, Periods(periods, T), after)
     return neurons.fired(T, *neurons.kernels.if_scan(currents, neurons.start, neurons.parameters, T))
+
+
+def recurrent_linear(
+    x: Spikes | Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    recurrent_weight: Tensor,
+    v: Tensor | float | None,
+    neuron: AnyNeuron,
+    surrogate: Surrogate | None = None,
+) -> Fired:
+    """A matrix product and recurrent neurons: I[t] = W x[t] + b + R s[t-1].
+
+    Args:
+        x: Spikes (T, N, in), or a tensor of that shape. weight: [out, in]. bias: [out].
+        recurrent_weight: R, [out, out], where row i has the weights of what neuron i receives; or [out], if each neuron
+            receives only its own spikes.
+        v: the initial state [N, states + 1, out], whose last entry is the spikes s[-1]; or a potential, or None (at
+            rest), with s[-1] = 0.
+
+    Returns:
+        Spikes (T, N, out) and the state after the last step.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
+    """
+    tensors = neuron.check_once()
+    x = carrying(x, 3, "[T, N, features]", surrogate, None)
+    checks.parameters(weight, bias, 2, "[out, in]", x.device)
+    checks.features(x.shape, weight)
+    checks.recurrent(recurrent_weight, len(weight), x.device)
+    if not neuron.fires:
+        raise TypeError(f"neuron must fire, for its spikes come back to it, got {type(neuron).__name__}")
+    shape = x.shape[1], len(weight)
+    checks.room(x.shape[0], shape, x.device)
+    checks.recurrent_state(v, shape, neuron.states, x.device)
+    start, ready = _recurrent_start(v, shape, neuron, x.device), neuron.on(shape[1], x.device)
+    if isinstance(x, Spikes):
+        given: recurrent.Input = input_kinds.SpikeWords(x.T, _ONE_PIXEL)
+        handle, values, weight = x._handle, x._words, scaled(weight, x)
+    else:
+        values = x[..., None, None]
+        given, handle, values = input_kinds.input_of(values, _ONE_PIXEL, False)  # type: ignore[assignment]
+    operands: Any = recurrent.Operands(
+        handle, values, weight[:, :, None, None], None if bias is None else bias.float(), start, ready.channels,
+        recurrent_weight,
+    )  # fmt: skip
+    if wants_gradient(surrogate, x, weight, bias, v, recurrent_weight, *tensors):
+        words, handle, after = recurrent.fire(given, operands, ready, surrogate.kernel)  # type: ignore[union-attr]
+        return Spikes(words, (x.shape[0], *shape), handle=handle), after.squeeze(2)
+    detached: Any = [operand if operand is None else operand.detach() for operand in operands]
+    plain = recurrent.Operands(*detached)
+    words, after, _ = recurrent.run(given, plain.x, plain.weight, plain.bias, plain.v, ready.detach(), plain.recurrent)
+    return Spikes(words, (x.shape[0], *shape)), after.squeeze(2)
+
+
+def _recurrent_start(
+    v: Tensor | float | None, shape: tuple[int, int], neuron: AnyNeuron, device: torch.device
+) -> Tensor:
+    """The initial state, [N, states + 1, 1, C]."""
+    if isinstance(v, Tensor):
+        return v.float().unsqueeze(2)
+    start = torch.zeros(shape[0], neuron.states + 1, 1, shape[1], dtype=torch.float32, device=device)
+    start[:, 0] = float(neuron.rest if v is None else v)
+    return start

@@ -7,11 +7,19 @@ from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .integrate_and_fire import IF, FusedIFConv1d, FusedIFConv2d, FusedIFLinear, FusedIFSum
 from .leaky import LI, LIF, FusedLIFConv1d, FusedLIFConv2d, FusedLIFLinear, FusedLIFSum, FusedLILinear
 from .learnable import learn_neurons
-from .pooling import AdaptiveAvgPool2d, AvgPool2d, Flatten, MaxPool2d, MaxRatePool2d, SumPool2d
+from .pooling import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    Flatten,
+    MaxPool2d,
+    MaxRatePool2d,
+    RunningMaxPool1d,
+    RunningMaxPool2d,
+    SumPool2d,
+)
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
 from .rearranging import Channels, Concatenate, Unflatten, Upsample, ZeroPad2d
 from .recurrent import FusedRecurrentLinear
-from .running_max import RunningMaxPool1d, RunningMaxPool2d
 from .sums import FusedSum
 
 __all__ = [

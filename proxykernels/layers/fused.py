@@ -16,8 +16,7 @@ from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .base import Neurons, as_images, as_row, each_step
-from .batch_statistics import normalised
-from .folded import as_before, fold, fold_values, gain_and_offset
+from .normalisation import as_before, fold, fold_values, gain_and_offset, normalised
 from .synapses import Convolution, Convolution1d, Product
 
 PARAMETERS_BY_NAME = "; parameters of the neurons are given by name, such as v_threshold=1.0"

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..calls import recurrent_ops
+from ..calls import neuron_ops
 from ..checks.keywords import flag, whole_neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
@@ -98,7 +98,7 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
 
     def _fire_with(self, weight: Tensor, bias: Tensor | None, recurrent: Tensor, x, v) -> tuple[Spikes, Tensor]:
         """Run the layer with these weights instead of its own."""
-        return recurrent_ops.linear(x, weight, bias, recurrent, v, self.neuron, self.surrogate)
+        return neuron_ops.recurrent_linear(x, weight, bias, recurrent, v, self.neuron, self.surrogate)
 
     def affine(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)

@@ -1,7 +1,13 @@
-"""Layers of sigma-delta neurons, as conversion makes them. Their equations: proxykernels/kernels/reference.py."""
+"""Layers of sigma-delta neurons, as conversion makes them, and what flows between them.
+
+Equations: proxykernels/kernels/reference.py. A spike changes what its neuron has sent by a signed power of two. Real
+values, such as images and the output of a layer without a ReLU, are passed on as changes; a constant input changes
+once.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -14,9 +20,111 @@ from ..kernels.heap import CPU
 from ..kernels.sigma_delta_codes import Counts, Pair
 from ..neurons import SigmaDelta
 from .base import SpikingLayer
-from .changes import NO_WINDOW, Changes, ChangesTally, image_of
-from .running_max import RunningMaxPool2d
+from .pooling import RunningMaxPool2d
 from .synapses import Convolution, Product, Synapse, synapse_of
+
+NO_WINDOW: tuple[Pair, Pair, Pair] = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation
+Operands = tuple[Tensor, tuple[int, int], Tensor | None, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a layer gives at each of its first steps; nothing after them.
+
+    Attributes:
+        values: [N, steps, P, C]: codes of spikes (kernels/sigma_delta_codes.py), or real values in float32.
+        size: (H, W), (L,) or () of the P pixels.
+    """
+
+    values: Tensor
+    size: tuple[int, ...]
+
+    @staticmethod
+    def of(dense: Tensor) -> "Changes":
+        """Real values [N, steps, C, ...]."""
+        dense = dense.resolve_neg()  # compiled code reads the memory
+        return Changes(
+            dense.flatten(3).transpose(2, 3) if dense.ndim > 3 else dense.unsqueeze(2), tuple(dense.shape[3:])
+        )
+
+    @property
+    def are_spikes(self) -> bool:
+        return self.values.dtype == torch.int8
+
+    @property
+    def steps(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        return image_of(self.size)
+
+    def real(self) -> Tensor:
+        """The values [N, steps, P, C] in float32."""
+        if not self.are_spikes:
+            return self.values
+        identity = self.values, self.image, None, None
+        window = *NO_WINDOW, self.values.shape[3]
+        return backends.backend_of(self.values.device.type).sigma_delta(*identity, None, self.steps, None, window)[0]
+
+    def dense(self) -> Tensor:
+        """The same as [N, steps, C, ...]."""
+        values = self.real()
+        return values.transpose(2, 3).unflatten(3, self.size) if self.size else values.squeeze(2)
+
+    def flatten(self) -> "Changes":
+        """The features of each sample, in torch's order."""
+        return Changes(self.values.transpose(2, 3).flatten(2).unsqueeze(2), ())
+
+
+@dataclass
+class ChangesTally:
+    """What is counted of a layer.
+
+    Attributes:
+        spikes: those that it sent. fires: whether it has neurons. places: neurons times steps and samples.
+        sums: values of z times steps and samples; more than places where a max pooling is before the neurons.
+        accumulates, multiply_accumulates: weights that were added because of spikes, and because of real values.
+        products: multiplications by a weight of the ReLU network in one pass, zeros not skipped.
+    """
+
+    spikes: int = 0
+    fires: bool = False
+    places: int = 0
+    sums: int = 0
+    accumulates: int = 0
+    multiply_accumulates: int = 0
+    products: int = 0
+    on_device: list[tuple[str, Tensor]] = field(default_factory=list)  # counts of a GPU that were not waited for yet
+
+    def add(self, counts: Counts, x: Changes) -> None:
+        """Count a call for the changes x."""
+        kind = "accumulates" if x.are_spikes else "multiply_accumulates"
+        for name, count in (("spikes", counts.spikes), (kind, counts.additions)):
+            if isinstance(count, Tensor):
+                self.on_device.append((name, count))
+            else:
+                setattr(self, name, getattr(self, name) + count)
+
+    @property
+    def rate(self) -> float:
+        """Spikes a neuron and step; nan without samples."""
+        return self.spikes / self.places if self.places else math.nan
+
+
+def read(tallies: Iterable[ChangesTally]) -> None:
+    """Add the counts that are on a GPU to tallies, which waits for it once."""
+    waiting = [(tally, *entry) for tally in tallies for entry in tally.on_device]
+    counts = torch.stack([count for *_, count in waiting]).tolist() if waiting else []
+    for (tally, name, _), count in zip(waiting, counts, strict=True):
+        setattr(tally, name, getattr(tally, name) + count)
+        tally.on_device = []
+
+
+def image_of(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of pixels of a size (H, W), (L,) or ()."""
+    return (1, 1, *size)[-2:]  # type: ignore[return-value]
 
 
 class SigmaDeltaNeurons(SpikingLayer):
@@ -160,9 +268,6 @@ def pooling_of(pool: RunningMaxPool2d, size: Sequence[int]) -> tuple[tuple[int, 
     if pool.dims == 1:
         kernel, stride, padding = (1, kernel), (1, stride), (0, padding)
     return result, (image_of(result), kernel, stride, padding)
-
-
-Operands = tuple[Tensor, tuple[int, int], Tensor | None, Tensor | None]
 
 
 def _operands(synapse: Synapse, x: Changes, fresh: bool = True) -> Operands:

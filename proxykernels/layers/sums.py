@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from .. import checks
 from ..calls import neuron_ops, spike_ops
-from ..calls.gradients.calls import wants_gradient
+from ..calls.currents import wants_gradient
 from ..calls.spike_functions import side_by_side
 from ..checks import chunked_passes
 from ..kernels import unfused, value_checks_cache

@@ -6,8 +6,7 @@ it; ``ax.figure.savefig(path)`` saves it.
 
 from .accuracy import accuracy, accuracy_vs_T
 from .animation import animation
-from .rasters import potential, raster, rasters
-from .rates import conversion, rate_histogram, rates
+from .pictures import conversion, potential, raster, rasters, rate_histogram, rates
 
 __all__ = [
     "accuracy",

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import checks
 from ..running.result import LayerFigures, Result, logits
 from ..spikes import Spikes
-from .drawing import given_or_new, legend
+from .pictures import given_or_new, legend
 
 Outputs = Spikes | Tensor | Result
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..running.result import Result
 from ..spikes import Spikes
-from .drawing import check_sample, new_figure, spikes_by_name
+from .pictures import check_sample, new_figure, spikes_by_name
 
 BETWEEN = 0.35
 LEADING, OTHERS = "tab:orange", "tab:gray"

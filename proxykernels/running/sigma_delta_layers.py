@@ -12,9 +12,8 @@ from .. import checks
 from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
-from ..layers.changes import Changes, ChangesTally, read
 from ..layers.layer_graph import LayerGraph
-from ..layers.sigma_delta_neurons import SigmaDeltaNeurons, kept_state, pooling_of
+from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
 from ..sequences import is_sequence
 from ..spikes import Spikes
 from . import planned as plans

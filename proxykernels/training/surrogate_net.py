@@ -1,8 +1,9 @@
 """Training by backpropagation through time in bounded memory: a network in parts of a few samples and steps."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,6 @@ from ..sequences import is_sequence
 from ..spikes import Spikes, pack_if_binary
 from ..surrogates import ATan, Surrogate
 from .from_data import silenced
-from .part_tally import PartTally, rates_of
 from .proxy import READOUTS
 from .watch import PASSES, Watch
 
@@ -31,6 +31,43 @@ from .watch import PASSES, Watch
 PART_BYTES = {"cpu": 28 << 20, "cuda": 1 << 30}
 MOST_STEPS = 64  # per part: a segment of the kernels
 State = dict[str, list[Tensor]]  # layer's name -> states, one for each of its calls in a step
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class PartTally:
+    """Spikes of one layer, its neurons times steps, and the bytes that a backward pass keeps for it."""
+
+    def __init__(self, counters: Counters | None):
+        """``counters``: shared by all layers, they count on a GPU; None: spikes are not counted."""
+        self.counters, self.spikes = counters, list[Tensor]()
+        self.neurons = 0
+        self.kept_bytes = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Spikes per neuron and step."""
+        counted = 0 if self.counters is None else self.counters.total(self)
+        return (sum(map(int, self.spikes)) + counted) / max(1, self.neurons)
+
+    def add(self, x: Any, y: Spikes | Tensor, *, first: bool) -> None:
+        """Count a chunk of the layer's input (a tuple if there are several) and of its output."""
+        if isinstance(y, Spikes) and self.counters is not None:
+            if self.counters.take(y):
+                self.counters.add(y, self)
+            else:
+                self.spikes.append(y._total())
+        self.neurons += math.prod(y.shape)
+        # Counts input and output, since a pooling layer keeps its input for the backward pass.
+        self.kept_bytes += sum(_bytes(part) for part in (*(x if isinstance(x, tuple) else (x,)), y))
+
+
+def rates_of(tallies: Mapping[str, PartTally]) -> dict[str, float]:
+    return {name: tally.rate for name, tally in tallies.items()}
+
+
+def _bytes(x: Spikes | Tensor) -> float:
+    """Bytes kept of an input: one bit per spike, four bytes per real value, and next to nothing if it is constant."""
+    return math.prod(x.shape) * (1 / 8 if isinstance(x, Spikes) else 0 if checks.is_constant(x) else 4)
 
 
 class SurrogateNet(nn.Module):
@@ -316,3 +353,29 @@ def _joined(states: list[State]) -> State:
     return {
         name: [torch.cat(parts) for parts in zip(*(state[name] for state in states), strict=True)] for name in states[0]
     }
+
+
+def use_surrogate(net: Net, surrogate: Surrogate | None) -> Net:
+    """Make all layers with neurons differentiable, by a surrogate derivative for their spikes.
+
+    The output of such a layer, :class:`Spikes` or a tensor, carries a gradient if gradients are enabled: with respect
+    to the input, the weights, a state that is passed in, and learnable parameters of neurons. The backward pass keeps
+    the packed spikes only, and recomputes the currents.
+
+    Args:
+        net: a network of the layers of this package (T, N, ...), or a layer: its attribute ``surrogate`` is set.
+        surrogate: for example ``ATan(2.0)``; None: no gradient, the default.
+
+    Returns:
+        ``net`` itself.
+
+    Raises:
+        TypeError: ``net`` is no module, or ``surrogate`` no surrogate derivative. ValueError: it has no neurons.
+    """
+    checks.module("net", net)
+    surrogates.check(surrogate)
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, Neurons)}
+    checks.neurons("net", layers)
+    for layer in layers.values():
+        layer.surrogate = surrogate
+    return net

@@ -8,7 +8,7 @@ from neuron_cases import NAMES, channelwise
 from neuron_cases import state as state_of
 
 import proxykernels as pk
-from proxykernels.calls import recurrent_ops
+from proxykernels.calls import neuron_ops
 from proxykernels.kernels import reference
 from proxykernels.neurons import IFNeuron
 
@@ -46,7 +46,7 @@ def test_spikes_come_back(instruction_set, generator, size, recurrence, T, v_res
     x, v0 = spikes(T, N, inputs, generator=generator), start(neuron, N, C, generator)
     v0[:, 0] += 1.5  # so that some fire in one step, too
     wanted, v_wanted = expected(x, *parameters, v0, neuron)
-    found, v = recurrent_ops.linear(pk.pack(x), *parameters, v0, neuron)
+    found, v = neuron_ops.recurrent_linear(pk.pack(x), *parameters, v0, neuron)
     assert wanted.any()
     assert equal(found.dense(), wanted) and equal(v, v_wanted)
 
@@ -59,7 +59,7 @@ def test_neurons_of_every_model(instruction_set, generator, name, recurrence):
     x, v0 = spikes(T, N, inputs, generator=generator), start(neuron, N, C, generator)
     v0[:, 0] *= 0  # leaky potentials are no dyadic numbers: their products are rounded, but always in the same way
     wanted, v_wanted = expected(x, *parameters, v0, neuron)
-    found, v = recurrent_ops.linear(pk.pack(x), *parameters, v0, neuron)
+    found, v = neuron_ops.recurrent_linear(pk.pack(x), *parameters, v0, neuron)
     assert 0.01 < wanted.mean() < 0.9
     assert equal(found.dense(), wanted) and equal(v, v_wanted)
 
@@ -74,7 +74,7 @@ def test_any_firing_rate(instruction_set, generator, rate):
     v0[:, 1] = v0[:, 0] > 0
     x = spikes(9, N, 6, generator=generator)
     wanted, v_wanted = expected(x, *parameters, v0, neuron)
-    found, v = recurrent_ops.linear(pk.pack(x), *parameters, v0, neuron)
+    found, v = neuron_ops.recurrent_linear(pk.pack(x), *parameters, v0, neuron)
     assert abs(wanted[0].mean() - rate) < 0.1
     assert equal(found.dense(), wanted) and equal(v, v_wanted)
 
@@ -84,10 +84,10 @@ def test_any_chunking(instruction_set, generator, steps):
     """The state holds all that the next call needs, the last spikes included."""
     parameters, neuron = weights(6, 50, "full", generator), IFNeuron(v_threshold=2.0, v_reset=None)
     x = spikes(70, 2, 6, generator=generator)
-    wanted, v_wanted = recurrent_ops.linear(pk.pack(x), *parameters, None, neuron)
+    wanted, v_wanted = neuron_ops.recurrent_linear(pk.pack(x), *parameters, None, neuron)
     parts, v = [], None
     for first in range(0, len(x), steps):
-        fired, v = recurrent_ops.linear(pk.pack(x[first : first + steps]), *parameters, v, neuron)
+        fired, v = neuron_ops.recurrent_linear(pk.pack(x[first : first + steps]), *parameters, v, neuron)
         parts.append(fired.dense())
     assert wanted.count().any()
     assert equal(torch.cat(parts), wanted.dense()) and equal(v, v_wanted)
@@ -98,7 +98,7 @@ def test_real_values_and_constant_ones(instruction_set, generator):
     x = dyadic(40, 3, 6, generator=generator)
     for given in (x, x[:1].expand(40, -1, -1)):
         wanted, v_wanted = expected(given, *parameters, None, neuron)
-        found, v = recurrent_ops.linear(given, *parameters, None, neuron)
+        found, v = neuron_ops.recurrent_linear(given, *parameters, None, neuron)
         assert wanted.any()
         assert equal(found.dense(), wanted) and equal(v, v_wanted)
 
@@ -111,12 +111,12 @@ def test_pieces_of_steps(instruction_set, generator, monkeypatch):
     parameters, neuron = weights(6, 50, "full", generator), IFNeuron(v_threshold=2.0)
     x = spikes(100, 2, 6, generator=generator)
     wanted, v_wanted = expected(x, *parameters, None, neuron)
-    found, v = recurrent_ops.linear(pk.pack(x), *parameters, None, neuron)
+    found, v = neuron_ops.recurrent_linear(pk.pack(x), *parameters, None, neuron)
     assert wanted.any()
     assert equal(found.dense(), wanted) and equal(v, v_wanted)
 
 
 def test_no_samples(instruction_set, generator):
     parameters = weights(6, 5, "full", generator)
-    found, v = recurrent_ops.linear(pk.pack(torch.zeros(4, 0, 6)), *parameters, None, IFNeuron())
+    found, v = neuron_ops.recurrent_linear(pk.pack(torch.zeros(4, 0, 6)), *parameters, None, IFNeuron())
     assert found.shape == (4, 0, 5) and v.shape == (0, 2, 5)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import proxykernels as pk
-from proxykernels.calls import recurrent_ops
+from proxykernels.calls import neuron_ops
 from proxykernels.kernels import reference, reference_gradients
 
 from . import draw, ways
@@ -66,7 +66,7 @@ class Recurrent(Derivative, Neurons, Case):
         with ways.use(self.way, self.threads):
             for part in x.tensor_split(self.parts):
                 if len(part):
-                    fired, v = recurrent_ops.linear(
+                    fired, v = neuron_ops.recurrent_linear(
                         pk.pack(part) if self.given == "spikes" else part, *parameters, v, neuron
                     )
                     found.append(fired.dense())
@@ -84,7 +84,7 @@ class Recurrent(Derivative, Neurons, Case):
         theirs = torch.autograd.grad([expected, after], leaves, outer)
         mine = [part.clone().requires_grad_() for part in (x, *parameters, v0)]
         with ways.use(self.way, self.threads):
-            fired, v = recurrent_ops.linear(*mine, neuron, surrogate)
+            fired, v = neuron_ops.recurrent_linear(*mine, neuron, surrogate)
             ours = torch.autograd.grad([fired.dense(), v], mine, outer)
         same("spikes", fired.dense().detach(), expected.detach())
         same("v", v.detach(), after.detach())

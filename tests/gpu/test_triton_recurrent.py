@@ -7,7 +7,7 @@ from equality import equal
 from neuron_cases import NAMES, channelwise, state
 
 import proxykernels as pk
-from proxykernels.calls import recurrent_ops
+from proxykernels.calls import neuron_ops
 from proxykernels.kernels import reference
 from proxykernels.neurons import IFNeuron
 
@@ -20,7 +20,7 @@ def check(x, neuron, C: int, recurrence: str, generator, v0, held: bool = False)
     recurrent = dyadic(*((C, C) if recurrence == "full" else (C,)), generator=generator, span=8)
     current = torch.nn.functional.linear(x, weight, bias)
     wanted, v_wanted = reference.recurrent_scan(current, v0, neuron.on(C, x.device), recurrent)
-    found, v = recurrent_ops.linear(x if held else pk.pack(x), weight, bias, recurrent, v0, neuron)
+    found, v = neuron_ops.recurrent_linear(x if held else pk.pack(x), weight, bias, recurrent, v0, neuron)
     assert wanted.any() and equal(found.dense(), wanted) and equal(v, v_wanted)
 
 
@@ -55,7 +55,7 @@ def test_constant_currents_and_no_samples(generator):
     x = dyadic(1, 2, 6, generator=generator).abs().expand(33, 2, 6)
     check(x, neuron, 9, "full", generator, torch.zeros(2, 2, 9), held=True)
     weight = torch.ones(5, 6)
-    found, v = recurrent_ops.linear(pk.pack(torch.zeros(4, 0, 6)), weight, None, torch.ones(5), None, neuron)
+    found, v = neuron_ops.recurrent_linear(pk.pack(torch.zeros(4, 0, 6)), weight, None, torch.ones(5), None, neuron)
     assert found.shape == (4, 0, 5) and v.shape == (0, 2, 5)
 
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from cases import CONVOLUTIONS, dyadic, spikes
 from equality import equal
 
-from proxykernels.kernels import ops, unfused, unfused_backward
+from proxykernels.kernels import ops, unfused
 from proxykernels.kernels.neuron_models import if_neuron
 
 
@@ -45,7 +45,7 @@ def test_input_gradient(generator, case):
     stride, padding, dilation = window
     y = F.conv2d(x.flatten(0, 1), weight, None, stride, padding, dilation, groups)
     (expected,) = torch.autograd.grad(y, x, grad.flatten(0, 1).unflatten(1, size).movedim(-1, 1))
-    actual = unfused_backward.conv2d_input_gradient(grad, weight, x.shape[3:], *window, groups)
+    actual = unfused.conv2d_input_gradient(grad, weight, x.shape[3:], *window, groups)
     assert expected.any() and equal(actual, expected.flatten(3).transpose(2, 3))
 
 

@@ -25,7 +25,7 @@ DEFECTS = {
         "tests/cpu/test_exactness.py",
     ),
     "layers: folding": Defect(
-        "proxykernels/layers/folded.py",
+        "proxykernels/layers/normalisation.py",
         "- mean.double()) * scale",
         "- mean.double())",
         "tests/layers/test_layers.py tests/running/test_simulate.py",

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ... import checks
-from ...kernels import ops, unfused, unfused_backward
+from ...kernels import ops, unfused
 from ...kernels.neuron_models import Neuron
 from ...spikes import storage, word_ops
 
@@ -37,11 +37,11 @@ class ImageWindow:
 
     def back(self, grad_current: Tensor, weight: Tensor) -> Tensor:
         """The gradient of the input, [T, N, P_in, C_in]."""
-        return unfused_backward.conv2d_input_gradient(grad_current, weight, self.size, *self.convolution)
+        return unfused.conv2d_input_gradient(grad_current, weight, self.size, *self.convolution)
 
     def of_values(self, grad_current: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         """The gradient of the weights, of real-valued inputs [T, N, C_in, H, W]."""
-        return unfused_backward.conv2d_weight_gradient(x, grad_current, weight.shape, *self.convolution)
+        return unfused.conv2d_weight_gradient(x, grad_current, weight.shape, *self.convolution)
 
 
 @dataclass(frozen=True)

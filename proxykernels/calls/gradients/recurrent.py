@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from ...kernels import ops
-from ...kernels.neuron_models import Neuron
-from ...kernels.surrogates import Surrogate
+from ...kernels.neuron_models import Neuron, Surrogate
 from ...neurons import IFNeuron
 from ...spikes import word_ops
 from ...spikes.spike_autograd import Function, applied, new_handle
-from . import second_derivatives
-from .fire import _like
+from .fire import _like, followed_gradients
 from .input_kinds import ConstantImage, SpikeWords, Values
 
 PIECE_BYTES = 1 << 20  # of currents: what stays in the cache until they are used
@@ -117,7 +115,7 @@ class _Fire(Function):
             N, C = starts.shape[1], starts.shape[-1]
             grad_spikes = torch.zeros((), dtype=torch.float32, device=starts.device).expand(given.T, N, 1, C)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            found = second_derivatives.gradients(given, operands, neuron, ctx.surrogate, grad_spikes, grad_v)
+            found = followed_gradients(given, operands, neuron, ctx.surrogate, grad_spikes, grad_v)
         else:
             found = _back(given, Operands(*operands), words, starts, neuron, ctx.surrogate, grad_spikes, grad_v, wanted)
         return *(g if needed else None for g, needed in zip(found, wanted, strict=False)), None, None, None

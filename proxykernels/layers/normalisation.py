@@ -1,4 +1,4 @@
-"""Batch normalisation folded into the weights in front of it."""
+"""Batch normalisation of currents: by the statistics of the batch, or folded into the weights in front of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from ..kernels import constant_cache, heap, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights, can_be_kept
+from .base import each_step
 
 CACHED_BYTES = 1 << 20  # float64 products at a time
+_kept = PackedWeights(fingerprint)
+_computed: WeakKeyDictionary[nn.Module, tuple[int, Tensor]] = WeakKeyDictionary()
 
 
 def fold(
@@ -78,9 +82,6 @@ def fold_values(
     )
 
 
-_kept = PackedWeights(fingerprint)
-
-
 def _fold_once(
     weight: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -92,9 +93,6 @@ def _fold_once(
         return folded
 
     return _kept.of(weight, bias, gain, offset, mean, variance).get(eps, constants_of)
-
-
-_computed: WeakKeyDictionary[nn.Module, tuple[int, Tensor]] = WeakKeyDictionary()
 
 
 def as_before(layer: nn.Module, weight: Tensor) -> Tensor:
@@ -110,3 +108,24 @@ def as_before(layer: nn.Module, weight: Tensor) -> Tensor:
         found = _computed[layer] = now, weight.clone()
         CONSTANTS.add(found[1].untyped_storage())
     return found[1]
+
+
+def normalised(bn: Any, currents: Tensor) -> Tensor:
+    """Currents [T, N, C, ...] after ``bn``, which treats the values of all steps as one batch.
+
+    Constant currents are normalised once, since all steps have the same mean and variance. But ``bn`` then computes the
+    unbiased running variance, V * count / (count - 1), with the count of one step; that is corrected to T steps.
+    """
+    T, count = len(currents), currents[0, :, 0].numel()
+    if count == 1 and T > 1:
+        currents = currents.contiguous()  # bn refuses a single value, which has no variance
+    running = bn.running_var if bn.training else None
+    if running is None or T == 1 or not checks.is_constant(currents):
+        return each_step(bn, currents)
+    before = running.clone()
+    y = each_step(bn, currents)
+    momentum = 1 / bn.num_batches_tracked if bn.momentum is None else bn.momentum
+    with torch.no_grad():
+        added = running - (1 - momentum) * before
+        running.data.sub_(added * ((T - 1) / (T * count - 1)))  # autograd keeps it, but does not read it
+    return y

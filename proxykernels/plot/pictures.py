@@ -1,0 +1,253 @@
+"""Pictures of spikes and potentials over time, and of firing rates."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..conversion.relu.report import ConversionReport
+from ..kernels import heap
+from ..running.result import Result
+from ..spikes import Spikes, pack
+
+
+def new_figure(columns: int = 1, **options):
+    """A figure, and its axes in a row.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install matplotlib") from error
+    figure, axes = pyplot.subplots(1, columns, squeeze=False, layout="constrained", **options)
+    for ax in axes[0]:
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes[0]
+
+
+def given_or_new(ax):
+    """The given axes, or those of a new figure."""
+    return new_figure(figsize=(8, 4))[1][0] if ax is None else ax
+
+
+def legend(ax) -> None:
+    """Put the legend outside to the right, where it hides no line."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+
+
+def packed(spikes: Spikes | Tensor) -> Spikes:
+    """Spikes (T, N, ...), packed if they are a tensor of 0 and 1, such as a layer's output.
+
+    Raises:
+        TypeError, ValueError: they are something else.
+    """
+    if isinstance(spikes, Tensor) and not isinstance(spikes, Spikes):
+        spikes = pack(spikes.detach())
+    if not isinstance(spikes, Spikes):
+        raise TypeError(
+            f"spikes must be Spikes (T, N, ...), or a tensor of 0 and 1, got {type(spikes).__name__}; record a layer "
+            "to get them"
+        )
+    if len(spikes.shape) < 3:
+        raise ValueError(f"spikes must have the shape (T, N, ...), got {spikes.shape}")
+    return spikes
+
+
+def chosen_of(count: int, neurons: int | Sequence[int]) -> Tensor:
+    """The indices ``neurons`` out of ``count``; if a number is given, at most that many, evenly spaced."""
+    if isinstance(neurons, Integral):
+        neurons = int(neurons)
+        if neurons < 1:
+            raise ValueError(f"neurons must be indices, or a number of at least 1, got {neurons}")
+        chosen = torch.arange(min(count, neurons), device=heap.CPU)
+        return chosen if count <= neurons else chosen * count // neurons
+    chosen = torch.as_tensor(neurons, dtype=torch.int64, device=heap.CPU)
+    if len(chosen) and not 0 <= chosen.min() <= chosen.max() < count:
+        raise ValueError(f"neurons must be within 0 .. {count - 1}, got {chosen.tolist()}")
+    return chosen
+
+
+def check_sample(sample: int, N: int) -> None:
+    if not checks.is_integer(sample):
+        raise TypeError(f"sample must be the number of one sample, got {sample!r}")
+    if not 0 <= sample < N:
+        raise ValueError(f"sample must be within 0 .. {N - 1}, got {sample}")
+
+
+def spikes_by_name(records: Mapping[str, Spikes | Tensor]) -> dict[str, Spikes]:
+    """The layers' spikes of a mapping; potentials, which are recorded as "conv1.v", are left out.
+
+    Raises:
+        TypeError, ValueError: it is no mapping of spikes, or has none.
+    """
+    if not isinstance(records, Mapping):
+        raise TypeError(f"records must be spikes by the names of layers, got {type(records).__name__}")
+    found = {name: packed(spikes) for name, spikes in records.items() if not name.endswith(".v")}
+    if not found:
+        raise ValueError('records has no spikes; simulate(..., record=["conv1"]) records those of the layer "conv1"')
+    for name, spikes in found.items():
+        if 0 in spikes.shape:
+            raise ValueError(f"records must have a step, a sample and a neuron, got {spikes.shape} of {name!r}")
+    return found
+
+
+def raster(spikes: Spikes | Tensor, sample: int = 0, *, neurons: int | Sequence[int] = 200, ax=None):
+    """Raster plot of one sample: a dot per spike, steps on the x axis, neurons on the y axis.
+
+    Args:
+        spikes: Spikes (T, N, ...), for example ``simulate(..., record=["conv1"]).records["conv1"]``; or a layer's
+            output, a tensor of 0 and 1.
+        sample: which of the N samples.
+        neurons: indices of the neurons in the order of torch's flatten; or their largest number, evenly chosen. The
+            label of the axis says if not all are drawn.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError, ValueError: ``spikes`` are no spikes, or there is no such sample or neuron.
+        ImportError: matplotlib is not installed.
+    """
+    spikes = packed(spikes)
+    check_sample(sample, spikes.shape[1])
+    fired = spikes.dense(torch.bool)[:, sample].flatten(1).cpu()
+    chosen = chosen_of(fired.shape[1], neurons)
+    times, indices = fired[:, chosen].nonzero().unbind(1)
+    ax = given_or_new(ax)
+    ax.scatter(times, chosen[indices], s=5, marker="|", linewidths=0.8, color="black")
+    some = f"{len(chosen)} of {fired.shape[1]} are drawn" if len(chosen) < fired.shape[1] else "place in its layer"
+    ax.set(xlabel="step", ylabel=f"neuron ({some})", xlim=(-1, spikes.T), ylim=(-1, fired.shape[1]))
+    return ax
+
+
+def rasters(records: Mapping[str, Spikes | Tensor], sample: int = 0, *, neurons: int = 200):
+    """Raster plots of several layers side by side, of one sample.
+
+    Args:
+        records: spikes (T, N, ...) by name, such as ``simulate(..., record=["conv1", "conv2"]).records``.
+        sample: which of the N samples.
+        neurons: the largest number of neurons of a layer, evenly chosen.
+
+    Returns:
+        matplotlib axes, one for each layer, in a new figure.
+
+    Raises:
+        TypeError, ValueError: ``records`` is no such mapping or is empty, or there is no such sample.
+        ImportError: matplotlib is not installed.
+    """
+    layers = spikes_by_name(records)
+    figure, axes = new_figure(len(layers), figsize=(4 * len(layers), 4))
+    for ax, (name, spikes) in zip(axes, layers.items(), strict=True):
+        raster(spikes, sample, neurons=neurons, ax=ax).set(title=f"{name}, rate {spikes.rate():.1%}")
+    return axes
+
+
+def potential(
+    v: Tensor, sample: int = 0, *, neurons: int | Sequence[int] = 5, v_threshold: float | None = None, ax=None
+):
+    """Potentials of some neurons of one sample over time, after the reset of each step.
+
+    Args:
+        v: potentials after each step [T, N, ...], for example ``simulate(..., record=["fc.v"]).records["fc.v"]``.
+        sample: which of the N samples.
+        neurons: indices of the neurons in the order of torch's flatten; or their largest number, evenly chosen. The
+            label of the axis says if not all are drawn.
+        v_threshold: draws a line there.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError, ValueError: ``v`` is no float tensor [T, N, ...], or there is no such sample or neuron.
+        ImportError: matplotlib is not installed.
+    """
+    checks.floating("v", v)
+    checks.held("v", v)
+    if v.ndim < 3:
+        raise ValueError(f"v must have the shape [T, N, ...], got {list(v.shape)}")
+    check_sample(sample, v.shape[1])
+    traces = v[:, sample].detach().flatten(1).float().cpu()
+    ax = given_or_new(ax)
+    for k in chosen_of(traces.shape[1], neurons).tolist():
+        ax.plot(traces[:, k], linewidth=1.2, label=f"neuron {k}")
+    if v_threshold is not None:
+        ax.axhline(v_threshold, color="black", linewidth=0.8, linestyle="--", label="threshold")
+    ax.set(xlabel="step", ylabel="potential after the step (unit: the threshold's)")
+    legend(ax)
+    return ax
+
+
+def rates(result: Result, *, ax=None):
+    """Bar plot of the firing rate of each layer, in percent of the steps.
+
+    Args:
+        result: what ``simulate`` returns.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError: ``result`` is something else.
+        ImportError: matplotlib is not installed.
+    """
+    if not isinstance(result, Result):
+        raise TypeError(f"result must be what simulate returns, got {type(result).__name__}")
+    ax = given_or_new(ax)
+    names = list(result.rates)
+    bars = ax.barh(names, [100 * result.rates[name] for name in names], color="tab:blue")
+    ax.bar_label(bars, fmt="%.1f", padding=3)
+    ax.invert_yaxis()
+    ax.set(xlabel="firing rate: spikes a neuron and step, %", ylabel="layer")
+    return ax
+
+
+def rate_histogram(spikes: Mapping[str, Spikes | Tensor] | Spikes | Tensor, *, ax=None):
+    """How many neurons of a layer fire at which rate: a neuron's mean over all steps and samples.
+
+    Args:
+        spikes: spikes (T, N, ...) of a layer; or those of several by name, ``simulate(..., record=[...]).records``.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError, ValueError: they are no spikes, or have no step or sample.
+        ImportError: matplotlib is not installed.
+    """
+    layers = spikes_by_name(spikes if isinstance(spikes, Mapping) else {"": spikes})
+    ax = given_or_new(ax)
+    found = {name: 100 * layer.count().float().mean(0).flatten().cpu() / layer.T for name, layer in layers.items()}
+    highest = max(float(rates.max()) for rates in found.values())
+    edges = torch.linspace(0, highest or 1.0, 31, dtype=torch.float32, device=heap.CPU).tolist()
+    for name, rates in found.items():
+        share = torch.full_like(rates, 100 / len(rates))
+        ax.hist(rates.tolist(), edges, weights=share.tolist(), histtype="step", linewidth=1.5, label=name)
+    ax.set(xlabel="firing rate: spikes a step, %", ylabel="neurons of the layer, %")
+    if any(layers):
+        legend(ax)
+    return ax
+
+
+def conversion(report: ConversionReport, *, ax=None):
+    """Bar plot of each layer's rate, and of its error compared with the ReLU network, in percent.
+
+    Args:
+        report: what ``conversion_report`` returns.
+        ax: matplotlib axes.
+
+    Raises:
+        TypeError: ``report`` is something else.
+        ImportError: matplotlib is not installed.
+    """
+    if not isinstance(report, ConversionReport):
+        raise TypeError(f"report must be what conversion_report returns, got {type(report).__name__}")
+    ax = given_or_new(ax)
+    places = torch.arange(len(report.rows), device=heap.CPU).numpy()
+    for offset, color, label, values in (
+        (-0.2, "tab:red", "error, of the mean activation", [row.error for row in report.rows]),
+        (0.2, "tab:blue", "rate, of the steps", [row.rate for row in report.rows]),
+    ):
+        bars = ax.barh(places + offset, [100 * value for value in values], 0.4, color=color, label=label)
+        ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    last = len(report.rows) - 1
+    ax.set_yticks(places, [f"{row.layer}\n(counts)" if k == last else row.layer for k, row in enumerate(report.rows)])
+    ax.invert_yaxis()
+    ax.set(xlabel="%", ylabel="layer", title=f"{report.N} samples, T = {report.T}")
+    legend(ax)
+    return ax
