@@ -273,7 +273,7 @@ def reference_backend(device: str) -> Backend:
     if device == "cpu":
         return Fallback("the reference code")
     gpu_backend()  # or says what is missing
-    from .gpu.reference import REFERENCE
+    from .gpu.backend import REFERENCE
 
     return REFERENCE
 

@@ -9,7 +9,7 @@ another takes its place, a function of the distance x = h - threshold:
     Triangle(width)      max(0, 1 - |x| / w) / w of w = width * threshold     Esser et al., arXiv:1603.08270
 
 A new one is one more class here, and its derivative in kernels/reference_gradients.py, kernels/cpu/src/surrogates.h and
-kernels/gpu/surrogates.py.
+kernels/gpu/neurons_backward.py.
 """
 
 import math

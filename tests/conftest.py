@@ -145,7 +145,7 @@ def triton_kernels(kernels_can_run, monkeypatch):
         with torch.device("cuda"):
             yield
         return
-    from proxykernels.kernels.gpu.reference import REFERENCE
+    from proxykernels.kernels.gpu.backend import REFERENCE
 
     monkeypatch.setattr(backends, "cpu_backend", lambda: gpu)
     monkeypatch.setattr(backends, "reference_backend", lambda device: REFERENCE)

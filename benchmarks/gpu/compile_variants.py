@@ -174,8 +174,7 @@ def _scan(target: str, dtype: str, neuron: str, sizes: str):
 
 def _back(kernel, neuron: str, surrogate: str, last: bool) -> tuple[dict, dict]:
     """Types and constants of the kernels that go back in time; ``last``: whether the last state has a gradient."""
-    from proxykernels.kernels.gpu.neurons_backward import back_of
-    from proxykernels.kernels.gpu.surrogates import SHAPES
+    from proxykernels.kernels.gpu.neurons_backward import SHAPES, back_of
     from proxykernels.kernels.neuron_models import MODELS
 
     pointers = [name for name in kernel.arg_names if name.endswith("_pointer")]

@@ -5,7 +5,7 @@
 
 The short code that expands spikes (kernels/gpu/spike_operands.py) is right only where a thread packs inputs of one
 step. It is compiled as far as layouts are chosen, for convolutions of all block sizes; counted are the instructions
-that need such a layout, and those that have it. kernels/gpu/one_step.py lists the pairs of GPU and Triton where all
+that need such a layout, and those that have it. kernels/gpu/block_sizes.py lists the pairs of GPU and Triton where all
 have it. Writes spike_operands.csv, where other rows stay. Ends with status 1 if that list differs.
 """
 
@@ -30,7 +30,7 @@ SHORT, ANY = "short", "any layout"
 
 
 def run(options: argparse.Namespace) -> None:
-    from proxykernels.kernels.gpu.one_step import is_of_one_step
+    from proxykernels.kernels.gpu.block_sizes import is_of_one_step
 
     path, console, wrong = options.out / "spike_operands.csv", Console(), []
     for version in options.triton or TRITONS:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
                 wrong.append(f"{target} with Triton {version}: {row['code']}")
     console.print(str(path), soft_wrap=True)
     if wrong:
-        sys.exit("kernels/gpu/one_step.py says otherwise of " + "; ".join(wrong))
+        sys.exit("kernels/gpu/block_sizes.py says otherwise of " + "; ".join(wrong))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,12 @@
-"""The Triton kernels for CUDA tensors, and the operations in plain torch, as a backend (kernels/backends.py)."""
+"""The Triton kernels for CUDA tensors, and the operations in plain torch, as a backend (kernels/backends.py).
+
+:class:`GpuReference` runs the reference code on words that Triton packs.
+"""
 
 from torch import Tensor
 
-from .. import by_reference
-from ..by_reference import InTorch
+from .. import by_reference, unfused
+from ..by_reference import ByReference, InTorch
 from ..recording import Choice, note
 from . import counters, packing, words
 from .convolutions import convolutions, noting
@@ -11,7 +14,7 @@ from .if_scan import if_scan
 from .recurrent_backward import recurrent_scan_backward
 from .recurrent_scan import MOST_NEURONS, recurrent_scan
 from .scan_backward import scan_backward
-from .sigma_delta_launches import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
+from .sigma_delta import pooled_sigma_delta, running_maximum, sigma_delta, sums_so_far
 
 RECURRENT = Choice("Triton recurrent scan", "adds a row of weights for each spike that comes back")
 
@@ -65,3 +68,16 @@ class GpuKernels(InTorch):
 
 
 KERNELS = GpuKernels()
+
+
+class GpuReference(ByReference, GpuKernels):  # type: ignore[misc]  # one counts in integers, the other in tensors
+    """A backend (kernels/backends.py); spikes are packed, counted and pooled as by GpuKernels."""
+
+    def if_conv2d_pooled(self, words, T, size, weight, bias, v, neuron, *window) -> tuple[Tensor, Tensor, Tensor]:
+        """if_conv2d, and the OR over windows of 2 x 2."""
+        fired, after = self.if_conv2d(words, T, size, weight, bias, v, neuron, *window)
+        size_out = unfused.output_size(size, weight.shape[2:], *window[:3])
+        return fired, self.max_pool2d(fired, len(weight), size_out, (2, 2), (2, 2), (0, 0)), after
+
+
+REFERENCE = GpuReference()

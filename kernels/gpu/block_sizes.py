@@ -1,4 +1,4 @@
-"""The block sizes of the Triton convolution, by the sizes of the layer and the GPU's architecture."""
+"""How the Triton convolution is compiled: block sizes by layer and GPU, and the instructions that the GPU has."""
 
 import re
 from functools import cache
@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import torch
 import triton
-
-from .one_step import is_of_one_step
 
 RELEASE = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:3])  # of Triton
 
@@ -157,7 +155,7 @@ def instructions(architecture: str) -> dict[str, bool]:
     """The kernel's constants for an architecture.
 
     PTX: kernels may contain NVIDIA's instructions, which Triton's interpreter does not know. ONE_STEP: this Triton is
-    known to pack inputs of one step (one_step.py). FENCED: Triton itself sets the fences that the tensor cores of sm_90
+    known to pack inputs of one step (SEEN). FENCED: Triton itself sets the fences that the tensor cores of sm_90
     need; before 3.7.1 it does not, and the kernel sets them.
     """
     return {
@@ -182,3 +180,23 @@ def architecture(device: torch.device) -> str:
 def multiprocessors(device: torch.device) -> int:
     """The number of a GPU's multiprocessors; for the interpreter that of an A100."""
     return 108 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
+
+
+# Triton chooses which numbers a thread packs. In the fragments of mma and wgmma they are inputs of one step; in other
+# layouts they may be steps of one input, and the short code of expand (spike_operands.py) would silently give wrong
+# spikes. It is therefore used only for the pairs of GPU and Triton that are listed here; all others, including future
+# ones, take the code that is correct in any layout.
+#
+# `python benchmarks/gpu_speed.py operands` compiles the convolutions of each pair, reads the layouts and writes
+# benchmarks/results/spike_operands.csv. The list below is what that table shows; a test compares the two.
+MMA = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")
+# By Triton's version. Only 3.6.0 uses mma on sm_110; on every GPU, 3.8.0 uses blocks of single numbers for some layers.
+SEEN = {"3.6.0": (*MMA, "sm_110"), "3.7.0": MMA, "3.7.1": MMA, "3.9.0": MMA}
+
+
+def is_of_one_step(architecture: str, triton: str) -> bool:
+    """Whether convolutions that a version of Triton compiles for a GPU, such as "sm_90", pack inputs of one step.
+
+    The code of expand is then half as long.
+    """
+    return architecture in SEEN.get(triton, ())

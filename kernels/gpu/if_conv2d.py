@@ -19,7 +19,7 @@ from .block_sizes import (
 )
 from .if_conv2d_kernel import _if_conv2d_kernel
 from .neuron_steps import arguments, by_sample, by_state
-from .parts import parts_of
+from .weight_parts import parts_of
 
 LARGEST_IMAGE, LARGEST_WEIGHTS = 2**28, 2**23  # elements of an image, and of one channel's weights
 
@@ -50,8 +50,8 @@ def if_conv2d(
     Args:
         words: spikes of images of ``size`` (H, W), int32 [ceil(T / 32), N, H * W, C_in].
         weight: [C_out, C_in / groups, kernel_h, kernel_w]. float32 weights take three products, float16 and bfloat16
-            weights one, and those of simulate's precision="int16" and "int8" two and one (parts.py); float64 weights
-            are taken as float32.
+            weights one, and those of simulate's precision="int16" and "int8" two and one (weight_parts.py); float64
+            weights are taken as float32.
         bias: [C_out], or None.
         v: states before the first step, float32 [N, H_out * W_out, C_out], or [N, states, H_out * W_out, C_out] for
             neurons with several states; not modified.

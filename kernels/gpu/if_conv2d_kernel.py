@@ -10,7 +10,7 @@ only if they are requested. words.py has the layout of the words, neuron_steps.p
 The main loop computes fragments of the A operand from words, and the products; the epilogue (epilogue.py) splits the
 accumulator into steps and runs the neurons.
 
-Weights consist of one to three parts, each with its own product (parts.py), of one of two types:
+Weights consist of one to three parts, each with its own product (weight_parts.py), of one of two types:
 
 int8: the digits of integers, summed in int32. These sums are exact in any order, so spikes are the same on every card.
     float32 weights have three digits, those of simulate's precision="int16" and "int8" two and one.

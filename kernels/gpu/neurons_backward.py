@@ -2,16 +2,59 @@
 
     BACK(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE)
         -> grad_current, grad_state, grad_parameters
+    DERIVATIVE(x, theta, first, second) -> the surrogate derivative at x = h - theta
 
 ``state``: before the step. ``grad_state``: after the step on entry, before it on return. ``grad_parameters``: what the
-step adds to the gradients of the parameters of a channel, four of them. ``surrogate``: first, second, passes (1, or 0
-if the reset is detached). The equations: cpu/src/scan_backward.h.
+step adds to the gradients of the parameters of a channel, four of them. ``surrogate``: first and second, the parameters
+of its shape, and passes (1, or 0 if the reset is detached). A kernel takes both functions as constexprs and inlines
+them. The equations: cpu/src/scan_backward.h and reference_gradients.py.
 """
 
 import triton
 import triton.language as tl
 
+from ..neuron_models import Surrogate
 from .neuron_steps import _leak, loihi_potential
+
+
+def surrogate_arguments(surrogate: Surrogate) -> dict:
+    """A launch's arguments for a surrogate derivative."""
+    first, second = surrogate.numbers
+    return {
+        "first": float(first),
+        "second": float(second),
+        "passes": 0.0 if surrogate.detach_reset else 1.0,
+        "DERIVATIVE": SHAPES[surrogate.shape],
+    }
+
+
+@triton.jit
+def atan(x, theta, first, second):
+    at = second * x
+    return tl.div_rn(first + tl.zeros_like(x), 1.0 + at * at)
+
+
+@triton.jit
+def fast_sigmoid(x, theta, first, second):
+    below = 1.0 + tl.abs(second * x)
+    return tl.div_rn(first + tl.zeros_like(x), below * below)
+
+
+@triton.jit
+def sigmoid(x, theta, first, second):
+    e = tl.exp(tl.maximum(-tl.abs(first * x), -80.0))
+    s = tl.div_rn(tl.full(x.shape, 1.0, tl.float32), 1.0 + e)
+    return first * (e * s * s)
+
+
+@triton.jit
+def triangle(x, theta, first, second):
+    w = first * theta
+    scale = tl.div_rn(tl.full(x.shape, 1.0, tl.float32), w * w)
+    return tl.maximum(w - tl.abs(x), 0.0) * scale
+
+
+SHAPES = {"ATan": atan, "FastSigmoid": fast_sigmoid, "Sigmoid": sigmoid, "Triangle": triangle}
 
 
 @triton.jit

@@ -13,9 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..neuron_models import MODELS, Neuron, Surrogate
-from . import surrogates
 from .neuron_steps import arguments, read_states, write_states, zero_states
-from .neurons_backward import back_of
+from .neurons_backward import back_of, surrogate_arguments
 from .recurrent_scan import add_rows, block_of, by_step, list_channels
 
 
@@ -167,7 +166,7 @@ def recurrent_scan_backward(
                 current_stride=current.stride(0) if T > 1 else 0,
                 grad_stride=grad_spikes.stride(0) if T > 1 else 0,
                 **arguments(neuron),
-                **surrogates.arguments(surrogate),
+                **surrogate_arguments(surrogate),
                 BACK=back_of(neuron.model),
                 PARAMETERS=len(MODELS[neuron.model].channels),
                 FULL=full,

@@ -10,9 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..neuron_models import MODELS, Neuron, Surrogate
-from . import surrogates
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states, zero_states
-from .neurons_backward import back_of
+from .neurons_backward import back_of, surrogate_arguments
 
 BLOCK = 512
 NUM_WARPS = 4
@@ -130,7 +129,7 @@ def scan_backward(
                 current_stride=0 if constant else neurons,
                 grad_stride=0 if held else neurons,
                 **arguments(neuron),
-                **surrogates.arguments(surrogate),
+                **surrogate_arguments(surrogate),
                 BACK=back_of(neuron.model),
                 PARAMETERS=len(MODELS[neuron.model].channels),
                 CONSTANT=constant,

@@ -46,7 +46,7 @@ def expand(
     compiler would make them one by one. Each is shifted by its own step, so they may belong to any steps. ONE_STEP:
     assumes that they are inputs of one step and, if EARLY is 16, that four bytes are followed by those of the same
     inputs eight steps later; that takes about half the instructions. The compiler chooses which numbers share a
-    register; one_step.py lists where it is known to choose these.
+    register; block_sizes.SEEN lists where it is known to choose these.
     """
     EARLY: tl.constexpr = STEPS // LATE
     ALONE: tl.constexpr = (LATE, PIXELS, EARLY, BLOCK_K)

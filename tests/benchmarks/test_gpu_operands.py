@@ -13,7 +13,7 @@ import pytest
 from gpu import operand_layouts, operand_report
 from gpu.tritons import TRITONS, environment
 
-from proxykernels.kernels.gpu.one_step import SEEN
+from proxykernels.kernels.gpu.block_sizes import SEEN
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "results" / "spike_operands.csv"
 BLOCKED = (
@@ -152,7 +152,7 @@ def test_report_keeps_other_rows_and_names_what_the_list_does_not_say(tmp_path, 
     mixed.append(BLOCKED)
     gpu_speed.main([*command, "sm_75"])
     with pytest.raises(
-        SystemExit, match=re.escape("one_step.py says otherwise of sm_80 with Triton 3.9.0: any layout")
+        SystemExit, match=re.escape("block_sizes.py says otherwise of sm_80 with Triton 3.9.0: any layout")
     ):
         gpu_speed.main([*command, "sm_80"])
     rows = read(tmp_path / "spike_operands.csv")

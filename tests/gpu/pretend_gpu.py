@@ -265,7 +265,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         recurrent_backward,
         recurrent_scan,
         scan_backward,
-        sigma_delta_launches,
+        sigma_delta,
         weight_parts,
     )
     from proxykernels.kernels.gpu.block_sizes import architecture
@@ -305,7 +305,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
     monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
-    jitted = if_conv2d, if_scan, counters, packing, sigma_delta_launches, weight_parts
+    jitted = if_conv2d, if_scan, counters, packing, sigma_delta, weight_parts
     for module in (*jitted, recurrent_backward, recurrent_scan, scan_backward):
         for name in KERNELS:
             if hasattr(module, name):
@@ -315,7 +315,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         architecture,
         convolutions,
         synapses._reach_of_pixels,
-        sigma_delta_launches._reach,
+        sigma_delta._reach,
     )  # of devices
     caches += (sigma_delta_neurons._same, base._of_numbers_on)
     for cache in caches:

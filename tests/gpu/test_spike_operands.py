@@ -11,7 +11,7 @@ from equality import equal
 
 from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
-from proxykernels.kernels.gpu.one_step import is_of_one_step
+from proxykernels.kernels.gpu.block_sizes import is_of_one_step
 from proxykernels.kernels.neuron_models import if_neuron
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

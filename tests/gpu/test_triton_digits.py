@@ -12,7 +12,7 @@ from cases import RESETS, dyadic, spikes, thresholds, words_over_time
 from proxykernels.kernels import constant_cache, reference, rounding, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, if_conv2d
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
-from proxykernels.kernels.gpu.parts import parts_of
+from proxykernels.kernels.gpu.weight_parts import parts_of
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE_BITS
 

@@ -14,7 +14,7 @@ from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
 from proxykernels.kernels import reference, sigma_delta_codes
-from proxykernels.kernels.gpu import sigma_delta_launches as gpu
+from proxykernels.kernels.gpu import sigma_delta as gpu
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]

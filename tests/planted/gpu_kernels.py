@@ -34,7 +34,7 @@ DEFECTS = {
         "tests/gpu/test_triton_network.py",
     ),
     "Triton operands: layouts that nobody has seen": Defect(
-        "kernels/gpu/one_step.py",
+        "kernels/gpu/block_sizes.py",
         "architecture in SEEN.get(triton, ())",
         "architecture in SEEN.get(triton, MMA)",
         "tests/gpu/test_spike_operands.py",
@@ -61,16 +61,16 @@ DEFECTS = {
         "tests/gradients/test_scan_backward.py",
     ),
     "Triton sigma-delta: states go on": Defect(
-        "kernels/gpu/sigma_delta_kernels.py",
+        "kernels/gpu/sigma_delta.py",
         "tl.store(a_pointer",
         "tl.store(z_pointer",
         "tests/gpu/test_triton_sigma_delta.py",
     ),
     "Triton sigma-delta: what was sent before": Defect(
-        "kernels/gpu/sigma_delta_kernels.py", "a += sent.to", "a = sent.to", "tests/gpu/test_triton_sigma_delta.py"
+        "kernels/gpu/sigma_delta.py", "a += sent.to", "a = sent.to", "tests/gpu/test_triton_sigma_delta.py"
     ),
     "Triton sigma-delta: halves of a power": Defect(
-        "kernels/gpu/sigma_delta_kernels.py",
+        "kernels/gpu/sigma_delta.py",
         "(size + 0x400000)",
         "(size + 0x3FFFFF)",
         "tests/gpu/test_triton_sigma_delta.py",
