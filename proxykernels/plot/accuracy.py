@@ -114,7 +114,7 @@ def _logits_of_step(result: Result) -> Callable[[Tensor, int], Tensor] | None:
         return None
     name = f"{list(result.places)[-1]}.v"
     v, figures = result.records.get(name), result._figures
-    if v is None or not isinstance(figures, LayerFigures):
+    if not isinstance(v, Tensor) or not isinstance(figures, LayerFigures):
         raise ValueError(
             f"the logits of each step need the last layer's potentials: simulate with record=[{name!r}]; or give "
             "result.spikes, whose counts are right less often"

@@ -95,7 +95,7 @@ class StatefulLayer(nn.Module):
         """
         Args:
             ahead: steps that neurons which repeat themselves are run at once; 0: they are not.
-            tally: counts what goes in and comes out; here or in training/part_tally.py.
+            tally: counts what goes in and comes out; here or in training/surrogate_net.py.
             seen: is shown what the layer gives.
         """
         super().__init__()

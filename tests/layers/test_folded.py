@@ -63,8 +63,8 @@ def test_two_layers_with_one_weight_and_two_normalisations(generator):
 def test_folded_once(generator, monkeypatch):
     net, x = make_net(generator), torch.rand(3, 2, 6, 6, generator=generator)
     calls = []
-    fold = pk.layers.folded.fold_values
-    monkeypatch.setattr(pk.layers.folded, "fold_values", lambda *values: (calls.append(1), fold(*values))[1])
+    fold = pk.layers.normalisation.fold_values
+    monkeypatch.setattr(pk.layers.normalisation, "fold_values", lambda *values: (calls.append(1), fold(*values))[1])
     for _ in range(3):
         pk.simulate(net, x, 5)
     assert len(calls) == 2
