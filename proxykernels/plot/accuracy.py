@@ -79,7 +79,7 @@ def accuracy(outputs: Outputs, labels: Tensor) -> Tensor:
     checks.labels("labels", labels, N, classes)
     labels = labels.to(output.device).unsqueeze(1)
     shares = [_share(scores, labels, isinstance(output, Spikes)) for scores in _scores(outputs)]
-    return torch.stack(shares) if shares else torch.empty(0)
+    return torch.stack(shares) if shares else torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def _share(scores: Tensor, labels: Tensor, fires: bool) -> Tensor:
