@@ -63,16 +63,12 @@ LOOKS = {
     "dense": Look("dense, then a scan", BROWN),
     "torch fp32": Look("torch, float32", BLUE, "--"),
     "torch bf16": Look("torch, bfloat16", SKY, "--"),
-    # ways to a trained spiking network, of compare_methods.py and evaluate.py anytime
+    # ways to a trained spiking network, of compare_methods.py
     "proxy": Look("proxy", BLACK, width=2.6),
     "proxy, outputs unbounded": Look("proxy, outputs unbounded", BLACK, "-."),
     "proxy, spikes pooled": Look("proxy, spikes pooled, from rest", BLACK, ":"),
     "proxy, statistics of steps": Look("proxy, statistics of steps", BLACK, "--"),
-    "trained by proxy": Look("trained by proxy", BLACK, width=2.6),
-    "proxy, soft reset": Look("proxy, soft reset", BLACK, "--"),
     "tandem": Look("tandem learning", BROWN),
-    "relu twin": Look("proxy, twin of ReLUs", ORANGE),
-    "clipped relu twin": Look("proxy, twin of clipped ReLUs", PINK),
     "surrogate": Look("backpropagation through time", VERMILION),
     "surrogate, each movement": Look("the same, read after each movement", ORANGE),
     "bptt": Look("backpropagation through time, tdBN, T = 4", VERMILION),
@@ -82,13 +78,6 @@ LOOKS = {
     "the authors' recipe": Look("proxy, the authors' recipe", GRAY, "--", width=2.6),
     "the authors' recipe with statistics of each step": Look("the same, statistics of each step", GRAY, ":"),
     "ReLU network, then proxy": Look("ReLU network, then proxy", SKY),
-    "clipped conversion": Look("clipped ReLUs, converted", PINK, width=2.6),
-    "tuned conversion": Look("converted, tuned by proxy", SKY),
-    "converted, max": Look("converted, max", BLUE, "--"),
-    "converted, max, half a threshold to start": Look("converted, max, from half a threshold", BLUE),
-    "converted, percentile": Look("converted, percentile", GREEN, "--"),
-    "converted, calibrated": Look("converted, percentile, calibrated", ORANGE),
-    "converted, percentile, half a threshold to start": Look("converted, percentile, from half a threshold", GREEN),
     # neurons of evaluate.py sigma-delta
     "sigma-delta, K = 9": Look("sigma-delta, K = 9", BLACK, width=2.6),
     "sigma-delta, K = 9, signed": Look("sigma-delta, K = 9, signed", SKY, "--"),
@@ -107,13 +96,6 @@ LOOKS = {
     "cascade of ReLU networks, float32": Look("cascade of ReLU networks, float32", BLUE),
     "cascade of ReLU networks, int8": Look("cascade of ReLU networks, int8", GREEN),
     "sigma-delta, float32": Look("sigma-delta", BLACK),
-    # networks of imagenet.py torchvision, by method
-    "resnet18, max": Look("resnet18, max", BLUE),
-    "resnet18, percentile": Look("resnet18, percentile", GREEN),
-    "resnet50, max": Look("resnet50, max", VERMILION),
-    "resnet50, percentile": Look("resnet50, percentile", ORANGE),
-    "vgg16_bn, max": Look("vgg16_bn, max", BLUE, "--"),
-    "vgg16_bn, percentile": Look("vgg16_bn, percentile", GREEN, "--"),
 }
 
 

@@ -38,21 +38,6 @@ WAYS = (  # of compare_methods.py: methods/ways.py
     "proxy, outputs unbounded", "proxy, statistics of steps", "proxy, spikes pooled", "tandem",
     "ReLU network, then proxy", "bptt", "tet",
 )  # fmt: skip
-RECIPES = (  # methods/recipes_table.py
-    "the authors' loss",
-    "cross-entropy",
-    "cross-entropy, clipped twin",
-    "from a ReLU network",
-    "from a ReLU network, clipped twin",
-)
-ANYTIME = (  # accuracy/anytime_table.py
-    "trained by proxy",
-    "converted, max",
-    "converted, max, half a threshold to start",
-    "converted, percentile",
-    "converted, percentile, half a threshold to start",
-    "converted, calibrated",
-)
 # iteration/surrogate_models.py
 SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")
 RELU_NETS = ("lenet5", "resnet20", "resnet20-cifar10", "vgg11-cifar10")  # common/relu_networks.py

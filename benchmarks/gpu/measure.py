@@ -58,10 +58,7 @@ def run(options: argparse.Namespace) -> None:
     import torch  # here, so that --help is quick
 
     if not torch.cuda.is_available():
-        sys.exit(
-            "gpu_speed.py measures on a GPU, and torch finds no CUDA device here; --dry-run and "
-            "`research/gpu_model.py` need none"
-        )
+        sys.exit("gpu_speed.py measures on a GPU, and torch finds no CUDA device here; --dry-run needs none")
     check_network(options)  # a bad option ends here, not after minutes
     device = torch.device("cuda")
     properties = torch.cuda.get_device_properties(device)

@@ -5,7 +5,6 @@
         --stop-at 300
     python benchmarks/research/compare_methods.py --net cifar10 \\
         --data folder --root PATH
-    python benchmarks/research/compare_methods.py recipes   which ones learn
 
     conversion             only the ReLU network, clipped; then pk.convert
     qcfs                   the same with activations of a few levels
@@ -85,4 +84,4 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    command(main, {"recipes": "methods.recipes"})
+    command(main)

@@ -4,8 +4,6 @@
     python benchmarks/research/evaluate.py \\
         --weights runs/train/paper.safetensors --T 50
     python benchmarks/research/evaluate.py --converted
-    python benchmarks/research/evaluate.py anytime      early exit
-    python benchmarks/research/evaluate.py few-steps    remedies
     python benchmarks/research/evaluate.py sigma-delta  few steps
     python benchmarks/research/evaluate.py energy       against ReLUs
 
@@ -42,5 +40,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    parts = ("anytime", "few-steps", "sigma-delta", "energy")
+    parts = ("sigma-delta", "energy")
     command(main, {name: f"accuracy.{name.replace('-', '_')}" for name in parts})

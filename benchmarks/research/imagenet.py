@@ -5,7 +5,6 @@
         --speed-steps 0
     python benchmarks/research/imagenet.py --model resnet50 \\
         --state-dict resnet50.pth
-    python benchmarks/research/imagenet.py torchvision    with random weights
 
 EfficientNet-Lite0 (ReLU6, depthwise convolutions, linear bottlenecks) with its weights is converted, scaled by the
 photographs and by random crops of them, and simulated on them in one pass. Printed after T = 16 .. 1024 steps, against
@@ -48,4 +47,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command(main, {"torchvision": "images.torchvision_nets"})
+    command(main)

@@ -14,11 +14,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SPEED = re.compile(r"\bms\b|[Mm]illiseconds?\b|times\s+as\s+fast|[Ss]peedups?\b")
 ACCURACY = re.compile(r"[Aa]ccura|\bright\b|same class|[Cc]orrelation|[Ss]trict")
 WITHOUT = {  # page, heading -> what the section says
-    ("convert.md", "torchvision's networks, measured"): "random weights",
     ("drop_in.md", "Which layers to replace first"): "random",
     ("events.md", "What a step costs"): "random weights",
     ("events.md", "Lag of a live loop"): "random\nweights",
-    ("kernels.md", "Modelled times"): "modelled, not measured",
     ("kernels.md", "At higher firing rates"): "random weights",
     ("kernels.md", "On a CPU"): "random",
     ("neurons.md", "Speed"): "random weights",

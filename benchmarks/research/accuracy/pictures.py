@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from common import photographs, pictures
-from images import picture, torchvision_nets_table
-from methods import recipes_table
+from images import picture
 from methods import report as report_of_methods
 from training import events
 
-from accuracy import anytime_table, every_step, sigma_delta_picture
+from accuracy import every_step, sigma_delta_picture
 
 
 def run(options: argparse.Namespace) -> None:
@@ -20,11 +19,8 @@ def run(options: argparse.Namespace) -> None:
 def drawers(folder: Path) -> pictures.Drawers:
     """What draws each table, by the tables' names; those that there are may be fewer."""
     found: pictures.Drawers = {
-        "anytime_small.csv": anytime_table.draw,
         "few_steps_sigma_delta.csv": sigma_delta_picture.draw,
-        "recipes.csv": recipes_table.draw,
         "train_events_time.csv": events.draw,
-        "torchvision_rates.csv": torchvision_nets_table.draw,
     }
     for table in sorted(folder.glob("accuracy_*.csv")):
         if not table.stem.endswith("_converted"):  # drawn with the trained one

@@ -15,7 +15,7 @@ For each T: right answers of the labelled images, the correlation of logits with
 class, spikes, operations and estimated energy an image (common/cost.py; 45 nm). IF neurons, on the first --few
 images: logits of all steps, or of their second half if these correlate better. Writes few_steps_sigma_delta.csv
 and leaves other networks' rows there. --time: processor time of one thread, and that of a step loop in plain torch
-(few_steps_time.csv). --events: that of a spike, beside IF neurons (few_steps_events.csv). --controls: the same
+(few_steps_time.csv). --controls: the same
 activations in one pass, as two signed powers and as whole numbers of 4 and 8 bits, and weights of 8 bits
 (few_steps_controls.csv). redraw.py draws few_steps.png.
 """
@@ -41,7 +41,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--few", type=positive, default=500, help="of them, for IF neurons and operations")
     parser.add_argument("--time", action="store_true", help="time alone")
     parser.add_argument("--controls", action="store_true", help="other ways to send the activations alone")
-    parser.add_argument("--events", action="store_true", help="time of a spike alone, in one convolution")
     parser.add_argument("--repeats", type=positive, default=5, help="timed runs of each")
     parser.add_argument("--root", type=Path, help="folder of Fashion-MNIST, or of CIFAR-10")
     add_out(parser, "the tables")

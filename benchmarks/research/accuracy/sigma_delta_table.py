@@ -17,14 +17,13 @@ from torch import Tensor
 import proxykernels as pk
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
-from . import sigma_delta_controls, sigma_delta_events, sigma_delta_time
+from . import sigma_delta_controls, sigma_delta_time
 
 STEPS = (1, 2, 3, 4, 6, 8)
 EXPONENTS = (9, 12, 6)
 IF_STEPS = (2, 4, 8, 16, 32, 64, 128)  # each twice the one before
 BATCH = 50
-TABLE, TIME_TABLE, EVENT_TABLE = "few_steps_sigma_delta.csv", "few_steps_time.csv", "few_steps_events.csv"
-CONTROL_TABLE = "few_steps_controls.csv"
+TABLE, TIME_TABLE, CONTROL_TABLE = "few_steps_sigma_delta.csv", "few_steps_time.csv", "few_steps_controls.csv"
 COLUMNS = [
     "net", "neurons", "T", "images", "right", "correlation", "same_class", "spikes_a_neuron", "million_additions",
     "million_products", "arithmetic_uj", "neurons_uj", "sram_uj", "device", "commit",
@@ -33,37 +32,24 @@ COLUMNS = [
 
 def run(options: argparse.Namespace) -> None:
     with refusing("evaluate.py sigma-delta"):
-        of_table = {
-            TABLE: COLUMNS, TIME_TABLE: sigma_delta_time.COLUMNS, EVENT_TABLE: sigma_delta_events.COLUMNS,
-            CONTROL_TABLE: sigma_delta_controls.COLUMNS,
-        }  # fmt: skip
-        tables.check_out(options.out, of_table)
-    if options.events:
-        print(heading("a convolution", "random spikes", options.out))
-        found = sigma_delta_events.rows(options.repeats)
-        put(options.out / EVENT_TABLE, sigma_delta_events.COLUMNS, "", found)
-        return
-    with refusing("evaluate.py sigma-delta"):
+        controls, times = sigma_delta_controls.COLUMNS, sigma_delta_time.COLUMNS
+        tables.check_out(options.out, {TABLE: COLUMNS, TIME_TABLE: times, CONTROL_TABLE: controls})
         subject = subjects.load(options.net, options.root)
     print(heading(f"{options.net}, converted", f"{len(subject.images)} images", options.out))
     subject = subject._replace(images=subject.images[: options.images], right=subject.right[: options.images])
     subject.ann.eval().to(memory_format=torch.channels_last)
     if options.time:
-        found, table, columns = sigma_delta_time.rows(subject, options.repeats), TIME_TABLE, sigma_delta_time.COLUMNS
+        found, table, columns = sigma_delta_time.rows(subject, options.repeats), TIME_TABLE, times
     elif options.controls:
-        found, table, columns = (
-            sigma_delta_controls.rows(subject, options.few),
-            CONTROL_TABLE,
-            sigma_delta_controls.COLUMNS,
-        )
+        found, table, columns = sigma_delta_controls.rows(subject, options.few), CONTROL_TABLE, controls
     else:
         found, table, columns = rows(subject, options.few), TABLE, COLUMNS
     put(options.out / table, columns, options.net, found)
 
 
 def put(path: Path, columns: list[str], net: str, found: Iterator[dict]) -> None:
-    """Replace a network's rows in the table; without a name, all rows."""
-    kept = [row for row in tables.read_csv(path) if row["net"] != net and net]
+    """Replace a network's rows in the table."""
+    kept = [row for row in tables.read_csv(path) if row["net"] != net]
     about = {"net": net, "device": device_name(torch.device("cpu")), "commit": commit()}
     for row in found:
         print(", ".join(f"{key} {value}" for key, value in row.items() if value != ""))

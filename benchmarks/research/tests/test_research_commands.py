@@ -4,10 +4,9 @@ from pathlib import Path
 
 import command_checks
 import pytest
-from accuracy import anytime_table
 from common import names
 from iteration import surrogate_models
-from methods import recipes_table, ways
+from methods import ways
 from training import augment, events, methods, step
 
 from proxykernels.training import proxy
@@ -15,12 +14,8 @@ from proxykernels.training import proxy
 RESEARCH = Path(__file__).parents[1]
 COMMANDS = command_checks.modules_of(RESEARCH)
 PARTS = {
-    "evaluate.py anytime": "accuracy.anytime",
-    "evaluate.py few-steps": "accuracy.few_steps",
     "evaluate.py sigma-delta": "accuracy.sigma_delta",
     "evaluate.py energy": "accuracy.energy",
-    "imagenet.py torchvision": "images.torchvision_nets",
-    "compare_methods.py recipes": "methods.recipes",
     "train.py relu": "training.relu",
     "train_iteration.py surrogate": "iteration.surrogate_step",
 }
@@ -29,7 +24,7 @@ MODULES = COMMANDS | PARTS
 
 def test_help_imports_nothing_that_takes_time():
     commands = [*(f"{name}.py" for name in COMMANDS), *PARTS]
-    assert len(commands) > 15
+    assert len(commands) > 10
     command_checks.imports_nothing_that_takes_time(RESEARCH, commands)
 
 
@@ -75,8 +70,6 @@ def test_a_command_writes_to_what_git_ignores(monkeypatch, module):
         (names.SCHEDULES, step.SCHEDULES),
         (names.EVENT_METHODS, events.METHODS),
         (names.WAYS, ways.WAYS),
-        (names.RECIPES, recipes_table.RECIPES),
-        (names.ANYTIME, [anytime_table.PROXY, *anytime_table.CONVERSIONS]),
         (names.SURROGATE_CONTENDERS, surrogate_models.CONTENDERS),
     ],
 )

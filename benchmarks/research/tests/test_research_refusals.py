@@ -13,19 +13,15 @@ from training import relu
 RESULTS = checkout.RESULTS
 TABLES = {  # module of a command: options that make it short, and a table that it adds to
     "evaluate": ("--T 1", "accuracy_small.csv"),
-    "accuracy.anytime": ("--images 1", None),
     "accuracy.energy": ("--images 1", "energy.csv"),
-    "accuracy.few_steps": ("--images 1", None),
     "accuracy.sigma_delta": ("--images 1", "few_steps_sigma_delta.csv"),
     "compare_methods": ("--net small --epochs 1", "compare_methods_small_0.25_1_epochs.csv"),
-    "methods.recipes": ("--steps 1", "recipes.csv"),
     "train_iteration": ("--batch 1", "train_iteration.csv"),
     "iteration.surrogate_step": ("--batch 1 --T 1", "surrogate_step.csv"),
     "train_events": ("--images 1", "train_events.csv"),
     "training.relu": ("", None),
     "video": ("x.mp4", "video.csv"),
     "imagenet": ("", None),
-    "images.torchvision_nets": ("", None),
     "supported_models": ("", "supported_models.csv"),
 }
 
@@ -52,7 +48,7 @@ def test_the_tables_in_results_have_the_columns_of_this_version():
 def columns_of(module: str) -> list[str]:
     work = {
         "evaluate": "accuracy.every_step", "accuracy.energy": "accuracy.energy_table",
-        "accuracy.sigma_delta": "accuracy.sigma_delta_table", "methods.recipes": "methods.recipes_table",
+        "accuracy.sigma_delta": "accuracy.sigma_delta_table",
         "train_iteration": "iteration.proxy_step", "iteration.surrogate_step": "iteration.surrogate_step_table",
         "train_events": "training.events",
         "video": "accuracy.video_table", "supported_models": "zoo.models_table", "compare_methods": "methods.report",
@@ -85,13 +81,11 @@ def test_the_folder_of_checkpoints(tmp_path, capsys):
         ),
         ("evaluate", "--weights /tmp", "/tmp is a folder; give the file in it"),
         ("iteration.surrogate_step", "--batch 257", "--batch must be at most the 256 images that are shipped, got 257"),
-        ("images.torchvision_nets", "--batch 225", "--batch must be at most 224 of the images that are shipped"),
         ("train_events", "--lr -1", "--lr: expected a number above 0, got -1"),
         ("train_events", "--lr nan", "--lr: expected a number above 0, got nan"),
         ("train_events", "--dropout 2", "--dropout: expected a number within 0 .. 1, without 1, got 2"),
         ("train_events", "--seed -1", "--seed: expected a whole number within 0 .. 4294967295, got -1"),
         ("training.relu", "--lr nan", "--lr: expected a number above 0, got nan"),
-        ("accuracy.few_steps", "--lr inf", "--lr: expected a number above 0, got inf"),
         ("train", "--seed 20260101120000", "--seed: expected a whole number within 0 .. 4294967295"),
         ("compare_methods", "--seeds 0,20260101120000", "--seeds: expected a whole number within 0 .. 4294967295"),
         ("compare_methods", "--seeds -1", "expected a whole number within 0 .. 4294967295, got -1"),
@@ -103,16 +97,9 @@ def test_bad_options(tmp_path, capsys, module, options, message):
     assert message in refused(capsys, module, options + out)
 
 
-@pytest.mark.parametrize("name", ["recipes", "accuracy_small", "anytime_small"])
+@pytest.mark.parametrize("name", ["few_steps_sigma_delta", "accuracy_small"])
 def test_redraw_names_a_table_that_it_cannot_draw(tmp_path, capsys, name):
     command_checks.names_a_table_that_it_cannot_draw(tmp_path, capsys, "redraw", RESULTS / f"{name}.csv")
-
-
-def test_draw_says_which_table_lacks_rows(tmp_path, capsys):
-    lines = (RESULTS / "anytime_small.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "anytime_small.csv").write_text("".join(line for line in lines if "ReLU" not in line))
-    message = refused(capsys, "redraw", f"--results {tmp_path}")
-    assert "anytime_small.csv cannot be drawn: rows are missing" in message
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_of_a_relu_network(tmp_path, monkeypatch):
