@@ -6,7 +6,7 @@ Read are declarations as src/abi.h has them: numbers, pointers, arrays of known 
 import ctypes
 import re
 from collections.abc import Mapping
-from ctypes import POINTER, c_double, c_float, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int64, c_uint64, c_void_p
 from typing import Any
 
 NUMBERS = {"float": c_float, "double": c_double, "int64_t": c_int64, "uint64_t": c_uint64, "void": None}
@@ -60,6 +60,8 @@ def _function(result: str, arguments: str, known: Mapping[str, Any]) -> Any:
 
 def _type(kind: str, pointer: bool, known: Mapping[str, Any]) -> Any:
     if pointer:
+        if kind == "char":
+            return c_char_p
         return POINTER(known[kind]) if kind in known else c_void_p
     return known[kind] if kind in known else NUMBERS[kind]
 

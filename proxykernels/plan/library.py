@@ -6,25 +6,24 @@ from collections.abc import Iterable
 from ctypes import c_int64
 from typing import Any, NamedTuple, NoReturn, Protocol
 
+import torch
 from torch import Tensor
 
-from ..kernels import heap
-from ..kernels.cpu import abi, compiled, headers, sources, weight_packing
-from ..kernels.cpu.cost_model import ROWS, Layer
-from ..kernels.table import TALLIES, InputKind, Kind, Outcome, Way
+from ..kernels.cpu import abi, compiled, headers, sources
+from ..kernels.table import TALLIES, InputKind, Outcome, Way
+from .description import described
 from .interrupts import Interrupts
-from .operations import Operation as Planned
-from .operations import Window
 from .plan import Plan
 from .readout import Readout
 
 C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
+TYPES = torch.float32, torch.int64  # of a plan's tensors, in the order of Type in kernels/cpu/c/tensors.h
 PIECE = 1 << 18  # bytes that a thread hashes at a time
 
 
 STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
-Line, Term, Operation, Input, Kept, Run, Lead, Sizes, Piece, Functions = map(
-    STRUCTS.__getitem__, ("Line", "Term", "Operation", "Input", "Kept", "Run", "Lead", "Sizes", "Piece", "Functions")
+Handed, Kept, Run, Lead, Sizes, Piece, Functions = map(
+    STRUCTS.__getitem__, ("Handed", "Kept", "Run", "Lead", "Sizes", "Piece", "Functions")
 )
 CReadout = STRUCTS["Readout"]
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
@@ -105,17 +104,9 @@ class Compiled:
 
     def __init__(self, plan: Plan, target: str | None = None):
         self.target, self.functions = load(target)
-        kept: list[object] = []  # what the library copies must live until it has
-        made = (_operation(plan, operation, self.target == "amx", kept) for operation in plan.operations)
-        operations = (Operation * len(plan.operations))(*made)
-        self._plan = self.functions.make_plan(Input(*plan.image), operations, len(operations))
-        if not self._plan:
-            plain = sum(weight.nbytes for op in plan.operations for weight in op.weights)
-            raise MemoryError(
-                f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
-                "take a smaller network"
-            )
-        self._tally, self.kept = c_int64 * (TALLIES * len(operations)), Kept * len(operations)
+        self._plan = _made(plan, self.target)
+        count = len(plan.operations)
+        self._tally, self.kept = c_int64 * (TALLIES * count), Kept * count
 
     def tally(self) -> "PlanTally":
         """A new one."""
@@ -124,6 +115,29 @@ class Compiled:
     def __del__(self, is_finalizing=sys.is_finalizing):  # at exit Python may have set the name `sys` to None
         if getattr(self, "_plan", None) and not is_finalizing():
             self.functions.free_plan(self._plan)
+
+
+def _made(plan: Plan, target: str) -> ctypes.c_void_p:
+    """A plan of the library, which copies what it is handed: the description of a file, and tensors where they lie."""
+    text, tensors = described(plan)
+    handed = (Handed * len(tensors))()
+    for to, (name, tensor) in zip(handed, tensors.items(), strict=True):
+        to.name, to.data = name.encode(), tensor.data_ptr()
+        to.type, to.dims = TYPES.index(tensor.dtype), tensor.ndim
+        to.shape[: tensor.ndim] = tensor.shape
+    make, made, error = compiled.opened(abi.LIBRARY).proxykernels_make_plan, ctypes.c_void_p(), _Error()
+    status = make(
+        text.encode(), handed, c_int64(len(handed)), target.encode(), ctypes.byref(made), ctypes.byref(error)
+    )
+    if status == C_NO_MEMORY:
+        plain = sum(weight.nbytes for op in plan.operations for weight in op.weights)
+        raise MemoryError(
+            f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
+            "take a smaller network"
+        )
+    if status:  # what made the plan is wrong, and no caller
+        raise RuntimeError(error.sentence.decode())
+    return made
 
 
 # int64 [operations][TALLIES]: spikes, additions of a weight for a spike, and those for a value of sigma-delta neurons.
@@ -282,64 +296,3 @@ class Session:
     def __del__(self, is_finalizing=sys.is_finalizing):  # at exit Python may have set the name `sys` to None
         if getattr(self, "_session", None) and not is_finalizing():
             self._functions.free_session(self._session)
-
-
-def _operation(plan: Plan, operation, has_tiles: bool, kept: list) -> Any:
-    terms = (Term * len(operation.windows))()
-    for k, window in enumerate(operation.windows):
-        weight = None if window.weight is None else window.weight.contiguous()
-        sizes = (*window.kernel, *window.stride, *window.padding, *window.dilation)
-        joined = 0 if weight is None or operation.kind != Kind.FIRE else find_lines(plan, operation, window)
-        pointer = None if weight is None else weight.data_ptr()
-        terms[k] = Term(window.slot, pointer, *sizes, window.groups, joined)
-        if window.bias is not None:
-            terms[k].bias = window.bias.data_ptr()
-        kept += [weight, window.bias]
-    kept.append(terms)
-    made = Operation(list(Kind).index(operation.kind), terms, len(terms), *operation.image, operation.real)
-    made.exact, made.divisor = plan.precision is not None, operation.divisor
-    made.count_padding, made.adaptive = operation.count_padding, operation.adaptive
-    for name in ("pixels", "channels", "delays"):
-        moved = getattr(operation, name)
-        if moved is not None:
-            kept.append(moved.contiguous())
-            setattr(made, name, kept[-1].data_ptr())  # type: ignore[attr-defined]
-    if operation.kind in (Kind.SEND, Kind.SEND_MAXIMA):
-        senders = operation.senders
-        limit = heap.zeros(operation.image[0]) if senders is None else senders.highest.contiguous()
-        made.limit = limit.data_ptr()
-        made.lowest, made.exponents = (0.0, 1) if senders is None else (senders.lowest, senders.exponents)
-        kept.append(limit)
-    if operation.scale is not None:
-        kept.append(operation.scale.contiguous())
-        made.scale = kept[-1].data_ptr()  # type: ignore[attr-defined]
-    if operation.recurrent is not None:
-        rows = operation.recurrent.contiguous()
-        made.recurrent, made.recurrent_full = rows.data_ptr(), rows.ndim == 2
-        kept.append(rows)
-    if operation.neurons:
-        neurons = operation.neurons
-        parameters = weight_packing.Neuron(neurons.model, neurons.channels, neurons.scalars)
-        made.neuron, channels = weight_packing.for_library(parameters)
-        bias = weight_packing.padded(neurons.bias, 0.0)
-        start = neurons.start.contiguous()
-        made.bias, made.start = bias.data_ptr(), start.data_ptr()
-        kept += [channels, bias, start]
-        weighted = [window for window in operation.windows if window.weight is not None]
-        if len(weighted) == 1:
-            find_lines(plan, operation, weighted[0], has_tiles, made.lines)
-    return made
-
-
-def find_lines(plan: Plan, operation: Planned, window: Window, has_tiles: bool = False, lines: Any = None) -> int:
-    """How many groups of neurons' weights are run as one convolution, 0: none are; kernels/cpu/c/lines.h.
-
-    ``lines``: where it is written what the kernels take that are chosen from, or None.
-    """
-    assert window.weight is not None
-    find = compiled.opened(abi.LIBRARY).proxykernels_find_lines
-    (_, height, width), (C, H, W) = plan.source(window), operation.image
-    sizes = window.stride, window.padding, window.dilation
-    layer = Layer(1, (1, H * W, C), (height, width), window.weight.shape, *sizes).for_library()
-    row = ROWS[{"int8": "bytes", "int16": "shorts", None: "events"}[plan.precision]]
-    return find(ctypes.byref(layer), c_int64(window.groups), c_int64(row), c_int64(has_tiles), lines)

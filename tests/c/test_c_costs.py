@@ -1,26 +1,36 @@
 """What engines are told that kernels take: the cost model of layers, of one sample and 64 steps."""
 
-import pytest
-import torch
+import shutil
+import subprocess
+from pathlib import Path
 
+import pytest
+
+from proxykernels.kernels.cpu import sources
 from proxykernels.kernels.cpu.cost_model import Layer, model, modelled_cycles
-from proxykernels.kernels.table import Kind
-from proxykernels.plan import library
-from proxykernels.plan.operations import Operation, Window
-from proxykernels.plan.plan import Plan
 
 STEPS = 64  # line_steps of src/engine/engine.h
 KERNELS = "events", "shorts", "bytes", "lookup"  # the first lines
+PROGRAM = Path(__file__).parents[1] / "cpu" / "lines.cpp"
+
+pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
 
 
-def lines_of(C: int, C_in: int, groups: int, tiles: bool) -> tuple[int, list[tuple[float, float]]]:
-    """Of a convolution of 3 x 3 pixels on 14 x 12: the groups that are joined, and the lines."""
-    window = Window(0, weight=torch.empty(C, C_in, 3, 3), groups=groups, kernel=(3, 3), padding=(1, 1))
-    plan, lines = Plan((C_in * groups, 14, 12), False), (library.Line * 11)()
-    operation = Operation(Kind.FIRE, "", (window,), (C, 14, 12), False)
-    joined = library.find_lines(plan, operation, window, tiles, lines)
-    assert joined == library.find_lines(plan, operation, window)
-    return joined, [(line.silent, line.busy) for line in lines]
+@pytest.fixture(scope="module")
+def lines_of(tmp_path_factory):
+    """A function of C, C_in, groups and tiles: the groups that are joined, and the lines."""
+    program = tmp_path_factory.mktemp("lines") / "lines"
+    files = [PROGRAM, sources.LIBRARY / "lines.cpp", sources.FOLDER / "cost_model.cpp"]
+    subprocess.run(["g++", "-std=c++17", "-O1", f"-I{sources.LIBRARY}", *files, "-o", program], check=True)
+
+    def lines(*numbers: int) -> tuple[int, list[tuple[float, ...]]]:
+        told = subprocess.run(
+            [program, *map(str, map(int, numbers))], check=True, text=True, capture_output=True
+        ).stdout
+        joined, *rest = told.splitlines()
+        return int(joined), [tuple(map(float, line.split())) for line in rest]
+
+    return lines
 
 
 def expected(C: int, C_in: int, tiles: bool) -> dict[str, tuple[float, float]]:
@@ -31,7 +41,7 @@ def expected(C: int, C_in: int, tiles: bool) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("tiles", [False, True])
-def test_lines(tiles):
+def test_lines(lines_of, tiles):
     joined, lines = lines_of(48, 70, 1, tiles)
     assert joined == 0
     for line, own in zip(lines, expected(48, 70, tiles).values(), strict=False):
@@ -41,7 +51,7 @@ def test_lines(tiles):
     assert 0 < lines[10][0] < lines[10][1] if tiles else lines[10] == (0, 0)  # patterns, compared with tiles alone
 
 
-def test_lines_of_groups():
+def test_lines_of_groups(lines_of):
     """Rows are those of convolutions of joined groups; tables take the groups as they are."""
     joined, lines = lines_of(96, 8, 12, False)
     assert joined == 4

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
-from proxykernels.plan import library
+from proxykernels.kernels.cpu.cost_model import model
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
-
-PATTERNS = 10  # of the lines: engine.h
 
 pytestmark = pytest.mark.skipif(not cpu.load("amx"), reason="a processor without matrix tiles")
 # C_in, C_out, kernel, stride, padding, dilation
@@ -35,18 +33,15 @@ FINE = 2.0**-12  # a grain of weights that need two digits
 
 
 @pytest.fixture(autouse=True)
-def _pixel_tiles(monkeypatch):
-    """They are the fastest, whatever came."""
-
-    def find_lines(plan, operation, window, has_tiles=False, lines=None):
-        joined = model(plan, operation, window, has_tiles, lines)
-        if lines is not None and lines[PATTERNS].busy > 0:  # which are chosen from where tiles are
-            lines[PATTERNS - 2].busy = lines[PATTERNS - 1].busy = 0.0
-            lines[PATTERNS - 2].silent = lines[PATTERNS - 1].silent = 0.0
-        return joined
-
-    model = library.find_lines
-    monkeypatch.setattr(library, "find_lines", find_lines)
+def _pixel_tiles():
+    """They are the fastest, whatever came, where the cost model lets them be chosen."""
+    costs = model().machines[True].pixel_tiles
+    before = {name: getattr(costs, name) for name, _ in costs._fields_}
+    for name in before:
+        setattr(costs, name, 0.0)
+    yield before
+    for name, cost in before.items():
+        setattr(costs, name, cost)
 
 
 def network(layer: str, grain: float, neuron: pk.neurons.AnyNeuron | None = None) -> pk.Network:
@@ -161,8 +156,9 @@ def test_more_digits_and_more_steps_are_left_to_others():
 
 
 @pytest.mark.parametrize("C", [16, 128])
-def test_the_cost_model_leaves_silent_layers_to_others(C, monkeypatch):
-    monkeypatch.undo()
+def test_the_cost_model_leaves_silent_layers_to_others(C, _pixel_tiles):
+    for name, cost in _pixel_tiles.items():
+        setattr(model().machines[True].pixel_tiles, name, cost)
     torch.manual_seed(0)
     conv = pk.FusedIFConv2d(C, C, 3, padding=1, v_threshold=0.05)
     engine = Engine(follow(nn.Sequential(conv).eval(), (C, 16, 16), False, "int8"), target="amx")

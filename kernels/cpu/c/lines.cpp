@@ -2,8 +2,6 @@
 
 #include <cmath>
 
-#include "include/proxykernels.h"
-
 namespace proxykernels {
 
 void find_lines(costs::Layer layer, int64_t groups, int64_t row, bool has_tiles, engine::Line* lines) {
@@ -49,13 +47,6 @@ int64_t join_in_rows(int64_t C, int64_t C_in, int64_t groups) {
     if (joined && (joined == groups || joined * (C / groups) % costs::float_row == 0)) return joined;
     const bool depthwise = C == groups && C_in == 1;
     return groups > 1 && !depthwise && groups * C_in <= most_joined ? groups : 0;
-}
-
-// For Python, which makes a plan of its own (proxykernels/plan/library.py): the groups that are joined, and the lines.
-extern "C" PK_API int64_t proxykernels_find_lines(const costs::Layer* layer, int64_t groups, int64_t row, int64_t has_tiles,
-                                                  engine::Line* lines) {
-    if (lines) find_lines(*layer, groups, row, has_tiles, lines);
-    return join_in_rows(layer->C, layer->C_in, groups);
 }
 
 }  // namespace proxykernels

@@ -9,8 +9,6 @@
 #include "operations.h"
 #include "read_plan.h"
 
-extern "C" const engine::Functions* proxykernels_engine(const char* target);  // dispatch.cpp
-
 // Containers of GCC 11 and later ask for it, and the libstdc++ of manylinux_2_28 does not have it.
 #if defined(__GLIBCXX__) && defined(__cpp_exceptions)
 namespace std {
@@ -68,14 +66,18 @@ static bool check_container(const pk_network& network, Failure& failure) {
     return true;
 }
 
+engine::Plan* pack(const Plan& plan, const engine::Functions& functions, const char* target, Failure& failure) {
+    const engine::Input input{plan.image.C, plan.image.H, plan.image.W};
+    const Prepared prepared(plan, !strcmp(target, "amx"));
+    engine::Plan* const packed = functions.make_plan(&input, prepared.operations().data(), plan.count());
+    if (!packed) failure.set(PK_NO_MEMORY, "there is no memory to pack the weights; take a smaller network");
+    return packed;
+}
+
 // Packs the weights. Of the file nothing but what is needed later is kept, as a copy.
 static bool pack(pk_network& to, Failure& failure) {
-    const engine::Input input{to.plan.image.C, to.plan.image.H, to.plan.image.W};
-    {
-        const Prepared prepared(to.plan, to.target == "amx");
-        to.packed = to.functions->make_plan(&input, prepared.operations().data(), to.plan.count());
-    }
-    if (!to.packed) return failure.set(PK_NO_MEMORY, "there is no memory to pack the weights; take a smaller network");
+    to.packed = pack(to.plan, *to.functions, to.target.c_str(), failure);
+    if (!to.packed) return false;
     engine::Session* const session = to.functions->make_session(to.packed);
     engine::Sizes sizes{};
     to.functions->sizes(session, &sizes);
@@ -99,7 +101,7 @@ static bool pack(pk_network& to, Failure& failure) {
 // The network of a file's bytes, on a boundary of 8: all of it is checked, and nothing packed.
 static bool check(const uint8_t* bytes, size_t size, const char* target, pk_network& to, Failure& failure) {
     return choose(target, to, failure) && read_container(bytes, size, to.container, failure) && check_container(to, failure) &&
-           read_plan(to.container, to.plan, failure);
+           read_plan(to.container, Source::File, to.plan, failure);
 }
 
 static bool read(const uint8_t* bytes, size_t size, const char* target, pk_network** network, Failure& failure) {
@@ -172,7 +174,7 @@ pk_status pk_network_read(const void* bytes, size_t size, const char* target, pk
     });
 }
 
-// For Python, which makes a plan of its own of a file that is sound (proxykernels/plan/file.py).
+// For Python, which reads a file that is sound into a plan of its own (proxykernels/plan/file.py).
 PK_API pk_status proxykernels_check_file(const void* bytes, size_t size, pk_error* error) {
     return answer(error, [&](Failure& failure) {
         pk_network network;

@@ -20,7 +20,12 @@ struct pk_network {
     ~pk_network();
 };
 
+extern "C" const engine::Functions* proxykernels_engine(const char* target);  // ../src/dispatch.cpp
+
 namespace proxykernels {
+
+// Packs the weights for an instruction set, whose functions these are; null, and a sentence: there is no memory.
+engine::Plan* pack(const Plan& plan, const engine::Functions& functions, const char* target, Failure& failure);
 
 static inline bool is_network(const pk_network* network) { return network && network->mark == pk_network::alive; }
 void leave(const pk_network* network);  // the last user frees it

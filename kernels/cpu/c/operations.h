@@ -1,5 +1,5 @@
 // A plan as the engine takes it: numbers filled up to whole blocks of channels, weights in the order of some kernels, and what
-// kernels cost. proxykernels/plan/library.py does the same for Python.
+// kernels cost.
 #pragma once
 #include <deque>
 

@@ -1,7 +1,5 @@
 #include "read_plan.h"
 
-#include "sound.h"
-
 namespace proxykernels {
 
 #define NEED(condition, what) \
@@ -40,6 +38,7 @@ bool PlanReader::shape_of(Json values, std::vector<int64_t>& shape) {
 }
 
 bool PlanReader::read(Json about) {
+    NEED(about.is_there(), "its plan is no JSON");
     NEED(about.is_object(), "it has no plan");
     const Json precision = about["precision"], operations = about["operations"];
     NEED(precision.is_null() || (precision.is_text() && (precision.text() == "int16" || precision.text() == "int8")),
@@ -51,16 +50,20 @@ bool PlanReader::read(Json about) {
     bool sound = true;
     operations.each_item([&](Json op) { sound = sound && operation(op); });
     if (!sound) return false;
+    if (is_file && !is_whole_network()) return false;
+    NEED(read_tensors.size() == container.tensors.size(), "it has tensors that nothing uses");
+    return true;
+}
+
+bool PlanReader::is_whole_network() {
     NEED(plan.is_moderate(), "its layers give more than 16384 times the values that they are made of");
     if (const char* const problem = problem_of_changes(plan)) return damaged(problem);
-    if (!plan.changes()) {
-        const Operation& last = plan.last();
-        bool any = false;
-        for (const Operation& op : plan.operations) any |= op.has_neurons;
-        NEED(any, "it has no neurons");
-        NEED(!last.real || (last.has_neurons && !last.neurons.fires), "it ends in values");
-    }
-    NEED(read_tensors.size() == container.tensors.size(), "it has tensors that nothing uses");
+    if (plan.changes()) return true;
+    const Operation& last = plan.last();
+    bool any = false;
+    for (const Operation& op : plan.operations) any |= op.has_neurons;
+    NEED(any, "it has no neurons");
+    NEED(!last.real || (last.has_neurons && !last.neurons.fires), "it ends in values");
     return true;
 }
 
@@ -139,7 +142,8 @@ bool PlanReader::channels_of_neurons(Json about, const Operation& op, Population
     if (!tensor(about["start"], Type::Float, to.start)) return false;
     NEED(to.channels->has_shape({to.about().channels, C}), "neurons have other parameters");
     const float* const parameters = to.channels->floats();
-    NEED(has_no_nan(parameters, C) && is_finite(parameters + C, to.channels->size - C), "a parameter is no number");
+    const bool are_numbers = has_no_nan(parameters, C) && proxykernels::is_finite(parameters + C, to.channels->size - C);
+    NEED(are_numbers || !is_file, "a parameter is no number");
     NEED(to.bias->has_shape({C}) && to.start->has_shape({states, C}), "a bias or a state has another size");
     NEED(can_be_summed(*to.bias) && is_finite(*to.start), "a bias or a state holds NaN, infinite or too large values");
     if (about["scale"].is_null()) return true;
@@ -201,10 +205,9 @@ bool PlanReader::senders(Json about, Operation& op) {
     return op.has_senders = true;
 }
 
-bool read_plan(const Container& container, Plan& plan, Failure& failure) {
+bool read_plan(const Container& container, Source source, Plan& plan, Failure& failure) {
     const Json about = read_json(container.plan.data(), container.plan.size());
-    if (!about.is_there()) return failure.set(PK_BAD_FILE, "the file cannot be loaded: its plan is no JSON");
-    return PlanReader(container, plan, failure).read(about);
+    return PlanReader(container, source, plan, failure).read(about);
 }
 
 }  // namespace proxykernels

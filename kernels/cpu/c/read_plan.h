@@ -1,15 +1,20 @@
-// Reads a plan from the description and the tensors of an engine's file, and looks at all of it: the engine looks at nothing.
-// proxykernels/plan/file.py writes it. Python has no other reader: it asks this one whether a file is sound.
+// Reads a plan from its description and its tensors, and looks at all of it: the engine looks at nothing.
+// proxykernels/plan/description.py writes it, and there is no other reader.
 #pragma once
 #include <set>
 
 #include "json.h"
 #include "plan.h"
+#include "sound.h"
 
 namespace proxykernels {
 
+// A file may come from anywhere, and holds a whole network. What Python hands over may be a layer, and was made of modules whose
+// values are its user's: neither its size nor the values of its weights are looked at.
+enum class Source { File, Python };
+
 // The plan refers to the container's tensors.
-bool read_plan(const Container& container, Plan& plan, Failure& failure);
+bool read_plan(const Container& container, Source source, Plan& plan, Failure& failure);
 
 // change_file.cpp: why a plan whose operations are sound by themselves is no network of sigma-delta neurons; null: it is one, or
 // has none of it.
@@ -20,11 +25,17 @@ bool is_of_changes(const Plan& plan, int64_t kind);
 // What a file has, one operation after another. A function returns whether what it read is sound.
 class PlanReader {
 public:
-    PlanReader(const Container& container, Plan& plan, Failure& failure) : container(container), plan(plan), failure(failure) {}
+    PlanReader(const Container& container, Source source, Plan& plan, Failure& failure)
+        : container(container), is_file(source == Source::File), plan(plan), failure(failure) {}
     bool read(Json about);
 
 private:
-    bool damaged(const char* what) { return failure.set(PK_BAD_FILE, "the file cannot be loaded: %s", what); }
+    bool damaged(const char* what) {
+        return failure.set(PK_BAD_FILE, "the %s: %s", is_file ? "file cannot be loaded" : "plan cannot be made", what);
+    }
+    bool is_whole_network();
+    bool is_finite(const Tensor& tensor) const { return !is_file || proxykernels::is_finite(tensor); }
+    bool can_be_summed(const Tensor& tensor) const { return !is_file || proxykernels::can_be_summed(tensor); }
     bool shape_of(Json values, std::vector<int64_t>& shape);
     bool whole(Json value, int64_t least, int64_t& to);
     bool truth(Json value, bool& to);
@@ -45,6 +56,7 @@ private:
     bool senders(Json about, Operation& op);
 
     const Container& container;
+    const bool is_file;
     Plan& plan;
     Failure& failure;
     std::set<const Tensor*> read_tensors;

@@ -1,6 +1,5 @@
 // The windows of an operation: what it reads.
 #include "read_plan.h"
-#include "sound.h"
 
 namespace proxykernels {
 

@@ -146,6 +146,13 @@ struct Piece {
 struct Plan;
 struct Session;
 
+// A tensor of a plan that Python hands over (../../c/handed_plan.cpp): its name in the description, and where it lies.
+struct Handed {
+    const char* name;
+    const void* data;
+    int64_t type, dims, shape[4];  // type: a proxykernels::Type
+};
+
 struct Functions {
     Plan* (*make_plan)(const Input*, const Operation*, int64_t count);  // null: there is no memory
     void (*free_plan)(Plan*);
