@@ -126,9 +126,7 @@ def _made(plan: Plan, target: str) -> ctypes.c_void_p:
         to.type, to.dims = TYPES.index(tensor.dtype), tensor.ndim
         to.shape[: tensor.ndim] = tensor.shape
     make, made, error = compiled.opened(abi.LIBRARY).proxykernels_make_plan, ctypes.c_void_p(), _Error()
-    status = make(
-        text.encode(), handed, c_int64(len(handed)), target.encode(), ctypes.byref(made), ctypes.byref(error)
-    )
+    status = make(text.encode(), handed, c_int64(len(handed)), target.encode(), ctypes.byref(made), ctypes.byref(error))
     if status == C_NO_MEMORY:
         plain = sum(weight.nbytes for op in plan.operations for weight in op.weights)
         raise MemoryError(
