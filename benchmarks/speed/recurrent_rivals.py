@@ -2,9 +2,11 @@
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,3 +94,74 @@ def norse(net: nn.Sequential) -> Callable[[Tensor], Tensor] | None:
         return torch.stack(spikes)
 
     return run
+
+
+def numba(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """A recurrent layer of leaky neurons in numba, which adds the rows of what fired, as our kernels do; None: it is
+    not installed."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    from numba import njit
+
+    @njit
+    def run(x, rows, back, bias, decay, spikes):
+        T, N, inputs = x.shape
+        C = len(bias)
+        v, h = np.zeros(C, np.float32), np.empty(C, np.float32)
+        for n in range(N):
+            v[:] = 0
+            for t in range(T):
+                for i in range(C):
+                    h[i] = bias[i]
+                for j in range(inputs):
+                    if x[t, n, j]:
+                        for i in range(C):
+                            h[i] += rows[j, i]
+                if t:
+                    for j in range(C):
+                        if spikes[t - 1, n, j]:
+                            for i in range(C):
+                                h[i] += back[j, i]
+                for i in range(C):
+                    leaked = decay * v[i]
+                    here = leaked + h[i]
+                    spikes[t, n, i] = here >= 1
+                    v[i] = 0 if here >= 1 else here
+
+    rows, back = (weight.detach().T.contiguous().numpy() for weight in (layer.weight, layer.recurrent_weight))
+    bias, decay = layer.bias.detach().numpy(), np.float32(layer.neuron.decay)
+
+    def fired(x: Tensor) -> Tensor:
+        spikes = np.empty((*x.shape[:2], len(bias)), np.uint8)
+        run(x.numpy() != 0, rows, back, bias, decay, spikes)
+        return torch.from_numpy(spikes)
+
+    return fired
+
+
+def jax(layer: Any) -> Callable[[Tensor], Tensor] | None:
+    """The same in JAX: all inputs multiplied at once, then a compiled scan over steps; None: it is not installed."""
+    if importlib.util.find_spec("jax") is None:
+        return None
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    import jax as of_jax
+    from jax import numpy as jnp
+
+    weight, back, bias = (
+        jnp.asarray(part.detach().numpy()) for part in (layer.weight, layer.recurrent_weight, layer.bias)
+    )
+    decay = np.float32(layer.neuron.decay)
+
+    @of_jax.jit
+    def run(x):
+        def step(state, current):
+            v, s = state
+            h = decay * v + (current + s @ back.T)
+            s = (h >= 1).astype(jnp.float32)
+            return (h * (1 - s), s), s
+
+        rest = jnp.zeros((x.shape[1], len(bias)), jnp.float32)
+        return of_jax.lax.scan(step, (rest, rest), x @ weight.T + bias)[1]
+
+    return lambda x: torch.from_numpy(np.array(run(x.numpy())))

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import proxykernels as pk
-from speed.recurrent_rivals import Loop, norse, snntorch
+from speed.recurrent_rivals import Loop, jax, norse, numba, snntorch
 
 COLUMNS = ["case", "batch", "T", "work", "contender", "ms", "times", "first_ms", "memory", "peak", "rate"]
-NEURONS, RATE, STEPS = 1024, 0.05, {"layer": 1000, "braille": 256}
+NEURONS, RATE, STEPS, BATCH = 1024, 0.05, {"layer": 1000, "braille": 256}, 64
 UNIT = 2.0**-12  # of weights
 OTHERS = "snnTorch", "Norse"  # whose neurons reset otherwise
 Work = dict[str, Callable[[], Tensor]]  # contender -> what gives its spikes
@@ -39,22 +39,26 @@ def run(options: argparse.Namespace) -> None:
 
 
 def layer(T: int, rounds: int) -> Iterator[dict]:
-    """1,024 neurons, one sample."""
+    """1,024 neurons, one sample and 64."""
     net = pk.FusedRecurrentLinear(NEURONS, NEURONS, neuron=pk.neurons.LIFNeuron(decay=0.9))
-    x = (torch.rand(T, 1, NEURONS) < RATE).float()
+    for batch in (1, BATCH):
+        x = (torch.rand(T, batch, NEURONS) < RATE).float()
+        spikes = pk.pack(x)
+        with torch.no_grad():
+            if batch == 1:
+                net.recurrent_weight *= 0.5
+                make_exact(net)
+                tune(net, spikes)
+            loop, engine, rivals = Loop(net), pk.compile(net, spikes), {"numba": numba(net), "JAX": jax(net)}
+            contenders: Work = {
+                "proxykernels": lambda spikes=spikes: net(spikes).dense(),
+                "proxykernels, engine": lambda engine=engine, spikes=spikes: engine(spikes, T).spikes.dense(),
+                "step loop": lambda loop=loop, x=x: loop(x),
+                **{name: lambda rival=rival, x=x: rival(x) for name, rival in rivals.items() if rival is not None},
+            }
+            yield from compared(contenders, rounds, "forward", batch)
+    x = x[:, :1]
     spikes = pk.pack(x)
-    with torch.no_grad():
-        net.recurrent_weight *= 0.5
-        make_exact(net)
-        tune(net, spikes)
-    loop, engine = Loop(net), pk.compile(net, spikes)
-    with torch.no_grad():
-        contenders: Work = {
-            "proxykernels": lambda: net(spikes).dense(),
-            "proxykernels, engine": lambda: engine(spikes, T).spikes.dense(),
-            "step loop": lambda: loop(x),
-        }
-        yield from compared(contenders, rounds, "forward", 1)
     pk.use_surrogate(net, pk.ATan(2.0))
     trained: Work = {"proxykernels": lambda: net(spikes).count(), "step loop": lambda: loop(x, surrogate=True).sum(0)}
     steps = {name: training(net, run) for name, run in trained.items()}
@@ -69,7 +73,7 @@ def braille(T: int, rounds: int) -> Iterator[dict]:
     net = nn.Sequential(pk.FusedRecurrentLinear(12, 38, neuron=neurons[0]), pk.FusedLinear(38, 7, neuron=neurons[1]))
     with torch.no_grad():
         make_exact(net.eval())
-    for batch in (1, 64):
+    for batch in (1, BATCH):
         x = (torch.rand(T, batch, 12) < 0.2).float()
         spikes = pk.pack(x)
         with torch.no_grad():
@@ -145,9 +149,9 @@ def compared(contenders: Work, rounds: int, work: str, batch: int) -> Iterator[d
     for _ in range(rounds):
         for name, run in contenders.items():
             for found in (first, least):
-                start = time.thread_time()
+                start = time.process_time()
                 run()
-                found[name] = min(found[name], time.thread_time() - start)
+                found[name] = min(found[name], time.process_time() - start)
     own = given["proxykernels"]
     for name, seconds in least.items():
         if name not in OTHERS and not torch.equal(given[name], own):
