@@ -21,6 +21,8 @@ class Subject(NamedTuple):
 
     Attributes:
         right: bool [N, classes], the classes that are right of an image; those without any count in no accuracy.
+        held_out: images that nothing was trained on and that no accuracy is reported of, on which numbers of steps and
+            leads are chosen, with their classes; None: there are none.
     """
 
     name: str
@@ -28,12 +30,20 @@ class Subject(NamedTuple):
     calibration: Tensor
     images: Tensor
     right: Tensor
+    held_out: tuple[Tensor, Tensor] | None = None
+
+    def is_right(self, logits: Tensor) -> Tensor:
+        """bool [n]: of labelled images, the first ones of ``images``, whether their first class is right."""
+        return is_right(self.right[: len(logits)], logits)
 
     def accuracy(self, logits: Tensor) -> float:
-        """The share of labelled images, the first ones of ``images``, whose first class is right."""
-        right = self.right[: len(logits)]
-        found = right.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)
-        return found[right.any(1)].float().mean().item()
+        """The share of them that are."""
+        return self.is_right(logits).float().mean().item()
+
+
+def is_right(right: Tensor, logits: Tensor) -> Tensor:
+    """Whether the first class of each labelled image is among those that are right."""
+    return right.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)[right.any(1)]
 
 
 def load(name: str, root: Path | None) -> Subject:
@@ -53,12 +63,14 @@ def load(name: str, root: Path | None) -> Subject:
         ann, like = _twin(name), "resnet20"  # which is trained on the same images
     calibration = relu_networks.images(like, root, "train")[0][:CALIBRATION]
     images, labels = relu_networks.images(like, root, "test")
-    return Subject(name, ann, calibration, images, nn.functional.one_hot(labels).bool())
+    held_out = _held_out(root) if relu_networks.NETS[like][1] == "fashion-mnist" else None
+    return Subject(name, ann, calibration, images, nn.functional.one_hot(labels).bool(), held_out)
 
 
-def held_out(root: Path | None) -> Tensor:
-    """Training images of Fashion-MNIST that no shipped network was trained on: the last ones."""
-    return relu_networks.images("resnet20", root, "train")[0][-HELD_OUT:]
+def _held_out(root: Path | None) -> tuple[Tensor, Tensor]:
+    """Training images of Fashion-MNIST that no shipped network was trained on, the last ones, and their classes."""
+    images, labels = relu_networks.images("resnet20", root, "train")
+    return images[-HELD_OUT:], nn.functional.one_hot(labels[-HELD_OUT:]).bool()
 
 
 def of_torchvision(name: str, file: Path | None, root: Path | None) -> Subject:

@@ -31,13 +31,13 @@ COUNTED = 500  # images whose messages are counted, the first ones
 QUICK = 64  # images of --quick
 MOST_BATCHES = 256
 COLUMNS = [
-    "net", "contender", "precision", "T", "mean_T", "by", "images", "right", "rate", "million_additions",
-    "million_products", "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch", "openvino", "nncf",
-    "proxykernels", "commit",
+    "net", "contender", "precision", "T", "mean_T", "by", "images", "right", "held_out", "gained", "lost", "rate",
+    "million_additions", "million_products", "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch",
+    "openvino", "nncf", "proxykernels", "commit",
 ]  # fmt: skip
 HEADINGS = [
-    "", "by", "T", "right, %", "rate, %", "million\nadditions", "million\nproducts", "ms an\nimage", "quartiles",
-    "float32\npasses", "int8\npasses", "",
+    "", "by", "T", "right, %", "gained,\nlost", "rate, %", "million\nadditions", "million\nproducts",
+    "ms an\nimage", "quartiles", "float32\npasses", "int8\npasses", "",
 ]  # fmt: skip
 
 
@@ -69,7 +69,8 @@ def run(options: argparse.Namespace) -> None:
         else:
             subject = subjects.of_torchvision(options.net, options.state_dict, options.root)
         if options.quick:
-            subject = subject._replace(images=subject.images[:QUICK], right=subject.right[:QUICK])
+            held_out = subject.held_out and tuple(part[:QUICK] for part in subject.held_out)
+            subject = subject._replace(images=subject.images[:QUICK], right=subject.right[:QUICK], held_out=held_out)
         if max(options.batch) > len(subject.images):
             raise ValueError(f"--batch must be at most the {len(subject.images)} test images, got {max(options.batch)}")
     console.print(heading(f"{options.net}, ReLU network and converted", f"{len(subject.images)} test images", path))
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         "torch": torch.__version__, "openvino": version("openvino"), "nncf": version("nncf"),
         "proxykernels": pk.__version__, "commit": commit(),
     }  # fmt: skip
-    found = [about | row_of(subject, contender) for contender in contenders]
+    found = [about | row for row in rows_of(subject, contenders)]
     rows = [dict.fromkeys(COLUMNS, "") | row for row, one in zip(found, contenders, strict=True) if not one.timed]
     for batch in options.batch:
         seconds = timed(contenders, subject.images, batch, 0.0 if options.quick else turns.BUDGET_S)
@@ -102,16 +103,21 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int], root:
     yield from relu_contenders(console, subject, passes)
     if subject.name in cascades.SMALL_OF:
         small = subjects.load(cascades.SMALL_OF[subject.name], root)
-        yield from cascade_contenders(subject, small, passes, subjects.held_out(root))
+        yield from cascade_contenders(subject, small, passes, chosen_on(subject))
     yield Contender(CUT, "float32", None, "torch", partial(in_a_cut_pass, subject))
     net = pk.convert(subject.ann, subject.calibration)
     for precision in (None, "int8"):
         yield from spiking_contenders(console, IF, net, subject.images, precision, steps)
-        yield from early_contenders(subject, net, precision, steps)
+        yield from early_contenders(console, subject, net, precision, steps)
     net = pk.convert(subject.ann, subject.calibration, neuron="sigma-delta")
     few = [T for T in SIGMA_DELTA_STEPS if T <= max(steps)]
     yield from spiking_contenders(console, SIGMA_DELTA, net, subject.images, None, few)
     yield Contender(POWERS, "float32", None, "torch", partial(in_one_pass, net))
+
+
+def chosen_on(subject: subjects.Subject) -> Tensor:
+    """Images on which leads are chosen; where none are held out, those of calibration."""
+    return subject.calibration if subject.held_out is None else subject.held_out[0]
 
 
 def relu_contenders(console: Console, subject: subjects.Subject, passes: relu_passes.Passes) -> Iterator[Contender]:
@@ -173,13 +179,15 @@ def spiking_contenders(
 
 
 def early_contenders(
-    subject: subjects.Subject, net: nn.Module, precision: str | None, steps: list[int]
+    console: Console, subject: subjects.Subject, net: nn.Module, precision: str | None, steps: list[int]
 ) -> Iterator[Contender]:
-    """The same with early exit by logits, by a lead that is chosen on the images of calibration."""
+    """The same with early exit by logits, by a lead that is chosen on held-out images."""
     neurons = answers.neurons_of(net, subject.images)
     by, simulated = runner(net, subject.images, precision)
     for T in (T for T in steps if T in logit_exit.AT):
-        run = partial(simulated, T=T, stop=logit_exit.rule(simulated, subject.calibration, T))
+        stop, told = logit_exit.rule(simulated, chosen_on(subject), T)
+        console.print(f"{EARLY}, {precision or 'float32'}, {told}")
+        run = partial(simulated, T=T, stop=stop)
         answers_of = partial(
             answers.spiking, run, neurons=neurons, read=lambda result: result.logits, name=f"{EARLY}, T = {T}"
         )
@@ -203,9 +211,27 @@ def in_one_pass(net: pk.Network, images: Tensor) -> Answers:
     return Answers(found.logits, found.messages_a_neuron, found.work.additions, found.work.products)
 
 
-def row_of(subject: subjects.Subject, contender: Contender) -> dict:
-    """What does not depend on the batch."""
-    found, steps = contender.answers(subject.images), "" if contender.T is None else str(contender.T)
+def rows_of(subject: subjects.Subject, contenders: list[Contender]) -> Iterator[dict]:
+    """Of each contender what does not depend on the batch. gained, lost: images that it has right and the ReLU network,
+    which is the first contender, has wrong, and the other way round."""
+    of_relu: Tensor | None = None
+    for contender in contenders:
+        found = contender.answers(subject.images)
+        right = subject.is_right(found.outputs)
+        of_relu = right if of_relu is None else of_relu
+        changes = {"gained": str(int((right & ~of_relu).sum())), "lost": str(int((of_relu & ~right).sum()))}
+        yield row_of(subject, contender, found) | changes | {"held_out": held_out_accuracy(subject, contender)}
+
+
+def held_out_accuracy(subject: subjects.Subject, contender: Contender) -> str:
+    if subject.held_out is None:
+        return ""
+    images, right = subject.held_out
+    return f"{100 * subjects.is_right(right, contender.answers(images).outputs).float().mean().item():.2f}"
+
+
+def row_of(subject: subjects.Subject, contender: Contender, found: Answers) -> dict:
+    steps = "" if contender.T is None else str(contender.T)
     return {
         "contender": contender.name, "precision": contender.precision, "T": steps, "by": contender.by,
         "mean_T": f"{found.steps:.2f}" if contender.name == EARLY else "",
@@ -244,7 +270,7 @@ def print_rows(console: Console, rows: list[dict], batch: int) -> None:
             times = [f"{float(row['ms']):.3f}", quartiles, *(f"{shares[name]:.2f}" for name in levels.PASSES)]
         name = row["contender"] if row["contender"] in UNTIMED else f"{row['contender']}, {row['precision']}"
         cells.append(
-            [name, row["by"], levels.steps(row), row["right"], row["rate"], row["million_additions"],
-             row["million_products"], *times, "first level" if row in marked else ""]
+            [name, row["by"], levels.steps(row), row["right"], levels.changed(row), row["rate"],
+             row["million_additions"], row["million_products"], *times, "first level" if row in marked else ""]
         )  # fmt: skip
     print_table(console, f"{rows[0]['net']}, {levels.images(batch)} a call", HEADINGS, cells, left=2)

@@ -1,5 +1,7 @@
 """From how many steps on a spiking network answers as its ReLU network does, and in how many passes.
 
+The steps are chosen on held-out images, where there are some, and the accuracy is that of the test images.
+
 A cascade of two ReLU networks is compared in the same way: for its T stands the percentage of held-out images that go
 on to the large one.
 """
@@ -29,6 +31,11 @@ def steps(row: dict[str, str]) -> str:
     return f"{row['T']}, mean {row['mean_T']}" if row.get("mean_T") else row["T"]
 
 
+def changed(row: dict[str, str]) -> str:
+    """Images that it has right and the ReLU network has wrong, and the other way round."""
+    return f"+{row['gained']} -{row['lost']}" if row.get("gained") else ""
+
+
 def lines(rows: Rows) -> list[tuple[str, str]]:
     """The entries of LINES for which there are rows."""
     return [one for one in LINES if line(rows, *one)]
@@ -47,9 +54,14 @@ def batches(rows: Rows) -> list[str]:
     return sorted({row["batch"] for row in rows if row["batch"]}, key=int)
 
 
-def reference(rows: Rows) -> float:
-    """The accuracy of the ReLU network in torch, in %."""
-    return next(float(row["right"]) for row in rows if row["contender"] == RELU and row["by"] == "torch")
+def reference(rows: Rows) -> dict[str, str]:
+    """The row of the ReLU network in torch."""
+    return next(row for row in rows if row["contender"] == RELU and row["by"] == "torch")
+
+
+def choosing(row: dict[str, str]) -> float:
+    """The accuracy in % by which the number of steps is chosen: of held-out images, where there are some."""
+    return float(row.get("held_out") or row["right"])
 
 
 def line(rows: Rows, contender: str, precision: str) -> Rows:
@@ -60,8 +72,8 @@ def line(rows: Rows, contender: str, precision: str) -> Rows:
 
 def first_level(rows: Rows, contender: str, precision: str) -> dict[str, str] | None:
     """The row of the fewest steps that are level with the ReLU network; None: none are."""
-    least = reference(rows) - LEVEL
-    return next((row for row in line(rows, contender, precision) if round(float(row["right"]) - least, 6) >= 0), None)
+    least = choosing(reference(rows)) - LEVEL
+    return next((row for row in line(rows, contender, precision) if round(choosing(row) - least, 6) >= 0), None)
 
 
 def passes(rows: Rows, row: dict[str, str]) -> dict[str, float]:
@@ -72,7 +84,7 @@ def passes(rows: Rows, row: dict[str, str]) -> dict[str, float]:
 
 def sentences(rows: Rows) -> Iterable[str]:
     """One for each line, whichever way it goes."""
-    relu = f"the ReLU network ({reference(rows):.2f} %)"
+    relu = f"the ReLU network ({reference(rows)['right']} %)"
     for contender, precision in lines(rows):
         shares, level, last = [], None, None
         for batch in batches(rows):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from common import relu_networks, subjects
 from equality import equal
-from speed import against_table, answers, cascades, cut_activations, levels, relu_passes, turns
+from speed import against_table, answers, cascades, cut_activations, levels, logit_exit, relu_passes, turns
 from torch import nn
 
 import proxykernels as pk
@@ -30,7 +30,7 @@ def subject():
         first, second = ann(images).topk(2).values.T
         images = images[(first - second).argsort(descending=True)[:80]]
         right = nn.functional.one_hot(ann(images).argmax(1), 5).bool()
-    return subjects.Subject("small", ann, images, images, right)
+    return subjects.Subject("small", ann, images, images, right, (images[:40], right[:40]))
 
 
 @pytest.mark.slow
@@ -58,6 +58,8 @@ def test_every_contender_has_its_rows(subject, tmp_path, monkeypatch, capsys):
     assert all(0 < float(row["ms_low"]) <= float(row["ms"]) <= float(row["ms_high"]) for row in medians)
     assert all(4 <= float(row["mean_T"]) <= 8 and float(row["ms"]) > 0 for row in timed if row not in medians)
     assert all(row["commit"] and row["device"] and row["openvino"] and row["images"] == "64" for row in rows)
+    assert rows[0]["gained"] == rows[0]["lost"] == "0" and rows[0]["held_out"] == "100.00"
+    assert all(float(row["right"]) == pytest.approx(100 - int(row["lost"]) / 0.64, abs=0.01) for row in rows)
     right = {(row["contender"], row["by"], row["precision"], row["T"]): float(row["right"]) for row in rows}
     assert right[levels.RELU, "torch", "float32", ""] == right[levels.RELU, "OpenVINO", "float32", ""] == 100
     assert (
@@ -251,6 +253,26 @@ def test_a_network_that_the_engine_refuses_is_simulated(subject, monkeypatch):
     assert by == "simulate (the engine does not take this)"
     result = run(subject.images, T=4)
     assert equal(result.count(), pk.simulate(net, subject.images, 4, precision="int8").count()) and result.count().any()
+
+
+def test_the_lead_of_early_exit():
+    """By hand: of 2,000 images two may end with another answer."""
+    leads, otherwise = torch.arange(2000, 0, -1).float(), torch.zeros(2000, dtype=torch.bool)
+    assert logit_exit.least_lead(leads, otherwise) == 0
+    otherwise[[3, 500, 700, 1999]] = True
+    shuffled = torch.randperm(2000, generator=torch.Generator().manual_seed(0))
+    lead = logit_exit.least_lead(leads[shuffled], otherwise[shuffled])
+    assert lead == 1300.5 and (leads >= lead).sum() == 700 and otherwise[leads >= lead].sum() == 2
+    assert logit_exit.least_lead(leads[:50], torch.ones(50, dtype=torch.bool)) > leads.max()  # none may end
+
+
+def test_steps_are_chosen_on_held_out_images():
+    rows = [
+        row(levels.RELU, "float32", "", "93.31", by="torch") | {"held_out": "94.00"},
+        row(levels.IF, "float32", "4", "93.40") | {"held_out": "93.85"},
+        row(levels.IF, "float32", "8", "93.10") | {"held_out": "93.90"},
+    ]
+    assert levels.first_level(rows, levels.IF, "float32") == rows[2]
 
 
 def row(contender, precision, T, right, ms="1", by="engine", batch="1"):

@@ -14,7 +14,7 @@ from speed import levels
 
 PAGE = RESULTS.parents[1] / "docs" / "when.md"
 FOUND = {net: RESULTS / f"against_relu_{net}.csv" for net in subjects.NAMES}
-NUMBERS = "right", "rate", "million_additions", "million_products"
+NUMBERS = "rate", "million_additions", "million_products"
 
 
 def label(row: dict[str, str]) -> str:
@@ -34,12 +34,15 @@ def table(rows: levels.Rows) -> str:
     for row in rows:
         key = row["contender"], row["precision"], row["T"]
         steps = f"**{levels.steps(row)}**" if key in bold else levels.steps(row)
-        counts = (f"{float(row[name]):.3g}" if "million" in name else row[name] for name in NUMBERS)
-        lines.setdefault((*key, row["by"]), [label(row), steps, *counts, *[""] * len(batches)])
+        told = [label(row), steps, row["right"], *([levels.changed(row)] if rows[0].get("gained") else [])]
+        told += (f"{float(row[name]):.3g}" if "million" in name else row[name] for name in NUMBERS)
+        first = len(told)
+        lines.setdefault((*key, row["by"]), [*told, *[""] * len(batches)])
         if row["batch"]:
-            lines[*key, row["by"]][6 + batches.index(row["batch"])] = f"{float(row['ms']):.3g}"
+            lines[*key, row["by"]][first + batches.index(row["batch"])] = f"{float(row['ms']):.3g}"
     calls = [f"ms, {levels.images(batch)} a call" for batch in batches]
-    head = [rows[0]["net"], "T", "right, %", "rate, %", "million additions", "million products", *calls]
+    head = [rows[0]["net"], "T", "right, %", *(["gained, lost"] if rows[0].get("gained") else [])]
+    head += ["rate, %", "million additions", "million products", *calls]
     return markdown([head, *sorted(lines.values(), key=lambda line: line[0] in levels.UNTIMED)])
 
 
@@ -76,7 +79,7 @@ def headline(found: dict[str, Path] = FOUND) -> str:
                 shares.append(
                     " / ".join(f"{share:.2f}" for share in levels.passes(part, level).values()) if level else ""
                 )
-            lines.append([net, f"{levels.reference(rows):.2f}", f"{contender}, {precision}", *told, *shares])
+            lines.append([net, levels.reference(rows)["right"], f"{contender}, {precision}", *told, *shares])
     calls = [f"passes, {levels.images(batch)} a call" for batch in batches]
     return markdown([["network", "ReLU network, right, %", "", "T", "right, %", *calls], *lines])
 
@@ -122,7 +125,7 @@ def test_what_other_pages_cite():
     right, T = level["right"], level["T"]
     text = (
         f"classifies {right} % of the test images correctly in {T} steps; its ReLU network "
-        f"{levels.reference(rows):.2f} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and "
+        f"{levels.reference(rows)['right']} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and "
         f"{int8:.1f} of its int8 pass"
     )
     assert text in readme, text
