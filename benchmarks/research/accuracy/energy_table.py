@@ -12,17 +12,21 @@ from common.command import refusing
 from common.cost import FLOAT32, INT8, Arithmetic, Work
 from common.machine import heading
 from common.tables import check_out, read_csv, write_csv
+from speed import cut_activations
+from speed.cascades import SMALL_OF
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 import proxykernels as pk
+from accuracy import energy_rivals
 from accuracy.work import CHUNK, STATE_BYTES, relu_work, spiking_work
 
 HELD_OUT = 2000  # of the training images, the last ones: train.py trained on none of them
 MARGINS = (1, 2, 3, 4, 6, 8)
 MOST_LOST = 0.002  # accuracy that fewer steps may cost, on the held-out images
 RELU, PROXY, CONVERTED = "ReLU network", "trained by proxy", "converted"
+CASCADE, CUT = "cascade of ReLU networks, zeros skipped", f"{RELU}, small activations cut"
 HEADINGS = [
     "", "weights", "chosen", "accuracy", "mean steps", "arithmetic", "neurons", "memory on chip",
     "memory, weights in DRAM",
@@ -49,7 +53,7 @@ def run(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace, calibration: Tensor, held_out: Dataset, test_set: Dataset) -> list[dict]:
     """The rows of a net."""
-    model, _, _ = twins.load(nets.shipped()[options.net], nets.NETS[options.net])
+    model, _, _ = twins.load(*_files(options.net))
     ann = conversion.relu_network(model)
     dense, sparse, first = relu_work(ann, test_set)
     wanted = ann_accuracy(ann, held_out)
@@ -58,7 +62,7 @@ def measure(options: argparse.Namespace, calibration: Tensor, held_out: Dataset,
     rows: list[dict] = []
 
     def add(network: str, arithmetic: Arithmetic, chosen: str, accuracies: tuple[float, float], work: Work, **more):
-        value_bytes = arithmetic.bytes if network.startswith(RELU) else STATE_BYTES
+        value_bytes = arithmetic.bytes if network.startswith((RELU, CASCADE)) else STATE_BYTES
         of_held_out, accuracy = (f"{share:.4f}" for share in accuracies)
         told = {"network": network, "precision": arithmetic.name, "chosen": chosen, "steps": ""}
         rows.append(
@@ -70,6 +74,14 @@ def measure(options: argparse.Namespace, calibration: Tensor, held_out: Dataset,
     add(f"{RELU}, zeros skipped", FLOAT32, "", (wanted, of_test), sparse)
     of_both = ann_accuracy(rounded, held_out), ann_accuracy(rounded, test_set)
     add(f"{RELU}, zeros skipped", INT8, "", of_both, sparse)
+    cut = cut_activations.cut(ann, calibration)
+    add(CUT, FLOAT32, "", (ann_accuracy(cut, held_out), ann_accuracy(cut, test_set)), relu_work(cut, test_set)[1])
+    if options.net in SMALL_OF:
+        small = conversion.relu_network(twins.load(*_files(SMALL_OF[options.net]))[0])
+        pairs = (FLOAT32, small, ann), (INT8, rounded_to_bytes(small, calibration), rounded)
+        for arithmetic, first_net, large in pairs:
+            found = energy_rivals.cascade(first_net, large, held_out, test_set, wanted - MOST_LOST)
+            add(CASCADE, arithmetic, f"{found.share} % go on", (found.held_out, found.accuracy), found.work)
     for name, net in ((PROXY, model.net), (CONVERTED, conversion.converted(model, calibration))):
         for arithmetic in (FLOAT32, INT8):
             precision = None if arithmetic is FLOAT32 else "int8"
@@ -84,6 +96,11 @@ def measure(options: argparse.Namespace, calibration: Tensor, held_out: Dataset,
                 exits = "" if stop is None else ", early exit"
                 add(name + exits, arithmetic, chosen, (of_held_out, accuracy), work, steps=f"{steps:.2f}")
     return rows
+
+
+def _files(net: str) -> tuple:
+    """What twins.load takes."""
+    return nets.shipped()[net], nets.NETS[net]
 
 
 @torch.no_grad()
