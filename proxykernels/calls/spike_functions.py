@@ -55,7 +55,25 @@ def _scaled(x: Spikes, factor: float) -> Spikes:
 def _sum_of(x: Any, other: Any, *, alpha: float = 1) -> Spikes | Tensor:
     if isinstance(x, Spikes) and isinstance(other, numbers.Real) and other == 0:  # as sum([x, y]) begins
         return x
-    return torch.add(dense(x), dense(other), alpha=alpha)
+    return _with_terms(torch.add(dense(x), dense(other), alpha=alpha), x, other)
+
+
+def _difference_of(x: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    return _with_terms(torch.sub(dense(x), dense(other), alpha=alpha), x, other)
+
+
+def _with_terms(y: Tensor, *terms: Any) -> Tensor:
+    """A sum that knows its terms if all of them are spikes of one shape."""
+    spikes = [part for term in terms for part in terms_of(term)]
+    if all(isinstance(part, Spikes) and part.shape == y.shape for part in spikes) and not y.is_inference():
+        y._terms = y._version, spikes  # type: ignore[attr-defined]
+    return y
+
+
+def terms_of(x: Any) -> list:
+    """The spikes that a tensor is the sum of, where that is known and nothing was written to it since; else itself."""
+    version, spikes = getattr(x, "_terms", (None, [])) if isinstance(x, Tensor) else (None, [])
+    return spikes if spikes and x._version == version else [x]
 
 
 def cat(tensors: Sequence[Spikes | Tensor], dim: int = 0) -> Spikes | Tensor:
@@ -121,7 +139,8 @@ def reshaped(shape: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...] |
 
 FUNCTIONS |= {
     torch.add: _sum_of, Tensor.add: _sum_of, Tensor.__add__: _sum_of, Tensor.__radd__: _sum_of,
-    torch.sub: _on_values(torch.sub), Tensor.sub: _on_values(torch.sub), Tensor.__sub__: _on_values(torch.sub),
+    Tensor.__iadd__: _on_values(Tensor.__iadd__), Tensor.__isub__: _on_values(Tensor.__isub__),
+    torch.sub: _difference_of, Tensor.sub: _difference_of, Tensor.__sub__: _difference_of,
     torch.rsub: _on_values(torch.rsub), Tensor.__rsub__: _on_values(torch.rsub),
     torch.mul: _times, Tensor.mul: _times, Tensor.__mul__: _times, Tensor.__rmul__: _times,
     torch.div: _over, Tensor.div: _over, Tensor.__truediv__: _over,

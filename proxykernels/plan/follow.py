@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,23 +14,32 @@ from ..checks import at, window_checks
 from ..kernels import heap
 from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite
-from ..layers import Flatten, Neurons
+from ..layers import Flatten, Neurons, SpikingLayer
 from ..layers.layer_graph import LayerGraph, check_sample
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..neurons import IFNeuron
 from . import pools_and_moves
 from .averages import without_averages
-from .followed_values import CannotFollowError, Value, refuse, refuse_shape
-from .operations import Operation, PlannedNeurons, Shape, Window, image_of
+from .followed_values import CannotFollowError, Sum, Value, parts_of, refuse, refuse_shape, sum_of
+from .operations import SUM, Operation, PlannedNeurons, Shape, Window, image_of
+from .own_forward import OwnForward, has_own_forward
 from .plain_modules import check_forward, is_replaced
 from .plan import Plan
 from .quantize import Rounded, RoundedSum, quantized
 
 
-@torch.no_grad()
 def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = None, *, copies: bool = True) -> Plan:
-    """The plan of a network for samples of ``shape``, which are values if ``real``, else spikes.
+    """:func:`followed` without the forward passes."""
+    return followed(net, shape, real, precision, copies=copies)[0]
+
+
+@torch.no_grad()
+def followed(
+    net: nn.Module, shape: Shape, real: bool, precision: str | None = None, *, copies: bool = True
+) -> tuple[Plan, list[OwnForward]]:
+    """The plan of a network for samples of ``shape``, which are values if ``real``, else spikes; and the forward passes
+    of the user's own that it was made of.
 
     ``precision``: what weights are rounded to, as by simulate. ``copies``: whether weights are copied, as they must be
     for a plan that outlives the next change of the network.
@@ -40,7 +50,13 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
     follower = Follower(Plan(shape, real, precision, calibrated=getattr(net, "calibrated", None)), copies)
-    value = follower.flattened(follower.module("", net, Value(0, shape, real)), "")
+    value = follower.module("", net, Value(0, shape, real))
+    if not isinstance(value, Value):
+        what = (
+            "a sum" if isinstance(value, Sum) else "several values" if isinstance(value, tuple | list | dict) else value
+        )
+        refuse("", net, f"it gives {what}, and not what one layer gives")
+    value = follower.flattened(value, "")
     plan = follower.plan
     if plan.operations and value.shape != plan.last.shape:  # one pixel, that was flattened
         value = follower.append(Operation(Kind.FLATTEN, "", (Window(value.slot),), value.shape, value.real))
@@ -53,15 +69,28 @@ def follow(net: nn.Module, shape: Shape, real: bool, precision: str | None = Non
     shaped = plan.shaped
     if value.real and not (shaped.neurons and not shaped.neurons.fires):
         refuse("", net, "it must end in spikes, or in a readout")
-    return plan if precision is not None else without_averages(plan)  # rounded weights are those of the layer as it is
+    # Rounded weights are those of the layer as it is.
+    return plan if precision is not None else without_averages(plan), follower.forwards
+
+
+Input = Value | Sum | tuple[Value | Sum, ...]
 
 
 class Follower:
+    """Makes a plan's operations of modules.
+
+    Attributes:
+        forwards: the forward passes of the user's own that were followed.
+    """
+
     def __init__(self, plan: Plan, copies: bool):
         self.plan, self.copies = plan, copies
+        self.forwards: list[OwnForward] = []
         self._flattened: dict[int, Value] = {}
+        self._sums: dict[Sum, Value] = {}
+        self._called: set[str] = set()  # the paths of layers that keep a state
 
-    def module(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
+    def module(self, path: str, module: nn.Module, x: Input) -> Any:
         """What a module gives for what it is called with. Errors name it."""
         try:
             return self._value(path, module, x)
@@ -72,25 +101,73 @@ class Follower:
                 raise
             raise type(error)(f"layer {path}: {error}") from error
 
-    def _value(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
+    def own(self, path: str, module: nn.Module, args: tuple, options: dict[str, Any]) -> Any:
+        """What a module with a forward pass of its own gives: values, also in tuples, lists and dicts."""
+        if has_forward_hooks(module):
+            refuse(path, module, "it has hooks, which run in Python")
+        forward = OwnForward(path, module, args, options)
+        given = forward.follow(self)
+        self.forwards.append(forward)
+        return given
+
+    def _value(self, path: str, module: nn.Module, x: Input) -> Any:
+        if has_own_forward(module):
+            return self.own(path, module, (x,), {})
         if has_forward_hooks(module):
             refuse(path, module, "it has hooks, which run in Python")
         if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate):
             refuse(path, module, "it takes several inputs")
+        if not all(isinstance(part, Value | Sum) for part in (x if isinstance(x, tuple) else (x,))):
+            refuse(path, module, f"it is called with {x}")
+        if isinstance(module, SpikingLayer):
+            if path in self._called:
+                refuse(path, module, "it is called more than once in a step; give each call a layer of its own")
+            self._called.add(path)
         if isinstance(module, Neurons):
             check_forward(path, module)
             return self._neurons(path or type(module).__name__, module, x if isinstance(x, tuple) else (x,))
         for kind, method in self._KINDS.items():
             if isinstance(module, kind) and type(module).forward is kind.forward and not is_replaced(module, kind):
-                return method(self, path, module, x)  # type: ignore[arg-type]
+                return self._of_parts(partial(method, self, path, module), path, module, x)
         refuse(path, module, "it knows no such module")
 
-    def _sequential(self, path: str, module: nn.Sequential, x: Value) -> Value:
+    def _of_parts(self, method: Callable[[Any], Any], path: str, module: nn.Module, x: Input) -> Any:
+        """What a module gives for values that were added up or multiplied."""
+        given = x if isinstance(x, tuple) else (x,)
+        if isinstance(module, nn.Sequential | LayerGraph) or not any(isinstance(part, Sum) for part in given):
+            return method(x)
+        parts = [parts_of(part) for part in given]
+        factors = {factor for of in parts for _, factor in of}
+        if len(factors) == 1 and all(len(of) == 1 for of in parts) and min(factors) > 0:  # it may be multiplied later
+            plain = tuple(value for of in parts for value, _ in of)
+            return sum_of([(method(plain if isinstance(x, tuple) else plain[0]), *factors)])
+        if isinstance(module, _MOVES):
+            return sum_of([(method(value), factor) for value, factor in parts[0]])
+        computed = tuple(self.computed(path, module, part) for part in given)
+        return method(computed if isinstance(x, tuple) else computed[0])
+
+    def computed(self, path: str, module: nn.Module, x: Value | Sum) -> Value:
+        """A sum as values, which neurons that forget all at each step give."""
+        if not isinstance(x, Sum):
+            return x
+        if self.plan.precision is not None:
+            refuse(path, module, "its input is a sum or a product, which is not followed with weights of few bits")
+        if x not in self._sums:
+            parts = x.parts
+            while len(parts) > Most.WINDOWS:
+                parts = ((self.computed(path, module, Sum(parts[: Most.WINDOWS])), 1.0), *parts[Most.WINDOWS :])
+            C = x.shape[0]
+            windows = tuple(_times(Window(self.flattened(value, path).slot), factor, C) for value, factor in parts)
+            neurons = _planned(path, layers.LI(decay=0.0), C, None)
+            self._sums[x] = self.append(Operation(Kind.FIRE, path + SUM, windows, x.shape, True, neurons))
+        return self._sums[x]
+
+    def _sequential(self, path: str, module: nn.Sequential, x: Input) -> Any:
         for name, child in module._modules.items():
             x = self.module(f"{path}.{name}" if path else name, child, x)  # type: ignore[arg-type]
         return x
 
-    def _network(self, path: str, module: LayerGraph, x: Value) -> Value:
+    def _network(self, path: str, module: LayerGraph, x: Any) -> Any:
         check_sample(module, x.shape)
         values = {LayerGraph.INPUT: x}
         name = LayerGraph.INPUT
@@ -125,15 +202,15 @@ class Follower:
         """C, H, W of what lies in a value's slot."""
         return self.plan.operations[x.slot - 1].image if x.slot else self.plan.image
 
-    def _neurons(self, path: str, layer: Neurons, inputs: tuple[Value, ...]) -> Value:
+    def _neurons(self, path: str, layer: Neurons, inputs: tuple[Value | Sum, ...]) -> Value:
         layer = with_plain_weights(layer)
         if type(layer)._fire not in _FIRES:
             refuse(path, layer, "it computes in a way of its own")
         if isinstance(layer, layers.FusedRecurrentLinear):
             return self._recurrent(path, layer, inputs[0])
         count = len(layer.synapses) if isinstance(layer, layers.FusedSum) else 1
-        if count != len(inputs) or count > Most.WINDOWS:
-            refuse(path, layer, f"{count} synapses and {len(inputs)} inputs; at most {Most.WINDOWS} are taken")
+        if count != len(inputs):
+            refuse(path, layer, f"{count} synapses and {len(inputs)} inputs")
         rounded = quantized(path, layer, self.plan.precision) if self.plan.precision is not None else None
         if isinstance(rounded, RoundedSum):
             layer = rounded.layer
@@ -143,31 +220,35 @@ class Follower:
         bias: Tensor | None = None
         for synapse, x in terms:
             weight, its_bias = rounded.rounded if isinstance(rounded, Rounded) else synapse.parameters()
-            window, its_shape = self._window(path, layer, synapse, x, weight)  # type: ignore[arg-type]
+            its_windows, its_shape = self._windows(path, layer, synapse, x, weight)  # type: ignore[arg-type]
             if shape and its_shape != shape:
                 refuse(path, layer, f"its synapses give {shape} and {its_shape}")
             shape = its_shape
-            windows.append(window)
+            windows += its_windows
             check_bias(path, layer, its_bias, shape[0])
             if its_bias is not None:
                 bias = its_bias.float() if bias is None else bias + its_bias.float()
+        if len(windows) > Most.WINDOWS:
+            refuse(path, layer, f"it adds up {len(windows)} values; at most {Most.WINDOWS} are taken")
         C = shape[0]
         neurons = _planned(path, layer, C, bias)
         return self.append(Operation(Kind.FIRE, path, tuple(windows), shape, not neurons.fires, neurons))
 
-    def _recurrent(self, path: str, layer: layers.FusedRecurrentLinear, x: Value) -> Value:
+    def _recurrent(self, path: str, layer: layers.FusedRecurrentLinear, x: Value | Sum) -> Value:
         """What makes the currents, and the neurons behind it."""
         weight, bias = layer.synapse(layer).parameters()
         recurrent: Tensor = layer.recurrent_weight
         if self.plan.precision is not None:
             rounded: Any = quantized(path, layer, self.plan.precision)
             weight, bias, recurrent = rounded.rounded
-        window, shape = self._window(path, layer, layer.synapse(layer), x, weight)
+        windows, shape = self._windows(path, layer, layer.synapse(layer), x, weight)
+        if len(windows) > Most.WINDOWS:
+            refuse(path, layer, f"it adds up {len(windows)} values; at most {Most.WINDOWS} are taken")
         check_bias(path, layer, bias, shape[0])
         if recurrent.shape not in (shape, (*shape, *shape)):
             refuse(path, layer, f"its recurrent_weight has the shape {list(recurrent.shape)} for {shape[0]} neurons")
         currents = _planned(path, layers.LI(decay=0.0), shape[0], bias)
-        x = self.append(Operation(Kind.FIRE, path, (window,), shape, True, currents))
+        x = self.append(Operation(Kind.FIRE, path, tuple(windows), shape, True, currents))
         neurons = _planned(path, layer, shape[0], None)
         silent = heap.zeros(1, shape[0])
         neurons = replace(neurons, start=torch.cat([neurons.start, silent]))
@@ -176,6 +257,19 @@ class Follower:
             require_finite("recurrent_weight", recurrent)
         recurrent = recurrent.clone() if self.copies else recurrent
         return self.append(Operation(Kind.RECUR, path, (Window(x.slot),), shape, False, neurons, recurrent=recurrent))
+
+    def _windows(
+        self, path, layer, synapse: Synapse, x: Value | Sum, weight: Tensor | None
+    ) -> tuple[list[Window], Shape]:
+        """What neurons read of a value, or of each part of a sum of spikes."""
+        if self.plan.precision is not None or (isinstance(x, Sum) and any(value.real for value, _ in x.parts)):
+            x = self.computed(path, layer, x)
+        windows: list[Window] = []
+        shape: Shape = ()
+        for value, factor in parts_of(x):
+            window, shape = self._window(path, layer, synapse, value, weight)
+            windows.append(_times(window, factor, shape[0]))
+        return windows, shape
 
     def _window(self, path, layer, synapse: Synapse, x: Value, weight: Tensor | None) -> tuple[Window, Shape]:
         if not isinstance(synapse, Product | Convolution):
@@ -237,12 +331,24 @@ class Follower:
     }
 
 
+# What they give for a sum is the sum of what they give for its parts.
+_MOVES = nn.Identity, layers.Dropout, Flatten, layers.Unflatten, layers.Channels, layers.ZeroPad2d, layers.Upsample
 _FIRES = (
     layers.Fused._fire,
     layers.Population._fire,
     layers.FusedSum._fire,
     layers.FusedRecurrentLinear._fire,
 )
+
+
+def _times(window: Window, factor: float, C: int) -> Window:
+    """A window whose input counts ``factor`` times."""
+    if factor == 1:
+        return window
+    if window.weight is None:  # an identity, of which each channel has a weight now
+        weight = torch.full((C, 1, 1, 1), factor, dtype=torch.float32, device=heap.CPU)
+        return replace(window, weight=weight, groups=C)
+    return replace(window, weight=window.weight * factor)
 
 
 def check_bias(path: str, layer: nn.Module, bias: Tensor | None, C: int) -> None:

@@ -24,6 +24,7 @@ from . import pools_and_moves
 from .follow import Follower, check_bias
 from .followed_values import CannotFollowError, Value, refuse
 from .operations import Operation, Shape, Window
+from .own_forward import has_own_forward
 from .plan import Plan
 
 
@@ -60,6 +61,8 @@ class _Follower(Follower):
     def _value(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
         if isinstance(module, SigmaDeltaNeurons):
             return self._layer(path, module, x if isinstance(x, tuple) else (x,))
+        if has_own_forward(module):
+            refuse(path, module, "it knows no such module")
         return super()._value(path, module, x)
 
     def _layer(self, path: str, layer: SigmaDeltaNeurons, inputs: tuple[Value, ...]) -> Value:

@@ -1,5 +1,6 @@
 """What flows between the modules of a network that is followed, and how a module that is not taken is refused."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -25,10 +26,34 @@ class Value:
     flat: bool = False
 
 
+@dataclass(frozen=True)
+class Sum:
+    """Values that a forward pass has added up, each times a factor. The neurons behind it read all of them."""
+
+    parts: tuple[tuple[Value, float], ...]
+
+    @property
+    def shape(self) -> Shape:
+        return self.parts[0][0].shape
+
+
+def parts_of(x: Value | Sum) -> tuple[tuple[Value, float], ...]:
+    return x.parts if isinstance(x, Sum) else ((x, 1.0),)
+
+
+def sum_of(parts: Iterable[tuple[Value, float]]) -> Value | Sum:
+    """Their sum: a value that comes more than once is read once, times all of its factors."""
+    factors: dict[Value, float] = {}
+    for value, factor in parts:
+        factors[value] = factors.get(value, 0.0) + factor
+    (first, factor), *others = factors.items()
+    return first if not others and factor == 1 else Sum(tuple(factors.items()))
+
+
 def refuse(path: str, module: nn.Module, why: str) -> NoReturn:
     where = f"module {path} ({type(module).__name__})" if path else f"net ({type(module).__name__})"
     raise CannotFollowError(f"the engine does not take {where}: {why}; proxykernels.simulate may take it")
 
 
-def refuse_shape(path: str, module: nn.Module, x: Value) -> NoReturn:
+def refuse_shape(path: str, module: nn.Module, x: Value | Sum) -> NoReturn:
     refuse(path, module, f"its input has the shape (T, N, {', '.join(map(str, x.shape))})")

@@ -15,6 +15,7 @@ from ..kernels.table import MODELS, Kind
 Shape = tuple[int, ...]
 
 PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY  # spikes of spikes, and values of values
+SUM = "+"  # behind the name of a layer that takes a sum, which an operation of its own computes
 SUM_POOLS = Kind.MAX_RATE_POOL, Kind.RUNNING_MAX_POOL  # whose states are the sums of their inputs
 
 
@@ -159,6 +160,11 @@ class Operation:
         if self.neurons is None:
             return int(self.kind in SUM_POOLS)
         return self.neurons.states + int(self.kind == Kind.RECUR)  # its spikes come back
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it computes a sum that another layer takes, and is no layer itself."""
+        return self.kind == Kind.FIRE and self.name.endswith(SUM)
 
     @property
     def image(self) -> tuple[int, int, int]:

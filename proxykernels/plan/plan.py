@@ -121,8 +121,10 @@ class Plan:
         return readout_of(self.shaped)
 
     def stateful(self) -> list[tuple[int, Operation]]:
-        """Operations that have states, with their numbers. The currents of recurrent neurons are a part of these."""
-        return [(k, op) for k, op in enumerate(self.operations) if op.states and k not in self.within]
+        """Layers that have states, with the numbers of their operations. The currents of recurrent neurons are a part
+        of these, and sums keep nothing."""
+        within = self.within
+        return [(k, op) for k, op in enumerate(self.operations) if op.states and k not in within and not op.is_sum]
 
     def numbers_with_states(self) -> tuple[int, ...]:
         """The numbers of operations that have states."""

@@ -311,7 +311,7 @@ def described(engine: Engine) -> str:
     plan, rows, ways = engine.plan, [("layer", "kind", "kernel", "output", "weights", "rate")], engine.ways
     for k, op in enumerate(plan.operations):
         weights = sum(weight.numel() for weight in op.weights)
-        kind = "currents" if k in plan.within else op.neurons.model if op.neurons else op.kind
+        kind = "currents" if k in plan.within else "sum" if op.is_sum else op.neurons.model if op.neurons else op.kind
         rate = None if k in plan.within else engine._rates.get(op.name)
         shown = f"{weights:,}" if weights else "", "" if rate is None else f"{rate:.4f}"
         rows.append((op.name, kind, ways.get(k, ""), "x".join(map(str, op.shape)), *shown))

@@ -203,8 +203,9 @@ def _result(
 ) -> Result:
     """``given``: the state of the last layer at the start. ``constant``: whether the input was."""
     layer = list(stateful_layers.values())[-1].firing.layer
-    state = {name: stateful.states.whole(batch.index) for name, stateful in stateful_layers.items()}
-    tallies = {name: stateful.tally for name, stateful in stateful_layers.items()}
+    called = {name: stateful for name, stateful in stateful_layers.items() if stateful.states.now}
+    state = {name: stateful.states.whole(batch.index) for name, stateful in called.items()}
+    tallies = {name: stateful.tally for name, stateful in called.items()}
     figures = LayerFigures(tallies, layer, state, given, list(state.values())[-1], constant)
     records = {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()}
     return Result(output, batch.steps, figures, records)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ..neurons import AnyNeuron
 from ..plan.library import Memory
+from ..plan.own_forward import KEPT, has_own_forward
 
-KEPT = "_kept_plans"  # the attribute of a network that holds what is known of it
 UNREAD = {  # attributes of torch's modules that a run without gradients does not read, or only beside other hooks
     KEPT, "_non_persistent_buffers_set", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
     "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
@@ -52,6 +52,8 @@ class Snapshot:
         self._empty: list[Any] = []
         self._tensors: list[Tensor] = []
         self._seen = {id(net)}
+        # Code of the user's own may read attributes of any kind.
+        self._all = any(has_own_forward(module) for module in net.modules())
         self._follow_dict(vars(net))
         assert self._dicts.pop(0) is vars(net)
         self._kinds = [type(net), *map(type, self._objects)]
@@ -116,7 +118,7 @@ class Snapshot:
         k = len(self._dicts)
         self._dicts.append(things)
         self._known.append(_no_values)
-        known = [key for key, thing in things.items() if key not in UNREAD and self._follow(thing)]
+        known = [key for key, thing in things.items() if key not in UNREAD and (self._follow(thing) or self._all)]
         if known:
             self._known[k] = itemgetter(*known, known[0])  # with one key only it would give no tuple
 

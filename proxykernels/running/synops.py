@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..calls.spike_functions import terms_of
 from ..kernels import ops
 from ..layers import SpikingLayer
+from ..layers.synapses import Synapse
 from ..spikes import Spikes, word_ops
 from ..spikes.storage import Words
 
@@ -166,13 +168,17 @@ class LayerTally:
         for synapse, part in (*self.layer.terms(x), *self.layer.returning(y)) if self.with_synops else ():
             if first:
                 self.products += synapse.products(tuple(part.shape))
-            if isinstance(part, Spikes) and self.counters.take(part):
-                self.counters.add(part, (self.name, "accumulates"), synapse.fan_out, synapse.reach(part))
-            elif isinstance(part, Spikes):
-                self._accumulates.append(synapse.accumulates(part))
-            elif first or not checks.is_repeated(part):  # a constant input is multiplied once
-                steps = 1 if checks.is_repeated(part) else len(part)
-                self.multiply_accumulates += steps * math.prod(y.shape[1:]) * synapse.fan_in
+            for term in terms_of(part):
+                self._add_operations(synapse, term, y, first)
+
+    def _add_operations(self, synapse: Synapse, x: Spikes | Tensor, y: Spikes | Tensor, first: bool) -> None:
+        if isinstance(x, Spikes) and self.counters.take(x):
+            self.counters.add(x, (self.name, "accumulates"), synapse.fan_out, synapse.reach(x))
+        elif isinstance(x, Spikes):
+            self._accumulates.append(synapse.accumulates(x))
+        elif first or not checks.is_repeated(x):  # a constant input is multiplied once
+            steps = 1 if checks.is_repeated(x) else len(x)
+            self.multiply_accumulates += steps * math.prod(y.shape[1:]) * synapse.fan_in
 
     @property
     def rate(self) -> float:

@@ -1,0 +1,496 @@
+"""Forward passes of a user's own: Python between this package's layers, followed once.
+
+The pass runs with values that stand for Spikes and tensors. Its calls of layers and the functions below become
+operations. Whatever else it asks of a value is refused, such as its numbers, its type, or the number of steps; so what
+was followed depends on nothing that a run decides. What Python decides, such as an attribute that an `if` looks at, may
+change from call to call: a pass that was followed runs once more before its plan is used again, and notes whether it
+still makes the same calls.
+"""
+
+import math
+import numbers
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import layers
+from ..calls.spike_functions import reshaped
+from ..layers import SpikingLayer
+from ..layers.layer_graph import LayerGraph
+from ..layers.parametrized import shallow_copy
+from .followed_values import CannotFollowError, Sum, Value, parts_of, refuse, sum_of
+
+KEPT = "_kept_plans"  # the attribute of a network in which simulations keep what they know of it
+PLAIN = numbers.Number, str, bytes, type(None), torch.dtype, slice
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether it is a class of the user's that has a forward pass, and no layer of neurons or graph of layers."""
+    if isinstance(module, SpikingLayer | LayerGraph) or "forward" in vars(module):
+        return False
+    return not (type(module).forward.__module__ or "torch.").startswith(("torch.", "proxykernels."))
+
+
+class OwnForward:
+    """A module's own forward pass, and the calls that it made when it was followed."""
+
+    def __init__(self, path: str, module: nn.Module, args: tuple, options: dict[str, Any]):
+        self.path, self.args, self.options = path, args, options
+        self.module = _stand_in(path, module)  # and not the module, which may be the network that holds this
+        del vars(self.module)["forward"]
+        self.attributes = dict(vars(self.module))
+        self.calls: list[tuple[Any, Any]] = []  # what was called with what, and what it gave
+        self.given: Any = None
+
+    def follow(self, follower: Any) -> Any:
+        """What it gives: values, also in tuples, lists and dicts.
+
+        Raises:
+            CannotFollowError: it asks for something that no plan has.
+        """
+        changes = _Changes(self.module)
+        self.given = self._run(_Run(self, follower))
+        if what := changes.found():
+            self.refuse(f"its forward pass {what}")
+        return self.given
+
+    def is_as_before(self) -> bool:
+        """Whether it makes the same calls now, and gives the same."""
+        run = _Run(self, None)
+        try:
+            return self._run(run) == self.given and run.done == len(self.calls)
+        except CannotFollowError:
+            return False
+
+    def refuse(self, why: str) -> NoReturn:
+        refuse(self.path, self.module, why)
+
+    def _run(self, run: "_Run") -> Any:
+        args, options = _each(Value | Sum, run.followed, (self.args, self.options))
+        try:
+            given = _each(Followed, run.value_of, type(self.module).forward(self.module, *args, **options))
+        except Exception as error:
+            if run.raised is not None:  # by a layer, which says what is wrong, or a refusal that somebody has caught
+                raise run.raised from None
+            self.refuse(f"its forward pass, followed without an input, raises {type(error).__name__}: {error}")
+        if run.raised is not None:
+            raise run.raised
+        now = vars(self.module)
+        if now.keys() != self.attributes.keys() or any(now[name] is not was for name, was in self.attributes.items()):
+            names = (name for name in now if now[name] is not self.attributes.get(name, run))
+            changed = next(names, None) or next(name for name in self.attributes if name not in now)
+            now.clear()
+            now.update(self.attributes)
+            self.refuse(f"its forward pass sets self.{changed}")
+        return given
+
+
+class _Run:
+    """A run of a forward pass: the first, with a follower, notes its calls, and later ones are compared with them.
+
+    Attributes:
+        done: how many calls it has made. raised: the first error of a layer or refusal, whoever has caught it.
+    """
+
+    def __init__(self, of: OwnForward, follower: Any):
+        self.of, self.follower = of, follower
+        self.done = 0
+        self.raised: Exception | None = None
+
+    def followed(self, value: Value | Sum) -> "Followed":
+        return Followed(self, value)
+
+    def value_of(self, x: "Followed") -> Value | Sum:
+        if x._run is not self:
+            self.refuse("its forward pass takes a value of another module's pass, past its arguments")
+        if x._memory.overwritten:
+            self.refuse("its forward pass writes to a value in place and uses it by another name; write x = x + y")
+        return x._value
+
+    def refuse(self, why: str) -> NoReturn:
+        try:
+            self.of.refuse(why)
+        except CannotFollowError as error:
+            self.raised = self.raised or error
+            raise
+
+    def call(self, what: Any, compute: Callable[[], Any], args: tuple, options: dict[str, Any]) -> Any:
+        """What a layer or a function gives for ``args``, which have values. ``compute``: of them, for a follower."""
+        called = (what, args, options)
+        if self.follower is None:
+            if self.done == len(self.of.calls) or self.of.calls[self.done][0] != called:
+                self.refuse("its forward pass makes other calls than before")
+            given = self.of.calls[self.done][1]
+        else:
+            try:
+                given = compute()
+            except Exception as error:
+                self.raised = self.raised or error
+                raise
+            self.of.calls.append((called, given))
+        self.done += 1
+        return _each(Value | Sum, self.followed, given)
+
+    def layer(self, path: str, module: nn.Module, args: tuple, options: dict[str, Any]) -> Any:
+        args, options = self._plain(args, options)
+
+        def compute() -> Any:
+            if has_own_forward(module):
+                return self.follower.own(path, module, args, options)
+            if len(args) != 1 or options:
+                refuse(path, module, "it is called with more than its input")
+            return self.follower.module(path, module, tuple(args[0]) if isinstance(args[0], list) else args[0])
+
+        return self.call(path, compute, args, options)
+
+    def function(self, function: Callable, args: tuple, options: dict[str, Any]) -> Any:
+        name = getattr(function, "__name__", str(function))
+        known = FUNCTIONS.get(function)
+        if known is None:
+            self.refuse(f"its forward pass calls torch's {name}; write it with a layer of this package")
+        args, options = self._plain(args, options)
+        path = f"{self.of.path}.{name}" if self.of.path else name
+
+        def compute() -> Any:
+            try:
+                return known(self, path, *args, **options)
+            except CannotFollowError:
+                raise
+            except TypeError as error:  # of its arguments
+                self.refuse(f"its forward pass calls torch's {name} in a way that is not followed: {error}")
+
+        return self.call(function, compute, args, options)
+
+    def _plain(self, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Arguments with values in the place of those that stand for them."""
+
+        def plain(x: Any) -> Any:
+            if type(x) is Followed:
+                return self.value_of(x)
+            if type(x) in (tuple, list):
+                return type(x)(map(plain, x))
+            if type(x) is dict:
+                return {key: plain(part) for key, part in x.items()}
+            if type(x) is not Extent and not isinstance(x, PLAIN):
+                self.refuse(
+                    f"its forward pass computes with a {type(x).__name__}, which may change; put it into the weights "
+                    "of a layer"
+                )
+            return x
+
+        return plain(args), plain(options)
+
+
+class _Memory:
+    """What a value of a forward pass and its views share. ``overwritten``: something has been added to it in place."""
+
+    overwritten = False
+
+
+class Extent:
+    """The number of steps or of samples, which a plan does not know: it may be handed to a reshape."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __eq__(self, other: object) -> bool:
+        if other is self:
+            return True
+        return _refuse_extent(self)
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _refuse_extent(self: Extent, *given: Any) -> NoReturn:
+    what = "steps" if self is STEPS else "samples"
+    raise CannotFollowError(
+        f"the engine does not take a forward pass that computes with the number of {what}; proxykernels.simulate may"
+    )
+
+
+for _name in (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow lt le gt ge ne bool int index "
+    "float neg abs round"
+).split():
+    setattr(Extent, f"__{_name}__", _refuse_extent)
+
+STEPS, SAMPLES = Extent("T"), Extent("N")
+
+
+class Followed:
+    """Stands for Spikes or a tensor (T, N, ...) while a forward pass is followed."""
+
+    __slots__ = ("_memory", "_run", "_value")
+
+    def __init__(self, run: _Run, value: Value | Sum, memory: _Memory | None = None):
+        self._run, self._value, self._memory = run, value, memory or _Memory()
+
+    @property
+    def shape(self) -> tuple:
+        return STEPS, SAMPLES, *self._run.value_of(self).shape
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def dim(self) -> int:
+        return len(self.shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        return next(_followed([args, kwargs]))._run.function(function, args, kwargs or {})
+
+    def flatten(self, *args, **options):
+        return self._view(Tensor.flatten, args, options)
+
+    def reshape(self, *shape):
+        return self._view(Tensor.reshape, shape, {})
+
+    def view(self, *shape):
+        return self._view(Tensor.view, shape, {})
+
+    def _view(self, function: Callable, args: tuple, options: dict[str, Any]) -> "Followed":
+        y = self._run.function(function, (self, *args), options)
+        return Followed(self._run, y._value, self._memory)
+
+    def __add__(self, other):
+        return torch.add(self, other)
+
+    __radd__ = __add__
+
+    def __sub__(self, other):
+        return torch.sub(self, other)
+
+    def __rsub__(self, other):
+        return torch.rsub(self, other)
+
+    def __mul__(self, factor):
+        return torch.mul(self, factor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor):
+        return torch.div(self, divisor)
+
+    def __neg__(self):
+        return torch.mul(self, -1)
+
+    def __iadd__(self, other):
+        return self._overwrite(torch.add(self, other))
+
+    def __isub__(self, other):
+        return self._overwrite(torch.sub(self, other))
+
+    def __imul__(self, factor):
+        return self._overwrite(torch.mul(self, factor))
+
+    def __itruediv__(self, divisor):
+        return self._overwrite(torch.div(self, divisor))
+
+    def _overwrite(self, y: "Followed") -> "Followed":
+        """What a tensor is after it was written to: the same by its other names, which must not be used any more."""
+        if any(value.slot == 0 for value, _ in parts_of(self._value)):
+            self._run.refuse("its forward pass writes to its input in place; write x = x + y")
+        self._memory.overwritten = True
+        return y
+
+    @property
+    def __class__(self):  # isinstance asks for it
+        self._run.refuse(
+            "its forward pass asks for the type of a value, which a plan does not know, or keeps it in self"
+        )
+
+    def __getattr__(self, name: str):
+        self._run.refuse(f"its forward pass takes .{name} of a value; write it with a layer of this package")
+
+    def __repr__(self) -> str:
+        return f"Followed{self.shape}"
+
+
+def _refusing(name: str) -> Callable:
+    def refusing(self, *given):
+        self._run.refuse(f"its forward pass takes {name} of a value, which a plan does not know before it runs")
+
+    return refusing
+
+
+for _name in (
+    "len iter next getitem setitem contains bool int float index eq ne lt le gt ge pow rpow matmul rmatmul floordiv "
+    "rfloordiv mod rmod rtruediv and rand or ror xor rxor invert abs round array reduce_ex ipow imatmul iand ior ixor"
+).split():
+    setattr(Followed, f"__{_name}__", _refusing(f"__{_name}__"))
+Followed.__hash__ = object.__hash__  # type: ignore[method-assign]  # which a comparison of its own takes away
+
+
+def _followed(things: Any) -> Iterator[Followed]:
+    """All that stand for values in arguments."""
+    if type(things) is Followed:
+        yield things
+    elif type(things) in (tuple, list, dict):
+        for thing in things.values() if type(things) is dict else things:
+            yield from _followed(thing)
+
+
+def _each(kind: Any, function: Callable[[Any], Any], things: Any) -> Any:
+    """A nest of tuples, lists and dicts with the function of each thing of a kind in its place."""
+    if type(things) is Followed:  # which refuses isinstance
+        return function(things) if kind is Followed else things
+    if kind is not Followed and isinstance(things, kind):
+        return function(things)
+    if isinstance(things, tuple) and hasattr(things, "_fields"):
+        return type(things)(*(_each(kind, function, part) for part in things))
+    if type(things) in (tuple, list):
+        return type(things)(_each(kind, function, part) for part in things)
+    if type(things) is dict:
+        return {key: _each(kind, function, part) for key, part in things.items()}
+    return things
+
+
+def _stand_in(path: str, module: nn.Module) -> nn.Module:
+    """A copy of a module, and of all within it, whose call tells the run that its arguments belong to."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module  # which a value makes fail, and which then is refused
+    clone = shallow_copy(module)
+    attributes = vars(clone)
+    attributes.pop(KEPT, None)
+    for name, empty in (("_forward_hooks", OrderedDict()), ("_forward_pre_hooks", OrderedDict())):
+        attributes[name] = empty  # a module with hooks is refused when it is called
+    attributes["_compiled_call_impl"] = None
+    attributes["_modules"] = {
+        name: child and _stand_in(f"{path}.{name}" if path else name, child) for name, child in module._modules.items()
+    }
+    attributes["_parameters"], attributes["_buffers"] = dict(module._parameters), dict(module._buffers)
+    attributes["forward"] = partial(_called, path, module)
+    return clone
+
+
+def _called(path: str, module: nn.Module, *args, **options) -> Any:
+    found = next(_followed([args, options]), None)
+    if found is None:
+        refuse(path, module, "it is called with nothing that comes from the network's input")
+    return found._run.layer(path, module, args, options)
+
+
+class _Changes:
+    """What a forward pass must not change: random generators, parameters and buffers, attributes of other modules."""
+
+    def __init__(self, module: nn.Module):
+        self.generators = _generators()
+        self.module = module
+        self.parts = [(part, dict(vars(part)), self._registered(part)) for part in module.modules()]
+        self.versions = self._versions()
+
+    def found(self) -> str:
+        if not _same_generators(self.generators, _generators()):
+            return "draws random numbers; draw them outside the network"
+        if self._versions() != self.versions:
+            return "writes to a parameter or a buffer of its module"
+        for part, attributes, registered in self.parts:
+            if self._registered(part) != registered or vars(part).keys() != attributes.keys():
+                return "sets an attribute of a module"
+            if any(vars(part)[name] is not value for name, value in attributes.items()):
+                return "sets an attribute of a module"
+        return ""
+
+    def _versions(self) -> list[int]:
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+
+    @staticmethod
+    def _registered(part: nn.Module) -> list[int]:
+        return [id(thing) for things in (part._modules, part._parameters, part._buffers) for thing in things.values()]
+
+
+def _generators() -> tuple:
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+
+
+def _same_generators(before: tuple, after: tuple) -> bool:
+    of_numpy = [(state[1].tobytes(), *state[2:]) for state in (before[2], after[2])]
+    return torch.equal(before[0], after[0]) and before[1] == after[1] and of_numpy[0] == of_numpy[1]
+
+
+def _is_value(x: Any) -> bool:
+    return isinstance(x, Value | Sum)
+
+
+def _sum(run: _Run, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
+    for term, its_other in ((x, other), (other, x)):
+        if not _is_value(term):
+            if term == 0:  # as sum([x, y]) begins
+                return its_other if term is x else x
+            run.refuse(f"its forward pass adds the number {term} to a value; give it to the next layer as a bias")
+    if x.shape != other.shape:
+        run.refuse(f"its forward pass adds values of the shapes (T, N, ...) {x.shape} and {other.shape}")
+    return sum_of([*parts_of(x), *((value, alpha * factor) for value, factor in parts_of(other))])
+
+
+def _difference(run: _Run, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
+    return _sum(run, path, x, other, alpha=-alpha)
+
+
+def _difference_from(run: _Run, path: str, x: Any, other: Any) -> Value | Sum:
+    return _sum(run, path, _product(run, path, x, -1), other)
+
+
+def _product(run: _Run, path: str, x: Any, factor: Any) -> Value | Sum:
+    if not _is_value(x):
+        x, factor = factor, x
+    if _is_value(factor):
+        run.refuse("its forward pass multiplies values by one another; a plan has sums only")
+    factor = float(factor)
+    if not math.isfinite(factor):
+        run.refuse(f"its forward pass multiplies by {factor}")
+    return sum_of((value, factor * times) for value, times in parts_of(x))
+
+
+def _quotient(run: _Run, path: str, x: Any, divisor: Any) -> Value | Sum:
+    if not _is_value(x) or _is_value(divisor) or divisor == 0:
+        run.refuse("its forward pass divides by a value; a plan has sums only")
+    return _product(run, path, x, 1 / divisor)
+
+
+def _cat(run: _Run, path: str, tensors: Any, dim: int = 0) -> Value | Sum:
+    if dim not in (2, -len(tensors[0].shape)):
+        run.refuse(f"its forward pass concatenates along dim={dim}, and not along the channels, dim=2")
+    return run.follower.module(path, layers.Concatenate(), tuple(tensors))
+
+
+def _flatten(run: _Run, path: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Value | Sum:
+    rank = len(x.shape) + 2
+    if start_dim not in (2, 2 - rank) or end_dim not in (-1, rank - 1):
+        run.refuse("its forward pass flattens steps or samples; flatten(2) keeps them")
+    return run.follower.module(path, layers.Flatten(), x)
+
+
+def _reshape(run: _Run, path: str, x: Any, *shape: Any) -> Value | Sum:
+    wanted = [*shape[0]] if len(shape) == 1 and isinstance(shape[0], tuple | list) else [*shape]
+    kept = len(wanted) > 2 and wanted[0] is STEPS and wanted[1] is SAMPLES
+    size = reshaped((0, 0, *x.shape), [0, 0, *wanted[2:]]) if kept else None
+    if size is None or not all(type(n) is int for n in wanted[2:]):
+        run.refuse(f"its forward pass reshapes to {wanted}; keep x.shape[0] and x.shape[1], and the number of values")
+    if size == x.shape:
+        return x
+    x = run.follower.module(path, layers.Flatten(), x)
+    return x if len(size) == 1 else run.follower.module(path, layers.Unflatten(size), x)
+
+
+FUNCTIONS: dict[Callable, Callable] = {
+    torch.add: _sum, Tensor.add: _sum, torch.sub: _difference, Tensor.sub: _difference, torch.rsub: _difference_from,
+    torch.mul: _product, Tensor.mul: _product, torch.div: _quotient, Tensor.div: _quotient,
+    torch.cat: _cat, torch.concat: _cat, torch.concatenate: _cat,
+    torch.flatten: _flatten, Tensor.flatten: _flatten,
+    torch.reshape: _reshape, Tensor.reshape: _reshape, Tensor.view: _reshape,
+}  # fmt: skip
