@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import checks
 from .layers.layer_graph import LayerGraph
 from .running import planned
 from .spikes import Spikes
@@ -29,13 +30,24 @@ class Network(LayerGraph):
         net.append("join", pk.FusedIFSum(nn.Conv2d(8, 8, 3, padding=1), nn.Identity()), ("stem", "stem"))
 
     In evaluation mode and on a CPU, where no gradient is wanted or layers have no surrogate derivative, a call runs the
-    network as a whole, as :func:`simulate` does.
+    network as a whole, as :func:`simulate` does. A call of an nn.Sequential or of a module of your own is torch's and
+    runs layer by layer; ``pk.Network(module)`` calls it as a whole.
+
+    Args:
+        net: a module of this package's layers, which becomes the layer ``net``, with its parameters; None: no layer.
 
     Shapes: x (T, N, ...), as its first layers take it; y (T, N, ...), as its last layer gives it.
     """
 
     _parts: Any = None  # of the output: a Part for each tensor that the converted model returned
     _made: dict[str, str] = {}  # by convert: from what and how, as a model card says it
+
+    def __init__(self, net: nn.Module | None = None):
+        super().__init__()
+        if net is not None:
+            checks.module("net", net)
+            self.append("net", net, (self.INPUT,))
+            self.train(net.training)
 
     def _whole(self, x: Any) -> Spikes | Tensor | None:
         return planned.output(self, x)

@@ -58,7 +58,7 @@ def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan
 
 
 class _Follower(Follower):
-    def _value(self, path: str, module: nn.Module, x: Value | tuple[Value, ...]) -> Value:
+    def _value(self, path: str, module: nn.Module, x: Any) -> Value:
         if isinstance(module, SigmaDeltaNeurons):
             return self._layer(path, module, x if isinstance(x, tuple) else (x,))
         if has_own_forward(module):

@@ -306,8 +306,8 @@ class Followed:
         self._memory.overwritten = True
         return y
 
-    @property
-    def __class__(self):  # isinstance asks for it
+    @property  # type: ignore[misc]  # isinstance asks for it
+    def __class__(self):
         self._run.refuse(
             "its forward pass asks for the type of a value, which a plan does not know, or keeps it in self"
         )
@@ -365,8 +365,8 @@ def _stand_in(path: str, module: nn.Module) -> nn.Module:
     clone = shallow_copy(module)
     attributes = vars(clone)
     attributes.pop(KEPT, None)
-    for name, empty in (("_forward_hooks", OrderedDict()), ("_forward_pre_hooks", OrderedDict())):
-        attributes[name] = empty  # a module with hooks is refused when it is called
+    for name in ("_forward_hooks", "_forward_pre_hooks"):  # a module that has some is refused when it is called
+        attributes[name] = OrderedDict()
     attributes["_compiled_call_impl"] = None
     attributes["_modules"] = {
         name: child and _stand_in(f"{path}.{name}" if path else name, child) for name, child in module._modules.items()

@@ -16,6 +16,7 @@ from ..kernels.table import InputKind, Kind
 from ..plan import file
 from ..plan.library import Compiled, Given, LogitReadout, Memory, PlanTally, Session
 from ..plan.operations import Slot, image_of
+from ..plan.own_forward import OwnForward
 from ..plan.plan import Plan
 from ..spikes import Spikes
 from . import sigma_delta_state
@@ -47,6 +48,7 @@ class Engine:
 
     def __init__(self, plan: Plan, *, target: str | None = None):
         self.plan = plan
+        self.forwards: list[OwnForward] = []  # of the user's own, of which the plan of a simulation was made
         self._compiled = Compiled(plan, target)
         self.target = self._compiled.target
         self._sessions: list[Session] = []

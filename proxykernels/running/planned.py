@@ -26,7 +26,6 @@ from ..layers.parametrized import is_parametrized
 from ..plan.follow import followed
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import CannotFollowError
-from ..plan.own_forward import OwnForward
 from ..plan.plan import Plan
 from ..sequences import constant_dims
 from ..spikes import Spikes, pack_if_binary
@@ -50,8 +49,8 @@ class _Known:
         of: the network; copies of it may hold this as well. snapshot: None: it cannot be watched, and has no plans.
         dims: of its constant inputs. spiking: the layers in it that may have a surrogate derivative.
         trains: whether some module is in training mode. changes: whether its neurons are sigma-delta.
-        engines: a hash of all weights, an engine made of them, and the forward passes of the user's own that it was
-            made of; the one that was used last at the end. None where the engine does not take the network.
+        engines: a hash of all weights and an engine made of them, the one that was used last at the end; None where
+            the engine does not take the network.
     """
 
     of: ReferenceType[nn.Module]
@@ -60,7 +59,7 @@ class _Known:
     spiking: tuple[SpikingLayer, ...] = ()
     trains: bool = False
     changes: bool = False
-    engines: OrderedDict[Key, tuple[int, Engine, list[OwnForward]] | None] = field(default_factory=OrderedDict)
+    engines: OrderedDict[Key, tuple[int, Engine] | None] = field(default_factory=OrderedDict)
 
     def __deepcopy__(self, memo: dict) -> None:
         """A copy of the network has no plans yet."""
@@ -217,16 +216,16 @@ def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
     if found is None and key in engines:
         return None
     weights = memory.hashed() if found is None else found[1].hashed(memory)
-    alike = found is None or all(forward.is_as_before() for forward in found[2])
+    alike = found is None or all(forward.is_as_before() for forward in found[1].forwards)
     with _lock:
         found = engines.get(key)
         if found is None or found[0] != weights or not alike:
-            engine, forwards = _made(net, known.changes, key)
+            engine = _made(net, known.changes, key)
             if engine is not None and memory.hashed() != weights:
                 return engine  # somebody writes to the weights just now: it serves this call only
             if any(other is not None and other[0] != weights for other in engines.values()):
                 engines.clear()
-            found = None if engine is None else (weights, engine, forwards)
+            found = None if engine is None else (weights, engine)
         engines[key] = found
         engines.move_to_end(key)
         while len(engines) > MOST_ENGINES:
@@ -234,7 +233,7 @@ def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
     return None if found is None else found[1]
 
 
-def _made(net: nn.Module, changes: bool, key: Key) -> tuple[Engine | None, list[OwnForward]]:
+def _made(net: nn.Module, changes: bool, key: Key) -> Engine | None:
     shape, real, precision = key
     try:
         plan, forwards = (
@@ -243,10 +242,10 @@ def _made(net: nn.Module, changes: bool, key: Key) -> tuple[Engine | None, list[
             else followed(net, tuple(shape), real, precision, copies=False)
         )
     except CannotFollowError:  # the layers take it, or say by their names what is wrong
-        return None, []
+        return None
     engine = Engine(plan)
-    engine.plan = engine.plan.without_weights()
-    return engine, forwards
+    engine.plan, engine.forwards = engine.plan.without_weights(), forwards
+    return engine
 
 
 def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:

@@ -421,3 +421,39 @@ def test_random_forward_passes(seed):
     net = Program().eval()
     for x in inputs(9, 2).values():
         check(net, x)
+
+
+@pytest.mark.parametrize("name", ["chain", "sums of sums", "a maximum of a sum", "side by side, scaled"])
+def test_a_network_of_a_module_is_called_as_a_whole(name):
+    """And layer by layer where a gradient is wanted, in training, and where a plan does not take it."""
+    net = network(name)
+    whole = pk.Network(net)
+    assert not whole.training and dict(whole.named_parameters()).keys() == {
+        f"net.{n}" for n, _ in net.named_parameters()
+    }
+    for kind, x in inputs(9).items():
+        if kind == "image":
+            continue
+        expected, y = net(x), whole(x)
+        assert is_planned(whole) and type(y) is type(x) and dense(expected).any()
+        assert equal(dense(y), dense(expected))
+    pk.use_surrogate(net, pk.ATan())
+    y = whole(inputs(9)["values"])
+    assert dense(y).requires_grad and equal(dense(y), dense(net(inputs(9)["values"])))
+
+
+def test_a_network_of_a_sequence():
+    torch.manual_seed(0)
+    net = nn.Sequential(dyadic(pk.FusedIFConv2d(2, 4, 3)), pk.Flatten(), dyadic(pk.FusedIFLinear(64, 5))).eval()
+    whole, x = pk.Network(net), inputs(9)["values"]
+    assert equal(whole(x), net(x)) and net(x).any() and is_planned(whole)
+    assert pk.simulate(whole, image(), 9).rates.keys() == {"net.0", "net.2"}
+    assert pk.Network(net.train()).training and not len(pk.Network().layers())
+    with pytest.raises(TypeError, match="net must be"):
+        pk.Network([net])
+
+
+def test_a_network_of_a_module_that_no_plan_takes():
+    net = own(REFUSED["functions"][0])
+    whole, x = pk.Network(net), inputs(9)["Spikes"]
+    assert equal(whole(x).dense(), net(x).dense()) and net(x).count().any() and not is_planned(whole)
