@@ -23,8 +23,8 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
     neurons, equal those of :func:`proxykernels.simulate`, bit for bit if sums of weights are exact in float32.
 
     Args:
-        net: an nn.Sequential or :class:`proxykernels.Network` of this package's layers, as convert and the importers
-            make them.
+        net: an nn.Sequential, a :class:`proxykernels.Network`, as convert and the importers make them, or any nn.Module
+            of this package's layers. A forward pass of your own is followed once: what Python decides in it, stays.
         x: a sample input as for simulate, constant [N, ...] or a sequence (T, N, ...), with any number of samples. It
             is run for a few steps, for the rates that ``print(engine)`` shows. The engine runs where x and ``net`` are.
             Of Spikes or bool, the engine takes spikes only, unless neurons take the input; else spikes, event counts

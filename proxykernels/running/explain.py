@@ -1,6 +1,7 @@
 """Explains the time of a network: the kernel of each layer, its firing rates, and why the kernel was chosen."""
 
 import shutil
+import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from ..kernels.cpu.cost_model import CLOCK_HZ
 from ..kernels.recording import Choice, recording
 from ..spikes import Spikes
+from .planned import why_by_layers
 from .result import Result
 from .simulate import run
 
@@ -55,13 +57,19 @@ class Explanation:
 
     Attributes:
         rows: a :class:`Row` for each layer of neurons, in the order of the network.
+        by_layers: why :func:`simulate` calls the layers one by one, which is slower; None: it runs the network as a
+            whole, or its input is not on a CPU.
     """
 
     rows: list[Row]
+    by_layers: str | None = None
 
     def __str__(self) -> str:
         width = shutil.get_terminal_size((80, 24)).columns
-        return _lines(self.rows) if width < NARROWEST else _table(self.rows, width)
+        table = _lines(self.rows) if width < NARROWEST else _table(self.rows, width)
+        if self.by_layers is None:
+            return table
+        return f"{table}\n{textwrap.fill(f'simulate runs it layer by layer: {self.by_layers}', width)}"
 
 
 def explain(net: nn.Module, x: Tensor | Spikes, T: int, *, precision: str | None = None) -> Explanation:
@@ -79,7 +87,7 @@ def explain(net: nn.Module, x: Tensor | Spikes, T: int, *, precision: str | None
     """
     watch = _Watch()
     result = run(net, x, T, precision=precision, watch=watch)
-    return Explanation([watch.row(name, result) for name in result.places])
+    return Explanation([watch.row(name, result) for name in result.places], why_by_layers(net, x, T, precision))
 
 
 class _Watch:

@@ -109,6 +109,28 @@ def run(
     return engine.simulate(given, T, stop, keep=engine.stateful if keeps else (), start=start, every=every)
 
 
+def why_by_layers(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> str | None:
+    """Why a simulation of an input, which has run, calls the layers one by one; None: it does not, or is on a GPU."""
+    if x.device.type != "cpu":
+        return None
+    known = _known_of(net) if _may_run(x) else None
+    if known is None:
+        return (
+            "code from outside watches the run, such as global hooks, or a tensor of the network is no plain one on a "
+            "CPU, or is computed from others (parametrizations)"
+        )
+    given = input_of(net, x, T, None, looks=False)
+    try:
+        if known.changes:
+            follow_changes(net, tuple(given.shape[2:]), copies=False)
+        else:
+            real = isinstance(given, Tensor) and given.dtype != torch.bool
+            followed(net, tuple(given.shape[2:]), real, precision, copies=False)
+    except CannotFollowError as error:
+        return str(error).removesuffix("; proxykernels.simulate may take it")
+    return None
+
+
 def run_changes(
     net: LayerGraph, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
 ) -> Result | None:  # fmt: skip
@@ -264,9 +286,6 @@ def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:
             return None
         if v.layout != torch.strided or not is_finite(v):
             return None
-        try:
-            plan.check_state("state", op, v)
-        except ValueError:  # the layers say whose it is
-            return None
+        plan.check_state(f"layer {op.name}: v", op, v)
         start[k] = plan.as_run(k, v)
     return start

@@ -207,7 +207,7 @@ def test_states_of_streams_and_simulations_are_looked_at():
     wrong = {"0": stream.state["0"] + 0.5}
     with pytest.raises(ValueError, match="state of 0 must end in the spikes of the step before"):
         stream.state = wrong
-    with pytest.raises(ValueError, match=r"layer 0: v\[:, 1\] must be the spikes of the step before"):
+    with pytest.raises(ValueError, match=r"layer 0: v must end in the spikes of the step before"):
         pk.simulate(net, x, 8, state={"0": [wrong["0"]]})
 
 

@@ -134,3 +134,28 @@ def test_the_table_fits_the_terminal(monkeypatch, columns):
 def test_bad_input_is_refused_in_a_sentence(net, x, T, message):
     with pytest.raises(ValueError, match=message):
         pk.explain(net, x, T)
+
+
+class Own(nn.Module):
+    """Of which no plan takes the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = pk.FusedIFLinear(4, 6, v_threshold=0.1), pk.FusedIFLinear(6, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x if len(x) else x))
+
+
+def test_it_says_why_a_simulation_runs_layer_by_layer(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    x = torch.rand(2, 4)
+    explained = pk.explain(Own(), x, 5)
+    assert explained.by_layers == (
+        "the engine does not take net (Own): its forward pass takes __len__ of a value, which a plan does not know "
+        "before it runs"
+    )
+    told = str(explained).split("\n")[len(explained.rows) + 1 :]
+    assert " ".join(told) == f"simulate runs it layer by layer: {explained.by_layers}" and max(map(len, told)) <= 80
+    plain = pk.explain(nn.Sequential(Own().first, Own().last), x, 5)
+    assert plain.by_layers is None and "layer by layer" not in str(plain)
