@@ -5,7 +5,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "src"
 # Compiled once.
-COMMON = ("dispatch", "cost_model")
+COMMON = ("dispatch", "cost_model", "lines")
 # Compiled for each instruction set: kernels of layers called one by one, with OpenMP; the engine, which has its own
 # threads; and tasks of both, which know nothing of threads.
 KERNELS = ("gradients", "row_sums", "scans", "spikes", "target", "amx_conv2d", "sigma_delta")

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not inst
 def lines_of(tmp_path_factory):
     """A function of C, C_in, groups and tiles: the groups that are joined, and the lines."""
     program = tmp_path_factory.mktemp("lines") / "lines"
-    files = [PROGRAM, sources.LIBRARY / "lines.cpp", sources.FOLDER / "cost_model.cpp"]
-    subprocess.run(["g++", "-std=c++17", "-O1", f"-I{sources.LIBRARY}", *files, "-o", program], check=True)
+    files = [PROGRAM, sources.FOLDER / "lines.cpp", sources.FOLDER / "cost_model.cpp"]
+    subprocess.run(["g++", "-std=c++17", "-O1", f"-I{sources.FOLDER}", *files, "-o", program], check=True)
 
     def lines(*numbers: int) -> tuple[int, list[tuple[float, ...]]]:
         told = subprocess.run(

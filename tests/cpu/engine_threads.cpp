@@ -235,8 +235,8 @@ int main(int count, char** arguments) {
     engine::Plan* plan;
     {
         const Network network(random);
-        const engine::Input input{C, H, W};
-        plan = library.make_plan(&input, network.operations.data(), (int64_t)network.operations.size());
+        const engine::Description described{{C, H, W}, 0, network.operations.data(), (int64_t)network.operations.size()};
+        plan = library.make_plan(&described, 0);
     }
     const std::vector<float> x = random.sixteenths(most_N * C * H * W, 0, 16);
     Expected expected{plan, x.data(), {}, {}};

@@ -13,12 +13,11 @@ bool is_of_changes(const Plan& plan, int64_t kind) {
 }
 
 static const char* problem_of(const Plan& plan, const Operation& op) {
-    if (op.ends() && !(op.image == plan.source(op.windows[0]))) return "what changes has another size";
-    if ((op.kind == engine::Sum) != (op.scale != nullptr) || (op.scale && !op.scale->has_shape({op.image.C})))
-        return "a scale is missing, or has another size";
+    if (op.ends() && !(op.image() == plan.source(op.windows[0]))) return "what changes has another size";
+    if ((op.kind == engine::Sum) != (op.scale != nullptr)) return "a scale is missing, or has another size";
     if (op.has_senders && !op.sends()) return "an operation has neurons that it cannot have";
     const Window& first = op.windows[0];
-    if (op.kind == engine::SendMaxima && !(first.dilation[0] == 1 && first.dilation[1] == 1)) return "a pooling is dilated";
+    if (op.kind == engine::SendMaxima && !(first.dilation_h == 1 && first.dilation_w == 1)) return "a pooling is dilated";
     bool reads_values = false;
     for (const Window& window : op.windows) {
         if (window.bias && (op.kind != engine::Send || !window.weight)) return "a bias has no weights";

@@ -33,7 +33,7 @@ pk_status pk_network_info(const pk_network* network, pk_info* info, pk_error* er
     return answer(error, [&](Failure& failure) {
         if (!check_layer(network, 0, info, failure)) return false;
         const Plan& plan = network->plan;
-        const Image in = plan.image, out = plan.last().image;
+        const Image in = plan.image, out = plan.last().image();
         pk_info to{};
         to.C = in.C, to.H = in.H, to.W = in.W, to.out_C = out.C, to.out_H = out.H, to.out_W = out.W;
         to.dims = (int64_t)plan.shape.size(), to.layers = plan.count(), to.packed_bytes = network->packed_bytes;
@@ -55,8 +55,8 @@ pk_status pk_layer_info(const pk_network* network, int64_t layer, pk_layer* info
         pk_layer to{};
         copy_text(to.name, op.name);
         copy_text(to.kind, kind_names[op.kind]);
-        copy_text(to.neuron, op.has_neurons ? op.neurons.about().name : "");
-        to.C = op.image.C, to.H = op.image.H, to.W = op.image.W, to.dims = (int64_t)op.shape.size();
+        copy_text(to.neuron, op.has_neurons ? model_of(op.neurons).name : "");
+        to.C = op.C, to.H = op.H, to.W = op.W, to.dims = (int64_t)op.shape.size();
         to.parameters = plan.parameters(op), to.state_size = plan.state_size(op);
         to.gives = gives(plan, layer), to.reads = (int32_t)op.windows.size();
         *info = to;

@@ -6,7 +6,6 @@
 #include <new>
 
 #include "checksum.h"
-#include "operations.h"
 #include "read_plan.h"
 
 // Containers of GCC 11 and later ask for it, and the libstdc++ of manylinux_2_28 does not have it.
@@ -52,8 +51,7 @@ static bool choose(const char* wanted, pk_network& to, Failure& failure) {
                        wanted ? wanted : most);
 }
 
-static bool check_container(const pk_network& network, Failure& failure) {
-    const Container& container = network.container;
+static bool check_container(const pk_network& network, const Container& container, Failure& failure) {
     if (container.format != "proxykernels-engine")
         return failure.set(PK_BAD_FILE, "the file cannot be loaded: it is not an engine's; write one by Engine.save");
     if (container.version != "2")
@@ -67,9 +65,14 @@ static bool check_container(const pk_network& network, Failure& failure) {
 }
 
 engine::Plan* pack(const Plan& plan, const engine::Functions& functions, const char* target, Failure& failure) {
-    const engine::Input input{plan.image.C, plan.image.H, plan.image.W};
-    const Prepared prepared(plan, !strcmp(target, "amx"));
-    engine::Plan* const packed = functions.make_plan(&input, prepared.operations().data(), plan.count());
+    std::vector<engine::Operation> operations(plan.operations.begin(), plan.operations.end());
+    for (size_t k = 0; k < operations.size(); k++) {
+        const std::vector<Window>& windows = plan.operations[k].windows;
+        operations[k].reads = windows.data(), operations[k].count = (int64_t)windows.size();
+    }
+    const int64_t bits = plan.precision == "int8" ? 8 : plan.precision == "int16" ? 16 : 0;
+    const engine::Description described{{plan.image.C, plan.image.H, plan.image.W}, bits, operations.data(), plan.count()};
+    engine::Plan* const packed = functions.make_plan(&described, !strcmp(target, "amx"));
     if (!packed) failure.set(PK_NO_MEMORY, "there is no memory to pack the weights; take a smaller network");
     return packed;
 }
@@ -83,25 +86,31 @@ static bool pack(pk_network& to, Failure& failure) {
     to.functions->sizes(session, &sizes);
     to.functions->free_session(session);
     to.packed_bytes = sizes.weights;
-    std::set<const Tensor*> needed;  // later: weights are not
-    for (const Operation& op : to.plan.operations)
-        for (const Tensor* tensor : {op.neurons.channels, op.neurons.start, op.neurons.scale, op.scale, op.delays})
-            needed.insert(tensor);
-    for (Tensor& tensor : to.container.tensors) {
-        const uint8_t* const bytes = tensor.bytes;
-        tensor.bytes = nullptr;
-        if (!needed.count(&tensor)) continue;
-        to.kept.emplace_back((size_t)tensor.size_in_bytes() / 8 + 1);
-        memcpy(to.kept.back().data(), bytes, (size_t)tensor.size_in_bytes());
-        tensor.bytes = (const uint8_t*)to.kept.back().data();
+    const auto keep = [&](auto*& numbers, int64_t count) {
+        if (!numbers) return;
+        to.kept.emplace_back((size_t)count * sizeof *numbers / 8 + 1);
+        memcpy(to.kept.back().data(), numbers, (size_t)count * sizeof *numbers);
+        numbers = (std::remove_reference_t<decltype(numbers)>)to.kept.back().data();
+    };
+    static constexpr float there = 0;  // later nobody reads more than whether there are some
+    static constexpr int64_t place = 0;
+    for (Operation& op : to.plan.operations) {
+        Population& neurons = op.neurons;
+        keep(neurons.channels, op.C * model_of(neurons).channels), keep(neurons.start, op.C * to.plan.states(op));
+        keep(neurons.scale, neurons.scale_by_channel ? op.C : 1), keep(op.scale, op.C), keep(op.delays, op.C);
+        for (Window& window : op.windows)
+            for (const float** values : {&window.weight, &window.bias}) *values = *values ? &there : nullptr;
+        for (const float** values : {&neurons.bias, &op.senders.limit, &op.recurrent}) *values = *values ? &there : nullptr;
+        for (const int64_t** values : {&op.pixels, &op.channels}) *values = *values ? &place : nullptr;
     }
     return true;
 }
 
 // The network of a file's bytes, on a boundary of 8: all of it is checked, and nothing packed.
 static bool check(const uint8_t* bytes, size_t size, const char* target, pk_network& to, Failure& failure) {
-    return choose(target, to, failure) && read_container(bytes, size, to.container, failure) && check_container(to, failure) &&
-           read_plan(to.container, Source::File, to.plan, failure);
+    Container container;
+    return choose(target, to, failure) && read_container(bytes, size, container, failure) &&
+           check_container(to, container, failure) && read_plan(container, Source::File, to.plan, failure);
 }
 
 static bool read(const uint8_t* bytes, size_t size, const char* target, pk_network** network, Failure& failure) {

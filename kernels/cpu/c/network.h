@@ -8,9 +8,8 @@ struct pk_network {
     static constexpr uint64_t alive = 0x6b726f7774656e70;  // or it is another thing, or was closed
     uint64_t mark = alive;
     mutable std::atomic<int64_t> users{1};  // the caller, and streams
-    proxykernels::Container container;      // of whose tensors most are no longer there
-    proxykernels::Plan plan;
-    std::vector<std::vector<uint64_t>> kept;  // what the others hold
+    proxykernels::Plan plan;                  // most of whose tensors are no longer there
+    std::vector<std::vector<uint64_t>> kept;  // the others
     std::string target;
     const engine::Functions* functions = nullptr;
     engine::Plan* packed = nullptr;

@@ -43,7 +43,7 @@ static bool find_given(const pk_stream& s, int64_t layer, size_t size, const Giv
     to = &s.given[layer];
     if (!to->is_there)
         return failure.set(PK_NOT_HERE, "layer %lld was not kept: call pk_watch before pk_run or pk_advance", (long long)layer);
-    const Image out = s.plan().operations[layer].image;
+    const Image out = s.plan().operations[layer].image();
     return check_size("the output", size, (__int128)s.last_T * s.N * out.size(), failure);
 }
 
@@ -51,23 +51,23 @@ static bool find_given(const pk_stream& s, int64_t layer, size_t size, const Giv
 static void put_logits(const pk_stream& s, float* logits) {
     const Operation& op = s.plan().operations[s.plan().with_logits()];
     const Population& neurons = op.neurons;
-    const int64_t P = op.image.P(), C = op.image.C;
-    const float *const scale = neurons.scale->floats(), *const theta = neurons.channels->floats();
-    const bool by_channel = !neurons.scale->shape.empty();
+    const int64_t P = op.image().P(), C = op.C;
+    const float *const scale = neurons.scale, *const theta = neurons.channels;
     for (int64_t n = 0; n < s.N; n++)
         for (int64_t c = 0; c < C; c++)
             for (int64_t p = 0; p < P; p++) {
                 const int64_t at = (n * P + p) * C + c, to = (n * C + c) * P + p;
                 const float charge = theta[c] * (float)s.counts[to] + (s.potentials[at] - s.start[at]);
-                const float output = scale[by_channel ? c : 0] * charge / (float)std::max<int64_t>(s.steps_of(n), 1);
+                const float output =
+                    scale[neurons.scale_by_channel ? c : 0] * charge / (float)std::max<int64_t>(s.steps_of(n), 1);
                 logits[to] = neurons.rectifies ? std::fmin(std::fmax(output, 0.0f), neurons.limit) : output;
             }
 }
 
 // Logits of sigma-delta networks: the sums of the output's changes.
 static bool put_sums(const pk_stream& s, float* logits, Failure& failure) {
-    const int64_t last = s.plan().count() - 1, frame = s.N * s.plan().last().image.size();
-    const Image out = s.plan().last().image;
+    const int64_t last = s.plan().count() - 1, frame = s.N * s.plan().last().image().size();
+    const Image out = s.plan().last().image();
     std::vector<float> sums((size_t)frame);
     if (s.is_fresh && !s.given[last].is_there)
         return failure.set(PK_NOT_HERE, "the outputs are gone, for a later call failed: run the network again");
@@ -75,7 +75,7 @@ static bool put_sums(const pk_stream& s, float* logits, Failure& failure) {
     else {
         if (s.network->functions->states(s.session, last, sums.data(), nullptr, s.N) != engine::Ran)
             return failure.set(PK_NO_MEMORY, "there is no memory for the outputs");
-        for (int64_t i = 0; i < frame; i++) sums[i] *= s.plan().last().scale->floats()[i % out.C];
+        for (int64_t i = 0; i < frame; i++) sums[i] *= s.plan().last().scale[i % out.C];
     }
     transpose(sums.data(), s.N, out.P(), out.C, logits, [](float value) { return value; });
     return true;
@@ -103,7 +103,7 @@ pk_status pk_logits(pk_stream* stream, float* logits, size_t size, pk_error* err
         if (!plan.changes() && plan.with_logits() < 0)
             return failure.set(PK_NOT_HERE,
                                "logits are those of a network that was converted, with a soft reset; take pk_counts");
-        if (!check_size("logits", size, (__int128)s.N * plan.last().image.size(), failure)) return false;
+        if (!check_size("logits", size, (__int128)s.N * plan.last().image().size(), failure)) return false;
         if (!s.steps) return failure.set(PK_NOT_HERE, "logits need at least one step");
         if (plan.changes()) return put_sums(s, logits, failure);
         put_logits(s, logits);
@@ -117,7 +117,7 @@ pk_status pk_layer_spikes(pk_stream* stream, int64_t layer, int8_t* spikes, size
         if (!find_given(s, layer, size, given, failure)) return false;
         if (given->real)
             return failure.set(PK_NOT_HERE, "layer %lld gave values, and not spikes: take pk_layer_values", (long long)layer);
-        const Image out = s.plan().operations[layer].image;
+        const Image out = s.plan().operations[layer].image();
         if (s.plan().changes()) spread_codes(s, *given, out, spikes, [](int8_t code) { return code; });
         else unpack_spikes(s, *given, out, spikes, 1, 1);
         return true;
@@ -128,7 +128,7 @@ pk_status pk_layer_values(pk_stream* stream, int64_t layer, float* values, size_
     return use(stream, values, error, [&](pk_stream& s, Failure& failure) {
         const Given* given = nullptr;
         if (!find_given(s, layer, size, given, failure)) return false;
-        const Image out = s.plan().operations[layer].image;
+        const Image out = s.plan().operations[layer].image();
         constexpr uint64_t one = 0x3f800000;  // the bits of 1.0f
         if (given->real)
             transpose(given->values.data, s.last_T * s.N, out.P(), out.C, values, [](float value) { return value; });

@@ -4,24 +4,30 @@
 
 namespace proxykernels {
 
-bool Population::forgets() const {
-    if (fires || (model != models::LeakyHardReset && model != models::LeakySoftReset)) return false;
-    const float rest = scalars[about().scalars - 1];
-    const float* const decay = channels->floats() + channels->shape[1];
-    return rest == 0 && std::all_of(decay, decay + channels->shape[1], [](float value) { return value == 0; });
+bool is_plain(const Window& w) {
+    const bool moves =
+        w.stride_h != 1 || w.stride_w != 1 || w.padding_h || w.padding_w || w.dilation_h != 1 || w.dilation_w != 1;
+    return taps_of(w) == 1 && !moves && w.groups == 1 && !w.weight && !w.bias && !w.averages;
+}
+
+bool Operation::forgets() const {
+    if (neurons.fires || (neurons.model != models::LeakyHardReset && neurons.model != models::LeakySoftReset)) return false;
+    const float rest = neurons.scalars[model_of(neurons).scalars - 1];
+    const float* const decay = neurons.channels + C;
+    return rest == 0 && std::all_of(decay, decay + C, [](float value) { return value == 0; });
 }
 
 bool Plan::is_moderate() const {
     __int128 values = 0, made_of = image.size();
     for (const Operation& op : operations) {
         const Image from = source(op.windows[0]);
-        const bool one_tap =
-            op.has_neurons || op.kind == engine::Send || op.adaptive || (op.passes_on() && op.kind != engine::MaxPool);
-        const int64_t taps = one_tap ? 1 : op.windows[0].taps();
-        values += (__int128)op.image.size() * std::min(taps, from.P());
+        const bool one_tap = op.has_neurons || op.kind == engine::Send || op.adaptive ||
+                             (engine::passes_on(op.kind) && op.kind != engine::MaxPool);
+        const int64_t taps = one_tap ? 1 : taps_of(op.windows[0]);
+        values += (__int128)op.image().size() * std::min(taps, from.P());
         made_of += (int64_t)op.windows.size();
-        for (const Window& window : op.windows) made_of += window.weight ? window.weight->size : 0;
-        for (const Tensor* tensor : {op.recurrent, op.pixels, op.channels}) made_of += tensor ? tensor->size : 0;
+        for (const Window& window : op.windows) made_of += weights(op, window);
+        made_of += op.recurrent_size() + (op.pixels ? op.image().P() : 0) + (op.channels ? op.C : 0);
     }
     return values <= most_growth * made_of;
 }
@@ -36,30 +42,32 @@ bool Plan::takes_any() const {
 int64_t Plan::with_logits() const {
     int64_t k = count() - 1;
     while (k > 0 && (operations[k].kind == engine::Flatten || operations[k].kind == engine::Unflatten)) k--;
-    return operations[k].has_neurons && operations[k].neurons.has_logits() ? k : -1;
+    return operations[k].has_neurons && has_logits(operations[k].neurons) ? k : -1;
 }
 
 int64_t Plan::states(const Operation& op) const {
-    if (op.delays) return std::max<int64_t>(1, *std::max_element(op.delays->whole(), op.delays->whole() + op.delays->size));
-    if (op.has_neurons) return op.neurons.about().states + (op.kind == engine::Recur);
+    if (op.delays) return std::max<int64_t>(1, *std::max_element(op.delays, op.delays + op.C));
+    if (op.has_neurons) return model_of(op.neurons).states + (op.kind == engine::Recur);
     return op.kind == engine::MaxRatePool || op.kind == engine::RunningMaxPool;
 }
 
 int64_t Plan::state_size(const Operation& op) const {
     if (changes()) {
-        if (op.ends()) return op.image.size();
-        if (op.kind == engine::SendMaxima) return source(op.windows[0]).P() * op.image.C + op.image.size();
-        return op.has_senders ? 2 * op.image.size() : 0;
+        if (op.ends()) return op.image().size();
+        if (op.kind == engine::SendMaxima) return source(op.windows[0]).P() * op.C + op.image().size();
+        return op.has_senders ? 2 * op.image().size() : 0;
     }
-    return states(op) * (op.has_neurons ? op.image : source(op.windows[0])).size();
+    return states(op) * (op.has_neurons ? op.image() : source(op.windows[0])).size();
+}
+
+int64_t Plan::weights(const Operation& op, const Window& window) const {
+    return window.weight ? op.C * (source(window).C / window.groups) * taps_of(window) : 0;
 }
 
 int64_t Plan::parameters(const Operation& op) const {
-    int64_t sum = 0;
-    for (const Window& window : op.windows)
-        sum += (window.weight ? window.weight->size : 0) + (window.bias ? window.bias->size : 0);
-    if (op.recurrent) sum += op.recurrent->size;
-    return op.has_neurons ? sum + op.neurons.bias->size + op.neurons.channels->size : sum;
+    int64_t sum = op.recurrent_size();
+    for (const Window& window : op.windows) sum += weights(op, window) + (window.bias ? op.C : 0);
+    return op.has_neurons ? sum + op.C * (1 + model_of(op.neurons).channels) : sum;
 }
 
 std::vector<Slot> Plan::slots(Slot given) const {
@@ -67,8 +75,8 @@ std::vector<Slot> Plan::slots(Slot given) const {
     for (const Operation& op : operations) {
         bool held = true, real = false;
         for (const Window& window : op.windows) held &= slots[window.slot].held, real |= slots[window.slot].real;
-        const bool alike = op.has_neurons ? op.neurons.forgets() : op.kind != engine::MaxRatePool && op.kind != engine::Delay;
-        slots.push_back({op.passes_on() && !changes() ? real : op.real, held && alike});
+        const bool alike = op.has_neurons ? op.forgets() : op.kind != engine::MaxRatePool && op.kind != engine::Delay;
+        slots.push_back({engine::passes_on(op.kind) && !changes() ? real : op.real, held && alike});
     }
     return slots;
 }
@@ -87,8 +95,8 @@ std::vector<int64_t> Plan::products(Slot given, int64_t samples, int64_t sample_
         for (const Window& window : op.windows) {
             const Slot& slot = in[window.slot];
             if (!window.weight || !(slot.real || window.averages)) continue;
-            const int64_t inputs = window.averages ? window.averages : window.weight->size / window.weight->shape[0];
-            sum += (slot.held ? samples : sample_steps) * op.image.size() * inputs;
+            const int64_t inputs = window.averages ? window.averages : weights(op, window) / op.C;
+            sum += (slot.held ? samples : sample_steps) * op.image().size() * inputs;
         }
         products.push_back(sum);
     }

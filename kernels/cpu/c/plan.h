@@ -1,8 +1,6 @@
 // A network as its file describes it: proxykernels/plan/plan.py, in C++. Operations stand in the order in which they run, and
 // the k-th gives what lies in slot k + 1; slot 0 is the input.
 #pragma once
-#include <limits>
-
 #include "../src/engine/engine.h"
 #include "../src/models.h"
 #include "tensors.h"
@@ -30,56 +28,25 @@ constexpr const char* kind_names[] = {PK_KINDS(KIND)};  // in a file
 #undef KIND
 constexpr int64_t kind_count = sizeof kind_names / sizeof *kind_names;
 
-struct Window {
-    int64_t slot = 0;
-    int64_t kernel[2] = {1, 1}, stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
-    int64_t groups = 1;
-    int64_t averages = 0;  // of spikes, part of the weight: what a neuron reads, and multiplies where operations are counted
-    const Tensor *weight = nullptr, *bias = nullptr;
+using engine::Population;
+using engine::Senders;
+using engine::Window;
 
-    int64_t taps() const { return kernel[0] * kernel[1]; }
-    bool is_plain() const {  // of one pixel, which is read as it is
-        const auto are = [](const int64_t* pair, int64_t value) { return pair[0] == value && pair[1] == value; };
-        return are(kernel, 1) && are(stride, 1) && are(padding, 0) && are(dilation, 1) && groups == 1 && !weight && !bias &&
-               !averages;
-    }
-};
+static inline int64_t taps_of(const Window& w) { return w.kernel_h * w.kernel_w; }
+bool is_plain(const Window& window);  // of one pixel, which is read as it is
 
-struct Population {
-    int64_t model = 0;
-    float scalars[4] = {};
-    bool fires = true, rectifies = false;
-    float limit = std::numeric_limits<float>::infinity();
-    const Tensor *channels = nullptr, *bias = nullptr, *start = nullptr, *scale = nullptr;  // scale: or null
+static inline const Model& model_of(const Population& neurons) { return neuron_models[neurons.model]; }
+static inline bool has_logits(const Population& neurons) { return neurons.scale && neurons.model == models::SoftReset; }
 
-    const Model& about() const { return neuron_models[model]; }
-    bool has_logits() const { return scale && model == models::SoftReset; }
-    // Whether their outputs are just the currents of each step.
-    bool forgets() const;
-};
-
-struct Senders {
-    int64_t exponents = 1;
-    bool rectifies = true;
-    const Tensor* limit = nullptr;
-};
-
-struct Operation {
-    int64_t kind = 0;
+// An operation by its name, with the windows that it reads.
+struct Operation : engine::Operation {
     std::string name;
-    std::vector<Window> windows;
     std::vector<int64_t> shape;
-    Image image{};
-    bool real = false, has_neurons = false, has_senders = false, count_padding = true, adaptive = false;
-    int64_t divisor = 0;
-    Population neurons;
-    Senders senders;
-    const Tensor *pixels = nullptr, *channels = nullptr, *recurrent = nullptr, *scale = nullptr, *delays = nullptr;
+    std::vector<Window> windows;
 
-    bool passes_on() const {
-        return kind == engine::MaxPool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move ||
-               kind == engine::Delay;
-    }
+    Image image() const { return {C, H, W}; }
+    bool forgets() const;  // whether the outputs of its neurons are just the currents of each step
+    int64_t recurrent_size() const { return recurrent ? recurrent_full ? C * C : C : 0; }
     bool sends() const { return kind == engine::Send || kind == engine::SendMaxima; }
     bool ends() const { return kind == engine::Changes || kind == engine::Sum; }
     bool adds() const { return kind == engine::Fire || kind == engine::Send; }
@@ -100,13 +67,14 @@ struct Plan {
     int64_t count() const { return (int64_t)operations.size(); }
     const Operation& last() const { return operations.back(); }
     bool changes() const { return !operations.empty() && operations[0].kind == engine::Changes; }
-    Image source(const Window& window) const { return window.slot ? operations[window.slot - 1].image : image; }
+    Image source(const Window& window) const { return window.slot ? operations[window.slot - 1].image() : image; }
     bool is_real(const Window& window) const { return window.slot ? operations[window.slot - 1].real : real; }
     bool is_moderate() const;   // whether a step works on no more values than most_growth allows
     bool takes_any() const;     // whether the input may be values and spikes alike
     int64_t with_logits() const;  // the operation that logits are read from; -1: there is none
     int64_t state_size(const Operation& operation) const;  // values of a sample
     int64_t states(const Operation& operation) const;      // of a neuron, or of an input of a pooling
+    int64_t weights(const Operation& operation, const Window& window) const;  // their number; 0: there are none
     int64_t parameters(const Operation& operation) const;
     std::vector<Slot> slots(Slot given) const;
     // The additions of a weight for a spike in an operation, from the number `added` that the engine counted.

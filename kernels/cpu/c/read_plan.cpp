@@ -78,7 +78,8 @@ bool PlanReader::operation(Json about) {
     NEED(name.is_text(), "an operation has no name");
     op.name = name.text();
     if (!shape_of(about["shape"], op.shape) || !truth(about["adaptive"], op.adaptive)) return false;
-    op.image = image_of(op.shape);
+    const Image image = image_of(op.shape);
+    op.C = image.C, op.H = image.H, op.W = image.W;
     NEED(!op.adaptive || op.kind == engine::AveragePool, "only an average is adaptive");
     if (!windows(about["windows"], op)) return false;
     if (op.kind == engine::Fire || op.kind == engine::Recur)
@@ -89,8 +90,11 @@ bool PlanReader::operation(Json about) {
     if (!whole(about["divisor"], 1 - most_size, op.divisor) || !senders(about["senders"], op)) return false;
     const Json scale = about["scale"];
     if (scale.is_there() && !scale.is_null()) {
-        if (!tensor(scale, Type::Float, op.scale)) return false;
-        NEED(is_finite(*op.scale), "a scale is not finite");
+        const Tensor* numbers = nullptr;
+        if (!tensor(scale, Type::Float, numbers)) return false;
+        NEED(is_finite(*numbers), "a scale is not finite");
+        NEED(numbers->has_shape({op.C}), "a scale is missing, or has another size");
+        op.scale = numbers->floats();
     }
     if (op.kind == engine::Delay && !delays(about["delays"], op)) return false;
     const bool by_other_rules = is_of_changes(plan, op.kind);
@@ -118,7 +122,7 @@ bool PlanReader::neurons(Json about, Operation& op) {
         if (about["model"].text() == neuron_models[k].name) to.model = k;
     NEED(to.model < model_count, "neurons are not known");
     const Json scalars = about["scalars"], limit = about["limit"];
-    NEED(scalars.is_list() && scalars.size() == to.about().scalars, "neurons have other parameters");
+    NEED(scalars.is_list() && scalars.size() == model_of(to).scalars, "neurons have other parameters");
     bool sound = true;
     float* scalar = to.scalars;
     scalars.each_item([&](Json value) {
@@ -137,30 +141,34 @@ bool PlanReader::neurons(Json about, Operation& op) {
 }
 
 bool PlanReader::channels_of_neurons(Json about, const Operation& op, Population& to) {
-    const int64_t C = op.image.C, states = to.about().states + (op.kind == engine::Recur);  // its spikes
-    if (!tensor(about["channels"], Type::Float, to.channels) || !tensor(about["bias"], Type::Float, to.bias)) return false;
-    if (!tensor(about["start"], Type::Float, to.start)) return false;
-    NEED(to.channels->has_shape({to.about().channels, C}), "neurons have other parameters");
-    const float* const parameters = to.channels->floats();
-    const bool are_numbers = has_no_nan(parameters, C) && proxykernels::is_finite(parameters + C, to.channels->size - C);
+    const int64_t C = op.C, states = model_of(to).states + (op.kind == engine::Recur);  // its spikes
+    const Tensor *channels = nullptr, *bias = nullptr, *start = nullptr, *scale = nullptr;
+    if (!tensor(about["channels"], Type::Float, channels) || !tensor(about["bias"], Type::Float, bias)) return false;
+    if (!tensor(about["start"], Type::Float, start)) return false;
+    NEED(channels->has_shape({model_of(to).channels, C}), "neurons have other parameters");
+    to.channels = channels->floats(), to.bias = bias->floats(), to.start = start->floats();
+    const bool are_numbers = has_no_nan(to.channels, C) && proxykernels::is_finite(to.channels + C, channels->size - C);
     NEED(are_numbers || !is_file, "a parameter is no number");
-    NEED(to.bias->has_shape({C}) && to.start->has_shape({states, C}), "a bias or a state has another size");
-    NEED(can_be_summed(*to.bias) && is_finite(*to.start), "a bias or a state holds NaN, infinite or too large values");
+    NEED(bias->has_shape({C}) && start->has_shape({states, C}), "a bias or a state has another size");
+    NEED(can_be_summed(*bias) && is_finite(*start), "a bias or a state holds NaN, infinite or too large values");
     if (about["scale"].is_null()) return true;
-    if (!tensor(about["scale"], Type::Float, to.scale)) return false;
-    NEED(to.scale->has_shape({}) || to.scale->has_shape({C}), "a scale has another size");
-    NEED(is_finite(*to.scale), "a scale is not finite");
+    if (!tensor(about["scale"], Type::Float, scale)) return false;
+    NEED(scale->has_shape({}) || scale->has_shape({C}), "a scale has another size");
+    NEED(is_finite(*scale), "a scale is not finite");
+    to.scale = scale->floats(), to.scale_by_channel = !scale->shape.empty();
     return true;
 }
 
 bool PlanReader::recurrent(Json about, Operation& op) {
-    if (!tensor(about, Type::Float, op.recurrent)) return false;
-    const int64_t C = op.image.C;
-    NEED(can_be_summed(*op.recurrent), "a recurrent weight holds NaN, infinite or too large values");
+    const Tensor* weight = nullptr;
+    if (!tensor(about, Type::Float, weight)) return false;
+    const int64_t C = op.C;
+    NEED(can_be_summed(*weight), "a recurrent weight holds NaN, infinite or too large values");
     NEED(op.shape.size() == 1 && op.neurons.fires, "recurrent neurons are images, or never fire");
-    NEED(op.recurrent->has_shape({C, C}) || op.recurrent->has_shape({C}), "a recurrent weight has another shape");
+    NEED(weight->has_shape({C, C}) || weight->has_shape({C}), "a recurrent weight has another shape");
+    op.recurrent = weight->floats(), op.recurrent_full = weight->shape.size() == 2;
     const int64_t slot = op.windows[0].slot;
-    NEED(slot && plan.operations[slot - 1].has_neurons && plan.operations[slot - 1].neurons.forgets(),
+    NEED(slot && plan.operations[slot - 1].has_neurons && plan.operations[slot - 1].forgets(),
          "recurrent neurons read no currents");
     return true;
 }
@@ -173,25 +181,29 @@ bool PlanReader::moves(Json about, Operation& op) {
         NEED(from.H == first.H && from.W == first.W, "inputs differ in size");
         channels += from.C;
     }
-    const bool same = op.image.H == first.H && op.image.W == first.W;
-    return moved(about["pixels"], first.P(), op.image.P(), same, op.pixels) &&
-           moved(about["channels"], channels, op.image.C, true, op.channels);
+    const bool same = op.H == first.H && op.W == first.W;
+    return moved(about["pixels"], first.P(), op.image().P(), same, op.pixels) &&
+           moved(about["channels"], channels, op.C, true, op.channels);
 }
 
-bool PlanReader::moved(Json name, int64_t there, int64_t here, bool same, const Tensor*& to) {
+bool PlanReader::moved(Json name, int64_t there, int64_t here, bool same, const int64_t*& to) {
     if (name.is_null()) {
         NEED(there == here && same, "pixels or channels change their number");
         return true;
     }
-    if (!tensor(name, Type::Whole, to)) return false;
-    NEED(to->has_shape({here}) && lie_within(*to, -1, there), "pixels or channels lie outside of what is read");
+    const Tensor* numbers = nullptr;
+    if (!tensor(name, Type::Whole, numbers)) return false;
+    NEED(numbers->has_shape({here}) && lie_within(*numbers, -1, there), "pixels or channels lie outside of what is read");
+    to = numbers->whole();
     return true;
 }
 
 bool PlanReader::delays(Json name, Operation& op) {
-    if (!tensor(name, Type::Whole, op.delays)) return false;
-    NEED(op.delays->has_shape({op.image.C}), "delays have another size");
-    NEED(lie_within(*op.delays, 0, most_delay + 1), "a delay is out of range");
+    const Tensor* steps = nullptr;
+    if (!tensor(name, Type::Whole, steps)) return false;
+    NEED(steps->has_shape({op.C}), "delays have another size");
+    NEED(lie_within(*steps, 0, most_delay + 1), "a delay is out of range");
+    op.delays = steps->whole();
     return true;
 }
 
@@ -199,9 +211,11 @@ bool PlanReader::senders(Json about, Operation& op) {
     if (!about.is_there() || about.is_null()) return true;
     NEED(about.is_object(), "senders are no object");
     Senders& to = op.senders;
-    if (!tensor(about["limit"], Type::Float, to.limit) || !truth(about["rectifies"], to.rectifies)) return false;
+    const Tensor* limit = nullptr;
+    if (!tensor(about["limit"], Type::Float, limit) || !truth(about["rectifies"], to.rectifies)) return false;
     NEED(about["exponents"].is_whole(1, most_exponents + 1, to.exponents), "exponents are not 1 to 12");
-    NEED(to.limit->has_shape({op.image.C}) && has_no_nan(to.limit->floats(), to.limit->size), "a limit has another size");
+    NEED(limit->has_shape({op.C}) && has_no_nan(limit->floats(), limit->size), "a limit has another size");
+    to.limit = limit->floats();
     return op.has_senders = true;
 }
 

@@ -45,13 +45,13 @@ private:
     bool sizes_of(Json about, Window& window);
     bool window(Json about, const Operation& op, Window& to);
     bool windows(Json about, Operation& op);
-    bool weights(const Window& window, const Operation& op);
+    bool weights(const Window& window, const Tensor* weight, const Operation& op);
     bool spans(const Window& window, const Operation& op);
     bool neurons(Json about, Operation& op);
     bool channels_of_neurons(Json about, const Operation& op, Population& to);
     bool recurrent(Json about, Operation& op);
     bool moves(Json about, Operation& op);
-    bool moved(Json about, int64_t there, int64_t here, bool same, const Tensor*& to);
+    bool moved(Json about, int64_t there, int64_t here, bool same, const int64_t*& to);
     bool delays(Json about, Operation& op);
     bool senders(Json about, Operation& op);
 

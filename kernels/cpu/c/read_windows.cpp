@@ -21,14 +21,17 @@ bool PlanReader::windows(Json about, Operation& op) {
 bool PlanReader::sizes_of(Json about, Window& to) {
     const struct {
         const char* name;
-        int64_t least, *values;
-    } pairs[] = {{"kernel", 1, to.kernel}, {"stride", 1, to.stride}, {"padding", 0, to.padding}, {"dilation", 1, to.dilation}};
+        int64_t least, *height, *width;
+    } pairs[] = {{"kernel", 1, &to.kernel_h, &to.kernel_w},
+                 {"stride", 1, &to.stride_h, &to.stride_w},
+                 {"padding", 0, &to.padding_h, &to.padding_w},
+                 {"dilation", 1, &to.dilation_h, &to.dilation_w}};
     for (const auto& pair : pairs) {
         const Json values = about[pair.name];
         NEED(values.is_list() && values.size() == 2, "a kernel, stride, padding or dilation is no pair");
         bool sound = true;
-        int64_t* at = pair.values;
-        values.each_item([&](Json value) { sound = sound && value.is_whole(pair.least, most_size, *at++); });
+        int64_t* at = pair.height;
+        values.each_item([&](Json value) { sound = sound && value.is_whole(pair.least, most_size, *at), at = pair.width; });
         NEED(sound, "a kernel, stride, padding or dilation is out of range");
     }
     return true;
@@ -41,12 +44,16 @@ bool PlanReader::window(Json about, const Operation& op, Window& to) {
     if (!sizes_of(about, to)) return false;
     const Json weight = about["weight"], bias = about["bias"], averages = about["averages"];
     if (averages.is_there() && !whole(averages, 1, to.averages)) return false;
-    if (!weight.is_null() && !tensor(weight, Type::Float, to.weight)) return false;
-    if (bias.is_there() && !bias.is_null() && !tensor(bias, Type::Float, to.bias)) return false;
-    NEED(!to.weight || can_be_summed(*to.weight), "a weight holds NaN, infinite or too large values");
-    NEED(!to.bias || (to.bias->has_shape({op.image.C}) && can_be_summed(*to.bias)), "a bias has another size or is not finite");
+    const Tensor *weights_there = nullptr, *bias_there = nullptr;
+    if (!weight.is_null() && !tensor(weight, Type::Float, weights_there)) return false;
+    if (bias.is_there() && !bias.is_null() && !tensor(bias, Type::Float, bias_there)) return false;
+    NEED(!weights_there || can_be_summed(*weights_there), "a weight holds NaN, infinite or too large values");
+    NEED(!bias_there || (bias_there->has_shape({op.C}) && can_be_summed(*bias_there)),
+         "a bias has another size or is not finite");
+    if (weights_there) to.weight = weights_there->floats();
+    if (bias_there) to.bias = bias_there->floats();
     NEED(!to.averages || (op.kind == engine::Fire && to.weight && !plan.is_real(to)), "averages are part of no weight");
-    const Image from = plan.source(to), out = op.image;
+    const Image from = plan.source(to), out = op.image();
     switch (op.kind) {
         case engine::Flatten:
             NEED(out == (Image{from.size(), 1, 1}) && !to.weight, "a flattening changes the size");
@@ -58,44 +65,46 @@ bool PlanReader::window(Json about, const Operation& op, Window& to) {
         case engine::Sum:
         case engine::Delay:
         case engine::Recur:
-            NEED(to.is_plain() && out == from, "an operation has a window, or another size than it reads");
+            NEED(is_plain(to) && out == from, "an operation has a window, or another size than it reads");
             return true;
-        case engine::Move: NEED(to.is_plain(), "a move has a window"); return true;
+        case engine::Move: NEED(is_plain(to), "a move has a window"); return true;
         default: break;
     }
     if (op.adaptive) {
-        NEED(to.is_plain(), "an adaptive average has a window");
+        NEED(is_plain(to), "an adaptive average has a window");
         NEED(out.C == from.C, "a pooling changes the channels");
         return true;
     }
     if (op.adds() && !to.weight) {
-        NEED(to.is_plain() && out == from, "an input has another size than what it adds to");
+        NEED(is_plain(to) && out == from, "an input has another size than what it adds to");
         return true;
     }
-    return weights(to, op) && spans(to, op);
+    return weights(to, weights_there, op) && spans(to, op);
 }
 
-bool PlanReader::weights(const Window& w, const Operation& op) {
-    const Image from = plan.source(w), out = op.image;
-    if (w.weight) {
+bool PlanReader::weights(const Window& w, const Tensor* weight, const Operation& op) {
+    const Image from = plan.source(w), out = op.image();
+    if (weight) {
         NEED(op.adds(), "a pooling has weights");
         NEED(from.C % w.groups == 0 && out.C % w.groups == 0, "groups do not divide the channels");
-        NEED(w.weight->has_shape({out.C, from.C / w.groups, w.kernel[0], w.kernel[1]}), "a weight has another shape");
-        NEED(w.weight->size / out.C <= most_inputs && w.averages <= most_inputs, "a neuron has too many inputs");
+        NEED(weight->has_shape({out.C, from.C / w.groups, w.kernel_h, w.kernel_w}), "a weight has another shape");
+        NEED(weight->size / out.C <= most_inputs && w.averages <= most_inputs, "a neuron has too many inputs");
         return true;
     }
     NEED(out.C == from.C && w.groups == 1, "a pooling changes the channels");
-    NEED(w.taps() <= most_inputs, "a window is too large");
+    NEED(taps_of(w) <= most_inputs, "a window is too large");
     return true;
 }
 
 // Whether the windows lie where they may.
 bool PlanReader::spans(const Window& w, const Operation& op) {
-    const Image from = plan.source(w), out = op.image;
-    const int64_t sizes[2] = {from.H, from.W}, windows[2] = {out.H, out.W};
-    for (int axis = 0; axis < 2; axis++) {
-        const int64_t span = (w.kernel[axis] - 1) * w.dilation[axis] + 1, stride = w.stride[axis];
-        const int64_t n = sizes[axis], padding = w.padding[axis], first_of_last = (windows[axis] - 1) * stride;
+    const Image from = plan.source(w), out = op.image();
+    const struct {
+        int64_t n, windows, kernel, stride, padding, dilation;
+    } axes[] = {{from.H, out.H, w.kernel_h, w.stride_h, w.padding_h, w.dilation_h},
+                {from.W, out.W, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w}};
+    for (const auto& [n, windows, kernel, stride, padding, dilation] : axes) {
+        const int64_t span = (kernel - 1) * dilation + 1, first_of_last = (windows - 1) * stride;
         if (op.adds()) {  // a window entirely in the padding reads only zeros
             const int64_t uneven = stride == 1;  // padding "same" may have one pixel more at the end
             const int64_t left = n + 2 * padding - first_of_last - span;

@@ -50,7 +50,7 @@ static bool check(const pk_stream& s, const Asked& asked, Failure& failure) {
 // Room for what a layer gives in T steps; false if there is none.
 static bool make_room(const pk_stream& s, int64_t layer, bool real, int64_t T, engine::Shown& to) {
     Given& given = s.given[layer];
-    const Image out = s.plan().operations[layer].image;
+    const Image out = s.plan().operations[layer].image();
     const __int128 frames = (__int128)T * s.N, pixel = s.plan().changes() ? out.C : (out.C + 7) / 8;
     given.real = real;
     if (frames * out.size() > INT64_MAX / 8) return false;

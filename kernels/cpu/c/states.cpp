@@ -40,7 +40,7 @@ static bool write_rest(const pk_stream& s, Failure& failure) {
 
 // Recurrent neurons keep the spikes of the step before, behind their other states.
 static bool ends_in_spikes(const pk_stream& s, const Operation& op, const float* state) {
-    const int64_t states = s.plan().states(op), C = op.image.C;
+    const int64_t states = s.plan().states(op), C = op.C;
     for (int64_t n = 0; n < s.N; n++) {
         const float* const spikes = state + ((n + 1) * states - 1) * C;
         if (std::any_of(spikes, spikes + C, [](float value) { return value != 0 && value != 1; })) return false;

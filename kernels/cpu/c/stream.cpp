@@ -15,10 +15,10 @@ using namespace proxykernels;
 pk_stream::pk_stream(const pk_network& network, int64_t N, int64_t threads)
     : network(&network), N(N), threads(threads), given(new Given[network.plan.count()]) {
     const Plan& plan = network.plan;
-    if (!plan.last().real) counts.resize((size_t)(N * plan.last().image.size()));
+    if (!plan.last().real) counts.resize((size_t)(N * plan.last().image().size()));
     began.resize((size_t)N), tally.resize((size_t)(plan.count() * engine::tallies)), products.resize((size_t)plan.count());
     const int64_t read = plan.with_logits();
-    if (read >= 0) potentials.resize((size_t)(N * plan.operations[read].image.size())), start.resize(potentials.size());
+    if (read >= 0) potentials.resize((size_t)(N * plan.operations[read].image().size())), start.resize(potentials.size());
     given[plan.count() - 1].wanted = true;
     rest();
     session = network.functions->make_session(network.packed);
@@ -47,9 +47,9 @@ void put_rest(const pk_stream& stream, int64_t layer, float* state) {
     const int64_t size = stream.plan().state_size(op);
     std::fill(state, state + stream.N * size, 0.0f);
     if (!op.has_neurons) return;
-    const int64_t states = stream.plan().states(op), P = op.image.P(), C = op.image.C;
+    const int64_t states = stream.plan().states(op), P = op.image().P(), C = op.C;
     for (int64_t i = 0; i < stream.N * states * P; i++)
-        memcpy(state + i * C, op.neurons.start->floats() + i / P % states * C, (size_t)C * sizeof(float));
+        memcpy(state + i * C, op.neurons.start + i / P % states * C, (size_t)C * sizeof(float));
 }
 
 bool check_size(const char* name, size_t size, __int128 wanted, Failure& failure) {
@@ -88,9 +88,9 @@ static double sample_bytes(const Plan& plan) {
     double states = 0, largest = 0;
     for (const Operation& op : plan.operations) {
         states += 4.0 * (double)plan.state_size(op);
-        largest = std::max(largest, (op.real ? 4.0 : 0.125) * (double)op.image.size());
+        largest = std::max(largest, (op.real ? 4.0 : 0.125) * (double)op.image().size());
     }
-    return states + 4.0 * (double)plan.last().image.size() + largest;
+    return states + 4.0 * (double)plan.last().image().size() + largest;
 }
 
 }  // namespace proxykernels

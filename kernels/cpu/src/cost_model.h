@@ -2,7 +2,7 @@
 //
 // A kernel's time is a sum over its operations: their number, which is counted here, times their cost on a kind of machine.
 // Layers that are called one by one choose their kernel by it (../choice.py), and so do engines for each segment of steps
-// (../c/lines.h). `python benchmarks/ops_speed.py --fit` measures the costs on another machine; only their ratios matter. It
+// (lines.h). `python benchmarks/ops_speed.py --fit` measures the costs on another machine; only their ratios matter. It
 // is compiled once. headers.py reads the structs from this file.
 #pragma once
 #include <cstddef>

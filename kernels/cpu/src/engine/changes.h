@@ -17,7 +17,7 @@ static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Win
     s.x = session.slots[w.slot - 1], s.T_in = x.silent ? 0 : x.steps;
     s.real = session.plan.ops[w.slot - 1].real;
     s.weight = w.matrix, s.bias = fresh ? w.bias : nullptr;
-    s.limit = op.limit, s.lowest = op.lowest, s.exponents = op.exponents;
+    s.limit = op.senders.limit, s.lowest = op.senders.rectifies ? 0 : -INFINITY, s.exponents = op.senders.exponents;
     s.N = N, s.T = T, s.P = op.P(), s.C = op.C, s.C_in = w.C, s.H = w.H, s.W = w.W, s.W_out = op.W;
     s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w, s.stride_h = w.stride_h, s.stride_w = w.stride_w;
     s.padding_h = w.padding_h, s.padding_w = w.padding_w, s.dilation_h = w.dilation_h, s.dilation_w = w.dilation_w;

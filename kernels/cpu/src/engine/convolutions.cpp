@@ -74,7 +74,7 @@ static int64_t way_of_one_pixel(const Op& op, const View& x, int64_t N, int64_t 
     return tiles.busy * (double)in_whole_tiles(steps) < by_patterns ? engine::ByTiles : engine::ByPatterns;
 }
 
-// The ways that can run a layer, with their cycles as a function of the rate (../../c/lines.h).
+// The ways that can run a layer, with their cycles as a function of the rate (../lines.h).
 class Candidates {
 public:
     Candidates(const Op& op, int64_t N, int64_t steps) {

@@ -21,7 +21,7 @@ struct Currents : RowsToAdd {
             return;
         }
         for (int64_t i = 0; i < pixels; i++)
-            for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), op.bias + b * columns, columns * sizeof(float));
+            for (int64_t t = 0; t < cut.sums; t++) memcpy(sums(i, t), op.neurons.bias + b * columns, columns * sizeof(float));
         for (int64_t k = 0; k < op.count; k++) {
             const Window& w = op.windows[k];
             if (is_listed(w)) {
@@ -127,7 +127,7 @@ private:
                 for (int64_t item = 0; item < n; item++)
                     take_values(w, (first + item) / cut.sums, (first + item) % cut.sums, value + item);
             }
-            add.all_exactly(matrix_of(w, b), op.bias + b * columns, value, w.rows, n, s->sums + first * columns);
+            add.all_exactly(matrix_of(w, b), op.neurons.bias + b * columns, value, w.rows, n, s->sums + first * columns);
         }
     }
     // Whether the windows of exact_pixels pixels, from the i-th on, lie inside the image with their values adjacent in memory.
@@ -165,7 +165,7 @@ private:
     void sum_exactly(int64_t b, int64_t i, int64_t t, const Adders& add_rows) const {
         double* const sum = s->exact;
         const int64_t width = op.vecs_of(b) * Vec::width, channels = least(columns, op.C - b * columns);
-        for (int64_t c = 0; c < width; c++) sum[c] = op.bias[b * columns + c];
+        for (int64_t c = 0; c < width; c++) sum[c] = op.neurons.bias[b * columns + c];
         for (int64_t k = 0; k < op.count; k++) {
             const Window& w = op.windows[k];
             const View& x = view(w);

@@ -7,7 +7,7 @@
 // time; a plan may serve many sessions at once. Nothing here knows Python, torch or OpenMP.
 #pragma once
 #include "../abi.h"
-#include "../table.h"
+#include "description.h"
 
 namespace engine {
 
@@ -19,52 +19,10 @@ namespace engine {
 enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles, PixelTiles = Tiles + 4, Patterns = PixelTiles + 2 };
 
 // What a kernel takes for a segment of line_steps steps of a sample, in cycles: if nothing fires, and if all inputs do at each
-// step. Between them it is as much as rows are added (../../c/lines.h).
-constexpr int64_t line_steps = 64;
+// step. Between them it is as much as rows are added (../lines.h).
+constexpr int64_t line_steps = 64, line_count = Patterns + 1;
 struct Line {
     double silent, busy;
-};
-
-// Where an operation reads, and by which window. Of neurons: what one of their inputs adds to the currents.
-struct Term {
-    int64_t slot;
-    // [C_out, C_in / groups, kernel_h * kernel_w]; null: the input itself is the current.
-    const float* weight;
-    int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, groups;
-    int64_t joined;  // groups that can be run as one, with zeros between them; 0: none can
-    const float* bias;  // [C_out], of sigma-delta neurons; or null
-};
-
-struct Operation {
-    int64_t kind;
-    const Term* terms;
-    int64_t count;  // of terms
-    int64_t C, H, W;  // of what it gives
-    int64_t real;  // whether that is values
-    Neuron neuron;  // of Fire, like those that follow
-    const float* bias;  // [ceil(C / 32) * 32], zeros behind C
-    const float* start;  // [states, C]: of a run that starts at rest
-    int64_t exact;  // whether real values times weights are summed in double, and rounded once
-    int64_t divisor;  // of an average; 0: the size of the window,
-    int64_t count_padding;  // with the pixels of the padding
-    int64_t adaptive;  // windows divide the image as evenly as they can; kernel, stride and padding are not looked at
-    // Of a Move: which pixel of its inputs each pixel is, and which channel, counted on through all inputs; -1: zeros. Null:
-    // as they lie.
-    const int64_t *pixels, *channels;
-    // Of Recur, which has the neurons of Fire, no bias, and in `start` the spikes before the first step besides: weights [C][C],
-    // of which row i has what neuron i receives; or without `recurrent_full` one row [C], of which each takes its own.
-    const float* recurrent;
-    int64_t recurrent_full;
-    Line lines[11];  // of Fire with weights of one input, by the kernel; infinite: it cannot run
-    const float* limit;  // [C], of Send and SendMaxima, like the next two: as SigmaDelta has them
-    float lowest;
-    int64_t exponents;
-    const float* scale;  // [C], of Sum: what its outputs are multiplied by
-    const int64_t* delays;  // [C], of a Delay: by how many steps
-};
-
-struct Input {
-    int64_t C, H, W;
 };
 
 // Where the states of an operation go, [N, states, P, C], those of a sample at its end; null: nowhere.
@@ -154,7 +112,8 @@ struct Handed {
 };
 
 struct Functions {
-    Plan* (*make_plan)(const Input*, const Operation*, int64_t count);  // null: there is no memory
+    // Copies and packs all that is described; null: there is no memory. `has_tiles`: whether the instruction set has matrix tiles.
+    Plan* (*make_plan)(const Description*, int64_t has_tiles);
     void (*free_plan)(Plan*);
     Session* (*make_session)(const Plan*);
     void (*free_session)(Session*);

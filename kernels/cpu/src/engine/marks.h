@@ -91,11 +91,11 @@ static void begin_at_rest(const Session& session, int64_t k, int64_t N) {
     State& state = session.states[k];
     const Op& op = session.plan.ops[k];
     bool zeros = true, waits = true;
-    for (int64_t i = 0; i < op.states * op.C; i++) zeros &= op.start[i] == 0;
-    for (int64_t c = 0; c < op.C; c++) waits &= op.start[c] < op.neuron.channels[c];
+    for (int64_t i = 0; i < op.states * op.C; i++) zeros &= op.neurons.start[i] == 0;
+    for (int64_t c = 0; c < op.C; c++) waits &= op.neurons.start[c] < op.neuron.channels[c];
     if (zeros) memset(state.v, 0, N * op.state_size * sizeof(float));
     for (int64_t i = 0; i < N * op.states * op.P() && !zeros; i++)
-        memcpy(state.v + i * op.C, op.start + i / op.P() % op.states * op.C, op.C * sizeof(float));
+        memcpy(state.v + i * op.C, op.neurons.start + i / op.P() % op.states * op.C, op.C * sizeof(float));
     forget(state);
     begin_marks(session, k);
     state.is_settled = waits;

@@ -7,7 +7,7 @@
 namespace PK_TARGET {
 
 // packed_plan.cpp. Null if there is no memory.
-Plan* make_plan(const Input* input, const Operation* operations, int64_t count);
+Plan* make_plan(const Description* described, int64_t has_tiles);
 void free_plan(Plan* plan);
 
 // fire.cpp: neurons by patterns, for `steps` of the `all_steps` steps of a segment; at most as many steps as a pattern has

@@ -1,6 +1,7 @@
-// Makes a plan from the caller's operations. Everything that a run reads is copied, and weights are packed.
+// Makes a plan of what is described. Everything that a run reads is copied, and weights are packed.
 #include <algorithm>
 
+#include "../lines.h"
 #include "../sigma_delta/row_weights.h"
 #include "kernel_weights.h"
 #include "operations.h"
@@ -64,7 +65,7 @@ static bool pack_groups(Window& w, const Op& op) {
 static bool neurons_restart(const Op& op) {
     const bool hard = op.neuron.model == models::HardReset || op.neuron.model == models::LeakyHardReset;
     for (int64_t c = 0; c < op.C && hard; c++)
-        if (op.start[c] != op.neuron.scalars[0]) return false;
+        if (op.neurons.start[c] != op.neuron.scalars[0]) return false;
     return hard;
 }
 
@@ -92,37 +93,43 @@ static bool pack_windows(Plan& plan, Op& op) {
     return true;
 }
 
-// Copies the parameters of an operation's neurons; false if there is no memory.
+// Copies the parameters of an operation's neurons, for the kernels; false if there is no memory.
 static bool copy_neurons(Op& op) {
-    op.state_P = op.P();
-    op.restarts = neurons_restart(op);
-    int64_t channelwise = 0;
-    switch (op.neuron.model) {
+    int64_t parameters = 0;
+    switch (op.neurons.model) {
 #define MODEL(Name, states_, channels_, scalars_) \
-    case models::Name: op.states = states_, channelwise = channels_; break;
+    case models::Name: op.states = states_, parameters = channels_; break;
         PK_MODELS(MODEL)
 #undef MODEL
     }
     op.states += op.kind == engine::Recur;
-    const int64_t parameters = channelwise * ceil_div(op.C, block) * block, starts = op.states * op.C;
-    if (!copy_of(op.neuron.channels, parameters, parameters, op.parameters)) return false;
-    if (!copy_of(op.start, starts, starts, op.start_copy)) return false;
-    if (!copy_of(op.bias, op.C, op.blocks() * columns, op.bias_copy)) return false;
-    op.neuron.channels = op.parameters, op.start = op.start_copy;
-    op.conv.bias = op.bias = op.bias_copy;
+    op.state_P = op.P();
+    op.neuron.model = op.neurons.model, op.neuron.stride = ceil_div(op.C, block) * block;
+    memcpy(op.neuron.scalars, op.neurons.scalars, sizeof op.neuron.scalars);
+    float* const channels = allocate_zeros<float>(parameters * op.neuron.stride);
+    op.copies[op.copied++] = channels, op.neuron.channels = channels;
+    if (!channels) return false;
+    for (int64_t k = 0; k < parameters; k++)
+        memcpy(channels + k * op.neuron.stride, op.neurons.channels + k * op.C, (size_t)op.C * sizeof(float));
+    for (int64_t c = op.C; c < op.neuron.stride; c++) channels[c] = INFINITY;  // the padding never fires
+    op.neurons.channels = channels, op.neurons.scale = nullptr;
+    if (!op.copy(op.neurons.start, op.states * op.C) || !op.copy(op.neurons.bias, op.C, op.blocks() * columns)) return false;
+    op.conv.bias = op.neurons.bias;
+    op.restarts = neurons_restart(op);
     return true;
 }
 
-// The same for recurrent neurons; their spikes are a state, too.
-static bool copy_recurrent(Plan& plan, Op& op) {
-    if (!copy_neurons(op)) return false;
+// Packs what recurrent neurons send to each other; their spikes are a state, too.
+static bool pack_recurrent(Plan& plan, Op& op) {
     op.restarts = false;
     Window& back = op.back;
     back.weight = op.recurrent, back.C = back.rows = op.C, back.H = back.W = 1;
     back.kernel_h = back.kernel_w = 1;
     if (!op.recurrent_full) {
         back.rows = 1, back.bytes = ceil_div(op.C, block) * block * (int64_t)sizeof(float);
-        if (!copy_of(op.recurrent, op.C, back.bytes / (int64_t)sizeof(float), back.matrix)) return false;
+        back.matrix = allocate_zeros<float>(back.bytes / (int64_t)sizeof(float));
+        if (!back.matrix) return false;
+        memcpy(back.matrix, op.recurrent, (size_t)op.C * sizeof(float));
     } else if (!pack_matrix(back, op, true)) {
         return false;
     }
@@ -146,14 +153,19 @@ static bool copy_changes(Plan& plan, Op& op) {
         if (!w.weight) std::fill(w.matrix, w.matrix + size, 1.0f);
         else if (w.by_channel) pack_taps(w.weight, w.matrix, op.C, w.taps());
         else pack_sigma_delta(w.weight, w.matrix, op.C, w.C / w.groups, w.taps(), w.groups);
-        if (!copy_of(w.bias, op.C, op.C, w.bias_copy)) return false;
-        w.weight = w.matrix, w.bias = w.bias_copy;
+        w.weight = w.matrix;
+        if (!op.copy(w.bias, op.C)) return false;
         plan.bytes += size * (int64_t)sizeof(float);
         if (inputs > most_inputs) most_inputs = inputs, op.main_window = i;
     }
-    if (!copy_of(op.limit, op.C, op.C, op.limit_copy)) return false;
-    if (!copy_of(op.scale, op.C, op.C, op.scale_copy)) return false;
-    op.limit = op.limit_copy, op.scale = op.scale_copy;
+    if (!op.has_senders) {
+        float* const zeros = allocate_zeros<float>(op.C);
+        op.copies[op.copied++] = zeros, op.senders.limit = zeros;
+        if (!zeros) return false;
+    } else if (!op.copy(op.senders.limit, op.C)) {
+        return false;
+    }
+    if (!op.copy(op.scale, op.C)) return false;
     const Window& first = op.windows[0];
     const bool sends = op.kind == engine::Send && !op.real, ends = op.kind == engine::Changes || op.kind == engine::Sum;
     op.state_size = pools ? first.H * first.W * first.C : sends || ends ? op.P() * op.C : 0;
@@ -186,28 +198,49 @@ static bool make_reach(Op& op, const float* weight) {
     free(of_column), free(of_row);
     if (!fits) return false;
     reach.outputs = (double)(reach.rows.all * reach.columns.all) / (double)(w.H * w.W);
-    reach.waits = neurons_wait(op.neuron, op.bias, op.C);
+    reach.waits = neurons_wait(op.neuron, op.neurons.bias, op.C);
     reach.leaks = op.neuron.model != models::HardReset && op.neuron.model != models::SoftReset;
     reach.drifts = !reach.waits && !reach.leaks;
     int64_t parameters = 0;
     with_model(op.neuron, [&](auto model) { parameters = channelwise<decltype(model)>; });
-    return repeat_channels(reach, op.neuron, parameters, op.bias, op.C);
+    return repeat_channels(reach, op.neuron, parameters, op.neurons.bias, op.C);
+}
+
+// Finds which groups of a window can be joined, and what kernels take for neurons with the weights of one input.
+static void find_costs(Op& op, int64_t bits, bool has_tiles) {
+    const Window* weighted = nullptr;
+    int64_t count = 0;
+    for (int64_t i = 0; i < op.count; i++) {
+        Window& w = op.windows[i];
+        if (!w.weight) continue;
+        w.joined = costs::join_in_rows(op.C, w.C / w.groups, w.groups);
+        weighted = &w, count++;
+    }
+    if (count != 1) return;
+    const Window& w = *weighted;
+    const costs::Layer layer{1,          1,          op.P(),      op.C,         w.H,         w.W, w.C / w.groups,
+                             w.kernel_h, w.kernel_w, w.padding_w, w.dilation_h, w.dilation_w};
+    const int64_t row = bits == 8 ? costs::byte_row : bits == 16 ? costs::short_row : costs::float_row;
+    costs::find_lines(layer, w.groups, row, has_tiles, op.lines);
 }
 
 // Makes operation k of a plan, after those before it. False if there is no memory.
-static bool make_op(Plan& plan, const Operation& operation, int64_t k) {
+static bool make_op(Plan& plan, const Description& described, int64_t k, bool has_tiles) {
+    const Operation& operation = described.operations[k];
     Op& op = plan.ops[k];
     (Operation&)op = operation;
-    op.terms = nullptr;
+    op.reads = nullptr, op.exact = described.bits;
     op.windows = new Window[op.count];
     for (int64_t i = 0; i < op.count; i++) {
         Window& w = op.windows[i];
-        (engine::Term&)w = operation.terms[i];
+        (engine::Window&)w = operation.reads[i];
         if (w.slot) w.C = plan.ops[w.slot - 1].C, w.H = plan.ops[w.slot - 1].H, w.W = plan.ops[w.slot - 1].W;
         else w.C = plan.input.C, w.H = plan.input.H, w.W = plan.input.W;
         if (i) w.channel = op.windows[i - 1].channel + op.windows[i - 1].C;
         if (op.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
     }
+    if (op.kind == engine::Fire) find_costs(op, described.bits, has_tiles);
+    if ((op.kind == engine::Fire || op.kind == engine::Recur) && !copy_neurons(op)) return false;
     op.changes = plan.changes();
     if (op.changes && !copy_changes(plan, op)) return false;
     if (!op.changes && !pack_windows(plan, op)) return false;
@@ -220,18 +253,15 @@ static bool make_op(Plan& plan, const Operation& operation, int64_t k) {
     }
     op.moves |=
         op.kind == engine::Fire || op.kind == engine::Recur || op.kind == engine::MaxRatePool || op.kind == engine::Delay;
-    if (!copy_of(op.pixels, op.P(), op.P(), op.pixels_copy)) return false;
-    if (!copy_of(op.channels, op.C, op.C, op.channels_copy)) return false;
-    if (!copy_of(op.delays, op.C, op.C, op.delays_copy)) return false;
-    op.pixels = op.pixels_copy, op.channels = op.channels_copy, op.delays = op.delays_copy;
+    if (!op.copy(op.pixels, op.P()) || !op.copy(op.channels, op.C) || !op.copy(op.delays, op.C)) return false;
     const Window& first = op.windows[0];
     if (op.kind == engine::MaxRatePool || op.kind == engine::RunningMaxPool) op.states = 1, op.state_P = first.H * first.W;
     if (op.kind == engine::Delay) {
         op.states = 1, op.state_P = op.P();
         for (int64_t c = 0; c < op.C; c++) op.states = most(op.states, op.delays[c]);
     }
-    if (op.kind == engine::Fire && !(copy_neurons(op) && make_reach(op, operation.terms[0].weight))) return false;
-    if (op.kind == engine::Recur && !copy_recurrent(plan, op)) return false;
+    if (op.kind == engine::Fire && !make_reach(op, operation.reads[0].weight)) return false;
+    if (op.kind == engine::Recur && !pack_recurrent(plan, op)) return false;
     if (!op.changes) op.state_size = op.states * op.state_P * op.C;
     return true;
 }
@@ -240,10 +270,10 @@ void free_plan(Plan* plan) {
     for (int64_t k = 0; k < plan->count; k++) {
         Op& op = plan->ops[k];
         for (int64_t i = 0; i < op.count && op.windows; i++)
-            free(op.windows[i].matrix), free(op.windows[i].depthwise), free(op.windows[i].unit), free(op.windows[i].bias_copy);
-        free(op.sliced), free(op.unit), free(op.tables), free(op.tiles), free(op.tile_unit), free(op.parameters),
-            free(op.start_copy), free(op.bias_copy), free(op.pixels_copy), free(op.channels_copy), free(op.delays_copy),
-            free(op.limit_copy), free(op.scale_copy), free(op.back.matrix), free(op.back.unit);
+            free(op.windows[i].matrix), free(op.windows[i].depthwise), free(op.windows[i].unit);
+        for (int64_t i = 0; i < op.copied; i++) free(op.copies[i]);
+        free(op.sliced), free(op.unit), free(op.tables), free(op.tiles), free(op.tile_unit), free(op.back.matrix),
+            free(op.back.unit);
         delete[] op.windows;
         delete op.reach;
     }
@@ -251,10 +281,11 @@ void free_plan(Plan* plan) {
     delete plan;
 }
 
-Plan* make_plan(const Input* input, const Operation* operations, int64_t count) {
-    Plan* const plan = new Plan{new Op[count](), count, *input, 0};
+Plan* make_plan(const Description* described, int64_t has_tiles) {
+    const int64_t count = described->count;
+    Plan* const plan = new Plan{new Op[count](), count, described->input, 0};
     for (int64_t k = 0; k < count; k++)
-        if (!make_op(*plan, operations[k], k)) {
+        if (!make_op(*plan, *described, k, has_tiles)) {
             free_plan(plan);
             return nullptr;
         }

@@ -14,6 +14,7 @@
 
 namespace PK_TARGET {
 
+using engine::Description;
 using engine::Input;
 using engine::Operation;
 using engine::Run;
@@ -48,18 +49,9 @@ static T* allocate_zeros(int64_t n) {
     if (data) memset((void*)data, 0, (size_t)n * sizeof(T));
     return data;
 }
-// Copies n elements and pads them with zeros up to `size`. If `from` is null, so is the copy. False if there is no memory.
-template <class T>
-static bool copy_of(const T* from, int64_t n, int64_t size, T*& copy) {
-    if (!from) return true;
-    copy = allocate_zeros<T>(size);
-    if (copy) memcpy((void*)copy, from, (size_t)n * sizeof(T));
-    return copy;
-}
-
-// A Term with packed weights. Without groups: row tap * C_in + channel. With groups, each register of output channels has its
+// What an operation reads, with packed weights. Without groups: row tap * C_in + channel. With groups, each register of output channels has its
 // own rows, for the inputs of its groups only.
-struct Window : engine::Term {
+struct Window : engine::Window {
     int64_t C, H, W;  // of the slot
     int64_t channel = 0;  // first channel of this input among the concatenated inputs of a move
     int64_t rows = 0;
@@ -69,7 +61,7 @@ struct Window : engine::Term {
     float* unit = nullptr;  // weight units of the channels, if rows are integers; [blocks * columns]
     int64_t span = 0;         // with groups: the largest number of inputs of a register
     int64_t bytes = 0, row_bytes = 0;  // of the matrix; of a row of the first block
-    float* bias_copy = nullptr;
+    int64_t joined = 0;  // groups that can be run as one, with zeros between them; 0: none can
     bool by_channel = false;  // sigma-delta neurons: whether the window is depthwise
 
     int64_t taps() const { return kernel_h * kernel_w; }
@@ -83,11 +75,15 @@ struct Window : engine::Term {
     }
 };
 
+// An operation as it is described, whose tensors are copies, and what it takes to run it. Its bias is [blocks * columns], with
+// zeros behind C.
 struct Op : Operation {
-    Window* windows = nullptr;
-    float *parameters = nullptr, *start_copy = nullptr, *bias_copy = nullptr;  // bias: [blocks * columns]
-    int64_t *pixels_copy = nullptr, *channels_copy = nullptr, *delays_copy = nullptr;
-    float *limit_copy = nullptr, *scale_copy = nullptr;
+    Window* windows = nullptr;  // instead of `reads`
+    Neuron neuron{};  // the neurons for the kernels: parameters [stride] of each channel, of which the padding never fires
+    bool exact = false;  // whether real values times weights are summed in double, and rounded once
+    engine::Line lines[engine::line_count] = {};  // of Fire with weights of one input, by the kernel; infinite: it cannot run
+    void* copies[most_windows + 3] = {};  // what the pointers of the description point to
+    int64_t copied = 0;
     Window back{};  // recurrent neurons: the weights of their own spikes; one row of floats unless `recurrent_full`
     int64_t states = 0, state_P = 0, rows = 0;  // states per neuron; pixels of a state; rows of all windows without groups
     // Whether it is a convolution of the window `weighted` plus at most one input without weights. If so, `conv` describes it
@@ -111,12 +107,22 @@ struct Op : Operation {
     int64_t state_size = 0, sent_size = 0;  // floats per sample: of the potentials, or of z; of a
     bool of_input = false;  // whether it passes on the network's input, which is spikes or values depending on the run
 
-    // Whether its output is of the kind of its input: spikes for spikes, values for values.
-    bool passes_on() const {
-        if (changes) return false;
-        return kind == engine::MaxPool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move ||
-               kind == engine::Delay;
+    // Replaces the pointer to n elements by one to a copy, padded with zeros up to `size`. If it is null, so it remains. False if
+    // there is no memory.
+    template <class T>
+    bool copy(const T*& pointer, int64_t n, int64_t size) {
+        if (!pointer) return true;
+        T* const to = allocate_zeros<T>(size);
+        if (to) memcpy((void*)to, pointer, (size_t)n * sizeof(T));
+        copies[copied++] = to, pointer = to;
+        return to;
     }
+    template <class T>
+    bool copy(const T*& pointer, int64_t n) {
+        return copy(pointer, n, n);
+    }
+    // Whether its output is of the kind of its input: spikes for spikes, values for values.
+    bool passes_on() const { return !changes && engine::passes_on(kind); }
     int64_t row_line() const {  // the index in `lines` of the rows that its slices have
         if (conv.row_channels == FloatRows::channels) return engine::FloatRow;
         return conv.row_channels == ShortRows::channels ? engine::ShortRow : engine::ByteRow;

@@ -35,7 +35,7 @@ struct Recurring {
         Carver carver{scratch.kernel};
         const RecurrentMemory memory(carver, states, op.C);
         float* const v = session.states[k].v + image * op.state_size;
-        load_recurrent(memory, states, fresh ? op.start : v, op.C, op.C);
+        load_recurrent(memory, states, fresh ? op.neurons.start : v, op.C, op.C);
         const View& x = session.views[op.windows[0].slot];
         uint8_t* const out = (uint8_t*)session.slots[k] + image * steps * op.bytes();
         const uint8_t* fired = memory.fired;

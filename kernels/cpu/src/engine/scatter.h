@@ -194,7 +194,7 @@ struct Scattered : ScatteredEvents {
             set_parameters(p, n.channels + c, n.stride);
             Vec state[Model::states];
             for (int i = 0; i < Model::states; i++) state[i] = load_first(v + i * next + c, count);
-            Vec current = load(op.bias + c);
+            Vec current = load(op.neurons.bias + c);
             if (currents) {
                 current = load_first(currents + c, count) + current;
                 store_first(currents + c, broadcast(0.0f), count);

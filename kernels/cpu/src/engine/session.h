@@ -268,7 +268,7 @@ static inline Neurons neurons_of(const Session& session, int64_t number, int64_t
     Neurons n{};
     n.neuron = op.neuron, n.v = session.states[number].v;
     n.T = steps, n.N = N, n.P = op.P(), n.C = op.C;
-    n.start = fresh ? op.start : n.v;
+    n.start = fresh ? op.neurons.start : n.v;
     n.start_image = fresh ? 0 : op.states * n.P * n.C;
     n.start_state = fresh ? n.C : n.P * n.C;
     n.start_pixel = fresh ? 0 : n.C;

@@ -1,5 +1,5 @@
 // The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP. With AMX its functions are those
-// of AVX-512: what plans tell of costs decides whether tiles are taken (Operation.lines).
+// of AVX-512: what kernels take decides whether tiles are taken (Op::lines).
 #include "run.h"
 
 #include "../fingerprint.h"
@@ -56,9 +56,7 @@ static uint64_t hash(Session* session, const engine::Piece* pieces, int64_t coun
 }
 
 static constexpr engine::Functions its_functions = {
-    [](const Input* input, const Operation* operations, int64_t count) {
-        return (engine::Plan*)make_plan(input, operations, count);
-    },
+    [](const Description* described, int64_t has_tiles) { return (engine::Plan*)make_plan(described, has_tiles); },
     [](engine::Plan* plan) { free_plan((Plan*)plan); },
     [](const engine::Plan* plan) { return (engine::Session*)new Session(*(const Plan*)plan); },
     [](engine::Session* session) { delete (Session*)session; },

@@ -66,7 +66,7 @@ struct PixelTiled {
         PixelTileMemory(kernel.tiling, carver);
         return carver.bytes;
     }
-    // The cycles of `steps` steps of a sample. The cost model (../../c/lines.h) assumes full tiles; a partly filled one costs as
+    // The cycles of `steps` steps of a sample. The cost model (../lines.h) assumes full tiles; a partly filled one costs as
     // much as a full one.
     static double cycles(const Op& op, int64_t steps) {
         const PlaneLayout layout(conv_of(op, shape_of(op, 1, steps), View{}, nullptr, nullptr));
