@@ -1,6 +1,7 @@
 """Cases that the exactness tests share: data on a dyadic grid, so that every float32 sum is exact in any order."""
 
 import math
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -29,6 +30,11 @@ CONVOLUTIONS = [
     pytest.param((6, 7, 6, 9, (3, 3), 1, 1, 1, 3), id="groups"),
     pytest.param((10, 6, 6, 10, (3, 3), 1, 1, 1, 10), id="depthwise"),
 ]
+
+
+def many(values: Iterable, every: int = 3) -> list:
+    """Parameters that are much alike: every third runs always, the others where slow tests do."""
+    return [pytest.param(value, marks=pytest.mark.slow if k % every else ()) for k, value in enumerate(values)]
 
 
 def dyadic(*shape: int, generator: torch.Generator, span: int = 16, unit: float = 1 / 16) -> Tensor:

@@ -13,11 +13,13 @@ Tests marked ``slow`` take seconds each. They run where they are named, with ``-
 
 import random
 from argparse import ArgumentTypeError
+from collections import Counter
 from itertools import combinations
 
 import pytest
 
 FEW = 24  # cases of a test that are never thinned out
+TOGETHER = 4  # cases of a slow test in one part
 
 
 def thin(metafunc: pytest.Metafunc, strength: int) -> None:
@@ -54,8 +56,12 @@ def part(text: str) -> tuple[int, int]:
 
 
 def part_of_slow(items: list[pytest.Item], k: int, n: int) -> list[pytest.Item]:
-    """The cases of every n-th slow test, from the k-th on: cases of one test stay together, for they share fixtures."""
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    tests = dict.fromkeys((item.path, getattr(item, "originalname", item.name)) for item in slow)
-    chosen = set(list(tests)[k::n])
-    return [item for item in slow if (item.path, getattr(item, "originalname", item.name)) in chosen]
+    """Every n-th slow test from the k-th on; of many cases, every n-th four of them: those beside share fixtures."""
+    groups: dict[tuple, list[pytest.Item]] = {}
+    counts: Counter[tuple] = Counter()
+    for item in items:
+        if item.get_closest_marker("slow"):
+            test = item.path, getattr(item, "originalname", item.name)
+            groups.setdefault((*test, counts[test] // TOGETHER), []).append(item)
+            counts[test] += 1
+    return [item for group in list(groups.values())[k::n] for item in group]

@@ -1,9 +1,6 @@
 """against_relu.py from end to end, and what counts as level."""
 
 import csv
-import os
-import subprocess
-import sys
 
 import against_relu
 import pytest
@@ -14,7 +11,6 @@ from speed import against_table, answers, cascades, cut_activations, levels, log
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import cpu
 
 
 @pytest.fixture
@@ -138,17 +134,6 @@ def test_a_cascade_gives_unsure_images_to_the_large_network(subject):
             assert cascade.large.sizes == sizes and given
 
 
-def test_a_cascade_in_a_table():
-    """Beside a spiking network, with the share that goes on to the large network."""
-    relu = [row(levels.RELU, "float32", "", "93.31", "2", by) for by in ("torch", "OpenVINO")]
-    cascade = [row(levels.CASCADE, "float32", T, right) for T, right in (("5", "93.20"), ("10", "93.25"))]
-    assert levels.steps(cascade[0]) == "5 %"
-    assert list(levels.sentences(relu + cascade)) == [
-        "cascade of ReLU networks, float32: first level with the ReLU network (93.31 %) at 10 % to the large one, "
-        "93.25 %; 1 image: 0.50 of the float32 pass by OpenVINO",
-    ]
-
-
 def test_small_activations_are_cut(subject):
     net = cut_activations.cut(subject.ann, subject.images)
     assert isinstance(subject.ann[1], nn.ReLU) and isinstance(net[1][1], cut_activations.Cut)
@@ -212,35 +197,6 @@ def test_what_is_refused_before_any_timing(subject, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="against_relu.py: small cannot be converted: .*Tanh"):
         against_relu.main(["--quick", "--batch", "1", "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
-
-
-def test_a_processor_without_bfloat16(subject, monkeypatch):
-    import openvino
-
-    monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])
-    with pytest.raises(relu_passes.NotOffered, match="no instructions for bfloat16"):
-        relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
-
-
-@pytest.mark.parametrize("like", against_relu.LIMITS)
-def test_another_processor(subject, tmp_path, monkeypatch, like):
-    """What is limited is read once in a process: the engine, torch and OpenVINO."""
-    limits = against_relu.LIMITS[like]
-    for name in limits:
-        monkeypatch.setenv(name, "")  # and after the test as before
-    seen = {}
-    monkeypatch.setattr(against_relu, "work", lambda module, options: seen.update({module: options.like} | os.environ))
-    against_relu.main(["--like", like, "--out", str(tmp_path)])
-    assert seen["speed.against_table"] == like and {name: seen[name] for name in limits} == limits
-    if like == "avx2":
-        with pytest.raises(relu_passes.NotOffered, match="AVX2 alone has no instructions for bfloat16"):
-            relu_passes.Passes(subject.ann, subject.images).of("OpenVINO bfloat16")
-    if cpu.load(like) is None:
-        pytest.skip(f"the limits are set; torch and the engine cannot be asked on a processor without {like}")
-    code = "import torch, proxykernels as pk; print(torch.backends.cpu.get_cpu_capability(), end=' ');"
-    code += "net = torch.nn.Sequential(pk.FusedIFLinear(8, 8)); print(pk.compile(net, torch.rand(1, 8)).target)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert done.stdout.lower().split() == [like, like], done.stderr
 
 
 def test_a_network_that_the_engine_refuses_is_simulated(subject, monkeypatch):

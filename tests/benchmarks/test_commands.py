@@ -79,7 +79,7 @@ def test_every_command_runs_by_it():
     assert {path.stem for path in RUN if path.parent == BENCHMARKS} == set(COMMANDS)
 
 
-@pytest.mark.costly
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in RUN if path.stem not in IN_CHILDREN], ids=lambda path: path.stem)
 def test_ctrl_c_while_a_command_is_imported_is_one_line_too(path, tmp_path):
     command_checks.ctrl_c_while_imported_is_one_line(tmp_path, BENCHMARKS, path)

@@ -2,7 +2,6 @@
 
 import csv
 import sys
-from types import SimpleNamespace
 
 import event_lag
 import layerwise
@@ -132,15 +131,7 @@ def test_contenders_that_do_not_are_an_error(monkeypatch):
         list(event_lag_table.line_up(Console(), net, SIZE, packets[4:5], ["proxykernels"]))
 
 
-def test_spikingjelly_that_does_not_load_is_told(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "spikingjelly.datasets.utils", None)
-    packets = list(event_lag_table.cut(moving(20), 1))
-    net = event_lag_table.network(SIZE, packets, "stride-4")
-    assert not list(event_lag_table.line_up(Console(), net, SIZE, packets, ["spikingjelly-s"]))
-    assert "spikingjelly-s: absent" in capsys.readouterr().out
-
-
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     pytest.importorskip("faery")
     write(tmp_path / "a.csv", moving(50))
@@ -183,39 +174,8 @@ def test_files_that_are_no_recordings(tmp_path, name, content, message):
     assert not list(tmp_path.glob("event_lag*"))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--ms", "0.0004"], "--ms must be a whole number of microseconds, got 0.0004 ms"),
-        (["--ms", "1.0005"], "--ms must be a whole number of microseconds, got 1.0005 ms"),
-        (["--contenders", "spikingjelly-s"], "none of --contenders runs here"),
-    ],
-)
-def test_options_that_cannot_be_taken(tmp_path, monkeypatch, options, message):
-    monkeypatch.setattr(event_lag_table, "read", lambda path: moving(30))
-    monkeypatch.setitem(sys.modules, "spikingjelly.datasets.utils", None)
-    with pytest.raises(SystemExit, match=message):
-        event_lag.main(["a.raw", *options, "--out", str(tmp_path)])
-    assert not list(tmp_path.glob("event_lag*"))
-
-
 def test_without_faery(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faery", None)
     write(tmp_path / "a.csv", moving(2))
     with pytest.raises(SystemExit, match=r'is read by faery: pip install "proxykernels\[events\]"'):
         event_lag.main([str(tmp_path / "a.csv"), "--out", str(tmp_path)])
-
-
-def test_sizes_and_order_of_files(tmp_path, monkeypatch):
-    """By the file's own words, or as large as its events need; times from the first on, in order."""
-    array = np.zeros(3, [("t", "<u8"), ("x", "<u2"), ("y", "<u2"), (("p", "on"), "?")])
-    array["t"], array["x"], array["y"], array["on"] = [9, 5, 7], [3, 1, 2], [0, 4, 1], [True, False, True]
-    for told, size in ((recordings.NOT_TOLD, (5, 4)), ((346, 260), (260, 346))):
-        stream = SimpleNamespace(to_array=lambda: array, dimensions=lambda told=told: told)
-        faery = SimpleNamespace(events_stream_from_file=lambda path, dimensions_fallback, stream=stream: stream)
-        monkeypatch.setitem(sys.modules, "faery", faery)
-        (tmp_path / "a.raw").touch()
-        got = recordings.read(tmp_path / "a.raw")
-        assert got.size == size and got.t.tolist() == [0, 2, 4] and got.x.tolist() == [1, 2, 3]
-        assert got.y.tolist() == [4, 1, 0] and got.p.tolist() == [False, True, True] and got.x.dtype == np.uint16
-        assert got.at(2).t.tolist() == [0, 1, 2]

@@ -5,7 +5,6 @@ import csv
 import event_speed
 import pytest
 import torch
-from equality import equal
 from speed import event_nets, event_table, moving_edges, turns
 from speed.event_contenders import Steps
 from speed.step_loops import PlainNeurons
@@ -39,7 +38,7 @@ def small(monkeypatch):
     monkeypatch.setattr(turns, "SETTLE_S", 0.0)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command(small, tmp_path, capsys):
     before = torch.get_num_threads()
     event_speed.main(["--sizes", "128x128", "--seconds", "0.001", "--out", str(tmp_path)])
@@ -75,13 +74,3 @@ def test_rows_that_do_not_agree_are_errors(wrong):
     steps = Steps(other if wrong == "spikes of torch" else net, PlainNeurons, True)
     with pytest.raises(RuntimeError, match=wrong):
         event_table.checked(net, stream, steps, x, list(x.dense()))
-
-
-def test_both_steps_take_either_order_of_channels():
-    sample = moving_edges.along_edges((48, 56), 0.02, 16, seed=1)
-    net = event_nets.network(sample, (2, 2, 2), (8, 16, 16), bias=True)
-    first, last = (Steps(net, PlainNeurons, channels_last) for channels_last in (False, True))
-    for frame in sample.dense():
-        expected = first(frame.contiguous(memory_format=first.memory_format)).clone()
-        assert equal(last(frame.contiguous(memory_format=last.memory_format)), expected)
-    assert all(neurons.v.any() for neurons in first.neurons)

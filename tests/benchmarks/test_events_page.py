@@ -94,35 +94,3 @@ def test_the_page_has_the_table(name):
         pytest.skip("not measured")
     wanted = TABLES[name](rows)
     assert place not in page and wanted in page, f"docs/events.md must have, for {place}:\n{wanted}"
-
-
-def test_lines_are_made_of_rows():
-    about = {"device": "a CPU", "torch": "2.13", "commit": "abc"}
-    step = about | {
-        "size": "128x128", "strides": "2, 2, 2", "bias": "with", "events": "edges", "percent": "1", "threads": "2",
-        "engine_ms": "0.0200", "torch_ms": "0.4000",
-    }  # fmt: skip
-    other = step | {"bias": "without", "threads": "1", "engine_ms": "0.1", "torch_ms": "0.05"}
-    found = of_steps([step, other, step | {"percent": "3"}, step | {"events": "none", "percent": "0"}])
-    assert found.splitlines()[4:] == [
-        "| sensor | strides | pixels with an event | with biases, 2 threads | without biases, 1 thread |",
-        "|---|---|---|---|---|",
-        "| 128x128 | 2, 2, 2 | 1 % along edges | 0.02, 0.4: **20** | 0.1, 0.05: **0.5** |",
-        "| 128x128 | 2, 2, 2 | none | 0.02, 0.4: **20** |  |",
-    ]
-    assert "event_speed.png" in found and "a CPU, torch 2.13, commit abc." in found
-    time = {"method": "surrogate", "images": "60", "ms": "20", "strict": "0.25", "tied": "0"}
-    lines = of_time([time, time | {"ms": "40", "strict": "0.5"}]).splitlines()
-    assert lines[-1] == "| surrogate | 25.0 | 50.0 |"
-    assert lines[-3] == "| accuracy, %, so many ms after the first event | 20 | 40 |"
-    lag = about | {
-        "file": "a.raw", "net": "stride-4", "packet_ms": "1", "speed": "2", "height": "480", "width": "640",
-        "million_events_s": "10.9", "contender": "plain", "lag_p50_ms": "0.25", "lag_p99_ms": "1234.5678",
-        "packet_p50_ms": "0.1", "packet_p99_ms": "0.2", "kept_up": "99.9", "seconds": "30.0", "mb_first": "300.0",
-        "mb_most": "300.1", "threads": "2",
-    }  # fmt: skip
-    line = of_lag([lag]).splitlines()[-1]
-    assert line == (
-        "| a.raw, 640 x 480, packets of 1 ms, played 2 times as fast | stride-4 | 10.9 | plain | 2 | 0.25 | 1,235 "
-        "| 0.1 | 0.2 | 99.9 | 0.5 | 300.0 | 300.1 |"
-    )

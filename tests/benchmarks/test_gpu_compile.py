@@ -111,16 +111,6 @@ def test_faulty_variant_is_named_and_ends_with_status_1(tmp_path, monkeypatch, c
     assert [bool(row["note"]) for row in read(tmp_path / "compile_report.csv")] == [False, True]
 
 
-def test_rows_of_other_versions_stay(tmp_path, monkeypatch):
-    pytest.importorskip("triton")
-    for version, again in (("3.6.0", 1), ("3.9.0", 2)):
-        record = SOUND | {"triton": version}
-        for _ in range(again):
-            monkeypatch.setattr(compile_report, "compile_in_child", lambda variants, record=record: iter([record]))
-            gpu_speed.main(["compile", "--out", str(tmp_path)])
-    assert [row["triton"] for row in read(tmp_path / "compile_report.csv")] == ["3.6.0", "3.9.0"]
-
-
 TWO_LOOPS = """
         /*0000*/                   FADD R1, R2, R3 ;
         /*0010*/                   FFMA R1, R2, R3, R4 ;

@@ -2,13 +2,10 @@
 
 import csv
 import json
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
-import gpu_speed
 import pytest
 from gpu import operand_layouts, operand_report
 from gpu.tritons import TRITONS, environment
@@ -136,29 +133,3 @@ def test_layouts_of_the_triton_that_is_installed(target, tmp_path):
     )
     record = json.loads(done.stdout)
     assert record["packed"] and bool(record["mixed"]) != (target in SEEN.get(triton.__version__, ()))
-
-
-def test_report_keeps_other_rows_and_names_what_the_list_does_not_say(tmp_path, monkeypatch):
-    pytest.importorskip("triton")
-    monkeypatch.setattr(operand_report, "installed", lambda version, folder: None)
-    mixed: list[str] = []
-    monkeypatch.setattr(
-        operand_report,
-        "read_in_child",
-        lambda target, triton, cache: [{"triton": "3.9.0", "target": target, "packed": 2, "mixed": mixed}] * 8,
-    )
-    command = ["operands", "--triton", "3.9.0", "--out", str(tmp_path), "--target"]
-    gpu_speed.main([*command, "sm_90"])
-    mixed.append(BLOCKED)
-    gpu_speed.main([*command, "sm_75"])
-    with pytest.raises(
-        SystemExit, match=re.escape("block_sizes.py says otherwise of sm_80 with Triton 3.9.0: any layout")
-    ):
-        gpu_speed.main([*command, "sm_80"])
-    rows = read(tmp_path / "spike_operands.csv")
-    assert [(row["target"], row["of_one_step"], row["code"]) for row in rows] == [
-        ("sm_75", "8", "any layout"), ("sm_80", "8", "any layout"), ("sm_90", "16", "short"),
-    ]  # fmt: skip
-    assert os.listdir(tmp_path) == ["spike_operands.csv"]
-    with pytest.raises(RuntimeError, match=r"Triton 3\.6\.0 was asked for, and 3\.9\.0 compiled"):
-        gpu_speed.main(["operands", "--triton", "3.6.0", "--out", str(tmp_path), "--target", "sm_90"])

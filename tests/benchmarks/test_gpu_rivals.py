@@ -73,26 +73,3 @@ def test_graphs_need_a_gpu():
     for name in gpu_rivals.GPU_RIVALS:
         with pytest.raises(rivals.NotOffered, match="needs --device cuda"):
             rivals.build(name, nets.small(), torch.zeros(1, 1, 28, 28), gpu_rivals.GPU_RIVALS)
-
-
-def test_precision_of_float32_is_put_back():
-    before = [setting.fp32_precision for setting in gpu_rivals.FLOAT32_SETTINGS]
-    with pytest.raises(KeyError), gpu_rivals.float32_precision("tf32"):
-        assert all(setting.fp32_precision == "tf32" for setting in gpu_rivals.FLOAT32_SETTINGS)
-        raise KeyError
-    assert [setting.fp32_precision for setting in gpu_rivals.FLOAT32_SETTINGS] == before
-
-
-def test_fastest_number_of_steps_at_once_is_taken(monkeypatch):
-    clock = iter(range(100))
-    monkeypatch.setattr(rivals.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(rivals, "GPU_MULTI_STEPS", (4, 16, 64))
-    images = torch.zeros(1, device="meta")
-
-    def counts(images, T, at_once):
-        for _ in range({4: 3, 16: 1, 64: 2}[at_once]):
-            next(clock)
-        return torch.zeros(1)
-
-    assert rivals._best_at_once(counts, images) == 16
-    assert rivals._best_at_once(counts, torch.zeros(1)) == rivals.MULTI_STEP

@@ -1,16 +1,12 @@
 """gpu_speed.py from end to end on a GPU that is not there (pretend_gpu.py), with times that stand in for its own."""
 
 import csv
-import sys
-import time
 import zipfile
-from types import SimpleNamespace
 
 import gpu_speed
 import pytest
 import torch
-from equality import equal
-from gpu import children, differences, kernel_speed, measure, self_check
+from gpu import differences, kernel_speed, measure, self_check
 from gpu.kernel_speed import TINY
 from speed import prepare
 
@@ -81,44 +77,6 @@ def test_a_dry_run_is_the_whole_command(tmp_path, capsys):
     assert not torch.cuda.is_available()
 
 
-SLEEPER = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-print(child.pid, flush=True)
-time.sleep(float(sys.argv[1]))
-"""
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there, and no zombie."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("seconds", [0, 60])
-def test_a_part_ends_with_all_that_it_started(tmp_path, seconds):
-    """Also what it has left behind, and where it takes too long."""
-    log = tmp_path / "log.txt"
-    command = [sys.executable, "-c", SLEEPER, str(seconds)]
-    if seconds:
-        with pytest.raises(measure.subprocess.TimeoutExpired):
-            children.run(command, log, 2)
-    else:
-        assert children.run(command, log, 60) == 0
-    grandchild, start = int(log.read_text()), time.monotonic()
-    while alive(grandchild) and time.monotonic() < start + 10:
-        time.sleep(0.01)
-    assert not alive(grandchild)
-
-
-def test_limits_of_a_part_leave_time_to_its_own():
-    assert measure.MORE_S >= 30
-
-
 def test_differences_are_described():
     """A spike that is missing in step 5 of channel 3, and one added in step 31 of another sample."""
     expected = torch.zeros(1, 2, 4, 8, dtype=torch.int32)
@@ -176,14 +134,6 @@ def test_a_check_that_could_not_fail_is_refused(monkeypatch):
         list(self_check.checks(torch.device("cpu"), TINY.conv, 1))
 
 
-def test_float32_weights_have_low_parts():
-    weight = self_check._weights(16, self_check.BITS["float32"], torch.Generator().manual_seed(0))
-    low = weight - weight.half().float()
-    assert (low != 0).float().mean() > 0.5
-    half = self_check._weights(16, self_check.BITS["float16"], torch.Generator().manual_seed(0))
-    assert equal(half, half.half().float())
-
-
 # The figures
 
 
@@ -212,15 +162,6 @@ def test_work_of_a_convolution():
 
 
 # What is asked of it
-
-
-def test_a_part_that_takes_too_long_is_named(monkeypatch, tmp_path):
-    def run(arguments, log, limit_s):
-        raise measure.subprocess.TimeoutExpired(arguments, limit_s)
-
-    monkeypatch.setattr(measure, "in_child", run)
-    options = SimpleNamespace(weights=None, dry_run=False)
-    assert measure.run_part("tests", tmp_path, [], options) == ["tests took more than 660 s"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -43,37 +43,6 @@ def test_fastest_leaves_out_what_fails(times):
         tune.fastest([BLOCKS[0]], run, times(time))
 
 
-def test_what_was_timed_is_not_timed_again(times, monkeypatch):
-    """Also what failed; of another commit it is."""
-    timed = []
-
-    def run(choice):
-        timed.append(choice.PIXELS)
-        if choice.PIXELS == 1:
-            raise RuntimeError("out of resources")
-        return choice.PIXELS
-
-    def time(function):
-        return float(function())
-
-    for stop in (1, 3):  # interrupted after one
-        assert tune.fastest(BLOCKS[-stop:], run, times(time))[1] == (3.0 if stop == 1 else 2.0)
-    assert sorted(timed) == [1, 2, 3]
-    assert tune.fastest(BLOCKS, run, times(time)) == (BLOCKS[1], 2.0) and sorted(timed) == [1, 2, 3]
-    monkeypatch.setattr(tune, "commit", lambda: "def")
-    tune.fastest(BLOCKS, run, times(time))
-    assert sorted(timed) == [1, 1, 2, 2, 3, 3]
-
-
-def test_a_gpu_that_stopped_working_ends_the_search(monkeypatch, times):
-    def run(choice):
-        raise RuntimeError("an illegal memory access was encountered")
-
-    monkeypatch.setattr(tune, "wait", lambda: run(None))
-    with pytest.raises(RuntimeError, match="does not work any more after Blocks.PIXELS=1.*: an illegal memory access"):
-        tune.fastest(BLOCKS, run, times(lambda function: float(function())))
-
-
 @pytest.mark.triton
 def test_layers_that_take_spikes_are_tuned(triton_kernels, monkeypatch, capsys, times):
     net = torch.nn.Sequential(

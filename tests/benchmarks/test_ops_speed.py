@@ -2,15 +2,13 @@
 
 import csv
 import itertools
-import re
 from random import Random
 
 import ops_speed
 import pytest
 import torch
 from equality import equal
-from rich.console import Console
-from speed import cost_fit, ops_cases, ops_parts, ops_report, ops_table
+from speed import cost_fit, ops_cases, ops_parts, ops_table
 from speed.ops_cases import SHAPES, Data, Shape, row_adds
 
 from proxykernels.kernels import cpu
@@ -51,21 +49,6 @@ def test_row_adds_are_counted_window_by_window():
     assert row_adds(shape, dense, 16) == 2 * adds > 0  # 17 output channels: two rows
 
 
-def test_sweep_covers_what_it_promises():
-    def values(name):
-        return {getattr(shape, name) for shape in SHAPES}
-
-    assert len(SHAPES) == len(set(SHAPES)) >= 30
-    assert values("rate") == {0.02, 0.05, 0.1, 0.2, 0.5}
-    for name, least, most in [("T", 1, 256), ("N", 1, 32), ("C_in", 1, 6272), ("kernel", 1, 11)]:
-        assert min(values(name)) == least and max(values(name)) == most
-    assert {4, 112} <= values("size") and {1, 512} <= values("C_out")
-    assert any(shape.groups == shape.C_in > 1 for shape in SHAPES)
-    assert any(1 < shape.groups < shape.C_in for shape in SHAPES)
-    assert max(values("dilation")) > 1 and max(values("stride")) > 1
-    assert all(min(shape.out) > 0 and shape.C_in % shape.groups == shape.C_out % shape.groups == 0 for shape in SHAPES)
-
-
 def test_dyadic_weights_are_multiples_of_a_sixteenth():
     data = Data.of(TINY[0])
     assert equal(data.dyadic * 16, (data.dyadic * 16).round()) and data.dyadic.std() > 0.3
@@ -73,27 +56,6 @@ def test_dyadic_weights_are_multiples_of_a_sixteenth():
 
 
 # Timing
-
-
-def test_contenders_take_turns_in_rotating_order():
-    order = []
-    contenders = {name: lambda name=name: order.append(name) for name in "abc"}
-    seconds = ops_parts.interleave(contenders, rounds=3)
-    turns = [name for name, _ in itertools.groupby(order)]
-    assert turns == [*"abc", *"abc", *"bca", *"cab"]  # first the warm-up
-    assert all(len(one) == 3 and min(one) > 0 for one in seconds.values())
-
-
-def test_short_calls_are_timed_many_at_once(monkeypatch):
-    clock = itertools.count(step=0.001)  # a call seems to take 1 ms, however many there are
-    monkeypatch.setattr(ops_parts.time, "perf_counter", lambda: next(clock))
-    calls = []
-    seconds = ops_parts.interleave({"only": lambda: calls.append(1)}, rounds=2)
-    assert len(calls) == 1 + 1 + 2 * 5 and seconds["only"] == [pytest.approx(0.0002)] * 2
-
-
-def test_columns_of_times():
-    assert ops_parts.times([0.003, 0.001, 0.002]) == {"median_ms": 2.0, "min_ms": 1.0, "max_ms": 3.0, "rounds": 3}
 
 
 @compiled
@@ -198,15 +160,6 @@ def test_shapes_and_threads_have_their_rows(tmp_path, monkeypatch):
         assert not cpu.load("avx512") or row["target"] != "avx512" or row["speed_over_avx512"] == "1.0"
 
 
-def test_lost_shapes_come_first_and_are_counted():
-    row = {"T": 1, "N": 1, "rate": 0.1, "kernel": "events", **{name: 1.0 for name in ops_table.SHAPE_TIMES}}
-    rows = [{**row, "layer": "good", "ratio": 1.5, "lost": False}, {**row, "layer": "bad", "ratio": 0.5, "lost": True}]
-    console = Console(record=True, width=80)
-    ops_report.print_shapes(console, rows)
-    shown = console.export_text()
-    assert shown.index("bad") < shown.index("good") and "lost 0.50" in shown and "1 of 2 shapes slower" in shown
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -218,14 +171,6 @@ def test_bad_options_end_with_one_sentence(capsys, options, message):
     with pytest.raises(SystemExit):
         ops_speed.main(options)
     assert message in capsys.readouterr().err
-
-
-def test_without_a_folder_nothing_is_written(monkeypatch, capsys):
-    monkeypatch.setattr(ops_table, "QUICK_SHAPES", TINY[:1])
-    monkeypatch.setattr(ops_table, "write_csv", None)
-    ops_speed.main(["--quick", "--rounds", "1", "--parts", "shapes"])
-    shown = capsys.readouterr().out
-    assert "ratio" in shown and ".csv" not in shown
 
 
 def test_absent_library_ends_with_one_sentence(tmp_path, monkeypatch):
@@ -262,26 +207,3 @@ def test_fitted_costs_are_those_that_made_the_times():
     assert all(one.choice(true) == one.best and one.excess(one.best) == 1 for one in measured)
     wrong = sum(one.excess(one.choice(fitted)) > cost_fit.NEAR for one in measured)
     assert wrong <= 2 and any(one.excess("events") > 2 for one in measured)
-
-
-@compiled
-def test_random_layers_are_the_same_of_a_seed_and_their_kernels_are_compared(capsys):
-    before = torch.get_num_threads()
-    ops_speed.main(["--fit", "--layers", "4", "--rounds", "1"])
-    torch.set_num_threads(before)
-    shown = capsys.readouterr().out
-    assert "_tiles in kernels/cpu/src/cost_model.cpp" in shown
-    assert re.search(r"^{[\d., e+]*},  // events$", shown, re.MULTILINE) and "median error" in shown
-    assert "as chosen: " in shown and "of 4 layers within 10% of the best kernel" in shown
-    shapes = [[cost_fit.random_shape(random) for _ in range(5)] for random in (Random(1), Random(1), Random(2))]
-    assert shapes[0] == shapes[1] != shapes[2]
-
-
-def test_random_spikes_come_in_bursts():
-    shape = Shape(64, 2, 40, 5, 8, 3, 0.1, padding=1)
-    windows = []
-    for bursts in (0.0, 0.8):
-        fires = cost_fit.spikes(shape, bursts, torch.Generator().manual_seed(0))
-        assert fires.shape == (64, 2, 40, 5, 5) and 0.05 < fires.float().mean() < 0.2
-        windows.append((fires.sum() / fires.unflatten(0, (16, 4)).any(1).sum()).item())
-    assert windows[1] > 1.5 * windows[0]

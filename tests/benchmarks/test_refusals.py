@@ -1,12 +1,11 @@
 """What all commands refuse before any work: a folder that cannot be written, tables of another version, bad options."""
 
 import csv
-from pathlib import Path
 
 import command_checks
 import pytest
 from command_checks import refused
-from common import checkout, weights_file
+from common import checkout
 from speed import engine_table, report
 
 RESULTS = checkout.RESULTS
@@ -52,22 +51,3 @@ def test_bad_options(tmp_path, capsys, module, options, message):
 @pytest.mark.parametrize("name", ["sim_speed", "ops_speed_rates"])
 def test_draw_names_a_table_that_it_cannot_draw(tmp_path, capsys, name):
     command_checks.names_a_table_that_it_cannot_draw(tmp_path, capsys, "draw", RESULTS / f"{name}.csv")
-
-
-def compact(monkeypatch, *arguments: str | Path) -> None:
-    monkeypatch.setattr("sys.argv", ["weights_file", *map(str, arguments)])
-    weights_file.main()
-
-
-def test_compact_files_have_their_name(tmp_path, monkeypatch, capsys):
-    source = checkout.WEIGHTS / "small.safetensors"
-    with pytest.raises(SystemExit):
-        compact(monkeypatch, source, tmp_path / "x.safetensors")
-    assert "the compact form's name must end in .safetensors.gz, got" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="weights_file.py: .*none.safetensors is missing"):
-        compact(monkeypatch, tmp_path / "none.safetensors", tmp_path / "x.safetensors.gz")
-    (tmp_path / "file").touch()
-    with pytest.raises(SystemExit, match="weights_file.py: folder .*file cannot be written"):
-        compact(monkeypatch, source, tmp_path / "file" / "x.safetensors.gz")
-    compact(monkeypatch, source, tmp_path / "x.safetensors.gz")
-    assert weights_file.read(tmp_path / "x.safetensors.gz")[1]["net"] == "small"

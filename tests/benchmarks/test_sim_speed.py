@@ -7,30 +7,14 @@ import draw
 import pytest
 import sim_speed
 import torch
-from common import checkout, data, firing_rates, nets, weights_file
+from common import checkout, data, nets, weights_file
 from common.checkout import RESULTS
-from common.machine import device_name
 from common.memory import PeakMemory
 from speed import options as speed_options
-from speed import prepare, report, timing
-
-import proxykernels as pk
+from speed import prepare, report
 
 RIVALS = ("plain", "spikingjelly-s", "spikingjelly-m", "snntorch", "norse", "sinabs")
 # Timing
-
-
-def test_slow_contenders_get_fewer_rounds():
-    assert timing.plan_rounds([10.0, 0.1, 1.0], budget_s=40.0, limit_s=40.0) == [3, 9, 9]
-    assert timing.plan_rounds([10.0, 0.1, 1.0], budget_s=6.0, limit_s=40.0) == [2, 9, 2]
-    assert timing.plan_rounds([10.0, 0.1, 1.0], budget_s=6.0, limit_s=20.0) == [1, 9, 2]
-    assert timing.plan_rounds([10.0, 0.1, 1.0], budget_s=-1.0, limit_s=-1.0) == [1, 1, 1]
-
-
-def test_rounds_are_interleaved_and_rotate():
-    assert list(timing._turns([3, 3, 3])) == [0, 1, 2, 1, 2, 0, 2, 0, 1]
-    turns = list(timing._turns([6, 2, 3]))
-    assert [turns.count(index) for index in range(3)] == [6, 2, 3]
 
 
 def test_peak_memory_sees_what_was_freed_again():
@@ -39,14 +23,6 @@ def test_peak_memory_sees_what_was_freed_again():
     if memory.growth_bytes is None:
         pytest.skip("this system does not tell the peak of the resident set")
     assert 45e6 < memory.growth_bytes < 100e6
-
-
-def test_a_processor_without_avx512_has_a_name_of_its_own(monkeypatch):
-    names = {}
-    for instructions in ("AVX512", "AVX2"):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=instructions: found)
-        names[instructions] = device_name(torch.device("cpu"))
-    assert names["AVX512"] and names["AVX2"] == names["AVX512"] + ", AVX2"
 
 
 # The main job
@@ -97,39 +73,6 @@ def test_main_job_with_shared_thresholds_and_the_relu_network(tmp_path, capsys):
     assert "proxykernels, int8: " in shown and "In passes of the ReLU network: proxykernels " in shown
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("v_reset", [0.0, None])
-def test_shared_thresholds_make_rates_of_conversion(v_reset):
-    net, trained = nets.load("paper", v_reset, random=True)
-    assert not trained
-    firing_rates.share_thresholds(net)
-    images = pk.samples.fashion_mnist()[0][:4]
-    rates = pk.simulate(net, images, 64).rates
-    assert all(0.04 < rate < 0.35 for rate in rates.values()), rates
-    assert all(isinstance(layer.v_threshold, float) for layer in net if isinstance(layer, pk.layers.Fused))
-
-
-@pytest.mark.parametrize(
-    ("options", "trained", "name"),
-    [
-        ("", True, "sim_speed_small_soft_cpu.png"),
-        ("--reset hard --T 64,16,256 --batch 32", True, "sim_speed_small_hard_cpu.png"),
-        ("--T 16", True, "sim_speed_small_soft_cpu_T16.png"),
-        ("--batch 1", True, "sim_speed_small_soft_cpu_batch1.png"),
-        ("--rivals plain,sinabs --int16", True, "sim_speed_small_soft_cpu_int16_rivalsplain-sinabs.png"),
-        ("--random --reset hard", False, "sim_speed_small_hard_cpu_untrained.png"),
-        ("--net paper --neuron lif --tau 16 --reset hard", False, "sim_speed_paper_hard_cpu_lif-tau16_untrained.png"),
-        ("--net paper", False, "sim_speed_paper_soft_cpu_untrained.png"),
-        ("--net paper --weights a/b.safetensors", True, "sim_speed_paper_soft_cpu_weightsb.png"),
-        ("--threads 1 --repeats 3 --root x", True, "sim_speed_small_soft_cpu_threads1_repeats3_rootx.png"),
-    ],
-)
-def test_only_a_run_with_the_default_options_draws_the_headline_picture(options, trained, name):
-    given = speed_options.make_parser().parse_args(options.split())
-    others = prepare.not_default(given, trained)
-    assert report.picture_name(given.net or "small", given.reset or "soft", "cpu", others) == name
-
-
 def test_the_reset_is_that_of_the_weights(tmp_path):
     path = tmp_path / "mine.safetensors"
     about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "soft"}
@@ -146,14 +89,6 @@ def test_the_reset_is_that_of_the_weights(tmp_path):
     assert reset("--net", "paper") == "soft"
     with pytest.raises(SystemExit):
         reset("--random", "--weights", str(path))
-
-
-@pytest.mark.slow
-def test_headline_picture_survives_another_run(tmp_path):
-    headline = tmp_path / "sim_speed_small_soft_cpu.png"
-    headline.write_bytes(b"the headline")
-    run_job(tmp_path, "--rivals", "none")
-    assert headline.read_bytes() == b"the headline"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from common import subjects
 from common.checkout import RESULTS
-from common.tables import read_csv, write_csv
+from common.tables import read_csv
 from speed import levels
 
 PAGE = RESULTS.parents[1] / "docs" / "when.md"
@@ -133,43 +133,3 @@ def test_what_other_pages_cite():
     level = levels.first_level(rows, levels.EARLY, "int8")
     passes = " and ".join(f"{share:.2f}" for share in levels.passes(rows, level).values())
     assert f"With int8 weights and early exit, at {level['right']} %, it takes {passes}." in readme
-
-
-def rows_of(net: str, times: dict[str, str]) -> levels.Rows:
-    """Of a table with one image and 32 a call."""
-    found = []
-    for name, by, precision, T, right in (
-        (levels.RELU, "torch", "float32", "", "93.31"), (levels.RELU, "OpenVINO", "float32", "", "93.31"),
-        (levels.RELU, "OpenVINO", "int8", "", "93.12"), (levels.IF, "engine", "float32", "1", "67.58"),
-        (levels.IF, "engine", "float32", "8", "93.25"), (levels.IF, "engine", "int8", "8", "93.10"),
-        (levels.SIGMA_DELTA, "simulate", "float32", "1", "93.40"), (levels.POWERS, "torch", "float32", "", "93.30"),
-    ):  # fmt: skip
-        for batch in ("1", "32") if name != levels.POWERS else ("",):
-            found.append({
-                "net": net, "contender": name, "by": by, "precision": precision, "T": T, "right": right, "rate": "3.00",
-                "million_additions": "5.6618", "million_products": "0.226", "batch": batch, "ms": times.get(batch, ""),
-            })  # fmt: skip
-    return found
-
-
-def test_lines_are_made_of_rows(monkeypatch, tmp_path):
-    rows = rows_of("small", {"1": "0.25", "32": "1.23456"})
-    assert table(rows).splitlines()[1:] == [
-        "|---|---|---|---|---|---|---|---|",
-        "| ReLU network, torch, float32 |  | 93.31 | 3.00 | 5.66 | 0.226 | 0.25 | 1.23 |",
-        "| ReLU network, OpenVINO, float32 |  | 93.31 | 3.00 | 5.66 | 0.226 | 0.25 | 1.23 |",
-        "| ReLU network, OpenVINO, int8 |  | 93.12 | 3.00 | 5.66 | 0.226 | 0.25 | 1.23 |",
-        "| IF, float32 | 1 | 67.58 | 3.00 | 5.66 | 0.226 | 0.25 | 1.23 |",
-        "| IF, float32 | **8** | 93.25 | 3.00 | 5.66 | 0.226 | 0.25 | 1.23 |",
-        "| IF, int8 | 8 | 93.10 | 3.00 | 5.66 | 0.226 | 0.25 | 1.23 |",
-        "| sigma-delta, simulate, float32 | **1** | 93.40 | 3.00 | 5.66 | 0.226 | 0.25 | 1.23 |",
-        "| two signed powers, one pass |  | 93.30 | 3.00 | 5.66 | 0.226 |  |  |",
-    ]
-    write_csv(tmp_path / "a.csv", list(rows[0]), rows)
-    for net in FOUND:
-        monkeypatch.setitem(FOUND, net, tmp_path / ("a.csv" if net == "small" else "none.csv"))
-    assert headline().splitlines()[2:] == [
-        "| small | 93.31 | IF, float32 | 8 | 93.25 | 1.00 / 1.00 | 1.00 / 1.00 |",
-        "| small | 93.31 | IF, int8 | - | 93.10 |  |  |",
-        "| small | 93.31 | sigma-delta, float32 | 1 | 93.40 | 1.00 / 1.00 | 1.00 / 1.00 |",
-    ]

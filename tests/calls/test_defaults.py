@@ -131,6 +131,7 @@ def conversions(net, x, frames):
     return [result.logits for result in results]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("value", [torch.float64, torch.bfloat16, torch.float16, "meta"], ids=str)
 @pytest.mark.parametrize("run", [functions, layers, gradients, simulations, engines, conversions])
 def test_defaults_change_nothing(net, generator, run, value):

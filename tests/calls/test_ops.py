@@ -189,7 +189,7 @@ assert f"then run `{cpu.install_command()}`" in str(caught[0].message), caught
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_first_call_imports_no_compiler():
     """torch._dynamo, which an operator of torch.library.custom_op imports when it is called, takes a second."""
     code = """

@@ -240,7 +240,7 @@ print({"if": counted(network(), image()), "sigma-delta": counted(changes, x)})
 """
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts glibc's allocations")
 def test_a_run_allocates_nothing(tmp_path):
     (tmp_path / "count.cpp").write_text(COUNTER)

@@ -40,6 +40,7 @@ torch.kept = builtins.kept = engine, stream
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", KEPT)
 def test_a_process_ends_without_a_word(kept):
     ended = subprocess.run([sys.executable, "-c", MADE + KEPT[kept]], capture_output=True, text=True, timeout=300)

@@ -44,6 +44,7 @@ print(taken() - before, weights + plain + arena)
 """
 
 
+@pytest.mark.slow
 @of_own_memory
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="Linux tells what a process takes")
 def test_memory_that_is_reported_is_taken():
@@ -160,6 +161,7 @@ print(engine(x[None], 3).spikes.shape)
 """
 
 
+@pytest.mark.slow
 @of_own_memory
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells what a process takes, and limits it")
 def test_memory_that_is_not_there_is_an_error():

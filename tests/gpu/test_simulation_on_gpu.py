@@ -3,9 +3,6 @@
 The networks are run by Triton's interpreter, and must give what a CPU gives.
 """
 
-from contextlib import nullcontext
-from types import SimpleNamespace
-
 import pytest
 import torch
 from cases import dyadic
@@ -185,71 +182,6 @@ def test_graphs_can_be_turned_off(monkeypatch, generator):
     with pretend_gpu(monkeypatch, executes=False) as card:
         pk.simulate(card.moved(two_layers()), card.on_card(inputs("held", 192, generator)), 192, chunk=32)
         assert card.launches["_counters_kernel"] == 6 and not card.launches["graph"]
-
-
-class Cuda:
-    """torch.cuda, as far as a capture needs it; ``pools``: of the captures, in order; ``fails``: whether the next one
-    cannot be ended."""
-
-    def __init__(self):
-        self.current, self.fails, self.made, self.pools = 0, False, [], []
-
-    def stream(self, stream):
-        return nullcontext()
-
-    def current_device(self):
-        return 0
-
-    def current_stream(self):
-        class Stream(tuple):
-            def wait_stream(self, other):
-                pass
-
-        return Stream((self.current,))
-
-    def Stream(self):
-        return SimpleNamespace(wait_stream=lambda other: None)
-
-    def MemPool(self):
-        self.made.append(SimpleNamespace(id=(0, len(self.made))))
-        return self.made[-1]
-
-    def CUDAGraph(self):
-        fails, self.fails = self.fails, False
-
-        def end():
-            self.ended = not fails
-            if fails:
-                raise RuntimeError("operation failed due to a previous error during capture")
-
-        begin = lambda pool=None, capture_error_mode="": self.pools.append(pool)  # noqa: E731
-        return SimpleNamespace(capture_begin=begin, capture_end=end, replay=lambda: None)
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    cuda = Cuda()
-    monkeypatch.setattr(replay, "_memory", replay._Memory())
-    monkeypatch.setattr(replay.torch, "cuda", cuda)
-    return cuda
-
-
-def test_graphs_of_one_stream_have_common_memory(cuda):
-    """One pool and one stream to capture on, however many simulations there are; another stream has its own."""
-    for cuda.current in (0, 0, 7, 0):
-        assert replay.capture_graph(lambda: "given")[0] == "given"
-    assert cuda.pools == [(0, 0), (0, 0), (0, 1), (0, 0)]
-
-
-@pytest.mark.parametrize("where", ["step", "end"])
-def test_a_failed_capture_leaves_nothing_open(cuda, where):
-    """torch would hold the generator, and allocate from the pool: a capture of nothing ends it, the pool is left."""
-    cuda.fails = True
-    with pytest.raises(RuntimeError if where == "end" else ZeroDivisionError):
-        replay.capture_graph(lambda: 1 // (where == "end"))
-    assert cuda.ended and cuda.pools == [(0, 0), None]
-    replay.capture_graph(lambda: "given")
-    assert cuda.pools == [(0, 0), None, (0, 1)]
 
 
 class Foreign(nn.Module):

@@ -111,6 +111,7 @@ def broken(tmp_path):
     return {"CC": str(script), "CXX": str(script)}
 
 
+@pytest.mark.slow
 @checkout
 @pytest.mark.parametrize("compiler", ["missing", "broken"])
 def test_a_failed_build_ends_with_an_error_and_keeps_the_libraries(copy, tmp_path, broken, compiler):
@@ -128,6 +129,7 @@ def test_a_failed_build_ends_with_an_error_and_keeps_the_libraries(copy, tmp_pat
             path.unlink()
 
 
+@pytest.mark.slow
 @checkout
 def test_without_a_compiler_there_is_a_wheel_of_python_alone(copy, tmp_path, broken):
     """Under another name than one with libraries, so that no cache takes one for the other; it says what it lacks."""

@@ -71,6 +71,7 @@ def test_a_moved_name_warns_once(home, name):
     assert name in getattr(pk, home).__all__ and name not in dir(pk)
 
 
+@pytest.mark.slow
 def test_an_imported_moved_name_is_told_once():
     script = "from proxykernels import margin, AvgPool1d\nAvgPool1d(2), margin(3)"
     told = subprocess.run([sys.executable, "-W", "default", "-c", script], capture_output=True, text=True, check=True)

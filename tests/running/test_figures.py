@@ -3,7 +3,7 @@
 import layerwise
 import pytest
 import torch
-from cases import spikes
+from cases import many, spikes
 from equality import equal
 from torch import nn
 
@@ -174,7 +174,7 @@ def check(first: str, steps: int, only: set[str] | None = None) -> None:
     assert fired > 8
 
 
-@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("first", many(FIRST, 2))
 def test_all_ways_in_tell_the_same(first):
     check(first, T)
 

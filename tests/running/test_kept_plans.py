@@ -244,22 +244,12 @@ print(resident() - before)
 """
 
 
-def growth(kind: str, count: int) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", RESIDENT, kind, str(count)], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize(("kind", "count"), [("networks", 400), ("sizes", 100)])
 def test_memory_stays(kind, count):
     """100 engines of 1.6 MB would take more than 160 MB, 400 networks about 20."""
-    assert growth(kind, count) < 12
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-@pytest.mark.parametrize(("kind", "count"), [("networks", 10_000), ("sizes", 1_000)])
-def test_memory_stays_for_long(kind, count):
-    assert growth(kind, count) < 20
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT, kind, str(count)], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 12

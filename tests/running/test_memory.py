@@ -175,6 +175,7 @@ print(resident("VmHWM") - before, sum(g.nbytes for g in gradients) / 2**20, floa
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
 def test_peak_of_training_recurrent_neurons():
     """The backward pass of one sample has the states of one, of a piece of its steps."""

@@ -52,6 +52,7 @@ BOUNDS = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("place", ["sn1", "sn2"])
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("kind", ["IFNode", "LIFNode"])
@@ -62,6 +63,7 @@ def test_bounded_neurons_of_spikingjelly(what, bound, kind, mode, place):
         pk.from_spikingjelly(net)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("bound", [6.0, 10.0, 30.0])
 def test_containers_that_clamp(bound, mode):
@@ -79,6 +81,7 @@ def test_containers_that_clamp(bound, mode):
             pk.from_spikingjelly(sj_net(mode, **{place: Clamped(module)}))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize(("what", "bound"), BOUNDS)
 def test_bounded_neurons_of_snntorch(what, bound, reset):

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+from cases import many
 from exchange import spikingjelly_fires
 from python_hosts import HIDDEN, check_import, check_snntorch, check_spikingjelly, linear
 from python_states import COUNTS
@@ -97,13 +98,13 @@ NEURONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("name", many(NEURONS, 2))
 def test_neurons_that_change(name):
     SPENT.clear()
     assert not check_spikingjelly(nn.Identity(), "module '2'", first=NEURONS[name]())
 
 
-@pytest.mark.parametrize("name", [name for name in NEURONS if name != "time constant"])
+@pytest.mark.parametrize("name", many([name for name in NEURONS if name != "time constant"]))
 def test_neurons_that_would_change_in_another_mode(name):
     """A call of all steps does not run what they change."""
     assert check_spikingjelly(nn.Identity(), mode="m", first=NEURONS[name]())

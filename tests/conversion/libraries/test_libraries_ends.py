@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from cases import dyadic
+from cases import dyadic, many
 from equality import equal
 from exchange import make_dyadic
 from torch import nn
@@ -77,7 +77,7 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", many(HEADS, 2))
 def test_heads_behind_time_in_multi_step_mode(generator, name):
     net = network(HEADS[name], generator, "m", more=nn.Linear(12, 12))
     x = sequence(generator)
@@ -160,7 +160,7 @@ SPIKES = {
 }
 
 
-@pytest.mark.parametrize("name", SPIKES)
+@pytest.mark.parametrize("name", many(SPIKES, 2))
 def test_loops_over_the_input(generator, name):
     forward, over_time = SPIKES[name]
     net = network(forward, generator, "s")

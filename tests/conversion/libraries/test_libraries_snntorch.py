@@ -53,6 +53,7 @@ LEAKY = {
         *[(kind, "none") for kind in LEAKY if "Synaptic" not in kind],
     ],
 )
+@pytest.mark.costly
 def test_leaky_neurons_of_snntorch(generator, kind, reset):
     """Its reset acts a step later, which other potentials of the same neurons make up for; thresholds as above."""
     name, options = LEAKY[kind]

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from cases import dyadic, spikes
+from cases import dyadic, many, spikes
 from equality import equal
 from exchange import images, make_dyadic, spikingjelly_fires
 from oracle import step_loop
@@ -59,6 +59,7 @@ def spikingjelly_neuron(kind: str, v_reset):
 
 @pytest.mark.parametrize("v_reset", [0.0, -0.5, None], ids=["hard", "below", "soft"])
 @pytest.mark.parametrize("build", [sequential, residual])
+@pytest.mark.costly
 def test_from_spikingjelly(generator, build, v_reset):
     net = make_dyadic(build(spikingjelly_neuron("IFNode", v_reset)), generator)
     before = copy.deepcopy(net.state_dict())
@@ -73,6 +74,7 @@ def test_from_spikingjelly(generator, build, v_reset):
 
 @pytest.mark.parametrize("v_reset", [0.0, -0.5, None], ids=["hard", "below", "soft"])
 @pytest.mark.parametrize("kind", ["LIFNode", "LIFNode, currents whole", "ParametricLIFNode", "CUBALIFNode"])
+@pytest.mark.costly
 def test_leaky_neurons_of_spikingjelly(generator, kind, v_reset):
     net = make_dyadic(sequential(spikingjelly_neuron(kind, v_reset)), generator, 1 / 4)
     x = images(generator)
@@ -116,7 +118,7 @@ READOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", READOUTS)
+@pytest.mark.parametrize("name", many(READOUTS, 2))
 def test_readouts_of_spikingjelly(generator, name):
     """Potentials of every step, whose decoding is left to the caller; a normalisation before them is folded."""
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
@@ -241,6 +243,7 @@ class Joined(nn.Module):
 
 @pytest.mark.parametrize("shape", [(8,), (8, 6, 6)], ids=["features", "images"])
 @pytest.mark.parametrize("mode", "sm")
+@pytest.mark.costly
 def test_concatenations_are_of_channels(mode, shape):
     """With all steps in a call channels are the third axis; samples, steps and pixels may not be joined."""
     axis, x = (2 if mode == "m" else 1), torch.rand(8, *shape, generator=torch.Generator().manual_seed(0))

@@ -40,6 +40,7 @@ def same_gradients(y, net, theirs, their_net, pairs: dict[str, str], generator) 
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 @pytest.mark.parametrize("surrogate", ["ATan", "Sigmoid", "PiecewiseQuadratic", "SoftSign", "SuperSpike"])
 @pytest.mark.parametrize("kind", ["IFNode", "LIFNode", "LIFNode, currents whole", "CUBALIFNode"])
+@pytest.mark.costly
 def test_spikingjelly(generator, kind, surrogate, v_reset, detach_reset):
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
     from spikingjelly.activation_based import functional, neuron
@@ -99,6 +100,7 @@ def test_normalisations_are_trained_too(generator):
     ],
 )
 @pytest.mark.parametrize("surrogate", ["atan", "sigmoid", "fast_sigmoid"])
+@pytest.mark.costly
 def test_snntorch(generator, surrogate, kind, options):
     """Its resets have no gradient where they come a step later."""
     snn = pytest.importorskip("snntorch")
@@ -122,6 +124,7 @@ def test_snntorch(generator, surrogate, kind, options):
 
 @pytest.mark.parametrize("v_reset", [0.0, -0.5, None], ids=["hard", "below", "soft"])
 @pytest.mark.parametrize("decay_input", [True, False], ids=["divided", "whole"])
+@pytest.mark.costly
 def test_time_constants_are_learnt(generator, decay_input, v_reset):
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
     from spikingjelly.activation_based import functional, neuron, surrogate

@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from cases import many
 from equality import equal
 from exchange import snntorch_fires
 from module_states import Own
@@ -33,7 +34,7 @@ def outside():
 
 @pytest.mark.costly
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", many(MODULES, 4))
 def test_no_state_is_frozen(name, host):
     """None of them can be taken: each changes what follows from it within ``T`` steps."""
     assert not HOSTS[host](MODULES[name]())
@@ -70,6 +71,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_is_no_state_is_taken(name, host):

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from cases import dyadic
+from cases import dyadic, many
 from foreign_loops import HELD, OTHERS, RIGHT
 from torch import nn
 
@@ -58,7 +58,7 @@ def is_right(net, ours, name: str) -> bool:
     return bool(ends)
 
 
-@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("name", many(RIGHT, 2))
 def test_loops_that_are_right(name):
     net = network(RIGHT[name])
     with warnings.catch_warnings():
@@ -67,7 +67,7 @@ def test_loops_that_are_right(name):
     assert is_right(net, ours, name)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", many(OTHERS, 4))
 def test_no_loop_is_frozen(name):
     net = network(OTHERS[name])
     try:

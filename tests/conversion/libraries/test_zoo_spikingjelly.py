@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import layerwise
 import pytest
 import torch
-from cases import dyadic
+from cases import dyadic, many
 from equality import equal
 from exchange import images, make_dyadic, spikingjelly_fires
 from torch import nn
@@ -41,9 +41,9 @@ RESNETS = {
 BLOCKS = [1, 1, 1, 1]  # of each stage: shortcuts of both kinds, in half the weights of ResNet-18
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("name", RESNETS)
+@pytest.mark.slow
 def test_residual_nets_of_spikingjelly(generator, name, mode):
     """They end in a matrix product, whose results are the network's potentials."""
     function, options = RESNETS[name]
@@ -56,6 +56,7 @@ def test_residual_nets_of_spikingjelly(generator, name, mode):
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])
+@pytest.mark.slow
 def test_voting_layers_of_spikingjelly(generator, mode):
     net = zoo("parametric_lif_net.CIFAR10Net", generator, mode, channels=4)
     x = dyadic(2, 3, 32, 32, generator=generator).abs()
@@ -97,6 +98,7 @@ OTHERS = {"searched cells": searched_cell, "trained online": online_vgg}
 
 
 @pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.slow
 def test_other_families_of_spikingjelly(generator, name):
     torch.manual_seed(0)
     net = OTHERS[name]().eval()
@@ -117,6 +119,7 @@ def test_other_families_of_spikingjelly(generator, name):
 
 
 @pytest.mark.parametrize("name", ["MSResNet", "MaxResNet"])
+@pytest.mark.slow
 def test_membrane_shortcuts_of_spikingjelly(generator, name):
     """Real values are added, and the input's dimensions are asked."""
     ms_resnet = pytest.importorskip("spikingjelly.activation_based.model.ms_resnet")
@@ -198,7 +201,7 @@ FLATTENS = {
 }
 
 
-@pytest.mark.parametrize("name", FLATTENS)
+@pytest.mark.parametrize("name", many(FLATTENS, 2))
 def test_views_in_either_mode(generator, name):
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")

@@ -83,7 +83,7 @@ ANNS = {
 }
 
 
-BIG = {"resnet18", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn"}
+BIG = {"resnet18", "resnet20", "resnet34", "resnet50", "vgg11_bn", "vgg16_bn"}
 
 
 def by_name(*cases):
@@ -164,7 +164,7 @@ def test_percentiles(generator):
 @pytest.mark.long
 @pytest.mark.parametrize("labels", [True, False])
 def test_calibration_by_a_loader(labels, capsys):
-    ann, x = make("lenet")
+    ann, x = make("mlp")
     loader = DataLoader(TensorDataset(x, torch.zeros(len(x))) if labels else x, batch_size=10)
     net, expected = pk.convert(ann, loader), pk.convert(ann, x)
     for a, b in zip(net.parameters(), expected.parameters(), strict=True):

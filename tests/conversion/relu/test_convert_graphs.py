@@ -5,6 +5,7 @@ import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import many
 from oracle import step_loop
 from torch import nn
 
@@ -153,7 +154,7 @@ ZOO = {
 }
 
 
-@pytest.fixture(params=ZOO)
+@pytest.fixture(params=many(ZOO))
 def ann(request):
     torch.manual_seed(0)
     return ZOO[request.param]().eval()
@@ -204,7 +205,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", many(LAYERS, 2))
 def test_no_more_layers_than_needed(name):
     """What moves values there and back moves none; only what something takes is moved."""
     torch.manual_seed(0)
@@ -232,16 +233,18 @@ def test_shared_weights_of_what_cannot_be_scaled_are_refused():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "dense block",
-        "nearest",
-        "transposed",
-        "real beside spikes",
-        "zeros around",
-        "bottlenecks",
-        "shuffled channels",
-        "pixel shuffle",
-    ],
+    many(
+        [
+            "dense block",
+            "nearest",
+            "transposed",
+            "real beside spikes",
+            "zeros around",
+            "bottlenecks",
+            "shuffled channels",
+            "pixel shuffle",
+        ]
+    ),
 )
 def test_surrogate_gradients_go_through(name):
     """Packed and dense spikes have the same gradient."""
@@ -284,7 +287,9 @@ def copy_with(net: pk.Network, wrapper) -> pk.Network:
 @pytest.mark.costly
 @pytest.mark.parametrize(
     "name",
-    ["bottlenecks", "two linear layers", "ceil mode", "softmax", "sigmoid", "leaky by function", "row of features"],
+    many(
+        ["bottlenecks", "two linear layers", "ceil mode", "softmax", "sigmoid", "leaky by function", "row of features"]
+    ),
 )
 def test_logits_are_the_outputs(name):
     torch.manual_seed(0)

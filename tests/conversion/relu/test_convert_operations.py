@@ -6,6 +6,7 @@ import layerwise
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import many
 from equality import equal
 from torch import nn
 
@@ -217,7 +218,7 @@ def relative_error(logits: torch.Tensor, expected: torch.Tensor) -> float:
     return ((logits - expected).abs().max() / expected.abs().max()).item()
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", many(ZOO, 3))
 def test_logits_become_the_outputs(name):
     """Also of images that the calibration has not seen, so far as it reaches."""
     ann, x = make(name), images()

@@ -10,13 +10,14 @@ Each case is a forward pass with an outcome:
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import many
 from torch import Tensor, nn
 
 import proxykernels as pk
 
 ANY, ONE, NONE = "any size", "one size", "none"
 SIZE = 16, 16
-OTHERS = (20, 20), (24, 16), (17, 19), (8, 8), (32, 32), (40, 30)
+OTHERS = (20, 20), (17, 19), (8, 8), (24, 32)
 
 
 class Model(nn.Module):
@@ -293,7 +294,7 @@ def check_close(net: nn.Module, x: Tensor, expected: Tensor) -> None:
     assert (logits - expected).abs().max() < 0.03 * expected.abs().max()
 
 
-@pytest.mark.parametrize("forward", CASES, ids=lambda forward: forward.__name__)
+@pytest.mark.parametrize("forward", many(CASES, 2), ids=lambda forward: forward.__name__)
 def test_sizes(forward):
     ann, x = Model(forward).eval(), images()
     if CASES[forward] == NONE:
@@ -304,7 +305,7 @@ def test_sizes(forward):
     check_close(net, x, ann(x).detach())
     answers = 0
     for size in OTHERS:
-        x = images(size, samples=4)
+        x = images(size, samples=2)
         expected = taken(ann, x)
         if CASES[forward] == ANY and expected is not None:
             try:
@@ -313,11 +314,11 @@ def test_sizes(forward):
                 continue  # it refuses this one, as a U-Net's odd sizes
             answers += 1
         elif CASES[forward] == ONE:
-            check_only_one(net, x)
+            check_only_one(net, x, all_ways=size == OTHERS[0])
     assert answers or CASES[forward] == ONE
 
 
-def check_only_one(net: nn.Module, x: Tensor) -> None:
+def check_only_one(net: nn.Module, x: Tensor, all_ways: bool) -> None:
     ways = {
         "simulate": lambda: pk.simulate(net, x, 4),
         "with records": lambda: pk.simulate(net, x, 4, record=[net.layers()[0][0]]),
@@ -327,7 +328,7 @@ def check_only_one(net: nn.Module, x: Tensor) -> None:
         "within another module": lambda: pk.simulate(nn.Sequential(net), x, 4),
         "training": lambda: pk.ProxyNet(net, 4)(x),
     }
-    for way, call in ways.items():
+    for way, call in ways.items() if all_ways else [*ways.items()][:1]:
         with pytest.raises((ValueError, TypeError), match=ONLY):
             call()
             raise AssertionError(way)
