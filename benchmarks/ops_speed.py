@@ -3,16 +3,12 @@
     python benchmarks/ops_speed.py
     python benchmarks/ops_speed.py --out benchmarks/results
     python benchmarks/ops_speed.py --parts rates,threads --rounds 9 --threads 1
-    python benchmarks/ops_speed.py --fit
 
-rates    a convolution and a linear layer, each kernel forced in turn, against torch's convolution alone (no neurons)
+rates    a convolution and a linear layer, by a plan and by torch's convolution and a scan, against torch's alone
 shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
 threads  1 and 2 threads, AVX2 and AVX-512
 drop_in  one and two layers called on dense spikes, against a step loop and SpikingJelly; packing and unpacking; a model
          of SpikingJelly with some layers swapped
-
---fit: random layers, always the same, on one thread and by processor time: how often the choice of a kernel is right,
-and the costs that the model behind it should have on this machine, as the lines of kernels/cpu/src/cost_model.cpp.
 
 Speeds are dense-equivalent: the multiply-adds of the dense layer divided by the time. Prints tables; with --out it also
 writes ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_rates.png, over those that are there.
@@ -27,7 +23,6 @@ from common.printed import new_parser, positive, some_of
 PARTS = ["rates", "shapes", "threads", "drop_in"]
 CORE_MACS = 16  # fp32 multiply-adds a cycle: two units of 8, or one of 16; some cores have two units of 16
 ROUNDS, QUICK_ROUNDS = 5, 2
-FITTED_LAYERS = 200
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,8 +33,6 @@ def main(arguments: list[str] | None = None) -> None:
     add("--quick", action="store_true", help="small layers, to see that it works")
     add("--threads", type=positive, help="threads of the rates and shapes (default: torch's)")
     add("--macs-a-cycle", type=positive, default=CORE_MACS, help=f"fp32 multiply-adds of a core (default: {CORE_MACS})")
-    add("--fit", action="store_true", help="fit the model of the choice to this machine")
-    add("--layers", type=positive, default=FITTED_LAYERS, help=f"random layers of --fit (default: {FITTED_LAYERS})")
     add("--out", type=Path, help="folder of the CSV files and the plot (default: none are written)")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)

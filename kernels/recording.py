@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -12,15 +12,11 @@ class Choice:
 
     Attributes:
         kernel: its name.
-        reason: why, where there was no choice by time.
-        cycles: modelled time of each kernel that could take it, in clock cycles of one core; none without choice.
-        joined: groups of a convolution that were joined first; the kernel is then chosen for each of these.
+        reason: why, where it was not chosen by the expected time.
     """
 
     kernel: str
     reason: str = ""
-    cycles: dict[str, float] = field(default_factory=dict)
-    joined: int = 0
 
 
 SCAN = Choice("scan", "neurons alone")
@@ -37,6 +33,11 @@ def recording() -> Iterator[list[Choice]]:
         yield choices
     finally:
         _record.reset(token)
+
+
+def recorded() -> bool:
+    """Whether choices are recorded now."""
+    return _record.get() is not None
 
 
 def note(choice: Choice) -> None:

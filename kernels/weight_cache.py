@@ -66,7 +66,7 @@ class PackedWeights:
 
     def known(self, weight: Tensor, fingerprints: Any) -> dict[Any, Any]:
         """The packed forms, by kind, of a weight with these fingerprints."""
-        key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride()
+        key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride(), len(fingerprints)
         with self._lock:
             known = self._known.setdefault(weight.untyped_storage(), {})
             if key not in known or known[key][0] != fingerprints:
@@ -97,11 +97,12 @@ class Packed:
             self._constant = self._constant and (t is None or t.untyped_storage() in CONSTANTS)
         self._made: dict[Any, Any] | None = None
 
-    def get(self, kind: Any, pack: Callable[..., Any]) -> Any:
+    def get(self, kind: Any, pack: Callable[..., Any], most: int | None = None) -> Any:
         """``pack(weight, *others)``, from the cache if it was computed before.
 
         Args:
             kind: key of this packed form.
+            most: how many forms are kept of these weights, of which the oldest give way; None: all.
             pack: called with contiguous float32 tensors. On a GPU it is called once per simulation, and the values are
                 not checked for NaN here.
         """
@@ -119,6 +120,8 @@ class Packed:
             self._made = self._weights.known(self._weight, self._fingerprints)
         if kind not in self._made:
             packed = pack(*self._copies)
+            for oldest in list(self._made)[: 0 if most is None else 1 - most]:
+                self._made.pop(oldest, None)
             self._made.setdefault(kind, packed)  # keep the value of another thread: it may be in use
         return self._made[kind]
 

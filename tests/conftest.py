@@ -18,13 +18,11 @@ pytest.register_assert_rewrite("demo_page")  # a plugin, which test modules impo
 HAS_GPU = torch.cuda.is_available()
 
 INSTRUCTION_SETS = [target for target in cpu.TARGETS if cpu.load(target)]
-# Instruction set and kernel of the convolutions, forced one at a time; last, whatever is fastest.
+# Instruction set and kernel of the convolutions, forced one at a time; None: whatever is fastest.
 CONVOLUTIONS = [
-    ("amx", "tiles"),
-    ("avx512", "lookup"),
-    *((target, rows) for target in ("avx512", "avx2", "portable") for rows in ("events", "shorts", "bytes", "im2col")),
-    (None, "dense"),
+    *((target, kernel) for target in cpu.TARGETS for kernel in ("plan", "im2col")),
     (None, None),
+    (None, "dense"),
 ]
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 

@@ -16,13 +16,12 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu import rows
-from proxykernels.kernels.cpu.choice import KERNELS
-from proxykernels.kernels.cpu.cost_model import ROWS
 from proxykernels.kernels.neuron_models import Neuron, if_neuron
 from proxykernels.kernels.recording import recording
 from speed.ops_cases import Data, Shape, row_adds
 
+KERNELS = "plan", "dense"  # that can be forced: a plan of one operation; torch's convolution and a scan
+ROW = 16  # output channels of a row of float weights
 CHOSEN, FP32, BF16 = "chosen", "torch fp32", "torch bf16"
 LEAST_S = 0.005  # shorter calls are timed several at once
 PEAK_RUNS = 7
@@ -41,32 +40,8 @@ class Kernel:
         self.forced, self.taken = forced, None
         self._kernels = cpu.load(target, forced)
 
-    @property
-    def has_tiles(self) -> bool:
-        """Whether this core has matrix tiles."""
-        return self._kernels.has_tiles
-
     def pack(self, dense: Tensor) -> Tensor:
         return self._kernels.pack(dense.flatten(3))
-
-    def rate(self, words: Tensor, weight: Tensor) -> float:
-        """Rows for each input and step, as the choice counts them."""
-        weight_rows, sample = self._rows_and_sample(words, weight)
-        return sample.rate_of_rows(weight_rows, _neuron(len(weight)))
-
-    def look_for_steady(self, words: Tensor, weight: Tensor) -> None:
-        """What an event kernel that is forced looks at by itself; otherwise the choice has done so already."""
-        weight_rows, sample = self._rows_and_sample(words, weight)
-        sample.rate_of_rows(weight_rows, _neuron(len(weight)))
-
-    def _rows_and_sample(self, words: Tensor, weight: Tensor) -> tuple[rows.WeightRows, rows.SpikeSample]:
-        table = self._kernels._table
-        weight_rows = rows.WeightRows(table, self.forced, self._kernels._packed.of(weight), weight.shape)
-        return weight_rows, rows.SpikeSample(table, words, weight.shape[1])
-
-    def digits(self, weight: Tensor) -> int:
-        """The number of digits of the weights in tiles."""
-        return self._kernels._digits(self._kernels._packed.of(weight), _neuron(len(weight)))
 
     def run(self, shape: Shape, words: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Packed spikes and potentials, from rest, threshold 1, hard reset to 0."""
@@ -76,19 +51,12 @@ class Kernel:
         neuron = _neuron(shape.C_out)
         with recording() as choices:
             result = self._kernels.if_conv2d(words, shape.T, size, weight, None, v, neuron, *window, shape.groups)
-        self.taken = choices[0].kernel
+        self.taken = self.forced or str(choices[-1].kernel)
         return result
 
 
 def _neuron(C_out: int) -> Neuron:
     return if_neuron(torch.ones(C_out), 0.0)
-
-
-def absent(target: str | None = None) -> dict[str, str]:
-    """The kernels that this machine lacks, and why."""
-    kernels = cpu.load(target)
-    here = {"lookup": (kernels.has_lookup, "AVX-512"), "tiles": (kernels.has_tiles, "AMX")}
-    return {name: f"{name}: not run, it needs {feature}" for name, (has, feature) in here.items() if not has}
 
 
 def interleave(contenders: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
@@ -135,14 +103,6 @@ def check(shape: Shape, name: str, found: tuple[Tensor, Tensor], expected: tuple
         )
 
 
-def check_kernel(kernel: Kernel, name: str, shape: Shape, words: Tensor, dyadic: Tensor, expected) -> None:
-    """End the program if a kernel is wrong, or if another than the forced one ran."""
-    found = kernel.run(shape, words, dyadic)
-    if kernel.forced not in (None, kernel.taken):
-        sys.exit(f"{kernel.forced} was forced on {shape}, and {kernel.taken} ran. Nothing was written")
-    check(shape, name, found, expected)
-
-
 def torch_currents(shape: Shape, dense: Tensor, weight: Tensor, dtype: torch.dtype) -> Callable[[], Tensor]:
     """torch's own convolution of all steps; spikes and weights are unpacked and in its favourite order beforehand."""
     images = dense.flatten(0, 1).to(dtype)
@@ -160,21 +120,20 @@ def torch_currents(shape: Shape, dense: Tensor, weight: Tensor, dtype: torch.dty
 def rates(shape: Shape, rounds: int, peak_gmac: float, macs_a_cycle: int) -> Iterator[dict]:
     """Each kernel forced, the chosen one, and torch's convolution (without IF), at the shape's firing rate."""
     data = Data.of(shape)
-    kernels = {name: Kernel(None, name) for name in KERNELS if name not in absent()}
+    kernels = {name: Kernel(None, name) for name in KERNELS}
     kernels[CHOSEN] = Kernel(None, None)
     words = kernels[CHOSEN].pack(data.dense)
     expected = kernels["dense"].run(shape, words, data.dyadic)
     for name, kernel in kernels.items():
-        check_kernel(kernel, name, shape, words, data.dyadic, expected)
+        check(shape, name, kernel.run(shape, words, data.dyadic), expected)
     contenders = {FP32: torch_currents(shape, data.dense, data.weight, torch.float32)}
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         contenders[BF16] = torch_currents(shape, data.dense, data.weight, torch.bfloat16)
     for name, kernel in kernels.items():
-        weight = data.dyadic if name in ("shorts", "bytes") else data.weight  # such rows are for few bits
-        contenders[name] = lambda kernel=kernel, weight=weight: kernel.run(shape, words, weight)
+        contenders[name] = lambda kernel=kernel: kernel.run(shape, words, data.weight)
     threads = torch.get_num_threads()
     clock = peak_gmac / macs_a_cycle / threads  # GHz
-    adds = {name: row_adds(shape, data.dense, row) for name, row in ROWS.items()}
+    adds = {"plan": row_adds(shape, data.dense, ROW)}
     for name, seconds in interleave(contenders, rounds).items():
         cycles = median(seconds) * clock * 1e9 * threads
         yield {
@@ -200,8 +159,7 @@ def one_shape(shape: Shape, rounds: int) -> dict:
     chosen = kernel.taken
     spikes, v = rival(shape, data.dense, data.dyadic)()
     expected = kernel.pack(spikes.dense(torch.bool).view(shape.T, shape.N, shape.C_out, *shape.out)), v
-    # The weights decide which kernel is chosen, so on these it may be another one: force the one that is timed.
-    found, v_found = Kernel(None, chosen).run(shape, words, data.dyadic)
+    found, v_found = kernel.run(shape, words, data.dyadic)
     check(shape, chosen, (found, v_found.transpose(1, 2).reshape(v.shape)), expected)
     contenders = {"ours": ours(shape, data.dense, data.weight), "rival": rival(shape, data.dense, data.weight)}
     seconds = interleave(contenders, rounds)
@@ -233,15 +191,15 @@ def rival(shape: Shape, dense: Tensor, weight: Tensor) -> Callable:
 
 
 def threads(shape: Shape, counts: list[int], targets: list[str], rounds: int) -> Iterator[dict]:
-    """The event kernel and the chosen one of each instruction set, with each number of threads."""
+    """A plan and what is chosen of each instruction set, with each number of threads."""
     data = Data.of(shape)
     words = Kernel(None, None).pack(data.dense)
     expected = Kernel(None, "dense").run(shape, words, data.dyadic)
     before, kernels, contenders = torch.get_num_threads(), {}, {}
     for target in targets:
-        for name in ("events", CHOSEN):
+        for name in ("plan", CHOSEN):
             kernel = kernels[target, name] = Kernel(target, None if name == CHOSEN else name)
-            check_kernel(kernel, f"{name} ({target})", shape, words, data.dyadic, expected)
+            check(shape, f"{name} ({target})", kernel.run(shape, words, data.dyadic), expected)
             for count in counts:
                 contenders[target, name, count] = lambda count=count, kernel=kernel: _with_threads(
                     count, lambda: kernel.run(shape, words, data.weight)

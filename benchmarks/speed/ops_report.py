@@ -1,6 +1,5 @@
 """What ops_speed.py prints and draws of the rows that it measured."""
 
-import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from common.printed import print_table
 from common.tables import save_figure
 from rich.console import Console
 
-from speed import cost_fit, ops_parts
 from speed.ops_parts import CHOSEN, LOST, SPREAD
 
 PEAK = "fp32 matrix-product peak"
@@ -63,39 +61,6 @@ def print_threads(console: Console, rows: list[dict]) -> None:
             ratios = f"{row['speed_over_1_thread']:.2f}", str(row["speed_over_avx512"])
             lines.append([*case, spread(row), f"{row['gmac_s']:.0f}", *ratios])
         print_table(console, f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}", headings, lines, left=2)
-
-
-def print_fit(console: Console, measured: list[cost_fit.Measured]) -> None:
-    has_tiles = ops_parts.Kernel(None, None).has_tiles
-    known = cost_fit.costs_of(has_tiles)
-    fitted = cost_fit.fit(measured, known)
-    console.print(
-        f"costs on this machine, for {'with' if has_tiles else 'without'}_tiles in kernels/cpu/src/cost_model.cpp:"
-    )
-    for kernel in known:
-        before, after = (cost_fit.error(measured, kernel, costs) for costs in (known, fitted))
-        if not math.isnan(before):
-            costs = ", ".join(f"{cost:.3g}" for cost in fitted[kernel].values())
-            console.print(f"{{{costs}}},  // {kernel}", soft_wrap=True)
-            console.print(f"    median error {before:.0%} before, {after:.0%} so")
-    print_choices(console, "as chosen", measured, [one.chosen for one in measured])
-    print_choices(console, "by the costs above", measured, [one.choice(fitted) for one in measured])
-
-
-def print_choices(console: Console, title: str, measured: list[cost_fit.Measured], choices: list[str]) -> None:
-    """How many choices are right, and those that are not."""
-    pairs = list(zip(measured, choices, strict=True))
-    excess = [one.excess(kernel) for one, kernel in pairs]
-    slower = [one.seconds[kernel] / one.rival for one, kernel in pairs]
-    console.print(
-        f"{title}: {sum(e <= cost_fit.NEAR for e in excess) / len(pairs):.1%} of {len(pairs)} layers within "
-        f"{cost_fit.NEAR - 1:.0%} of the best kernel, the worst {max(excess):.2f} times as long; "
-        f"{sum(ratio > 1 for ratio in slower)} slower than torch's convolution and a scan"
-    )
-    for (one, kernel), e, ratio in zip(pairs, excess, slower, strict=True):
-        if e > cost_fit.NEAR or ratio > 1:
-            case = f"{one.shape}, T = {one.shape.T}, N = {one.shape.N}, {one.shape.rate:.1%}, {one.precision}"
-            console.print(f"    {case}: {kernel}, {e:.2f} times {one.best}, {ratio:.2f} times torch", soft_wrap=True)
 
 
 def print_drop_in(console: Console, rows: list[dict]) -> None:

@@ -14,10 +14,10 @@ from rich.console import Console
 from tqdm import tqdm
 
 from proxykernels.kernels import cpu
-from speed import cost_fit, drop_in, ops_parts, swaps
+from speed import drop_in, ops_parts, swaps
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
 from speed.ops_parts import BF16, SPREAD
-from speed.ops_report import PRINT, plot, print_fit
+from speed.ops_report import PRINT, plot
 
 QUICK_RATES = [0.05, 0.4]
 THREAD_RATES = [0.05, 0.4]
@@ -57,12 +57,6 @@ def run(options: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    if options.fit:
-        torch.set_num_threads(1)
-        print_fit(
-            console, list(tqdm(cost_fit.sweep(options.layers, 0, options.rounds), total=options.layers, leave=False))
-        )
-        return
     console.print(heading("single layers", "random spikes", options.out))
     for part in options.parts:
         rows = [{**machine, **row} for row in RUN[part](options, console)]
@@ -90,8 +84,6 @@ def case_columns(shape: Shape) -> dict:
 
 
 def run_rates(options: argparse.Namespace, console: Console) -> list[dict]:
-    for reason in ops_parts.absent().values():
-        console.print(reason)
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         console.print(f"{BF16}: not run, oneDNN has no bf16 on this processor")
     peak = ops_parts.peak(QUICK_PEAK_SIZE if options.quick else PEAK_SIZE)

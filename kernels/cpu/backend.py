@@ -16,6 +16,7 @@ from ..neuron_models import Neuron
 from ..recording import SCAN, note
 from . import abi, words
 from .gradients import Gradients
+from .layer_plans import LayerPlans
 from .periods import PeriodicSpikes
 from .recurrent import Recurrences
 from .sigma_delta_calls import SigmaDeltas
@@ -26,11 +27,11 @@ from .words import PACKABLE, pixel_bytes
 def load(target: str | None = None, kernel: str | None = None) -> "CpuKernels | None":
     """The kernels compiled for ``target`` ("amx", "avx512", "avx2", "portable"; None: the fastest of this machine).
 
-    ``kernel`` takes every convolution that it can take ("events", "shorts", "bytes", "lookup", "tiles" or
-    "dense"; None: whichever is fastest). None if the library was not built, or if this machine cannot run the target.
+    ``kernel`` takes every convolution that it can take ("dense", "im2col" or "plan", conv2d.py; None: whichever is
+    fastest). None if the library was not built, or if this machine cannot run the target.
     """
     table = abi.load(target)
-    return CpuKernels(table, kernel) if table else None
+    return CpuKernels(table, LayerPlans(target), kernel) if table else None
 
 
 class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):

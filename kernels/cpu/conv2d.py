@@ -1,57 +1,44 @@
-"""The C++ convolutions with neurons, and the choice between them."""
+"""Convolutions with neurons: of spikes by a plan of one operation, or by torch where most inputs fire."""
 
+from functools import lru_cache
 from math import inf, prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neuron_models import CurrentSums, Neuron, current_sums
+from ..neuron_models import current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
-from ..weight_cache import CONSTANTS, Packed, PackedWeights
-from ..weight_layouts import is_finite, join_groups, refuse_infinite
+from ..table import InputKind
+from ..unfused import output_size
+from ..weight_cache import PackedWeights
+from ..weight_layouts import is_finite, refuse_infinite
 from . import abi, im2col
-from .choice import BLOCK, ROWS, options
-from .cost_model import Layer, model
-from .rows import SpikeSample, WeightRows
-from .weight_packing import FLOAT_ROW, pack_columns, pack_taps, pack_words, padded, start_for_library
+from .layer_plans import MOST_KEPT, LayerPlans, dense_rate, thresholds
+from .weight_packing import BLOCK, pack_columns, padded, start_for_library
 
-TILE_CHANNELS = 16  # output channels of a matrix tile: src/conv2d/amx_tiles.h
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which reads all weights for each pixel
-WRITE_CURRENTS = (*ROWS, "lookup")  # the kernels that can write currents
-ONE_PIXEL = (1, 1), (0, 0), (1, 1), 1  # stride, padding, dilation and groups of a 1x1 kernel
-
-
-class _Call(NamedTuple):
-    """The description of a convolution: sizes, packed weights, rows of weights, a sample of the spikes, and the chosen
-    kernel."""
-
-    layer: Layer
-    packed: Packed
-    rows: WeightRows
-    sample: SpikeSample | None  # None: the choice did not depend on it
-    choice: Choice
+DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")
+ONE_PIXEL = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation of a 1x1 kernel
+dense_rate = lru_cache(1024)(dense_rate)
 
 
 class Convolutions:
     """The convolutions of backend.CpuKernels.
 
     Attributes:
-        has_tiles: whether this instruction set has matrix tiles. has_lookup: whether its registers can hold a table.
+        has_tiles: whether this instruction set has matrix tiles.
 
     Args:
-        table: the functions of one instruction set.
-        forced: the kernel that runs every layer it can run: "events", "shorts", "bytes", "lookup", "tiles", "dense", or
-            "im2col" (followed by "events"); None: whichever is fastest. "shorts" and "bytes" are the event kernel with
-            16-bit and 8-bit rows of weights, which the kernel for periods then uses, too.
+        table, plans: the functions of one instruction set.
+        forced: what runs every layer that it can run: "dense", torch's convolution, "im2col", or "plan", never torch's;
+            None: whichever is fastest.
     """
 
-    def __init__(self, table: abi.Kernels, forced: str | None):
-        self._table, self._forced = table, forced
-        self.has_tiles, self.has_lookup = bool(table.tile_conv2d), bool(table.lookup_conv2d)
-        self._slice_rows = model().machines[self.has_tiles].slice_rows
+    def __init__(self, table: abi.Kernels, plans: LayerPlans, forced: str | None):
+        self._table, self._plans, self._forced = table, plans, forced
+        self.has_tiles = plans.target == "amx"
         self._packed = PackedWeights(self.fingerprint)
 
     def max_threads(self) -> int:
@@ -63,57 +50,85 @@ class Convolutions:
         return self._table.fingerprint(values.data_ptr(), values.numel() * values.element_size())
 
     def if_conv2d(
-        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups,
-        shortcut: Tensor | None = None, currents: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, shortcut: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
 
-        ``shortcut``, for a convolution without groups: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their
-        neuron's current.
-        ``currents`` [T, N, P_out, C_out]: if given, kernels that can (WRITE_CURRENTS) also write the currents there.
+        ``shortcut``: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their neuron's current.
         """
         window = stride, padding, dilation
-        exact = currents is not None or isinstance(neuron, CurrentSums)
-        call = self._look(words, T, size, weight, v, neuron, *window, groups, write_currents=exact)
-        packed, kernel = call.packed, call.choice.kernel
-        if kernel == "groups":
-            return self._by_group(words, T, size, weight, bias, v, neuron, *window, groups, call.choice.joined)
-        note(call.choice)
-        if kernel == "im2col":
-            with recording():  # hides the choice of the kernel for the windows
-                return self.if_conv2d(
-                    *im2col.gather(self._table, words, call.layer, packed), bias, v, neuron, *ONE_PIXEL, shortcut
-                )
-        if kernel == "dense":
-            operands = words, T, size, weight, bias, v, neuron, *window, groups, shortcut
+        if self._is_dense(words, T, size, weight, v, window, groups):
+            note(DENSE)
             with recording():  # hides the choices for its parts
-                return unfused.if_conv2d(self, *operands)
-        words = words.contiguous()
-        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, *window)
-        conv.x = words.data_ptr()
+                return unfused.if_conv2d(self, words, T, size, weight, bias, v, neuron, *window, groups, shortcut)
         if shortcut is not None:
             shortcut = shortcut.contiguous()
-            conv.shortcut = shortcut.data_ptr()
-        conv.currents = None if currents is None else currents.data_ptr()
-        if kernel == "tiles":
-            conv.digits = self._digits(packed, neuron)
-            tiles, unit = packed.get(("tiles", dilation[1] > 1, size[1] == 1), lambda w: self._pack_tiles(w, conv))
-            conv.weight, conv.unit = tiles.data_ptr(), unit.data_ptr()
-            self._table.tile_conv2d(conv)
-        elif kernel == "depthwise":
-            conv.C_in = groups
-            conv.weight = packed.get("taps", pack_taps).data_ptr()
-            self._table.depthwise_conv2d(conv)
-        elif kernel == "lookup":
-            conv.groups, conv.C_in = groups, groups * weight.shape[1]
-            conv.weight = packed.get("words", pack_words).data_ptr()
-            self._table.lookup_conv2d(conv)
-        else:
-            row, sample = ROWS[kernel], call.sample or SpikeSample(self._table, words, weight.shape[1] * groups)
-            call.rows.set(conv, row, negated=sample.worth_negating and call.rows.can_negate(neuron, row))
-            self._table.event_conv2d(conv)
+        return self._run_plan(words, T, size, weight, bias, v, neuron, window, groups, shortcut=shortcut)
+
+    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
+        """Only the currents, [T, N, P_out, C_out]."""
+        window = stride, padding, dilation
+        if self._is_dense(words, T, size, weight, v, window, groups):
+            note(DENSE)
+            with recording():
+                return unfused.conv2d_currents(self, words, T, len(v), size, weight, bias, *window, groups)
+        currents = heap.empty(T, v.shape[0], *v.shape[-2:])
+        self._run_plan(words, T, size, weight, bias, v, neuron, window, groups, currents=currents)
+        return currents
+
+    def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
+        """Per channel, the sums of if_conv2d's currents and of their squares: float64 [2, C_out]."""
+        pixels = prod(output_size(size, weight.shape[2:], *window[:3]))
+        v = heap.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
+        _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
+        return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
+
+    def _run_plan(
+        self, words, T, size, weight, bias, v, neuron, window, groups, *,
+        shortcut: Tensor | None = None, currents: Tensor | None = None, periodic: bool = False,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Spikes and states by the plan of a layer. ``currents`` [T, N, P_out, C_out]: if given, written as well.
+        ``periodic``: whether all inputs fire periodically from rest."""
+        neurons, spikes, after, held = start_for_library(T, v, neuron)
+        words, size, window = words.contiguous(), tuple(size), tuple(map(tuple, window))
+        if currents is not None:
+            neurons.currents = currents.data_ptr()
+        gathers = self._gathers(T, neurons.N * neurons.P, weight, window, groups) and not periodic
+        if gathers:
+            note(IM2COL)
+            words = im2col.gather(self._table, words, neurons, size, weight.shape, window)
+            size, window, groups = output_size(size, weight.shape[2:], *window), ONE_PIXEL, 1
+        extra = shortcut is not None, periodic
+
+        def make(weight: Tensor, bias: Tensor | None):
+            weight = im2col.gathered(weight) if gathers else weight
+            return self._plans.conv2d(neurons, size, weight, bias, window, groups, *extra)
+
+        key = "plan", neuron.model, thresholds(neurons), size, window, groups, extra, gathers
+        plan = self._packed.of(weight, bias).get(key, make, MOST_KEPT)
+        plan.run(words, InputKind.PACKED_SPIKES, neurons, shortcut)
         del held  # the memory behind the pointers lived until here
-        return spikes, v
+        return spikes, after
+
+    def _gathers(self, T: int, pixels: int, weight: Tensor, window: tuple, groups: int) -> bool:
+        """Whether windows of few channels are gathered first."""
+        if groups > 1 or not im2col.is_possible(weight.shape, window[2], T * pixels):
+            return False
+        return self._forced == "im2col" or im2col.pays(weight.shape)
+
+    def _is_dense(self, words: Tensor, T: int, size, weight: Tensor, v: Tensor, window: tuple, groups: int) -> bool:
+        """Whether torch's convolution is faster, by the cost model and the rate of a few pixels. It also takes images
+        without pixels."""
+        if self._forced or groups > 1 or 0 in size:
+            return self._forced == "dense" or 0 in size
+        sizes = T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, tuple(map(tuple, window))
+        least = dense_rate(*sizes, self._plans.target)
+        if least >= 1:
+            return False
+        words = words if words.stride(3) == 1 else words.contiguous()
+        sample = abi.Sample(words.data_ptr(), *words.shape[:3], weight.shape[1], *words.stride()[:3])
+        self._table.sample_rates(sample)
+        return sample.rows > least
 
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF; 1x1 convolutions take one pass."""
@@ -124,9 +139,10 @@ class Convolutions:
         note(Choice("product", "real-valued input"))
         T, C_in = x.shape[0], x.shape[2]
         x = x.float().flatten(3).transpose(2, 3).contiguous()
-        neurons, spikes, v, held = self._neurons(T, v, bias, neuron)
+        neurons, spikes, v, held = start_for_library(T, v, neuron)
+        bias = _padded_bias(bias, v.shape[-1])
         columns = self._packed.of(weight).get("columns", pack_columns)
-        self._table.real_product(abi.Product(neurons, x.data_ptr(), columns.data_ptr(), held[0].data_ptr(), C_in))
+        self._table.real_product(abi.Product(neurons, x.data_ptr(), columns.data_ptr(), bias.data_ptr(), C_in))
         del held  # the memory behind the pointers lived until here
         return spikes, v
 
@@ -144,109 +160,12 @@ class Convolutions:
         self._table.round_weights(abi.Rounding(*pointers, C, inputs, *bounds))
         return rounded, rounded_bias, unit
 
-    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
-        """Only the currents, [T, N, P_out, C_out]: by if_conv2d's kernel if it can write them, else by torch."""
-        window = stride, padding, dilation, groups
-        call = self._look(words, T, size, weight, v, neuron, *window, write_currents=True)
-        choice = call.choice
-        if choice.kernel == "im2col":
-            note(choice)
-            windows = im2col.gather(self._table, words, call.layer, call.packed)
-            with recording():
-                return self.conv2d_currents(*windows, bias, v, neuron, *ONE_PIXEL)
-        if choice.kernel not in WRITE_CURRENTS:
-            note(choice if choice.kernel == "dense" else Choice("dense", f"{choice.kernel} writes no currents"))
-            with recording():
-                return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
-        currents = heap.empty(T, v.shape[0], *v.shape[-2:])
-        self.if_conv2d(words, T, size, weight, bias, v, neuron, *window, currents=currents)
-        return currents
 
-    def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
-        """Per channel, the sums of if_conv2d's currents and of their squares: float64 [2, C_out]."""
-        pixels = prod(unfused.output_size(size, weight.shape[2:], *window[:3]))
-        v = heap.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
-        _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
-        return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
-
-    def _by_group(
-        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, joined
-    ) -> tuple[Tensor, Tensor]:
-        """Groups one after another, ``joined`` of them at a time."""
-        if joined > 1:
-            weight = self._packed.of(weight).get(("joined", groups), lambda w: join_groups(w, groups, joined))
-            CONSTANTS.add(weight.untyped_storage())
-            groups //= joined
-        biases = [None] * groups if bias is None else bias.chunk(groups)
-        parts = zip(
-            words.chunk(groups, 3), weight.chunk(groups), biases, v.chunk(groups, -1), neuron.chunk(groups), strict=True
-        )
-        done = [
-            self.if_conv2d(x, T, size, w, b, state, its, stride, padding, dilation, 1) for x, w, b, state, its in parts
-        ]
-        spikes, v = zip(*done, strict=True)
-        return torch.cat(spikes, 3), torch.cat(v, -1)
-
-    def _conv2d(self, T, size, weight, bias, v, neuron, stride, padding, dilation):
-        """The layer as the library takes it, its results, and objects that must outlive the call."""
-        neurons, spikes, v, held = self._neurons(T, v, bias, neuron)
-        bias = held[0]
-        conv = abi.Conv2d(
-            neurons,
-            None, None, bias.data_ptr(), None, None, None, 0, FLOAT_ROW, self._slice_rows, 0, 1,
-            weight.shape[1], *size, unfused.output_size(size, weight.shape[2:], stride, padding, dilation)[1],
-            *weight.shape[2:], *stride, *padding, *dilation,
-        )  # fmt: skip
-        return conv, spikes, v, held
-
-    def _neurons(self, T, v, bias, neuron):
-        """The neurons as the library takes them, their spikes and states, and objects that must outlive the call, the
-        bias first."""
-        neurons, spikes, v, held = start_for_library(T, v, neuron)
-        if bias is None:
-            bias = heap.zeros(-(-v.shape[-1] // BLOCK) * BLOCK)
-        else:
-            bias = bias.float()
-            if not is_finite(bias):
-                refuse_infinite("bias", bias)
-            bias = padded(bias, 0.0)
-        return neurons, spikes, v, (bias, *held)
-
-    def _look(
-        self, words, T, size, weight, v, neuron, stride, padding, dilation, groups, *, write_currents: bool = False
-    ) -> "_Call":
-        """Describe a call, and choose its kernel (choice.py). Matrix tiles write no currents."""
-        window = map(tuple, (stride, padding, dilation))
-        layer = Layer(T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, *window)
-        packed = self._packed.of(weight)
-        rows = WeightRows(self._table, self._forced, packed, weight.shape)
-        may_tile = self.has_tiles and groups == 1 and not write_currents and self._forced in ("tiles", None)
-        digits = self._digits(packed, neuron) if may_tile else 0
-        can = packed.get(
-            ("options", layer, groups, digits),
-            lambda _: options(
-                layer, groups, self._forced,
-                has_tiles=self.has_tiles, has_lookup=self.has_lookup, digits=digits, row=lambda: rows.widest,
-            ),
-        )  # fmt: skip
-        if can.only:
-            return _Call(layer, packed, rows, None, can.only)
-        sample = SpikeSample(self._table, words, weight.shape[1] * groups)
-        rate = sample.rate_of_rows(rows, neuron) if sample.worth_negating else sample.rate
-        return _Call(layer, packed, rows, sample, can.at(rate))
-
-    def _digits(self, packed: Packed, neuron: Neuron) -> int:
-        """The number of int8 digits that hold the weights exactly enough for the thresholds; 0 if none do."""
-        theta = neuron.theta.contiguous()
-
-        def count(weight: Tensor) -> int:
-            return self._table.count_digits(weight.data_ptr(), theta.data_ptr(), len(weight), weight[0].numel())
-
-        return packed.get(("digits", self.fingerprint(theta)), count)
-
-    def _pack_tiles(self, weight: Tensor, conv: abi.Conv2d) -> tuple[Tensor, Tensor]:
-        blocks = -(-len(weight) // TILE_CHANNELS)
-        packed = heap.zeros(blocks * self._table.tiles_size(conv), dtype=torch.int8)
-        unit = heap.zeros(-(-len(weight) // BLOCK) * BLOCK)
-        self._table.pack_tiles(weight.data_ptr(), packed.data_ptr(), unit.data_ptr(), conv)
-        return packed, unit
+def _padded_bias(bias: Tensor | None, C: int) -> Tensor:
+    """A bias as the library takes it."""
+    if bias is None:
+        return heap.zeros(-(-C // BLOCK) * BLOCK)
+    bias = bias.float()
+    if not is_finite(bias):
+        refuse_infinite("bias", bias)
+    return padded(bias, 0.0)

@@ -67,7 +67,7 @@ class Gradients:
         W_out = unfused.output_size(size, kernel, stride, padding, dilation)[1]
         conv = abi.Conv2d(
             abi.Neurons(T=T, N=N, P=P, C=C_out),
-            words.data_ptr(), None, None, None, None, None, 0, ROW, 0, 0, 1, C_in, *size, W_out,
+            words.data_ptr(), None, None, None, None, 0, ROW, 0, 0, 1, C_in, *size, W_out,
             *kernel, *stride, *padding, *dilation,
         )  # fmt: skip
         self._table.conv2d_weight_gradient(abi.WeightGradient(conv, grad_current.data_ptr(), sums.data_ptr()))

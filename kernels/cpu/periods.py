@@ -1,18 +1,16 @@
-"""Spikes that repeat themselves, and convolutions of them: src/periodic_spikes.h, src/conv2d/period.h."""
+"""Spikes that repeat themselves, and convolutions of them: src/periodic_spikes.h."""
 
 import torch
 from torch import Tensor
 
 from .. import heap
 from ..neuron_models import Neuron
-from ..recording import SCAN, Choice, note
+from ..recording import SCAN, note
 from . import abi
 from .conv2d import Convolutions
-from .rows import WeightRows
-from .weight_packing import BYTE_ROW, FLOAT_ROW, SHORT_ROW, for_library
+from .weight_packing import for_library
 from .words import pixel_bytes
 
-PERIOD_SLICE = 1536  # rows of a slice, 96 kB: periods take few rows of each
 LONGEST_PERIOD = (1 << 15) - 1  # what an int16 holds
 
 
@@ -51,25 +49,15 @@ class PeriodicSpikes(Convolutions):
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
     ) -> Tensor:
         """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        currents = heap.empty(T, v.shape[0], *v.shape[-2:])
-        window = stride, padding, dilation
-        self.if_period_conv2d(periods, start, T, size, weight, bias, v, neuron, *window, currents)
+        currents, words = heap.empty(T, v.shape[0], *v.shape[-2:]), self.expand_periods(periods, start, T)
+        layer = words, T, size, weight, bias, v, neuron, (stride, padding, dilation), 1
+        self._run_plan(*layer, currents=currents, periodic=not start)
         return currents
 
     def if_period_conv2d(
-        self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation,
-        currents: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
+    ) -> tuple[Tensor, Tensor]:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        conv, spikes, v, held = self._conv2d(T, size, weight, bias, v, neuron, stride, padding, dilation)
-        conv.currents = None if currents is None else currents.data_ptr()
-        rows = WeightRows(self._table, self._forced, self._packed.of(weight), weight.shape)
-        row = rows.widest
-        names = {FLOAT_ROW: "", SHORT_ROW: ", short rows", BYTE_ROW: ", byte rows"}
-        note(Choice("periods", "input spikes are periodic" + names[row]))
-        conv.slice_rows = PERIOD_SLICE
-        rows.set(conv, row)
-        longest = min(start + T, LONGEST_PERIOD)
-        self._table.period_conv2d(abi.PeriodConv2d(conv, periods.data_ptr(), start, longest))
-        del held
-        return spikes, v
+        words = self.expand_periods(periods, start, T)
+        layer = words, T, size, weight, bias, v, neuron, (stride, padding, dilation), 1
+        return self._run_plan(*layer, periodic=not start)

@@ -6,9 +6,11 @@ from torch import Tensor
 from .. import heap
 from ..neuron_models import Neuron, Surrogate
 from ..recording import Choice, note
+from ..table import InputKind
 from ..weight_cache import PackedWeights
 from . import abi
 from .gradients import MOST_SUMS, surrogate_for_library
+from .layer_plans import MOST_KEPT, LayerPlans
 from .weight_packing import for_library, pack_sent, padded, padded_rows, start_for_library
 
 ROWS = Choice("recurrent", "adds a row of weights for each spike that comes back")
@@ -19,16 +21,17 @@ class Recurrences:
 
     _table: abi.Kernels
     _packed: PackedWeights
+    _plans: LayerPlans
 
     def recurrent_scan(self, current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor) -> tuple[Tensor, Tensor]:
         """Words, and the states [N, states + 1, 1, C] after the last step."""
         note(ROWS)
         current, time_stride = _steps(current)
         neurons, words, last, held = start_for_library(len(current), v, neuron)
-        rows, _, stride = self._rows(recurrent, back=False)
-        scan = abi.Scan(neurons, current.data_ptr(), time_stride)
-        self._table.recurrent_scan(abi.Recurrent(scan, rows.data_ptr(), stride, recurrent.ndim == 2))
-        del held
+        packed = self._packed.of(recurrent, name="recurrent_weight")
+        plan = packed.get(("plan", neuron.model), lambda weight: self._plans.recurrent(neurons, weight), MOST_KEPT)
+        plan.run(current, InputKind.VALUES if time_stride else InputKind.HELD_VALUES, neurons)
+        del held  # the memory behind the pointers lived until here
         return words, last
 
     def recurrent_scan_backward(
@@ -48,21 +51,21 @@ class Recurrences:
             grad_spikes.data_ptr(), None if grad_v is None else grad_v.data_ptr(), grad_current.data_ptr(),
             grad_start.data_ptr(), sums.data_ptr(), T, N, P, C,
         )  # fmt: skip
-        rows, back, stride = self._rows(recurrent, back=True)
+        rows, back, stride = self._rows(recurrent)
         full = recurrent.ndim == 2
         given = abi.RecurrentBackward(scan, rows.data_ptr(), back.data_ptr(), stride, full)
         self._table.recurrent_scan_backward(given)
         del kept
         return grad_current, grad_start, sums[: 1 + len(neuron.channels)]
 
-    def _rows(self, recurrent: Tensor, *, back: bool) -> tuple[Tensor, Tensor, int]:
-        """Rows of what neurons send; if ``back``, of what they receive; and the floats of a row."""
+    def _rows(self, recurrent: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Rows of what neurons send, of what they receive, and the floats of a row."""
         packed = self._packed.of(recurrent, name="recurrent_weight")
         if recurrent.ndim == 1:
             row = packed.get("own", lambda weight: padded(weight, 0.0))
             return row, row, len(row)
         rows = packed.get("sent", pack_sent)
-        return rows, packed.get("received", padded_rows) if back else rows, rows.shape[1]
+        return rows, packed.get("received", padded_rows), rows.shape[1]
 
 
 def _steps(current: Tensor) -> tuple[Tensor, int]:

@@ -9,26 +9,8 @@ from .. import heap
 from ..neuron_models import MODELS, Neuron
 from ..weight_cache import CONSTANTS
 from . import abi
-from .choice import BLOCK, ROWS
 
-# Output channels of a row of weights: src/conv2d/weight_rows.h.
-MATRIX_COLUMNS = 128  # of a block of weights for the lookup kernel: src/conv2d/lookup.h
-FLOAT_ROW, SHORT_ROW, BYTE_ROW = ROWS["events"], ROWS["shorts"], ROWS["bytes"]
-
-
-def absolute_sums(weight: Tensor) -> Tensor:
-    """The sum of each output channel's absolute weights [C_out, ...]: float32 [C_out]."""
-    return weight.flatten(1).abs().sum(1)
-
-
-def pack_words(weight: Tensor) -> Tensor:
-    """Weights for the lookup kernel: [block of C_out][inputs, tap by tap][channels of the block].
-
-    A block has MATRIX_COLUMNS channels, the last one as many as are left, filled up to a multiple of FLOAT_ROW.
-    """
-    columns = weight.flatten(2).permute(2, 1, 0).flatten(0, 1)
-    columns = torch.nn.functional.pad(columns, (0, -columns.shape[1] % FLOAT_ROW))
-    return torch.cat([block.flatten() for block in columns.split(MATRIX_COLUMNS, 1)])
+BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 
 
 def pack_taps(weight: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.cpu import abi, compiled, headers, sources
+from ..kernels.cpu import abi, compiled, engine
 from ..kernels.table import TALLIES, InputKind, Outcome, Way
 from .description import described
 from .interrupts import Interrupts
@@ -21,33 +21,12 @@ TYPES = torch.float32, torch.int64  # of a plan's tensors, in the order of Type 
 PIECE = 1 << 18  # bytes that a thread hashes at a time
 
 
-STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
+STRUCTS, load = engine.STRUCTS, engine.load
 Handed, Kept, Run, Lead, Sizes, Piece, Functions = map(
     STRUCTS.__getitem__, ("Handed", "Kept", "Run", "Lead", "Sizes", "Piece", "Functions")
 )
 CReadout = STRUCTS["Readout"]
 STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
-
-
-def load(target: str | None = None) -> tuple[str, Any]:
-    """The functions for an instruction set, or for the fastest one of this machine, and its name.
-
-    Raises:
-        RuntimeError: the library is not built, is damaged, or was built from other sources, or the machine cannot run
-            the target. ValueError: PROXYKERNELS_CPU names no instruction set.
-    """
-    if not abi.LIBRARY.exists():
-        raise RuntimeError(
-            "the compiled library is not built here: install a C++ compiler (for example `apt-get install g++`), then "
-            f"build it with `{compiled.install_command()}`"
-        )
-    find = compiled.opened(abi.LIBRARY).proxykernels_engine
-    name, functions = compiled.table(find, Functions, target)
-    if functions is None:
-        raise RuntimeError(
-            f"the engine cannot run {name} here: this machine lacks it, or {compiled.MOST} or the build leave it out"
-        )
-    return name, functions
 
 
 class Memory:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from ..kernels.cpu.cost_model import CLOCK_HZ
 from ..kernels.recording import Choice, recording
 from ..spikes import Spikes
 from .planned import why_by_layers
@@ -18,7 +17,7 @@ from .result import Result
 from .simulate import run
 
 # Of kernels, where a reader knows them by other names.
-NAMES = {"dense": "unfused", "shorts": "short rows", "bytes": "byte rows"}
+NAMES = {"dense": "unfused"}
 LONGEST_NAME = 20  # of a layer, in the table
 NARROWEST = 60  # columns of a terminal that a table fits; below, lines
 
@@ -29,15 +28,13 @@ class Row:
 
     Attributes:
         layer: its name.
-        kernel: what took it: "periods", "events", "short rows", "byte rows", "lookup", "tiles",
-            "depthwise", "im2col" (windows of few channels, gathered first), "product" (of real values), "unfused"
+        kernel: what took it: a way of the engine ("patterns", "rows", "tables", "tiles", "pixel tiles", "depthwise"),
+            "im2col" (windows of few channels, gathered first), "product" (of real values), "recurrent", "unfused"
             (torch's convolution, then the neurons), "scan" (neurons alone), on a GPU "Triton convolution", "pooled
             Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took
             several.
         input_rate: firing rate of its input; None if that is real-valued.
         rate: firing rate of its neurons, as in ``simulate(...).rates``; None of a layer that does not fire.
-        modelled_ms: what the model that chooses expects (kernels/cpu/src/cost_model.h, for the core it was measured
-            on, and the threads that are set); None where nothing was compared.
         measured_ms: what it took, all steps, with packing its weights if this was their first use.
         why: the reason, in short.
     """
@@ -46,7 +43,6 @@ class Row:
     kernel: str
     input_rate: float | None
     rate: float | None
-    modelled_ms: float | None
     measured_ms: float
     why: str
 
@@ -118,19 +114,11 @@ class _Watch:
         choices = convolutions or choices
         kernels = list(dict.fromkeys(NAMES.get(choice.kernel, choice.kernel) for choice in choices))
         reasons = list(dict.fromkeys(choice.reason for choice in choices if choice.reason))
-        cycles = _sum([choice.cycles for choice in choices])
-        modelled = None
-        if cycles:
-            modelled = 1000 * sum(choice.cycles[choice.kernel] for choice in choices)
-            modelled /= CLOCK_HZ * torch.get_num_threads()
-            if len(kernels) == 1:
-                reasons.append(_margin(cycles, choices[0].kernel))
         return Row(
             name,
             " + ".join(kernels) or "torch",
             _rate(self.inputs.get(name, [])),
             result.rates.get(name),
-            modelled,
             1000 * self.seconds.get(name, 0.0),
             "; ".join(reasons) or ("differs by chunk" if kernels else "torch's operations"),
         )
@@ -139,21 +127,6 @@ class _Watch:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _sum(cycles: list[dict[str, float]]) -> dict[str, float]:
-    """Cycles of the kernels that all calls compared; empty if one compared none."""
-    common = set.intersection(*(set(each) for each in cycles)) if cycles else set()
-    return {kernel: sum(each[kernel] for each in cycles) for kernel in common}
-
-
-def _margin(cycles: dict[str, float], chosen: str) -> str:
-    """How much longer the next best kernel is modelled to take."""
-    others = {kernel: time for kernel, time in cycles.items() if kernel != chosen}
-    if not others:
-        return ""
-    runner_up = min(others, key=lambda kernel: others[kernel])
-    return f"{NAMES.get(runner_up, runner_up)}: {others[runner_up] / cycles[chosen]:.1f}x as long"
 
 
 def _rate(inputs: list[tuple[int, int] | None]) -> float | None:
@@ -166,20 +139,18 @@ def _cells(row: Row) -> list[str]:
     """The fields of a row as text."""
     name = row.layer if len(row.layer) <= LONGEST_NAME else "..." + row.layer[3 - LONGEST_NAME :]
     rates = ("-" if rate is None else f"{100 * rate:.1f} %" for rate in (row.input_rate, row.rate))
-    times = (
-        "-" if ms is None else f"{ms:.3g}" if ms < 100 else f"{ms:.0f}" for ms in (row.modelled_ms, row.measured_ms)
-    )
-    return [name, row.kernel, *rates, *times, row.why]
+    time = f"{row.measured_ms:.3g}" if row.measured_ms < 100 else f"{row.measured_ms:.0f}"
+    return [name, row.kernel, *rates, time, row.why]
 
 
-TITLES = ["layer", "kernel", "in", "out", "model ms", "ms", "why"]
+TITLES = ["layer", "kernel", "in", "out", "ms", "why"]
 assert len(TITLES) == len(fields(Row))
 
 
 def _table(rows: list[Row], width: int) -> str:
     table = [TITLES, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    left = (0, 1, 6)  # columns of text
+    left = (0, 1, 5)  # columns of text
     lines = []
     for cells in table:
         *texts, why = (

@@ -8,7 +8,6 @@ from equality import equal
 import proxykernels as pk
 from proxykernels.checks import window_checks
 from proxykernels.kernels import reference
-from proxykernels.kernels.cpu.cost_model import Layer, modelled_cycles
 
 HUGE = window_checks.LARGEST_WINDOW
 
@@ -49,19 +48,3 @@ def test_images_without_pixels(backend, generator, size, groups):
     padded = torch.zeros(9, 2, 32, size[0] + 2, size[1] + 2)
     expected, v_expected = reference.if_conv2d(padded, weight, bias, groups=groups)
     assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
-
-
-def test_tiles_are_for_rows_that_fit():
-    """A long sequence of many channels: positions in the expanded input would need more than 32 bits."""
-    window = (1, 1), (0, 1), (1, 1)
-    short = Layer(16, (1, 10_000, 64), (1, 10_000), (64, 128, 1, 3), *window)
-    long = Layer(16, (1, 3_000_000, 64), (1, 3_000_000), (64, 128, 1, 3), *window)
-    core = {"has_tiles": True, "has_lookup": True}
-    taken, refused = (modelled_cycles(layer, **core, digits=2, row=16) for layer in (short, long))
-    assert set(taken) - set(refused) == {"tiles"}
-
-
-def test_tiles_for_no_samples():
-    layer = Layer(16, (0, 1, 4096), (1, 1), (4096, 4096, 1, 1), (1, 1), (0, 0), (1, 1))
-    cycles = modelled_cycles(layer, has_tiles=True, has_lookup=True, digits=2, row=16)
-    assert all(0 < silent == busy < float("inf") for silent, busy in cycles.values())

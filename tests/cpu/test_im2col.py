@@ -1,6 +1,5 @@
 """Windows of few channels that are gathered into pixels, on each instruction set, against the definition."""
 
-import layerwise
 import pytest
 import torch
 from cases import RESETS, dyadic, spikes
@@ -8,10 +7,10 @@ from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
-from proxykernels.kernels.cpu import im2col
-from proxykernels.kernels.cpu.cost_model import Layer
+from proxykernels.kernels.cpu import abi, im2col
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
+from proxykernels.kernels.unfused import output_size
 
 TARGETS = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
 pytestmark = pytest.mark.skipif(not TARGETS, reason="the C++ kernels are not built here")
@@ -33,15 +32,6 @@ WINDOWS = {
 }
 
 
-def layer_of(window, T: int, N: int) -> Layer:
-    C_in, size, C_out, kernel, stride, padding, dilation = window
-    out = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    ]
-    return Layer(T, (N, out[0] * out[1], C_out), size, (C_out, C_in, *kernel), stride, padding, dilation)
-
-
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("T, N, rate", [(1, 1, 0.5), (17, 3, 0.3), (70, 2, 0.05)], ids=["T1", "T17", "T70"])
@@ -56,7 +46,7 @@ def test_gathered_windows_fire_the_same(monkeypatch, generator, window, T, N, ra
     with recording() as choices:
         actual, v = pk.if_conv2d(pk.pack(x), weight, bias, **options)
     expected, v_expected = reference.if_conv2d(x, weight, bias, **options)
-    assert [choice.kernel for choice in choices] == ["im2col"]
+    assert choices[0].kernel == "im2col"
     assert expected.any() or v_expected.any()
     assert equal(actual.dense(), expected) and equal(v, v_expected)
 
@@ -66,82 +56,48 @@ def test_a_window_holds_its_own_bits_alone(generator, target):
     kernels = cpu.load(target, None)
     for window in WINDOWS.values():
         C_in, size, C_out, kernel, stride, padding, dilation = window
-        layer = layer_of(window, 5, 2)
         x = spikes(5, 2, C_in, *size, generator=generator, rate=0.5)
         weight = dyadic(C_out, C_in, *kernel, generator=generator)
         words = kernels.pack(x.flatten(3).bool())
-        windows, _, out, gathered = im2col.gather(kernels._table, words, layer, kernels._packed.of(weight))
+        window = stride, padding, dilation
+        out = output_size(size, kernel, *window)
+        neurons = abi.Neurons(T=5, N=2, P=out[0] * out[1], C=C_out)
+        windows = im2col.gather(kernels._table, words, neurons, size, weight.shape, window)
         columns = torch.nn.functional.unfold(x.flatten(0, 1).float(), kernel, dilation, padding, stride)
         columns = columns.view(5, 2, C_in, -1, out[0] * out[1]).transpose(2, 3).flatten(2, 3)
         assert columns.any() and equal(windows, kernels.pack(columns.bool()))
-        assert equal(gathered.flatten(1), weight.flatten(2).transpose(1, 2).flatten(1))
+        assert equal(im2col.gathered(weight).flatten(1), weight.flatten(2).transpose(1, 2).flatten(1))
 
 
 @pytest.mark.parametrize(
-    "change, possible",
+    "weight, dilation, pixels, possible",
     [
-        ({}, True),
-        ({"weight": (8, 5, 7, 7)}, False),  # half the byte is full
-        ({"weight": (8, 3, 7, 19)}, True),
-        ({"weight": (8, 3, 7, 20)}, False),  # a row of a window is longer than a word
-        ({"dilation": (2, 1)}, True),
-        ({"dilation": (1, 2)}, False),
-        ({"weight": (8, 3, 1, 1)}, False),  # a window is a pixel
-        ({"T": 1 << 16}, False),  # the windows would take 200 MB
+        ((8, 3, 7, 7), (1, 1), 512, True),
+        ((8, 5, 7, 7), (1, 1), 512, False),  # half the byte is full
+        ((8, 3, 7, 19), (1, 1), 512, True),
+        ((8, 3, 7, 20), (1, 1), 512, False),  # a row of a window is longer than a word
+        ((8, 3, 7, 7), (2, 1), 512, True),
+        ((8, 3, 7, 7), (1, 2), 512, False),
+        ((8, 3, 1, 1), (1, 1), 512, False),  # a window is a pixel
+        ((8, 3, 7, 7), (1, 1), 1 << 22, False),  # the windows would take 80 MB
     ],
 )
-def test_which_layers_can_be_gathered(change, possible):
-    layer = Layer(4, (2, 64, 8), (20, 40), (8, 3, 7, 7), (1, 1), (0, 0), (1, 1))._replace(**change)
-    assert im2col.is_possible(layer) == possible
+def test_which_layers_can_be_gathered(weight, dilation, pixels, possible):
+    assert im2col.is_possible(weight, dilation, pixels) == possible
 
 
-def test_a_large_window_of_few_channels_is_gathered_by_itself(monkeypatch, generator):
+@pytest.mark.parametrize("kernel, gathers", [(7, True), (3, False)])
+def test_large_windows_of_few_channels_are_gathered(monkeypatch, generator, kernel, gathers):
     """ResNet's first layer on the events of a camera: half the time of any kernel that visits its pixels."""
-    kernels = cpu.load(TARGETS[0], None)
-    monkeypatch.setattr(kernels, "has_tiles", False)
+    kernels = cpu.load(TARGETS[0])
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     x = spikes(8, 2, 2, 64, 64, generator=generator, rate=0.05)
-    weight = dyadic(64, 2, 7, 7, generator=generator)
+    weight = dyadic(64, 2, kernel, kernel, generator=generator)
     with recording() as choices:
         actual, v = pk.if_conv2d(pk.pack(x), weight, stride=2, padding=3)
     expected, v_expected = reference.if_conv2d(x, weight, stride=2, padding=3)
-    (choice,) = choices
-    others = [cycles for kernel, cycles in choice.cycles.items() if kernel != "im2col"]
-    assert choice.kernel == "im2col" and choice.cycles["im2col"] < min(others)
+    assert (choices[0].kernel == "im2col") == gathers
     assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
-
-
-@pytest.mark.parametrize("precision, rows", [("int16", 32), ("int8", 64)])
-def test_what_is_known_of_the_weights_stays_known(monkeypatch, generator, precision, rows):
-    """Windows of rounded weights are added in rows as wide as those of the layer itself."""
-    kernels, taken = cpu.load(TARGETS[0], None), []
-    monkeypatch.setattr(kernels, "has_tiles", False)
-    monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
-    monkeypatch.setattr(kernels, "_table", Watched(kernels._table, taken))
-    layer = pk.FusedIFConv2d(2, 64, 7, stride=2, padding=3)
-    layer.weight.data = torch.randn(layer.weight.shape, generator=generator)
-    x = pk.pack(spikes(8, 2, 2, 64, 64, generator=generator, rate=0.05))
-    found = layerwise.simulate(torch.nn.Sequential(layer), x, 8, chunk=8, precision=precision)
-    assert taken == [rows] and found.spikes.dense().any()
-    monkeypatch.setattr(backends, "cpu_backend", lambda: cpu.load(TARGETS[0], "events"))
-    assert equal(
-        layerwise.simulate(torch.nn.Sequential(layer), x, 8, chunk=8, precision=precision).spikes.dense(),
-        found.spikes.dense(),
-    )
-
-
-class Watched:
-    """The functions of a table; channels of the rows that the event kernel adds are noted."""
-
-    def __init__(self, table, taken: list[int]):
-        self._table, self._taken = table, taken
-
-    def __getattr__(self, name: str):
-        return getattr(self._table, name)
-
-    def event_conv2d(self, conv) -> None:
-        self._taken.append(conv.row_channels)
-        self._table.event_conv2d(conv)
 
 
 def test_currents_of_gathered_windows(generator):

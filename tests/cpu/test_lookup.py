@@ -7,9 +7,6 @@ from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
-from proxykernels.kernels.cpu import weight_packing
-from proxykernels.kernels.neuron_models import if_neuron
-from proxykernels.kernels.recording import recording
 
 pytestmark = pytest.mark.skipif(not cpu.load("avx512"), reason="this machine has no AVX-512")
 
@@ -36,7 +33,7 @@ WINDOWS = {
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
 def test_windows(monkeypatch, generator, window, T, N, rate, v_reset):
     C_in, size, C_out, kernel, stride, padding, dilation, groups = window
-    kernels = cpu.load("avx512", "lookup")
+    kernels = cpu.load("avx512")
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     x = spikes(T, N, C_in, size, size, generator=generator, rate=rate)
     weight, bias = (
@@ -50,37 +47,12 @@ def test_windows(monkeypatch, generator, window, T, N, rate, v_reset):
 
 
 @pytest.mark.parametrize(
-    "C_in, C_out, groups, taken",
-    [(1, 8, 32, True), (16, 8, 2, True), (16, 12, 2, False), (32, 32, 4, False), (8, 8, 1, False)],
-)
-def test_narrow_groups_are_looked_up(C_in, C_out, groups, taken):
-    """Of C_in input and C_out output channels each."""
-    words, weight = (
-        torch.zeros(1, 4, 25, -(-groups * C_in // 8), dtype=torch.uint8),
-        torch.ones(groups * C_out, C_in, 3, 3),
-    )
-    for kernel, expected in ((None, taken), ("lookup", taken), ("events", False)):
-        layer = (
-            words,
-            4,
-            (5, 5),
-            weight,
-            None,
-            torch.zeros(1, 9, groups * C_out),
-            if_neuron(torch.ones(groups * C_out), 0.0),
-        )
-        with recording() as choices:
-            cpu.load("avx512", kernel).if_conv2d(*layer, (1, 1), (0, 0), (1, 1), groups)
-        assert (choices[0].reason == "narrow groups") == expected
-
-
-@pytest.mark.parametrize(
     "C_in, kernel, groups",
     [(100, 3, 1), (120, 3, 1), (136, 3, 1), (152, 3, 1), (200, 3, 1), (104, 5, 1), (31 * 7, 3, 7), (25 * 3, 5, 3)],
 )
 def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel, groups):
     """Such windows have nearly two pieces a word: their list once overran its memory, which malloc noticed later."""
-    kernels = cpu.load("avx512", "lookup")
+    kernels = cpu.load("avx512")
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     weight = dyadic(8 * groups, C_in // groups, kernel, kernel, generator=generator)
     options = {"padding": kernel // 2, "groups": groups}
@@ -93,7 +65,7 @@ def test_pieces_end_at_words_there_and_here(monkeypatch, generator, C_in, kernel
 
 def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
     """Groups of 30 channels are joined to 120; a sum of layers is one convolution."""
-    kernels = cpu.load("avx512", "lookup")
+    kernels = cpu.load("avx512")
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
     x = spikes(40, 2, 120, 5, 5, generator=generator, rate=0.5)
     weight = dyadic(40, 30, 3, 3, generator=generator)
@@ -108,18 +80,3 @@ def test_pieces_of_joined_groups_and_of_sums(monkeypatch, generator):
     with torch.no_grad():
         actual = pk.FusedIFSum(conv, shortcut)(tuple(map(pk.pack, x.split(60, 2))))
     assert expected.any() and equal(actual.dense(), expected)
-
-
-def test_words_are_filled():
-    """Weights are in the order of a window's bits, which are put together."""
-    weight = torch.arange(1.0, 2 * 9 * 3 + 1).view(2, 3, 3, 3)
-    words = weight_packing.pack_words(weight).view(27, 16)
-    assert equal(words[:, 1].view(9, 3).t(), weight[1].flatten(1)) and not words[:, 2:].any()
-
-
-def test_blocks_of_words():
-    """128 output channels, and the rest."""
-    weight = torch.arange(150.0 * 4).view(150, 4, 1, 1)
-    first, last = weight_packing.pack_words(weight).split([4 * 128, 4 * 32])
-    assert equal(first.view(4, 128).t(), weight[:128, :, 0, 0])
-    assert equal(last.view(4, 32).t()[:22], weight[128:, :, 0, 0]) and not last.view(4, 32)[:, 22:].any()

@@ -9,13 +9,9 @@ from equality import equal
 
 import proxykernels as pk
 from proxykernels.kernels import cpu, ops, reference
-from proxykernels.kernels.cpu.conv2d import ONE_PIXEL
 from proxykernels.kernels.cpu.fallback import Fallback
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.weight_cache import PackedWeights
-
-has_tiles = pytest.mark.skipif(not cpu.load("amx"), reason="this machine has no matrix tiles (AMX)")
-
 
 CHANGES = {
     "optimizer": lambda layer: torch.optim.SGD([layer.weight], lr=1.0).step(),
@@ -100,10 +96,12 @@ def test_threads_share_what_was_packed_first():
 
 
 def test_packed_weights_live_as_long_as_the_weights():
-    kernels = cpu.load(None, "events")
+    kernels = cpu.load()
     words, v, theta = ops.pack(torch.ones(2, 1, 8, 1).bool()), torch.zeros(1, 1, 4), torch.ones(4)
     weight = torch.rand(4, 8)
-    kernels.if_conv2d(words, 2, (1, 1), weight[..., None, None], None, v, if_neuron(theta, 0.0), *ONE_PIXEL)
+    kernels.if_conv2d(
+        words, 2, (1, 1), weight[..., None, None], None, v, if_neuron(theta, 0.0), (1, 1), (0, 0), (1, 1), 1
+    )
     assert len(kernels._packed._known) == 1
     del weight
     gc.collect()

@@ -45,7 +45,7 @@ def test_functions_are_read_with_their_types():
     count = kernels["count_digits"]
     assert count._restype_ is ctypes.c_int64
     assert count._argtypes_ == (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    assert kernels["period_conv2d"]._argtypes_ == (ctypes.POINTER(abi.PeriodConv2d),)
+    assert kernels["sample_rates"]._argtypes_ == (ctypes.POINTER(abi.Sample),)
     assert kernels["max_threads"]._argtypes_ == () and kernels["if_scan"]._restype_ is None
     assert len(kernels) == (sources.FOLDER / "kernels.h").read_text().count("\nKERNEL(")
 

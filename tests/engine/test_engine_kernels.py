@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu.rows import SpikeSample
+from proxykernels.kernels.cpu import abi
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 
@@ -200,7 +200,9 @@ def test_the_rate_is_that_of_all_columns(W, target):
     x = (torch.rand(16, 2, 64, 28, W) < 0.5).float()
     x[..., ::7] = 0
     words = pk.pack(x)
-    sample = SpikeSample(cpu.load(target)._table, words._words, 64)
+    packed = words._words
+    sample = abi.Sample(packed.data_ptr(), *packed.shape[:3], 64, *packed.stride()[:3])
+    cpu.load(target)._table.sample_rates(sample)
     assert sample.rate == pytest.approx(x.mean().item(), rel=0.25)
     net = nn.Sequential(pk.FusedIFConv2d(64, 64, 3, padding=1)).eval()
     engine = Engine(follow(net, (64, 28, W), False), target=target)

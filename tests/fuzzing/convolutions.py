@@ -36,12 +36,10 @@ class Convolution(Neurons, Windows, Case):
     @classmethod
     def draw(cls, random: Random, **common) -> "Convolution":
         given, forced = random.choice(GIVEN + GIVEN[:1] * 4), common["way"].partition(" ")[2]
-        rare = forced in ("shorts", "bytes", "im2col") and random.random() < 0.6  # of what chance alone draws too few
+        rare = forced == "im2col" and random.random() < 0.6  # of which chance alone draws too few
         sizes = cls.draw_linear(random) if random.random() < 0.25 and not rare else cls.draw_window(random)
-        if rare and forced == "im2col":  # which takes packed spikes of few channels
+        if rare:  # packed spikes of few channels
             given, sizes = GIVEN[0], sizes | {"groups": 1, "c_in": 1 + sizes["c_in"] % 5}
-        elif rare:  # short rows hold more than 16 channels, and events are drawn often enough
-            given, sizes = random.choice(PERIODIC), sizes | {"groups": 1, "c_out": sizes["c_out"] + 16}
         T, N = draw.steps(random), draw.samples(random)
         groups, c_in, c_out, (height, width) = (sizes[key] for key in ("groups", "c_in", "c_out", "size"))
         inputs = c_in * sizes["kernel_size"][0] * sizes["kernel_size"][1]

@@ -13,15 +13,12 @@ from proxykernels.kernels.cpu.fallback import Fallback
 TARGETS = tuple(target for target in cpu.TARGETS if cpu.load(target))  # fastest first
 if not TARGETS:
     raise RuntimeError("the C++ kernels are not built here: install a C++ compiler, then pip install -e .")
-CONVOLUTIONS = ("event_conv2d", "period_conv2d")  # which have a form with each kind of rows
-ROWS = {16: "", 32: ", short rows", 64: ", byte rows"}
+FOR_TESTS = ("max_threads", "row_channels", "count_digits")  # functions that no layer calls
 FALLBACK = "fallback"
 
 # Instruction set and kernel of the convolutions. A target alone: whatever it finds fastest.
 WAYS = [
-    *(f"{target} {rows}" for target in TARGETS for rows in ("events", "shorts", "bytes", "im2col")),
-    *(f"{target} lookup" for target in TARGETS if target == "avx512"),
-    *(f"{target} tiles" for target in TARGETS if target == "amx"),
+    *(f"{target} {kernel}" for target in TARGETS for kernel in ("plan", "im2col")),
     *TARGETS,
     f"{TARGETS[0]} dense",
     FALLBACK,
@@ -41,8 +38,7 @@ class Counted:
 
 def _counting(target: str, name: str, function):
     def call(*arguments):
-        rows = ROWS[getattr(arguments[0], "conv", arguments[0]).row_channels] if name in CONVOLUTIONS else ""
-        executed[target, name + rows] += 1
+        executed[target, name] += 1
         return function(*arguments)
 
     return call
@@ -58,15 +54,14 @@ def kernels(way: str):
     if backend is None:
         raise RuntimeError(f"this machine cannot run {target}")
     backend._table = Counted(target, backend._table)
-    look = backend._look
+    is_dense = backend._is_dense
 
-    def count_dense(*arguments, **options):
-        call = look(*arguments, **options)
-        if call.choice.kernel == "dense":
-            executed[target, "torch's convolution"] += 1
-        return call
+    def count_dense(*arguments):
+        found = is_dense(*arguments)
+        executed[target, "torch's convolution"] += found
+        return found
 
-    backend._look = count_dense
+    backend._is_dense = count_dense
     return backend
 
 
@@ -93,6 +88,5 @@ def expected() -> list[tuple[str, str]]:
         functions += [(target, "engine"), *((target, f"engine: {kernel}") for kernel in kernels)]
     for target in TARGETS:
         table = cpu.load(target)._table
-        functions += [(target, name) for name, _ in table._fields_ if getattr(table, name) and name != "max_threads"]
-        functions += [(target, name + rows) for name in CONVOLUTIONS for rows in ROWS.values() if rows]
+        functions += [(target, name) for name, _ in table._fields_ if getattr(table, name) and name not in FOR_TESTS]
     return functions

@@ -12,7 +12,6 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference, rounding
 from proxykernels.kernels.cpu.fallback import Fallback
-from proxykernels.kernels.cpu.weight_packing import BYTE_ROW, SHORT_ROW
 from proxykernels.plan import quantize
 
 
@@ -83,7 +82,7 @@ def test_channels_of_many_inputs_have_fewer_bits():
     precision = rounding.PRECISIONS["int8"]
     units = [rounding.round_weights(torch.full((1, n), 63.0), None, precision)[0] for n in (500, 1000, 4000, 70_000)]
     assert [rounded[0, 0].item() for rounded in units] == [63.0, 64.0, 64.0, 63.0]
-    for rounded, row in zip(units[2:], (BYTE_ROW, SHORT_ROW), strict=True):
+    for rounded, row in zip(units[2:], (64, 32), strict=True):
         weight, unit = rounded.float(), torch.zeros(1)
         assert cpu.load()._table.row_channels(weight.data_ptr(), *weight.shape, unit.data_ptr()) == row
 
@@ -97,8 +96,8 @@ def test_any_backend_batch_chunk_and_number_of_threads(monkeypatch, generator, v
     expected = oracle(net, image, T, v_reset, precision)
     assert 0.01 < expected.mean() < 0.9
     ways = [
-        *((None, kernel) for kernel in ("events", "lookup", "tiles", "dense", None)),
-        *((target, kernel) for target in ("avx512", "avx2", "portable") for kernel in ("events", "shorts", "bytes")),
+        *((None, kernel) for kernel in ("dense", None)),
+        *((target, "plan") for target in ("amx", "avx512", "avx2", "portable")),
     ]
     for kernels in [cpu.load(*way) for way in ways] + [Fallback()]:
         if kernels is None:

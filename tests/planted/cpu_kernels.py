@@ -2,7 +2,7 @@
 
 from planted.defect import KERNELS, Defect
 
-CONV = "kernels/cpu/src/conv2d"
+CONV, ENGINE = "kernels/cpu/src/conv2d", "kernels/cpu/src/engine"
 NEURONS = "tests/cpu/test_neurons.py"
 MAX_RATE_POOL = "tests/cpu/test_max_rate_pool.py"
 SUMS = "tests/cpu/test_left_out_sums.py"
@@ -39,13 +39,16 @@ DEFECTS = {
         f"{CONV}/input_lists.h", "if (any && negated)", "if (any && negated && t > first)"
     ),
     "steady inputs: sums of bytes": Defect(
-        "kernels/cpu/rows.py", "= LARGEST_BYTE_SUM * self", "= 2 * LARGEST_BYTE_SUM * self", SUMS
+        f"{ENGINE}/kernel_weights.h", "(float)largest_byte_sum * c.unit", "2 * (float)largest_byte_sum * c.unit", SUMS
     ),
     "steady inputs: a weight that drowns the others": Defect(
-        "kernels/cpu/rows.py", "bool((sums <= most).all())", "row == FLOAT_ROW or bool((sums <= most).all())", SUMS
+        f"{ENGINE}/kernel_weights.h", "most_thresholds * op.neuron.channels[o]", "INFINITY", SUMS
     ),
     "equal windows: where they start from": Defect(
         f"{CONV}/equal_windows.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS
+    ),
+    "equal pixels of a layer: where they start from": Defect(
+        f"{ENGINE}/run_segment.h", "!op.is_layer || !session.neurons->start_pixel", "true", SUMS
     ),
     "equal windows: the second state": Defect(
         f"{CONV}/equal_windows.h",
@@ -58,9 +61,6 @@ DEFECTS = {
     ),
     "lists of spikes: the pixel before": Defect(
         f"{CONV}/input_lists.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
-    ),
-    "periods: the start of a part": Defect(
-        f"{CONV}/period.h", "ceil_div(start + 1, p) * p - start - 1", "ceil_div(start + 2, p) * p - start - 1"
     ),
     "short rows: the high half": Defect(
         "kernels/cpu/src/simd.h", "{ return {a.x >> 16}; }", "{ return {a.x >> 16 & 0x7fff}; }"
@@ -138,8 +138,8 @@ DEFECTS = {
         "tests/spikes/test_spikes.py",
     ),
     "recurrent neurons: what fired last": Defect(
-        "kernels/cpu/src/recurrent/steps.h",
-        "if (fired != memory.fired) memcpy(memory.fired, fired, bytes);",
+        f"{ENGINE}/recurrent.cpp",
+        "memmove(memory.fired, fired, op.bytes());",
         "",
         "tests/cpu/test_recurrent_kernels.py",
     ),

@@ -21,6 +21,7 @@ struct Neurons {
     uint8_t* spikes;     // [N, T, P, ceil(C / 8)], written
     int64_t start_image, start_state, start_pixel;  // of `start`: floats from one image, state and pixel to the next
     int64_t T, N, P, C;
+    float* currents;  // [T, N, P, C], of neurons behind weights, written; null: not wanted
 };
 
 struct Scan {
@@ -50,18 +51,11 @@ struct ScanBackward {
     int64_t T, N, P, C;
 };
 
-// Recurrent neurons: `v` and `start` have one more state, the spikes of the step before, and P is 1. Rows of weights are padded
-// to `stride` floats, a multiple of 32.
-struct Recurrent {
-    Scan scan;
-    const float* weight;  // [C][stride]: row j holds the weights from neuron j to all neurons; or [stride]: a weight a neuron
-    int64_t stride;
-    int64_t full;  // 1: `weight` has a row for each neuron
-};
-
+// Recurrent neurons: `v` has one more state, the spikes of the step before, and P is 1. Rows of weights are padded to `stride`
+// floats, a multiple of 32.
 struct RecurrentBackward {
     ScanBackward scan;  // `current` must not be `grad_current`, which is [T, N, 1, C] for a constant current too
-    const float* weight;  // as in Recurrent
+    const float* weight;  // [C][stride]: row j holds the weights from neuron j to all neurons; or [stride]: a weight a neuron
     const float* back;  // [C][stride]: row i holds the weights from all neurons to neuron i; or the same as `weight`
     int64_t stride;
     int64_t full;
@@ -74,8 +68,6 @@ struct Conv2d {
     const float* bias;  // [ceil(C_out / 32) * 32]
     // [ceil(C_out / 32) * 32]: the value of an integer weight of 1; for tile_conv2d, and for short and byte rows.
     const float* unit;
-    // [T, N, P, C], written by the event, period and lookup kernels; null: not wanted.
-    float* currents;
     // [N, T, P, ceil(C_out / 8)]: each spike adds 1 to the current of its own neuron, after all other sums; null: none. All
     // spike kernels except depthwise_conv2d take it.
     const uint8_t* shortcut;
@@ -144,12 +136,6 @@ struct Periods {
     float* v;  // [M, C], updated in place
     uint16_t* periods;  // [M, C], written: 0 for a neuron that does not fire in T steps
     int64_t M, C, T;
-};
-
-struct PeriodConv2d {
-    Conv2d conv;  // its x is not used
-    const uint16_t* periods;  // [N, H * W, C_in]
-    int64_t start, longest;  // steps before this call; the longest period that fires by its end: longer ones are ignored
 };
 
 // Spikes, and estimates (written) of how many fire per input and step, from a sample of pixels.

@@ -1,9 +1,9 @@
 // A cost model of the kernels: the clock cycles that each takes for a layer on one core.
 //
 // A kernel's time is a sum over its operations: their number, which is counted here, times their cost on a kind of machine.
-// Layers that are called one by one choose their kernel by it (../choice.py), and so do engines for each segment of steps
-// (lines.h). `python benchmarks/ops_speed.py --fit` measures the costs on another machine; only their ratios matter. It
-// is compiled once. headers.py reads the structs from this file.
+// Engines choose their kernel by it for each segment of steps (lines.h), and layers that are called by themselves know
+// from it when torch's convolution is faster (../c/layer.cpp). Only the ratios of costs matter. It is compiled once. headers.py
+// reads the structs from this file.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace costs {
 // A convolution. If it has groups, C counts the channels of all groups, C_in those of one group.
 struct Layer {
     int64_t T, N;
-    int64_t P, C;        // output pixels of an image, output channels
+    int64_t P, C;  // output pixels of an image, output channels
     int64_t H, W, C_in;  // input pixels, and input channels
     int64_t kernel_h, kernel_w, padding_w, dilation_h, dilation_w;
 };
@@ -67,7 +67,7 @@ const Machine& machine_with(bool has_tiles);
 int64_t join(int64_t C, int64_t C_in, int64_t groups);
 
 // The event kernel: for each spike in a window, a row of weights is loaded and added. `rate`: rows per input and step; a steady
-// input counts once for a span (conv2d/event.h).
+// input counts once for a span (conv2d/steady_inputs.h).
 Adding adding(const Layer& layer, double rate, int64_t row, int64_t slice_rows);
 // The lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel.
 Lookup lookup(const Layer& layer);

@@ -3,15 +3,9 @@
 // clang-format off: a list
 KERNEL(void, if_scan, const Scan*)
 KERNEL(void, scan_backward, const ScanBackward*)
-KERNEL(void, recurrent_scan, const Recurrent*)
 KERNEL(void, recurrent_scan_backward, const RecurrentBackward*)
 KERNEL(void, conv2d_weight_gradient, const WeightGradient*)
 KERNEL(void, max_pool2d_backward, const PoolBackward*)
-KERNEL(void, event_conv2d, const Conv2d*)
-KERNEL(void, period_conv2d, const PeriodConv2d*)
-KERNEL(void, depthwise_conv2d, const Conv2d*)
-KERNEL(void, lookup_conv2d, const Conv2d*)  // null where registers are too short
-KERNEL(void, tile_conv2d, const Conv2d*)  // null without matrix tiles, as are count_digits, pack_tiles and tiles_size
 KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are used: conv2d/im2col.h
 KERNEL(void, sigma_delta_conv2d, const SigmaDelta*)
 KERNEL(void, sigma_delta_depthwise, const SigmaDelta*)
@@ -22,17 +16,12 @@ KERNEL(void, real_product, const Product*)
 KERNEL(void, round_weights, const Rounding*)
 KERNEL(void, max_pool2d, const Pool2d*)
 KERNEL(void, max_rate_pool2d, const MaxRatePool*)
-// weight [C_out, C_in, taps] -> rows of the event and the period kernel: conv2d/weight_rows.h
-KERNEL(void, pack_rows, const float* weight, void* packed, const Conv2d*)
-KERNEL(int64_t, rows_size, const Conv2d*)  // bytes of a block of row_channels output channels
-// The row_channels of the shortest rows that the weights [C, inputs] fit. Writes the units [C], unless rows are of floats.
+// For tests: the row_channels of the shortest rows that the weights [C, inputs] fit. Writes the units [C], unless rows are of
+// floats.
 KERNEL(int64_t, row_channels, const float* weight, int64_t C, int64_t inputs, float* unit)
-// How many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if the most are not enough.
+// For tests: how many int8 digits the weights [C_out, K] of neurons with thresholds theta [C_out] need; 0 if the most are not enough. Null
+// without matrix tiles.
 KERNEL(int64_t, count_digits, const float* weight, const float* theta, int64_t C_out, int64_t K)
-// -> digits [ceil(C_out / 16)][runs * tiles][digits][16][16][4] and unit [C_out]; both zero on entry.
-KERNEL(void, pack_tiles, const float* weight, int8_t* packed, float* unit, const Conv2d*)
-// Bytes of the weights of a block of 16 output channels, as pack_tiles writes them.
-KERNEL(int64_t, tiles_size, const Conv2d*)
 KERNEL(void, first_and_last, const Column*, int64_t n, int64_t* found)  // writes the smallest and the largest value, [2]
 KERNEL(int64_t, pack_events, const Events*)  // 1 if all events are within the sensor and the steps and have a valid polarity
 KERNEL(int64_t, pack, const DenseSpikes*)  // 1 if all values are 0 or 1

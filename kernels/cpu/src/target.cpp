@@ -32,13 +32,7 @@ const Kernels kernels = {
 
 namespace PK_TARGET {
 
-#if !defined(__AVX512F__)
-#define lookup_conv2d nullptr
-#endif
-#define tile_conv2d nullptr
 #define count_digits nullptr
-#define pack_tiles nullptr
-#define tiles_size nullptr
 
 extern const Kernels kernels;
 const Kernels kernels = {

@@ -1,5 +1,9 @@
-// Inputs that fire periodically, listed by bucket, one bucket for each period: stage 2 of period.h, and the sums over all
-// periods that meet at a step.
+// Inputs that fire periodically, listed by bucket, one bucket for each period: stage 2 of row_sums.h for FirstSpikes, and the sums
+// over all periods that meet at a step. A neuron that starts at rest, is reset to it and receives the same current at every step
+// repeats itself exactly: it fires at the steps t where its period p divides t + 1. Each input is then added once instead of
+// once for each spike:
+//
+//     A[p] = sum of the weight rows of all inputs of period p,      I[t] = bias + sum of A[p] over all p that divide t + 1
 #pragma once
 #include "slices.h"
 #include "window_lists.h"
@@ -46,17 +50,17 @@ struct Bucketed {
 
 // The memory of one thread.
 struct BucketLists {
-    static constexpr int group = 2;     // rows that are added together; buckets have few rows
+    static constexpr int group = 2;  // rows that are added together; buckets have few rows
     static constexpr int64_t span = 0;  // steps share no sums
 
-    int64_t sums = 0;     // sums of an output pixel: one for each bucket
-    int64_t chunk = 0;    // channels of a chunk (slices.h)
+    int64_t sums = 0;  // sums of an output pixel: one for each bucket
+    int64_t chunk = 0;  // channels of a chunk (slices.h)
     int64_t repeats = 0;  // number of input pixels that fire like the pixel before
-    Grown<Bucketed> input;         // [image][pixel][chunk][channel of the chunk]
-    Grown<uint16_t> input_count;   // [image][pixel][chunk][bucket]
+    Grown<Bucketed> input;  // [image][pixel][chunk][channel of the chunk]
+    Grown<uint16_t> input_count;  // [image][pixel][chunk][bucket]
     Grown<uint16_t> input_length;  // [image][pixel][chunk]
-    Grown<uint32_t> length;        // [bucket]: how many inputs of the window it has
-    Grown<uint16_t*> next;         // [bucket]: where its next entry goes
+    Grown<uint32_t> length;  // [bucket]: how many inputs of the window it has
+    Grown<uint16_t*> next;  // [bucket]: where its next entry goes
 
     // Makes room for buckets and lists (one list per chunk of an input pixel).
     void reserve(int64_t buckets, int64_t lists, const Slices& slices) {

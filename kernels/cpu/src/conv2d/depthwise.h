@@ -57,6 +57,9 @@ static void fire_depthwise(const Conv2d& c, Model model, int64_t place, int64_t 
     const float* const weight = (const float*)c.weight + channel;
     fire_pixel<together>(n, c.bias, model, place, channel, [&](int64_t t, auto steps, Block* current) {
         add_taps<steps>(taps, x + t * frame, frame, bytes - channel / 8, weight, current);
+        float* const to = n.currents + ((t * n.N + place / n.P) * n.P + place % n.P) * n.C + channel;
+        for (int64_t i = 0; i < steps && n.currents; i++)
+            store_block(to + i * n.N * n.P * n.C, current[i], (int)least(block, n.C - channel));
     });
 }
 

@@ -57,7 +57,7 @@ public:
         places.reserve(all);
         copies.reserve(all);
         count = copied = 0;
-        const bool can = c.neurons.P > 1 && !c.shortcut && !c.currents && pays(blocks, source) && number_inputs(source);
+        const bool can = c.neurons.P > 1 && !c.shortcut && !c.neurons.currents && pays(blocks, source) && number_inputs(source);
         if (can) firsts.begin(all);
         for (int64_t i = 0; i < all; i++) {
             const Place place(c, out, i);

@@ -22,7 +22,7 @@ struct SumsOfChannels {
           channel(channel),
           first(first),
           count((int)least(c.neurons.C - channel, row)),
-          plain(!sums.to_floats && !c.shortcut && !c.currents),
+          plain(!sums.to_floats && !c.shortcut && !c.neurons.currents),
           unit(sums.to_floats ? load_block<row>(c.unit + channel) : Row{}),
           bias(load_block<row>(c.bias + channel)) {}
 
@@ -51,11 +51,11 @@ struct SumsOfChannels {
                 store_block(to + k * row, current);
             }
         }
-        if (c.shortcut || c.currents) add_shortcut(place, segment.t + step, steps, to);
+        if (c.shortcut || c.neurons.currents) add_shortcut(place, segment.t + step, steps, to);
     }
 
 private:
-    // Adds the spikes of a shortcut to the currents of a pixel, from step t on, and writes them to c.currents if it is set.
+    // Adds the spikes of a shortcut to the currents of a pixel, from step t on, and writes them where they are wanted.
     void add_shortcut(const Place& place, int64_t t, int64_t steps, float* to) const {
         const Neurons& n = c.neurons;
         const int64_t p = place.y * c.W_out + place.x, bytes = (n.C + 7) / 8;
@@ -63,7 +63,7 @@ private:
             Row current = load_block<row>(to + k * row);
             if (c.shortcut)
                 add_spikes(current, c.shortcut + ((place.image * n.T + t + k) * n.P + p) * bytes + channel / 8, count);
-            if (c.currents) store_block(c.currents + (((t + k) * n.N + place.image) * n.P + p) * n.C + channel, current, count);
+            if (n.currents) store_block(n.currents + (((t + k) * n.N + place.image) * n.P + p) * n.C + channel, current, count);
             store_block(to + k * row, current);
         }
     }

@@ -1,4 +1,4 @@
-// Which inputs fired at each step: stages 1 and 2 of event.h.
+// Which inputs fired at each step: stages 1 and 2 of row_sums.h.
 #pragma once
 #include "slices.h"
 #include "steady_inputs.h"
@@ -50,10 +50,6 @@ struct InputLists {
         return spikes;
     }
 
-    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in) {
-        const SpikeFrames x = frames_of(c);
-        list_inputs(c, slices, in, x, count_spikes(c, in, x));
-    }
     // `spikes`: the most that the part may have.
     void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes) {
         negated = c.negated ? slices.inputs : 0;

@@ -1,5 +1,17 @@
-// What the event and the period kernel share: a convolution that adds chosen rows of weights, with the IF neuron in the same
-// pass. `Source` (InputLists or PeriodSource) says which rows are added to which sums.
+// A convolution that adds rows of weights, with the neurons in the same pass. A spike is 0 or 1, so the current of an output
+// channel is the sum of the weights of the inputs that fired: the work is proportional to the number of spikes. Inputs that fire
+// at all or most steps of a span (steady_inputs.h) cost less still: their weights are added once, to a sum that all currents of
+// the span share. `Source` (InputLists, or FirstSpikes of periodic inputs) says which rows are added to which sums. The stages,
+// for a band of output rows and a segment of steps:
+//
+// 1. list_inputs: lists, for each input pixel, the channels that are steady in each span; and for each step the other
+//    channels that fired, and the steady ones that did not (their negated weights are added).
+// 2. list_slice (input_lists.h, called by window_lists.h): joins the lists of the pixels in the window of one output pixel,
+//    for one slice of its inputs, step by step and span by span.
+// 3. add_slice (slices.h): adds up the listed weights, slice by slice, for a block of output channels of a group of pixels.
+// 4. fire (fire_sums.h): walks the steps with the potentials in registers, and writes the spikes.
+//
+// A fully connected layer is a convolution of images of one pixel.
 #pragma once
 #include "equal_windows.h"
 #include "fire_sums.h"
@@ -15,9 +27,7 @@ struct Worker {
     WindowLists<Source> lists;
     EqualWindows windows;
     Grown<char> sums;  // [output pixel][sum][channel of a block]
-    template <class... Arguments>
-    explicit Worker(const Conv2d& c, const Slices& slices, const Arguments&... arguments)
-        : source(arguments...), lists(c, slices, source), windows(c) {}
+    Worker(const Conv2d& c, const Slices& slices) : lists(c, slices, source), windows(c) {}
 };
 
 // Describes sums [pixel][sum][channel of a row] with `size` numbers for each pixel.
@@ -72,44 +82,11 @@ static void run_part(const Conv2d& c, const Slices& slices, const Part& in, cons
     windows.copy();
 }
 
-template <class Rows, class Source>
-static void run_task(const Conv2d& c, const Slices& slices, const Cut& cut, int64_t task, Worker<Source>& worker) {
-    const Neurons& n = c.neurons;
-    const int64_t first_channel = cut.first_channel(task), last_channel = least(n.C, first_channel + cut.channels);
-    Part out = cut.part(c, task);
-    for (; out.t < n.T; out.t += cut.steps) {
-        out.steps = least(cut.steps, n.T - out.t);
-        const Part in = input_of(c, out);
-        worker.source.list_inputs(c, slices, in);
-        run_part<Rows>(c, slices, in, out, cut.places, first_channel, last_channel, worker);
-    }
-}
-
 // How the work is cut, in segments of `steps` steps.
 template <class Source>
 static Cut cut_of(const Conv2d& c, const Slices& slices, int64_t steps, int64_t threads) {
     const int64_t sums = Source::most_sums(steps), entries = slices.count * (steps * slices.inputs + sums * Source::group);
     return {c, {steps, Source::uses, entries, sums * slices.chunks, Source::band_lists}, c.row_channels, threads};
-}
-
-// `arguments`: for the constructor of Source, which is called in each thread.
-template <class Rows, class Source, class... Arguments>
-static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
-    const Slices slices(c);
-    const Cut cut = cut_of<Source>(c, slices, most(1, least(c.neurons.T, Source::longest_segment)), max_threads());
-    [[maybe_unused]] const int64_t visits =  // unused without OpenMP
-        c.neurons.N * c.neurons.P * c.neurons.T * slices.count * ceil_div(c.neurons.C, Rows::channels);
-#pragma omp parallel if (256 * visits > worth_threads)
-    {
-        Worker<Source> worker(c, slices, arguments...);
-#pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < cut.tasks; task++) run_task<Rows>(c, slices, cut, task, worker);
-    }
-}
-
-template <class Source, class... Arguments>
-static void rows_conv2d(const Conv2d& c, const Arguments&... arguments) {
-    with_rows(c, [&](auto rows) { rows_conv2d<decltype(rows), Source>(c, arguments...); });
 }
 
 }  // namespace PK_TARGET

@@ -25,10 +25,9 @@ static float unit_of(const float* weight, int64_t n) {
 }
 
 // Returns the number of output channels of the shortest rows that the weights [C, inputs] fit, and writes the unit of each
-// channel; without a unit, or where the absolute weights of a channel add up to more than `largest_sum` units, the rows are
+// channel; without a unit, or where the absolute weights of a channel add up to more than `largest_exact_sum` units, the rows are
 // those of floats and `unit` is not complete.
-OUT_OF_LINE static int64_t row_channels_of(const float* weight, int64_t C, int64_t inputs, float* unit,
-                                           int64_t largest_sum = largest_exact_sum) {
+OUT_OF_LINE inline int64_t row_channels(const float* weight, int64_t C, int64_t inputs, float* unit) {
     constexpr int64_t piece = 1 << 16;  // weights whose sum fits 32 bits
     int64_t found = ByteRows::channels;
     for (int64_t c = 0; c < C; c++, weight += inputs) {
@@ -46,15 +45,10 @@ OUT_OF_LINE static int64_t row_channels_of(const float* weight, int64_t C, int64
             positive += some_positive, all += some;
         }
         const int64_t half = most(positive, all - positive);
-        if (all > largest_sum) return FloatRows::channels;
+        if (all > largest_exact_sum) return FloatRows::channels;
         if (largest > largest_byte || half > largest_byte_sum) found = ShortRows::channels;
     }
     return found;
-}
-
-// The same for sums of 32 bits, which may be rounded once when they become floats.
-inline int64_t row_channels(const float* weight, int64_t C, int64_t inputs, float* unit) {
-    return row_channels_of(weight, C, inputs, unit, INT32_MAX);
 }
 
 }  // namespace PK_TARGET

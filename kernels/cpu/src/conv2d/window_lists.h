@@ -14,7 +14,7 @@ struct Tap {
     uint16_t base;
 };
 
-// `Source` holds the lists of all input pixels [image][pixel][chunk], `sums` of them for each, and joins them (event.h).
+// `Source` holds the lists of all input pixels [image][pixel][chunk], `sums` of them for each, and joins them (row_sums.h).
 template <class Source>
 class WindowLists {
 public:

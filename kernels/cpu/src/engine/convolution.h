@@ -89,6 +89,7 @@ static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out,
 // Adds the counts of a task to `tally`: its spikes, and its additions. The task of the first channels counts the additions of
 // the input to all channels.
 static inline void count_part(const Conv2d& c, const View& x, const Part& out, int64_t first, int64_t last, int64_t* tally) {
+    if (!tally) return;
     tally[0] += count_of(c, c.neurons.spikes, out, first, last);
     if (!first) tally[1] += seen_spikes(c, x.frames(), input_of(c, out), out) * (c.neurons.C / c.groups);
     if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);

@@ -138,10 +138,11 @@ static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool f
         const Kernel& kernel;
         const View& x;
         Scratch* scratch;
-    } context{kernel, x, session.scratch};
+        bool counts;
+    } context{kernel, x, session.scratch, session.counts};
     share(session, kernel.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
-        c.kernel.run(c.x, task, c.scratch[thread].kernel, c.scratch[thread].tally);
+        c.kernel.run(c.x, task, c.scratch[thread].kernel, c.counts ? c.scratch[thread].tally : nullptr);
     });
 }
 

@@ -32,7 +32,9 @@ struct Depthwise {
         Part out{task / bands, 1, task % bands * rows, 0, 0, n.T};
         out.rows = least(rows, n.P / c.W_out - out.row);
         const int64_t first = out.image * n.P + out.row * c.W_out;
-        with_model(n.neuron, [&](auto model) { fire_depthwise_pixels(c, model, first, first + out.rows * c.W_out, taps); });
+        with_model_or_sums(n.neuron,
+                           [&](auto model) { fire_depthwise_pixels(c, model, first, first + out.rows * c.W_out, taps); });
+        if (!tally) return;
         tally[0] += count_of(c, n.spikes, out, 0, n.C);
         tally[1] += seen_spikes(c, x.frames(), input_of(c, out), out);
     }

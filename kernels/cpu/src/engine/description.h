@@ -64,6 +64,12 @@ struct Operation {
 
 struct Input {
     int64_t C, H, W;
+    // Whether the plan is a layer that is called by itself: one operation, of Fire or Recur, whose neurons come with each run. Of
+    // Fire's neurons the plan takes the model, the bias and the least thresholds, of Recur's the model. Fire then reads packed
+    // spikes only: of slot 0, and of slot 2 a shortcut.
+    bool is_layer = false;
+    bool is_periodic =
+        false;  // of such a layer: all inputs fire periodically from rest, at the steps t where the period divides t + 1
 };
 
 struct Description {

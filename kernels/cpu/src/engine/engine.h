@@ -82,6 +82,11 @@ struct Run {
     float* logits;
     const Readout* readout;
     int64_t logits_of;
+    // Of a layer that is called by itself, else null: its neurons, the states before the first step, and where spikes and the
+    // last states go. Of the results above none is looked at, and the tally may be null.
+    const Neurons* neurons;
+    const uint8_t*
+        shortcut;  // [N, T, P, ceil(C / 8)]: spikes that add 1 to the current of their own neuron, of layers with two terms
 };
 
 // A sample is decided if the largest of its logits, times the steps, is ahead of all others by so much.

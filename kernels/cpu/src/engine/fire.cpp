@@ -83,10 +83,22 @@ struct Firing : Currents {
     void run_blocks(int64_t first_block, int64_t last_block) {
         for (int64_t b = first_block; b < last_block; b++) {
             sum_up(b);
+            if (session.currents) keep_currents(b);
             fire_block(*this, b);
             if (b == 0)
                 for (int64_t i = 0; i < pixels; i++) s->tally[1] += s->additions[in_band(i)];
         }
+    }
+
+    // Where the currents of a pixel go, of a layer whose currents are wanted.
+    float* currents_at(int64_t image, int64_t t, int64_t pixel) const {
+        return session.currents + (((start + t) * session.N + image) * op.P() + pixel) * op.C;
+    }
+    void keep_currents(int64_t b) const {
+        const int64_t first = b * columns, bytes = least(columns, op.C - first) * (int64_t)sizeof(float);
+        for (int64_t i = 0; i < pixels; i++)
+            for (int64_t t = 0; t < cut.steps; t++)
+                memcpy(currents_at(image_of(i), t, pixel_of(i)) + first, sums(i, cut.sums > 1 ? t : 0), bytes);
     }
 
     // Copies outputs, states and counts from the pixel to the left.
@@ -96,6 +108,8 @@ struct Firing : Currents {
         for (int64_t t = 0; t < cut.steps; t++) {
             char* const to = slot + ((image * all_steps + start + t) * P + pixel) * bytes;
             copy_bytes((const uint8_t*)to - bytes, (uint8_t*)to, bytes);
+            float* const currents = session.currents ? currents_at(image, t, pixel) : nullptr;
+            if (currents) memcpy(currents, currents - op.C, op.C * sizeof(float));
         }
         for (int64_t k = 0; k < op.states && goes_on; k++) {
             float* const to = session.states[number].v + ((image * op.states + k) * P + pixel) * op.C;
@@ -168,7 +182,7 @@ void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t s
     } context{session, op,     Tasks(op, N, steps, session.threads, all_held(session, op)), k, start, all_steps, fresh,
               goes_on, nullptr};
     session.serial++;
-    with_model(op.neuron, [&](auto model) { context.fire_block = fire_block<decltype(model)>; });
+    with_model_or_sums(op.neuron, [&](auto model) { context.fire_block = fire_block<decltype(model)>; });
     share(session, context.cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
         Firing(c.fire_block, c.session, c.op, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);

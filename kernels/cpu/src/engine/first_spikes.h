@@ -1,5 +1,5 @@
 // Lists of first spikes, for inputs that fire periodically from rest: at the steps t where their period divides t + 1, so that
-// the step of the first spike gives the period. See ../conv2d/period.h.
+// the step of the first spike gives the period.
 #pragma once
 #include "../conv2d/bucket_lists.h"
 #include "../conv2d/input_lists.h"
@@ -7,7 +7,7 @@
 namespace PK_TARGET {
 
 struct FirstSpikes : BucketLists {
-    static constexpr int64_t longest_segment = 64, uses = 1024, band_lists = 1 << 18;  // Segment (work.h)
+    static constexpr int64_t uses = 1024, band_lists = 1 << 18;  // Segment (work.h)
     DivisorSums divisors;
 
     static int64_t most_sums(int64_t steps) { return steps; }

@@ -56,7 +56,7 @@ static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 <<
 
 // Whether rows may be stored with their negations (../conv2d/steady_inputs.h) and then still fit the caches. Subtracting a
 // float row from a sum again leaves a relative error of 2^-24, too much if thresholds are small compared with the sum. Integer
-// rows leave none, but sums of byte rows must fit 16 bits on the way. kernels/cpu/rows.py has the same rule.
+// rows leave none, but sums of byte rows must fit 16 bits on the way.
 static bool can_negate(const Op& op, const Conv2d& c, int64_t part_inputs) {
     constexpr int64_t most_bytes = 1 << 23;
     constexpr float most_thresholds = 1 << 12;
@@ -83,7 +83,7 @@ static int64_t pack_slices(Op& op, bool periodic) {
     if (op.exact) {
         c.unit = op.unit = allocate_zeros<float>(ceil_div(op.C, block) * block);
         if (!op.unit) return no_memory;
-        c.row_channels = row_channels_of(w.weight, op.C, w.C / w.groups * w.taps(), op.unit);
+        c.row_channels = row_channels(w.weight, op.C, w.C / w.groups * w.taps(), op.unit);
         while (op.parts > 1 && op.C / op.parts % c.row_channels) c.row_channels /= 2;  // parts are whole blocks
     }
     if (c.row_channels == row) c.unit = nullptr;
@@ -107,6 +107,7 @@ static int64_t pack_in_tiles([[maybe_unused]] Op& op) {
 #if defined(__AMX_INT8__)
     const Window& w = op.windows[op.weighted];
     if (!op.is_conv || w.groups > 1 || std::isinf(op.lines[engine::Tiles].busy)) return 0;
+    if (op.is_layer && std::isinf(op.neuron.channels[0])) return 0;  // its currents are wanted, which tiles do not write
     op.digits = count_digits(w.weight, op.neuron.channels, op.C, w.rows);
     if (!op.digits || std::isinf(op.lines[engine::Tiles + op.digits - 1].busy)) return 0;
     Conv2d c = op.conv;

@@ -31,7 +31,7 @@ static int64_t bytes_present(const void* memory, int64_t bytes) {
 
 static State cut_state(const Op& op, int64_t N, Carver& carver) {
     State state;
-    if (op.state_size) state.v = carver.take<float>(N * op.state_size);
+    if (op.state_size && !op.is_layer) state.v = carver.take<float>(N * op.state_size);  // the caller has a layer's
     if (op.sent_size) state.sent = carver.take<float>(N * op.sent_size);
     if (op.sent_size && !op.real) state.restless = carver.take<uint8_t>(N * op.P());
     if (op.kind == engine::Fire) state.alike = carver.take<uint8_t>(N * op.P());
@@ -168,7 +168,19 @@ static void cut_lists(Session& session, int64_t N, int64_t steps, int64_t thread
     }
 }
 
+// The team of layers that a thread calls by themselves, one after another.
+struct TeamOfLayers {
+    Team* team = nullptr;
+    ~TeamOfLayers() { delete team; }
+};
+
 static Team& team_of(Session& session, int64_t threads) {
+    if (session.plan.input.is_layer) {
+        static thread_local TeamOfLayers layers;
+        if (layers.team && !layers.team->fits(threads)) delete layers.team, layers.team = nullptr;
+        if (!layers.team) layers.team = new Team(threads);
+        return *(session.team = layers.team);
+    }
     if (!session.team || !session.team->fits(threads)) {
         delete session.team;
         session.team = new Team(threads);

@@ -75,10 +75,11 @@ static bool pack_windows(Plan& plan, Op& op) {
     bool periodic = false;  // whether an input is periodic if the input of the network is constant
     for (int64_t i = 0; i < op.count; i++) {
         const int64_t slot = op.windows[i].slot;
+        if (op.is_layer) continue;
         periodic |= slot && plan.ops[slot - 1].restarts && !plan.ops[slot - 1].windows[0].slot;
         spikes &= slot && !plan.ops[slot - 1].real && !plan.ops[slot - 1].of_input;
     }
-    if (!pack_for_kernels(plan, op, periodic)) return false;
+    if (!pack_for_kernels(plan, op, periodic || plan.input.is_periodic)) return false;
     for (int64_t i = 0; i < op.count; i++) {
         Window& w = op.windows[i];
         if (op.kind == engine::Fire && w.weight && w.groups > 1) {
@@ -96,26 +97,23 @@ static bool pack_windows(Plan& plan, Op& op) {
 // Copies the parameters of an operation's neurons, for the kernels; false if there is no memory.
 static bool copy_neurons(Op& op) {
     int64_t parameters = 0;
-    switch (op.neurons.model) {
-#define MODEL(Name, states_, channels_, scalars_) \
-    case models::Name: op.states = states_, parameters = channels_; break;
-        PK_MODELS(MODEL)
-#undef MODEL
-    }
+    op.neuron.model = op.neurons.model, op.neuron.stride = ceil_div(op.C, block) * block;
+    with_model_or_sums(op.neuron,
+                       [&](auto model) { op.states = decltype(model)::states, parameters = channelwise<decltype(model)>; });
+    if (op.is_layer) parameters = op.kind == engine::Fire;  // the least thresholds
     op.states += op.kind == engine::Recur;
     op.state_P = op.P();
-    op.neuron.model = op.neurons.model, op.neuron.stride = ceil_div(op.C, block) * block;
     memcpy(op.neuron.scalars, op.neurons.scalars, sizeof op.neuron.scalars);
-    float* const channels = allocate_zeros<float>(parameters * op.neuron.stride);
+    float* const channels = allocate_zeros<float>(most(1, parameters) * op.neuron.stride);
     op.copies[op.copied++] = channels, op.neuron.channels = channels;
     if (!channels) return false;
     for (int64_t k = 0; k < parameters; k++)
         memcpy(channels + k * op.neuron.stride, op.neurons.channels + k * op.C, (size_t)op.C * sizeof(float));
-    for (int64_t c = op.C; c < op.neuron.stride; c++) channels[c] = INFINITY;  // the padding never fires
+    for (int64_t c = op.C; c < op.neuron.stride && parameters; c++) channels[c] = INFINITY;  // the padding never fires
     op.neurons.channels = channels, op.neurons.scale = nullptr;
     if (!op.copy(op.neurons.start, op.states * op.C) || !op.copy(op.neurons.bias, op.C, op.blocks() * columns)) return false;
     op.conv.bias = op.neurons.bias;
-    op.restarts = neurons_restart(op);
+    op.restarts = !op.is_layer && neurons_restart(op);
     return true;
 }
 
@@ -176,7 +174,7 @@ static bool copy_changes(Plan& plan, Op& op) {
 // Prepares scattering for a convolution of few channels. `weight`: as the caller gave it. False if there is no memory.
 static bool make_reach(Op& op, const float* weight) {
     const Window& w = op.windows[0];
-    if (op.real || op.count != 1 || !w.rows || op.P() == 1 || op.blocks() > 1) return true;
+    if (op.is_layer || op.real || op.count != 1 || !w.rows || op.P() == 1 || op.blocks() > 1) return true;
     if (!can_be_listed(w.C, w.H * w.W) || !can_be_listed(op.C, op.P())) return true;
     if (w.H * w.kernel_h > most_reached || w.W * w.kernel_w > most_reached) return true;
     Reach& reach = *(op.reach = new Reach);
@@ -234,18 +232,19 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
     for (int64_t i = 0; i < op.count; i++) {
         Window& w = op.windows[i];
         (engine::Window&)w = operation.reads[i];
-        if (w.slot) w.C = plan.ops[w.slot - 1].C, w.H = plan.ops[w.slot - 1].H, w.W = plan.ops[w.slot - 1].W;
+        if (w.slot && plan.input.is_layer) w.C = op.C, w.H = op.H, w.W = op.W;
+        else if (w.slot) w.C = plan.ops[w.slot - 1].C, w.H = plan.ops[w.slot - 1].H, w.W = plan.ops[w.slot - 1].W;
         else w.C = plan.input.C, w.H = plan.input.H, w.W = plan.input.W;
         if (i) w.channel = op.windows[i - 1].channel + op.windows[i - 1].C;
         if (op.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
     }
+    op.changes = plan.changes(), op.is_layer = plan.input.is_layer;
     if (op.kind == engine::Fire) find_costs(op, described.bits, has_tiles);
     if ((op.kind == engine::Fire || op.kind == engine::Recur) && !copy_neurons(op)) return false;
-    op.changes = plan.changes();
     if (op.changes && !copy_changes(plan, op)) return false;
     if (!op.changes && !pack_windows(plan, op)) return false;
     op.spikes_that_move = true;
-    for (int64_t i = 0; i < op.count; i++) {
+    for (int64_t i = 0; i < op.count && !op.is_layer; i++) {
         const Op* const read = op.windows[i].slot ? &plan.ops[op.windows[i].slot - 1] : nullptr;
         op.moves |= read && read->moves;
         op.spikes_that_move &= read && read->moves && !read->real && !read->of_input;

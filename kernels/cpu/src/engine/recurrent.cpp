@@ -14,18 +14,18 @@ int64_t recurrent_room(const Op& op) { return RecurrentMemory::bytes(op.states -
 struct Recurring {
     const Session& session;
     const Op& op;
+    const Neurons n;
     const int64_t k, steps, states;
-    const bool fresh;
     decltype(&step_channels<SoftReset>) step_neurons;  // for the neuron model
     const RowAdder of_blocks, of_last;  // for full blocks of channels, and for the last one
 
-    Recurring(const Session& session, const Op& op, int64_t k, int64_t steps, bool fresh)
+    Recurring(const Session& session, const Op& op, int64_t k, int64_t N, int64_t steps, bool fresh)
         : session(session),
           op(op),
+          n(neurons_of(session, k, N, steps, fresh)),
           k(k),
           steps(steps),
           states(op.states - 1),
-          fresh(fresh),
           of_blocks(row_adder(op.back.kind, block_vecs, is_far(op.back))),
           of_last(row_adder(op.back.kind, op.vecs_of(op.blocks() - 1), is_far(op.back))) {
         with_model(op.neuron, [&](auto model) { step_neurons = step_channels<decltype(model)>; });
@@ -34,8 +34,7 @@ struct Recurring {
     void run(int64_t image, Scratch& scratch) const {
         Carver carver{scratch.kernel};
         const RecurrentMemory memory(carver, states, op.C);
-        float* const v = session.states[k].v + image * op.state_size;
-        load_recurrent(memory, states, fresh ? op.neurons.start : v, op.C, op.C);
+        load_recurrent(memory, states, n.start + image * n.start_image, n.start_state, op.C);
         const View& x = session.views[op.windows[0].slot];
         uint8_t* const out = (uint8_t*)session.slots[k] + image * steps * op.bytes();
         const uint8_t* fired = memory.fired;
@@ -45,7 +44,7 @@ struct Recurring {
             fired = spikes;
         }
         memmove(memory.fired, fired, op.bytes());
-        store_recurrent(memory, states, v, op.C);
+        store_recurrent(memory, states, session.states[k].v + image * op.state_size, op.C);
         const int64_t sent = count_bits(out, steps * op.bytes());
         scratch.tally[0] += sent, scratch.tally[1] += sent * (op.recurrent_full ? op.C : 1);
     }
@@ -61,7 +60,7 @@ struct Recurring {
             for (int64_t channel = first; channel < last; channel += block) {
                 Block input = load_block(sums + channel - first);
                 if (!op.recurrent_full) add_own(input, op.back.matrix, channel, fired, op.bytes());
-                step_neurons(op.neuron, memory, channel, (int)least(block, op.C - channel), input, spikes);
+                step_neurons(n.neuron, memory, channel, (int)least(block, op.C - channel), input, spikes);
             }
         }
     }
@@ -80,7 +79,7 @@ struct Recurring {
 };
 
 void run_recurrent(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
-    const Recurring recurring(session, session.plan.ops[k], k, steps, fresh);
+    const Recurring recurring(session, session.plan.ops[k], k, N, steps, fresh);
     struct Context {
         const Recurring& recurring;
         Scratch* scratch;

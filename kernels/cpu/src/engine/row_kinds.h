@@ -63,7 +63,7 @@ OUT_OF_LINE static void pack_block(const float* weight, int64_t channels, int64_
 
 // The kind of rows for given weights. Integers are used only if their row then takes fewer registers than a row of floats.
 static RowKind row_kind_of(const float* weight, int64_t C, int64_t inputs, float* unit) {
-    const int64_t channels = C > Vec::width ? row_channels_of(weight, C, inputs, unit) : FloatRows::channels;
+    const int64_t channels = C > Vec::width ? row_channels(weight, C, inputs, unit) : FloatRows::channels;
     return channels == ByteRows::channels    ? RowKind::Bytes
            : channels == ShortRows::channels ? RowKind::Shorts
                                              : RowKind::Floats;

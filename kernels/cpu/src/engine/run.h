@@ -183,11 +183,30 @@ static bool asks_after(const Plan& plan, const Run& run, int64_t t) {
     return t == run.T ? !plan.changes() : t % run.stop_every == 0;
 }
 
+// Sets the view of a layer's shortcut in a segment. The kernels read it without gaps between samples. False if there is no
+// memory.
+static bool take_shortcut(Session& session, const Run& run, int64_t start, int64_t steps) {
+    const Op& op = session.plan.ops[0];
+    const int64_t frame = op.P() * op.bytes(), size = steps * frame;
+    View& view = session.views[2];
+    view.spikes = run.shortcut, view.pixel = op.bytes(), view.step = frame, view.image = size;
+    if (steps == run.T) return true;
+    uint8_t* const to = session.shortcut.try_reserve(run.N * size);
+    for (int64_t i = 0; i < run.N && to; i++) memcpy(to + i * size, run.shortcut + (i * run.T + start) * frame, size);
+    view.spikes = to;
+    return to;
+}
+
 // Runs `steps` of T steps from `start` on, and returns the outcome.
 static int64_t run_steps(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps, int64_t T) {
     if (!cut_arena(session, running.n, steps, session.team->crew(), run.threads)) return engine::NoMemory;
     session.views[0] = input_of(session, run, running, start, steps);
     session.views[0].scaled = run.scaled;
+    session.views[0].periodic = session.plan.input.is_periodic && !start;
+    if (run.neurons && steps == run.T) session.slots[0] = (char*)run.spikes;
+    if (run.shortcut && !take_shortcut(session, run, start, steps)) return engine::NoMemory;
+    if (run.neurons && run.neurons->currents)
+        session.currents = run.neurons->currents + start * run.N * session.plan.ops[0].P() * session.plan.ops[0].C;
     run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T, run.kept, run.tally, run.took,
                 [&](int64_t k) { show(session, run, running, k, start, steps); });
     if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
@@ -231,6 +250,7 @@ static int64_t run_on(Session& session, const Run& run, Running& running, int64_
 static int64_t run_group(Session& session, const Run& run, int64_t first, int64_t n, int64_t most_here) {
     Running running = begin_group(session, run, first, n, most_here);
     if (!cut_states(session, n)) return engine::NoMemory;
+    if (run.neurons) session.states[0].v = run.neurons->v;
     const int64_t outcome = (run.stop && run.stop_reads ? run_again : run_on)(session, run, running, most_here);
     if (outcome != engine::Ran) return outcome;
     for (int64_t i = 0; i < running.n; i++) hand_over_states(session, run, running, i);
@@ -245,15 +265,27 @@ static bool is_finite(const Input& in, const Run& run) {
     return fits;
 }
 
+// The time of a layer's first call on one thread, in nanoseconds: if a tenth of its inputs fire.
+static int64_t guessed_time(const Op& op, int64_t work) {
+    constexpr int64_t additions_a_nanosecond = 10;
+    const int64_t inputs =
+        op.kind == engine::Recur ? op.back.rows : op.windows[0].C / op.windows[0].groups * op.windows[0].taps();
+    return work * op.P() * op.C * inputs / 10 / additions_a_nanosecond;
+}
+
 static int64_t run(Session* session, const Run* asked) {
     Run run = *asked;
-    if (run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return engine::NotFinite;
+    if (run.neurons) run.fresh = run.goes_on = 1, run.spikes = run.neurons->spikes;
+    session->neurons = run.neurons, session->currents = nullptr, session->counts = run.tally;
+    if (!run.neurons && run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return engine::NotFinite;
     if (!run.N) return engine::Ran;
     if (run.rounds && !(run.x = rounded(*session, run))) return engine::NoMemory;
     look_at_kinds(*session, run.kind != engine::PackedSpikes);
     Team& team = team_of(*session, run.threads);
     const int64_t work = run.N * run.T;
-    const int64_t expected = session->last_work ? (int64_t)((double)session->last_time * work / session->last_work) : 0;
+    const int64_t expected = session->last_work ? (int64_t)((double)session->last_time * work / session->last_work)
+                             : run.neurons      ? guessed_time(session->plan.ops[0], work)
+                                                : 0;
     team.begin(expected);
     const Portion p = portion_of(*session, run);
     int64_t outcome = make_room(*session, run, p, team.crew()) ? engine::Ran : engine::NoMemory;

@@ -40,7 +40,8 @@ static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, b
     const Op& op = session.plan.ops[k];
     const int64_t way = session.ways[k] = way_of(session, op, N, steps);
     if (way != engine::ByPatterns) return run_kernel(session, way, k, N, steps, fresh, goes_on);
-    if (fresh) memset(session.states[k].alike, 1, N * op.P());
+    const bool alike = !op.is_layer || !session.neurons->start_pixel;  // whether all pixels start from the same states
+    if (fresh) memset(session.states[k].alike, alike, N * op.P());
     for (int64_t start = 0; start < steps; start += most_pattern_steps) {
         const int64_t some = least(most_pattern_steps, steps - start);
         fire_steps(session, k, N, start, some, steps, fresh && !start, goes_on || start + some < steps);
@@ -70,7 +71,7 @@ static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, 
         const int64_t began = took ? nanoseconds() : 0;
         if (changes || !run_listed(session, k, N, steps, fresh))
             run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
-        for (int64_t i = 0; i < session.threads; i++)
+        for (int64_t i = 0; i < session.threads && session.counts; i++)
             for (int64_t j = 0; j < engine::tallies; j++) tally[j] += session.scratch[i].tally[j];
         if (took) took[k] += nanoseconds() - began;
         show(k);

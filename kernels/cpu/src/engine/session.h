@@ -199,6 +199,11 @@ struct Session {
     FiredList* lists;  // of the slots
     int64_t* ways;  // of the operations: how they were run last
     bool* real;  // of the operations: whether they give values in this run
+    // Of a layer that is called by itself: its neurons, all samples of which run at once; and where its currents go from the
+    // first step of the segment on, or null.
+    const Neurons* neurons = nullptr;
+    float* currents = nullptr;
+    bool counts = true;  // whether spikes and additions are counted
     // Sigma-delta networks: the contents of the slots; and working memory of changes.h, shared by all threads.
     Change* changes;
     int64_t* places = nullptr;  // [N, P]
@@ -212,20 +217,21 @@ struct Session {
     Grown<char> kept;  // the session's state before a run (watch.h)
     Grown<char> running;  // memory of a group of samples (run.h)
     Grown<float> rounded;  // the rounded input of a run
+    Grown<uint8_t> shortcut;  // of a segment that is not the whole run
 
     explicit Session(const Plan& plan) : plan(plan) {
-        views = new View[plan.count + 1];
+        views = new View[plan.count + 2];  // a layer has a shortcut behind its output
         changes = new Change[plan.count + 1];
         slots = new char*[plan.count]();
         slot_at = new int64_t[2 * plan.count];
         states = new State[plan.count];
-        lists = new FiredList[plan.count + 1];
+        lists = new FiredList[plan.count + 2];
         ways = new int64_t[plan.count]();
         real = new bool[plan.count];
         for (int64_t k = 0; k < plan.count; k++) real[k] = plan.ops[k].real;
     }
     ~Session() {
-        delete team;
+        if (!plan.input.is_layer) delete team;
         free(arena), free(state_arena);
         delete[] views;
         delete[] changes;
@@ -266,8 +272,11 @@ static void look_at_kinds(Session& session, bool values) {
 static inline Neurons neurons_of(const Session& session, int64_t number, int64_t N, int64_t steps, bool fresh) {
     const Op& op = session.plan.ops[number];
     Neurons n{};
-    n.neuron = op.neuron, n.v = session.states[number].v;
+    if (op.is_layer) n = *session.neurons, n.currents = session.currents;
     n.T = steps, n.N = N, n.P = op.P(), n.C = op.C;
+    if (op.is_layer && fresh) return n;
+    if (!op.is_layer) n.neuron = op.neuron;
+    n.v = session.states[number].v;
     n.start = fresh ? op.neurons.start : n.v;
     n.start_image = fresh ? 0 : op.states * n.P * n.C;
     n.start_state = fresh ? n.C : n.P * n.C;

@@ -108,9 +108,10 @@ private:
                 in = input_of(c, out);
                 spikes = count_spikes(c, in, x);
             }
-            if (!first || parts > 1) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are cached
+            if (tally && (!first || parts > 1)) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are cached
             worker.source.list_inputs(c, slices, in, x, spikes);
             with_rows(c, [&](auto rows) { run_part<decltype(rows)>(c, slices, in, out, cut.places, first, last, worker); });
+            if (!tally) continue;
             if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
             tally[0] += count_of(c, c.neurons.spikes, out, first, last);
         }
