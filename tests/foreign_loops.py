@@ -5,7 +5,6 @@ Each is a function of a network with ``fc1``, ``lif1``, ``fc2``, ``lif2`` and of
 otherwise, and gives spikes [T, N, 8] or what it makes of them.
 """
 
-import collections
 import itertools
 
 import torch
@@ -13,8 +12,13 @@ import torch
 HELD = 12  # steps of loops that repeat their input
 
 
-def start(net):
+def start(net, x):
     return net.lif1.init_leaky(), net.lif2.init_leaky()
+
+
+def made(shape, make=torch.zeros, **options):
+    """Potentials start from values that the forward pass makes."""
+    return lambda net, x: (make(shape(x, 16), **options), torch.zeros(shape(x, 8), **options))
 
 
 def step(net, x, mem1, mem2):
@@ -23,12 +27,15 @@ def step(net, x, mem1, mem2):
     return spk2, mem1, mem2
 
 
-def over(values, end=torch.stack, before=None, after=None, begin=start):
-    """A loop whose steps take what ``values(x)`` gives; ``before(net, x, t)`` changes that, ``after`` the spikes."""
+def over(values, end=torch.stack, before=None, after=None, begin=start, change=None):
+    """A loop whose steps take what ``values(x)`` gives; ``before(net, x, t)`` changes that, ``after`` the spikes, and
+    ``change(net, t, mem1, mem2)`` the potentials before a step."""
 
     def forward(net, x):
-        (mem1, mem2), out = begin(net), []
+        (mem1, mem2), out = begin(net, x), []
         for t, now in enumerate(values(x)):
+            if change:
+                mem1, mem2 = change(net, t, mem1, mem2)
             spk, mem1, mem2 = step(net, before(net, now, t) if before else now, mem1, mem2)
             out.append(after(spk, t) if after else spk)
         return end(out)
@@ -44,8 +51,13 @@ def itself(x):
     return [x[t] for t in range(x.size(0))]
 
 
+def again(x):
+    """x is [N, 12]."""
+    return [x] * HELD
+
+
 def while_loop(net, x):
-    (mem1, mem2), out, t = start(net), [], 0
+    (mem1, mem2), out, t = start(net, x), [], 0
     while t < len(x):
         spk, mem1, mem2 = step(net, x[t], mem1, mem2)
         out.append(spk)
@@ -54,24 +66,28 @@ def while_loop(net, x):
 
 
 def with_reset(when, which=(True, True)):
-    def forward(net, x):
-        (mem1, mem2), out = start(net), []
-        for t in range(x.size(0)):
-            if when(t):
-                fresh = start(net)
-                mem1, mem2 = (fresh[0] if which[0] else mem1), (fresh[1] if which[1] else mem2)
-            spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-            out.append(spk)
-        return torch.stack(out)
+    def change(net, t, *mems):
+        fresh = start(net, None)
+        return [new if chosen and when(t) else old for new, old, chosen in zip(fresh, mems, which, strict=True)]
 
-    return forward
+    return over(itself, change=change)
+
+
+def with_attribute(layer, name, first, then, at):
+    """Another value from step ``at`` on."""
+
+    def before(net, x, t):
+        setattr(getattr(net, layer), name, torch.tensor(first if t < at else then))
+        return x
+
+    return over(itself, before=before)
 
 
 def leaving(when, end=torch.stack):
     """A loop with a break."""
 
     def forward(net, x):
-        (mem1, mem2), out = start(net), []
+        (mem1, mem2), out = start(net, x), []
         for t in range(x.size(0)):
             if when(t):
                 break
@@ -86,7 +102,7 @@ def skipping(when, appends=False):
     """A loop with continue: the step is left out, or its input is."""
 
     def forward(net, x):
-        (mem1, mem2), out = start(net), []
+        (mem1, mem2), out = start(net, x), []
         for t in range(x.size(0)):
             if when(t):
                 if appends and out:
@@ -103,7 +119,7 @@ def noting(when):
     """Each step runs, and some are noted."""
 
     def forward(net, x):
-        (mem1, mem2), out = start(net), []
+        (mem1, mem2), out = start(net, x), []
         for t in range(x.size(0)):
             spk, mem1, mem2 = step(net, x[t], mem1, mem2)
             if when(t):
@@ -114,7 +130,7 @@ def noting(when):
 
 
 def early_return(net, x):
-    (mem1, mem2), out = start(net), []
+    (mem1, mem2), out = start(net, x), []
     for t in range(x.size(0)):
         spk, mem1, mem2 = step(net, x[t], mem1, mem2)
         out.append(spk)
@@ -123,26 +139,8 @@ def early_return(net, x):
     return torch.stack(out)
 
 
-def threshold_of_t(net, x):
-    (mem1, mem2), out = start(net), []
-    for t in range(x.size(0)):
-        net.lif1.threshold = torch.tensor(1.0 if t < 20 else 2.5)
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(out)
-
-
-def decay_of_t(net, x):
-    (mem1, mem2), out = start(net), []
-    for t in range(x.size(0)):
-        net.lif2.beta = torch.tensor(0.75 if t < 30 else 0.25)
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(out)
-
-
 def layer_of_t(net, x):
-    (mem1, mem2), out = start(net), []
+    (mem1, mem2), out = start(net, x), []
     for t in range(x.size(0)):
         layer = net.fc1 if t < 18 else net.other
         spk1, mem1 = net.lif1(layer(x[t]), mem1)
@@ -151,41 +149,11 @@ def layer_of_t(net, x):
     return torch.stack(out)
 
 
-def charged_at(net, x):
-    (mem1, mem2), out = start(net), []
-    for t in range(x.size(0)):
-        if t == 33:
-            mem2 = mem2 + 0.5
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(out)
-
-
-def leaking_at(net, x):
-    (mem1, mem2), out = start(net), []
-    for t in range(x.size(0)):
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        if t % 16 == 15:
-            mem1 = mem1 * 0.5
-        out.append(spk)
-    return torch.stack(out)
-
-
-def nested(net, x):
-    """Each input is shown twice."""
-    (mem1, mem2), out = start(net), []
-    for t in range(x.size(0)):
-        for _ in range(2):
-            spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(out)
-
-
 def chunked(net, x):
     """Potentials start anew every 16 steps."""
     out = []
     for first in range(0, len(x), 16):
-        mem1, mem2 = start(net)
+        mem1, mem2 = start(net, x)
         for t in range(first, min(first + 16, len(x))):
             spk, mem1, mem2 = step(net, x[t], mem1, mem2)
             out.append(spk)
@@ -193,7 +161,7 @@ def chunked(net, x):
 
 
 def layer_by_layer(net, x):
-    mem1, mem2 = start(net)
+    mem1, mem2 = start(net, x)
     first, out = [], []
     for t in range(x.size(0)):
         spk, mem1 = net.lif1(net.fc1(x[t]), mem1)
@@ -205,7 +173,7 @@ def layer_by_layer(net, x):
 
 
 def layer_by_layer_backwards(net, x):
-    mem1, mem2 = start(net)
+    mem1, mem2 = start(net, x)
     first, out = [], []
     for t in range(x.size(0)):
         spk, mem1 = net.lif1(net.fc1(x[t]), mem1)
@@ -218,7 +186,7 @@ def layer_by_layer_backwards(net, x):
 
 def pipelined(net, x):
     """The second layer takes what the first one has fired in the step before."""
-    (mem1, mem2), out, last = start(net), [], torch.zeros(x.size(1), 16)
+    (mem1, mem2), out, last = start(net, x), [], torch.zeros(x.size(1), 16)
     for t in range(x.size(0)):
         spk2, mem2 = net.lif2(net.fc2(last), mem2)
         last, mem1 = net.lif1(net.fc1(x[t]), mem1)
@@ -226,19 +194,11 @@ def pipelined(net, x):
     return torch.stack(out)
 
 
-def in_deque(net, x):
-    (mem1, mem2), out = start(net), collections.deque(maxlen=20)
-    for t in range(x.size(0)):
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(list(out))
-
-
 def adding(weight, begin=0.0, keep=1.0, divide=None):
     """Steps are added up, with weights."""
 
     def forward(net, x):
-        (mem1, mem2), total = start(net), begin
+        (mem1, mem2), total = start(net, x), begin
         for t in range(x.size(0)):
             spk, mem1, mem2 = step(net, x[t], mem1, mem2)
             w = weight(t, x)
@@ -249,92 +209,13 @@ def adding(weight, begin=0.0, keep=1.0, divide=None):
     return forward
 
 
-def of_the_last_steps(net, x):
-    (mem1, mem2), total = start(net), 0.0
-    for t in range(x.size(0)):
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        if t >= len(x) - 5:
-            total = total + spk
-    return total
-
-
-def last_alone(net, x):
-    mem1, mem2 = start(net)
-    for t in range(x.size(0)):
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-    return spk
-
-
-def zeros_of(shape):
-    """Potentials start from zeros that the forward pass makes."""
-
-    def forward(net, x):
-        mem1, mem2, out = torch.zeros(shape(x, 16)), torch.zeros(shape(x, 8)), []
-        for t in range(x.size(0)):
-            spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-            out.append(spk)
-        return torch.stack(out)
-
-    return forward
-
-
-def zeros_on_device(net, x):
-    T, N = x.shape[0], x.shape[1]
-    mem1 = torch.zeros(N, 16, device=x.device)
-    mem2 = torch.zeros(N, 8, device=x.device, dtype=x.dtype)
-    out = []
-    for t in range(T):
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(out, dim=0)
-
-
-def zeros_for_a_held_input(net, x):
-    """x is [N, 12]."""
-    mem1, mem2, out = torch.zeros(x.size(0), 16), torch.zeros(x.size(0), 8), []
-    for _ in range(HELD):
-        spk, mem1, mem2 = step(net, x, mem1, mem2)
-        out.append(spk)
-    return torch.stack(out)
-
-
-def ones_for_a_start(net, x):
-    mem1, mem2, out = torch.ones(x.size(1), 16), torch.zeros(x.size(1), 8), []
-    for t in range(x.size(0)):
-        spk, mem1, mem2 = step(net, x[t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(out)
-
-
-def held(change=None, end=torch.stack):
-    """x is [N, 12]."""
-
-    def forward(net, x):
-        (mem1, mem2), out = start(net), []
-        for t in range(HELD):
-            spk, mem1, mem2 = step(net, change(x, t) if change else x, mem1, mem2)
-            out.append(spk)
-        return end(out)
-
-    return forward
-
-
 def own_number(index, end=torch.stack):
     """Its number of steps is its own, whatever the input has."""
     return over(lambda x: [x[index(t)] for t in range(HELD)], end)
 
 
-def samples_first(net, x):
-    """x is [N, T, 12]."""
-    (mem1, mem2), out = start(net), []
-    for t in range(x.size(1)):
-        spk, mem1, mem2 = step(net, x[:, t], mem1, mem2)
-        out.append(spk)
-    return torch.stack(out, dim=1)
-
-
 def with_potentials(net, x):
-    (mem1, mem2), out, potentials = start(net), [], []
+    (mem1, mem2), out, potentials = start(net, x), [], []
     for t in range(x.size(0)):
         spk, mem1, mem2 = step(net, x[t], mem1, mem2)
         out.append(spk)
@@ -343,7 +224,7 @@ def with_potentials(net, x):
 
 
 def both_layers(net, x):
-    (mem1, mem2), first, out = start(net), [], []
+    (mem1, mem2), first, out = start(net, x), [], []
     for t in range(x.size(0)):
         spk1, mem1 = net.lif1(net.fc1(x[t]), mem1)
         spk2, mem2 = net.lif2(net.fc2(spk1), mem2)
@@ -369,14 +250,16 @@ RIGHT = {
     "both layers": both_layers,
     "scaled": over(itself, before=lambda net, x, t: x * 0.5),
     "no reset that counts": with_reset(lambda t: t == 0),
-    "zeros of two numbers": zeros_of(lambda x, C: (x.size(1), C)),
-    "zeros of a shape": zeros_of(lambda x, C: (x.shape[1], C)),
-    "zeros on a device": zeros_on_device,
-    "zeros for a held input": zeros_for_a_held_input,
-    "held": held(),
-    "held, counted": held(end=sum),
+    "zeros of two numbers": over(itself, begin=made(lambda x, C: (x.size(1), C))),
+    "zeros of a shape": over(itself, begin=made(lambda x, C: (x.shape[1], C))),
+    "zeros on a device": over(itself, begin=made(lambda x, C: (x.shape[1], C), device="cpu")),
+    "zeros for a held input": over(again, begin=made(lambda x, C: (x.size(0), C))),
+    "held": over(again),
+    "held, counted": over(again, sum),
     "its own number": own_number(lambda t: t),
-    "samples first": samples_first,
+    "samples first": over(
+        lambda x: [x[:, t] for t in range(x.size(1))], lambda out: torch.stack(out, dim=1)
+    ),  # x is [N, T, 12]
 }
 WHENS = {
     "every 10 steps": lambda t: t % 10 == 0 and t > 0,
@@ -445,29 +328,28 @@ OTHERS = {
     "half of them": over(lambda x: [x[t] for t in range(len(x) // 2)]),
     "all but one": over(lambda x: [x[t] for t in range(1, len(x))]),
     "at most 60": over(lambda x: [x[t] for t in range(min(len(x), 60))]),
-    "threshold by t": threshold_of_t,
-    "decay by t": decay_of_t,
+    "threshold by t": with_attribute("lif1", "threshold", 1.0, 2.5, 20),
+    "decay by t": with_attribute("lif2", "beta", 0.75, 0.25, 30),
     "layer by t": layer_of_t,
-    "charged at 33": charged_at,
-    "leaking every 16": leaking_at,
-    "nested": nested,
+    "charged at 33": over(itself, change=lambda net, t, a, b: (a, b + 0.5 if t == 33 else b)),
+    "leaking every 16": over(itself, change=lambda net, t, a, b: (a * 0.5 if t and t % 16 == 0 else a, b)),
+    "each twice": over(lambda x: [now for now in itself(x) for _ in range(2)]),
     "chunks": chunked,
     "layer by layer, backwards": layer_by_layer_backwards,
     "pipelined": pipelined,
-    "last alone": last_alone,
-    "deque of 20": in_deque,
+    "last alone": over(itself, lambda out: out[-1]),
     "added with weights by t": adding(lambda t, x: 1 + t // 8),
     "added until 20": adding(lambda t, x: 1 if t < 20 else 0),
     "added and leaking": adding(lambda t, x: 1, keep=0.5),
     "added, begun with 1": adding(lambda t, x: 1, begin=1.0),
     "added and divided by 3": adding(lambda t, x: 1, divide=lambda x: 3),
-    "the last 5 added": of_the_last_steps,
+    "the last 5 added": adding(lambda t, x: 1 if t >= len(x) - 5 else 0),
     "spikes by t": over(itself, after=lambda spk, t: spk if t < 20 else spk * 0.5),
     "spikes silenced late": over(itself, after=lambda spk, t: spk if t < 60 else torch.zeros_like(spk)),
-    "ones for a start": ones_for_a_start,
-    "held, halved from 6 on": held(lambda x, t: x if t < 6 else x * 0.5),
-    "held, its last 5": held(end=lambda out: torch.stack(out[-5:])),
-    "held, its first 5 added": held(end=lambda out: sum(out[:5])),
+    "ones for a start": over(itself, begin=made(lambda x, C: (x.size(1), C), torch.ones)),
+    "held, halved from 6 on": over(again, before=lambda net, x, t: x if t < 6 else x * 0.5),
+    "held, its last 5": over(again, lambda out: torch.stack(out[-5:])),
+    "held, its first 5 added": over(again, lambda out: sum(out[:5])),
     "its own number, halved": own_number(lambda t: t // 2),
     "its own number, backwards": own_number(lambda t: HELD - 1 - t),
     "its own number, its last 5": own_number(lambda t: t, lambda out: torch.stack(out[-5:])),
