@@ -117,6 +117,7 @@ def test_windows(window, neuron, N, target):
     check(network(window, NEURONS[neuron], N == 3, window[3] == 1), events(21, N, window[0], 23, 34, rate=rate), target)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("T", [1, 2, 7, 33])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_steps_of_a_call(T, threads):
@@ -204,6 +205,7 @@ def drifting(v_reset: float | None, bias: Tensor) -> nn.Sequential:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("v_reset", [None, 0.0, -0.25])
+@pytest.mark.costly
 @pytest.mark.parametrize("cuts", [(1,), (1, 3, 40), (400,)], ids=str)
 def test_biases_that_take_long(cuts, v_reset, target):
     """Pixels that their biases cannot make fire for a while are left alone, and right when read, reached or due."""

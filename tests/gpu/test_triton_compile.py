@@ -55,7 +55,7 @@ def variant(kernel: str = "if_conv2d", *, target: str, rest: str = "", layer: st
     return f"{kernel}/{target}/{rest or LAYERS[layer, products]}"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.triton
 def test_the_convolution_compiles_for_a_card_of_nvidia_and_of_amd(tmp_path):
     """One of each in every run of the tests; all others are slow."""
