@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .spikes import Spikes, pack_words, word_ops
+from .spikes import Spikes, pack_words, storage
 
 __all__ = ["latency", "poisson", "rate"]
 
@@ -120,7 +120,7 @@ def _stepwise(x: Tensor, T: int, fire: Callable[[int], Tensor]) -> Spikes:
         steps = torch.stack([fire(t) for t in range(start, min(T, start + STEPS))])
         words.append(pack_words(steps))
         sizes.append(len(steps))
-    return Spikes(word_ops.cat(words, sizes), (T, *x.shape))
+    return Spikes(storage.cat(words, sizes), (T, *x.shape))
 
 
 def _intensities(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from ..checks import window_checks
 from ..checks.window_checks import symmetric
 from ..kernels import constant_cache, operators, ops, reference, unfused
 from ..neurons import AnyNeuron, LINeuron
-from ..spikes import Spikes, word_ops
+from ..spikes import Spikes, storage
 from ..spikes.channels_last import channels, to_channels_last
 from ..spikes.storage import Periods, PooledWords
 from ..surrogates import Surrogate
@@ -172,7 +172,7 @@ def _behind(
         return neurons.fired(T, *kernels.if_conv2d(kept.words, T, *layer, window.groups, shortcut._words))
     if isinstance(kept, Periods) and window.groups == 1:
         return neurons.fired(T, *kernels.if_period_conv2d(kept.periods, kept.start, T, *layer))
-    if pool_follows and word_ops.over_time(kept.words) and neurons.shape[2] % 2 == neurons.shape[3] % 2 == 0:
+    if pool_follows and storage.over_time(kept.words) and neurons.shape[2] % 2 == neurons.shape[3] % 2 == 0:
         words, pooled, after = kernels.if_conv2d_pooled(kept.words, T, *layer, window.groups)
         return neurons.fired(T, PooledWords(words, T, pooled), after)
     return neurons.fired(T, *kernels.if_conv2d(kept.words, T, *layer, window.groups))

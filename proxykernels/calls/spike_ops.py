@@ -10,7 +10,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from .. import checks
 from ..checks import window_checks
 from ..kernels import ops, unfused
-from ..spikes import Spikes, pack_words, spike_autograd, word_ops
+from ..spikes import Spikes, pack_words, spike_autograd, storage
 from ..spikes.channels_last import from_channels_last, to_channels_last
 from ..spikes.storage import PooledWords
 
@@ -83,7 +83,7 @@ def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)
     if x._differentiable:
         index = torch.arange(H * W, dtype=torch.int64, device=x.device).view(H, W)[rows, columns].flatten()
         handle = spike_autograd.Placed.apply(x._handle, index, H * W)
-    return x._like(word_ops.place(x._words, (height, width), (H, W), rows, columns), (*x.shape[:3], H, W), handle)
+    return x._like(storage.place(x._words, (height, width), (H, W), rows, columns), (*x.shape[:3], H, W), handle)
 
 
 def flatten(x: Spikes) -> Spikes:
@@ -111,7 +111,7 @@ def cat_channels(parts: Sequence[Spikes]) -> Spikes:
     """Concatenates Spikes (T, N, C, ...) of the same T, N, size and scale along C."""
     T, N, _, *size = parts[0].shape
     C = [part.shape[2] for part in parts]
-    words = word_ops.cat_channels([part._words for part in parts], T, C)
+    words = storage.cat_channels([part._words for part in parts], T, C)
     return parts[0]._like(words, (T, N, sum(C), *size), spike_autograd.joined(3, parts))
 
 
@@ -130,7 +130,7 @@ def cat_samples(parts: Sequence[Spikes], *, collate_fn_map: Any = None) -> Spike
                 f"Spikes of a batch must have the same steps and sizes, got {first.shape} and {part.shape}; "
                 "events(..., dt=dt, T=T) gives every recording T steps"
             )
-    words = word_ops.cat_samples([part._words for part in parts])
+    words = storage.cat_samples([part._words for part in parts])
     shape = (first.T, sum(part.shape[1] for part in parts), *first.shape[2:])
     return first._like(words, shape, spike_autograd.joined(1, parts))
 
@@ -143,5 +143,5 @@ def cat_steps(parts: Sequence[Output]) -> Output:
     must be multiples of 32."""
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
-    words = word_ops.cat([part._words for part in parts], [part.T for part in parts])
+    words = storage.cat([part._words for part in parts], [part.T for part in parts])
     return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]), spike_autograd.joined(0, parts))

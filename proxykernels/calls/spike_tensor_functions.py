@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.cpu.words import PACKABLE
-from ..spikes import Spikes, word_ops
+from ..spikes import Spikes, storage
 from ..spikes.spike_tensor import WITHOUT_A_LOOK, SpikeTensor, view_of
 from . import spike_ops
 
@@ -97,7 +97,7 @@ def _cat(tensors, dim=0, *, axis=None, out=None):
         return NotImplemented
     if len({(*part.shape[:dim], part.scale, *part.shape[dim + 1 :]) for part in parts}) > 1:
         return NotImplemented
-    if dim == 0 and not all(word_ops.joins_in_time(part._words, part.T) for part in parts[:-1]):
+    if dim == 0 and not all(storage.joins_in_time(part._words, part.T) for part in parts[:-1]):
         return NotImplemented
     return _new(tensors[0], JOINS[dim](parts), tensors[0]._memory.dtype)
 

@@ -8,8 +8,16 @@ one to the kernels.
 """
 
 from .base import AnyNeuron, Value
-from .models import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, LoihiNeuron, RefractoryLIFNeuron
-from .sigma_delta import SigmaDelta
+from .models import (
+    ALIFNeuron,
+    CubaLIFNeuron,
+    IFNeuron,
+    LIFNeuron,
+    LINeuron,
+    LoihiNeuron,
+    RefractoryLIFNeuron,
+    SigmaDelta,
+)
 
 __all__ = [
     "ALIFNeuron",

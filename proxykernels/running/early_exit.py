@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import checks
 from ..plan.library import STOP, Lead, LogitReadout
 from ..plan.plan import Plan
-from ..spikes import Spikes, spike_autograd, word_ops
+from ..spikes import Spikes, spike_autograd, storage
 from .stateful_layer import States
 
 STOP_EVERY = 8  # steps between two looks of a rule
@@ -174,7 +174,7 @@ def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
     """The samples ``index`` [n] of a sequence (T, N, ...)."""
     if isinstance(x, Spikes):
         handle = spike_autograd.Chosen.apply(x._handle, 1, index) if x._differentiable else None
-        return x._like(word_ops.samples(x._words, index), (x.T, len(index), *x.shape[2:]), handle)
+        return x._like(storage.samples(x._words, index), (x.T, len(index), *x.shape[2:]), handle)
     return checks.repeated(x[0][index], len(x)) if checks.is_repeated(x) else x[:, index]
 
 
@@ -195,7 +195,7 @@ class Batch:
         """The output of all samples, silent where they are not simulated any more."""
         if len(self.index) == self.N:
             return y
-        return y._like(word_ops.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
+        return y._like(storage.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
 
     def retire(self, y: Spikes, t: int, states: Iterable[States], logits: Callable[[Tensor, int], Tensor]) -> None:
         """Stop the samples that are decided after step ``t``. ``logits``: of counts [n, ...] after so many steps."""

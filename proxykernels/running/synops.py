@@ -14,7 +14,7 @@ from ..calls.spike_functions import terms_of
 from ..kernels import ops
 from ..layers import SpikingLayer
 from ..layers.synapses import Synapse
-from ..spikes import Spikes, word_ops
+from ..spikes import Spikes, storage
 from ..spikes.storage import Words
 
 
@@ -55,7 +55,7 @@ class Counters:
     @staticmethod
     def take(x: Spikes) -> bool:
         """Whether these spikes are counted here: only spikes that are packed over time are."""
-        return isinstance(x._kept, Words) and word_ops.over_time(x._kept.words)
+        return isinstance(x._kept, Words) and storage.over_time(x._kept.words)
 
     def add(self, x: Spikes, who: Hashable, times: int = 1, reach: Tensor | None = None) -> None:
         """Add ``times`` the spikes of a chunk to the total of ``who``; with ``reach``, int32 [P], weighted by it."""
@@ -72,12 +72,12 @@ class Counters:
 
     def end_chunk(self) -> None:
         """Count what was added since the last chunk."""
-        for first in range(0, len(self._jobs), word_ops.COUNTED):
-            jobs = self._jobs[first : first + word_ops.COUNTED]
+        for first in range(0, len(self._jobs), storage.COUNTED):
+            jobs = self._jobs[first : first + storage.COUNTED]
             key = first, *(tuple(job.claims) for job in jobs)
             words = [job.words for job in jobs]
             if key not in self._counts:
-                self._counts[key] = word_ops.new_counts(len(words), words[0].device)
+                self._counts[key] = storage.new_counts(len(words), words[0].device)
             ops.add_counts(words, [job.reach for job in jobs], self._counts[key])
         self._jobs, self._totals = [], None
 

@@ -2,6 +2,6 @@
 
 from .packing import is_binary, pack, pack_if_binary
 from .spikes import COUNTERPARTS, Spikes
-from .word_ops import pack_words
+from .storage import pack_words
 
 __all__ = ["COUNTERPARTS", "Spikes", "is_binary", "pack", "pack_if_binary", "pack_words"]

@@ -8,7 +8,7 @@ from ..kernels.backends import CpuBackend, gpu_backend
 from ..kernels.cpu.words import PACKABLE
 from ..kernels.operators import direct
 from .spikes import Spikes
-from .word_ops import pack_words
+from .storage import pack_words
 
 _NOT_BINARY = (
     "dense must hold spikes, nothing but 0 and 1, and holds other values. Real-valued currents go to if_scan, if_hold "

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..kernels import ops
-from . import spike_autograd, word_ops
-from .storage import Periods, Words
-from .word_ops import pack_words
+from . import spike_autograd, storage
+from .storage import Periods, Words, pack_words
 
 _unsafe_view = torch.ops.aten._unsafe_view.default
 FUNCTIONS: dict[Callable, Callable] = {}  # torch function -> the same of Spikes (calls/spike_functions.py)
@@ -135,7 +134,7 @@ class Spikes:
         starts = range(0, self.T, _COPY_STEPS)
         parts = [self[t : t + _COPY_STEPS] for t in starts]
         words = [pack_words(part.dense(torch.bool).to(device)) for part in parts]
-        return self._like(word_ops.cat(words, [part.T for part in parts]), self.shape)
+        return self._like(storage.cat(words, [part.T for part in parts]), self.shape)
 
     def __getitem__(self, steps: slice) -> "Spikes":
         """``spikes[a:b]``: the spikes of the steps a .. b - 1."""

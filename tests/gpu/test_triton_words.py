@@ -14,7 +14,7 @@ from proxykernels.kernels.cpu.words import PACKABLE
 from proxykernels.kernels.gpu import counters
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.weight_layouts import is_finite
-from proxykernels.spikes import word_ops
+from proxykernels.spikes import storage
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
@@ -115,7 +115,7 @@ def test_add_counts(generator, T):
     dense[0][:, 0, 0, 0] = True
     reaches = [torch.randint(1, 10, (P,), generator=generator).int().to(DEVICE) for _, _, P in sizes]
     reaches[2] = None
-    counts = word_ops.new_counts(len(sizes), torch.device(DEVICE))
+    counts = storage.new_counts(len(sizes), torch.device(DEVICE))
     for _ in range(2):
         gpu.add_counts([words_over_time(part) for part in dense], reaches, counts)
     for part, reach, (spikes, reached) in zip(dense, reaches, counts.sum(0).tolist(), strict=True):
@@ -134,7 +134,7 @@ def test_counters_are_not_compiled_anew_as_images_become_fewer(generator, monkey
     monkeypatch.setattr(counters, "_counters_kernel", Launched())
     for N in (16, 7, 1):
         words = [words_over_time(random_spikes(generator, 8, N, *size)) for size in ((10, 1), (3, 4))]
-        gpu.add_counts(words, [None, None], word_ops.new_counts(2, words[0].device))
+        gpu.add_counts(words, [None, None], storage.new_counts(2, words[0].device))
     assert seen[0]["sizes"] == (10, 12) and seen == seen[:1] * 3
 
 
@@ -142,7 +142,7 @@ def test_counters_are_not_compiled_anew_as_images_become_fewer(generator, monkey
 def test_add_counts_operator(generator):
     words = words_over_time(random_spikes(generator, 9, 2, 3, 4))
     reach = torch.ones(4, dtype=torch.int32, device=DEVICE)
-    arguments = [words, words], [reach, None], word_ops.new_counts(2, words.device)
+    arguments = [words, words], [reach, None], storage.new_counts(2, words.device)
     torch.library.opcheck(torch.ops.proxykernels.add_counts.default, arguments)
 
 

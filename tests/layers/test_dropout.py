@@ -9,7 +9,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.running.early_exit import samples
-from proxykernels.spikes import word_ops
+from proxykernels.spikes import storage
 
 T, N = 40, 6
 
@@ -49,7 +49,7 @@ def test_same_units_at_every_step(generator, kind, p):
 def test_words_over_time(generator, steps):
     dense = spikes(steps, 2, 5, 6, generator=generator, rate=0.7).bool()
     chosen = spikes(2, 5, 6, generator=generator, rate=0.5).bool()
-    assert equal(word_ops.of_neurons(words_over_time(dense), chosen), words_over_time(dense & chosen)) and dense.any()
+    assert equal(storage.of_neurons(words_over_time(dense), chosen), words_over_time(dense & chosen)) and dense.any()
 
 
 OPERATIONS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from ... import checks
 from ...kernels import ops, unfused
 from ...kernels.neuron_models import Neuron
-from ...spikes import storage, word_ops
+from ...spikes import storage
 
 Fired = tuple[Tensor, Tensor]  # words or periods, and the state after the last step
 
@@ -53,7 +53,7 @@ class SpikeWords:
 
     def piece(self, x: Tensor, start: int, stop: int) -> "tuple[SpikeWords, Tensor]":
         """The input in the steps start .. stop - 1."""
-        return replace(self, T=stop - start), word_ops.cut(x, self.T, start, stop)
+        return replace(self, T=stop - start), storage.cut(x, self.T, start, stop)
 
     def fire(self, words: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Fired:
         w = self.window

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...kernels import ops
 from ...kernels.neuron_models import Neuron, Surrogate
 from ...neurons import IFNeuron
-from ...spikes import word_ops
+from ...spikes import storage
 from ...spikes.spike_autograd import Function, applied, new_handle
 from .fire import _like, followed_gradients
 from .input_kinds import ConstantImage, SpikeWords, Values
@@ -71,7 +71,7 @@ def run(
         fired, v = ops.recurrent_scan(_currents(given, x, weight, bias, start, stop, v), v, neuron, recurrent)
         words.append(fired)
         steps.append(stop - start)
-    return word_ops.cat(words, steps), v, torch.stack(starts)
+    return storage.cat(words, steps), v, torch.stack(starts)
 
 
 def fire(given: Input, operands: Operands, neuron: Neuron, surrogate: Surrogate) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,7 +178,7 @@ def _added(total: Tensor | None, part: Tensor) -> Tensor:
 def _fired_before(words: Tensor, T: int, start: int, stop: int, before: Tensor) -> Tensor:
     """What came back to the neurons in each of some steps: the spikes [t, N, C] of the steps before."""
     C = before.shape[-1]
-    dense = ops.unpack(word_ops.cut(words, T, start, stop), stop - start, C, torch.float32).squeeze(3)
+    dense = ops.unpack(storage.cut(words, T, start, stop), stop - start, C, torch.float32).squeeze(3)
     return torch.cat([before[:, -1].transpose(0, 1), dense[:-1]])
 
 
