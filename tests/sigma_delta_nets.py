@@ -34,6 +34,24 @@ class Residual(nn.Module):
         return self.last(torch.cat([self.pool(x), self.leaky(self.pool(x) - 0.5)], 1))
 
 
+class Skip(nn.Module):
+    """A max pooling whose input is also taken by a layer or a pooling of its own, or is of real values."""
+
+    def __init__(self, taken: str):
+        super().__init__()
+        self.taken, self.pool, self.flat = taken, nn.MaxPool2d(2), nn.Flatten()
+        self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(64, 3)
+        self.beside = nn.Linear(256, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x if self.taken == "real values" else x.relu()
+        y = self.pool(self.pool(x)) if self.taken == "a pooling" else self.pool(x)
+        y = nn.functional.pad(y, (1, 1, 1, 1)) if self.taken == "a pooling" else y
+        y = self.second(self.flat(y))
+        return y + self.beside(self.flat(x)) if self.taken == "a layer" else y
+
+
 class Pooled(nn.Module):
     """Max pooling of which neurons come behind it: of an activation with a limit, of a sum, of a concatenation with
     windows beyond the image, and before the ReLU."""

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from equality import equal
-from sigma_delta_nets import by_layers, exact, nets_fixture, pooled_fixture  # noqa: F401 - fixtures
+from sigma_delta_nets import Skip, by_layers, exact, nets_fixture, pooled_fixture  # noqa: F401 - fixtures
 from torch import nn
 
 import proxykernels as pk
@@ -251,8 +251,6 @@ def test_what_is_between_neurons(frames, generator):
 @torch.no_grad()
 @pytest.mark.parametrize("taken", ["a layer", "a pooling", "real values"])
 def test_maxima_of_what_was_sent(taken, generator):
-    from test_sigma_delta_pools import Skip
-
     net, x = exact(Skip(taken).eval(), torch.randn(8, 2, 8, 8, generator=generator), "sigma-delta")
     frames = video(x, 6, generator)
     engine = pk.compile(net, x)

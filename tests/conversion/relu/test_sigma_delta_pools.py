@@ -3,7 +3,7 @@
 import pytest
 import torch
 from equality import equal
-from sigma_delta_nets import by_layers, exact, nets_fixture, pooled_fixture, step_loop  # noqa: F401 - fixtures
+from sigma_delta_nets import Skip, by_layers, exact, nets_fixture, pooled_fixture, step_loop  # noqa: F401 - fixtures
 from torch import nn
 
 import proxykernels as pk
@@ -59,22 +59,6 @@ def test_spikes_are_counted_behind_the_pooling(places):
     assert result.rates["0"] == 1 / (4 * places)
     assert result.synops.accumulates == {"0": 0, "3": 3}
     assert result.logits[0, :, 0].tolist() == [1, 1, 1] and not result.logits[..., 1:].any()
-
-
-class Skip(nn.Module):
-    def __init__(self, taken: str):
-        super().__init__()
-        self.taken, self.pool, self.flat = taken, nn.MaxPool2d(2), nn.Flatten()
-        self.first, self.second = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(64, 3)
-        self.beside = nn.Linear(256, 3)
-
-    def forward(self, x):
-        x = self.first(x)
-        x = x if self.taken == "real values" else x.relu()
-        y = self.pool(self.pool(x)) if self.taken == "a pooling" else self.pool(x)
-        y = nn.functional.pad(y, (1, 1, 1, 1)) if self.taken == "a pooling" else y
-        y = self.second(self.flat(y))
-        return y + self.beside(self.flat(x)) if self.taken == "a layer" else y
 
 
 @torch.no_grad()
