@@ -28,13 +28,13 @@ def test_weights_without_values_are_refused():
 
 class Own(nn.Module):
     def forward(self, x):
-        return x
+        return x * x
 
 
 @pytest.mark.parametrize(
     ("module", "path"),
     [
-        (Own(), r"module 1.0 \(Own\)"),
+        (Own(), r"module 1.0 \(Own\): its forward pass multiplies values by one another"),
         (pk.Upsample(scale_factor=2, mode="bilinear"), r"module 1.0 \(Upsample\): mode 'bilinear', which interpolates"),
         (pk.Voting(3), r"module 1.0 \(Voting\): its input has the shape \(T, N, 16, 2, 2\)"),
     ],
