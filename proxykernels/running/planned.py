@@ -238,7 +238,7 @@ def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
     if found is None and key in engines:
         return None
     weights = memory.hashed() if found is None else found[1].hashed(memory)
-    alike = found is None or all(forward.is_as_before() for forward in found[1].forwards)
+    alike = found is None or not found[1].forwards or all(forward.is_as_before() for forward in found[1].forwards)
     with _lock:
         found = engines.get(key)
         if found is None or found[0] != weights or not alike:

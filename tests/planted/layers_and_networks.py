@@ -54,6 +54,24 @@ DEFECTS = {
         "min(PIECE, size - at - 4)) for start",
         "tests/running/test_simulate_changes.py",
     ),
+    "plans: forward passes of a former call": Defect(
+        "proxykernels/running/planned.py",
+        "or found[0] != weights or not alike:",
+        "or found[0] != weights:",
+        "tests/running/test_followed_forwards.py",
+    ),
+    "plans: attributes that only a forward pass reads": Defect(
+        "proxykernels/running/snapshot.py",
+        "(self._follow(thing) or self._all)",
+        "self._follow(thing)",
+        "tests/running/test_followed_forwards.py",
+    ),
+    "plans: factors of a sum": Defect(
+        "proxykernels/plan/own_forward.py",
+        "((value, alpha * factor) for value, factor in parts_of(other))",
+        "((value, factor) for value, factor in parts_of(other))",
+        "tests/running/test_followed_forwards.py",
+    ),
     "synapses: paddings swapped": Defect(
         "proxykernels/layers/synapses.py",
         "((0, *padding[2:]), (1, *padding[:2]))",
