@@ -7,6 +7,7 @@ change from call to call: a pass that was followed runs once more before its pla
 still makes the same calls.
 """
 
+import gc
 import math
 import numbers
 import random
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn
+from weakref import ref
 
 import numpy as np
 import torch
@@ -72,15 +74,11 @@ class OwnForward:
         refuse(self.path, self.module, why)
 
     def _run(self, run: "_Run") -> Any:
-        args, options = _each(Value | Sum, run.followed, (self.args, self.options))
-        try:
-            given = _each(Followed, run.value_of, type(self.module).forward(self.module, *args, **options))
-        except Exception as error:
-            if run.raised is not None:  # by a layer, which says what is wrong, or a refusal that somebody has caught
-                raise run.raised from None
-            self.refuse(f"its forward pass, followed without an input, raises {type(error).__name__}: {error}")
+        given = self._called(run)
         if run.raised is not None:
             raise run.raised
+        if run.take_back():
+            self.refuse("its forward pass keeps a value beyond the call")
         now = vars(self.module)
         if now.keys() != self.attributes.keys() or any(now[name] is not was for name, was in self.attributes.items()):
             names = (name for name in now if now[name] is not self.attributes.get(name, run))
@@ -89,6 +87,15 @@ class OwnForward:
             now.update(self.attributes)
             self.refuse(f"its forward pass sets self.{changed}")
         return given
+
+    def _called(self, run: "_Run") -> Any:
+        args, options = _each(Value | Sum, run.followed, (self.args, self.options))
+        try:
+            return _each(Followed, run.value_of, type(self.module).forward(self.module, *args, **options))
+        except Exception as error:
+            if run.raised is not None:  # by a layer, which says what is wrong, or a refusal that somebody has caught
+                raise run.raised from None
+            self.refuse(f"its forward pass, followed without an input, raises {type(error).__name__}: {error}")
 
 
 class _Run:
@@ -102,9 +109,26 @@ class _Run:
         self.of, self.follower = of, follower
         self.done = 0
         self.raised: Exception | None = None
+        self.made: list[ref[Followed]] = []
 
-    def followed(self, value: Value | Sum) -> "Followed":
-        return Followed(self, value)
+    def followed(self, value: Value | Sum, memory: "_Memory | None" = None) -> "Followed":
+        made = Followed(self, value, memory)
+        self.made.append(ref(made))
+        return made
+
+    def take_back(self) -> bool:
+        """Whether somebody has kept a value; lists and dicts have None in its place then."""
+        kept = False
+        for made in self.made:
+            if (value := made()) is not None:
+                kept = True
+                for holder in gc.get_referrers(value):
+                    places = (
+                        enumerate(holder) if type(holder) is list else holder.items() if type(holder) is dict else ()
+                    )
+                    for place in [place for place, thing in places if thing is value]:
+                        holder[place] = None
+        return kept
 
     def value_of(self, x: "Followed") -> Value | Sum:
         if x._run is not self:
@@ -229,9 +253,9 @@ STEPS, SAMPLES = Extent("T"), Extent("N")
 class Followed:
     """Stands for Spikes or a tensor (T, N, ...) while a forward pass is followed."""
 
-    __slots__ = ("_memory", "_run", "_value")
+    __slots__ = ("__weakref__", "_memory", "_run", "_value")
 
-    def __init__(self, run: _Run, value: Value | Sum, memory: _Memory | None = None):
+    def __init__(self, run: _Run, value: Value | Sum, memory: _Memory | None):
         self._run, self._value, self._memory = run, value, memory or _Memory()
 
     @property
@@ -263,7 +287,7 @@ class Followed:
 
     def _view(self, function: Callable, args: tuple, options: dict[str, Any]) -> "Followed":
         y = self._run.function(function, (self, *args), options)
-        return Followed(self._run, y._value, self._memory)
+        return self._run.followed(y._value, self._memory)
 
     def __add__(self, other):
         return torch.add(self, other)

@@ -330,9 +330,41 @@ def test_what_is_refused_and_by_which_sentence(forward, message):
     assert results[0] == results[1] if isinstance(results[0], str) else equal(*results)
 
 
-def test_a_value_that_is_kept_in_a_list_is_none():
-    net = own(lambda net, x: SEEN.append(x.shape) or net.end(net.a(x)))
-    check(net, image())
+KEEPS = {
+    "a global": lambda net, y: SEEN.append(y),
+    "a list": lambda net, y: net.parts.append(y),
+    "a dict": lambda net, y: net.config.__dict__.update(last=y),
+    "a tuple": lambda net, y: SEEN.append((1, y)),
+    "a set": lambda net, y: net.kept.add(y),
+}
+
+
+@pytest.mark.parametrize("keep", KEEPS.values(), ids=KEEPS)
+def test_values_that_are_kept_beyond_a_call(keep):
+    """Are those of a run by layers."""
+
+    def forward(net, x):
+        y = net.a(x)
+        keep(net, y)
+        return net.end(y)
+
+    gc.unfreeze()  # which would hide lists of before
+    SEEN.clear()
+    net = own(forward, parts=[], config=Config(True), kept=set())
+    with pytest.raises(CannotFollowError, match="its forward pass keeps a value beyond the call"):
+        pk.compile(net, image())
+    SEEN.clear(), net.kept.clear()
+    expected = layerwise.simulate(net, image(), 9)
+    net.parts.clear(), SEEN.clear()
+    assert equal(pk.simulate(net, image(), 9).spikes.dense(), expected.spikes.dense()) and not is_planned(net)
+    found = [y for y in (*SEEN, *net.parts, vars(net.config).get("last")) if y is not None]
+    assert all(isinstance(y, pk.Spikes) and y.rate() for y in found if type(y) is not tuple)
+
+
+def test_shapes_may_be_kept():
+    SEEN.clear()
+    check(own(lambda net, x: SEEN.append(x.shape) or net.end(net.a(x))), image())
+    assert SEEN
 
 
 def test_hooks_and_replaced_forwards_are_refused():
