@@ -71,6 +71,7 @@ def test_equal_to_the_definition(generator, T, dtype, v_reset, C, C_out, groups,
     assert equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
 
 
+@pytest.mark.costly
 @pytest.mark.triton
 @pytest.mark.usefixtures("fused")
 @pytest.mark.parametrize("T", [3, 4, 7, 8, 13, 16])
@@ -93,6 +94,7 @@ def test_rows_of_layers_that_fill_the_card(generator, monkeypatch, T, dtype, cha
     assert equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
 
 
+@pytest.mark.costly
 @pytest.mark.triton
 @pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize("T", [3, 12])

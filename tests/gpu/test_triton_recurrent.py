@@ -41,6 +41,7 @@ def test_spikes_come_back(generator, size, recurrence, v_reset):
     check(spikes(T, N, 6, generator=generator), neuron, C, recurrence, generator, v0)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("recurrence", RECURRENCES)
 @pytest.mark.parametrize("name", NAMES)
 def test_neurons_of_every_model(generator, name, recurrence):
