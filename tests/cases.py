@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 STEPS = [1, 7, 31, 32, 33, 64, 100]
 
-RESETS = [
-    pytest.param(0.0, id="hard"),
-    pytest.param(-0.5, id="hard-below-zero"),
-    pytest.param(None, id="soft"),
-]
+RESETS = [pytest.param(0.0, id="hard"), pytest.param(-0.5, id="hard-below-zero"), pytest.param(None, id="soft")]
 
 # C_in, H, W, C_out, kernel_size, stride, padding, dilation, groups
 CONVOLUTIONS = [

@@ -3,15 +3,7 @@
 import argparse
 
 import pytest
-from common.printed import (
-    natural,
-    numbers,
-    positive_number,
-    seed,
-    seeds,
-    share,
-    some_of,
-)
+from common.printed import natural, numbers, positive_number, seed, seeds, share, some_of
 from rich.console import Console
 from speed import report
 

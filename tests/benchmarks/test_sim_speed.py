@@ -132,10 +132,7 @@ def test_pictures_are_drawn_anew_from_the_tables(tmp_path, monkeypatch):
         ),
         (["--threads", "1.5"], "whole number of at least 1, got '1.5'"),
         (["--net", "large"], "invalid choice: 'large'"),
-        (
-            ["--net", "paper", "--weights", str(checkout.WEIGHTS / "small.safetensors")],
-            "is of the network small",
-        ),
+        (["--net", "paper", "--weights", str(checkout.WEIGHTS / "small.safetensors")], "is of the network small"),
         (["--root", "no/such/folder"], "t10k-images-idx3-ubyte.gz is in none of no/such/folder"),
         (["--batch", "257", "--root", str(data.SAMPLE)], "at most the 256 test images, got 257"),
     ],

@@ -262,12 +262,7 @@ def test_ten_threads_are_no_slower_than_ten_processes(installed, tmp_path):
 def test_damaged_files_under_sanitizers(sanitizers, tmp_path):
     """Nothing is read or written elsewhere, and nothing leaks."""
     flags = f"-fsanitize={sanitizers} -fno-sanitize-recover=all -O1 -g1 -DPK_CHECKED"
-    prefix = c_build.build(
-        tmp_path,
-        f"-DCMAKE_CXX_FLAGS={flags}",
-        "-DPK_STATIC_COMMAND=OFF",
-        targets="portable",
-    )
+    prefix = c_build.build(tmp_path, f"-DCMAKE_CXX_FLAGS={flags}", "-DPK_STATIC_COMMAND=OFF", targets="portable")
     source = c_build.PROGRAMS / "c_damaged.cpp"
     program = c_build.compile_program(source, prefix, tmp_path / "damaged", "c++", *flags.split())
     net = torch.nn.Sequential(pk.FusedIFConv2d(2, 3, 3), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(3 * 3 * 2, 4))

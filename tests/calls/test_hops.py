@@ -48,8 +48,7 @@ def run_of_a_network(simulated: bool, stop=None):
 
 
 @pytest.mark.parametrize(
-    ("simulated", "stop", "most"),
-    [(False, None, 36), (False, LEAD, 40), (True, None, 54), (True, LEAD, 58)],
+    ("simulated", "stop", "most"), [(False, None, 36), (False, LEAD, 40), (True, None, 54), (True, LEAD, 58)]
 )
 def test_functions_of_a_run(simulated, stop, most):
     """Six of them compare the input with the calibration data, in the first calls and then in one of sixteen."""

@@ -113,10 +113,7 @@ def test_thresholds_in_the_weights_are_thresholds_of_the_neurons(target, generat
 @pytest.mark.parametrize(
     ("changed", "name"),
     [
-        (
-            {"highest": torch.ones(16).double()},
-            "limit must be a contiguous .* of torch.float32 .* got torch.float64",
-        ),
+        ({"highest": torch.ones(16).double()}, "limit must be a contiguous .* of torch.float32 .* got torch.float64"),
         ({"x": torch.ones(2, 3, 1, 4).half()}, "x must be a contiguous tensor of torch.int8 or torch.float32"),
         ({"added": torch.ones(2, 3, 1, 16).long()}, "added must be"),
         ({"state": (torch.zeros(2, 1, 16).double(), torch.zeros(2, 1, 16))}, "z must be"),

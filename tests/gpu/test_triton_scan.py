@@ -21,11 +21,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = (1, 7, 31, 32, 33, 64, 100)
-RESETS = [
-    pytest.param(0.0, id="hard"),
-    pytest.param(-0.5, id="hard-to-minus-half"),
-    pytest.param(None, id="soft"),
-]
+RESETS = [pytest.param(0.0, id="hard"), pytest.param(-0.5, id="hard-to-minus-half"), pytest.param(None, id="soft")]
 
 
 @pytest.fixture

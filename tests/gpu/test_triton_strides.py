@@ -64,9 +64,7 @@ ORDERS = [(1, 0, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0)]
 @pytest.mark.costly
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 @pytest.mark.parametrize(
-    "C, kernel, groups",
-    [(64, (1, 1), 1), (16, (3, 3), 1), (2, (2, 4), 1), (32, (3, 1), 2), (16, (3, 3), 16)],
-    ids=str,
+    "C, kernel, groups", [(64, (1, 1), 1), (16, (3, 3), 1), (2, (2, 4), 1), (32, (3, 1), 2), (16, (3, 3), 16)], ids=str
 )
 def test_convolution_weights(generator, order, C, kernel, groups):
     x = spikes(7, 2, C, 4, 3, generator=generator)

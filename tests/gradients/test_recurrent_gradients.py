@@ -213,8 +213,7 @@ def test_a_network_learns():
     """To fire when its input fired three steps before, which only what comes back can know."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        pk.FusedRecurrentLinear(1, 24, neuron=LIFNeuron(decay=0.5, v_reset=None)),
-        pk.FusedLILinear(24, 1, decay=0.0),
+        pk.FusedRecurrentLinear(1, 24, neuron=LIFNeuron(decay=0.5, v_reset=None)), pk.FusedLILinear(24, 1, decay=0.0)
     )
     pk.use_surrogate(net, pk.ATan())
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)

@@ -28,9 +28,7 @@ DEFECTS = {
     ),
     "lists of spikes: by bytes": Defect("kernels/cpu/src/set_bits.h", "first += 8 * scale) {", "first += 7 * scale) {"),
     "window lists: another image's row": Defect(
-        f"{CONV}/window_lists.h",
-        "(place.image - in.image) * in.rows + y - in.row;",
-        "y - in.row;",
+        f"{CONV}/window_lists.h", "(place.image - in.image) * in.rows + y - in.row;", "y - in.row;"
     ),
     "steady inputs: a span's last steps": Defect(
         f"{CONV}/steady_inputs.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"

@@ -22,10 +22,7 @@ DEFECTS = {
         "tests/gpu/test_triton_conv2d.py",
     ),
     "Triton convolution: the second digit": Defect(
-        "kernels/gpu/spike_operands.py",
-        "result = spike << 6",
-        "result = spike << 5",
-        "tests/gpu/test_triton_digits.py",
+        "kernels/gpu/spike_operands.py", "result = spike << 6", "result = spike << 5", "tests/gpu/test_triton_digits.py"
     ),
     "Triton convolution: windows of pooling": Defect(
         "kernels/gpu/if_conv2d_kernel.py",
@@ -61,19 +58,13 @@ DEFECTS = {
         "tests/gradients/test_scan_backward.py",
     ),
     "Triton sigma-delta: states go on": Defect(
-        "kernels/gpu/sigma_delta.py",
-        "tl.store(a_pointer",
-        "tl.store(z_pointer",
-        "tests/gpu/test_triton_sigma_delta.py",
+        "kernels/gpu/sigma_delta.py", "tl.store(a_pointer", "tl.store(z_pointer", "tests/gpu/test_triton_sigma_delta.py"
     ),
     "Triton sigma-delta: what was sent before": Defect(
         "kernels/gpu/sigma_delta.py", "a += sent.to", "a = sent.to", "tests/gpu/test_triton_sigma_delta.py"
     ),
     "Triton sigma-delta: halves of a power": Defect(
-        "kernels/gpu/sigma_delta.py",
-        "(size + 0x400000)",
-        "(size + 0x3FFFFF)",
-        "tests/gpu/test_triton_sigma_delta.py",
+        "kernels/gpu/sigma_delta.py", "(size + 0x400000)", "(size + 0x3FFFFF)", "tests/gpu/test_triton_sigma_delta.py"
     ),
     "Triton counters: the pixels of a block": Defect(
         "kernels/gpu/counters.py", "pixel = (first_row + row) % P", "pixel = row % P", "tests/gpu/test_triton_words.py"

@@ -19,10 +19,7 @@ DEFECTS = {
         "tests/running/test_anytime.py",
     ),
     "functional: the state": Defect(
-        "proxykernels/spikes/channels_last.py",
-        "(v.float(),",
-        "(v.float().relu(),",
-        "tests/cpu/test_exactness.py",
+        "proxykernels/spikes/channels_last.py", "(v.float(),", "(v.float().relu(),", "tests/cpu/test_exactness.py"
     ),
     "layers: folding": Defect(
         "proxykernels/layers/normalisation.py",
@@ -31,10 +28,7 @@ DEFECTS = {
         "tests/layers/test_layers.py tests/running/test_simulate.py",
     ),
     "layers: neurons of before a change": Defect(
-        "proxykernels/layers/attributes.py",
-        'self.__dict__.pop("_made", None)',
-        "pass",
-        "tests/calls/test_hops.py",
+        "proxykernels/layers/attributes.py", 'self.__dict__.pop("_made", None)', "pass", "tests/calls/test_hops.py"
     ),
     "plans: tensors that are read in another order": Defect(
         "proxykernels/running/snapshot.py",
@@ -97,10 +91,7 @@ DEFECTS = {
         "tests/training/test_proxy.py tests/training/test_proxy_modes.py",
     ),
     "training: outputs below zero": Defect(
-        "proxykernels/training/twin.py",
-        "(y < 0) & (gradient > 0)",
-        "y < 0",
-        "tests/training/test_proxy.py",
+        "proxykernels/training/twin.py", "(y < 0) & (gradient > 0)", "y < 0", "tests/training/test_proxy.py"
     ),
     "training: a silent layer's passes": Defect(
         "proxykernels/training/watch.py",

@@ -7,10 +7,7 @@ SIGMA_DELTA_ENGINES = "tests/engine/test_engine_sigma_delta.py"
 
 DEFECTS = {
     "sigma-delta: states go on": Defect(
-        "kernels/cpu/src/sigma_delta/senders.cpp",
-        "z = s.z ? load_block",
-        "z = s.z && pixel ? load_block",
-        SIGMA_DELTA,
+        "kernels/cpu/src/sigma_delta/senders.cpp", "z = s.z ? load_block", "z = s.z && pixel ? load_block", SIGMA_DELTA
     ),
     "sigma-delta: beyond the image": Defect(
         "kernels/cpu/src/sigma_delta/dense.cpp", "inside ? begin : inputs", "begin", SIGMA_DELTA

@@ -46,10 +46,7 @@ def sj_neuron(kind, bound, what, **options):
     return Bounded(**options)
 
 
-BOUNDS = [
-    *(("potential", bound) for bound in (-8.0, -12.0, -40.0)),
-    *(("input", bound) for bound in (6.0, 9.0, 50.0)),
-]
+BOUNDS = [*(("potential", bound) for bound in (-8.0, -12.0, -40.0)), *(("input", bound) for bound in (6.0, 9.0, 50.0))]
 
 
 @pytest.mark.costly

@@ -224,10 +224,7 @@ def refused(layer, neuron) -> list:
 
     return [
         (Net(lambda m, x: m.sn(m.conv(x)).flatten(2)), r"flatten\(\) must flatten \[N, C, H, W\]"),
-        (
-            Net(lambda m, x: m.sn(m.conv(x - 0.5))),
-            r"sub\(\) computes with a number; .* normalise the input",
-        ),
+        (Net(lambda m, x: m.sn(m.conv(x - 0.5))), r"sub\(\) computes with a number; .* normalise the input"),
         (Net(lambda m, x: 1 - m.sn(m.conv(x))), r"takes 1 - spikes; only products"),
         (Net(lambda m, x: x * m.sn(m.conv(x))), r"mul\(\) multiplies real values; only products"),
         (Net(lambda m, x: m.conv(x)), "must have neurons, it has none"),

@@ -212,10 +212,7 @@ def test_a_block_with_a_shortcut_of_its_own(generator):
 # What is wrong with it is said in one sentence, before memory is asked for
 
 WRONG = {
-    "a large input": (
-        lambda: chain((10**9,), n=neurons(4)),
-        "'input': a sample of the shape .* has 1e\\+09 values",
-    ),
+    "a large input": (lambda: chain((10**9,), n=neurons(4)), "'input': a sample of the shape .* has 1e\\+09 values"),
     "a large image": (lambda: chain((3, 10**5, 10**5), n=neurons(4)), "node 'input': a sample of the shape"),
     "an overflow": (lambda: chain((2**40, 2**40, 2**40), n=neurons(4)), "node 'input': a sample of the shape"),
     "negative": (lambda: chain((-1, 8, 8), n=neurons(4)), "node 'input': the shape of an input must be at least 1 "),
