@@ -133,7 +133,7 @@ class _Run:
     def value_of(self, x: "Followed") -> Value | Sum:
         if x._run is not self:
             self.refuse("its forward pass takes a value of another module's pass, past its arguments")
-        if x._memory.overwritten:
+        if x._memory and x._memory.overwritten:
             self.refuse("its forward pass writes to a value in place and uses it by another name; write x = x + y")
         return x._value
 
@@ -143,6 +143,16 @@ class _Run:
         except CannotFollowError as error:
             self.raised = self.raised or error
             raise
+
+    def again(self, path: str, x: "Followed") -> Any:
+        """What the next call gives, if it is that of a layer of one value which was the next one before; else None."""
+        if self.done == len(self.of.calls) or x._run is not self or (x._memory and x._memory.overwritten):
+            return None
+        (what, args, options), given = self.of.calls[self.done]
+        if what != path or len(args) != 1 or args[0] is not x._value or options or type(given) not in (Value, Sum):
+            return None
+        self.done += 1
+        return self.followed(given)
 
     def call(self, what: Any, compute: Callable[[], Any], args: tuple, options: dict[str, Any]) -> Any:
         """What a layer or a function gives for ``args``, which have values. ``compute``: of them, for a follower."""
@@ -256,7 +266,7 @@ class Followed:
     __slots__ = ("__weakref__", "_memory", "_run", "_value")
 
     def __init__(self, run: _Run, value: Value | Sum, memory: _Memory | None):
-        self._run, self._value, self._memory = run, value, memory or _Memory()
+        self._run, self._value, self._memory = run, value, memory
 
     @property
     def shape(self) -> tuple:
@@ -287,6 +297,7 @@ class Followed:
 
     def _view(self, function: Callable, args: tuple, options: dict[str, Any]) -> "Followed":
         y = self._run.function(function, (self, *args), options)
+        self._memory = self._memory or _Memory()
         return self._run.followed(y._value, self._memory)
 
     def __add__(self, other):
@@ -327,6 +338,7 @@ class Followed:
         """What a tensor is after it was written to: the same by its other names, which must not be used any more."""
         if any(value.slot == 0 for value, _ in parts_of(self._value)):
             self._run.refuse("its forward pass writes to its input in place; write x = x + y")
+        self._memory = self._memory or _Memory()
         self._memory.overwritten = True
         return y
 
@@ -401,6 +413,9 @@ def _stand_in(path: str, module: nn.Module) -> nn.Module:
 
 
 def _called(path: str, module: nn.Module, *args, **options) -> Any:
+    if len(args) == 1 and not options and type(x := args[0]) is Followed and x._run.follower is None:
+        if (given := x._run.again(path, x)) is not None:
+            return given
     found = next(_followed([args, options]), None)
     if found is None:
         refuse(path, module, "it is called with nothing that comes from the network's input")
