@@ -36,6 +36,8 @@ def max_pool2d(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value; the message names it.
     """
+    if type(x) is not Spikes and torch.overrides.has_torch_function((x,)):  # such as what stands for Spikes in a plan
+        return torch.overrides.handle_torch_function(max_pool2d, (x,), x, kernel_size, stride, padding)
     if not isinstance(x, Spikes):
         raise TypeError(
             f"x must be Spikes, got {type(x).__name__}; proxykernels.pack makes them of a tensor of 0 and 1"

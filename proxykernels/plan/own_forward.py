@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .. import layers
 from ..calls.spike_functions import reshaped
+from ..calls.spike_ops import max_pool2d
 from ..layers import SpikingLayer
 from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import shallow_copy
@@ -526,10 +527,14 @@ def _reshape(run: _Run, path: str, x: Any, *shape: Any) -> Value | Sum:
     return x if len(size) == 1 else run.follower.module(path, layers.Unflatten(size), x)
 
 
+def _max_pool(run: _Run, path: str, x: Any, *window: Any) -> Value | Sum:
+    return run.follower.module(path, layers.MaxPool2d(*window), x)
+
+
 FUNCTIONS: dict[Callable, Callable] = {
     torch.add: _sum, Tensor.add: _sum, torch.sub: _difference, Tensor.sub: _difference, torch.rsub: _difference_from,
     torch.mul: _product, Tensor.mul: _product, torch.div: _quotient, Tensor.div: _quotient,
     torch.cat: _cat, torch.concat: _cat, torch.concatenate: _cat,
     torch.flatten: _flatten, Tensor.flatten: _flatten,
-    torch.reshape: _reshape, Tensor.reshape: _reshape, Tensor.view: _reshape,
+    torch.reshape: _reshape, Tensor.reshape: _reshape, Tensor.view: _reshape, max_pool2d: _max_pool,
 }  # fmt: skip

@@ -306,7 +306,7 @@ REFUSED = {
     "a past": (lambda net, x: net.end(net.a(x.transpose(0, 1))), "takes .transpose of a value; write it with a layer"),
     "an exception": (lambda net, x: net.end(net.nowhere(x)), "raises AttributeError: .* 'nowhere'"),
     "a layer twice": (lambda net, x: net.end(net.b(net.b(net.a(x)))), r"module b .* it is called more than once"),
-    "functions": (lambda net, x: net.end(pk.max_pool2d(net.a(x), 1)), "asks for the type of a value"),
+    "functions": (lambda net, x: net.end(pk.if_conv2d(x, net.a.weight, padding=1, v=0.0)[0]), "asks for the type of a"),
 }  # fmt: skip
 
 
@@ -408,6 +408,20 @@ def test_threads_at_once():
     assert len(found) == 4 and expected.any() and all(equal(count, expected) for count in found)
 
 
+@pytest.mark.parametrize("window", [(2,), (3, 1, 1), ((2, 1), None, 0)])
+def test_the_function_of_maxima(window):
+    """Which takes Spikes only, as simulations have them."""
+    net = own(lambda net, x: net.neurons(pk.max_pool2d(net.a(x), *window)))
+    del net.last
+    check(net, image())
+    by_layers = own(lambda net, x: net.neurons(net.maxima(net.a(x))), maxima=pk.MaxPool2d(*window))
+    del by_layers.last
+    assert equal(pk.simulate(net, image(), 9).spikes, pk.simulate(by_layers, image(), 9).spikes)
+    assert equal(net(inputs(9)["Spikes"]).dense(), pk.Network(net)(inputs(9)["Spikes"]).dense())
+    with pytest.raises(TypeError, match="x must be Spikes, got Tensor"):
+        pk.max_pool2d(torch.ones(9, 1, 1, 4, 4), 2)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_forward_passes(seed):
     """Sums, products, layers and concatenations in any order."""
@@ -486,6 +500,6 @@ def test_a_network_of_a_sequence():
 
 
 def test_a_network_of_a_module_that_no_plan_takes():
-    net = own(REFUSED["functions"][0])
+    net = own(REFUSED["a type"][0])
     whole, x = pk.Network(net), inputs(9)["Spikes"]
     assert equal(whole(x).dense(), net(x).dense()) and net(x).count().any() and not is_planned(whole)
