@@ -34,7 +34,7 @@ CHECKED = [
 # Without its symbols the library takes a seventh of the disk. Apple's linker has no such flag.
 STRIPPED = [] if platform.system() == "Darwin" else ["-s"]
 
-sources, table = (runpy.run_path(f"kernels/{name}.py") for name in ("cpu/sources", "table"))
+sources, headers, table = (runpy.run_path(f"kernels/{name}.py") for name in ("cpu/sources", "cpu/headers", "table"))
 
 # The features of each instruction set are those that dispatch.cpp asks the machine for. The slowest comes first. Code
 # for AVX-512 serves "amx", too (target.cpp): where the compiler knows matrix tiles, their kernels are beside it.
@@ -141,6 +141,7 @@ class BuildKernels(build_ext):
             if shutil.which("ccache") and Path(shutil.which(program[0]) or "").resolve().name != "ccache":
                 program.insert(0, "ccache")
         table["write_headers"](Path("kernels/cpu/src"))
+        headers["write"](Path("kernels/cpu"))
         start, say = time.monotonic(), lambda text: self.announce(f"proxykernels: {text}", logging.INFO)
         jobs = self.jobs()
         todo = [job for job in jobs if not self.is_kept(*job)]

@@ -119,6 +119,87 @@ class Most(IntEnum):
     EXPONENTS = 12  # of sigma-delta neurons
 
 
+class Field(NamedTuple):
+    """A value in the description of a plan, by the name that it has in a file, in Python and in C++.
+
+    Attributes:
+        type: how a file has it, and C++: a key of TYPES.
+        about: a comment.
+        least: of numbers. default: in C++.
+        written: "always"; "given": if it is not None or 0; "changes": in networks of sigma-delta neurons. What is not
+            always written may be missing, but where only some kinds of operations have it.
+        null: whether null may be there.
+        kinds: the kinds of operations that have it; (): all.
+    """
+
+    name: str
+    type: str
+    about: str = ""
+    least: int = 0
+    default: str = ""
+    written: str = "always"
+    null: bool = False
+    kinds: tuple[Kind, ...] = ()
+
+
+class CType(NamedTuple):
+    """The C++ of a field's type: the declaration of ``name``, and its default."""
+
+    declaration: str
+    default: str
+
+
+TYPES = {
+    "whole": CType("int64_t {name}", "0"),
+    "pair": CType("int64_t {name}_h = {default}, {name}_w", "0"),  # of height and width
+    "truth": CType("bool {name}", "false"),
+    "limit": CType("float {name}", "INFINITY"),  # a number of at least 0, or null
+    "floats": CType("const float* {name}", "nullptr"),  # the name of a tensor, like the next
+    "integers": CType("const int64_t* {name}", "nullptr"),
+}
+# What an operation reads.
+WINDOW = (
+    Field("slot", "whole"),
+    Field("kernel", "pair", least=1, default="1"),
+    Field("stride", "pair", least=1, default="1"),
+    Field("padding", "pair"),
+    Field("dilation", "pair", least=1, default="1"),
+    Field("groups", "whole", least=1, default="1"),
+    Field("averages", "whole", "of spikes, part of the weight: what a neuron reads", 1, written="given"),
+    Field("weight", "floats", "[C_out, C_in / groups, kernel_h, kernel_w]; null: the input itself", null=True),
+    Field("bias", "floats", "[C_out], of sigma-delta neurons; or null", written="changes", null=True),
+)
+# Neurons of FIRE and RECUR, besides their "model" and its "scalars".
+NEURONS = (
+    Field("fires", "truth", "or their potentials are what is given", default="true"),
+    Field("rectifies", "truth", "whether they stand for neurons with a ReLU"),
+    Field("limit", "limit", "of that ReLU", null=True),
+    Field("channels", "floats", "[parameters of a channel, C], thresholds first"),
+    Field("bias", "floats", "[C]"),
+    Field("start", "floats", "[states, C]: of a run from rest; of RECUR then the spikes before the first step"),
+    Field("scale", "floats", "what a spike a step stands for: [C], or one number; null: not converted", null=True),
+)
+# Neurons of SEND and SEND_MAXIMA: activations from 0, or from -infinity, to a limit.
+SENDERS = (
+    Field("exponents", "whole", least=1, default="1"),
+    Field("rectifies", "truth", default="true"),
+    Field("limit", "floats", "[C]"),
+)
+# An operation, besides its "kind", "name", "shape", "windows", "neurons" and, of sigma-delta neurons, "senders".
+OPERATION = (
+    Field("real", "truth", "whether it gives values, and not spikes"),
+    Field("divisor", "whole", "of an average; 0: the size of the window,", 1 - Most.SIZE),
+    Field("count_padding", "truth", "with the pixels of the padding", default="true"),
+    Field("adaptive", "truth", "windows divide the image as evenly as they can, and have no sizes of their own"),
+    Field("pixels", "integers", "[P]: the pixel of the inputs that each is, -1: zeros; null: as they lie", null=True,
+          kinds=(Kind.MOVE,)),
+    Field("channels", "integers", "[C]: the same, counted on through all inputs", null=True, kinds=(Kind.MOVE,)),
+    Field("recurrent", "floats", "[C, C], row i: what neuron i receives; or [C], what it receives of itself",
+          written="given", kinds=(Kind.RECUR,)),
+    Field("scale", "floats", "[C], of SUM: what 1 stands for", written="changes", null=True),
+    Field("delays", "integers", "[C]: steps", written="given", kinds=(Kind.DELAY,)),
+)  # fmt: skip
+
 # Numbers counted of an operation in a run: spikes, additions of a weight for a spike, and those for a value.
 TALLIES = 3
 
@@ -146,6 +227,7 @@ enum : int64_t {{ PK_MODELS(MODEL) CurrentSums }};
 """,
         "table.h": f"""{_MADE}
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #define PK_TABLE "{told}"  // a hash of the table, which Python compares
@@ -174,10 +256,14 @@ constexpr int64_t tallies = {TALLIES};  // numbers that are counted of an operat
 
 // The most that a plan may have.
 {_limits()}
-""",
+
+// The fields of a plan's description, and how its reader takes them: TYPE(name, least, may be missing, may be null,
+// kinds that have it, as bits; 0: all).
+{"".join(map(_fields, DESCRIBED, DESCRIBED.values()))}""",
     }
 
 
+DESCRIBED = {"WINDOW": WINDOW, "NEURONS": NEURONS, "SENDERS": SENDERS, "OPERATION": OPERATION}
 _MADE = """// Made by kernels/table.py: change the table there. A build writes this file anew.
 // clang-format off: lists"""
 
@@ -188,6 +274,25 @@ def _lines(items: Iterator[str]) -> str:
 
 def _limits() -> str:
     return "\n".join(f"constexpr int64_t most_{most.name.lower()} = {most.value};" for most in Most)
+
+
+def _fields(name: str, fields: tuple[Field, ...]) -> str:
+    """The members of a struct, and what the reader takes them for."""
+    members = ("".join((_declared(field), f"  /* {field.about} */" * bool(field.about))) for field in fields)
+    kinds = list(Kind)
+    read = (
+        f"{f.type.upper()}({f.name}, {f.least}, {int(f.written != 'always' and not f.kinds)}, {int(f.null)}, "
+        f"{sum(1 << kinds.index(kind) for kind in f.kinds)})"
+        for f in fields
+    )
+    types = ", ".join(map(str.upper, TYPES))
+    return f"#define PK_{name}_MEMBERS {_lines(members)}\n#define PK_{name}_FIELDS({types}) {_lines(read)}\n"
+
+
+def _declared(field: Field) -> str:
+    declaration, default = TYPES[field.type]
+    default = field.default or default
+    return f"{declaration.format(name=field.name, default=default)} = {default};"
 
 
 def _camel(member: StrEnum | IntEnum) -> str:

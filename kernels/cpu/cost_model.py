@@ -4,13 +4,11 @@ from functools import cache, lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
-from . import abi, compiled, headers, sources
+from . import abi, compiled, declared
 
 CLOCK_HZ = 3.06e9  # of the Zen 4 core whose cycles the model counts; costs of the other core use the same cycles
 # The event kernel by the type of its rows of weights (float, int16, int8) -> output channels per row.
 ROWS = {"events": 16, "shorts": 32, "bytes": 64}
-
-STRUCTS = headers.structs((sources.FOLDER / "cost_model.h").read_text())
 
 
 class Layer(NamedTuple):
@@ -41,13 +39,13 @@ class Layer(NamedTuple):
 
     def for_library(self) -> Any:
         _, C_in, *kernel = self.weight
-        return STRUCTS["Layer"](self.T, *self.neurons, *self.size, C_in, *kernel, self.padding[1], *self.dilation)
+        return declared.Layer(self.T, *self.neurons, *self.size, C_in, *kernel, self.padding[1], *self.dilation)
 
 
 @cache
 def model() -> Any:
     """The model in the compiled library, which must exist."""
-    return STRUCTS["Model"].in_dll(compiled.opened(abi.LIBRARY), "proxykernels_cost_model")
+    return declared.Model.in_dll(compiled.opened(abi.LIBRARY), "proxykernels_cost_model")
 
 
 @lru_cache(1024)
@@ -60,10 +58,10 @@ def modelled_cycles(
     step. ``has_tiles``: whether the core has matrix tiles. ``digits``: of the weights in tiles; 0 rules tiles out.
     ``row``: output channels of the widest row that the weights fit.
     """
-    silent, busy, given = STRUCTS["Cycles"](), STRUCTS["Cycles"](), layer.for_library()
+    silent, busy, given = declared.Cycles(), declared.Cycles(), layer.for_library()
     for rate, cycles in ((0.0, silent), (1.0, busy)):
         model().cycles(given, rate, digits, has_tiles, cycles)
-    found = {kernel: (getattr(silent, kernel), getattr(busy, kernel)) for kernel, _ in silent._fields_}
+    found = {kernel: (getattr(silent, kernel), getattr(busy, kernel)) for kernel, *_ in silent._fields_}
 
     def can(kernel: str) -> bool:
         return (has_lookup or kernel != "lookup") and ROWS.get(kernel, 0) <= row and found[kernel] != (inf, inf)

@@ -1,10 +1,9 @@
-"""The engine of the compiled library, as ctypes sees it; src/engine/engine.h has the structs."""
+"""The engine of the compiled library, as ctypes sees it; src/engine/engine.h has its functions."""
 
 from typing import Any
 
-from . import abi, compiled, headers, sources
-
-STRUCTS = headers.structs((sources.FOLDER / "engine" / "engine.h").read_text(), abi.STRUCTS)
+from . import abi, compiled
+from .declared import Functions
 
 
 def load(target: str | None = None) -> tuple[str, Any]:
@@ -20,7 +19,7 @@ def load(target: str | None = None) -> tuple[str, Any]:
             f"build it with `{compiled.install_command()}`"
         )
     find = compiled.opened(abi.LIBRARY).proxykernels_engine
-    name, functions = compiled.table(find, STRUCTS["Functions"], target)
+    name, functions = compiled.table(find, Functions, target)
     if functions is None:
         raise RuntimeError(
             f"the engine cannot run {name} here: this machine lacks it, or {compiled.MOST} or the build leave it out"

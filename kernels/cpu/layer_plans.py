@@ -12,9 +12,9 @@ from .. import unfused
 from ..recording import Choice, note, recorded
 from ..table import InputKind, Outcome, Way
 from . import abi, compiled, engine
+from .declared import Run
 
 MOST_KEPT = 8  # plans of a layer's weights: of other sizes of images, other models of neurons
-Run = engine.STRUCTS["Run"]
 _WAYS = [Choice(way.value, "expected to be the fastest") for way in Way]
 
 

@@ -2,20 +2,12 @@
 
     a plan         {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}; of a converted network
                    also "calibrated": [least, largest value of its calibration data]
-    an operation   {"kind", "name", "shape", "real", "divisor", "count_padding", "adaptive",
-                    "windows": [...], "neurons": null | ..., "pixels", "channels": names of tensors of int64 | null}
-    a window       {"slot", "kernel", "stride", "padding", "dilation", "groups", "weight": name of a tensor | null}
-    recurrent      neurons, and "recurrent": name of a tensor
-    the neurons    {"model", "scalars", "fires", "rectifies", "limit": number | null, "channels", "bias", "start",
-                    "scale"}; the last four name tensors, and scale may be null
+    an operation   {"kind", "name", "shape", "windows": [...], "neurons": null | ..., and the fields of OPERATION}
+    a window       the fields of WINDOW
+    the neurons    {"model", "scalars", and the fields of NEURONS}
+    the senders    the fields of SENDERS; of operations in networks of sigma-delta neurons: "senders": null | ...
 
-A window whose weight has averages of spikes in it has "averages", how many a neuron reads; a delay has "delays", the
-name of a tensor of int64. In networks of sigma-delta neurons alone
-
-    an operation   {"senders": null | {"exponents", "rectifies", "limit": name of a tensor}, "scale": name | null}
-    a window       {"bias": name of a tensor | null}
-
-Weights lie in their plain layout; tensors that nothing else is said of are float32. The C library's reader,
+kernels/table.py lists the fields. Weights lie in their plain layout. The C library's reader,
 kernels/cpu/c/read_plan.cpp, is the only one that checks any of it.
 """
 
@@ -25,10 +17,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..kernels.table import Kind
+from ..kernels.sigma_delta_codes import Senders
+from ..kernels.table import NEURONS, OPERATION, SENDERS, WINDOW, Field
 from .operations import Operation
 from .plan import Plan
 
+TENSORS = "floats", "integers"  # types of fields
 Put = Callable[[str, Tensor | None], str | None]  # names a tensor
 
 
@@ -50,34 +44,29 @@ def described(plan: Plan) -> tuple[str, dict[str, Tensor]]:
 
 
 def _operation(plan: Plan, k: int, op: Operation, put: Put) -> dict[str, Any]:
-    windows = [
-        {
-            "slot": w.slot, "kernel": w.kernel, "stride": w.stride, "padding": w.padding, "dilation": w.dilation,
-            "groups": w.groups, "weight": put(f"{k}.{i}.weight", w.weight),
-            **({"bias": put(f"{k}.{i}.bias", w.bias)} if plan.changes else {}),
-            **({"averages": w.averages} if w.averages else {}),
-        }
-        for i, w in enumerate(op.windows)
-    ]  # fmt: skip
-    neurons = op.neurons and {
-        "model": op.neurons.model, "scalars": op.neurons.scalars, "fires": op.neurons.fires,
-        "rectifies": op.neurons.rectifies, "limit": op.neurons.limit,
-        **{name: put(f"{k}.{name}", getattr(op.neurons, name)) for name in ("channels", "bias", "start", "scale")},
-    }  # fmt: skip
+    def fields(of: Any, listed: tuple[Field, ...], within: str = "") -> dict[str, Any]:
+        """Those of ``listed`` that are written; tensors are named after the operation and their place in it."""
+        about = {}
+        for field in listed:
+            value = getattr(of, field.name)
+            if field.written == "given" and (value is None or (field.type == "whole" and not value)):
+                continue
+            if field.written == "changes" and not plan.changes:
+                continue
+            about[field.name] = put(f"{k}.{within}{field.name}", value) if field.type in TENSORS else value
+        return about
+
+    neurons, senders = op.neurons, op.senders and _Senders(op.senders)
     return {
-        "kind": op.kind, "name": op.name, "shape": op.shape, "real": op.real, "divisor": op.divisor,
-        "count_padding": op.count_padding, "adaptive": op.adaptive, "windows": windows, "neurons": neurons,
-        **{name: put(f"{k}.{name}", getattr(op, name)) for name in ("pixels", "channels")},
-        **({"recurrent": put(f"{k}.recurrent", op.recurrent)} if op.kind == Kind.RECUR else {}),
-        **({} if op.delays is None else {"delays": put(f"{k}.delays", op.delays)}),
-        **(_of_changes(k, op, put) if plan.changes else {}),
+        "kind": op.kind, "name": op.name, "shape": op.shape, **fields(op, OPERATION),
+        "windows": [fields(window, WINDOW, f"{i}.") for i, window in enumerate(op.windows)],
+        "neurons": neurons and {"model": neurons.model, "scalars": neurons.scalars, **fields(neurons, NEURONS)},
+        **({"senders": senders and fields(senders, SENDERS)} if plan.changes else {}),
     }  # fmt: skip
 
 
-def _of_changes(k: int, op: Operation, put: Put) -> dict[str, Any]:
-    """What operation k has besides, in a network of sigma-delta neurons."""
-    senders = op.senders and {
-        "exponents": op.senders.exponents, "rectifies": op.senders.lowest == 0,
-        "limit": put(f"{k}.limit", op.senders.highest),
-    }  # fmt: skip
-    return {"senders": senders, "scale": put(f"{k}.scale", op.scale)}
+class _Senders:
+    """Senders by the names of their fields."""
+
+    def __init__(self, senders: Senders):
+        self.exponents, self.rectifies, self.limit = senders.exponents, senders.lowest == 0, senders.highest

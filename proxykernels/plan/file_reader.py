@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.sigma_delta_codes import Senders
-from ..kernels.table import Kind
+from ..kernels.table import NEURONS, OPERATION, SENDERS, WINDOW, Field, Kind
+from .description import TENSORS
 from .operations import Operation, PlannedNeurons, Window
 from .plan import Plan
-
-SIZES = "kernel", "stride", "padding", "dilation"
 
 
 def plan_of(about: Any, tensors: dict[str, Tensor]) -> Plan:
@@ -32,38 +31,34 @@ def _range(given: Any) -> tuple[float, float] | None:
 
 def _operation(about: Any, tensors: dict[str, Tensor]) -> Operation:
     kind, senders = Kind(about["kind"]), about.get("senders")
-
-    def named(key: str, *kinds: Kind) -> Tensor | None:
-        """A tensor, of operations that have it."""
-        return _tensor(tensors, about.get(key)) if not kinds or kind in kinds else None
-
+    windows = tuple(Window(**_fields(window, tensors, WINDOW)) for window in about["windows"])
     return Operation(
-        kind, about["name"], tuple(_window(window, tensors) for window in about["windows"]), tuple(about["shape"]),
-        about["real"], _neurons(about["neurons"], tensors) if kind in (Kind.FIRE, Kind.RECUR) else None,
-        about["divisor"], about["count_padding"], about["adaptive"], named("pixels", Kind.MOVE),
-        named("channels", Kind.MOVE), named("recurrent", Kind.RECUR),
-        None if senders is None else _senders(senders, tensors), named("scale"), named("delays", Kind.DELAY),
+        kind, about["name"], windows, tuple(about["shape"]), **_fields(about, tensors, OPERATION, kind),
+        neurons=_neurons(about["neurons"], tensors) if kind in (Kind.FIRE, Kind.RECUR) else None,
+        senders=None if senders is None else _senders(**_fields(senders, tensors, SENDERS)),
     )  # fmt: skip
 
 
-def _window(about: Any, tensors: dict[str, Tensor]) -> Window:
-    sizes = {name: tuple(about[name]) for name in SIZES}
-    weight, bias = (_tensor(tensors, about.get(name)) for name in ("weight", "bias"))
-    averages = about.get("averages", 0)
-    return Window(about["slot"], **sizes, weight=weight, groups=about["groups"], bias=bias, averages=averages)
+def _fields(
+    about: Any, tensors: dict[str, Tensor], listed: tuple[Field, ...], kind: Kind | None = None
+) -> dict[str, Any]:
+    """The fields that are there; ``kind``: of the operation."""
+    found = {}
+    for field in listed:
+        value = about.get(field.name)
+        if value is None or (field.kinds and kind not in field.kinds):
+            continue
+        if field.type in TENSORS:
+            value = tensors[value]
+        found[field.name] = tuple(value) if field.type == "pair" else value
+    return found
 
 
 def _neurons(about: Any, tensors: dict[str, Tensor]) -> PlannedNeurons:
-    channels, bias, start = (tensors[about[name]] for name in ("channels", "bias", "start"))
     return PlannedNeurons(
-        about["model"], channels, tuple(map(float, about["scalars"])), bias, start, about["fires"],
-        _tensor(tensors, about["scale"]), about["rectifies"], about["limit"],
-    )  # fmt: skip
+        about["model"], scalars=tuple(map(float, about["scalars"])), **_fields(about, tensors, NEURONS)
+    )
 
 
-def _senders(about: Any, tensors: dict[str, Tensor]) -> Senders:
-    return Senders(about["exponents"], 0.0 if about["rectifies"] else -math.inf, tensors[about["limit"]])
-
-
-def _tensor(tensors: dict[str, Tensor], name: str | None) -> Tensor | None:
-    return None if name is None else tensors[name]
+def _senders(exponents: int, rectifies: bool, limit: Tensor) -> Senders:
+    return Senders(exponents, 0.0 if rectifies else -math.inf, limit)

@@ -9,7 +9,10 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from ..kernels.cpu import abi, compiled, engine
+from ..kernels.cpu import abi, compiled
+from ..kernels.cpu.declared import Handed, Kept, Piece, Run, Sizes
+from ..kernels.cpu.declared import Readout as CReadout
+from ..kernels.cpu.engine import load
 from ..kernels.table import TALLIES, InputKind, Outcome, Way
 from .description import described
 from .interrupts import Interrupts
@@ -19,14 +22,7 @@ from .readout import Readout
 C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
 TYPES = torch.float32, torch.int64  # of a plan's tensors, in the order of Type in kernels/cpu/c/tensors.h
 PIECE = 1 << 18  # bytes that a thread hashes at a time
-
-
-STRUCTS, load = engine.STRUCTS, engine.load
-Handed, Kept, Run, Lead, Sizes, Piece, Functions = map(
-    STRUCTS.__getitem__, ("Handed", "Kept", "Run", "Lead", "Sizes", "Piece", "Functions")
-)
-CReadout = STRUCTS["Readout"]
-STOP, QUESTION = (dict(Run._fields_)[name] for name in ("stop", "may_go_on"))
+STOP, QUESTION = ({name: of for name, of, *_ in Run._fields_}[name] for name in ("stop", "may_go_on"))
 
 
 class Memory:
@@ -37,7 +33,7 @@ class Memory:
     """
 
     def __init__(self, places: Iterable[tuple[int, int]]):
-        pieces = [(start + at, min(PIECE, size - at)) for start, size in places for at in range(0, size, PIECE)]
+        pieces = [Piece(start + at, min(PIECE, size - at)) for start, size in places for at in range(0, size, PIECE)]
         self._pieces, self._count = (Piece * len(pieces))(*pieces), len(pieces)
         self._hash = load()[1].hash
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..plan.library import STOP, Lead, LogitReadout
+from ..kernels.cpu.declared import Lead
+from ..plan.library import STOP, LogitReadout
 from ..plan.plan import Plan
 from ..spikes import Spikes, spike_autograd, storage
 from .stateful_layer import States

@@ -3,6 +3,7 @@
 import ctypes
 import re
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import proxykernels as pk
 from proxykernels.kernels import backends, table
-from proxykernels.kernels.cpu import abi, compiled, cost_model, elf, headers, sources
+from proxykernels.kernels.cpu import abi, compiled, declared, elf, headers, sources
 
 REFUSED = "does not belong to this version"
 ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "
@@ -25,12 +26,19 @@ def opened_again():
 
 def test_the_structs_are_laid_out_as_the_compiler_has_them(tmp_path):
     """Size and place of each field, and the type of each function of the table."""
-    lines = ['#include "abi.h"', '#include "cost_model.h"', "using namespace costs;"]
-    for name, struct in (abi.STRUCTS | cost_model.STRUCTS).items():
-        lines.append(f"static_assert(sizeof({name}) == {ctypes.sizeof(struct)});")
+    lines = [
+        '#include "engine/engine.h"',
+        '#include "cost_model.h"',
+        "using namespace costs;",
+        "using namespace engine;",
+    ]
+    for name, struct in vars(declared).items():
+        if getattr(struct, "__module__", None) != declared.__name__:
+            continue
+        lines.append(f"static_assert(sizeof(struct {name}) == {ctypes.sizeof(struct)});")
         for field, *_ in struct._fields_:
             place = getattr(struct, field)
-            lines.append(f"static_assert(offsetof({name}, {field}) == {place.offset});")
+            lines.append(f"static_assert(offsetof(struct {name}, {field}) == {place.offset});")
             lines.append(f"static_assert(sizeof({name}::{field}) == {place.size});")
     code = tmp_path / "layout.cpp"
     for change, passes in (("", True), ("static_assert(sizeof(Neuron) == 1);", False)):
@@ -50,9 +58,18 @@ def test_functions_are_read_with_their_types():
     assert len(kernels) == (sources.FOLDER / "kernels.h").read_text().count("\nKERNEL(")
 
 
-def test_what_is_no_declaration_is_not_read():
-    with pytest.raises(KeyError, match="short"):
-        headers.structs("struct Odd {\n    short x;\n};\n")
+def test_the_declared_structs_are_those_of_the_headers():
+    """Who changes a header builds."""
+    made = headers.declared(sources.FOLDER)
+    assert Path(declared.__file__).read_text() == made, "run: python setup.py build_ext --inplace"
+
+
+def test_what_is_no_declaration_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(headers, "HEADERS", ("odd.h",))
+    for declaration, error in (("short x;", KeyError), ("int64_t x : 3;", ValueError)):
+        (tmp_path / "odd.h").write_text(f"struct Odd {{\n    {declaration}\n}};\n")
+        with pytest.raises(error, match="short|cannot be read"):
+            headers.declared(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'Odd'"):
         _ = abi.Odd
 

@@ -5,14 +5,30 @@ namespace proxykernels {
 #define NEED(condition, what) \
     if (!(condition)) return damaged(what)
 
-bool PlanReader::whole(Json value, int64_t least, int64_t& to) {
+bool PlanReader::whole(Json value, int64_t least, bool may_be_missing, int64_t& to) {
+    if (may_be_missing && !value.is_there()) return true;
     NEED(value.is_whole(least, most_size, to), "a number is missing or out of range");
+    return true;
+}
+
+bool PlanReader::pair(Json values, int64_t least, int64_t& height, int64_t& width) {
+    NEED(values.is_list() && values.size() == 2, "a kernel, stride, padding or dilation is no pair");
+    bool sound = true;
+    int64_t* to = &height;
+    values.each_item([&](Json value) { sound = sound && value.is_whole(least, most_size, *to), to = &width; });
+    NEED(sound, "a kernel, stride, padding or dilation is out of range");
     return true;
 }
 
 bool PlanReader::truth(Json value, bool& to) {
     NEED(value.is_bool(), "a value is neither true nor false");
     to = value.is_true();
+    return true;
+}
+
+bool PlanReader::limit(Json value, float& to) {
+    NEED(value.is_null() || (value.is_number() && value.number() >= 0), "a limit is no number of at least 0");
+    if (value.is_number()) to = (float)value.number();
     return true;
 }
 
@@ -23,6 +39,44 @@ bool PlanReader::tensor(Json name, Type type, const Tensor*& to) {
     read_tensors.insert(to);
     return true;
 }
+
+bool PlanReader::numbers(Json name, bool may_be_missing, bool may_be_null, const float*& to) {
+    const Tensor* found = nullptr;
+    if ((may_be_missing && !name.is_there()) || (may_be_null && name.is_null())) return true;
+    return tensor(name, Type::Float, found) && (to = found->floats());
+}
+
+bool PlanReader::numbers(Json name, bool may_be_missing, bool may_be_null, const int64_t*& to) {
+    const Tensor* found = nullptr;
+    if ((may_be_missing && !name.is_there()) || (may_be_null && name.is_null())) return true;
+    return tensor(name, Type::Whole, found) && (to = found->whole());
+}
+
+#define WHOLE(name, least, missing, ...) \
+    if (!whole(about[#name], least, missing, to.name)) return false;
+#define PAIR(name, least, ...) \
+    if (!pair(about[#name], least, to.name##_h, to.name##_w)) return false;
+#define TRUTH(name, ...) \
+    if (!truth(about[#name], to.name)) return false;
+#define LIMIT(name, ...) \
+    if (!limit(about[#name], to.name)) return false;
+#define NUMBERS(name, least, missing, null, kinds) \
+    if ((!kinds || kinds >> kind & 1) && !numbers(about[#name], missing, null, to.name)) return false;
+#define READ(Struct, FIELDS)                                                         \
+    bool PlanReader::fields(Json about, Struct& to, [[maybe_unused]] int64_t kind) { \
+        FIELDS(WHOLE, PAIR, TRUTH, LIMIT, NUMBERS, NUMBERS)                          \
+        return true;                                                                 \
+    }
+READ(Window, PK_WINDOW_FIELDS)
+READ(Population, PK_NEURONS_FIELDS)
+READ(Senders, PK_SENDERS_FIELDS)
+READ(engine::Operation, PK_OPERATION_FIELDS)
+#undef READ
+#undef WHOLE
+#undef PAIR
+#undef TRUTH
+#undef LIMIT
+#undef NUMBERS
 
 bool PlanReader::shape_of(Json values, std::vector<int64_t>& shape) {
     NEED(values.is_list() && 1 <= values.size() && values.size() <= 3, "a shape has not one to three sizes");
@@ -77,7 +131,7 @@ bool PlanReader::operation(Json about) {
     NEED(op.kind < kind_count, "an operation is not known");
     NEED(name.is_text(), "an operation has no name");
     op.name = name.text();
-    if (!shape_of(about["shape"], op.shape) || !truth(about["adaptive"], op.adaptive)) return false;
+    if (!shape_of(about["shape"], op.shape) || !fields(about, op, op.kind)) return false;
     const Image image = image_of(op.shape);
     op.C = image.C, op.H = image.H, op.W = image.W;
     NEED(!op.adaptive || op.kind == engine::AveragePool, "only an average is adaptive");
@@ -86,15 +140,11 @@ bool PlanReader::operation(Json about) {
         if (!neurons(about["neurons"], op)) return false;
     if (op.kind == engine::Move && !moves(about, op)) return false;
     if (op.kind == engine::Recur && !recurrent(about["recurrent"], op)) return false;
-    if (!truth(about["real"], op.real) || !truth(about["count_padding"], op.count_padding)) return false;
-    if (!whole(about["divisor"], 1 - most_size, op.divisor) || !senders(about["senders"], op)) return false;
-    const Json scale = about["scale"];
-    if (scale.is_there() && !scale.is_null()) {
-        const Tensor* numbers = nullptr;
-        if (!tensor(scale, Type::Float, numbers)) return false;
-        NEED(is_finite(*numbers), "a scale is not finite");
-        NEED(numbers->has_shape({op.C}), "a scale is missing, or has another size");
-        op.scale = numbers->floats();
+    if (!senders(about["senders"], op)) return false;
+    if (op.scale) {
+        const Tensor& scale = tensor_of(about["scale"]);
+        NEED(is_finite(scale), "a scale is not finite");
+        NEED(scale.has_shape({op.C}), "a scale is missing, or has another size");
     }
     if (op.kind == engine::Delay && !delays(about["delays"], op)) return false;
     const bool by_other_rules = is_of_changes(plan, op.kind);
@@ -121,7 +171,7 @@ bool PlanReader::neurons(Json about, Operation& op) {
     for (int64_t k = 0; k < model_count; k++)
         if (about["model"].text() == neuron_models[k].name) to.model = k;
     NEED(to.model < model_count, "neurons are not known");
-    const Json scalars = about["scalars"], limit = about["limit"];
+    const Json scalars = about["scalars"];
     NEED(scalars.is_list() && scalars.size() == model_of(to).scalars, "neurons have other parameters");
     bool sound = true;
     float* scalar = to.scalars;
@@ -130,50 +180,44 @@ bool PlanReader::neurons(Json about, Operation& op) {
         *scalar++ = sound ? (float)value.number() : 0;
     });
     NEED(sound, "a parameter is no number");
-    if (!channels_of_neurons(about, op, to)) return false;
-    if (!truth(about["fires"], to.fires) || !truth(about["rectifies"], to.rectifies)) return false;
+    if (!fields(about, to) || !channels_of_neurons(about, op, to)) return false;
     const bool integrates = to.model == models::SoftReset || to.model == models::HardReset;
     NEED(!to.scale || (integrates && to.fires), "scale needs integrate-and-fire neurons, which fire");
-    NEED(limit.is_null() || (limit.is_number() && limit.number() >= 0), "a limit is no number of at least 0");
-    if (limit.is_number()) to.limit = (float)limit.number();
+    to.scale_by_channel = to.scale && !tensor_of(about["scale"]).shape.empty();
     op.has_neurons = true;
     return true;
 }
 
-bool PlanReader::channels_of_neurons(Json about, const Operation& op, Population& to) {
-    const int64_t C = op.C, states = model_of(to).states + (op.kind == engine::Recur);  // its spikes
-    const Tensor *channels = nullptr, *bias = nullptr, *start = nullptr, *scale = nullptr;
-    if (!tensor(about["channels"], Type::Float, channels) || !tensor(about["bias"], Type::Float, bias)) return false;
-    if (!tensor(about["start"], Type::Float, start)) return false;
-    NEED(channels->has_shape({model_of(to).channels, C}), "neurons have other parameters");
-    to.channels = channels->floats(), to.bias = bias->floats(), to.start = start->floats();
-    const bool are_numbers = has_no_nan(to.channels, C) && proxykernels::is_finite(to.channels + C, channels->size - C);
+bool PlanReader::channels_of_neurons(Json about, const Operation& op, const Population& neurons) {
+    const int64_t C = op.C, states = model_of(neurons).states + (op.kind == engine::Recur);  // its spikes
+    const Tensor &channels = tensor_of(about["channels"]), &bias = tensor_of(about["bias"]), &start = tensor_of(about["start"]);
+    NEED(channels.has_shape({model_of(neurons).channels, C}), "neurons have other parameters");
+    const bool are_numbers =
+        has_no_nan(neurons.channels, C) && proxykernels::is_finite(neurons.channels + C, channels.size - C);
     NEED(are_numbers || !is_file, "a parameter is no number");
-    NEED(bias->has_shape({C}) && start->has_shape({states, C}), "a bias or a state has another size");
-    NEED(can_be_summed(*bias) && is_finite(*start), "a bias or a state holds NaN, infinite or too large values");
-    if (about["scale"].is_null()) return true;
-    if (!tensor(about["scale"], Type::Float, scale)) return false;
-    NEED(scale->has_shape({}) || scale->has_shape({C}), "a scale has another size");
-    NEED(is_finite(*scale), "a scale is not finite");
-    to.scale = scale->floats(), to.scale_by_channel = !scale->shape.empty();
+    NEED(bias.has_shape({C}) && start.has_shape({states, C}), "a bias or a state has another size");
+    NEED(can_be_summed(bias) && is_finite(start), "a bias or a state holds NaN, infinite or too large values");
+    if (!neurons.scale) return true;
+    const Tensor& scale = tensor_of(about["scale"]);
+    NEED(scale.has_shape({}) || scale.has_shape({C}), "a scale has another size");
+    NEED(is_finite(scale), "a scale is not finite");
     return true;
 }
 
-bool PlanReader::recurrent(Json about, Operation& op) {
-    const Tensor* weight = nullptr;
-    if (!tensor(about, Type::Float, weight)) return false;
+bool PlanReader::recurrent(Json name, Operation& op) {
     const int64_t C = op.C;
-    NEED(can_be_summed(*weight), "a recurrent weight holds NaN, infinite or too large values");
+    const Tensor& weight = tensor_of(name);
+    NEED(can_be_summed(weight), "a recurrent weight holds NaN, infinite or too large values");
     NEED(op.shape.size() == 1 && op.neurons.fires, "recurrent neurons are images, or never fire");
-    NEED(weight->has_shape({C, C}) || weight->has_shape({C}), "a recurrent weight has another shape");
-    op.recurrent = weight->floats(), op.recurrent_full = weight->shape.size() == 2;
+    NEED(weight.has_shape({C, C}) || weight.has_shape({C}), "a recurrent weight has another shape");
+    op.recurrent_full = weight.shape.size() == 2;
     const int64_t slot = op.windows[0].slot;
     NEED(slot && plan.operations[slot - 1].has_neurons && plan.operations[slot - 1].forgets(),
          "recurrent neurons read no currents");
     return true;
 }
 
-bool PlanReader::moves(Json about, Operation& op) {
+bool PlanReader::moves(Json about, const Operation& op) {
     const Image first = plan.source(op.windows[0]);
     int64_t channels = 0;
     for (const Window& window : op.windows) {
@@ -182,40 +226,34 @@ bool PlanReader::moves(Json about, Operation& op) {
         channels += from.C;
     }
     const bool same = op.H == first.H && op.W == first.W;
-    return moved(about["pixels"], first.P(), op.image().P(), same, op.pixels) &&
-           moved(about["channels"], channels, op.C, true, op.channels);
+    return moved(about["pixels"], first.P(), op.image().P(), same) && moved(about["channels"], channels, op.C, true);
 }
 
-bool PlanReader::moved(Json name, int64_t there, int64_t here, bool same, const int64_t*& to) {
+bool PlanReader::moved(Json name, int64_t there, int64_t here, bool same) {
     if (name.is_null()) {
         NEED(there == here && same, "pixels or channels change their number");
         return true;
     }
-    const Tensor* numbers = nullptr;
-    if (!tensor(name, Type::Whole, numbers)) return false;
-    NEED(numbers->has_shape({here}) && lie_within(*numbers, -1, there), "pixels or channels lie outside of what is read");
-    to = numbers->whole();
+    const Tensor& numbers = tensor_of(name);
+    NEED(numbers.has_shape({here}) && lie_within(numbers, -1, there), "pixels or channels lie outside of what is read");
     return true;
 }
 
-bool PlanReader::delays(Json name, Operation& op) {
-    const Tensor* steps = nullptr;
-    if (!tensor(name, Type::Whole, steps)) return false;
-    NEED(steps->has_shape({op.C}), "delays have another size");
-    NEED(lie_within(*steps, 0, most_delay + 1), "a delay is out of range");
-    op.delays = steps->whole();
+bool PlanReader::delays(Json name, const Operation& op) {
+    const Tensor& steps = tensor_of(name);
+    NEED(steps.has_shape({op.C}), "delays have another size");
+    NEED(lie_within(steps, 0, most_delay + 1), "a delay is out of range");
     return true;
 }
 
 bool PlanReader::senders(Json about, Operation& op) {
     if (!about.is_there() || about.is_null()) return true;
     NEED(about.is_object(), "senders are no object");
-    Senders& to = op.senders;
-    const Tensor* limit = nullptr;
-    if (!tensor(about["limit"], Type::Float, limit) || !truth(about["rectifies"], to.rectifies)) return false;
-    NEED(about["exponents"].is_whole(1, most_exponents + 1, to.exponents), "exponents are not 1 to 12");
-    NEED(limit->has_shape({op.C}) && has_no_nan(limit->floats(), limit->size), "a limit has another size");
-    to.limit = limit->floats();
+    int64_t exponents = 0;
+    NEED(about["exponents"].is_whole(1, most_exponents + 1, exponents), "exponents are not 1 to 12");
+    if (!fields(about, op.senders)) return false;
+    const Tensor& limit = tensor_of(about["limit"]);
+    NEED(limit.has_shape({op.C}) && has_no_nan(limit.floats(), limit.size), "a limit has another size");
     return op.has_senders = true;
 }
 

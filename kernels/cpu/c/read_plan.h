@@ -37,22 +37,31 @@ private:
     bool is_finite(const Tensor& tensor) const { return !is_file || proxykernels::is_finite(tensor); }
     bool can_be_summed(const Tensor& tensor) const { return !is_file || proxykernels::can_be_summed(tensor); }
     bool shape_of(Json values, std::vector<int64_t>& shape);
-    bool whole(Json value, int64_t least, int64_t& to);
+    // Reads the fields that kernels/table.py lists, of an operation of a kind.
+    bool fields(Json about, Window& to, int64_t kind = 0);
+    bool fields(Json about, Population& to, int64_t kind = 0);
+    bool fields(Json about, Senders& to, int64_t kind = 0);
+    bool fields(Json about, engine::Operation& to, int64_t kind);
+    bool whole(Json value, int64_t least, bool may_be_missing, int64_t& to);
+    bool pair(Json values, int64_t least, int64_t& height, int64_t& width);
     bool truth(Json value, bool& to);
+    bool limit(Json value, float& to);
+    bool numbers(Json name, bool may_be_missing, bool may_be_null, const float*& to);
+    bool numbers(Json name, bool may_be_missing, bool may_be_null, const int64_t*& to);
     bool tensor(Json name, Type type, const Tensor*& to);
+    const Tensor& tensor_of(Json name) const { return *container.find(name.text()); }  // of one that was read
     bool operation(Json about);
     bool gives_what_it_says(const Operation& op);
-    bool sizes_of(Json about, Window& window);
     bool window(Json about, const Operation& op, Window& to);
     bool windows(Json about, Operation& op);
-    bool weights(const Window& window, const Tensor* weight, const Operation& op);
+    bool weights(const Window& window, Json weight, const Operation& op);
     bool spans(const Window& window, const Operation& op);
     bool neurons(Json about, Operation& op);
-    bool channels_of_neurons(Json about, const Operation& op, Population& to);
-    bool recurrent(Json about, Operation& op);
-    bool moves(Json about, Operation& op);
-    bool moved(Json about, int64_t there, int64_t here, bool same, const int64_t*& to);
-    bool delays(Json about, Operation& op);
+    bool channels_of_neurons(Json about, const Operation& op, const Population& neurons);
+    bool recurrent(Json name, Operation& op);
+    bool moves(Json about, const Operation& op);
+    bool moved(Json name, int64_t there, int64_t here, bool same);
+    bool delays(Json name, const Operation& op);
     bool senders(Json about, Operation& op);
 
     const Container& container;

@@ -18,40 +18,13 @@ bool PlanReader::windows(Json about, Operation& op) {
     return sound;
 }
 
-bool PlanReader::sizes_of(Json about, Window& to) {
-    const struct {
-        const char* name;
-        int64_t least, *height, *width;
-    } pairs[] = {{"kernel", 1, &to.kernel_h, &to.kernel_w},
-                 {"stride", 1, &to.stride_h, &to.stride_w},
-                 {"padding", 0, &to.padding_h, &to.padding_w},
-                 {"dilation", 1, &to.dilation_h, &to.dilation_w}};
-    for (const auto& pair : pairs) {
-        const Json values = about[pair.name];
-        NEED(values.is_list() && values.size() == 2, "a kernel, stride, padding or dilation is no pair");
-        bool sound = true;
-        int64_t* at = pair.height;
-        values.each_item([&](Json value) { sound = sound && value.is_whole(pair.least, most_size, *at), at = pair.width; });
-        NEED(sound, "a kernel, stride, padding or dilation is out of range");
-    }
-    return true;
-}
-
 bool PlanReader::window(Json about, const Operation& op, Window& to) {
     NEED(about.is_object(), "a window is no object");
-    if (!whole(about["slot"], 0, to.slot) || !whole(about["groups"], 1, to.groups)) return false;
+    if (!fields(about, to)) return false;
     NEED(to.slot <= plan.count(), "an operation reads what comes later");
-    if (!sizes_of(about, to)) return false;
-    const Json weight = about["weight"], bias = about["bias"], averages = about["averages"];
-    if (averages.is_there() && !whole(averages, 1, to.averages)) return false;
-    const Tensor *weights_there = nullptr, *bias_there = nullptr;
-    if (!weight.is_null() && !tensor(weight, Type::Float, weights_there)) return false;
-    if (bias.is_there() && !bias.is_null() && !tensor(bias, Type::Float, bias_there)) return false;
-    NEED(!weights_there || can_be_summed(*weights_there), "a weight holds NaN, infinite or too large values");
-    NEED(!bias_there || (bias_there->has_shape({op.C}) && can_be_summed(*bias_there)),
-         "a bias has another size or is not finite");
-    if (weights_there) to.weight = weights_there->floats();
-    if (bias_there) to.bias = bias_there->floats();
+    NEED(!to.weight || can_be_summed(tensor_of(about["weight"])), "a weight holds NaN, infinite or too large values");
+    const Tensor* const bias = to.bias ? &tensor_of(about["bias"]) : nullptr;
+    NEED(!bias || (bias->has_shape({op.C}) && can_be_summed(*bias)), "a bias has another size or is not finite");
     NEED(!to.averages || (op.kind == engine::Fire && to.weight && !plan.is_real(to)), "averages are part of no weight");
     const Image from = plan.source(to), out = op.image();
     switch (op.kind) {
@@ -79,16 +52,17 @@ bool PlanReader::window(Json about, const Operation& op, Window& to) {
         NEED(is_plain(to) && out == from, "an input has another size than what it adds to");
         return true;
     }
-    return weights(to, weights_there, op) && spans(to, op);
+    return weights(to, about["weight"], op) && spans(to, op);
 }
 
-bool PlanReader::weights(const Window& w, const Tensor* weight, const Operation& op) {
+bool PlanReader::weights(const Window& w, Json name, const Operation& op) {
     const Image from = plan.source(w), out = op.image();
-    if (weight) {
+    if (w.weight) {
+        const Tensor& weight = tensor_of(name);
         NEED(op.adds(), "a pooling has weights");
         NEED(from.C % w.groups == 0 && out.C % w.groups == 0, "groups do not divide the channels");
-        NEED(weight->has_shape({out.C, from.C / w.groups, w.kernel_h, w.kernel_w}), "a weight has another shape");
-        NEED(weight->size / out.C <= most_inputs && w.averages <= most_inputs, "a neuron has too many inputs");
+        NEED(weight.has_shape({out.C, from.C / w.groups, w.kernel_h, w.kernel_w}), "a weight has another shape");
+        NEED(weight.size / out.C <= most_inputs && w.averages <= most_inputs, "a neuron has too many inputs");
         return true;
     }
     NEED(out.C == from.C && w.groups == 1, "a pooling changes the channels");

@@ -1,9 +1,10 @@
 // Made by kernels/table.py: change the table there. A build writes this file anew.
 // clang-format off: lists
 #pragma once
+#include <cmath>
 #include <cstdint>
 
-#define PK_TABLE "dd0cf3c926a6cd1ac6e3a8948436a00bc473021c3051fa94f79a549c30a7c1a1"  // a hash of the table, which Python compares
+#define PK_TABLE "78add5b38ce9ed38ef33ae3fc36fc0f1db3bae2d514fee1fbe71ae1de4b814d1"  // a hash of the table, which Python compares
 
 // The surrogate derivatives, which surrogates.h defines; Surrogate.shape is an index into this list.
 #define PK_SURROGATES(SURROGATE) \
@@ -53,3 +54,70 @@ constexpr int64_t most_delay = 4096;
 constexpr int64_t most_size = 2147483648;
 constexpr int64_t most_growth = 16384;
 constexpr int64_t most_exponents = 12;
+
+// The fields of a plan's description, and how its reader takes them: TYPE(name, least, may be missing, may be null,
+// kinds that have it, as bits; 0: all).
+#define PK_WINDOW_MEMBERS \
+    int64_t slot = 0; \
+    int64_t kernel_h = 1, kernel_w = 1; \
+    int64_t stride_h = 1, stride_w = 1; \
+    int64_t padding_h = 0, padding_w = 0; \
+    int64_t dilation_h = 1, dilation_w = 1; \
+    int64_t groups = 1; \
+    int64_t averages = 0;  /* of spikes, part of the weight: what a neuron reads */ \
+    const float* weight = nullptr;  /* [C_out, C_in / groups, kernel_h, kernel_w]; null: the input itself */ \
+    const float* bias = nullptr;  /* [C_out], of sigma-delta neurons; or null */
+#define PK_WINDOW_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
+    WHOLE(slot, 0, 0, 0, 0) \
+    PAIR(kernel, 1, 0, 0, 0) \
+    PAIR(stride, 1, 0, 0, 0) \
+    PAIR(padding, 0, 0, 0, 0) \
+    PAIR(dilation, 1, 0, 0, 0) \
+    WHOLE(groups, 1, 0, 0, 0) \
+    WHOLE(averages, 1, 1, 0, 0) \
+    FLOATS(weight, 0, 0, 1, 0) \
+    FLOATS(bias, 0, 1, 1, 0)
+#define PK_NEURONS_MEMBERS \
+    bool fires = true;  /* or their potentials are what is given */ \
+    bool rectifies = false;  /* whether they stand for neurons with a ReLU */ \
+    float limit = INFINITY;  /* of that ReLU */ \
+    const float* channels = nullptr;  /* [parameters of a channel, C], thresholds first */ \
+    const float* bias = nullptr;  /* [C] */ \
+    const float* start = nullptr;  /* [states, C]: of a run from rest; of RECUR then the spikes before the first step */ \
+    const float* scale = nullptr;  /* what a spike a step stands for: [C], or one number; null: not converted */
+#define PK_NEURONS_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
+    TRUTH(fires, 0, 0, 0, 0) \
+    TRUTH(rectifies, 0, 0, 0, 0) \
+    LIMIT(limit, 0, 0, 1, 0) \
+    FLOATS(channels, 0, 0, 0, 0) \
+    FLOATS(bias, 0, 0, 0, 0) \
+    FLOATS(start, 0, 0, 0, 0) \
+    FLOATS(scale, 0, 0, 1, 0)
+#define PK_SENDERS_MEMBERS \
+    int64_t exponents = 1; \
+    bool rectifies = true; \
+    const float* limit = nullptr;  /* [C] */
+#define PK_SENDERS_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
+    WHOLE(exponents, 1, 0, 0, 0) \
+    TRUTH(rectifies, 0, 0, 0, 0) \
+    FLOATS(limit, 0, 0, 0, 0)
+#define PK_OPERATION_MEMBERS \
+    bool real = false;  /* whether it gives values, and not spikes */ \
+    int64_t divisor = 0;  /* of an average; 0: the size of the window, */ \
+    bool count_padding = true;  /* with the pixels of the padding */ \
+    bool adaptive = false;  /* windows divide the image as evenly as they can, and have no sizes of their own */ \
+    const int64_t* pixels = nullptr;  /* [P]: the pixel of the inputs that each is, -1: zeros; null: as they lie */ \
+    const int64_t* channels = nullptr;  /* [C]: the same, counted on through all inputs */ \
+    const float* recurrent = nullptr;  /* [C, C], row i: what neuron i receives; or [C], what it receives of itself */ \
+    const float* scale = nullptr;  /* [C], of SUM: what 1 stands for */ \
+    const int64_t* delays = nullptr;  /* [C]: steps */
+#define PK_OPERATION_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
+    TRUTH(real, 0, 0, 0, 0) \
+    WHOLE(divisor, -2147483647, 0, 0, 0) \
+    TRUTH(count_padding, 0, 0, 0, 0) \
+    TRUTH(adaptive, 0, 0, 0, 0) \
+    INTEGERS(pixels, 0, 0, 1, 128) \
+    INTEGERS(channels, 0, 0, 1, 128) \
+    FLOATS(recurrent, 0, 0, 0, 256) \
+    FLOATS(scale, 0, 1, 1, 0) \
+    INTEGERS(delays, 0, 0, 0, 8192)
