@@ -37,6 +37,7 @@ SJ_NEURONS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("kind", ["linear", "elementwise"])
 @pytest.mark.parametrize("make", SJ_NEURONS)
@@ -123,6 +124,7 @@ BACK = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("back", BACK)
 @pytest.mark.parametrize("reset", ["subtract", "zero", "zero at once", "none"])
 @pytest.mark.parametrize("kind", ["RLeaky", "RSynaptic"])
