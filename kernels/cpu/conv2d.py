@@ -18,6 +18,8 @@ from . import abi, im2col
 from .layer_plans import MOST_KEPT, LayerPlans, dense_rate, thresholds
 from .weight_packing import BLOCK, pack_columns, padded, start_for_library
 
+# Of kernels that sum slices of weights (src/engine/convolution.h, run.h): steps; samples * pixels * steps of a segment.
+LEAST_STEPS, MOST_STEPS, LEAST_USES = 8, 64, 256
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which reads all weights for each pixel
 DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")
 ONE_PIXEL = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation of a 1x1 kernel
@@ -98,7 +100,9 @@ class Convolutions:
             note(IM2COL)
             words = im2col.gather(self._table, words, neurons, size, weight.shape, window)
             size, window, groups = output_size(size, weight.shape[2:], *window), ONE_PIXEL, 1
-        extra = shortcut is not None, periodic
+        enough = T >= LEAST_STEPS or groups > 1 or periodic
+        uses = neurons.N * neurons.P * min(T, MOST_STEPS) if enough else 0
+        extra = shortcut is not None, periodic, neurons.P > 1 and uses >= LEAST_USES
 
         def make(weight: Tensor, bias: Tensor | None):
             weight = im2col.gathered(weight) if gathers else weight
@@ -114,7 +118,7 @@ class Convolutions:
         """Whether windows of few channels are gathered first."""
         if groups > 1 or not im2col.is_possible(weight.shape, window[2], T * pixels):
             return False
-        return self._forced == "im2col" or im2col.pays(weight.shape)
+        return self._forced == "im2col" or im2col.pays(weight.shape, T)
 
     def _is_dense(self, words: Tensor, T: int, size, weight: Tensor, v: Tensor, window: tuple, groups: int) -> bool:
         """Whether torch's convolution is faster, by the cost model and the rate of a few pixels. It also takes images

@@ -17,7 +17,7 @@ from .layer_plans import described
 MOST_CHANNELS = 4  # with more, bytes are more than half full
 MOST_ROW_BITS = 57  # in a row of a window: src/conv2d/im2col.h
 MOST_BYTES = 1 << 26  # of all windows together
-FEWEST_TAPS = 25  # of a window: with fewer, gathering takes longer than it saves
+FEWEST_TAPS, FEW_STEPS, TAPS_OF_FEW = 25, 8, 49  # of a window, in many and in few steps: else gathering takes longer
 
 
 def is_possible(weight: tuple[int, ...], dilation: tuple[int, int], pixels: int) -> bool:
@@ -28,9 +28,9 @@ def is_possible(weight: tuple[int, ...], dilation: tuple[int, int], pixels: int)
     return few and height * width > 1 and pixels * _bytes(weight) <= MOST_BYTES
 
 
-def pays(weight: tuple[int, ...]) -> bool:
-    """Whether gathering saves time."""
-    return prod(weight[2:]) >= FEWEST_TAPS
+def pays(weight: tuple[int, ...], T: int) -> bool:
+    """Whether gathering saves more time than it takes."""
+    return prod(weight[2:]) >= (FEWEST_TAPS if T >= FEW_STEPS else TAPS_OF_FEW)
 
 
 def gather(table: abi.Kernels, words: Tensor, neurons: Any, size, weight: tuple[int, ...], window: tuple) -> Tensor:

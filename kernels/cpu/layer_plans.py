@@ -68,13 +68,13 @@ class LayerPlans:
 
     def conv2d(
         self, neurons: Any, size, weight: Tensor, bias: Tensor | None, window: tuple, groups: int, has_shortcut: bool,
-        is_periodic: bool,
+        is_periodic: bool, is_long: bool,
     ) -> LayerPlan:  # fmt: skip
         """Of neurons behind a convolution of spikes; ``window``: stride, padding, dilation."""
         conv = described(neurons, size, weight.shape, window, groups)
         conv.weight, conv.bias = weight.data_ptr(), None if bias is None else bias.data_ptr()
-        flags = has_shortcut, is_periodic, self.target == "amx"
-        make = _made_by("conv", c_void_p, c_void_p, *3 * (c_int64,))
+        flags = has_shortcut, is_periodic, is_long, self.target == "amx"
+        make = _made_by("conv", c_void_p, c_void_p, *4 * (c_int64,))
         return LayerPlan(self._functions, make(byref(self._functions), byref(conv), *flags))
 
 

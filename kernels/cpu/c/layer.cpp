@@ -55,8 +55,10 @@ static engine::Plan* made(const engine::Functions* functions, const engine::Inpu
 
 // Of neurons behind a convolution. `conv`: plain weights [C, C_in / groups, taps], a bias [C] or null, and the sizes; of its
 // neurons the model, thresholds [C], P and C. `has_shortcut`: whether spikes of its output's shape add to the currents.
+// `is_periodic`, `is_long`: Input of ../src/engine/description.h.
 extern "C" PK_API engine::Plan* proxykernels_plan_of_conv(const engine::Functions* functions, const Conv2d* conv,
-                                                          int64_t has_shortcut, int64_t is_periodic, int64_t has_tiles) {
+                                                          int64_t has_shortcut, int64_t is_periodic, int64_t is_long,
+                                                          int64_t has_tiles) {
     const Conv2d& c = *conv;
     const std::vector<float> least = least_thresholds(c.neurons.neuron, c.neurons.C), none((size_t)c.neurons.C);
     engine::Window reads[2];
@@ -71,7 +73,7 @@ extern "C" PK_API engine::Plan* proxykernels_plan_of_conv(const engine::Function
     op.C = c.neurons.C, op.H = c.neurons.P / c.W_out, op.W = c.W_out;
     op.neurons.model = c.neurons.neuron.model, op.neurons.channels = least.data();
     op.neurons.bias = c.bias ? c.bias : none.data();
-    return made(functions, {c.C_in, c.H, c.W, true, is_periodic != 0}, op, has_tiles);
+    return made(functions, {c.C_in, c.H, c.W, true, is_periodic != 0, is_long != 0}, op, has_tiles);
 }
 
 // Of recurrent neurons on given currents: their model and C count. `weight`: plain, [C][C] if `full`, else [C].
@@ -82,7 +84,7 @@ extern "C" PK_API engine::Plan* proxykernels_plan_of_recurrent(const engine::Fun
     op.kind = engine::Recur, op.reads = &currents, op.count = 1, op.has_neurons = true;
     op.C = neurons->C, op.H = op.W = 1;
     op.neurons.model = neurons->neuron.model, op.recurrent = weight, op.recurrent_full = full;
-    return made(functions, {neurons->C, 1, 1, true, false}, op, false);
+    return made(functions, {neurons->C, 1, 1, true}, op, false);
 }
 
 }  // namespace proxykernels

@@ -8,8 +8,10 @@ namespace PK_TARGET {
 // Whether there are enough samples and steps for the kernels of ../conv2d to pay. With fewer, rows of weights are added by
 // patterns, which is slow for grouped convolutions.
 static bool is_enough(const Op& op, int64_t N, int64_t steps) {
-    constexpr int64_t least_steps = 8, least_uses = 256;  // steps of a segment; samples * pixels * steps
-    return (steps >= least_steps || op.conv.groups > 1) && N * op.P() * steps >= least_uses;
+    constexpr int64_t least_steps = 8, least_uses = 256, uses_of_layer = 8;  // steps of a segment; samples * pixels * steps
+    if (op.is_layer && op.P() > 1) return op.is_long;  // weights are packed for one or the other
+    const int64_t uses = N * op.P() * steps;
+    return (steps >= least_steps || op.conv.groups > 1) && uses >= (op.is_layer ? uses_of_layer : least_uses);
 }
 
 // The sizes of an operation's neurons, without their parameters and states.

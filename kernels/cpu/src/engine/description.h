@@ -42,8 +42,9 @@ struct Input {
     // Fire's neurons the plan takes the model, the bias and the least thresholds, of Recur's the model. Fire then reads packed
     // spikes only: of slot 0, and of slot 2 a shortcut.
     bool is_layer = false;
-    bool is_periodic =
-        false;  // of such a layer: all inputs fire periodically from rest, at the steps t where the period divides t + 1
+    // Of such a layer: all inputs fire periodically from rest, at the steps t where the period divides t + 1; and runs have enough
+    // samples, pixels and steps for kernels that sum slices, for which alone weights of several pixels are then packed.
+    bool is_periodic = false, is_long = false;
 };
 
 struct Description {

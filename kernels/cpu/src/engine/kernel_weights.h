@@ -156,7 +156,9 @@ static bool pack_for_kernels(Plan& plan, Op& op, bool periodic) {
         plan.bytes += bytes == no_memory ? 0 : bytes;
         return bytes != no_memory;
     };
-    return add(pack_in_tiles(op)) && add(pack_slices(op, periodic)) && add(pack_tables(op));
+    if (!add(pack_in_tiles(op))) return false;
+    if (op.is_layer && !op.is_long && op.P() > 1) return true;
+    return add(pack_slices(op, periodic)) && add(pack_tables(op));
 }
 
 }  // namespace PK_TARGET

@@ -82,7 +82,9 @@ static bool pack_windows(Plan& plan, Op& op) {
     if (!pack_for_kernels(plan, op, periodic || plan.input.is_periodic)) return false;
     for (int64_t i = 0; i < op.count; i++) {
         Window& w = op.windows[i];
-        if (op.kind == engine::Fire && w.weight && w.groups > 1) {
+        if (op.is_long && op.P() > 1 && op.sliced && w.weight && !w.is_depthwise(op.C)) {
+            w.weight = (const float*)op.sliced;  // patterns do not run
+        } else if (op.kind == engine::Fire && w.weight && w.groups > 1) {
             if (!(w.is_depthwise(op.C) ? pack_depthwise(w, op) : pack_groups(w, op))) return false;
             plan.bytes += w.bytes;
         } else if (op.kind == engine::Fire && w.weight) {
@@ -238,7 +240,7 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
         if (i) w.channel = op.windows[i - 1].channel + op.windows[i - 1].C;
         if (op.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
     }
-    op.changes = plan.changes(), op.is_layer = plan.input.is_layer;
+    op.changes = plan.changes(), op.is_layer = plan.input.is_layer, op.is_long = plan.input.is_long;
     if (op.kind == engine::Fire) find_costs(op, described.bits, has_tiles);
     if ((op.kind == engine::Fire || op.kind == engine::Recur) && !copy_neurons(op)) return false;
     if (op.changes && !copy_changes(plan, op)) return false;

@@ -105,6 +105,7 @@ struct Op : Operation {
     bool changes = false;  // whether it belongs to a network of sigma-delta neurons
     int64_t main_window = 0;  // sigma-delta neurons: the window with the most weights per neuron
     int64_t state_size = 0, sent_size = 0;  // floats per sample: of the potentials, or of z; of a
+    bool is_long = false;  // Input.is_long
     bool is_layer = false;  // Input.is_layer
     bool of_input = false;  // whether it passes on the network's input, which is spikes or values depending on the run
 

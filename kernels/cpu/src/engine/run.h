@@ -8,6 +8,7 @@
 namespace PK_TARGET {
 
 constexpr int64_t most_steps = 64;    // per segment: more read weights less often, fewer stay in the cache
+constexpr int64_t most_periodic_steps = 256;  // of a layer whose inputs are periodic in the first segment alone
 constexpr int64_t most_samples = 64;  // per group, if no states are kept
 // Limit of the bytes that a segment writes between operations, unless one step of one sample needs more. Small in the checked
 // build, so that tests have segments of few steps.
@@ -25,8 +26,9 @@ struct Portion {
 
 static Portion portion_of(Session& session, const Run& run) {
     const bool kept = run.goes_on || !run.fresh;  // the session holds states of all samples
+    const int64_t longest = session.plan.input.is_periodic ? most_periodic_steps : most_steps;
     Portion p{kept ? run.N : least(run.N, most_samples),
-              least(most_steps, least(run.T, run.stop && !run.stop_reads ? run.stop_every : most_steps))};
+              least(longest, least(run.T, run.stop && !run.stop_reads ? run.stop_every : longest))};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
     const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // which is copied
     const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));

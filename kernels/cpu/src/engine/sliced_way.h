@@ -14,7 +14,7 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t few_spikes = 1 << 16;  // lists always have room for that many
+constexpr int64_t few_spikes = 1 << 16, spikes_of_layer = 1 << 18;  // lists always have room for that many
 
 template <class Source>
 struct ListsOf {
@@ -31,6 +31,7 @@ static auto with_lists(bool periodic, int64_t steps, Use use) {
 struct Sliced {
     const int64_t parts, fan_out;  // parts of the channels; weights per input and tap
     const bool periodic;  // whether all inputs fire periodically from rest
+    const int64_t few;  // few_spikes, or spikes_of_layer
     const Conv2d c;  // with the inputs of one part, and all output channels
     const Slices slices;
     const Cut cut;
@@ -40,6 +41,7 @@ struct Sliced {
         : parts(op.parts),
           fan_out(op.C / op.conv.groups),
           periodic(x.periodic),
+          few(op.is_layer ? spikes_of_layer : few_spikes),
           c(part_of(conv_of(op, neurons, x, shortcut, op.sliced), parts)),
           slices(c),
           cut(with_lists(periodic, c.neurons.T, [&](auto of) { return cut_for<typename decltype(of)::Type>(threads); })),
@@ -102,11 +104,14 @@ private:
         for (const int64_t stop = out.row + out.rows; out.row < stop; out.row += out.rows) {
             out.rows = stop - out.row;
             Part in = input_of(c, out);
-            int64_t spikes = count_spikes(c, in, x);
-            while (spikes > most_spikes() && out.rows > 1) {
-                out.rows = ceil_div(out.rows, 2);
-                in = input_of(c, out);
+            int64_t spikes = 0;  // first spikes need no more room if there are more
+            if constexpr (!std::is_same_v<Source, FirstSpikes>) {
                 spikes = count_spikes(c, in, x);
+                while (spikes > most_spikes() && out.rows > 1) {
+                    out.rows = ceil_div(out.rows, 2);
+                    in = input_of(c, out);
+                    spikes = count_spikes(c, in, x);
+                }
             }
             if (tally && (!first || parts > 1)) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are cached
             worker.source.list_inputs(c, slices, in, x, spikes);
@@ -126,10 +131,10 @@ private:
         return cut;
     }
 
-    // The most input spikes that are listed at a time: all that one output row may need, or `few_spikes` if that is more.
+    // The most input spikes that are listed at a time: all that one output row may need, or `few` if that is more.
     int64_t most_spikes() const {
         const int64_t rows = cut.images > 1 ? c.H : input_rows(c, 1);
-        return most(few_spikes, cut.images * rows * c.W * c.C_in * c.neurons.T);
+        return most(few, cut.images * rows * c.W * c.C_in * c.neurons.T);
     }
 };
 
