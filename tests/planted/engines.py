@@ -66,7 +66,7 @@ DEFECTS = {
         "kernels/cpu/src/work.h", "return c.x_image ? c.x_image :", "return c.x_image < 0 ? c.x_image :", ENGINE_KERNELS
     ),
     "engine: additions by one of several parts": Defect(
-        "kernels/cpu/src/engine/sliced_way.h", "if (!first || parts > 1)", "if (!first)", ENGINE_KERNELS
+        "kernels/cpu/src/engine/sliced_way.h", "(!first || parts > 1)", "!first", ENGINE_KERNELS
     ),
     "recurrent neurons of an engine: rows of the last block": Defect(
         f"{ENGINE}/recurrent.cpp", "w.block(b), list,", "w.block(b > 0), list,", "tests/plan/test_recurrent_rounded.py"
