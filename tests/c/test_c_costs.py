@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cost_model import Layer, model, modelled_cycles
 
 from proxykernels.kernels.cpu import sources
-from proxykernels.kernels.cpu.cost_model import Layer, model, modelled_cycles
 
 STEPS = 64  # line_steps of src/engine/engine.h
 KERNELS = "events", "shorts", "bytes", "lookup"  # the first lines

@@ -3,13 +3,13 @@
 import layerwise
 import pytest
 import torch
+from cost_model import model
 from equality import equal
 from oracle import make_dyadic, trace
 from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
-from proxykernels.kernels.cpu.cost_model import model
 from proxykernels.plan.follow import follow
 from proxykernels.running.engine import Engine
 

@@ -1,13 +1,12 @@
-"""The cost model of the CPU kernels for Python; src/cost_model.h implements it."""
+"""The cost model of the CPU kernels, kernels/cpu/src/cost_model.h, as tests ask for it."""
 
 from functools import cache, lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
-from . import abi, compiled, declared
+from proxykernels.kernels.cpu import abi, compiled, declared
 
-CLOCK_HZ = 3.06e9  # of the Zen 4 core whose cycles the model counts; costs of the other core use the same cycles
-# The event kernel by the type of its rows of weights (float, int16, int8) -> output channels per row.
+# Kernels that add rows of weights (floats, int16, int8) -> output channels per row.
 ROWS = {"events": 16, "shorts": 32, "bytes": 64}
 
 
@@ -21,21 +20,6 @@ class Layer(NamedTuple):
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
-
-    @property
-    def taps(self) -> int:
-        """Pixels of a window."""
-        return self.weight[2] * self.weight[3]
-
-    @property
-    def inputs(self) -> int:
-        """Inputs of a neuron."""
-        return self.weight[1] * self.taps
-
-    @property
-    def pixels(self) -> int:
-        """Output pixels of all images."""
-        return self.neurons[0] * self.neurons[1]
 
     def for_library(self) -> Any:
         _, C_in, *kernel = self.weight
