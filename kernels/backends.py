@@ -103,7 +103,7 @@ class Backend(Protocol):
         self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,
         surrogate: Surrogate, recurrent: Tensor, /,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """As scan_backward; the gradient of what comes back to the neurons is in that of the currents."""
+        """As scan_backward; the gradient of what comes back to the neurons is part of the currents' gradient."""
 
     def conv2d_currents(
         self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
@@ -115,12 +115,12 @@ class Backend(Protocol):
         self, words: Tensor, size: Pair, grad_current: Tensor, weight_shape: Sequence[int],
         stride: Pair, padding: Pair, dilation: Pair, groups: int, /,
     ) -> Tensor:  # fmt: skip
-        """The gradient of the weights of if_conv2d, of that of its currents [T, N, P_out, C_out]."""
+        """The gradient of the weights of if_conv2d, from its currents' gradient [T, N, P_out, C_out]."""
 
     def max_pool2d_backward(
         self, words: Tensor, grad: Tensor, size: Pair, kernel_size: Pair, stride: Pair, padding: Pair, /
     ) -> Tensor:
-        """The gradient [T, N, P, C] of max pooling's input, of that of its output [T, N, P_out, C].
+        """The gradient [T, N, P, C] of max pooling's input, from its output's [T, N, P_out, C].
 
         It goes to the first pixel of a window that fired; if none did, to the first.
         """

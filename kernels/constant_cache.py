@@ -90,7 +90,7 @@ def made(make: Callable[..., Any], *operands: Any) -> Any:
 
 
 def made_as(kind: Hashable, make: Callable[..., Any], *operands: Any) -> Any:
-    """:func:`made` with ``kind`` as the key in the place of ``make``."""
+    """:func:`made` with ``kind`` as the key instead of ``make``."""
     block = _open()
     if block is None or torch.is_grad_enabled():
         return make(*operands)

@@ -33,7 +33,7 @@ def about(model: str) -> Model:
 
 
 class Neuron(NamedTuple):
-    """What a step of a layer's neurons needs besides their states and currents.
+    """What a step of a layer's neurons needs in addition to their states and currents.
 
     Attributes:
         model: a name in MODELS or IN_PYTHON.
@@ -47,7 +47,7 @@ class Neuron(NamedTuple):
 
     @property
     def states(self) -> int:
-        """Values that a neuron keeps. Of one, states are [N, P, C]; of more, [N, states, P, C]."""
+        """How many values a neuron keeps. If one, states are [N, P, C]; if more, [N, states, P, C]."""
         return about(self.model).states
 
     @property
@@ -70,7 +70,7 @@ class Neuron(NamedTuple):
         return self._replace(channels=self.channels.detach())
 
     def chunk(self, parts: int) -> Iterator["Neuron"]:
-        """The neurons of so many groups of channels, one after another."""
+        """The neurons of this many groups of channels, one after another."""
         return (self._replace(channels=channels) for channels in self.channels.chunk(parts, 1))
 
 
@@ -93,14 +93,14 @@ class CurrentSums(Neuron):
 
 
 def current_sums(C: int, device: torch.device) -> CurrentSums:
-    """Of so many channels."""
+    """Neurons of ``C`` channels whose potential is the sum of their currents."""
     return CurrentSums("CurrentSums", torch.full((1, C), torch.inf, dtype=torch.float32, device=device), ())
 
 
 def neuron(family: str, v_reset: float | None, channels: Tensor, *others: float) -> Neuron:
     """A Neuron of a family of models ("" integrates and fires; "Leaky", ...), with the reset that ``v_reset`` asks for.
 
-    ``channels``: [parameters, C]; ``others``: the scalars but for v_reset.
+    ``channels``: [parameters, C]; ``others``: the scalars except v_reset.
     """
     reset = () if v_reset is None else (v_reset,)
     model = family + ("HardReset" if reset else "SoftReset")

@@ -125,7 +125,7 @@ def recurrent_scan(current, v, neuron, recurrent):
     " Tensor recurrent) -> (Tensor, Tensor, Tensor)"
 )
 def recurrent_scan_backward(grad_spikes, grad_v, current, v, neuron, surrogate, recurrent):
-    """As scan_backward; the gradient of what comes back is in that of the currents."""
+    """As scan_backward; the gradient of what comes back is part of the currents' gradient."""
     sums = v.new_empty(1 + len(neuron.channels), v.shape[-1], dtype=torch.float64)
     options = {"dtype": torch.float32, "memory_format": torch.contiguous_format}
     return torch.empty_like(current, **options), torch.empty_like(v, **options), sums
@@ -145,13 +145,13 @@ def conv2d_currents(words, T, size, weight, bias, v, neuron, stride, padding, di
     " int[] dilation, int groups) -> Tensor"
 )
 def conv2d_weight_gradient(words, size, grad_current, weight_shape, stride, padding, dilation, groups):
-    """The gradient of the weights of if_conv2d, of that of its currents [T, N, P, C]."""
+    """The gradient of the weights of if_conv2d, from its currents' gradient [T, N, P, C]."""
     return grad_current.new_empty(weight_shape)
 
 
 @operator("(Tensor words, Tensor grad, SymInt[] size, int[] kernel_size, int[] stride, int[] padding) -> Tensor")
 def max_pool2d_backward(words, grad, size, kernel_size, stride, padding):
-    """The gradient [T, N, P, C] of max pooling's input, of that of its output."""
+    """The gradient [T, N, P, C] of max pooling's input, from its output's."""
     return grad.new_empty(*grad.shape[:2], size[0] * size[1], grad.shape[3], dtype=torch.float32)
 
 

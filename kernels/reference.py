@@ -10,10 +10,10 @@ One neuron, for t = 0 .. T-1 (``theta`` is the threshold; a product is rounded b
 
 Leaky neurons with a second state:
 
-    i[t] = current_decay i[t-1] + I[t], in the place of I[t]    synaptic: a filter of the current
+    i[t] = current_decay i[t-1] + I[t], instead of I[t]    synaptic: a filter of the current
     s[t] = 1 if h[t] >= theta + a[t-1], and
     a[t] = adaptation_decay a[t-1] + adaptation s[t]            adaptive: each spike raises the threshold
-    after a spike, for so many steps h[t] = v[t-1], s[t] = 0    refractory
+    after a spike, for some steps h[t] = v[t-1], s[t] = 0    refractory
 
 Loihi's integer neurons, whose products are rounded toward zero. Decays are multiples of 1/4096. Currents wrap around at
 2**23, potentials end at +-(2**23 - 1):
@@ -110,7 +110,7 @@ HALF_RANGE = 2.0**23  # of Loihi's states, which have 24 bits
 def decayed(x: Tensor, decay: Tensor) -> Tensor:
     """decay x, rounded toward zero. Of whole x below 2**24 and decays of 12 bits no product here is rounded.
 
-    Its gradient is that of the product.
+    Its gradient is the product's.
     """
     coarse = torch.trunc(x / 4096) * 4096
     product = decay * x

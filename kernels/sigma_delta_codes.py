@@ -40,7 +40,7 @@ class Senders(NamedTuple):
 class Counts(NamedTuple):
     """Of a layer's call: the spikes that its neurons sent, and how often a weight was added to a neuron's sum.
 
-    On a GPU int64 tensors without dimensions, for nobody waits for them.
+    On a GPU int64 tensors without dimensions: nobody waits for them.
     """
 
     spikes: int | Tensor
@@ -178,7 +178,7 @@ def maxima_of(sums: Tensor, size: Pair, size_out: Pair, kernel: Pair, stride: Pa
 
 
 def _maxima(images: Tensor, size_out: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Tensor:
-    """Of the windows of images [N, C, H, W]."""
+    """The largest values of the windows of images [N, C, H, W]."""
     beyond = [(out - 1) * step + window - padded - length for length, out, window, step, padded in zip(
         images.shape[2:], size_out, kernel, stride, padding, strict=True)]  # fmt: skip
     if not any(max(0, most) > least for most, least in zip(beyond, padding, strict=True)):
@@ -225,7 +225,7 @@ def sigma_delta(
     Args:
         x, size, weight, bias, window: as in :func:`arriving`; x has T steps, or fewer, after which nothing arrives.
             x None: ``added`` is all that arrives.
-        added: what arrives besides, float32 [N, T, P_out, C_out]; or None.
+        added: what else arrives, float32 [N, T, P_out, C_out]; or None.
         neuron: None: no neurons.
         state: z and a of the neurons, contiguous float32 [N, P_out, C_out], replaced by those after the T steps;
             None: zeros, and not kept.

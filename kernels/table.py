@@ -1,7 +1,7 @@
 """The table: the lists that Python and C++ share, each stated here only.
 
 setup.py writes them into headers of C++ (:func:`headers`), and the library says which table it was built with. This
-file imports nothing of the package, for setup.py runs it alone.
+file imports nothing of the package, since setup.py runs it without the package.
 """
 
 import hashlib

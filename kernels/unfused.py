@@ -263,7 +263,7 @@ def conv2d_input_gradient(grad_current: Tensor, weight: Tensor, size, stride, pa
     if groups == P == size[0] * size[1] == kernel[0] * kernel[1] == 1:
         return grad_current @ weight.flatten(1)
     beyond = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
-    if min(beyond) < 0:  # windows in the padding alone, where oneDNN reads and writes memory that is not its own
+    if min(beyond) < 0:  # windows only in the padding, where oneDNN reads and writes memory that is not its own
         padded = [n + 2 * p for n, p in zip(size, padding, strict=True)]
         whole = conv2d_input_gradient(grad_current, weight, padded, stride, (0, 0), dilation, groups)
         inside = whole.unflatten(2, padded)[:, :, padding[0] :, padding[1] :]

@@ -85,7 +85,7 @@ MOST_INPUTS_OF_TWO = 1 << 17  # of a neuron: the sums of more could leave 32 bit
 
 
 def places_of(bits: int, inputs: int) -> int:
-    """ONE_DIGIT, TWO_DIGITS or THREE_DIGITS: what weights of so many bits take, in a neuron of so many inputs."""
+    """ONE_DIGIT, TWO_DIGITS or THREE_DIGITS: what weights of ``bits`` bits take, in a neuron of ``inputs`` inputs."""
     if bits <= ONE_DIGIT:
         return ONE_DIGIT
     return TWO_DIGITS if bits <= TWO_DIGITS and inputs <= MOST_INPUTS_OF_TWO else THREE_DIGITS

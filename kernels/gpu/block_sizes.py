@@ -178,7 +178,7 @@ def architecture(device: torch.device) -> str:
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    """The number of a GPU's multiprocessors; for the interpreter that of an A100."""
+    """The number of a GPU's multiprocessors; for the interpreter an A100's."""
     return 108 if device.type != "cuda" else torch.cuda.get_device_properties(device).multi_processor_count
 
 

@@ -69,7 +69,7 @@ def _through_reset(h, v_reset, theta, grad_v, passes):
 
 @triton.jit
 def _of_potential(spike, by_spike, grad_v, v_reset):
-    """The gradients of h and of theta, of the spike's part and of that of v after the reset."""
+    """The gradients of h and of theta, from the spike's gradient and from that of v after the reset."""
     if v_reset is None:
         grad_h = by_spike + grad_v
         grad_theta = -by_spike - tl.where(spike, grad_v, 0.0)

@@ -17,7 +17,7 @@ from ..weight_layouts import LARGEST
 from .words import BITS
 
 NUM_WARPS = 4
-TILE, ACROSS = 1024, 32  # neurons of a program's tile, and its channels if an image has so many
+TILE, ACROSS = 1024, 32  # neurons of a program's tile, and its channels if an image has as many
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # The bits of the largest value whose sums are finite in float32 (weight_layouts.is_finite).
 LARGEST_BITS = {

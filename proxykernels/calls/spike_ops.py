@@ -99,7 +99,7 @@ def flatten(x: Spikes) -> Spikes:
 
 
 def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
-    """Spikes of ``shape`` (T, N, ...), selected from those of ``x``. ``move`` makes the selection on a dense tensor."""
+    """Spikes of ``shape`` (T, N, ...), selected from ``x``. ``move`` makes the selection on a dense tensor."""
     bits = move(ops.unpack(x._words, x.T, x._channels, torch.bool).view(x.shape))
     handle = None
     if x._differentiable:

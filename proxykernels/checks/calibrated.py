@@ -18,7 +18,7 @@ from ..spikes import Spikes
 Range = tuple[float, float]  # the least and the largest value of the calibration data
 
 FAR = 10.0  # times the largest absolute value of the calibration data, or a share of it: such an input is far from it
-LOOKS = 16  # calls whose inputs are looked at, and then one of so many
+LOOKS = 16  # calls whose inputs are looked at, and then one in as many
 STEPS = 8  # of a run without a spike that tells of a silent network; fewer may be too few for small activations
 KINDS = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
 

@@ -65,7 +65,7 @@ class NeuronAttributes(nn.Module):
         self._buffers.pop(name, None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A number may take the place of a tensor, and a tensor that of a number."""
+        """A number may replace a tensor, and a tensor a number."""
         if name == "surrogate":
             object.__setattr__(self, name, value)  # the property, which nn.Module passes by for a module
         elif "_kind" not in self.__dict__ or name not in self.neuron_attributes:
@@ -121,7 +121,7 @@ class NeuronAttributes(nn.Module):
 
     @property
     def neuron(self) -> AnyNeuron:
-        """The neuron value that a step needs besides states and currents."""
+        """The neuron value that a step needs in addition to states and currents."""
         given, buffers = False, self._buffers  # whether some parameters are tensors, perhaps of a functional_call
         kind: Any = self._kind
         for name in kind.__match_args__:

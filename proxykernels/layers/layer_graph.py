@@ -12,7 +12,7 @@ from ..spikes import Spikes
 
 
 class LayerGraph(nn.Module):
-    """Layers that take the outputs of earlier ones; the last one's output is that of the graph."""
+    """Layers that take the outputs of earlier ones; the last one's output is the graph's."""
 
     INPUT = ""  # the name of the network's own input among a layer's sources
     input_dims: int | None = None  # of a constant input [N, ...], where it is known

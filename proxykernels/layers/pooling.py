@@ -114,7 +114,7 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         return each_step_of_spikes(lambda image: F.adaptive_avg_pool2d(image, size), x)
 
     def output_of(self, size: Sequence[int]) -> tuple[int, ...]:
-        """Height and width of the output for those of an image."""
+        """Height and width of the output for an image's."""
         return window_checks.output_size(self.output_size, size)
 
 

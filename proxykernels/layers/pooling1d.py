@@ -110,7 +110,7 @@ class AdaptiveAvgPool1d(nn.AdaptiveAvgPool1d):
         return each_step_of_spikes(lambda row: F.adaptive_avg_pool1d(row, size), x)
 
     def output_of(self, size: Sequence[int]) -> tuple[int, ...]:
-        """The length of the output for that of the input."""
+        """The length of the output for the input's."""
         return window_checks.output_size(self.output_size, size)
 
 

@@ -27,7 +27,7 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
     Args:
         neuron: a neuron of :mod:`proxykernels.neurons` that fires; as in :class:`FusedConv2d`.
         recurrence: "full": R is [out, out], and row i has the weights of what neuron i receives, as nn.Linear's weight.
-            "elementwise": [out], and a neuron receives its own spikes alone.
+            "elementwise": [out], and a neuron receives only its own spikes.
         v_init: as in :class:`FusedConv2d`.
 
     Shapes: x (T, N, in), Spikes or a tensor; y (T, N, out); v [N, states + 1, out]: the states of the neurons, the

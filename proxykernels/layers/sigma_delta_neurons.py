@@ -226,7 +226,7 @@ class SigmaDeltaNeurons(SpikingLayer):
         return None if state is None else kept_state(state, z_shape, a_shape, self.scale.device)
 
     def neurons(self, channels: int) -> sigma_delta_codes.Senders:
-        """Those of so many channels, in units of their thresholds."""
+        """The neurons of ``channels`` channels, in units of their thresholds."""
         highest = _same(channels, torch.inf if self.limit is None else self.limit, self.scale.device)
         highest = highest if self.limit is None else (highest / self.scale).float()
         return sigma_delta_codes.Senders(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest)

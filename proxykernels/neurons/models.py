@@ -281,7 +281,7 @@ class SigmaDelta:
 
     Attributes:
         exponents: K, from 1 to 12.
-        signed: whether layers without a ReLU, such as linear bottlenecks, become neurons too, with z[t] in the place of
+        signed: whether layers without a ReLU, such as linear bottlenecks, become neurons too, with z[t] instead of
             relu(z[t]), and the largest absolute value for theta. False: they pass real values on, which are multiplied
             at each step; the outputs come in fewer steps. The last layer passes real values on in any case.
 

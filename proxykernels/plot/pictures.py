@@ -30,7 +30,7 @@ def new_figure(columns: int = 1, **options):
 
 
 def given_or_new(ax):
-    """The given axes, or those of a new figure."""
+    """The given axes, or a new figure's."""
     return new_figure(figsize=(8, 4))[1][0] if ax is None else ax
 
 

@@ -11,8 +11,8 @@ from ..sequences import is_sequence
 from ..spikes import Spikes
 from .cuda_graph_engine import GraphEngine
 from .engine import LOOK_STEPS, Engine
-from .runnable import check_runnable
-from .sigma_delta_state import has_sigma_delta
+from .prepared_network import check_runnable
+from .stream_state import has_sigma_delta
 
 
 @torch.no_grad()

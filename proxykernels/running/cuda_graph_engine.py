@@ -21,12 +21,11 @@ from ..plan.followed_values import refuse
 from ..plan.quantize import round_input
 from ..spikes import Spikes
 from . import replay
-from .chunks import Chunks
 from .early_exit import Stop
 from .engine import Engine
 from .prepared_network import PreparedNetwork
 from .result import LayerFigures, Result, table
-from .simulate import check_output, input_of, simulate
+from .simulate import Chunks, check_output, input_of, simulate
 from .stateful_layer import unwatched
 
 MOST_GRAPHS = 16  # of an engine: those that were used last

@@ -19,7 +19,7 @@ from .stateful_layer import States
 STOP_EVERY = 8  # steps between two looks of a rule
 STOP_EVERY_CHANGES = 2  # the same, for sigma-delta neurons
 LOOKS = (1, 4, 16, 64)  # steps after which logits are looked at
-NONE_GIVEN = 2  # in the place of an answer, as run.h has it
+NONE_GIVEN = 2  # instead of an answer, as run.h has it
 
 # Output spikes so far [n, classes] and steps so far, to bool [n]; of sigma-delta neurons potentials [t, n, classes].
 Stop = Callable[[Tensor, int], Tensor]
@@ -199,7 +199,7 @@ class Batch:
         return y._like(storage.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
 
     def retire(self, y: Spikes, t: int, states: Iterable[States], logits: Callable[[Tensor, int], Tensor]) -> None:
-        """Stop the samples that are decided after step ``t``. ``logits``: of counts [n, ...] after so many steps."""
+        """Stop the samples that are decided after step ``t``. ``logits``: of counts [n, ...] after that many steps."""
         if self.stop is None:
             return
         self.counts = self.counts + y.count()

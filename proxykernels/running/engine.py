@@ -19,14 +19,12 @@ from ..plan.operations import Slot, image_of
 from ..plan.own_forward import OwnForward
 from ..plan.plan import Plan
 from ..spikes import Spikes
-from . import sigma_delta_state
 from .early_exit import Asked, AskedLead, LogitMargin, Margin, Stop, check_rule
-from .plan_inputs import PlanInputs
+from .plan_io import Layout, PlanInputs, Written
 from .plan_result import ChangesFigures, LaterStates, PlanFigures
-from .result import Result, table
-from .silence import listen
+from .result import Result, listen, table
 from .stream import Stream
-from .written import Layout, Written
+from .stream_state import room_for
 
 LOOK_STEPS = 4  # of a held sample input, for the rates that are printed
 MOST_LAYOUTS = 16  # that are kept
@@ -154,7 +152,7 @@ class Engine:
         return lead
 
     def stream(self, batch: int = 1, *, stop: Stop | None = None) -> "Stream":
-        """A :class:`Stream` of so many samples: it goes on from call to call, a step or a few at a time.
+        """A :class:`Stream` of this many samples: it goes on from call to call, a step or a few at a time.
 
         Args:
             batch: number of samples.
@@ -186,7 +184,7 @@ class Engine:
         return Session(self._compiled)
 
     def session(self) -> Session:
-        """One that nobody uses, for :meth:`give_back`."""
+        """A session that nobody uses, for :meth:`give_back`."""
         try:
             return self._sessions.pop()
         except IndexError:
@@ -266,7 +264,7 @@ class Engine:
     def room_for(self, k: int, N: int) -> Tensor:
         """For the states of an operation, as the library has them."""
         if self.plan.changes:
-            return sigma_delta_state.room_for(self.plan, k, N)
+            return room_for(self.plan, k, N)
         op = self.plan.operations[k]
         C, H, W = image_of(self.plan.state_shape(op))
         return heap.empty(N, op.states, H * W, C)

@@ -68,7 +68,7 @@ def _refuse(x: np.ndarray, y: np.ndarray, p: np.ndarray, height: int, width: int
 
 
 def _fields_of(given: Any) -> dict[str, Any]:
-    """Those of a structured array, of a dictionary, or of an object that has them as attributes."""
+    """The fields of a structured array, of a dictionary, or of an object that has them as attributes."""
     names = getattr(getattr(given, "dtype", None), "fields", None)  # with titles, such as faery's p of the field "on"
     if names is not None or isinstance(given, Mapping):
         fields = {name: given[name] for name in FIELDS if name in (given if names is None else names)}

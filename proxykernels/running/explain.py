@@ -16,7 +16,7 @@ from .planned import why_by_layers
 from .result import Result
 from .simulate import run
 
-# Of kernels, where a reader knows them by other names.
+# Names of kernels that a reader knows by other names.
 NAMES = {"dense": "unfused"}
 LONGEST_NAME = 20  # of a layer, in the table
 NARROWEST = 60  # columns of a terminal that a table fits; below, lines

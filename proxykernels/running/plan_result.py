@@ -12,10 +12,10 @@ from torch import Tensor
 from ..kernels.table import TALLIES, Kind
 from ..plan.operations import Operation, Slot
 from ..plan.plan import Plan
+from .plan_io import Written
 from .result import LOSES_CHARGE, NOT_CONVERTED, Result
-from .sigma_delta_state import as_state
+from .stream_state import as_state
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
-from .written import Written
 
 
 class LaterStates(Mapping[int, Tensor]):
@@ -43,7 +43,7 @@ class LaterStates(Mapping[int, Tensor]):
 
 @dataclass(eq=False)
 class PlanFigures:
-    """Of a network that the library ran: figures, as running/result.py has them.
+    """The figures of a network that the library ran, as running/result.py has them.
 
     Attributes:
         written: the output, and what was counted and kept with it.
@@ -68,7 +68,7 @@ class PlanFigures:
 
     @cached_property
     def tally(self) -> list[int]:
-        """Of each operation spikes, and additions of a weight to a potential, in turn."""
+        """For each operation its spikes, and then its additions of a weight to a potential."""
         return self.written.tally
 
     @property
@@ -160,7 +160,7 @@ class PlanFigures:
 
 
 class ChangesFigures(PlanFigures):
-    """The same of a network of sigma-delta neurons, whose rates and operations are those of its layers."""
+    """The figures of a network of sigma-delta neurons: rates and operations are its layers'."""
 
     def _of_layers(self, value: Callable[[int, Operation], Any]) -> dict[str, Any]:
         """Layer name -> the value of its neurons, which are an operation of their own behind a pooling."""

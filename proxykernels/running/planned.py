@@ -32,10 +32,10 @@ from ..spikes import Spikes, pack_if_binary
 from ..spikes.spike_tensor import dense_like
 from .early_exit import Stop
 from .engine import Engine
-from .plan_inputs import input_of, lies_ready
+from .plan_io import input_of, lies_ready
 from .result import Result
-from .sigma_delta_state import has_sigma_delta, ready_state
 from .snapshot import KEPT, CannotWatchError, Snapshot
+from .stream_state import has_sigma_delta, ready_state
 
 Key = tuple[tuple[int, ...], bool, str | None]  # shape of a sample, whether of values, precision
 MOST_ENGINES = 4  # that a network keeps

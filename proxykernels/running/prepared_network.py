@@ -16,12 +16,12 @@ from ..layers.base import BatchStatistics
 from ..layers.fused import Fused
 from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import shallow_copy, uncompiled, with_plain_weights
+from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..plan.plain_modules import check_forward, with_path
 from ..plan.quantize import Rounded, quantized
 from ..spikes import Spikes
 from ..spikes.spike_tensor import InputMemory, SpikeTensor
-from .records import ask
-from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, check_calls, check_layers, unwatched
+from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, ask, check_calls, check_layers, unwatched
 from .synops import Counters, LayerTally
 
 
@@ -37,7 +37,7 @@ class PreparedNetwork:
 
     Attributes:
         stateful_layers: layer name -> its stateful.
-        repeats: whether nobody looks into a chunk, and none changes anything but potentials and counts.
+        repeats: whether nobody looks into a chunk, and no chunk changes anything but potentials and counts.
     """
 
     def __init__(
@@ -212,3 +212,18 @@ def replace_neurons(
     if isinstance(forward, MethodType) and forward.__self__ is net:  # replaced, and would call the layers of net
         clone.__dict__["forward"] = MethodType(forward.__func__, clone)
     return clone
+
+
+def check_runnable(net: nn.Module) -> None:
+    """``net`` must be a network of layers of neurons that has its weights.
+
+    Raises:
+        TypeError: it trains a network. ValueError: it has no layer of neurons, such as a ReLU network, or no weights.
+    """
+    if getattr(type(net), "trains_its_net", False):
+        kind = type(net).__name__
+        raise TypeError(f"net is a {kind}, which trains a network: pass that network, the {kind}'s .net")
+    checks.neurons("net", [module for module in net.modules() if isinstance(module, SpikingLayer | SigmaDeltaNeurons)])
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(f"net is on the meta device: its {name} has no values; load the network's weights first")

@@ -30,7 +30,7 @@ PLAIN = (nn.Sequential, nn.Identity)  # containers and modules of torch that do 
 Capture = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]  # a step, to what it gives and its replay
 
 
-# Of graphs, by the stream on which they are replayed: where they are captured, and what memory they have.
+# By the stream on which graphs are replayed: where they are captured, and what memory they have.
 Memory = dict[Any, tuple["torch.cuda.Stream", "torch.cuda.MemPool"]]
 
 

@@ -17,14 +17,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..checks.calibrated import STEPS, Range, has_fired, warn_of_silence
 from ..layers import SpikingLayer
 from ..neurons import IFNeuron
 from ..spikes import Spikes
+from .plan_io import Written
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
-from .written import Written
 
 NOT_CONVERTED = "logits are those of the network that convert was given; this network was not converted"
 LOSES_CHARGE = "logits need a last layer with the soft reset, v_reset=None, which loses no charge"
+COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
 
 
 class Figures(Protocol):
@@ -97,7 +99,7 @@ class Result:
 
     @property
     def _steps_or_T(self) -> Tensor | int:
-        """As ``steps``, or T where all samples ran so many."""
+        """As ``steps``, or T where all samples ran T steps."""
         return self._output.shape[0] if self._are_all else self.steps
 
     @property
@@ -166,7 +168,7 @@ class Result:
 
 @dataclass(eq=False)
 class LayerFigures:
-    """Of a network whose layers were called one by one.
+    """The figures of a network whose layers were called one by one.
 
     Attributes:
         tallies: layer name -> its counts. layer: the last one of neurons.
@@ -244,9 +246,6 @@ def logits(
     return outputs.clamp(0, layer.limit) if getattr(layer, "rectifies", False) else outputs
 
 
-COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
-
-
 def summary(result) -> str:
     """The size of the output, the steps, and a row for each layer, marked where it is silent; no tensor's values."""
     y = result.output
@@ -284,3 +283,15 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
         "  ".join([row[0].ljust(name), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))])
         for row in rows
     ]
+
+
+def listen(owner: Any, known: Range | None, result: Result) -> None:
+    """Warn once where no neuron of a converted network has fired in a run. For functions that users call.
+
+    ``owner``, ``known``: as of look_at_input, which says where silence is worth a warning.
+    """
+    T, rates = result._output.shape[0], result.rates.values()
+    if any(rates):
+        has_fired(owner)
+    elif rates and T >= STEPS:
+        warn_of_silence(owner, T, known, stacklevel=4)

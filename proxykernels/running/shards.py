@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 4 script.py
 
-Of n processes each computes on every n-th sample, alone; they meet once, at the end. A process that dies is named by
+Each of n processes computes on every n-th sample; they meet once, at the end. A process that dies is named by
 torchrun, which ends the others; one that hangs, by the others, which wait for it for PATIENCE_S.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import Dataset, Subset
 
-PATIENCE_S = 1800  # a process may take so much longer than the first one that is done
+PATIENCE_S = 1800  # how much longer a process may take than the first one that is done
 
 
 class Shards:
@@ -50,7 +50,7 @@ class Shards:
             dist.destroy_process_group()
 
     def of(self, dataset: Dataset) -> Subset:
-        """The samples of this process: every ``count``-th, so that all have as many, but for one."""
+        """The samples of this process: every ``count``-th, so that no two processes differ by more than one."""
         return Subset(dataset, range(self.rank, len(dataset), self.count))  # type: ignore[arg-type]
 
     def gather(self, found: Any) -> list[Any] | None:

@@ -146,7 +146,7 @@ def _joined(parts: list[Tensor], dim: int = 0) -> Tensor:
 
 
 def _together(states: list[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
-    """The states of all samples, of those of each part."""
+    """The states of all samples, from each part's."""
     return {name: [torch.cat(t) for t in zip(*(part[name] for part in states), strict=True)] for name in states[0]}
 
 

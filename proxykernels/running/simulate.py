@@ -1,5 +1,10 @@
-"""Simulate a whole network for T steps in bounded memory."""
+"""Simulate a whole network for T steps in bounded memory: some steps go through the network at a time, a chunk.
 
+Each launch has a cost, and outputs of layers take memory. How much a step takes is known after the first chunk, which
+is a short one where the input is large.
+"""
+
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,17 +19,21 @@ from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
 from . import planned as plans
 from . import sigma_delta_layers
-from .chunks import Chunks, checked
-from .early_exit import Batch, LogitMargin, Stop, check_rule
-from .plan_inputs import input_of
-from .prepared_network import PreparedNetwork
+from .early_exit import STOP_EVERY, Batch, LogitMargin, Stop, check_rule
+from .plan_io import input_of
+from .prepared_network import PreparedNetwork, check_runnable
 from .replay import Replay
-from .result import LayerFigures, Result, logits
-from .runnable import check_runnable
-from .sigma_delta_state import has_sigma_delta
-from .silence import listen
+from .result import LayerFigures, Result, listen, logits
 from .stateful_layer import StatefulLayer, unwatched
-from .stream_state import StreamState
+from .stream_state import StreamState, has_sigma_delta
+
+CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
+LONGEST_CHUNK = 256  # layers that are fed by spikes that repeat themselves gain from long chunks
+CHUNK_INPUTS = 1 << 23  # inputs times steps of a chunk that is longer than CHUNK, so that its spikes take little memory
+CHUNK_BYTES = 256 << 20  # of what all layers give in a chunk
+LARGE_INPUT = 1 << 17  # values of a step, above which a network may give more than that
+WHOLE = 16  # steps that kernels take at a time: a chunk of two and more is a multiple of them
+FIRST_CHUNK = WHOLE  # steps, of a large input
 
 
 def simulate(
@@ -54,7 +63,7 @@ def simulate(
         T: number of steps.
         chunk: steps per chunk. Default: 64; up to 256 for small inputs, fewer where 256 MB would be exceeded, 8 with
             ``stop``. A GPU rounds it up to a multiple of 32. It changes spikes only by the rounding of float sums. Of
-            sigma-delta neurons: 32, 2 with ``stop``. Where a CPU runs the network's plan, it matters to ``stop`` alone.
+            sigma-delta neurons: 32, 2 with ``stop``. Where a CPU runs the network's plan, it matters only to ``stop``.
         state: ``result.state`` of an earlier call or ``stream.state``, to continue from it. Networks of sigma-delta
             neurons keep a state only if one is given, ``{}`` at the start.
         stop: a rule that stops samples early: ``pk.stop.margin(8)``, ``pk.stop.margin(0.5, of="logits")``, whose chunk
@@ -108,7 +117,7 @@ def run(
         raise TypeError(f"state must be the .state of an earlier result or of a stream, got {type(state).__name__}")
     state = state.of_simulate() if isinstance(state, StreamState) else state
     checks.precision(precision)
-    chunk = None if chunk is None else checked(chunk)
+    chunk = None if chunk is None else _checked(chunk)
     alone = not record and watch is unwatched and not batch_statistics and masks is None
     if alone and (stop is None or callable(stop)) and not (chunk and isinstance(stop, LogitMargin)):
         planned = plans.run(net, x, T, state, stop, precision, chunk)
@@ -209,3 +218,46 @@ def _result(
     figures = LayerFigures(tallies, layer, state, given, list(state.values())[-1], constant)
     records = {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()}
     return Result(output, batch.steps, figures, records)
+
+
+class Chunks:
+    """The number of steps of each chunk. Layers report their outputs by :meth:`add`."""
+
+    def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
+        """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""
+        self.given, self.T, self.device, self.step_bytes = given, shape[0], device, 0.0
+        inputs = max(1, math.prod(shape[1:]))
+        most = max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
+        self.most = most if stop is None else 1 if isinstance(stop, LogitMargin) else STOP_EVERY
+        self.first = FIRST_CHUNK if inputs > LARGE_INPUT else self.most
+
+    def add(self, y: Any) -> None:
+        """What a layer gave in the first chunk."""
+        if isinstance(y, Spikes):
+            self.step_bytes += math.prod(y.shape[1:]) / 8
+        elif isinstance(y, Tensor) and not checks.is_constant(y):
+            self.step_bytes += math.prod(y.shape[1:]) * y.element_size()
+
+    def steps(self, start: int) -> int:
+        """Steps of the chunk that begins at step ``start``."""
+        steps = self.given or (self.within_memory(self.T - start) if start else min(self.first, self.most))
+        return steps if self.device.type == "cpu" else -(-steps // 32) * 32
+
+    def within_memory(self, left: int) -> int:
+        """Steps of the next chunk of those that are left: the most that fit; where few do, chunks are alike."""
+        steps = max(1, int(CHUNK_BYTES / max(self.step_bytes, 1)))
+        if steps >= self.most:
+            return self.most
+        return steps // WHOLE * WHOLE if steps >= 2 * WHOLE else -(-left // -(-left // steps))
+
+
+def _checked(chunk: int) -> int:
+    """The steps of a chunk that a caller wants.
+
+    Raises:
+        TypeError, ValueError: it is no number of steps.
+    """
+    try:
+        return checks.steps(chunk)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("T must", "chunk must")) from None

@@ -1,6 +1,8 @@
-"""What layers keep in a simulation by chunks: neurons their potentials from call to call, a dropout its mask."""
+"""What layers keep in a simulation by chunks: neurons their potentials from call to call, a dropout its mask, and for
+``record`` a layer's spikes and its potentials after every step.
+"""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -8,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..calls import spike_ops
 from ..layers import Dropout, Neurons, RunningMaxPool2d, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..spikes import Spikes
 from ..spikes.spike_tensor import given_bits
-from .records import Records
 
 Watch = Callable[[str, Any], AbstractContextManager]  # of a layer's name and input: the context it computes in
+POTENTIALS = ".v"  # behind a layer's name: its potentials
 
 
 def unwatched(name: str, x) -> AbstractContextManager:
@@ -61,7 +64,7 @@ class States:
         self.now[call : call + 1] = [v]
 
     def retire(self, decided: Tensor, index: Tensor) -> None:
-        """Put those of the samples that are decided (bool [n]) aside; ``index`` [n]: which samples these n are."""
+        """Put the states of the samples that are decided (bool [n]) aside; ``index`` [n]: which samples these n are."""
         self.retired.append((index[decided], [v[decided] for v in self.now]))
         self.now = [v[~decided] for v in self.now]
 
@@ -174,7 +177,7 @@ class Masks:
         self._kept: dict[tuple[str, int], Tensor] = {}  # layer's name, call -> units that are kept, bool [N, ...]
 
     def of_call(self, name: str, call: int, layer: Dropout, x: Spikes | Tensor) -> Tensor:
-        """Those of a layer's ``call``-th call in a step, on x (T, N, ...)."""
+        """The mask of a layer's ``call``-th call in a step, on x (T, N, ...)."""
         kept = self._kept.get((name, call))
         if kept is None:
             kept = self._kept[name, call] = layer.draw(x)
@@ -204,3 +207,54 @@ class HeldDropout(nn.Module):
             kept = self.masks.of_call(self.name, self.calls, self.layer, x)
             self.calls += 1
             return self.layer.drop(x, kept)
+
+
+class Records:
+    """The records of one layer; false if nothing was asked for."""
+
+    def __init__(self, name: str, layer: SpikingLayer):
+        self.name, self.layer = name, layer
+        self.parts: dict[str, list] = {}  # the name, or the name and POTENTIALS -> a part for each chunk
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+    def add(self, x: Spikes | Tensor | tuple, v: Tensor | None, y: Spikes | Tensor) -> None:
+        """A chunk: the layer's input, the potentials it started from, and its spikes."""
+        if self.name in self.parts:
+            self.parts[self.name].append(y)
+        if self.name + POTENTIALS in self.parts:
+            self.parts[self.name + POTENTIALS].append(self._potentials(x, v))
+
+    def whole(self) -> dict[str, Spikes | Tensor]:
+        return {
+            key: torch.cat(parts) if isinstance(parts[0], Tensor) else spike_ops.cat_steps(parts)
+            for key, parts in self.parts.items()
+        }
+
+    def _potentials(self, x: Any, v: Tensor | None) -> Tensor:
+        """The potentials after each step, float32 [T, N, ...]; the layer itself returns the last ones only."""
+        parts = x if isinstance(x, tuple) else (x,)
+        steps = []
+        for t in range(parts[0].shape[0]):
+            step = tuple(part[t : t + 1] for part in parts)
+            given: Any = step if isinstance(x, tuple) else step[0]
+            _, v = self.layer.spike(given, v)
+            several = isinstance(self.layer, Neurons) and self.layer.states > 1
+            steps.append(v[:, 0] if several else v)
+        return torch.stack(steps)
+
+
+def ask(records: Mapping[str, Records], wanted: Iterable[str]) -> None:
+    """Tell the layers' records, by the layers' names, what ``record`` names."""
+    if isinstance(wanted, str):
+        raise TypeError(f"record must be a list of layer names, got the string {wanted!r}; write [{wanted!r}]")
+    if not isinstance(wanted, Iterable):
+        raise TypeError(f"record must be a list of layer names, got {wanted!r}; net has {sorted(records)}")
+    for key in wanted:
+        if not isinstance(key, str):
+            raise TypeError(f"record must be a list of layer names, got {key!r} in it")
+        name = key.removesuffix(POTENTIALS) if key not in records else key
+        if name not in records:
+            raise ValueError(f"record names a layer that net has not: {key!r}; it has {sorted(records)}")
+        records[name].parts[key] = []

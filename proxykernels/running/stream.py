@@ -20,12 +20,11 @@ from ..plan.plan import Plan
 from ..spikes import Spikes
 from .early_exit import STOP_EVERY, AskedLead, LogitMargin, Stop, check_rule, decided_by
 from .plan_result import logits_of
-from .sigma_delta_state import read_state, read_sums
-from .stream_state import Past, StreamState, check_whole, ready_layers, samples_of
+from .stream_state import Past, StreamState, check_whole, read_state, read_sums, ready_layers, samples_of
 
 
 def _sample_bytes(plan: Plan) -> int:
-    """Of the states of a sample, its counts, and the largest output of a step."""
+    """Bytes of a sample's states, its counts, and the largest output of a step."""
     states = sum(4 * op.states * math.prod(plan.state_shape(op)) for _, op in plan.stateful())
     if plan.changes:
         states = sum(4 * P * C for op in plan.operations for P, C in plan.change_states(op))
@@ -173,7 +172,7 @@ class Stream:
             warn_of_silence(self.engine, self._steps_heard, self.engine.plan.calibrated, stacklevel=4)
 
     def _is_held(self, x: Tensor | Spikes) -> bool:
-        """Not one step of spikes, which the engine knows in a sequence alone."""
+        """Not one step of spikes, which the engine knows only in a sequence."""
         if isinstance(x, Spikes) or self.engine.plan.changes:
             return True
         step = isinstance(x, Tensor) and x.ndim == len(self.engine.plan.shape) + 1
@@ -255,7 +254,7 @@ class Stream:
         return found
 
     def _put_rest(self, k: int, parts: list[Tensor], index: Tensor) -> None:
-        """Rest, in the place of the states of some samples."""
+        """Set some samples' states to rest."""
         neurons = self.engine.plan.operations[k].neurons
         for part in parts:
             part[index] = 0

@@ -144,7 +144,7 @@ class LayerTally:
         self.restart()
 
     def restart(self) -> None:
-        """Forget all counts but those of ``counters``."""
+        """Forget all counts except ``counters``'."""
         self.multiply_accumulates = self.products = self.places = 0
         self.fires = False
         self._spikes: list[Tensor] = []

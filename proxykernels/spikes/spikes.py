@@ -14,7 +14,7 @@ from . import spike_autograd, storage
 from .storage import Periods, Words, pack_words
 
 _unsafe_view = torch.ops.aten._unsafe_view.default
-FUNCTIONS: dict[Callable, Callable] = {}  # torch function -> the same of Spikes (calls/spike_functions.py)
+FUNCTIONS: dict[Callable, Callable] = {}  # torch function -> what it does with Spikes (calls/spike_functions.py)
 METHODS = "flatten", "reshape", "view"  # of a tensor, which are Spikes of Spikes
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
 

@@ -85,14 +85,14 @@ def of_neurons(words: Tensor, neurons: Tensor) -> Tensor:
 
 
 def place(words: Tensor, size: Pair, size_out: Pair, rows: slice, columns: slice) -> Tensor:
-    """The words of images of ``size_out`` (H, W): those of images of ``size`` in some rows and columns, and silence."""
+    """The words of images of ``size_out`` (H, W): images of ``size`` in some rows and columns, elsewhere no spikes."""
     placed = words.new_zeros(*words.shape[:2], *size_out, words.shape[3])
     placed[:, :, rows, columns] = words.unflatten(2, size)
     return placed.flatten(2, 3)
 
 
 def spread(words: Tensor, index: Tensor, N: int) -> Tensor:
-    """The words of N samples: those of ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
+    """The words of N samples: ``words`` at ``index`` int64 [n], and no spikes elsewhere."""
     shape = list(words.shape)
     shape[_batch_dim(words)] = N
     return words.new_zeros(shape).index_copy_(_batch_dim(words), index, words)

@@ -114,7 +114,7 @@ class FromData(nn.Module):
         return "means" if self.statistics_of == "means" else True
 
     def _last_layer(self) -> Any:
-        return dict(self.net.named_modules()).get(self._last, self.net)  # a layer alone has its class's name
+        return dict(self.net.named_modules()).get(self._last, self.net)  # a single layer has its class's name
 
     def _silence_last(self, name: str, layer: SpikingLayer) -> SpikingLayer:
         return silenced(layer) if name == self._last else layer

@@ -149,7 +149,7 @@ class ProxyNet(FromData):
         return self.__dict__ | {"ann_rates": {name: rate.detach() for name, rate in self.ann_rates.items()}}
 
     def forward(self, x: Tensor | Spikes) -> Tensor:
-        """The readout [N, classes]; in training with the proxy's gradient, else of the spiking network alone."""
+        """The readout [N, classes]; in training with the proxy's gradient, else only the spiking network's."""
         _refuse_vmap()
         if not (self.training and torch.is_grad_enabled()):
             masks = Masks()

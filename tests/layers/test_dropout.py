@@ -169,7 +169,7 @@ def test_twins_drop_the_same_units_through_all_chunks(steps):
 
 
 def test_a_chunk_of_simulate_does_not_draw_anew(monkeypatch):
-    from proxykernels.running.chunks import Chunks
+    from proxykernels.running.simulate import Chunks
 
     monkeypatch.setattr(Chunks, "steps", lambda *_: 10)
     torch.manual_seed(0)

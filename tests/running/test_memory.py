@@ -13,7 +13,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.layers import base
-from proxykernels.running import chunks
+from proxykernels.running import simulate as chunks
 
 CPU = torch.device("cpu")
 

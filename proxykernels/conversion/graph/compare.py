@@ -24,13 +24,13 @@ from ...spikes import Spikes, pack
 STEPS = 3  # that a network is run for; one that loops over time itself takes its own number
 RATE = 0.3  # of the spikes that are handed on
 TINY = 1e-30
-PROBED = 101  # steps that neurons are run for alone
+PROBED = 101  # steps for which neurons are run without the rest
 MOST_PIXELS = 4  # along an axis, for that
 MOST_NEURONS = 2048  # for that, if a pixel has fewer
 PER_STEP = 16  # steps that round a potential as much as that
 ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands of terms err less
 SAMPLES = 2  # of a generated input
-USUAL = (32, 28, 16, 64, 8, 34, 12, 48, 24, 128, 96, 224, 256)  # pixels along an axis, those of small nets first
+USUAL = (32, 28, 16, 64, 8, 34, 12, 48, 24, 128, 96, 224, 256)  # pixels along an axis; the first are of small networks
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8000, 16000)
 MOST = 300  # pixels along an axis that are tried
 
@@ -42,10 +42,10 @@ class Watched:
     Attributes:
         current: what they were given.
         fired: their spikes, or of a readout their potentials.
-        given: what was handed on in the place of these.
+        given: what was handed on instead of these.
         gain: what the weights in front of them have been multiplied by here.
         before: spikes that come back to them at each step, of recurrent neurons; ``current`` is with these.
-        shift: a constant current [C] that their layer has here besides; None: none.
+        shift: a constant current [C] that their layer adds here; None: none.
     """
 
     current: Tensor
@@ -82,7 +82,7 @@ class Compared:
 
 
 class Difference(Exception):
-    """An error: the layer of this name computes something else. ``what`` says what; ``alone``: its neurons alone do."""
+    """An error: the layer of this name computes something else. ``what`` says what; ``alone``: only its neurons do."""
 
     def __init__(self, layer: str, what: str, alone: bool = False):
         super().__init__(what)
@@ -185,7 +185,7 @@ def _absolute(module: nn.Module) -> nn.Module:
 def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> None:
     """Whether a layer's neurons would fire, or integrate, on those currents [T, N, ...] as others have done.
 
-    In float64, with the others' spikes: each must be where the potential reaches the threshold, but for rounding.
+    In float64, with the others' spikes: each must be where the potential reaches the threshold, except for rounding.
     """
     neuron = layer.neuron.on(current.shape[2], current.device).detach()
     channels = neuron.channels.double().view(*neuron.channels.shape, *[1] * (current.ndim - 3))
@@ -239,14 +239,14 @@ def _integrate(current: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
 
 
 def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: float) -> list[Tensor]:
-    """Of each step, the spikes that are where the potential is below the threshold, and those that are missing."""
+    """For each step, the spikes where the potential is below the threshold, and the spikes that are missing."""
     wrong: list[Tensor] = []
     largest = current.abs().cummax(0).values
     for step, spikes, size in zip(current, fired, largest, strict=True):
         resting = states[1] > 0 if neuron.model.startswith("Refractory") else torch.zeros_like(spikes, dtype=torch.bool)
 
         def fire(h, theta, v_reset, subtracted=None, spikes=spikes, size=size, resting=resting):
-            distance = torch.where(spikes != 0, theta - h, h - theta)  # above 0, but for h == theta, where it is wrong
+            distance = torch.where(spikes != 0, theta - h, h - theta)  # above 0 where it is wrong, except if h == theta
             wrong.append((distance > unit * (h.abs() + theta.abs() + size)) & ~(resting & (spikes == 0)))
             spike = spikes != 0
             subtracted = theta if subtracted is None else subtracted

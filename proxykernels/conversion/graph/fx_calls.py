@@ -126,7 +126,7 @@ class _Traced(fx.GraphModule):
 def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Tracer] = fx.Tracer) -> fx.GraphModule:
     """torch.fx's graph of the forward pass; ``leaves``: types of modules that are not traced into.
 
-    Without ``leaves`` a forward that was put in the place of its class's is followed; with them the caller compares.
+    Without ``leaves`` a forward that replaces its class's is followed; with them the caller compares.
     """
 
     inside: list[str] = []  # the modules that are being followed, outer ones first

@@ -318,7 +318,7 @@ class Graph(GraphLayers):
         return self._other(name, spread.layer(), x, x.shape)
 
     def _own(self, module: nn.Module, path: str) -> nn.Module:
-        """A module for this call alone, since each call is scaled in its own way."""
+        """A module for this call only, since each call is scaled in its own way."""
         if id(module) not in self._used:
             self._used.add(id(module))
             return module

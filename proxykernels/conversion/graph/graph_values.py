@@ -56,7 +56,7 @@ class Projection:
         norm: the torch normalisation after it, or None.
         added: whether the conversion made ``module``; False for a module of the model.
         affine: what an added module does, if it is no more than this; else None.
-        before: what the module's input has been through besides, which its weights take; or None.
+        before: what else the module's input has been through, which its weights take; or None.
         gain: what the model multiplies the term by, behind the norm.
     """
 
@@ -115,7 +115,7 @@ class ModelPopulation:
 def fold_norms(population: ModelPopulation, root: nn.Module) -> None:
     """Fold batch normalisations into the projections before them, in place; each becomes an nn.Identity in ``root``.
 
-    And factors and shifts of what projections take into these.
+    Factors and shifts of their inputs are folded into the projections too.
     """
     fold_inputs(population)
     for projection in population.current.projections:

@@ -71,7 +71,7 @@ def _is_zero_pad2d(node: fx.Node, pad: Any) -> bool:
 def moved(node: fx.Node, traced: fx.GraphModule, view: Tensor) -> Any:
     """The result of a node's call on ``view``: a tensor, or a tuple of them."""
     first = node.all_input_nodes[0]
-    numbers = (view + 1).double()  # what is padded with is 0, and no value; some calls take floats alone
+    numbers = (view + 1).double()  # padding is 0, which is no value's number; some calls take only floats
 
     def value(argument: fx.Node) -> Any:
         if argument is first:
@@ -100,7 +100,7 @@ def as_given(shape: tuple[int, ...]) -> Tensor:
 
 
 def of_samples(view: Tensor, N: int, features: int) -> Tensor:
-    """The view of ``N`` samples of so many values each, of that of the first one, [1, ...]."""
+    """The view of ``N`` samples of this many values each, from that of the first one, [1, ...]."""
     starts = features * torch.arange(N, device=heap.CPU).view(-1, *[1] * (view.ndim - 1))
     return torch.where(view < 0, NOTHING, view + starts)
 
@@ -143,5 +143,5 @@ def layers_to(view: Tensor, shape: tuple[int, ...]) -> list[nn.Module]:
 
 
 def named(shape: tuple[int, ...]) -> str:
-    """A shape for messages, whose first axis is that of samples."""
+    """A shape for messages; its first axis is the samples."""
     return f"[{', '.join(['N', *map(str, shape[1:])])}]"

@@ -26,7 +26,7 @@ from torch import Tensor, fx, nn
 
 LIBRARIES = frozenset("einops norse numpy proxykernels sinabs snntorch spikingjelly torch torchvision".split())
 PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, frozenset)
-HOOKS = "_hooks"  # of modules: refused elsewhere, or those of a comparison
+HOOKS = "_hooks"  # of modules: refused elsewhere, or set by a comparison
 MOST = 4096  # values of one container
 GENERATORS: dict[Any, Any] = {
     torch.Generator: lambda generator: generator.get_state(),
@@ -181,7 +181,7 @@ def _length(value: Any) -> list[tuple[str, Any]]:
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
-    """Of an object, and what is in its class."""
+    """The attributes of an object and of its class."""
     kind = type(value)
     slots = [name for base in kind.__mro__ for name in _names(vars(base).get("__slots__", ()))]
     found = [(f".{name}", getattr(value, name)) for name in slots if name[:2] != "__" and hasattr(value, name)]

@@ -36,7 +36,7 @@ CARRIED = LINeuron(decay=0.0)  # forgets all at each step: its potential is the 
 
 
 def norm_as_convolution(norm: Any, ndim: int) -> nn.Module:
-    """A normalisation by running statistics as a convolution of its own, for inputs of so many dimensions."""
+    """A normalisation by running statistics as a convolution of its own, for inputs of this many dimensions."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps) * (1.0 if norm.weight is None else norm.weight.double())
     shift = -norm.running_mean.double() * scale + (0.0 if norm.bias is None else norm.bias.double())
     learnt = [value is not None and value.requires_grad for value in (norm.weight, norm.bias)]

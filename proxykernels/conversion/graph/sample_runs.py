@@ -13,7 +13,7 @@ from torch import Tensor, fx
 NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "len")
 ABOUT = ("shape", "ndim", "device", "dtype")  # attributes of a tensor
 SAMPLES = 2  # so that the axis of samples can be told from axes of size 1
-FILLED = frozenset("zeros_like ones_like full_like new_zeros new_ones new_full".split())  # of a tensor's shape alone
+FILLED = frozenset("zeros_like ones_like full_like new_zeros new_ones new_full".split())  # from a tensor's shape only
 
 
 def of_sizes(node: fx.Node) -> bool:
@@ -124,7 +124,7 @@ class Notes(fx.Interpreter):
     """Runs the network, and notes of each node in ``node.meta``:
 
     - "shape" and "type", if it gives a tensor;
-    - "constant", that tensor, if it is made of parameters, buffers and numbers alone;
+    - "constant", that tensor, if it is made only of parameters, buffers and numbers;
     - "value", what else it gives, such as a size or the parts of a split.
     """
 

@@ -24,7 +24,7 @@ class Layer(NamedTuple):
     Attributes:
         path: of its neurons there.
         gain: what the weights in front of them have been multiplied by here.
-        shift: a constant current [C] that they have here besides; None: none.
+        shift: a constant current [C] that is added here; None: none.
     """
 
     path: str
@@ -157,7 +157,7 @@ class _Neurons:
         self.total: Any = None  # of the currents of the others
 
     def before(self, module: nn.Module, arguments: tuple) -> tuple:
-        """Compare the currents, and put others in the place of some."""
+        """Compare the currents, and replace some by others."""
         self.anew.append(at_rest(arguments))
         current = self._as_steps(current_of(module, arguments))
         start, stop, T = self.at, self.at + len(current), len(self.here.x)

@@ -16,7 +16,7 @@ BLOCK = 2**20  # values of a layer that are computed at once
 
 
 class Random:
-    """Spikes [T, N, ...] at random, those of each step times its factor: windows of one drawn row."""
+    """Random spikes [T, N, ...], each step times its factor: windows of one drawn row."""
 
     def __init__(self, shape: Sequence[int], factors: Tensor, generator: torch.Generator):
         T, values = len(factors), math.prod(shape)

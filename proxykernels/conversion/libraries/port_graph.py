@@ -281,7 +281,7 @@ class PortGraph(Graph):
         return x
 
     def _takes_factors(self, module: nn.Module, factor: float) -> bool:
-        """Whether a module's result can be multiplied in the place of its input."""
+        """Whether a module's result can be multiplied instead of its input."""
         voting = type(module).__name__ == "VotingLayer" or is_delay(module)
         dropout = isinstance(module, self.negligible) and not isinstance(module, nn.Identity)
         scales = factor > 0 and (voting or dropout or isinstance(module, SCALABLE))

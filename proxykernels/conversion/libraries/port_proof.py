@@ -38,9 +38,9 @@ BATCHES = (BATCH, 2, 3, 5, 6, 7, 8, 10, 12, 16, 20, 32, 50, 64, 1)  # of which a
 
 @torch.no_grad()
 def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tensor | None = None) -> None:
-    """Run the module alone, from rest, on an input on which it fires.
+    """Run only this module, from rest, on an input on which it fires.
 
-    ``shift``: a constant current [C] that the layer has here besides; None: none.
+    ``shift``: a constant current [C] that the layer adds here; None: none.
 
     Raises:
         Difference: its spikes do not follow from the input and from its spikes of the step before.

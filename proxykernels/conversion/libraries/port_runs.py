@@ -29,7 +29,7 @@ class Original:
         one_call: whether a call runs all steps, [T, N, ...]: of SpikingJelly's multi-step mode, or of a loop over time.
         takes_steps: whether such a call is given [T, N, ...], or an input that it repeats itself.
         states: whether it takes what its neurons give apart, spikes and potentials.
-        axes: which axis of what such a call takes and gives is that of the steps.
+        axes: which axis of what such a call takes and gives is the steps.
     """
 
     def __init__(self, net: nn.Module, one_call: bool, takes_steps: bool, states: bool, axes: TimeAxes):

@@ -1,6 +1,6 @@
 """A torch.fx trace that knows the number of dimensions of all values: a forward pass may ask ``x.ndim``.
 
-It may also loop over the steps of its input, ``for t in range(x.size(0))``: so many as LOOPED says.
+It may also loop over the steps of its input, ``for t in range(x.size(0))``: as many as LOOPED says.
 """
 
 import operator
@@ -72,7 +72,7 @@ def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx
 
 class RankedProxy(fx.Proxy):
     """A value whose number of dimensions may be known. Its sizes never are: where one must be a number, to loop over,
-    it is that of the steps."""
+    it is the steps."""
 
     @property
     def rank(self) -> int | None:
@@ -118,7 +118,7 @@ class LoopTracer(fx.Tracer):
 
 
 def ranked(rank: int | None) -> type[LoopTracer]:
-    """A tracer of models whose input has so many dimensions; None: as torch.fx's own."""
+    """A tracer of models whose input has this many dimensions; None: torch.fx's own."""
 
     class RankedTracer(LoopTracer):
         def is_looped_over(self) -> None:

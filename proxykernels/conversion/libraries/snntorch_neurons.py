@@ -73,7 +73,7 @@ def _leaky(module: Any, axes: int | None) -> InUnits:
 
 
 def _lapicque(module: Any, axes: int | None) -> InUnits:
-    """Leaky, with other names; its "zero" drops the current of the step after a spike besides."""
+    """Leaky, with other names; its "zero" also drops the current of the step after a spike."""
     values = (torch.as_tensor(getattr(module, name)).double() for name in ("R", "C", "time_step"))
     R, C, step = values
     decay, factor = _by_channel("1 - time_step / (R C)", 1 - step / (R * C), axes), _by_channel("C", C / step, axes)
@@ -123,7 +123,7 @@ def _synaptic(module: Any, axes: int | None) -> InUnits:
 
 
 def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], list[str]] | None:
-    """Make its beta, alpha and threshold learnt where a field of ours stands for them alone."""
+    """Make its beta, alpha and threshold learnt where one of our fields stands for nothing else."""
     if module.reset_mechanism == "subtract" and type(neuron) is not IFNeuron or kind == "Lapicque":
         return None
     names = {"alpha": "current_decay", "beta": "current_decay" if module.reset_mechanism == "none" else "decay"}
@@ -156,7 +156,7 @@ def _surrogate(module: Any, unit: Value) -> Surrogate | None:
 
 
 def _without_reset(threshold: Value, beta: Value) -> CubaLIFNeuron:
-    """A filtered current alone, which no reset touches: of the potential nothing is left."""
+    """Only a filtered current, which no reset touches: nothing of the potential is left."""
     return CubaLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=0.0, current_decay=beta)
 
 

@@ -148,7 +148,7 @@ def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
 KINDS: dict[str, Callable[[Any], Described]] = {
     "IFNode": _integrate_and_fire,
     "LIFNode": _leaky,
-    "SLTTLIFNode": _leaky,  # which differ in what they learn by alone
+    "SLTTLIFNode": _leaky,  # which differ only in what they learn by
     "OTTTLIFNode": _leaky,
     "ParametricLIFNode": _parametric,
     "CUBALIFNode": _current_based,

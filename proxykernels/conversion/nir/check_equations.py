@@ -31,7 +31,7 @@ def compare_with(
     nir, nodes: Nodes, net: Network, made: Mapping[str, str], currents: Mapping[str, Tensor], shape: Shape | None,
     dt: float, reset: str | None,
 ) -> None:  # fmt: skip
-    """Run a graph for a few steps, with random spikes in the place of what its neurons fire, and compare ``net``.
+    """Run a graph for a few steps, with random spikes instead of what its neurons fire, and compare ``net``.
 
     ``made``: which node a layer of neurons is. ``currents``: which constants [C] are added to its currents. A graph
     that tells no shape of its input is compared on one that fits; where none is found, it is not.
@@ -145,7 +145,7 @@ def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
         values = _spread(_numbers(getattr(node, name)), current[0])
         for axis, n in enumerate(current.shape[3:], 1):
             values = values.narrow(axis, 0, min(n, values.shape[axis])) if values.ndim > 1 else values
-        return values  # perhaps of the first pixels alone
+        return values  # perhaps only of the first pixels
 
     if isinstance(node, nir.Threshold):
         return (current >= value("threshold")).double()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ... import checks
 from ...kernels import heap
-from ...running.records import POTENTIALS
 from ...running.result import Result
+from ...running.stateful_layer import POTENTIALS
 from ...spikes import Spikes, pack
 from .nodes import check_dt
 

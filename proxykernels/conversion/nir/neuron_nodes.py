@@ -53,7 +53,7 @@ def fires(nir, node) -> bool:
 
 
 def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
-    """The node of a layer's neurons, whose ``shape`` is that of one sample and step."""
+    """The node of a layer's neurons; ``shape``: of one sample and step."""
     neuron = layer.neuron
     if type(neuron) not in (IFNeuron, LIFNeuron, CubaLIFNeuron, LINeuron):
         raise TypeError(f"NIR has no node for {type(neuron).__name__}; IF, LIF, CubaLIF and LI neurons are written")
@@ -77,7 +77,7 @@ def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
 
 
 def _dynamics(nir, neuron: AnyNeuron, shape: Shape, dt: float) -> tuple[Any, dict[str, np.ndarray], Any]:
-    """The class of a node, what it needs besides potentials, and by what its potentials are multiplied."""
+    """The class of a node, what it needs in addition to potentials, and by what its potentials are multiplied."""
     one = np.float32(1)
     if isinstance(neuron, CubaLIFNeuron):
         tau_mem = _time_constant("decay", neuron.decay, shape, dt)
@@ -115,7 +115,7 @@ class Made(NamedTuple):
 
     Attributes:
         neuron: what they are. gain: what the currents in front of them are multiplied by.
-        current: a constant current besides, one or one a channel; 0: none. v_init: where they start; None: at rest.
+        current: an added constant current, one or one a channel; 0: none. v_init: where they start; None: at rest.
     """
 
     neuron: AnyNeuron
@@ -201,7 +201,7 @@ def _some(value: Value) -> list[float]:
 
 
 def _integrators_factor(node, dt: float) -> Value:
-    """1 / (r dt) of a nir.IF: 1 where it is 1 but for rounding. Far from it dt is another."""
+    """1 / (r dt) of a nir.IF: 1 where it is 1 except for rounding. Far from it dt is another."""
     r = _positive("r", node.r)
     share = torch.as_tensor(r, dtype=torch.float64) * dt
     if bool(torch.isclose(share, torch.ones_like(share), rtol=1e-5).all()):

@@ -82,7 +82,7 @@ def convert(
 
     Args:
         ann: the trained network. It is used in evaluation mode and not changed (but see ``share``).
-            Arguments of its forward pass besides the input have their defaults.
+            Other arguments of its forward pass than the input have their defaults.
         calibration: samples like those of the training: a tensor [N, ...], or a DataLoader (any iterable) of tensors or
             of (tensor, label) pairs. A progress bar appears after two seconds.
         method: how the scale of a layer's activations is measured. "max": their maximum. "percentile": ignores a few
@@ -100,7 +100,7 @@ def convert(
             neurons; with ``SigmaDelta(signed=True)`` also for layers without a ReLU. Their thresholds are the largest
             activation of each channel; ``method``, ``percentile``, ``v_reset``, ``v_init`` and ``share`` are not for
             them. Max pooling comes before the neurons whose activations it takes, into their layer; where others take
-            these too, it becomes :class:`RunningMaxPool2d`. Such networks are for :func:`simulate` alone. Their
+            these too, it becomes :class:`RunningMaxPool2d`. Such networks are for :func:`simulate` only. Their
             ``result.potentials`` are the outputs of ``ann`` as far as each step tells them, ``result.logits`` those of
             the last step.
 
@@ -178,7 +178,7 @@ def convert(
             shapes.add(tuple(batch.shape[1:]))
             ranges.append(tuple(value.item() for value in batch.aminmax()))
             if sum(map(len, samples)) < SAMPLES and batch.shape[1:] == batches.first.shape[1:]:
-                samples.append(batch)  # those of other sizes have their share in the scales alone
+                samples.append(batch)  # samples of other sizes count in the scales only
         if changes:
             scales = sigma_delta.thresholds(graph, distributions)
         else:

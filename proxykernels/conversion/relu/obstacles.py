@@ -106,7 +106,7 @@ def _owner(node: fx.Node) -> str:
 class Steady:
     """A copy of ``ann``, as it is now, to be called again and again on ``samples`` [N, ...].
 
-    Networks of torch's own modules alone are not.
+    Networks of only torch's own modules are not.
     """
 
     def __init__(self, ann: nn.Module, samples: Tensor):

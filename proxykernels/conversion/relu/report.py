@@ -1,6 +1,6 @@
 """The error of a conversion, layer by layer: rates of the converted network beside activations of the ReLU network.
 
-Of sigma-delta neurons: what they have sent, beside these activations.
+For sigma-delta neurons: what they have sent, next to these activations.
 """
 
 import copy
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The network's logits beside the ReLU network's outputs. The last row has the error of counts alone, which stop at
+    """The network's logits next to the ReLU network's outputs. The last row has the error of counts only, which stop at
     one a step, and which negative outputs do not have.
 
     Attributes:
@@ -183,7 +183,7 @@ def _of_changes(net: Network, x: Tensor, T: int) -> ConversionReport:
 
 
 def _of_sent(name: str, layer: SigmaDeltaNeurons, sent: Tensor, wanted: Tensor, rate: float) -> Row:
-    """Of what neurons have sent [N, P, C], and the ReLU network's activations [N, C, ...]."""
+    """The row of a layer. ``sent``: what its neurons have sent [N, P, C]; ``wanted``: the activations [N, C, ...]."""
     wanted = wanted.flatten(2).transpose(1, 2) if wanted.ndim > 2 else wanted.unsqueeze(1)
     size = wanted.abs().mean()
     clipped, error = (wanted.abs() > 1).float().mean(), (sent - wanted).abs().mean() / size

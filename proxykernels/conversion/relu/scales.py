@@ -142,7 +142,7 @@ def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
 
 
 def rearranged(graph: ReluGraph) -> set[str]:
-    """The populations whose spikes reach others in another order than that of their channels."""
+    """The populations whose spikes reach others in another order than their channels have."""
     found = set()
     for layer, sources in graph.others.values():
         if isinstance(layer, KEEP_CHANNELS):

@@ -124,7 +124,7 @@ def _search_start(layer: Neurons, current: Tensor, inputs: Any) -> None:
 
 
 def _balance_charges(layer: Neurons, current: Tensor, inputs: Any) -> None:
-    """Start each channel with the charge that comes too late: that of negative outputs counts too."""
+    """Start each channel with the charge that comes too late; charge of negative outputs counts too."""
     spikes, after = layer.spike(inputs)
     start = HALF + _channel_means(STEPS * current - (spikes.count() + after - HALF))
     layer._set_value("v_init", torch.round(start / UNIT) * UNIT)
@@ -168,7 +168,7 @@ class OriginalValues(fx.Interpreter):
 
 @torch.no_grad()
 def check(net: Network, graph: ReluGraph, scales: Scales, original: OriginalValues) -> None:
-    """Compare the layers of ``net``, as those of a ReLU network, with the original's values.
+    """Compare the layers of ``net``, run as a ReLU network, with the original's values.
 
     Raises:
         TypeError: some differ by more than rounding; the message names the first module where they do.
@@ -231,7 +231,7 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
 def _agree_in_sums(
     module: Any, inputs: tuple[Tensor, ...], signal: Signal, scale: Tensor, found: Tensor, expected: Tensor
 ) -> bool:
-    """Whether a difference is that of rounding, in sums whose terms cancel each other."""
+    """Whether a difference is due to rounding, in sums whose terms cancel each other."""
     if not isinstance(module, SpikingLayer) or found.numel() != expected.numel() or found.isnan().any():
         return False
     absolute = copy.deepcopy(module)

@@ -6,7 +6,7 @@ an identity shortcut keep their own thresholds, and the ratio becomes the shortc
 
 An increasing activation and a maximum can be exchanged, max(relu(z)) = relu(max(z)). So the neurons come behind the
 pooling: there are fewer of them, and their spikes are additions in the next layer. This holds where only the pooling
-takes what they send, alone or in a concatenation. Elsewhere the neurons send what others need too, and the pooling
+takes what they send, directly or in a concatenation. Elsewhere the neurons send what others need too, and the pooling
 passes on real values: the change of the maximum of everything sent so far.
 """
 
@@ -64,7 +64,7 @@ def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelt
 
 
 def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scales:
-    """Of each population, [C], or no dimensions: one for all channels; 1 where there are no neurons."""
+    """Of each population [C], or without dimensions, one for all channels; 1 where there are no neurons."""
     found: Scales = {}
     for name, distribution in distributions.items():
         population = graph.populations[name]
@@ -126,7 +126,7 @@ def _running(pool: Any) -> layers.RunningMaxPool2d:
 
 
 def _taken_alone(graph: ReluGraph, name: str, reader: str) -> set[str] | None:
-    """A layer that ``reader`` alone takes, and all before it back to neurons; None: others take some, or there is
+    """A layer that only ``reader`` takes, and all before it back to neurons; None: others take some, or there is
     something else before."""
     if [other for other in graph.order if name in _sources(graph, other)] != [reader]:
         return None

@@ -138,7 +138,7 @@ class OtherSizes:
         )
 
     def is_constant_of(self, net: Network, graph: ReluGraph, scales: Scales) -> bool:
-        """Whether ``net`` is right for samples of the traced size alone."""
+        """Whether ``net`` is right for samples of the traced size only."""
         same = answers = False
         for tried in self.tried:
             ours = _relu_outputs(net, graph, scales, self._wanted[0], tried.x)
@@ -357,7 +357,7 @@ def _number(node: fx.Node, shapes: Shapes, results: dict[fx.Node, Any]) -> Any:
 
 
 def _extrapolated(two: Shapes, four: Shapes, samples: int) -> Shapes:
-    """The shapes of tensors for so many samples, of those for two and four."""
+    """The shapes of tensors for this many samples, from their shapes for two and four."""
     shapes = {}
     for node in two.keys() & four.keys():
         if len(two[node]) == len(four[node]):
@@ -367,7 +367,7 @@ def _extrapolated(two: Shapes, four: Shapes, samples: int) -> Shapes:
 
 
 def _proportional(values: dict[int, Any]) -> bool:
-    """Whether each number is a constant, or so many times the number of samples."""
+    """Whether each number is a constant, or a multiple of the number of samples."""
     by_samples = {n: list(_flat(value)) for n, value in values.items()}
     lengths = {len(numbers) for numbers in by_samples.values()}
     if len(lengths) != 1:
