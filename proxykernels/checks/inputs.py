@@ -46,7 +46,7 @@ def module(name: str, module: nn.Module) -> None:
 
 
 def channels_last(name: str, shape: tuple[int, ...], channels: int) -> str:
-    """What to say of images [..., H, W, C] where a layer takes [..., C, H, W] of ``C`` channels; "" for others."""
+    """Advice for images [..., H, W, C] where a layer takes [..., C, H, W] of ``channels`` channels; "" for others."""
     if len(shape) not in (4, 5) or shape[-3] == channels or shape[-1] != channels:
         return ""
     if channels > 4 and shape[-3] != shape[-2]:  # neither an image of colours nor a square one
