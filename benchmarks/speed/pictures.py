@@ -28,7 +28,7 @@ def drawers(folder: Path) -> pictures.Drawers:
         "event_speed.csv": event_picture.draw,
     }
     for table in sorted(folder.glob("against_relu_*.csv")):
-        found[table.name] = partial(against_picture.draw, net=table.stem.removeprefix("against_relu_"))
+        found[table.name] = partial(against_picture.draw, table=table.stem.removeprefix("against_relu_"))
     return found
 
 
