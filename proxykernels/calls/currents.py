@@ -18,8 +18,7 @@ from ..kernels import constant_cache, ops, unfused, value_checks_cache
 from ..kernels.backends import CpuBackend
 from ..neurons import IFNeuron
 from ..spikes import Spikes, spike_autograd
-from ..spikes.channels_last import start
-from ..spikes.storage import Periods
+from ..spikes.storage import Periods, start
 from ..surrogates import Surrogate
 
 Pair = tuple[int, int]  # height and width

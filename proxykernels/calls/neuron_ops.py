@@ -15,8 +15,7 @@ from ..checks.window_checks import symmetric
 from ..kernels import constant_cache, operators, ops, reference, unfused
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, storage
-from ..spikes.channels_last import channels, to_channels_last
-from ..spikes.storage import Periods, PooledWords
+from ..spikes.storage import Periods, PooledWords, channels, to_channels_last
 from ..surrogates import Surrogate
 from .currents import carrying, currents_in_parts, scaled, wants_gradient
 from .gradients import input_kinds, recurrent

@@ -14,8 +14,7 @@ from ..kernels import ops
 from ..kernels.neuron_models import Neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
-from ..spikes.channels_last import channels, start, state_of
-from ..spikes.storage import Periods
+from ..spikes.storage import Periods, channels, start, state_of
 from .gradients import input_kinds
 from .gradients.fire import Operands, fire
 

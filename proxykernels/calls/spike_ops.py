@@ -11,8 +11,7 @@ from .. import checks
 from ..checks import window_checks
 from ..kernels import ops, unfused
 from ..spikes import Spikes, pack_words, spike_autograd, storage
-from ..spikes.channels_last import from_channels_last, to_channels_last
-from ..spikes.storage import PooledWords
+from ..spikes.storage import PooledWords, from_channels_last, to_channels_last
 
 Output = TypeVar("Output", Spikes, Tensor)
 

@@ -16,7 +16,7 @@ from torch._functorch.utils import unwrap_dead_wrappers
 
 from ..kernels import ops
 from ..kernels.value_checks_cache import nobody_follows
-from .channels_last import to_channels_last
+from .storage import to_channels_last
 
 
 def new_handle(shape: Sequence[int], device: torch.device) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 import proxykernels as pk
 from proxykernels.kernels import heap
-from proxykernels.spikes import channels_last
+from proxykernels.spikes import storage
 
 MAPS, OFFERED = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -41,9 +41,7 @@ def test_the_system_is_asked_for_huge_pages():
 
 
 def test_a_start_at_rest_takes_no_memory():
-    start = channels_last.start(
-        None, (4, 8, 32, 32), torch.device("cpu"), pk.neurons.IFNeuron(v_threshold=1.0, v_reset=None)
-    )
+    start = storage.start(None, (4, 8, 32, 32), torch.device("cpu"), pk.neurons.IFNeuron(v_threshold=1.0, v_reset=None))
     assert start.shape == (4, 1024, 8) and start.untyped_storage().nbytes() == 4 * 8
     states = [pk.if_scan(torch.rand(3, 4, 8, 5, 5), v)[1] for v in (None, 0.25)]
     assert all(state.untyped_storage().nbytes() >= 4 * state.numel() for state in states)  # which users may write to

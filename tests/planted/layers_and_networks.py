@@ -19,7 +19,7 @@ DEFECTS = {
         "tests/running/test_anytime.py",
     ),
     "functional: the state": Defect(
-        "proxykernels/spikes/channels_last.py", "(v.float(),", "(v.float().relu(),", "tests/cpu/test_exactness.py"
+        "proxykernels/spikes/storage.py", "(v.float(),", "(v.float().relu(),", "tests/cpu/test_exactness.py"
     ),
     "layers: folding": Defect(
         "proxykernels/layers/normalisation.py",
