@@ -95,7 +95,8 @@ class Convolutions:
         words, size, window = words.contiguous(), tuple(size), tuple(map(tuple, window))
         if currents is not None:
             neurons.currents = currents.data_ptr()
-        gathers = self._gathers(T, neurons.N * neurons.P, weight, window, groups) and not periodic
+        few = weight.shape[1] <= im2col.MOST_CHANNELS and groups == 1 and not periodic
+        gathers = few and self._gathers(T, neurons.N * neurons.P, weight, window)
         if gathers:
             note(IM2COL)
             words = im2col.gather(self._table, words, neurons, size, weight.shape, window)
@@ -114,9 +115,9 @@ class Convolutions:
         del held  # the memory behind the pointers lived until here
         return spikes, after
 
-    def _gathers(self, T: int, pixels: int, weight: Tensor, window: tuple, groups: int) -> bool:
+    def _gathers(self, T: int, pixels: int, weight: Tensor, window: tuple) -> bool:
         """Whether windows of few channels are gathered first."""
-        if groups > 1 or not im2col.is_possible(weight.shape, window[2], T * pixels):
+        if not im2col.is_possible(weight.shape, window[2], T * pixels):
             return False
         return self._forced == "im2col" or im2col.pays(weight.shape, T)
 
