@@ -33,7 +33,7 @@ static void scan_blocks(const Scan& s, const int64_t* pixels, int64_t first, Mod
     const int64_t T = s.neurons.T, step_bytes = s.neurons.P * ((s.neurons.C + 7) / 8), time_stride = s.time_stride;
     ScanBlock part[count];
     float* kept[count];
-    States<Model::states, block> state[count];
+    NeuronStates<Model::states, block> state[count];
     NeuronBlock<Model, block> neurons[count];
     each<count>([&](auto i) {
         part[i] = ScanBlock(s, pixels, first + i);

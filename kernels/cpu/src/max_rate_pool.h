@@ -17,8 +17,8 @@ static inline uint32_t load_block_bits(const uint8_t* bytes, int64_t n) {
 
 // The inputs of a window that lie inside the image. Padding never spikes and has no counts.
 struct PoolTaps {
-    Memory<int64_t> pixel;
-    Memory<Block> counts;  // the count of each input, while a block of channels walks through the steps
+    ThreadMemory<int64_t> pixel;
+    ThreadMemory<Block> counts;  // the count of each input, while a block of channels walks through the steps
     int64_t count = 0;
     explicit PoolTaps(const Pool2d& p) : pixel(p.kernel_h * p.kernel_w), counts(p.kernel_h * p.kernel_w) {}
     void find(const Pool2d& p, int64_t place) {

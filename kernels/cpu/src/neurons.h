@@ -23,10 +23,10 @@ static inline V all(float a) {
 static inline float select(bool where, float yes, float no) { return where ? yes : no; }
 static inline float toward_zero(float a) { return __builtin_truncf(a); }
 
-// A neuron's parameters. A model uses those that it has; `third` and `fourth` mean something else in each model.
+// A neuron's parameters. A model uses those that it has: `second_decay` is that of its second state, `increment` what is added to a state.
 template <class V>
 struct Parameters {
-    V theta, decay, third, fourth;  // of a channel
+    V theta, decay, second_decay, increment;  // of a channel
     V v_reset, v_rest, refractory;  // of the layer
 };
 
@@ -97,27 +97,27 @@ struct Leaky : Traits<Reset, 1, true, false> {
 using LeakyHardReset = Leaky<Hard>;
 using LeakySoftReset = Leaky<Soft>;
 
-// i = current_decay i + I;  then as Leaky, with i instead of I. `third`: current_decay.
+// i = current_decay i + I;  then as Leaky, with i instead of I. `second_decay`: current_decay.
 template <class Reset>
 struct Synaptic : Traits<Reset, 2, true, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
-        state[1] = p.third * state[1] + current;
+        state[1] = p.second_decay * state[1] + current;
         return Leaky<Reset>::step(state, state[1], p);
     }
 };
 using SynapticHardReset = Synaptic<Hard>;
 using SynapticSoftReset = Synaptic<Soft>;
 
-// s = h >= theta + a;  a = adaptation_decay a + adaptation s. `third`: adaptation_decay, `fourth`: adaptation.
+// s = h >= theta + a;  a = adaptation_decay a + adaptation s. `second_decay`: adaptation_decay, `increment`: adaptation.
 template <class Reset>
 struct Adaptive : Traits<Reset, 2, true, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
-        const V h = leak(state[0], current, p), bar = p.theta + state[1], decayed = p.third * state[1];
+        const V h = leak(state[0], current, p), bar = p.theta + state[1], decayed = p.second_decay * state[1];
         const auto fires = h >= bar;
         state[0] = Reset::after(fires, h, p);
-        state[1] = select(fires, decayed + p.fourth, decayed);
+        state[1] = select(fires, decayed + p.increment, decayed);
         return {h, bar, fires};
     }
 };
@@ -148,16 +148,16 @@ static inline V decayed(V x, V decay) {
     return coarse * decay + toward_zero((x - coarse) * decay);
 }
 
-// u = decayed(u) + I, which wraps around at 2^23;  h = decayed(v) + u + v_bias, which saturates there. `third`: current_decay,
-// `fourth`: v_bias.
+// u = decayed(u) + I, which wraps around at 2^23;  h = decayed(v) + u + v_bias, which saturates there. `second_decay`: current_decay,
+// `increment`: v_bias.
 struct LoihiHardReset : Traits<Hard, 2, false, false> {
     template <class V>
     static inline Compared<V> step(V* state, V current, const Parameters<V>& p) {
         const V half = all<V>(0x1p23f), range = all<V>(0x1p24f), zero = all<V>(0.0f), most = half - all<V>(1.0f);
-        const V u = decayed(state[1], p.third) + current;
+        const V u = decayed(state[1], p.second_decay) + current;
         const V low = select(zero - half >= u, range, zero), high = select(half >= u, zero, range);
         state[1] = u + (low - high);
-        const V sum = decayed(state[0], p.decay) + state[1] + p.fourth, below = select(sum >= most, most, sum);
+        const V sum = decayed(state[0], p.decay) + state[1] + p.increment, below = select(sum >= most, most, sum);
         const V h = select(below >= zero - most, below, zero - most);
         const auto fires = h >= p.theta;
         state[0] = Hard::after(fires, h, p);
@@ -222,7 +222,7 @@ static inline Parameters<V> shared_parameters(const Neuron& n) {
 
 // The states of a block of neurons, which they keep from step to step; the potentials come first.
 template <int states, int channels>
-struct States {
+struct NeuronStates {
     Lanes<channels> part[states];
 };
 
@@ -235,12 +235,12 @@ struct NeuronBlock {
     NeuronBlock(const Neuron& n, int64_t first) : shared(shared_parameters<Model, Vec>(n)) {
         for (int k = 0; k < channelwise<Model>; k++) of_channels[k] = load_block<channels>(n.channels + k * n.stride + first);
     }
-    inline Vec::Mask step(States<Model::states, channels>& block, Vec current, int i) const {
+    inline Vec::Mask step(NeuronStates<Model::states, channels>& block, Vec current, int i) const {
         Parameters<Vec> p = shared;
         p.theta = of_channels[0].v[i];
         if constexpr (channelwise<Model> > 1) p.decay = of_channels[1].v[i];
-        if constexpr (channelwise<Model> > 2) p.third = of_channels[2].v[i];
-        if constexpr (channelwise<Model> > 3) p.fourth = of_channels[3].v[i];
+        if constexpr (channelwise<Model> > 2) p.second_decay = of_channels[2].v[i];
+        if constexpr (channelwise<Model> > 3) p.increment = of_channels[3].v[i];
         Vec state[Model::states];
         for (int k = 0; k < Model::states; k++) state[k] = block.part[k].v[i];
         const Vec::Mask fires = Model::step(state, current, p).fires;
@@ -256,7 +256,7 @@ static inline float* states_of(const Neurons& n, int64_t image, int64_t pixel, i
 }
 // Loads the states before step t of the first `count` channels of a block (see load_block).
 template <class Model, int channels>
-static inline void load_states(States<Model::states, channels>& block, const Neurons& n, int64_t t, int64_t image,
+static inline void load_states(NeuronStates<Model::states, channels>& block, const Neurons& n, int64_t t, int64_t image,
                                int64_t pixel, int64_t channel, int count) {
     const float* from = n.start + image * n.start_image + pixel * n.start_pixel + channel;
     if (t) from = states_of<Model>(n, image, pixel, channel);
@@ -264,13 +264,14 @@ static inline void load_states(States<Model::states, channels>& block, const Neu
     for (int k = 0; k < Model::states; k++) block.part[k] = load_block<channels>(from + k * stride, count);
 }
 template <int states, int channels>
-static inline void store_states(float* to, const Neurons& n, const States<states, channels>& block, int count) {
+static inline void store_states(float* to, const Neurons& n, const NeuronStates<states, channels>& block, int count) {
     for (int k = 0; k < states; k++) store_block(to + k * n.P * n.C, block.part[k], count);
 }
 
 // Runs one step of a block of channels; returns the spikes as bits.
 template <class OfBlock, int states, int channels>
-static inline uint32_t step_block(const OfBlock& neurons, States<states, channels>& state, const Lanes<channels>& current) {
+static inline uint32_t step_block(const OfBlock& neurons, NeuronStates<states, channels>& state,
+                                  const Lanes<channels>& current) {
     uint32_t spikes = 0;
     for (int i = 0; i < current.vecs; i++) spikes |= bits(neurons.step(state, current.v[i], i)) << (i * Vec::width);
     return spikes;

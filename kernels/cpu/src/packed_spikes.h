@@ -61,7 +61,7 @@ static void sum_up(int64_t n, int64_t P, int64_t* totals, Add add) {
     memset(totals, 0, P * sizeof *totals);
 #pragma omp parallel
     {
-        Memory<int64_t> own(P);
+        ThreadMemory<int64_t> own(P);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < n; i++) add(i, own.data);
 #pragma omp critical(sum_up)
@@ -99,7 +99,7 @@ inline void max_pool2d(const Pool2d* pool) {
     const int64_t row_bytes = q.W * q.bytes;
 #pragma omp parallel if (q.M * q.H * row_bytes > worth_threads)
     {
-        Memory<uint8_t> rows(row_bytes);
+        ThreadMemory<uint8_t> rows(row_bytes);
         uint8_t* const any = rows.data;
 #pragma omp for schedule(static) collapse(2)
         for (int64_t m = 0; m < q.M; m++)

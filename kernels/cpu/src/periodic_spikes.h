@@ -12,7 +12,7 @@ template <int count, class Model>
 static inline void find_blocks(const Periods& p, const int64_t* pixels, int64_t index, Model) {
     const int64_t blocks = ceil_div(p.C, block), T = p.T;
     Block current[count], first[count];
-    States<1, block> state[count];
+    NeuronStates<1, block> state[count];
     NeuronBlock<Model, block> neurons[count];
     int64_t place[count];
     int channels[count];
@@ -82,7 +82,7 @@ void expand_periods(const uint16_t* periods, uint8_t* spikes, int64_t start, int
 
 void total_periods(const uint16_t* periods, int64_t* totals, int64_t start, int64_t T, int64_t N, int64_t P, int64_t C) {
     const int64_t end = least(start + T, UINT16_MAX);
-    Memory<int32_t> spikes(end + 2);  // [period]: spikes of such a neuron; the last entry, 0, is for all longer periods
+    ThreadMemory<int32_t> spikes(end + 2);  // [period]: spikes of such a neuron; the last entry, 0, is for all longer periods
     for (int64_t p = 1; p <= end; p++) spikes.data[p] = (int32_t)((start + T) / p - start / p);
     sum_up(N, P, totals, [&](int64_t image, int64_t* sums) {
         const uint16_t* period = periods + image * P * C;

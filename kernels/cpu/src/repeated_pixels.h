@@ -7,8 +7,8 @@ namespace PK_TARGET {
 
 struct Repeats {
     const int64_t all;
-    Memory<int64_t> first;  // [pixel]: the pixel that it repeats, or itself
-    Memory<int64_t> pixels;  // the pixels to compute
+    ThreadMemory<int64_t> first;  // [pixel]: the pixel that it repeats, or itself
+    ThreadMemory<int64_t> pixels;  // the pixels to compute
     int64_t count = 0;
 
     // like_the_last(i): whether pixel i fires like the pixel before.

@@ -24,7 +24,7 @@ constexpr int strip_neurons = 256, most_channelwise = 4, most_states = 2;
 // states before it.
 struct Gradients {
     float current = 0, v = 0, other = 0;
-    float theta = 0, decay = 0, third = 0, fourth = 0;  // the step's contribution to the gradients of the parameters
+    float theta = 0, decay = 0, second_decay = 0, increment = 0;  // the step's contribution to the gradients of the parameters
 };
 
 // What a step started from, and the other inputs of the backward step.
@@ -94,8 +94,8 @@ struct Back<Synaptic<Reset>> {
         float state[] = {before.v, before.other};
         back_leaky<Reset>(Synaptic<Reset>::step(state, before.current, p), before, p, grad);
         grad.current = grad.current + grad.other;
-        grad.other = p.third * grad.current;
-        grad.third = grad.current * before.other;
+        grad.other = p.second_decay * grad.current;
+        grad.second_decay = grad.current * before.other;
     }
 };
 
@@ -105,10 +105,10 @@ struct Back<Adaptive<Reset>> {
     static inline void step(const Before<Derivative>& before, const Parameters<float>& p, Gradients& grad) {
         float state[] = {before.v, before.other};
         const Compared<float> s = Adaptive<Reset>::step(state, before.current, p);
-        const float spike = by_spike<Reset>(s, before, p, grad.v, p.fourth * grad.other);
-        grad.third = grad.other * before.other;
-        grad.fourth = s.fires ? grad.other : 0;
-        grad.other = p.third * grad.other - spike;
+        const float spike = by_spike<Reset>(s, before, p, grad.v, p.increment * grad.other);
+        grad.second_decay = grad.other * before.other;
+        grad.increment = s.fires ? grad.other : 0;
+        grad.other = p.second_decay * grad.other - spike;
         back_leak(before.v, p, of_potential<Reset>(s.fires, spike, grad), grad);
     }
 };
@@ -135,10 +135,10 @@ struct Back<LoihiHardReset> {
     static inline void step(const Before<Derivative>& before, const Parameters<float>& p, Gradients& grad) {
         float state[] = {before.v, before.other};
         back_leaky<Hard>(LoihiHardReset::step(state, before.current, p), before, p, grad);  // its v_rest is 0
-        grad.fourth = grad.current;
+        grad.increment = grad.current;
         grad.current = grad.current + grad.other;
-        grad.other = p.third * grad.current;
-        grad.third = grad.current * before.other;
+        grad.other = p.second_decay * grad.current;
+        grad.second_decay = grad.current * before.other;
     }
 };
 
@@ -151,7 +151,7 @@ struct Strip {
 
     Parameters<float> of(int i, const Parameters<float>& shared) const {
         Parameters<float> p = shared;
-        p.theta = parameter[0][i], p.decay = parameter[1][i], p.third = parameter[2][i], p.fourth = parameter[3][i];
+        p.theta = parameter[0][i], p.decay = parameter[1][i], p.second_decay = parameter[2][i], p.increment = parameter[3][i];
         return p;
     }
 };
@@ -194,8 +194,8 @@ static void run_back(const ScanBackward& s, const Parameters<float>& shared, con
             strip.sum[0][i] += grad.current;
             strip.sum[1][i] += grad.theta;
             if (channelwise<Model> > 1) strip.sum[2][i] += grad.decay;
-            if (channelwise<Model> > 2) strip.sum[3][i] += grad.third;
-            if (channelwise<Model> > 3) strip.sum[4][i] += grad.fourth;
+            if (channelwise<Model> > 2) strip.sum[3][i] += grad.second_decay;
+            if (channelwise<Model> > 3) strip.sum[4][i] += grad.increment;
             out[i] = grad.current;
         }
         if (held)
@@ -257,12 +257,12 @@ template <class Model>
 static void scan_backward_of(const ScanBackward& s) {
     const int64_t neurons = s.N * s.P * s.C, threads = max_threads(), size = (1 + most_channelwise) * s.C;
     const auto shared = shared_parameters<Model, float>(s.neuron);
-    Memory<double> sums(threads * size);
+    ThreadMemory<double> sums(threads * size);
     with_surrogate(s.surrogate, [&](auto derivative) {
 #pragma omp parallel
         {
-            Memory<Strip> strip(1);
-            Memory<float> before(s.T * Model::states * strip_neurons);
+            ThreadMemory<Strip> strip(1);
+            ThreadMemory<float> before(s.T * Model::states * strip_neurons);
 #pragma omp for schedule(static)
             for (int64_t first = 0; first < neurons; first += strip_neurons) {
                 const int count = (int)least(strip_neurons, neurons - first);

@@ -11,7 +11,7 @@ static void launch(const SigmaDelta& s, int64_t tasks, Task task) {
     int64_t additions = 0, spikes = 0;
 #pragma omp parallel reduction(+ : additions, spikes)
     {
-        const Memory<char> memory(size.bytes);
+        const ThreadMemory<char> memory(size.bytes);
         Carver carver{memory.data};
         Scratch scratch(s, carver);
         Counted counted;

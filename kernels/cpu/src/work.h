@@ -62,25 +62,25 @@ struct SpikeFrames {
 };
 static inline SpikeFrames frames_of(const Conv2d& c) { return {c.x, x_image(c), x_frame(c), (c.C_in + 7) / 8}; }
 
-// A part of a layer's output or input: some images, rows and steps; the first of each and their number.
-struct Part {
+// A region of a layer's output or input: some images, rows and steps; the first of each and their number.
+struct Region {
     int64_t image, images, row, rows, t, steps;
 };
 
-static inline Part input_of(const Conv2d& c, const Part& out) {
+static inline Region input_of(const Conv2d& c, const Region& out) {
     const int64_t first = out.row * c.stride_h - c.padding_h;
     const int64_t last = first + (out.rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1;
-    Part in = out;
+    Region in = out;
     in.row = least(most(first, 0), c.H);
     in.rows = most(least(last, c.H) - in.row, 0);
     return in;
 }
 
-// An output pixel, by its index within a part.
+// An output pixel, by its index within a region.
 struct Place {
     int64_t image, y, x;
     Place() = default;
-    Place(const Conv2d& c, const Part& out, int64_t index)
+    Place(const Conv2d& c, const Region& out, int64_t index)
         : image(out.image + index / (out.rows * c.W_out)), y(out.row + index / c.W_out % out.rows), x(index % c.W_out) {}
 };
 
@@ -136,9 +136,9 @@ struct Cut {
         spans = ceil_div(n.C, channels);
         tasks = batches * bands * spans;
     }
-    Part part(const Conv2d& c, int64_t task) const {
+    Region part(const Conv2d& c, int64_t task) const {
         const int64_t band = task / spans % bands;
-        Part out{task / spans / bands * images, 0, band * rows, 0, 0, 0};
+        Region out{task / spans / bands * images, 0, band * rows, 0, 0, 0};
         out.images = least(images, c.neurons.N - out.image);
         out.rows = least(rows, rows_out(c) - out.row);
         return out;
@@ -187,12 +187,12 @@ static T* allocate(int64_t n) {
 
 // Memory of one thread, zero-initialised.
 template <class T>
-struct Memory {
+struct ThreadMemory {
     T* data;
     const int64_t size;
-    explicit Memory(int64_t n) : data(allocate<T>(n)), size(n) { memset((void*)data, 0, n * sizeof(T)); }
-    ~Memory() { free((void*)data); }
-    Memory(const Memory&) = delete;
+    explicit ThreadMemory(int64_t n) : data(allocate<T>(n)), size(n) { memset((void*)data, 0, n * sizeof(T)); }
+    ~ThreadMemory() { free((void*)data); }
+    ThreadMemory(const ThreadMemory&) = delete;
 };
 
 // Hands out parts of one block of memory. Without a block it only counts the bytes that are needed.

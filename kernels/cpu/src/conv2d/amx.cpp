@@ -13,7 +13,7 @@ struct TileSpikes {
         return bits + (pixel * tile_rows + t) * blocks + (channel - first_channel) / tile_channels;
     }
     template <int pixels>
-    void write(const Conv2d& c, const Unit& u, const Group<pixels>& group) const {
+    void write(const Conv2d& c, const TileTask& u, const Group<pixels>& group) const {
         const int64_t bytes = least(blocks * tile_channels / 8, (c.neurons.C + 7) / 8 - first_channel / 8);
         for (int i = 0; i < group.used; i++) {
             uint8_t* const to = c.neurons.spikes + first_byte(c, u, group.at[i]) + first_channel / 8;
@@ -30,7 +30,7 @@ struct TileFiring {
     static constexpr int parts = pixels * tile_rows / part_steps;
     alignas(64) int32_t sums[digits * digit_sums];
     NeuronBlock<Model, tile_channels> neurons;
-    States<Model::states, tile_channels> state[pixels];
+    NeuronStates<Model::states, tile_channels> state[pixels];
     Vec bias;
     __m512 unit, high_unit;
     float* kept[pixels];
@@ -39,7 +39,7 @@ struct TileFiring {
     int64_t steps = 0;
     int channels, used = 0;
 
-    void begin(const Conv2d& c, const Unit& u, const Group<pixels>& group, int64_t channel, const TileSpikes& to) {
+    void begin(const Conv2d& c, const TileTask& u, const Group<pixels>& group, int64_t channel, const TileSpikes& to) {
         const Neurons& n = c.neurons;
         neurons = NeuronBlock<Model, tile_channels>(n.neuron, channel);
         bias = load(c.bias + channel);
@@ -61,7 +61,7 @@ struct TileFiring {
     // Parts are numbered so that successive parts belong to different pixels: a pixel's next part waits for its last one.
     __attribute__((always_inline)) inline void step(int64_t part, const Conv2d& c, const TileSpikes& to) {
         const int64_t i = part % pixels, first = part / pixels * part_steps, last = least(first + part_steps, steps);
-        States<Model::states, tile_channels> its = state[i];
+        NeuronStates<Model::states, tile_channels> its = state[i];
         for (int64_t t = first; t < last; t++) {
             const int32_t* row = sums + (i * tile_rows + t) * tile_channels;
             Lanes<tile_channels> current{{{current_of<digits>(row, digit_sums, unit, high_unit, bias.x)}}};
@@ -95,7 +95,7 @@ static void expand_row(const uint8_t* bits, int64_t bytes, int64_t frame, int64_
     }
 }
 
-static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expanded& expanded) {
+static void expand(const Conv2d& c, const Tiling& tiling, const TileTask& u, Expanded& expanded) {
     const Layout& layout = tiling.layout;
     const int64_t bytes = c.W * ((c.C_in + 7) / 8), frame = c.H * bytes;
     for (int64_t image = 0; image < u.images; image++)
@@ -110,7 +110,7 @@ static void expand(const Conv2d& c, const Tiling& tiling, const Unit& u, Expande
 
 // Lists the products of one group of pixels, except those in which nothing fired; returns their number.
 template <int pixels>
-static int64_t list_products(const Conv2d& c, const Tiling& tiling, const Unit& u, const Expanded& expanded, int digits,
+static int64_t list_products(const Conv2d& c, const Tiling& tiling, const TileTask& u, const Expanded& expanded, int digits,
                              const Group<pixels>& group, Product<pixels>* products) {
     const Layout& layout = tiling.layout;
     Product<pixels>* end = products;
@@ -156,22 +156,22 @@ static inline void add_products(const int8_t* spikes, const Product<pixels>& pro
 // multiplies the tiles of one group and 16 channels, the neurons of the previous ones are run, one part after each product.
 // The spikes of a group stay in the first-level cache for all channels, and the weights stream through it.
 template <int digits, int pixels, class Model>
-OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const Unit& u, Model, const int8_t* spikes,
+OUT_OF_LINE static void fire_groups(const Conv2d& c, const Tiling& tiling, const TileTask& u, Model, const int8_t* spikes,
                                     int64_t last, int64_t last_channel, const Product<pixels>* products, const int64_t* counts,
                                     const TileSpikes& fired) {
-    using Parts = TileFiring<digits, pixels, Model>;
+    using FiringParts = TileFiring<digits, pixels, Model>;
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles, block = most_products * digits * tile_bytes;
-    Parts firing;
+    FiringParts firing;
     Group<pixels> before(c, u, 0, last);
     for (int64_t first = 0; first < last; first += pixels, products += most_products, counts++) {
         const Group<pixels> group(c, u, first, last);
         const int8_t* weights = (const int8_t*)c.weight + fired.first_channel / tile_channels * block;
         for (int64_t channel = fired.first_channel; channel < last_channel; channel += tile_channels, weights += block) {
             each<digits * pixels>([](auto i) { clear_sum<i>(); });
-            int64_t part = firing.steps ? 0 : Parts::parts;
+            int64_t part = firing.steps ? 0 : FiringParts::parts;
             for (const Product<pixels>*product = products, *end = product + *counts; product < end; product++) {
                 add_products<digits, pixels>(spikes, *product, weights, tiling.layout.step);
-                if (part < Parts::parts) firing.step(part++, c, fired);
+                if (part < FiringParts::parts) firing.step(part++, c, fired);
             }
             firing.finish(part, c, fired);
             if (first > 0 && channel == fired.first_channel) fired.write(c, u, before);
@@ -193,7 +193,7 @@ void run_unit(const Conv2d& c, const Tiling& tiling, int64_t task, TileMemory<di
     const int64_t first_channel = task / tiling.units * tiling.span;
     const int64_t last_channel = least(c.neurons.C, first_channel + tiling.span);
     const int64_t most_products = tiling.layout.runs * tiling.layout.run_tiles;
-    Unit u = unit_of(c, tiling, task % tiling.units);
+    TileTask u = tile_task_of(c, tiling, task % tiling.units);
     const int64_t last = u.images * u.rows * c.W_out;
     for (; u.t < c.neurons.T; u.t += tile_rows) {
         u.steps = least(tile_rows, c.neurons.T - u.t);

@@ -74,33 +74,33 @@ struct Tiling {
     int64_t weight_tiles(const Conv2d& c) const { return layout.runs * layout.run_tiles * c.digits; }
 };
 
-// A unit of work: output images, output rows, input rows and steps; first and number of each.
-struct Unit {
+// A task: output images, output rows, input rows and steps; first and number of each.
+struct TileTask {
     int64_t image, images, row, rows, in_row, in_rows, t, steps;
 };
 
-static Unit unit_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
+static TileTask tile_task_of(const Conv2d& c, const Tiling& tiling, int64_t index) {
     const int64_t band = index % tiling.bands;
-    Unit u{index / tiling.bands * tiling.images, 0, band * tiling.rows, 0, 0, 0, 0, 0};
+    TileTask u{index / tiling.bands * tiling.images, 0, band * tiling.rows, 0, 0, 0, 0, 0};
     u.images = least(tiling.images, c.neurons.N - u.image);
     u.rows = least(tiling.rows, rows_out(c) - u.row);
-    const Part in = input_of(c, {u.image, u.images, u.row, u.rows, 0, 0});
+    const Region in = input_of(c, {u.image, u.images, u.row, u.rows, 0, 0});
     u.in_row = in.row, u.in_rows = in.rows;
     return u;
 }
 
-// An output pixel, by its index within a unit.
+// An output pixel, by its index within a task.
 struct Pixel {
     int64_t image, y, x;
     Pixel() = default;
-    Pixel(const Conv2d& c, const Unit& u, int64_t index)
+    Pixel(const Conv2d& c, const TileTask& u, int64_t index)
         : image(index / (u.rows * c.W_out)), y(u.row + index / c.W_out % u.rows), x(index % c.W_out) {}
 };
 
 static inline int64_t frame_bytes(const Conv2d& c) { return c.neurons.P * ((c.neurons.C + 7) / 8); }
 
 // The first byte of a pixel's spikes in the first step of a unit.
-static inline int64_t first_byte(const Conv2d& c, const Unit& u, const Pixel& pixel) {
+static inline int64_t first_byte(const Conv2d& c, const TileTask& u, const Pixel& pixel) {
     const Neurons& n = c.neurons;
     return ((u.image + pixel.image) * n.T + u.t) * frame_bytes(c) + (pixel.y * c.W_out + pixel.x) * ((n.C + 7) / 8);
 }
@@ -110,7 +110,7 @@ template <int pixels>
 struct Group {
     Pixel at[pixels];
     int used;
-    Group(const Conv2d& c, const Unit& u, int64_t first, int64_t last) : used((int)least(pixels, last - first)) {
+    Group(const Conv2d& c, const TileTask& u, int64_t first, int64_t last) : used((int)least(pixels, last - first)) {
         for (int i = 0; i < pixels; i++) at[i] = Pixel(c, u, least(first + i, last - 1));
     }
 };

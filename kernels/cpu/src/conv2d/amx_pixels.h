@@ -66,7 +66,7 @@ struct PixelTiling {
     int64_t block_bytes(const Conv2d& c) const { return most_products() * c.digits * tile_bytes; }
     int64_t tasks(const Conv2d& c) const { return c.neurons.N * bands * spans; }
     int64_t first_channel(const Conv2d& c, int64_t task) const { return task / (c.neurons.N * bands) * span; }
-    Part part(const Conv2d& c, int64_t task) const {
+    Region part(const Conv2d& c, int64_t task) const {
         const int64_t unit = task % (c.neurons.N * bands), row = unit % bands * rows;
         return {unit / bands, 1, row, least(rows, rows_out(c) - row), 0, c.neurons.T};
     }
@@ -120,7 +120,7 @@ static inline void expand_planes(const Conv2d& c, const PlaneLayout& layout, con
     }
 }
 
-OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout, const Part& in,
+OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout, const Region& in,
                                      const PixelTileMemory& memory) {
     const int64_t bytes = c.W * ceil_div(c.C_in, 8), before = c.padding_w * ceil_div(c.C_in, 8);
     memset(memory.bits, 0, layout.steps * layout.bits);
@@ -137,12 +137,12 @@ OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout,
 // Neighbouring output pixels of a row, whose steps make one tile.
 struct PixelGroup {
     int64_t y, x;
-    PixelGroup(const PlaneLayout& layout, const Part& out, int64_t index)
+    PixelGroup(const PlaneLayout& layout, const Region& out, int64_t index)
         : y(out.row + index / layout.groups), x(index % layout.groups * layout.pixels) {}
 };
 
 // Lists the products of two groups, except those in which nothing fires; returns their number.
-OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout, const Part& in, const PixelGroup (&group)[2],
+OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout, const Region& in, const PixelGroup (&group)[2],
                                      const PixelTileMemory& memory) {
     const __mmask16 of_tile = (__mmask16)((1 << layout.pixels) - 1);
     const int64_t tile_step = c.digits * tile_bytes;
@@ -247,7 +247,7 @@ private:
         const uint8_t* const shortcuts = c.shortcut ? c.shortcut + first : nullptr;
         const auto fire = [&](auto last, int64_t from) {
             constexpr int together = decltype(last)::value + 1;
-            States<Model::states, tile_channels> state[together];
+            NeuronStates<Model::states, tile_channels> state[together];
             each<together>([&](auto i) { load_states<Model>(state[i], n, 0, image, place + from + i, own.channel, count); });
             for (int64_t t = 0; t < n.T; t++)
                 each<together>([&](auto i) {
@@ -278,7 +278,7 @@ template <int digits, class Model>
 static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, Model, int64_t task, const PixelTileMemory& memory) {
     constexpr int wide = digits == 1 ? 2 : 1;  // blocks of channels whose tiles are multiplied together
     const PlaneLayout& layout = tiling.layout;
-    const Part out = tiling.part(c, task), in = input_of(c, out);
+    const Region out = tiling.part(c, task), in = input_of(c, out);
     const int64_t first_channel = tiling.first_channel(c, task), last_channel = least(c.neurons.C, first_channel + tiling.span);
     const int64_t block = tiling.block_bytes(c), groups = out.rows * layout.groups;
     expand_input(c, layout, in, memory);

@@ -136,7 +136,7 @@ inline void pack_tiles(const float* weight, int8_t* packed, float* unit, const C
     const int digits = (int)c.digits;
 #pragma omp parallel
     {
-        Memory<uint32_t> words(K);
+        ThreadMemory<uint32_t> words(K);
 #pragma omp for schedule(dynamic)
         for (int64_t o = 0; o < c.neurons.C; o++) {
             const float* row = weight + o * K;

@@ -50,7 +50,7 @@ public:
     // Divides the output pixels of a part into `places`, which must be computed, and copies of them, for a span of channels
     // that has `blocks` blocks. `source` knows which pixels of its input fire alike.
     template <class Source>
-    void find(const Part& new_in, const Part& new_out, int64_t first_channel, int64_t last_channel, int64_t blocks,
+    void find(const Region& new_in, const Region& new_out, int64_t first_channel, int64_t last_channel, int64_t blocks,
               const Source& source) {
         in = new_in, out = new_out, channel = first_channel, channels = last_channel - first_channel;
         const int64_t all = out.images * out.rows * c.W_out;
@@ -156,7 +156,7 @@ private:
 
     const Conv2d& c;
     int64_t states = 0;  // states of a neuron
-    Part in{}, out{};
+    Region in{}, out{};
     int64_t channel = 0, channels = 0;
     Firsts firsts;
     Grown<int64_t> numbers;  // [input pixel]: the first pixel that fires alike

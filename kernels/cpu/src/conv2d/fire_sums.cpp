@@ -8,14 +8,14 @@ constexpr int64_t piece = 32;  // sums that are turned into currents at a time
 // Turns the sums of a row of channels into their currents: adds bias, shared sums and shortcut.
 struct SumsOfChannels {
     const Conv2d& c;
-    const Part& segment;
+    const Region& segment;
     const Sums& sums;
     const int64_t channel;
     const int first, count;  // the first register of a sum; number of channels
     const bool plain;        // sums are floats, there is no shortcut, and currents need not be written
     const Row unit, bias;
 
-    SumsOfChannels(const Conv2d& c, const Part& segment, const Sums& sums, int64_t channel, int first)
+    SumsOfChannels(const Conv2d& c, const Region& segment, const Sums& sums, int64_t channel, int first)
         : c(c),
           segment(segment),
           sums(sums),
@@ -82,7 +82,7 @@ OUT_OF_LINE static void fire_as(const SumsOfChannels& source, const Place* place
     float made[pixels][piece * row];
     uint8_t* out[pixels];
     float* kept[pixels];
-    States<Model::states, row> state[pixels];
+    NeuronStates<Model::states, row> state[pixels];
     each<pixels>([&](auto i) {
         const int64_t image = places[i].image, p = places[i].y * c.W_out + places[i].x;
         out[i] = n.spikes + ((image * n.T + t) * n.P + p) * bytes + channel / 8;
@@ -110,7 +110,7 @@ OUT_OF_LINE static void fire_as(const SumsOfChannels& source, const Place* place
     each<pixels>([&](auto i) { store_states(kept[i], n, state[i], count); });
 }
 
-void fire(const Conv2d& c, const Part& segment, const Place* places, int64_t count, int64_t channel, const Sums& sums,
+void fire(const Conv2d& c, const Region& segment, const Place* places, int64_t count, int64_t channel, const Sums& sums,
           int first) {
     PK_ASSERT(count == together || count == 1);
     PK_ASSERT(!sums.span || sums.span <= piece);

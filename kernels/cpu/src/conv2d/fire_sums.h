@@ -29,7 +29,7 @@ constexpr int together = (int)most(2, 4 * Vec::width / row);
 
 // Walks the steps of a segment for 16 channels of `count` output pixels: 1, or `together`. `first`: the register of a row of
 // sums in which these channels begin.
-void fire(const Conv2d& c, const Part& segment, const Place* places, int64_t count, int64_t channel, const Sums& sums,
+void fire(const Conv2d& c, const Region& segment, const Place* places, int64_t count, int64_t channel, const Sums& sums,
           int first);
 
 }  // namespace PK_TARGET

@@ -53,9 +53,9 @@ private:
     const Conv2d& conv;
     const int64_t kept, bits;
     const uint8_t* x = nullptr;
-    Memory<uint8_t> line;
-    Memory<uint64_t> rows;
-    Memory<int64_t> held;  // [place]: the row of the image that `rows` has there
+    ThreadMemory<uint8_t> line;
+    ThreadMemory<uint64_t> rows;
+    ThreadMemory<int64_t> held;  // [place]: the row of the image that `rows` has there
 };
 
 // y [N, T, P, ceil(C_in * kernel_h * kernel_w / 8)]; a pixel of x is one byte, and a row of a window 57 bits at most.
@@ -66,7 +66,7 @@ void im2col(const Conv2d* layer, uint8_t* y) {
 #pragma omp parallel
     {
         WindowRows rows(c);
-        Memory<uint64_t> gathered(words * c.W_out);
+        ThreadMemory<uint64_t> gathered(words * c.W_out);
 #pragma omp for schedule(static)
         for (int64_t m = 0; m < c.neurons.N * c.neurons.T; m++) {
             rows.start(c.x + m * c.H * c.W);

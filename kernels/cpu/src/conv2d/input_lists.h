@@ -15,7 +15,7 @@ static inline bool fires_like_the_last(const uint8_t* at, int64_t bytes, const S
 }
 
 // The number of spikes in a part of the input.
-static inline int64_t count_spikes(const Conv2d& c, const Part& in, const SpikeFrames& x) {
+static inline int64_t count_spikes(const Conv2d& c, const Region& in, const SpikeFrames& x) {
     int64_t sum = 0;
     for (int64_t image = in.image; image < in.image + in.images; image++)
         for (int64_t t = in.t; t < in.t + in.steps; t++)
@@ -51,7 +51,7 @@ struct InputLists {
     }
 
     // `spikes`: the most that the part may have.
-    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes) {
+    void list_inputs(const Conv2d& c, const Slices& slices, const Region& in, const SpikeFrames& x, int64_t spikes) {
         negated = c.negated ? slices.inputs : 0;
         list_pixels(c, slices, in, x, spikes, most_sums(in.steps),
                     [&](const uint8_t* at, int64_t bytes, uint32_t* start, int64_t n) {
@@ -62,8 +62,8 @@ struct InputLists {
     // Makes `lists` lists for each chunk of each pixel. list_chunk(spikes, bytes, start, n) makes those of one chunk: it
     // writes where they begin to `start`, and their entries from number n on; it returns where these end.
     template <class ListChunk>
-    void list_pixels(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes, int64_t lists,
-                     ListChunk list_chunk) {
+    void list_pixels(const Conv2d& c, const Slices& slices, const Region& in, const SpikeFrames& x, int64_t spikes,
+                     int64_t lists, ListChunk list_chunk) {
         if (spikes > UINT32_MAX) abort();  // entries could not be numbered, and a kernel cannot report errors
         steps = in.steps;
         sums = lists;

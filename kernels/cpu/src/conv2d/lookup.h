@@ -165,7 +165,7 @@ static void add_words(const WindowWords& words, const float* weight, int64_t wid
         }
 }
 
-static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Part& out, const Part& in, int64_t first,
+static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Region& out, const Region& in, int64_t first,
                              int64_t last, int64_t first_channel, int64_t last_channel, int64_t steps, LookupLists& lists) {
     const int64_t places = last - first, uses = places * steps / lanes;
     lists.tables.reserve(table_words * quads * table_channels * lanes);
@@ -198,11 +198,11 @@ static void run_lookup_group(const Conv2d& c, const WindowWords& words, const Pa
 // Runs a task. In a grouped convolution each group has a multiple of 8 output channels.
 static void run_lookup_task(const Conv2d& c, const WindowWords& words, const LookupCut& cut, int64_t task, LookupLists& lists) {
     const int64_t first_channel = cut.first_channel(task), last_channel = least(c.neurons.C, first_channel + cut.channels);
-    Part out = cut.part(c, task);
+    Region out = cut.part(c, task);
     const int64_t places = out.images * out.rows * c.W_out;
     for (; out.t < c.neurons.T; out.t += cut.steps) {
         out.steps = least(cut.steps, c.neurons.T - out.t);
-        const Part in = input_of(c, out);
+        const Region in = input_of(c, out);
         lists.windows.read(c, words, in, cut.steps);
         for (int64_t first = 0; first < places; first += cut.places)
             run_lookup_group(c, words, out, in, first, least(places, first + cut.places), first_channel, last_channel,

@@ -53,7 +53,7 @@ struct Windows {
     }
 
     // Reads the bits of a part of the input, and pads them with zeros to `steps` steps.
-    void read(const Conv2d& c, const WindowWords& window, const Part& in, int64_t steps) {
+    void read(const Conv2d& c, const WindowWords& window, const Region& in, int64_t steps) {
         const int64_t bytes = (c.C_in + 7) / 8, frame = x_frame(c), pixels = in.rows * c.W;
         const int64_t all = in.images * pixels * window.pixel * steps;
         uint32_t* to = words.reserve(all + window.pixel * steps);
@@ -76,7 +76,7 @@ struct Windows {
     }
 
     // Finds the windows of output pixels first .. last - 1 of a part, for one group of channels.
-    void find(const Conv2d& c, const WindowWords& window, const Part& out, const Part& in, int64_t group, int64_t first,
+    void find(const Conv2d& c, const WindowWords& window, const Region& out, const Region& in, int64_t group, int64_t first,
               int64_t last, int64_t steps) {
         const int64_t places = last - first, taps = c.kernel_h * c.kernel_w;
         const uint32_t** const pixels = start.reserve(taps * places);

@@ -18,7 +18,7 @@ static inline void fire_pixel(const Neurons& n, const float* biases, Model, int6
     float* const kept = states_of<Model>(n, image, place % n.P, channel);
     const Block bias = load_block(biases + channel);
     const NeuronBlock<Model, block> neurons(n.neuron, channel);
-    States<Model::states, block> state;
+    NeuronStates<Model::states, block> state;
     load_states<Model>(state, n, 0, image, place % n.P, channel, channels);
     for (int64_t t = 0; t < n.T;) {
         Block current[together];

@@ -40,7 +40,7 @@ static Sums sums_of(const typename Rows::Number* sums, int64_t size, int64_t spa
 
 // Computes a group of output pixels.
 template <class Rows, class Worker>
-static void run_group(const Conv2d& c, const Slices& slices, const Part& out, const Place* at, int64_t places,
+static void run_group(const Conv2d& c, const Slices& slices, const Region& out, const Place* at, int64_t places,
                       int64_t first_channel, int64_t last_channel, Worker& worker) {
     using Number = typename Rows::Number;
     using Source = typename Worker::Source;
@@ -70,7 +70,7 @@ static void run_group(const Conv2d& c, const Slices& slices, const Part& out, co
 
 // Computes the output pixels of a part, `places` at a time. Their inputs have been listed.
 template <class Rows, class Worker>
-static void run_part(const Conv2d& c, const Slices& slices, const Part& in, const Part& out, int64_t places,
+static void run_part(const Conv2d& c, const Slices& slices, const Region& in, const Region& out, int64_t places,
                      int64_t first_channel, int64_t last_channel, Worker& worker) {
     worker.lists.begin(in);
     EqualWindows& windows = worker.windows;

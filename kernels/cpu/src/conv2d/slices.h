@@ -58,7 +58,7 @@ struct Slices {
 
     // Calls visit(pixel of the input part, first entry) for each tap of a slice that lies inside the image.
     template <class Visit>
-    int64_t each_tap(const Conv2d& c, const Part& in, const Place& place, int64_t slice, Visit visit) const {
+    int64_t each_tap(const Conv2d& c, const Region& in, const Place& place, int64_t slice, Visit visit) const {
         const int64_t window = c.kernel_h * c.kernel_w, first = slice / chunks * taps;
         const int64_t row = ((place.image - in.image) * in.rows - in.row) * c.W;
         int64_t found = 0, ky = first / c.kernel_w, kx = first % c.kernel_w;

@@ -49,8 +49,8 @@ struct SpreadImage {
 struct WeightGradientMemory {
     Grown<uint32_t> spikes;  // [band][channel][pixel of a band]: byte offsets of the rows of pixels that fired
     Grown<int32_t> count;    // [band][channel]: how many fired
-    Memory<float> rows;      // [SpreadImage.H][SpreadImage.W][channel of a block]
-    Memory<float> sums;      // [block][C_in][tap][channel of a block]
+    ThreadMemory<float> rows;      // [SpreadImage.H][SpreadImage.W][channel of a block]
+    ThreadMemory<float> sums;      // [block][C_in][tap][channel of a block]
     WeightGradientMemory(int64_t rows_size, int64_t sums_size) : rows(rows_size), sums(sums_size) {}
 
     void list_spikes(const Conv2d& c, const SpreadImage& spread, const uint8_t* x) {
@@ -129,9 +129,9 @@ void conv2d_weight_gradient(const WeightGradient* gradient) {
     const Neurons& n = c.neurons;
     const SpreadImage spread(c);
     const int64_t size = ceil_div(n.C, row) * c.C_in * spread.taps * row, threads = max_threads();
-    Memory<int64_t> offsets(spread.taps);
+    ThreadMemory<int64_t> offsets(spread.taps);
     for (int64_t tap = 0; tap < spread.taps; tap++) offsets.data[tap] = spread.offset(c, tap);
-    Memory<float*> parts(threads);
+    ThreadMemory<float*> parts(threads);
     memset(gradient->grad_weight, 0, size * sizeof(float));
 #pragma omp parallel
     {

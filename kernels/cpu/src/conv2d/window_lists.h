@@ -40,7 +40,7 @@ public:
         found.borrow(carver, places * slices.count);
     }
 
-    void begin(const Part& new_in) {
+    void begin(const Region& new_in) {
         in = new_in;
         const int64_t lists = in.images * in.rows * columns * slices.chunks;
         taps.reserve(slices.taps);
@@ -97,7 +97,7 @@ private:
     Source& source;
     const bool shared;  // whether windows share lists
     const int64_t columns;  // columns in which a slice can begin, including those left of the image
-    Part in{};
+    Region in{};
     Grown<Tap> taps;
     Choice outside{};  // for slices outside the image: no rows
     Grown<Choice> choices, found;  // shared ones [row][column][chunk], not made yet if `visits` is null; those of a group

@@ -193,7 +193,7 @@ static void add_up_inputs(Session& session, const SigmaDelta& s, const Change& x
 // of the maxima.
 static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
     const Op& op = session.plan.ops[k];
-    const State& state = session.states[k];
+    const LayerState& state = session.states[k];
     Change& y = session.changes[k + 1];
     const bool maxima = op.kind == engine::SendMaxima, keeps = state.v && (goes_on || !fresh);
     const Window& w = op.windows[op.main_window];

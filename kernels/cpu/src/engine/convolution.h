@@ -46,7 +46,7 @@ static int64_t windows_over(int64_t at, int64_t first, int64_t last, int64_t ker
 }
 
 // Counts the spikes of `in`, each once for every window of `out` that contains it. Goes frame by frame to read memory in order.
-static int64_t seen_spikes(const Conv2d& c, const SpikeFrames& x, const Part& in, const Part& out) {
+static int64_t seen_spikes(const Conv2d& c, const SpikeFrames& x, const Region& in, const Region& out) {
     constexpr int64_t most_together = 64;  // columns, and rows, per pass
     const int64_t bytes = (c.C_in + 7) / 8;
     int64_t sum = 0, across[most_together], down[most_together];
@@ -76,7 +76,7 @@ static int64_t seen_spikes(const Conv2d& c, const SpikeFrames& x, const Part& in
 }
 
 // Counts the spikes of `out` in the channels [first, last), rounded out to whole bytes; `spikes` has the layout of the output.
-static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out, int64_t first, int64_t last) {
+static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Region& out, int64_t first, int64_t last) {
     const Neurons& n = c.neurons;
     const int64_t bytes = (n.C + 7) / 8, own = ceil_div(last, 8) - first / 8, pixels = out.rows * c.W_out;
     int64_t sum = 0;
@@ -90,7 +90,7 @@ static int64_t count_of(const Conv2d& c, const uint8_t* spikes, const Part& out,
 
 // Adds the counts of a task to `tally`: its spikes, and its additions. The task of the first channels counts the additions of
 // the input to all channels.
-static inline void count_part(const Conv2d& c, const View& x, const Part& out, int64_t first, int64_t last, int64_t* tally) {
+static inline void count_part(const Conv2d& c, const View& x, const Region& out, int64_t first, int64_t last, int64_t* tally) {
     if (!tally) return;
     tally[0] += count_of(c, c.neurons.spikes, out, first, last);
     if (!first) tally[1] += seen_spikes(c, x.frames(), input_of(c, out), out) * (c.neurons.C / c.groups);

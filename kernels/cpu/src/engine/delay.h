@@ -12,7 +12,7 @@ static inline bool delayed_as_one(const Op& op, int64_t first, int64_t last) {
     return true;
 }
 
-static void delay_spikes(const Op& op, const View& from, const float* past, char* slot, const Steps& s) {
+static void delay_spikes(const Op& op, const View& from, const float* past, char* slot, const StepSpan& s) {
     const int64_t P = op.P(), bytes = op.bytes();
     for (int64_t byte = 0; byte < bytes; byte++) {
         const int64_t first = 8 * byte, last = least(first + 8, op.C);
@@ -35,7 +35,7 @@ static void delay_spikes(const Op& op, const View& from, const float* past, char
     }
 }
 
-static void delay_values(const Op& op, const View& from, const float* past, char* slot, const Steps& s) {
+static void delay_values(const Op& op, const View& from, const float* past, char* slot, const StepSpan& s) {
     const int64_t P = op.P();
     for (int64_t t = s.t0; t < s.t1; t++)
         for (int64_t p = 0; p < P; p++)

@@ -29,7 +29,7 @@ struct Depthwise {
         Carver carver{scratch};
         taps.borrow(carver, c);
         const Neurons& n = c.neurons;
-        Part out{task / bands, 1, task % bands * rows, 0, 0, n.T};
+        Region out{task / bands, 1, task % bands * rows, 0, 0, n.T};
         out.rows = least(rows, n.P / c.W_out - out.row);
         const int64_t first = out.image * n.P + out.row * c.W_out;
         with_model_or_sums(n.neuron,

@@ -130,7 +130,7 @@ static inline void fire_pixels(const Firing& f, const NeuronBlock<Model, block>&
     const int64_t steps = f.cut.steps, next_sum = f.cut.sums > 1 ? columns : 0, bytes = f.pixel_bytes, next = n.P * bytes;
     const int count = (int)least(block, op.C - channel);
     const uint32_t is_channel = (uint32_t)((uint64_t(1) << count) - 1);  // lanes past the last channel may fire
-    States<Model::states, block> state[together];
+    NeuronStates<Model::states, block> state[together];
     const float* sum[together];
     char* out[together];
     int64_t spikes[together] = {};

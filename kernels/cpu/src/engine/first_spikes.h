@@ -22,7 +22,7 @@ struct FirstSpikes : BucketLists {
         return lists * slices.chunk;
     }
 
-    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t) {
+    void list_inputs(const Conv2d& c, const Slices& slices, const Region& in, const SpikeFrames& x, int64_t) {
         const int64_t pixels = in.rows * c.W, bytes = (c.C_in + 7) / 8;
         divisors.prepare(in.steps);
         reserve(in.steps, in.images * pixels * slices.chunks, slices);
@@ -100,7 +100,7 @@ struct FewFirstSpikes : InputLists {
         return InputLists::borrow(carver, slices, pixels, steps, spikes);
     }
 
-    void list_inputs(const Conv2d& c, const Slices& slices, const Part& in, const SpikeFrames& x, int64_t spikes) {
+    void list_inputs(const Conv2d& c, const Slices& slices, const Region& in, const SpikeFrames& x, int64_t spikes) {
         divisors.prepare(in.steps);
         list_pixels(c, slices, in, x, spikes, in.steps, [&](const uint8_t* at, int64_t bytes, uint32_t* start, int64_t n) {
             uint64_t fired[most_slice_rows / 64] = {}, first[most_slice_rows / 64];

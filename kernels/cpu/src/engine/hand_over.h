@@ -74,7 +74,7 @@ static void hand_over(Session& session, const Run& run, const Running& running, 
 static void hand_over_states(const Session& session, const Run& run, const Running& running, int64_t i) {
     for (int64_t k = 0; k < session.plan.count && run.kept; k++) {
         const Op& op = session.plan.ops[k];
-        const State& state = session.states[k];
+        const LayerState& state = session.states[k];
         float *const v = run.kept[k].v, *const sent = v + run.N * op.state_size;
         const int64_t n = running.at(i), size = op.state_size, rest = op.sent_size;
         if (v) catch_up(session, k);

@@ -32,7 +32,7 @@ struct LookedUp {
         lists.borrow(carver, c, words, cut);
         run_lookup_task(c, words, cut, task, lists);
         const int64_t first = cut.first_channel(task), last = least(c.neurons.C, first + cut.channels);
-        Part out = cut.part(c, task);
+        Region out = cut.part(c, task);
         out.steps = c.neurons.T;
         count_part(c, x, out, first, last, tally);
     }

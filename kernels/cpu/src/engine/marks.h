@@ -50,7 +50,7 @@ static inline void drift_word(const Op& op, float* v, uint32_t steps) {
 
 // Updates all states of layer k to the current step.
 static void catch_up(const Session& session, int64_t k) {
-    State& state = session.states[k];
+    LayerState& state = session.states[k];
     if (!state.is_behind) return;
     const Op& op = session.plan.ops[k];
     const int64_t places = counted_places(op), all = session.state_N * places;
@@ -68,11 +68,11 @@ static void catch_up(const Session& session) {
 }
 
 // Discards the bookkeeping of a layer, because its states were written or restored. The states are up to date.
-static void forget(State& state) { state.is_behind = state.is_marked = state.is_settled = false; }
+static void forget(LayerState& state) { state.is_behind = state.is_marked = state.is_settled = false; }
 
 // Clears the marks and counters of a layer, unless they are in use.
 static void begin_marks(const Session& session, int64_t k) {
-    State& state = session.states[k];
+    LayerState& state = session.states[k];
     const Op& op = session.plan.ops[k];
     const int64_t N = session.state_N;
     constexpr uint32_t far = 1u << 31;  // well before step counters wrap around
@@ -88,7 +88,7 @@ static void begin_marks(const Session& session, int64_t k) {
 
 // Sets all neurons of a layer to rest.
 static void begin_at_rest(const Session& session, int64_t k, int64_t N) {
-    State& state = session.states[k];
+    LayerState& state = session.states[k];
     const Op& op = session.plan.ops[k];
     bool zeros = true, waits = true;
     for (int64_t i = 0; i < op.states * op.C; i++) zeros &= op.neurons.start[i] == 0;

@@ -29,8 +29,8 @@ static int64_t bytes_present(const void* memory, int64_t bytes) {
 #endif
 }
 
-static State cut_state(const Op& op, int64_t N, Carver& carver) {
-    State state;
+static LayerState cut_state(const Op& op, int64_t N, Carver& carver) {
+    LayerState state;
     if (op.state_size && !op.is_layer) state.v = carver.take<float>(N * op.state_size);  // the caller has a layer's
     if (op.sent_size) state.sent = carver.take<float>(N * op.sent_size);
     if (op.sent_size && !op.real) state.restless = carver.take<uint8_t>(N * op.P());
@@ -71,7 +71,7 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
     Carver before{session.state_arena}, after{session.state_arena};
     for (int64_t k = 0; k < session.plan.count; k++) {
         const Op& op = session.plan.ops[k];
-        const State from = cut_state(op, N, before), to = cut_state(op, n, after);
+        const LayerState from = cut_state(op, N, before), to = cut_state(op, n, after);
         const auto keep = [&](const void* of, void* at, int64_t bytes) {
             for (int64_t i = 0, kept = 0; i < N && at; i++)
                 if (!leaves[i]) memmove((char*)at + kept++ * bytes, (const char*)of + i * bytes, bytes);

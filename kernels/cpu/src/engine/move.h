@@ -11,7 +11,7 @@
 
 namespace PK_TARGET {
 
-struct Steps {
+struct StepSpan {
     int64_t image, t0, t1, steps, frame;
 
     char* of(char* slot, int64_t t) const { return slot + (image * steps + t) * frame; }
@@ -20,7 +20,7 @@ struct Steps {
 static inline void set_bit(char* bytes, int64_t bit) { ((uint8_t*)bytes)[bit / 8] |= (uint8_t)(1 << bit % 8); }
 
 // Flattens in torch's order: feature c * P + p.
-static void flatten_image(const Op& op, const View& from, char* slot, const Steps& s) {
+static void flatten_image(const Op& op, const View& from, char* slot, const StepSpan& s) {
     const Window& w = op.windows[0];
     const int64_t P = w.H * w.W;
     for (int64_t t = s.t0; t < s.t1; t++) {
@@ -34,7 +34,7 @@ static void flatten_image(const Op& op, const View& from, char* slot, const Step
     }
 }
 
-static void unflatten_image(const Op& op, const View& from, char* slot, const Steps& s) {
+static void unflatten_image(const Op& op, const View& from, char* slot, const StepSpan& s) {
     const Window& w = op.windows[0];
     const int64_t P = op.P(), stride = 8 * op.bytes();
     for (int64_t t = s.t0; t < s.t1; t++) {
@@ -74,7 +74,7 @@ static inline bool whole_byte(const Op& op, int64_t channel, InputChannel& place
     return true;
 }
 
-static void move_spikes(const Op& op, const View* views, char* slot, const Steps& s) {
+static void move_spikes(const Op& op, const View* views, char* slot, const StepSpan& s) {
     const int64_t P = op.P(), bytes = op.bytes();
     const auto pixel_of = [&](int64_t p) { return op.pixels ? op.pixels[p] : p; };
     for (int64_t t = s.t0; t < s.t1; t++) memset(s.of(slot, t), 0, s.frame);
@@ -98,7 +98,7 @@ static void move_spikes(const Op& op, const View* views, char* slot, const Steps
     }
 }
 
-static void move_values(const Op& op, const View* views, char* slot, const Steps& s) {
+static void move_values(const Op& op, const View* views, char* slot, const StepSpan& s) {
     for (int64_t c = 0; c < op.C; c++) {
         const int64_t channel = op.channels ? op.channels[c] : c;
         const InputChannel place = channel < 0 ? InputChannel{} : place_of(op, channel);

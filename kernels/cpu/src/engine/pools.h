@@ -39,7 +39,7 @@ static inline void or_window(uint8_t* to, const uint8_t* x, int64_t rows, int64_
         if (i < bytes) or_window<size / 2>(to, x, rows, pixels, next_row, bytes, i);
 }
 
-static void max_pool_values(const Op& op, const View& from, char* slot, const Steps& s) {
+static void max_pool_values(const Op& op, const View& from, char* slot, const StepSpan& s) {
     const Window& w = op.windows[0];
     for (int64_t t = s.t0; t < s.t1; t++)
         for (int64_t pixel = 0; pixel < op.P(); pixel++) {
@@ -56,7 +56,7 @@ static void max_pool_values(const Op& op, const View& from, char* slot, const St
 }
 
 // The maximum of spikes is their OR.
-static void max_pool(const Op& op, const View& from, char* slot, const Steps& s) {
+static void max_pool(const Op& op, const View& from, char* slot, const StepSpan& s) {
     if (!from.spikes) return max_pool_values(op, from, slot, s);
     const Window& w = op.windows[0];
     const int64_t bytes = op.bytes();
@@ -88,7 +88,7 @@ static void divide(const Op& op, const Window& w, int64_t pixel, const Under& un
     for (int64_t c = 0; c < op.C; c++) sum[c] /= (float)size;
 }
 
-static void average_pool(const Op& op, const View& from, char* slot, const Steps& s) {
+static void average_pool(const Op& op, const View& from, char* slot, const StepSpan& s) {
     const Window& w = op.windows[0];
     for (int64_t t = s.t0; t < s.t1; t++)
         for (int64_t pixel = 0; pixel < op.P(); pixel++) {
@@ -122,7 +122,7 @@ static inline void add_step(Block& sums, const View& from, int64_t image, int64_
 
 // By how much the largest sum in a window grows at each step; with spikes, by one or not at all. `own`: room for the running
 // sums of the window's inputs, a block of each.
-static void max_sum_pool(const Op& op, const View& from, const float* sums, char* slot, const Steps& s, int64_t row0,
+static void max_sum_pool(const Op& op, const View& from, const float* sums, char* slot, const StepSpan& s, int64_t row0,
                          int64_t row1, Block* own) {
     const Window& w = op.windows[0];
     const bool rates = !op.real;
@@ -166,7 +166,7 @@ constexpr int most_levels = 8;
 // in which some sum reaches a level (1, 2, ...) that none has reached before. Starts at byte i, works in words of `size` bytes,
 // and on the rest in words half as long.
 template <int levels, int size>
-static inline void grow_window(char* slot, const Steps& s, int64_t at, const View& from, const Under& u, int64_t W,
+static inline void grow_window(char* slot, const StepSpan& s, int64_t at, const View& from, const Under& u, int64_t W,
                                int64_t bytes, int64_t i = 0) {
     typedef uint8_t Word __attribute__((vector_size(size)));
     for (; i + size <= bytes; i += size) {
@@ -198,7 +198,7 @@ static inline void grow_window(char* slot, const Steps& s, int64_t at, const Vie
 }
 
 template <int levels>
-static void grow_from_rest(const Op& op, const View& from, char* slot, const Steps& s, int64_t row0, int64_t row1) {
+static void grow_from_rest(const Op& op, const View& from, char* slot, const StepSpan& s, int64_t row0, int64_t row1) {
     const Window& w = op.windows[0];
     for (int64_t pixel = row0 * op.W; pixel < row1 * op.W; pixel++)
         grow_window<levels, 16>(slot, s, pixel * op.bytes(), from, window_of(op, w, pixel), w.W, op.bytes());

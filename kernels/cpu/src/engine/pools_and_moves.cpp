@@ -22,7 +22,7 @@ struct Between {
         const View& from = views[op.windows[0].slot];
         char* const slot = session.slots[k];
         const int64_t frame = slot_bytes(op, session.real[k]);
-        const Steps all{image, 0, steps, steps, frame}, some{image, first, last, steps, frame};
+        const StepSpan all{image, 0, steps, steps, frame}, some{image, first, last, steps, frame};
         switch (op.kind) {
             case engine::MaxPool: return max_pool(op, from, slot, some);
             case engine::AveragePool: return average_pool(op, from, slot, some);

@@ -107,7 +107,7 @@ private:
         const FiredPixel* const fired = fired_of(w, k, i);
         const Entries* const entries = s->entries;
         const uint32_t* const channel = s->channel;
-        const Parts parts = cut.parts(w);
+        const RowParts parts = cut.parts(w);
         int64_t spikes = 0;
         FiredTap *tap = s->taps, *end = tap;
         each_tap(w, i, [&](int64_t tap, int64_t at) {

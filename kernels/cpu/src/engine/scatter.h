@@ -111,7 +111,7 @@ struct Scattered : ScatteredEvents {
 
     void run(int64_t number, int64_t thread) const {
         Scratch& s = session.scratch[thread];
-        const State& state = session.states[k];
+        const LayerState& state = session.states[k];
         const int64_t image = number / bands.count, band = number % bands.count;
         const int64_t first = bands.first_pixel(band), last = bands.first_pixel(band + 1);
         const Window& w = op.windows[0];
@@ -141,7 +141,7 @@ struct Scattered : ScatteredEvents {
 
     // Runs one step for the pixels of a word, after the spikes of the step have been added.
     void visit(Task& task, int64_t word, bool all, uint32_t now) const {
-        const State& state = session.states[k];
+        const LayerState& state = session.states[k];
         uint64_t& touched = task.touched[word - task.first_word];
         uint64_t& again = state.again[task.image * bands.words() + word];
         const int64_t pixels = least(word_pixels, op.P() - word * word_pixels);
@@ -173,7 +173,7 @@ struct Scattered : ScatteredEvents {
 
     // Updates a word of pixels that biases move; false if it has nothing to do at this step.
     bool wake(Task& task, int64_t word, uint32_t now, uint64_t touched) const {
-        const State& state = session.states[k];
+        const LayerState& state = session.states[k];
         uint32_t &done = state.done[task.image * bands.words() + word], &due = state.due[task.image * bands.words() + word];
         if (!touched && now < due) return false;
         drift_word(op, state.v + (task.image * op.P() + word * word_pixels) * op.C, now - done);
@@ -246,14 +246,14 @@ struct Scattered : ScatteredEvents {
     static inline void set_parameters(Parameters<Vec>& p, const float* from, int64_t stride) {
         p.theta = load(from);
         if constexpr (channelwise<Model> > 1) p.decay = load(from + stride);
-        if constexpr (channelwise<Model> > 2) p.third = load(from + 2 * stride);
-        if constexpr (channelwise<Model> > 3) p.fourth = load(from + 3 * stride);
+        if constexpr (channelwise<Model> > 2) p.second_decay = load(from + 2 * stride);
+        if constexpr (channelwise<Model> > 3) p.increment = load(from + 3 * stride);
     }
 };
 
 static void run_scattered(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
     const Op& op = session.plan.ops[k];
-    State& state = session.states[k];
+    LayerState& state = session.states[k];
     FiredList& list = session.lists[k + 1];
     session.ways[k] = engine::ByScattering;
     if (fresh) begin_at_rest(session, k, N);

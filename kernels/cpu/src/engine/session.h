@@ -98,7 +98,7 @@ struct Room {
     }
 };
 
-struct State {
+struct LayerState {
     float* v = nullptr;  // [N, states, P, C]; for pooling, the sums of its inputs; for sigma-delta neurons, z
     float* sent = nullptr;  // sigma-delta neurons: a
     uint8_t* restless = nullptr;  // sigma-delta neurons, [N, P]: whether some sent something at the last step
@@ -195,7 +195,7 @@ struct Session {
     View* views;  // of the slots: 0 is the input
     char** slots;  // where operations write
     int64_t* slot_at;  // [2][operation]: offset of its slot, and the last operation that reads it
-    State* states;  // of the operations
+    LayerState* states;  // of the operations
     FiredList* lists;  // of the slots
     int64_t* ways;  // of the operations: how they were run last
     bool* real;  // of the operations: whether they give values in this run
@@ -224,7 +224,7 @@ struct Session {
         changes = new Change[plan.count + 1];
         slots = new char*[plan.count]();
         slot_at = new int64_t[2 * plan.count];
-        states = new State[plan.count];
+        states = new LayerState[plan.count];
         lists = new FiredList[plan.count + 2];
         ways = new int64_t[plan.count]();
         real = new bool[plan.count];

@@ -99,11 +99,11 @@ private:
         const int64_t first = cut.first_channel(task), last = least(c.neurons.C, first + cut.channels);
         SpikeFrames x = view.frames();
         x.data += first / (c.neurons.C / parts) * (c.C_in / 8);
-        Part out = cut.part(c, task);
+        Region out = cut.part(c, task);
         out.steps = c.neurons.T;
         for (const int64_t stop = out.row + out.rows; out.row < stop; out.row += out.rows) {
             out.rows = stop - out.row;
-            Part in = input_of(c, out);
+            Region in = input_of(c, out);
             int64_t spikes = 0;  // first spikes need no more room if there are more
             if constexpr (!std::is_same_v<Source, FirstSpikes>) {
                 spikes = count_spikes(c, in, x);

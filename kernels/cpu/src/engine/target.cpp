@@ -9,7 +9,7 @@ namespace PK_TARGET {
 static int64_t states(Session* session, int64_t k, float* to, const float* from, int64_t N) {
     if (!cut_states(*session, N)) return engine::NoMemory;
     const Op& op = session->plan.ops[k];
-    const State& state = session->states[k];
+    const LayerState& state = session->states[k];
     const int64_t n = N * op.state_size, sent = N * op.sent_size;
     if (to) catch_up(*session, k);
     if (to) memcpy(to, state.v, n * sizeof(float));

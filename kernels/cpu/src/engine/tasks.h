@@ -22,9 +22,9 @@ constexpr int64_t few_steps = 16, few_bytes = 256;
 static bool is_far(const Window& w) { return w.rows * w.row_bytes > near_bytes; }
 
 // A window's rows, cut into parts: some channels of one tap, or all channels of some taps.
-struct Parts {
+struct RowParts {
     int64_t chunk, chunks, taps, count;
-    Parts(const Window& w, int64_t most_rows) : chunk(w.C), chunks(1), taps(least(w.taps(), most(1, most_rows / w.C))) {
+    RowParts(const Window& w, int64_t most_rows) : chunk(w.C), chunks(1), taps(least(w.taps(), most(1, most_rows / w.C))) {
         if (w.C > most_rows) chunk = most(64, most_rows / 64 * 64), chunks = ceil_div(w.C, chunk);
         count = ceil_div(w.taps(), taps) * chunks;
     }
@@ -65,7 +65,7 @@ struct Tasks {
     }
     // Whether a batch uses the rows of a window part by part, so that each row is fetched from memory once.
     bool in_parts(const Window& w) const { return shared && is_far(w); }
-    Parts parts(const Window& w) const { return Parts(w, in_parts(w) ? part_bytes / w.row_bytes : w.rows); }
+    RowParts parts(const Window& w) const { return RowParts(w, in_parts(w) ? part_bytes / w.row_bytes : w.rows); }
     // Whether rows are listed by step, not by pattern.
     bool by_steps(const Window& w) const {
         return steps == 1 || in_parts(w) || (steps <= few_steps && w.row_bytes <= few_bytes && !is_far(w));

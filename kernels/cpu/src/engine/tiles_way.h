@@ -39,8 +39,8 @@ struct Tiled {
             const TileSession session;
             run_unit(c, tiling, task, memory);
         });
-        const Unit unit = unit_of(c, tiling, task % tiling.units);
-        const Part out{unit.image, unit.images, unit.row, unit.rows, 0, c.neurons.T};
+        const TileTask unit = tile_task_of(c, tiling, task % tiling.units);
+        const Region out{unit.image, unit.images, unit.row, unit.rows, 0, c.neurons.T};
         const int64_t first = task / tiling.units * tiling.span, last = least(c.neurons.C, first + tiling.span);
         count_part(c, x, out, first, last, tally);
     }

@@ -28,12 +28,12 @@ static inline void add_products(const float* row, int64_t stride, const float* g
 // arrays below.
 template <class Model>
 struct BackwardMemory {
-    Memory<char> bytes;
+    ThreadMemory<char> bytes;
     Carver carver{bytes.data};
     const RecurrentMemory forward;
     const int64_t T, stride;
-    Memory<float> steps, grad_state, back, sums;  // back: the gradient that returns to the spikes through R
-    Memory<uint8_t> spikes;
+    ThreadMemory<float> steps, grad_state, back, sums;  // back: the gradient that returns to the spikes through R
+    ThreadMemory<uint8_t> spikes;
     BackwardMemory(int64_t images, int64_t T_, int64_t C)
         : bytes(RecurrentMemory::bytes(Model::states, C)),
           forward(carver, Model::states, C),
@@ -85,8 +85,8 @@ static void step_back(const ScanBackward& s, const Parameters<float>& shared, co
         Parameters<float> p = shared;
         p.theta = channels[c];
         p.decay = channelwise<Model> > 1 ? channels[stride + c] : 1;
-        if (channelwise<Model> > 2) p.third = channels[2 * stride + c];
-        if (channelwise<Model> > 3) p.fourth = channels[3 * stride + c];
+        if (channelwise<Model> > 2) p.second_decay = channels[2 * stride + c];
+        if (channelwise<Model> > 3) p.increment = channels[3 * stride + c];
         Gradients grad;
         grad.v = grad_v[c], grad.other = grad_other[c];
         const Before<Derivative> start{v[c], other[c], current[c], grad_spikes[c] + back[c], pass, derivative};
@@ -95,8 +95,8 @@ static void step_back(const ScanBackward& s, const Parameters<float>& shared, co
         sums[c] += grad.current;
         sums[part + c] += grad.theta;
         if (channelwise<Model> > 1) sums[2 * part + c] += grad.decay;
-        if (channelwise<Model> > 2) sums[3 * part + c] += grad.third;
-        if (channelwise<Model> > 3) sums[4 * part + c] += grad.fourth;
+        if (channelwise<Model> > 2) sums[3 * part + c] += grad.second_decay;
+        if (channelwise<Model> > 3) sums[4 * part + c] += grad.increment;
         out[c] = grad.current;
     }
 }
@@ -156,7 +156,7 @@ static void recurrent_backward_of(const RecurrentBackward& r) {
     const ScanBackward& s = r.scan;
     const int64_t threads = max_threads(), size = (1 + most_channelwise) * s.C;
     const int64_t images = most(1, least(images_together, ceil_div(s.N, threads)));
-    Memory<double> sums(threads * size);
+    ThreadMemory<double> sums(threads * size);
     with_surrogate(s.surrogate, [&](auto derivative) {
 #pragma omp parallel if (s.N > 1)
         {

@@ -71,7 +71,7 @@ template <class Model>
 static inline void step_channels(const Neuron& neuron, const RecurrentMemory& memory, int64_t channel, int n,
                                  const Block& input, uint8_t* spikes) {
     const NeuronBlock<Model, block> neurons(neuron, channel);
-    States<Model::states, block> state;
+    NeuronStates<Model::states, block> state;
     float* const at = memory.states + channel;
     for (int k = 0; k < Model::states; k++) state.part[k] = load_block(at + k * memory.stride);
     store_spikes(spikes + channel / 8, step_block(neurons, state, input), n);
