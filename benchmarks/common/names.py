@@ -32,7 +32,7 @@ GPU_RIVALS = (
 IMAGENET_MODEL = "efficientnet-lite0"
 IMAGENET_STEPS = (16, 32, 64, 128, 256, 512, 1024)  # each twice the one before
 ZOO_STEPS = (64, 1024)  # of supported_models.py
-EVENT_METHODS = ("surrogate", "surrogate, each movement", "proxy")  # training/events.py
+EVENT_METHODS = ("surrogate", "surrogate, each movement", "proxy", "relu", "relu, first movement")  # training/events.py
 WAYS = (  # of compare_methods.py: methods/ways.py
     "conversion", "qcfs", "the authors' recipe", "the authors' recipe with statistics of each step", "proxy",
     "proxy, outputs unbounded", "proxy, statistics of steps", "proxy, spikes pooled", "tandem",

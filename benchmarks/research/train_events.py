@@ -7,12 +7,15 @@
 surrogate: by backpropagation through time, pk.SurrogateNet. proxy: by the ReLU network that shares the weights and sees
 the mean of the frames, pk.ProxyNet. Both from the same weights, on the same batches and with the same loss of counts.
 surrogate, each movement: outputs do not fire, and their potentials are to be right after each of the three movements.
+relu: the rival without steps, a ReLU network of the same layers in one pass over counts, in how many frames of each
+movement a pixel had events; relu, first movement: over those of the first 100 ms alone.
 
 The frames (`pk.samples.saccade_frames`) are computed first, 35 kB an image. docs/events.md explains it piece by piece.
 Writes train_events.csv, a row an epoch: accuracy on the test images, where a tie is wrong, and so is silence;
 train_events_time.csv, the same of the last epoch's network after each step of a stream, by the milliseconds
 since an image's first event (the three movements take 100 ms each, as N-MNIST's), and its picture; and
-train_events_METHOD.safetensors, the last epoch's weights. weights/events.safetensors is that of proxy.
+train_events_METHOD.safetensors, the last epoch's weights; both of spiking networks only. weights/events.safetensors is
+that of proxy.
 """
 
 import sys

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from common import figures, weights_file
+from common import cost, figures, weights_file
 from common.accuracy import strict_accuracy, strict_correct, tied
 from common.command import refusing
 from common.data import fashion_mnist
@@ -22,23 +22,20 @@ import proxykernels as pk
 from proxykernels.samples import saccade_frames
 from training.weights import stored
 
-COLUMNS = ["method", "epoch", "images", "T", "strict", "tied", "highest_rate"]
+COLUMNS = ["method", "seed", "epoch", "images", "T", "strict", "tied", "highest_rate", "million_products"]
 TIME_COLUMNS = ["method", "images", "T", "ms", "strict", "tied"]
 MOVEMENTS_MS = 300.0  # of all three together, as before N-MNIST's camera
 TARGET = 0.5  # firing rate of the true class
 TEST_BATCH = 100
 MOVEMENTS = 3
-Model = pk.SurrogateNet | pk.ProxyNet
+Model = pk.SurrogateNet | pk.ProxyNet | nn.Sequential
 
 
 class Method(NamedTuple):
-    """How a network is trained: its last layer, from features to classes; the model; a batch's loss and its answers.
+    """How a network is trained: the model, of the share of inputs that are dropped and of the steps; a batch's loss and
+    its answers, of the model and of frames [T, N, ...]."""
 
-    ``loss``, ``answers``: of the model, and of frames [T, N, ...].
-    """
-
-    last: Callable[[int, int], nn.Module]
-    model: Callable[[nn.Module, int], Model]
+    model: Callable[[float, int], Model]
     loss: Callable[[Model, Tensor, Tensor], Tensor]
     answers: Callable[[Model, Tensor], Tensor]
 
@@ -68,16 +65,45 @@ def loss_of_movements(model: Model, frames: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(now, labels) for now in potentials(model, frames)]).mean()
 
 
+def counts(frames: Tensor, movements: int) -> Tensor:
+    """Of the first movements of the camera, in how many frames of each a pixel had events: [N, 2 movements, H, W]."""
+    parts = frames.chunk(MOVEMENTS)[:movements]
+    return torch.cat([part.dense().sum(0) if isinstance(part, pk.Spikes) else part.sum(0) for part in parts], 1).float()
+
+
+def relu_network(dropout: float, movements: int) -> nn.Sequential:
+    """The ReLU network of the same layers."""
+    return nn.Sequential(
+        nn.Conv2d(2 * movements, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Dropout(dropout), nn.Linear(32 * 64, 10),
+    )  # fmt: skip
+
+
+def relu(movements: int) -> Method:
+    """A ReLU network on the counts of each of the first movements."""
+    return Method(
+        lambda dropout, T: relu_network(dropout, movements),
+        lambda model, frames, labels: F.cross_entropy(model(counts(frames, movements)), labels),
+        lambda model, frames: model(counts(frames, movements)),
+    )
+
+
 METHODS = {
-    "surrogate": Method(firing, pk.SurrogateNet, loss_of_rates, lambda model, frames: model(frames)),
-    "surrogate, each movement": Method(
-        adding_up, lambda net, T: pk.SurrogateNet(net, T // MOVEMENTS, readout="potential"), loss_of_movements,
-        lambda model, frames: potentials(model, frames)[-1],
-    ),
-    "proxy": Method(
-        firing, lambda net, T: pk.ProxyNet(net, T, clip=True, statistics_of="steps"), loss_of_rates,
+    "surrogate": Method(
+        lambda dropout, T: pk.SurrogateNet(network(firing, dropout), T), loss_of_rates,
         lambda model, frames: model(frames),
     ),
+    "surrogate, each movement": Method(
+        lambda dropout, T: pk.SurrogateNet(network(adding_up, dropout), T // MOVEMENTS, readout="potential"),
+        loss_of_movements, lambda model, frames: potentials(model, frames)[-1],
+    ),
+    "proxy": Method(
+        lambda dropout, T: pk.ProxyNet(network(firing, dropout), T, clip=True, statistics_of="steps"), loss_of_rates,
+        lambda model, frames: model(frames),
+    ),
+    "relu": relu(MOVEMENTS),
+    "relu, first movement": relu(1),
 }  # fmt: skip
 
 
@@ -93,14 +119,17 @@ def run(options: argparse.Namespace) -> None:
         test = events(*fashion_mnist("test", options.root), options.test_images, options.T)
     table, table_of_time = options.out / "train_events.csv", options.out / "train_events_time.csv"
     for name in options.methods:
-        rows, method = [row for row in read_csv(table) if row["method"] != name], METHODS[name]
+        method, seed = METHODS[name], str(options.seed)
+        rows = [row for row in read_csv(table) if (row["method"], row["seed"]) != (name, seed)]
         torch.manual_seed(options.seed)
-        model = method.model(network(method.last, options.dropout), options.T)
+        model = method.model(options.dropout, options.T)
         for epoch in epochs(method, model, train, options):
-            row = {"method": name, "epoch": epoch, "images": len(train), "T": options.T}
+            row = {"method": name, "seed": seed, "epoch": epoch, "images": len(train), "T": options.T}
             rows.append(row | evaluate(method, model, test))
             say(rows[-1])
             write_csv(table, COLUMNS, rows)
+        if isinstance(model, nn.Sequential):  # a pass has one answer, and no steps
+            continue
         about = {key: str(rows[-1][key]) for key in ("method", "images", "T", "strict")}
         file = f"train_events_{name.replace(',', '').replace(' ', '_')}.safetensors"
         replace(options.out / file, content(model.net, about))
@@ -156,17 +185,21 @@ def epochs(method: Method, model: Model, train: TensorDataset, options: argparse
 
 @torch.no_grad()
 def evaluate(method: Method, model: Model, test: TensorDataset) -> dict[str, str]:
-    """Accuracy, and the highest firing rate of a layer in the last batch."""
+    """Accuracy; the highest firing rate of a layer in the last batch, or of a ReLU network the products with what is
+    not 0."""
     model.eval()
     loader = DataLoader(test, TEST_BATCH)
     batches = [(method.answers(model, pk.time_first(frames > 0)), labels) for frames, labels in loader]
     answers, labels = map(torch.cat, zip(*batches, strict=True))
-    found = {
-        "strict": strict_accuracy(answers, labels),
-        "tied": tied(answers, labels).float().mean().item(),
-        "highest_rate": max(rate for rate in model.rates.values() if rate == rate),  # a readout has none
-    }
-    return {name: f"{figure:.4f}" for name, figure in found.items()}
+    found = {"strict": strict_accuracy(answers, labels), "tied": tied(answers, labels).float().mean().item()}
+    if not isinstance(model, nn.Sequential):
+        found["highest_rate"] = max(rate for rate in model.rates.values() if rate == rate)  # a readout has none
+    told = {name: f"{figure:.4f}" for name, figure in found.items()}
+    if isinstance(model, nn.Sequential):
+        frames = pk.time_first(next(iter(loader))[0] > 0)
+        _, sparse = cost.of_relu(model, counts(frames, model[0].in_channels // 2))
+        told["million_products"] = f"{sparse.products / 1e6:.3f}"
+    return told
 
 
 @torch.no_grad()
