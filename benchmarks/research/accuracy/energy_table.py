@@ -197,14 +197,13 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary(rows: list[dict]) -> str:
-    """The converted network with early exit beside the ReLU network with zeros skipped, for docs/paper.md."""
+def summary(rows: list[dict], rival: str = f"{RELU}, zeros skipped") -> str:
+    """The converted network with early exit beside a rival, for docs/paper.md."""
     lines = ["| | weights | arithmetic and neurons | with memory on chip | with weights in DRAM |", "|---" * 5 + "|"]
     found = {(row["net"], row["network"], row["precision"]): row for row in rows}
-    for net in sorted({row["net"] for row in rows}, reverse=True):
+    for net in sorted({row["net"] for row in rows if row["network"] == rival}, reverse=True):
         for precision in (FLOAT32.name, INT8.name):
-            ours = found[net, f"{CONVERTED}, early exit", precision]
-            theirs = found[net, f"{RELU}, zeros skipped", precision]
+            ours, theirs = found[net, f"{CONVERTED}, early exit", precision], found[net, rival, precision]
             cells = []
             for memory in ((), ("sram_uj",), ("dram_uj",)):
                 spikes, relu = (_joules(row, "arithmetic_uj", "neurons_uj", *memory) for row in (ours, theirs))
