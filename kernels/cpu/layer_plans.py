@@ -32,7 +32,10 @@ class LayerPlan:
         if not neurons.T or not neurons.N:
             return
         functions = self._functions
-        session = self._sessions.pop() if self._sessions else functions.make_session(self._plan)
+        try:
+            session = self._sessions.pop()
+        except IndexError:  # threads use all that there are
+            session = functions.make_session(self._plan)
         run = Run(
             x=x.data_ptr(), kind=kind, T=neurons.T, N=neurons.N, threads=torch.get_num_threads(),
             neurons=pointer(neurons), shortcut=None if shortcut is None else shortcut.data_ptr(),
