@@ -8,9 +8,9 @@
 
 namespace {
 
-// One convolution by one kernel: "events" or "periods", also with shorts or bytes, or "depthwise".
+// One convolution by a plan: "floats", "shorts" and "bytes" by the rows that its weights fit, or "depthwise".
 void convolve(const std::string& kernel) {
-    const bool depthwise = kernel == "depthwise", periods = kernel.rfind("period", 0) == 0;
+    const bool depthwise = kernel == "depthwise";
     Geometry g;
     while (!g.draw_one(depthwise)) {}
     const int64_t N = draw(1, 3), T = draw(0, 3) ? draw(1, 40) : draw(41, 150), P = g.out[0] * g.out[1];
@@ -19,18 +19,10 @@ void convolve(const std::string& kernel) {
                    std::to_string(g.C_out) + " image " + std::to_string(g.H) + "x" + std::to_string(g.W) + " kernel " +
                    std::to_string(g.kernel[0]) + "x" + std::to_string(g.kernel[1]);
     Spikes x(N, T, g.H * g.W, g.C_in);
-    std::vector<uint16_t> period(N * g.H * g.W * g.C_in);
-    const int64_t start = periods ? draw(0, 20) : 0;
-    if (periods) {
-        for (uint16_t& p : period) p = draw(0, 3) ? (uint16_t)draw(1, T + start + 5) : 0;
-        for (int64_t n = 0; n < N; n++)
-            for (int64_t i = 0; i < g.H * g.W * g.C_in; i++) {
-                const int64_t p = period[n * g.H * g.W * g.C_in + i];
-                for (int64_t t = 0; t < T; t++) x.at(n, t, i / g.C_in, i % g.C_in) = p && (start + t + 1) % p == 0;
-            }
-        x.pack();
-    } else x.draw_images();
-    const std::vector<float> weight = sixteenths(g.C_out * inputs * g.taps(), -16, 16);  // [C_out][C_in][tap]
+    x.draw_images();
+    std::vector<float> weight = sixteenths(g.C_out * inputs * g.taps(), -16, 16);  // [C_out][C_in][tap]
+    for (size_t i = 0; i < weight.size(); i += 7)  // as few bits as rows of integers hold, or more
+        weight[i] += kernel == "floats" ? 0x1p-14f : kernel == "shorts" ? 0x1p-8f : 0;
     const std::vector<float> bias = sixteenths(g.C_out, -4, 4);
     Population population(N, P, g.C_out, draw(0, 1) ? 0 : 64);
     if (draw(0, 1))  // all pixels start alike
@@ -50,38 +42,21 @@ void convolve(const std::string& kernel) {
         return sum;
     });
 
-    const std::vector<float> theta = padded(population.theta, never), biases = padded(bias, 0), unit(theta.size(), 1.0f / 16);
+    const std::vector<float> theta = padded(population.theta, never);
     Conv2d c{};
     c.neurons = population.layer(theta, before, v, actual);
-    c.x = x.packed.data(), c.bias = biases.data(), c.slice_rows = draw(0, 1) ? 384 : 40, c.groups = 1;
-    const auto has = [&](const char* part) { return kernel.find(part) != std::string::npos; };
-    c.negated = has("events") && draw(0, 1) && 16 * inputs * g.taps() <= INT16_MAX;
-    c.row_channels = has("bytes") ? 64 : has("shorts") ? 32 : 16;
-    c.unit = c.row_channels > 16 ? unit.data() : nullptr;
-    c.shortcut = shortcut ? added.packed.data() : nullptr;
+    c.weight = weight.data(), c.bias = bias.data(), c.groups = depthwise ? g.C_in : 1;
     c.C_in = g.C_in, c.H = g.H, c.W = g.W, c.W_out = g.out[1];
     c.kernel_h = g.kernel[0], c.kernel_w = g.kernel[1], c.stride_h = g.stride[0], c.stride_w = g.stride[1];
     c.padding_h = g.padding[0], c.padding_w = g.padding[1], c.dilation_h = g.dilation[0], c.dilation_w = g.dilation[1];
-    std::vector<float> taps;  // [tap][C, a multiple of 32]
-    std::vector<uint64_t> rows;
-    if (depthwise) {
-        const int64_t wide = (g.C_out + 31) / 32 * 32;
-        taps.resize(g.taps() * wide);
-        for (int64_t tap = 0; tap < g.taps(); tap++)
-            for (int64_t i = 0; i < g.C_out; i++) taps[tap * wide + i] = weight[i * g.taps() + tap];
-        c.weight = taps.data();
-        kernels->depthwise_conv2d(&c);
-    } else {
-        const int64_t width = c.row_channels;
-        void* packed = nullptr;
-        if (posix_memalign(&packed, 64, (size_t)((g.C_out + width - 1) / width * kernels->rows_size(&c)))) abort();
-        kernels->pack_rows(weight.data(), packed, &c);
-        c.weight = packed;
-        const PeriodConv2d p{c, period.data(), start, start + T};
-        if (periods) kernels->period_conv2d(&p);
-        else kernels->event_conv2d(&c);
-        free(packed);
-    }
+    engine::Plan* const plan = proxykernels_plan_of_conv(functions, &c, shortcut, false, draw(0, 1), false);
+    engine::Session* const session = functions->make_session(plan);
+    engine::Run run{};
+    run.x = x.packed.data(), run.kind = engine::PackedSpikes, run.T = T, run.N = N, run.threads = draw(1, 2);
+    run.neurons = &c.neurons, run.shortcut = shortcut ? added.packed.data() : nullptr;
+    if (functions->run(session, &run) != engine::Ran) wrong("the run did not end");
+    functions->free_session(session);
+    functions->free_plan(plan);
     same("spikes", actual.packed, y.packed);
     same("potentials", v, population.v);
     with_spikes[kernel] += total_of(y.packed) > 0;
@@ -181,12 +156,12 @@ int main(int count, char** arguments) {
     generator.state = count > 1 ? strtoull(arguments[1], nullptr, 10) : 0;
     const int64_t cases = count > 2 ? atoll(arguments[2]) : 1000;
     kernels = &portable::kernels;
-    const char* names[] = {"events",          "events, shorts", "events, bytes", "periods",
-                           "periods, shorts", "periods, bytes", "depthwise"};
+    functions = &portable::functions;
+    const char* names[] = {"floats", "shorts", "bytes", "depthwise"};
     for (int64_t i = 0; i < cases; i++) {
-        const int64_t which = i % 9;
-        const std::string name = which < 7 ? names[which] : which == 7 ? "scan" : "words";
-        which < 7 ? convolve(name) : which == 7 ? scan() : words();
+        const int64_t which = i % 6;
+        const std::string name = which < 4 ? names[which] : which == 4 ? "scan" : "words";
+        which < 4 ? convolve(name) : which == 4 ? scan() : words();
         ran[name]++;
     }
     for (const auto& [name, n] : ran) printf("%s: %d cases, %d with spikes\n", name.c_str(), n, with_spikes[name]);

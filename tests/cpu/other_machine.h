@@ -1,6 +1,7 @@
 // What other_machine.cpp draws cases of, and the definition they are compared with, in plain loops.
 #pragma once
 #include "abi.h"
+#include "engine/engine.h"
 #include "models.h"
 #include "random_values.h"
 
@@ -12,11 +13,18 @@
 #include <string>
 #include <vector>
 
-namespace portable { extern const Kernels kernels; }
+namespace portable {
+extern const Kernels kernels;
+extern const engine::Functions functions;
+}  // namespace portable
+
+extern "C" engine::Plan* proxykernels_plan_of_conv(const engine::Functions*, const Conv2d*, int64_t has_shortcut,
+                                                   int64_t is_periodic, int64_t is_long, int64_t has_tiles);
 
 namespace {
 
 const Kernels* kernels;
+const engine::Functions* functions;
 Random generator;
 std::string current_case;
 std::map<std::string, int> ran, with_spikes;
