@@ -31,7 +31,7 @@ DEFECTS = {
 load = ways.kernels
 def kernels(way):
     backend = load(way)
-    if way == "portable events" and not hasattr(backend, "_right"):
+    if way == "portable plan" and not hasattr(backend, "_right"):
         backend._right = backend.if_scan
         def if_scan(current, *rest):
             spikes, v = backend._right(current, *rest)
@@ -43,7 +43,7 @@ def kernels(way):
 ways.kernels = kernels
 """,
         ["--cases", "1000", "--only", "scans"],
-        ["Mismatch: spikes: 1 of", "way='portable events'", "T=33"],
+        ["Mismatch: spikes: at [32, ", "; 1 of ", "way='portable plan'", "T=33"],
     ),
     "the spikes that a recurrent layer ended with": (
         """
