@@ -369,15 +369,15 @@ def _planned(path: str, layer: Neurons, C: int, bias: Tensor | None) -> PlannedN
             f"layer {path}: v_init must be a number or one value for each of {C} channels, got {layer.v_init.numel()}"
         )
     start[0] = torch.as_tensor(layer.v_init, dtype=torch.float32, device=heap.CPU).detach()
-    scale = layer.scale
-    if type(neuron) is not IFNeuron:
-        scale = None  # convert gives it to no others
+    scale = None
+    if layer.scale is not None and type(neuron) is IFNeuron:  # convert gives it to no others
+        scale = torch.as_tensor(layer.scale, dtype=torch.float32, device=heap.CPU).detach().clone()
+        scale = scale.reshape(()) if scale.numel() == 1 else scale  # one value of all channels
     bias = heap.zeros(C) if bias is None else bias.detach().float().cpu().clone()
     with at(f"layer {path}"):
         require_finite("bias", bias)
     return PlannedNeurons(
         ready.model, ready.channels.detach().float().contiguous().clone(), tuple(float(s) for s in ready.scalars),
         bias.contiguous(), start, neuron.fires,
-        None if scale is None else torch.as_tensor(scale, dtype=torch.float32, device=heap.CPU).detach().clone(),
-        layer.rectifies, None if layer.limit is None else float(layer.limit),
+        scale, layer.rectifies, None if layer.limit is None else float(layer.limit),
     )  # fmt: skip
