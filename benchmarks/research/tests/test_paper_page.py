@@ -44,7 +44,7 @@ def test_accuracies_are_in_the_csv(number, count):
 def test_verdicts_are_in_the_csv():
     proxy, converted = curve("paper")[50], curve("paper_converted")
     assert f"close: {100 * proxy[0]:.2f} % at T = 50; by the paper's count {100 * sum(proxy):.2f} %" in PAGE
-    assert f"no: {100 * converted[4][0]:.2f} % at T = 4, {100 * converted[8][0]:.2f} % at T = 8" in PAGE
+    assert f"clipped ReLUs: {100 * converted[4][0]:.2f} % at T = 4, {100 * converted[8][0]:.2f} % at T = 8" in PAGE
 
 
 CIFAR = "compare_methods_cifar10_0.0625_3_epochs.csv"
@@ -121,6 +121,10 @@ def test_energy_in_the_verdict_is_that_of_the_csv():
     arithmetic, memory = (sorted(of, key=float) for of in (arithmetic, memory))
     assert f"arithmetic: yes, {arithmetic[0]} to {arithmetic[-1]} times" in PAGE
     assert f"with memory: hardly or not, {memory[0]} to {memory[-1]} times" in PAGE
+    beside = re.findall(r": ([\d.]+) times", energy.summary(read("energy.csv"), energy.CASCADE))
+    on_chip = sorted(beside[1::3], key=float)
+    told = f"{beside[0]} times in float32, {beside[3]} in int8, and with memory {on_chip[0]} to {on_chip[-1]}"
+    assert f"Beside a cascade of two ReLU networks: {told}" in PAGE
 
 
 def test_held_out_accuracy_before_and_after_proxy_learning_is_in_the_csv():

@@ -67,8 +67,7 @@ def loss_of_movements(model: Model, frames: Tensor, labels: Tensor) -> Tensor:
 
 def counts(frames: Tensor, movements: int) -> Tensor:
     """Of the first movements of the camera, in how many frames of each a pixel had events: [N, 2 movements, H, W]."""
-    parts = frames.chunk(MOVEMENTS)[:movements]
-    return torch.cat([part.dense().sum(0) if isinstance(part, pk.Spikes) else part.sum(0) for part in parts], 1).float()
+    return torch.cat([part.sum(0) for part in frames.chunk(MOVEMENTS)[:movements]], 1).float()
 
 
 def relu_network(dropout: float, movements: int) -> nn.Sequential:
