@@ -212,8 +212,8 @@ def in_one_pass(net: pk.Network, images: Tensor) -> Answers:
 
 
 def rows_of(subject: subjects.Subject, contenders: list[Contender]) -> Iterator[dict]:
-    """Of each contender what does not depend on the batch. gained, lost: images that it has right and the ReLU network,
-    which is the first contender, has wrong, and the other way round."""
+    """What does not depend on the batch, of each contender. gained, lost: images that it has right and the ReLU
+    network, which is the first contender, has wrong, and the other way round."""
     of_relu: Tensor | None = None
     for contender in contenders:
         found = contender.answers(subject.images)

@@ -18,7 +18,8 @@ from . import abi, im2col
 from .layer_plans import MOST_KEPT, LayerPlans, dense_rate, thresholds
 from .weight_packing import BLOCK, pack_columns, padded, start_for_library
 
-# Of kernels that sum slices of weights (src/engine/convolution.h, run.h): steps; samples * pixels * steps of a segment.
+# Kernels that sum slices of weights (src/engine/convolution.h, run.h): their least and most steps, and the least
+# samples * pixels * steps of a segment.
 LEAST_STEPS, MOST_STEPS, LEAST_USES = 8, 64, 256
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which reads all weights for each pixel
 DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")

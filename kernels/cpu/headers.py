@@ -48,7 +48,7 @@ def declared(folder: Path) -> str:
 
 
 def _structs(text: str, known: set[str]) -> Iterator[str]:
-    """Those of a header, in their order, which become ``known``."""
+    """The structs of a header, in their order, which become ``known``."""
     for name, body in STRUCT.findall(_without_comments(text)):
         if name in known:
             raise ValueError(f"two structs are called {name}: Python has them in one module")

@@ -64,7 +64,7 @@ class LayerPlans:
         self.target, self._functions = engine.load(target)
 
     def recurrent(self, neurons: Any, recurrent: Tensor) -> LayerPlan:
-        """Of recurrent neurons, an abi.Neurons, on given currents; ``recurrent``: contiguous float32."""
+        """The plan of recurrent neurons, an abi.Neurons, on given currents; ``recurrent``: contiguous float32."""
         make = _made_by("recurrent", c_void_p, c_void_p, c_void_p, c_int64)
         given = byref(neurons), recurrent.data_ptr(), recurrent.ndim == 2
         return LayerPlan(self._functions, make(byref(self._functions), *given))
@@ -73,7 +73,7 @@ class LayerPlans:
         self, neurons: Any, size, weight: Tensor, bias: Tensor | None, window: tuple, groups: int, has_shortcut: bool,
         is_periodic: bool, is_long: bool,
     ) -> LayerPlan:  # fmt: skip
-        """Of neurons behind a convolution of spikes; ``window``: stride, padding, dilation."""
+        """The plan of neurons behind a convolution of spikes; ``window``: stride, padding, dilation."""
         conv = described(neurons, size, weight.shape, window, groups)
         conv.weight, conv.bias = weight.data_ptr(), None if bias is None else bias.data_ptr()
         flags = has_shortcut, is_periodic, is_long, self.target == "amx"

@@ -149,3 +149,15 @@ def test_several_threads_share_a_call(generator):
             assert expected.any() and equal(pk.if_conv2d(pk.pack(x), weight)[0].dense(), expected)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_run_of_several_segments_leaves_the_spikes_of_the_call_before_alone(generator):
+    """64 steps are one segment, written where the spikes go; 256 are four of as many steps."""
+    layer = pk.FusedIFLinear(40, 70).eval()
+    calls = [torch.rand(T, 32, 40, generator=generator) < 0.3 for T in (64, 256)]
+    with torch.no_grad():
+        first = layer(pk.pack(calls[0]))
+        before = first.dense()
+        second = layer(pk.pack(calls[1]))
+        assert before.any() and not equal(second.dense()[192:], before)
+        assert equal(first.dense(), before)

@@ -66,7 +66,7 @@ def loss_of_movements(model: Model, frames: Tensor, labels: Tensor) -> Tensor:
 
 
 def counts(frames: Tensor, movements: int) -> Tensor:
-    """Of the first movements of the camera, in how many frames of each a pixel had events: [N, 2 movements, H, W]."""
+    """In how many frames of each of the camera's first movements a pixel had events: [N, 2 movements, H, W]."""
     return torch.cat([part.sum(0) for part in frames.chunk(MOVEMENTS)[:movements]], 1).float()
 
 

@@ -53,8 +53,9 @@ static engine::Plan* made(const engine::Functions* functions, const engine::Inpu
     return functions->make_plan(&described, has_tiles);
 }
 
-// Of neurons behind a convolution. `conv`: plain weights [C, C_in / groups, taps], a bias [C] or null, and the sizes; of its
-// neurons the model, thresholds [C], P and C. `has_shortcut`: whether spikes of its output's shape add to the currents.
+// Makes the plan of neurons behind a convolution. `conv`: plain weights [C, C_in / groups, taps], a bias [C] or null, and the
+// sizes; of its neurons the model, thresholds [C], P and C. `has_shortcut`: whether spikes of its output's shape add to the
+// currents.
 // `is_periodic`, `is_long`: Input of ../src/engine/description.h.
 extern "C" PK_API engine::Plan* proxykernels_plan_of_conv(const engine::Functions* functions, const Conv2d* conv,
                                                           int64_t has_shortcut, int64_t is_periodic, int64_t is_long,
@@ -76,7 +77,7 @@ extern "C" PK_API engine::Plan* proxykernels_plan_of_conv(const engine::Function
     return made(functions, {c.C_in, c.H, c.W, true, is_periodic != 0, is_long != 0}, op, has_tiles);
 }
 
-// Of recurrent neurons on given currents: their model and C count. `weight`: plain, [C][C] if `full`, else [C].
+// Makes the plan of recurrent neurons on given currents: their model and C count. `weight`: plain, [C][C] if `full`, else [C].
 extern "C" PK_API engine::Plan* proxykernels_plan_of_recurrent(const engine::Functions* functions, const Neurons* neurons,
                                                                const float* weight, int64_t full) {
     const engine::Window currents;
