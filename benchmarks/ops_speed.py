@@ -1,12 +1,11 @@
-"""How fast the kernels of a CPU are: by firing rate, by shape, and by threads and instruction set.
+"""How fast the kernels of a CPU are: by firing rate, by shape, and beside a step loop and SpikingJelly.
 
     python benchmarks/ops_speed.py
     python benchmarks/ops_speed.py --out benchmarks/results
-    python benchmarks/ops_speed.py --parts rates,threads --rounds 9 --threads 1
+    python benchmarks/ops_speed.py --parts rates,shapes --rounds 9 --threads 1
 
 rates    a convolution and a linear layer, by a plan and by torch's convolution and a scan, against torch's alone
 shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
-threads  1 and 2 threads, AVX2 and AVX-512
 drop_in  one and two layers called on dense spikes, against a step loop and SpikingJelly; packing and unpacking; a model
          of SpikingJelly with some layers swapped
 
@@ -20,7 +19,7 @@ import common.interrupt  # noqa: F401 - first of all that takes time
 from common.command import command, work
 from common.printed import new_parser, positive, some_of
 
-PARTS = ["rates", "shapes", "threads", "drop_in"]
+PARTS = ["rates", "shapes", "drop_in"]
 CORE_MACS = 16  # fp32 multiply-adds a cycle: two units of 8, or one of 16; some cores have two units of 16
 ROUNDS, QUICK_ROUNDS = 5, 2
 

@@ -43,6 +43,4 @@ SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", 
 RELU_NETS = ("lenet5", "resnet20", "resnet20-cifar10", "vgg11-cifar10")  # common/relu_networks.py
 SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # common/subjects.py
 VIDEO_NETS = ("resnet20-cifar10", "vgg11-cifar10", "lite0")  # of video.py: those that take colours
-EVENT_NETS = ("stride-4", "stride-2")  # of event_lag.py: speed/event_nets.py
-EVENT_CONTENDERS = ("proxykernels", "plain", "spikingjelly-s")  # of event_lag.py: speed/event_contenders.py
 EVENT_SIZES = ("128x128", "260x346", "720x1280")  # of event_speed.py: speed/event_table.py

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from speed import event_nets, event_picture, moving_edges, turns
-from speed.event_contenders import Steps, are_faster_last
+from speed.event_nets import Steps, are_faster_last
 from speed.step_loops import PlainNeurons
 
 SIZES = {"128x128": (128, 128), "260x346": (260, 346), "720x1280": (720, 1280)}

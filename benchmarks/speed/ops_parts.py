@@ -1,4 +1,4 @@
-"""The three measurements of ops_speed.py: firing rates, shapes, and threads with instruction sets.
+"""Two measurements of ops_speed.py: firing rates and shapes.
 
 Rivals and kernels take turns within each round, so that a slow moment of the machine hits all of them alike. Before a
 case is timed, its kernels must give the same spikes and potentials as the dense path, on weights whose sums are exact.
@@ -185,43 +185,3 @@ def ours(shape: Shape, dense: Tensor, weight: Tensor) -> Callable:
 def rival(shape: Shape, dense: Tensor, weight: Tensor) -> Callable:
     currents = torch_currents(shape, dense, weight, torch.float32)
     return lambda: pk.if_scan(currents().unflatten(0, (shape.T, shape.N)))
-
-
-# Threads and instruction sets
-
-
-def threads(shape: Shape, counts: list[int], targets: list[str], rounds: int) -> Iterator[dict]:
-    """A plan and what is chosen of each instruction set, with each number of threads."""
-    data = Data.of(shape)
-    words = Kernel(None, None).pack(data.dense)
-    expected = Kernel(None, "dense").run(shape, words, data.dyadic)
-    before, kernels, contenders = torch.get_num_threads(), {}, {}
-    for target in targets:
-        for name in ("plan", CHOSEN):
-            kernel = kernels[target, name] = Kernel(target, None if name == CHOSEN else name)
-            check(shape, f"{name} ({target})", kernel.run(shape, words, data.dyadic), expected)
-            for count in counts:
-                contenders[target, name, count] = lambda count=count, kernel=kernel: _with_threads(
-                    count, lambda: kernel.run(shape, words, data.weight)
-                )
-    try:
-        seconds = interleave(contenders, rounds)
-    finally:
-        torch.set_num_threads(before)
-    for (target, name, count), own in seconds.items():
-        one, wide = seconds[target, name, counts[0]], seconds.get(("avx512", name, count))
-        yield {
-            "target": target,
-            "kernel": name,
-            "taken": kernels[target, name].taken,
-            "threads": count,
-            **times(own),
-            "gmac_s": round(shape.gmac / median(own), 3),
-            "speed_over_1_thread": round(median(one) / median(own), 3),
-            "speed_over_avx512": round(median(wide) / median(own), 3) if wide else "",
-        }
-
-
-def _with_threads(count: int, run: Callable):
-    torch.set_num_threads(count)  # takes microseconds
-    return run()

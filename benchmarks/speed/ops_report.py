@@ -52,17 +52,6 @@ def print_shapes(console: Console, rows: list[dict]) -> None:
     console.print(f"{len(lost)} of {len(rows)} shapes slower than {LOST} times the rival")
 
 
-def print_threads(console: Console, rows: list[dict]) -> None:
-    headings = ["target", "kernel", "rate", "threads", "ms", "GMAC/s", "/ one", "/ avx512"]
-    for layer, mine in grouped(rows, "layer").items():
-        lines = []
-        for row in mine:
-            case = row["target"], kernel_name(row), f"{row['rate']:.0%}", str(row["threads"])
-            ratios = f"{row['speed_over_1_thread']:.2f}", str(row["speed_over_avx512"])
-            lines.append([*case, spread(row), f"{row['gmac_s']:.0f}", *ratios])
-        print_table(console, f"{layer}, T = {mine[0]['T']}, N = {mine[0]['N']}", headings, lines, left=2)
-
-
 def print_drop_in(console: Console, rows: list[dict]) -> None:
     headings = [
         "",
@@ -89,7 +78,7 @@ def print_drop_in(console: Console, rows: list[dict]) -> None:
     )
 
 
-PRINT = {"rates": print_rates, "shapes": print_shapes, "threads": print_threads, "drop_in": print_drop_in}
+PRINT = {"rates": print_rates, "shapes": print_shapes, "drop_in": print_drop_in}
 
 
 def grouped(rows: list[dict], column: str) -> dict[str, list[dict]]:

@@ -1,7 +1,6 @@
 """The kernels of a CPU, measured part by part: what ops_speed.py does."""
 
 import argparse
-import os
 import time
 from datetime import UTC, datetime
 
@@ -20,20 +19,16 @@ from speed.ops_parts import BF16, SPREAD
 from speed.ops_report import PRINT, plot
 
 QUICK_RATES = [0.05, 0.4]
-THREAD_RATES = [0.05, 0.4]
-THREADS = [1, 2]
 PEAK_SIZE, QUICK_PEAK_SIZE = 2048, 256
 SHAPE = ["T", "N", "C_in", "size", "C_out", "kernel_size", "stride", "padding", "dilation", "groups"]
 COMMON = ["date", "commit", "layer", *SHAPE, "rate"]
 MACHINE = ["device", "threads", "torch"]
 RATE_FIGURES = ["gmac_s", "cycles_row_add", "clock_ghz", "peak_gmac_s"]
 SHAPE_TIMES = [f"{who}_{name}" for who in ("ours", "rival") for name in SPREAD]
-THREAD_FIGURES = ["gmac_s", "speed_over_1_thread", "speed_over_avx512"]
 DROP_IN_FIGURES = ["ours_ms", "loop_ms", "spikingjelly_ms", "pack_gb_s", "dense_gb_s", "copy_gb_s"]
 COLUMNS = {
     "rates": [*COMMON, "kernel", "taken", *SPREAD, "rounds", *RATE_FIGURES, *MACHINE],
     "shapes": [*COMMON, "kernel", *SHAPE_TIMES, "rounds", "ratio", "lost", *MACHINE],
-    "threads": [*COMMON, "target", "kernel", "taken", *SPREAD, "rounds", *THREAD_FIGURES, *MACHINE],
     "drop_in": ["date", "commit", "job", "T", "N", "rate", "rate_out", *DROP_IN_FIGURES, "rounds", *MACHINE],
 }
 
@@ -101,23 +96,6 @@ def run_shapes(options: argparse.Namespace, console: Console) -> list[dict]:
     return [{**case_columns(shape), **ops_parts.one_shape(shape, options.rounds)} for shape in bar("shapes", cases)]
 
 
-def run_threads(options: argparse.Namespace, console: Console) -> list[dict]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    counts = [count for count in THREADS if count <= cores]
-    if len(counts) < len(THREADS):
-        console.print(f"{THREADS[-1]} threads: not run, this process has {cores} core")
-    targets = [target for target in ("avx512", "avx2", "portable") if cpu.load(target)]
-    for target in {"avx512", "avx2"} - set(targets):
-        console.print(f"{target}: not run, this processor lacks it")
-    targets = targets[:2]  # without AVX2 the portable code is the only one
-    cases = [layer.at(rate) for layer in (QUICK_LAYERS if options.quick else LAYERS) for rate in THREAD_RATES]
-    return [
-        {**case_columns(shape), **row}
-        for shape in bar("threads", cases)
-        for row in ops_parts.threads(shape, counts, targets, options.rounds)
-    ]
-
-
 def run_drop_in(options: argparse.Namespace, console: Console) -> list[dict]:
     cases, size = (drop_in.QUICK_CASES, drop_in.QUICK_SIZE) if options.quick else (drop_in.CASES, drop_in.SIZE)
     rows = [
@@ -129,4 +107,4 @@ def run_drop_in(options: argparse.Namespace, console: Console) -> list[dict]:
     return [{"rounds": options.rounds, **row} for row in rows]
 
 
-RUN = {"rates": run_rates, "shapes": run_shapes, "threads": run_threads, "drop_in": run_drop_in}
+RUN = {"rates": run_rates, "shapes": run_shapes, "drop_in": run_drop_in}

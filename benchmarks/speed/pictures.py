@@ -8,7 +8,7 @@ from pathlib import Path
 from common import pictures
 from common.tables import read_csv
 
-from speed import against_picture, event_lag_picture, event_picture, ops_report, ops_table, report
+from speed import against_picture, event_picture, ops_report, ops_table, report
 
 PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
 README = ("paper", "soft", "32", "if")  # what README shows as bars, at T = 64
@@ -24,7 +24,6 @@ def drawers(folder: Path) -> pictures.Drawers:
     found: pictures.Drawers = {
         "sim_speed.csv": draw_sim_speed,
         "ops_speed_rates.csv": draw_rates,
-        "event_lag_packets.csv": event_lag_picture.draw,
         "event_speed.csv": event_picture.draw,
     }
     for table in sorted(folder.glob("against_relu_*.csv")):

@@ -7,7 +7,7 @@ import command_checks
 import pytest
 from common import accuracy, datasets, names, nets, relu_networks, subjects
 from gpu import rivals as gpu_rivals
-from speed import event_contenders, event_lag_table, event_table, rivals
+from speed import event_table, rivals
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COMMANDS = command_checks.modules_of(BENCHMARKS)
@@ -60,8 +60,6 @@ def test_nothing_of_research_is_needed():
         (names.DATA, datasets.LOADERS),
         (names.RIVALS, rivals.RIVALS),
         (names.GPU_RIVALS, gpu_rivals.GPU_RIVALS),
-        (names.EVENT_NETS, event_lag_table.STRIDES),
-        (names.EVENT_CONTENDERS, event_contenders.CONTENDERS),
         (names.EVENT_SIZES, event_table.SIZES),
         (names.RELU_NETS, relu_networks.NETS),
         (names.SUBJECTS, subjects.NAMES),

@@ -6,7 +6,7 @@ import event_speed
 import pytest
 import torch
 from speed import event_nets, event_table, moving_edges, turns
-from speed.event_contenders import Steps
+from speed.event_nets import Steps
 from speed.step_loops import PlainNeurons
 
 import proxykernels as pk

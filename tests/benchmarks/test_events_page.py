@@ -1,4 +1,4 @@
-"""docs/events.md says what the tables of event_speed.py, event_lag.py and train_events.py hold; where it does not, the
+"""docs/events.md says what the tables of event_speed.py and train_events.py hold; where it does not, the
 failure has the lines to put in. A table that was not measured leaves its place empty, a comment."""
 
 import pytest
@@ -61,28 +61,12 @@ def of_steps(rows: Rows) -> str:
     )  # fmt: skip
 
 
-def of_lag(rows: Rows) -> str:
-    heads = [
-        "recording", "network", "million events/s", "", "threads", "lag, ms: p50", "p99", "a packet, ms: p50", "p99",
-        "kept up, %", "minutes", "MB after a second", "MB at most",
-    ]  # fmt: skip
-    lines = []
-    for row in rows:
-        speed = "" if row["speed"] == "1" else f", played {row['speed']} times as fast"
-        times = [number(row[name]) for name in ("lag_p50_ms", "lag_p99_ms", "packet_p50_ms", "packet_p99_ms")]
-        sensor = f"{row['file']}, {row['width']} x {row['height']}, packets of {row['packet_ms']} ms{speed}"
-        minutes = f"{float(row['seconds']) / 60:.2g}"
-        words = [sensor, row["net"], row["million_events_s"], row["contender"], row["threads"]]
-        lines.append([*words, *times, row["kept_up"], minutes, row["mb_first"], row["mb_most"]])
-    return block("event_lag", "lag against time", f"{where(rows)}.", markdown([heads, *lines]))
-
-
 def block(name: str, picture: str, about: str, table: str) -> str:
     results = "../benchmarks/results"
     return f"![{picture}]({results}/{name}.png)\n\n[{name}.csv]({results}/{name}.csv): {about}\n\n{table}"
 
 
-TABLES = {"train_events_time": of_time, "event_speed": of_steps, "event_lag": of_lag}
+TABLES = {"train_events_time": of_time, "event_speed": of_steps}
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -80,7 +80,7 @@ def test_difference_ends_the_program(bits, v, message):
 
 
 @compiled
-@pytest.mark.parametrize("part, wrong", [("rates", "plan"), ("shapes", None), ("threads", None)])
+@pytest.mark.parametrize("part, wrong", [("rates", "plan"), ("shapes", None)])
 def test_wrong_kernel_is_found_and_nothing_is_written(tmp_path, monkeypatch, part, wrong):
     monkeypatch.setattr(ops_table, "QUICK_SHAPES", TINY[:1])
     run = ops_parts.Kernel.run
@@ -127,12 +127,9 @@ def test_rates_have_a_row_a_kernel_and_a_plot(tmp_path, capsys):
 
 
 @compiled
-def test_shapes_and_threads_have_their_rows(tmp_path, monkeypatch):
+def test_shapes_have_their_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(ops_table, "QUICK_SHAPES", TINY)
-    monkeypatch.setattr(ops_table, "QUICK_LAYERS", TINY[:1])
-    before = torch.get_num_threads()
-    ops_speed.main(["--quick", "--rounds", "1", "--parts", "shapes,threads", "--out", str(tmp_path)])
-    assert torch.get_num_threads() == before
+    ops_speed.main(["--quick", "--rounds", "1", "--parts", "shapes", "--out", str(tmp_path)])
     shapes = read(tmp_path / "ops_speed_shapes.csv")
     assert [row["layer"] for row in shapes] == [str(shape) for shape in TINY]
     assert shapes[1]["kernel"] == "depthwise" and shapes[1]["groups"] == "8"
@@ -140,17 +137,12 @@ def test_shapes_and_threads_have_their_rows(tmp_path, monkeypatch):
         ratio = float(row["rival_median_ms"]) / float(row["ours_median_ms"])
         assert float(row["ratio"]) == pytest.approx(ratio, rel=0.05, abs=0.01)
         assert row["lost"] == str(float(row["ratio"]) < 0.9)
-    threads = read(tmp_path / "ops_speed_threads.csv")
-    assert {row["kernel"] for row in threads} == {"plan", "chosen"}
-    assert all(row["speed_over_1_thread"] == "1.0" for row in threads if row["threads"] == "1")
-    for row in threads:
-        assert not cpu.load("avx512") or row["target"] != "avx512" or row["speed_over_avx512"] == "1.0"
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--parts", "rates,speed"], "'speed' is none of rates, shapes, threads"),
+        (["--parts", "rates,speed"], "'speed' is none of rates, shapes, drop_in"),
         (["--rounds", "0"], "whole number of at least 1"),
     ],
 )

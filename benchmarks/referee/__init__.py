@@ -1,1 +1,0 @@
-"""Parts of nir_referee.py."""
