@@ -51,14 +51,11 @@ def held_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
     return Subset(dataset, range(edge)), Subset(dataset, range(edge, len(dataset)))
 
 
-def batches(count: int, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Sequence[list[int]]:
-    """One epoch's batches of indices for one of ``world`` processes: whole batches in a random order.
-
-    Every process gets the same share of each batch; what is left over at the end of an epoch is dropped.
-    """
+def batches(count: int, batch: int, seed: int, epoch: int) -> Sequence[list[int]]:
+    """One epoch's batches of indices: whole ones in a random order. What is left over is dropped."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(count, generator=generator)[: count // batch * batch]
-    return order.view(-1, batch)[:, rank::world].tolist()
+    return order.view(-1, batch).tolist()
 
 
 def _fashion_mnist(root: Path | None, split: str) -> tuple[Dataset, int]:

@@ -13,13 +13,8 @@ With --init random, --method proxy and tandem of a normalised net (paper, cifar1
 
 Stages: only the ReLU twin (--init ann), clipped where an IF neuron saturates, so that its activations are firing
 rates; then --method, by default proxy: the spiking network's rates make the loss, and the twin carries its gradient
-back. --out holds the best weights so far, checkpoint.json with its tensors, and log.csv; it is one run's at a time, and
-is not written over. A run that was stopped, by Ctrl-C or SIGTERM too, goes on with --resume, and ends with the same
-weights as an unbroken one (on a CPU). Several processes share each batch under
-
-    torchrun --nproc-per-node 2 benchmarks/research/train.py --net small
-
-where each normalises by, and only the first keeps, the statistics of its own share of a batch while statistics learn.
+back. --out holds the best weights so far, checkpoint.pt, and log.csv; a run is not written over. A run that was
+stopped, by Ctrl-C or SIGTERM too, goes on with --resume, and ends with the same weights as an unbroken one (on a CPU).
 
     python benchmarks/research/train.py relu    a deep ReLU network
 """
@@ -30,14 +25,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/, which has common/ and speed/
 
 import common.interrupt  # noqa: F401 - first of all that takes time
-import training.huge_pages  # noqa: F401 - before torch
 from common.command import command, work
 from training import options as train_options
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse ``arguments`` (default: the command line) and train; what goes wrong ends in one sentence."""
-    work("training.processes", train_options.parse(arguments, __doc__))
+    work("training.run", train_options.parse(arguments, __doc__))
 
 
 if __name__ == "__main__":

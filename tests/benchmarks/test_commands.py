@@ -33,7 +33,7 @@ def test_help_has_every_default_and_no_name_broken(name, monkeypatch, capsys):
 
 
 def test_commands_are_few_and_in_the_index():
-    assert 8 < len(COMMANDS) <= 14
+    assert 6 < len(COMMANDS) <= 12
     command_checks.are_in_the_index([f"{name}.py" for name in COMMANDS])
 
 

@@ -16,7 +16,6 @@ ACCURACY = re.compile(r"[Aa]ccura|\bright\b|same class|[Cc]orrelation|[Ss]trict"
 WITHOUT = {  # page, heading -> what the section says
     ("drop_in.md", "Which layers to replace first"): "random",
     ("events.md", "What a step costs"): "random weights",
-    ("events.md", "Lag of a live loop"): "random\nweights",
     ("kernels.md", "At higher firing rates"): "random weights",
     ("kernels.md", "On a CPU"): "random",
     ("neurons.md", "Speed"): "random weights",

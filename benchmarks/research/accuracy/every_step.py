@@ -14,7 +14,7 @@ from common.printed import new_parser
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from training import weights as train_weights
+from training import model as train_model
 
 ROUNDING = 0.0002  # two of 10,000 images may lie so near to a threshold that the order of a sum decides
 COLUMNS = ["T", "accuracy", "ties"]
@@ -61,7 +61,7 @@ def evaluate_file(options: argparse.Namespace, path: Path) -> str:
     data = f"{len(dataset)} test images of {options.data}"
     print(heading(f"{path}, {precision}, T = {T}", data, options.out, device))
     net = model.net
-    if options.converted or train_weights.is_twin_alone(about):
+    if options.converted or train_model.is_twin_alone(about):
         if not twin_is_whole:
             raise ValueError(f"{path} lacks the statistics of the ReLU twin, which is to be converted; train it again")
         if "decay" in about:

@@ -13,8 +13,8 @@ from common.command import refusing
 from common.machine import heading
 from common.printed import written
 from torch.utils.data import Dataset, Subset
+from training.checkpoint import Termination
 from training.step import Breakdown
-from training.termination import Termination
 
 from methods.report import COLUMNS, SHARES, draw, show
 from methods.trained import Training

@@ -11,11 +11,11 @@ from common.accuracy import Point, ann_accuracy, points
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
-from training import checkpoint, loop, rescale
+from training import checkpoint
+from training import model as train_model
 from training import step as train_step
-from training.methods import COMPARED
-from training.qcfs import Qcfs
-from training.termination import Termination
+from training.checkpoint import Termination
+from training.methods import COMPARED, Qcfs
 
 import proxykernels as pk
 from methods.ways import Settings, Way, make, settings_of
@@ -46,7 +46,7 @@ class Training:
         nets.start_at(self.model.net, self.settings.start)
         self.start_stage()
         if saved is not None and self.step != self.change:  # where the optimizer is new, and has no moments
-            checkpoint.restore_optimizer(self.optimizer, *saved)
+            checkpoint.restore(saved, optimizer=self.optimizer)
 
     @property
     def in_twin(self) -> bool:
@@ -69,7 +69,7 @@ class Training:
         start = time.process_time()
         while self.step < goal:
             stop = min(goal, self.change) if self.in_twin else goal
-            steps = loop.steps(
+            steps = train_step.steps(
                 self.options, self.method, self.optimizer, self.model, self.dataset, self.learning_rate, self.step
             )
             bar = tqdm(islice(steps, stop - self.step), self.way.method, stop - self.step, mininterval=1.0)
@@ -96,7 +96,7 @@ class Training:
 
     def turn_spiking(self) -> None:
         """From the ReLU network to the method: weights scaled to the neurons' range, as train.py does."""
-        rescale.to_range(self.model.eval(), self.images[:200], PERCENTILE)
+        train_model.to_range(self.model.eval(), self.images[:200], PERCENTILE)
         self.model.measure_batch_norm(self.images[:200])
         self.model.fit_output_threshold(self.images[:200])
         nets.start_at(self.model.net, self.settings.start)
@@ -128,16 +128,16 @@ class Training:
     def save(self) -> None:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            position = {"stage": 0, "epoch": 0, "step": self.step, "done": self.step, "best": 0.0}
-            about = {"shown": {"cpu_seconds": self.cpu_seconds}, "options": self.identity}
-            checkpoint.save(self.folder, position | about, self.model, self.optimizer)
+            position = {"step": self.step, "cpu_seconds": self.cpu_seconds, "options": self.identity}
+            checkpoint.save(self.folder, position, self.model, self.optimizer)
 
-    def read(self) -> tuple[dict, dict] | None:
+    def read(self) -> dict | None:
         """The checkpoint, with the model and the place restored from it; None: there is none."""
-        if self.folder is None or not (self.folder / checkpoint.STATE).is_file():
+        if self.folder is None or not (self.folder / checkpoint.FILE).is_file():
             return None
-        position, tensors = checkpoint.read(self.folder)
+        saved = checkpoint.read(self.folder)
+        position = saved["position"]
         checkpoint.same_options(position["options"], self.identity)
-        checkpoint.restore_model(self.model, tensors, "model")
-        self.step, self.cpu_seconds = position["step"], position["shown"].get("cpu_seconds", 0.0)
-        return position, tensors
+        checkpoint.restore(saved, model=self.model)
+        self.step, self.cpu_seconds = position["step"], position["cpu_seconds"]
+        return saved

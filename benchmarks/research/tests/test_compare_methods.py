@@ -17,6 +17,7 @@ from torch import nn
 from training import checkpoint
 from training import options as train_options
 from training import step as train_step
+from training_runs import tensors
 
 import proxykernels as pk
 from proxykernels.kernels import reference
@@ -102,10 +103,10 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(arguments, tmp_path, m
         with pytest.raises(SystemExit) as stop:
             compare_methods.main(arguments)
     assert stop.value.code == 128 + signal.SIGINT and len(calls) == 2  # after three steps of four
-    assert checkpoint.read(tmp_path / "runs" / f"compare_methods_tiny_1_1_epochs/{method}-0")[0]["step"] == 3
-    compare_methods.main(arguments)
     place = f"compare_methods_tiny_1_1_epochs/{method}-0"
-    one, two = (checkpoint.read(tmp_path / folder / place)[1] for folder in ("whole", "runs"))
+    assert checkpoint.read(tmp_path / "runs" / place)["position"]["step"] == 3
+    compare_methods.main(arguments)
+    one, two = (tensors(tmp_path / folder / place) for folder in ("whole", "runs"))
     assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     columns = [*compare.SHARES, "step", "T", "split", "output_threshold"]
     tables = [
@@ -135,7 +136,7 @@ def test_every_way_goes_on_from_its_checkpoint(arguments, tmp_path, name):
 
     training = trained([8], "whole")
     trained([3, 5, 8], "stopped")
-    one, two = (checkpoint.read(tmp_path / folder)[1] for folder in ("whole", "stopped"))
+    one, two = (tensors(tmp_path / folder) for folder in ("whole", "stopped"))
     assert one.keys() == two.keys() and len(one) > 20
     assert not [key for key in one if not torch.equal(one[key], two[key])]
     if name == "qcfs":
@@ -181,18 +182,6 @@ def test_seeds_are_each_trained_once(arguments):
     assert [(seed, step) for _, seed, _, step, _ in compare.turns(options, 128)] == [
         (seed, step) for seed in (0, 2) for step in (1, 2, 4)
     ]
-
-
-def test_a_checkpoint_without_its_time(arguments, tmp_path):
-    """As one is that another command wrote."""
-    options = compare_methods.parse_options(arguments)
-    dataset = datasets.in_memory("fashion-mnist", options.root, "train")
-    given = ways.WAYS["conversion"], ways.Settings(1e-3, 3.0, 0.0), options, 0, dataset, 4, tmp_path / "one"
-    training = Training(*given)
-    training.advance(1)
-    path = tmp_path / "one" / checkpoint.STATE
-    path.write_text(path.read_text().replace('"cpu_seconds"', '"loss"'))
-    assert Training(*given).cpu_seconds == 0.0
 
 
 def test_layers_start_at_a_share_of_their_thresholds(arguments):

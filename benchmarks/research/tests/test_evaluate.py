@@ -10,7 +10,6 @@ import pytest
 import torch
 from accuracy import every_step
 from common import accuracy, checkout, conversion, data, nets, twins, weights_file
-from training import checkpoint as train_checkpoint
 
 import proxykernels as pk
 
@@ -27,7 +26,7 @@ def save(path: Path, recorded: float, **more: str) -> Path:
     """The shipped net under another name, with another accuracy on record, here at T = 8."""
     net, _ = nets.load("small", 0.0)
     about = {"net": "small", "v_threshold": "1.0", "T": "8", "reset": "hard", "test_accuracy": str(recorded)}
-    train_checkpoint.write_tensors(path, net.state_dict(), about | more)
+    path.write_bytes(weights_file.content(net.state_dict(), about | more))
     return path
 
 
@@ -102,7 +101,7 @@ def test_bad_input_ends_in_one_sentence(arguments, tmp_path):
         "width": "0.02",
         "linear_norm": "true",
     }
-    train_checkpoint.write_tensors(tmp_path / "half.safetensors", net.state_dict(), about)
+    (tmp_path / "half.safetensors").write_bytes(weights_file.content(net.state_dict(), about))
     with pytest.raises(SystemExit, match="lacks the statistics of the ReLU twin"):
         evaluate.main(["--weights", str(tmp_path / "half.safetensors"), *arguments])
     path = save(tmp_path / "cut.safetensors", 0.5)

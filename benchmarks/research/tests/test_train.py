@@ -196,13 +196,6 @@ def _every_change(image, changes):
     return versions
 
 
-def test_processes_share_each_batch():
-    alone = datasets.batches(103, 20, seed=1, epoch=2)
-    shares = [datasets.batches(103, 20, 1, 2, rank, 2) for rank in (0, 1)]
-    assert len(alone) == 5 and [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(b) for b in alone]
-    assert alone != datasets.batches(103, 20, seed=1, epoch=3)
-
-
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "one-cycle", "trapezoid"])
 def test_schedules(schedule):
     rates = [train_step.learning_rate(schedule, 2.0, k / 100) for k in range(100)]

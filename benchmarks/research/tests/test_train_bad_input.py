@@ -172,12 +172,12 @@ def refused_data(root) -> str:
 
 def test_a_checkpoint_of_another_run_is_refused(run):
     out = run("--init random --epochs 1")
+    assert "holds a run already; go on with --resume" in refused(run, "--init random --epochs 1")
     assert "--T 4; give the same to --resume" in refused(run, "--init random --epochs 1 --T 5 --resume")
-    state = json.loads((out / "checkpoint.json").read_text())
-    small = nets.small().state_dict()
-    train_checkpoint.write_tensors(out / state["tensors"], {f"model.net.{k}": v for k, v in small.items()}, {})
+    saved = train_checkpoint.read(out)
+    torch.save(saved | {"model": nets.small().state_dict()}, out / train_checkpoint.FILE)
     assert "the checkpoint is of another network" in refused(run, "--init random --epochs 1 --resume")
-    (out / state["tensors"]).write_bytes(b"nothing")
+    (out / train_checkpoint.FILE).write_bytes(b"nothing")
     assert "is damaged" in refused(run, "--init random --epochs 1 --resume")
 
 
@@ -185,16 +185,16 @@ def test_a_full_disk_leaves_the_last_checkpoint(run, monkeypatch):
     out = run("--init random --epochs 1 --schedule constant")
     before = tensors(out)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    write = train_checkpoint.write_tensors
+    save = torch.save
 
-    def write_on_a_full_disk(*arguments):
+    def save_on_a_full_disk(*arguments):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
         try:
-            write(*arguments)
+            save(*arguments)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
-    monkeypatch.setattr(train_checkpoint, "write_tensors", write_on_a_full_disk)
+    monkeypatch.setattr(train_checkpoint.torch, "save", save_on_a_full_disk)
     with pytest.raises(SystemExit, match="could not be written .* the last checkpoint is intact"):
         run("--init random --epochs 2 --schedule constant --resume")
     after = tensors(out)
@@ -234,8 +234,9 @@ def test_weights_that_are_not_finite_stop_a_run(run, monkeypatch, method):
     options = f"--init random --epochs 2 --schedule constant --method {method}"
     out = run(options.replace("--epochs 2", "--epochs 1"))
     before = tensors(out)
-    damaged = before | {"model.net.conv2.weight": before["model.net.conv2.weight"] * torch.nan}
-    monkeypatch.setattr(train_checkpoint, "read", lambda folder, read=train_checkpoint.read: (read(folder)[0], damaged))
+    damaged = train_checkpoint.read(out)
+    damaged["model"]["net.conv2.weight"] *= torch.nan
+    monkeypatch.setattr(train_checkpoint, "read", lambda folder: damaged)
     with pytest.raises(SystemExit, match="finite|became nan"):
         run(options + " --resume")
     monkeypatch.undo()

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from common import nets
 from equality import equal
 from training import methods as train_methods
-from training import tandem
 
 import proxykernels as pk
 
@@ -60,7 +59,7 @@ def test_tandem_feeds_every_layer_with_the_spiking_networks_rates(model, x):
 
 def test_tandem_counts_spikes_behind_a_dropout_by_their_value(generator):
     x = pk.Dropout(0.5).train()(pk.pack((torch.rand(T, 5, 20, generator=generator) < 0.5).float()))
-    recorder = tandem._Recorder(pk.FusedIFLinear(20, 3))
+    recorder = train_methods._Recorder(pk.FusedIFLinear(20, 3))
     recorder.spike(x)
     assert equal(recorder.count, x.dense().sum(0)) and recorder.count.max() > 2
 

@@ -1,7 +1,6 @@
 """A training run that is stopped or killed goes on as if nothing had happened."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -10,12 +9,20 @@ import textwrap
 
 import pytest
 import torch
+from common.command import command
 from safetensors.torch import load_file
 from training import checkpoint as train_checkpoint
-from training import log as train_log
 from training import run as train_run
 from training import step as train_step
 from training_runs import PLACES, assert_same, run_fixture, tensors  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as at a terminal: a job in the background is started without it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow
@@ -62,41 +69,18 @@ def test_a_run_terminated_while_it_is_measured_resumes_exactly(run, monkeypatch)
 
 def test_a_run_killed_after_its_log_was_written_logs_that_epoch_once(run, monkeypatch):
     options = "--init random --epochs 2"
-    add = train_log.Log.add
+    add = train_checkpoint.Log.add
 
     def kill(*arguments):
         add(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_log.Log, "add", kill)
+    monkeypatch.setattr(train_checkpoint.Log, "add", kill)
     with pytest.raises(KeyboardInterrupt):
         run(options)
-    monkeypatch.setattr(train_log.Log, "add", add)
+    monkeypatch.setattr(train_checkpoint.Log, "add", add)
     rows = list(csv.DictReader((run(options + " --resume") / "log.csv").open()))
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "5"), ("2", "10")]
-
-
-@pytest.mark.long
-def test_a_run_killed_while_a_checkpoint_is_written_resumes_from_the_one_before(run, monkeypatch):
-    options = "--init random --epochs 2"
-    unbroken = run(options, "unbroken")
-    write = train_checkpoint.write_text
-    written = []
-
-    def kill(path, text):
-        written.append(path)
-        if len(written) == 3:  # the tensors of the second epoch are on the disk, and nothing names them
-            path.with_name("checkpoint.json.tmp").write_text(text[:50])
-            raise KeyboardInterrupt
-        write(path, text)
-
-    monkeypatch.setattr(train_checkpoint, "write_text", kill)
-    with pytest.raises(KeyboardInterrupt):
-        run(options)
-    monkeypatch.setattr(train_checkpoint, "write_text", write)
-    out = run(options + " --resume")
-    assert_same(out, unbroken)
-    assert len(list(out.glob("checkpoint-*.safetensors"))) == 1
 
 
 @pytest.mark.slow
@@ -131,7 +115,7 @@ def test_a_killed_run_resumes_exactly(run, tmp_path):
     ) as process:
         assert any(line == b"stalled\n" for line in process.stdout)
         process.send_signal(signal.SIGKILL)
-    assert json.loads((tmp_path / "out" / "checkpoint.json").read_text())["done"] == 5
+    assert train_checkpoint.read(tmp_path / "out")["position"]["done"] == 5
     assert_same(run(options + " --resume"), unbroken)
 
 
@@ -144,26 +128,7 @@ def test_a_finished_run_says_so_and_asks_for_its_weights(run, capsys):
     for epochs in (1, 2):
         with pytest.raises(SystemExit, match=r"tiny.safetensors, the run's best weights, is missing; start again"):
             run(f"--init random --epochs {epochs} --resume")
-    assert train_checkpoint.read(out)[0]["done"] == 5
-
-
-def test_a_stage_that_ended_goes_on_with_the_next(run, capsys, monkeypatch):
-    monkeypatch.setattr(train_run.Run, "run_stage", lambda run, *_: run.save(None))
-    monkeypatch.setattr(train_run.Run, "finish", lambda _: None)
-    out = run("--ann-epochs 1 --epochs 2")
-    state = json.loads((out / "checkpoint.json").read_text())
-    for stage, epoch, said in (
-        (0, 1, "goes on at step 0 of 5 of epoch 1 of stage proxy"),
-        (1, 1, "goes on at step 0 of 5 of epoch 2 of stage proxy"),
-        (1, 2, "has ended"),
-    ):
-        place = {"stage": stage, "epoch": epoch, "step": 0, "done": 5 * (stage + epoch)}
-        (out / "checkpoint.json").write_text(json.dumps(state | place))
-        monkeypatch.setattr(train_run.Run, "run_stage", lambda *_: None)
-        monkeypatch.setattr(train_checkpoint, "restore_optimizer", lambda *_: None)
-        capsys.readouterr()
-        run("--ann-epochs 1 --epochs 2 --resume")
-        assert said in capsys.readouterr().out
+    assert train_checkpoint.read(out)["position"]["done"] == 5
 
 
 @pytest.mark.slow
@@ -172,3 +137,33 @@ def test_more_epochs_go_on_from_a_finished_run(run):
     out = run("--init random --epochs 2 --schedule constant --resume")
     assert_same(out, run("--init random --epochs 2 --schedule constant", "unbroken"))
     assert len(list(csv.DictReader((out / "log.csv").open()))) == 2
+
+
+def test_ctrl_c_saves_and_resumes_exactly(run, monkeypatch, capsys, ctrl_c):
+    options = "--init random --epochs 2 --schedule constant"
+    unbroken = run(options, "unbroken")
+    done, watch = [], train_step.watch
+
+    def interrupt(*arguments):
+        watch(*arguments)
+        done.append(True)
+        if len(done) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(train_step, "watch", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        run(options)
+    assert stop.value.code == 130 and len(done) == 3
+    assert "stopped; --resume goes on from here" in capsys.readouterr().err
+    assert_same(run(options + " --resume"), unbroken)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_ends_a_command_in_one_line(capsys, ctrl_c):
+    def main():
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as stop:
+        command(main)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.strip().endswith(": interrupted; the results written before are kept")

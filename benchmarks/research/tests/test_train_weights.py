@@ -7,7 +7,8 @@ import pytest
 import torch
 from common import accuracy, conversion, data, nets, twins, weights_file
 from torch.utils.data import TensorDataset
-from training import average, options, rescale
+from training import model as train_model
+from training import options
 from training_runs import run_fixture, tensors  # noqa: F401 - a fixture
 
 import proxykernels as pk
@@ -40,7 +41,7 @@ def test_statistics_are_measured_for_averaged_weights(run):
     """Normalised by what was measured, every channel's currents have the mean 0 and the variance 1."""
     images, _ = pk.samples.fashion_mnist()
     model = pk.ProxyNet(nets.TRAINABLE["tiny"](linear_norm=True), 4, clip=True).eval()
-    average.measure_twin(model, images[:200])
+    train_model.measure_twin(model, images[:200])
     assert not model.training and {norm.momentum for norm in model.statistics.values()} == {0.1}
     current = model.net.conv1.affine(images[:200])
     own = model.statistics["conv1"]
@@ -58,18 +59,18 @@ def test_rescaled_weights_compute_the_same_and_fire_more(batch_norm):
     )
     model = pk.ProxyNet(net, 64, clip=True, readout="rate").eval()
     if batch_norm:
-        average.measure_twin(model, images[:200])
+        train_model.measure_twin(model, images[:200])
         model.measure_batch_norm(images[:50])
         for layer in (net.conv1, net.conv2, net.linear1):
             layer.bn.weight.data *= 0.2
     before, rates, fired = model.ann(images), model.ann_rates, model.snn(images).mean()
-    rescale.to_range(model, images, 99.9999)  # of so few activations the largest, so that none is clipped
+    train_model.to_range(model, images, 99.9999)  # of so few activations the largest, so that none is clipped
     after = model.ann(images)
     torch.testing.assert_close(after, before / before.max())
     ratios = [model.ann_rates[name] / rate for name, rate in rates.items()]
     assert before.abs().max() > 0.05 and min(ratios) > 0.999 and max(ratios) > 2
     assert model.snn(images).mean() > 1.5 * fired
-    rescale.to_range(model, images, 50)
+    train_model.to_range(model, images, 50)
     assert model.ann(images).isfinite().all() and model.ann_rates["conv2"] > 1.5 * ratios[1] * rates["conv2"]
 
 

@@ -40,7 +40,18 @@ def run_fixture(tmp_path, monkeypatch):
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """What a run ended with: weights, statistics and moments."""
-    return train_checkpoint.read(folder)[1]
+    return flat(train_checkpoint.read(folder))
+
+
+def flat(state: dict | list, path: str = "") -> dict[str, torch.Tensor]:
+    """The tensors in nested dictionaries and lists, by their paths."""
+    found = {}
+    for key, value in state.items() if isinstance(state, dict) else enumerate(state):
+        if isinstance(value, torch.Tensor):
+            found[f"{path}{key}"] = value
+        elif isinstance(value, dict | list):
+            found |= flat(value, f"{path}{key}.")
+    return found
 
 
 def assert_same(folder: Path, other: Path) -> None:

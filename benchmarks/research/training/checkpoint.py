@@ -1,26 +1,19 @@
-"""Checkpoints that are never half written: tensors in safetensors, and a JSON file that names them.
-
-The JSON file is the checkpoint: it is renamed into place after the tensors it names are on the disk, and older tensors
-go after that. Killed at any moment, a run finds the last complete checkpoint.
-"""
+"""What lets a stopped run go on: a checkpoint that is replaced as a whole, a log, and signals that wait for both."""
 
 import json
-import os
+import pickle
+import signal
+import sys
 from pathlib import Path
 
 import torch
-from common import weights_file
+from common import tables
 from common.nets import FORMER_NAMES
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
+from tqdm import tqdm
 
-STATE = "checkpoint.json"
-FIELDS = {
-    "tensors": str, "groups": list, "options": dict, "stage": int, "epoch": int, "step": int, "done": int,
-    "best": (int, float),
-}  # fmt: skip
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam, of each parameter
+FILE = "checkpoint.pt"
+COLUMNS = ["stage", "epoch", "step", "loss", "snn", "ann", "mean_rate", "cpu_seconds", "seconds", "peak_mb"]
 
 
 def save(
@@ -30,75 +23,51 @@ def save(
     optimizer: torch.optim.Optimizer | None,
     average: nn.Module | None = None,
 ) -> None:
-    """Write a checkpoint; ``position`` is what JSON can hold, the place in the run that the tensors belong to.
+    """Write a checkpoint beside its place, then rename it over the last one.
 
-    ``average``: the model's, if there is one.
+    Args:
+        position: the place in the run that the tensors belong to, and the options of the run under "options".
+        average: that of the model's weights, if there is one.
 
     Raises:
         OSError: the folder cannot be written; the checkpoint that was there is intact.
     """
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    if average is not None:
-        tensors |= {f"average.{key}": value for key, value in average.state_dict().items()}
-    groups = []
-    if optimizer is not None:
-        state = optimizer.state_dict()
-        groups = state["param_groups"]
-        for index, values in state["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-    name = "checkpoint-" + "-".join(str(position[key]) for key in ("stage", "epoch", "step")) + ".safetensors"
-    write_tensors(folder / name, tensors, {})
-    write_text(folder / STATE, json.dumps({"tensors": name, "groups": groups, **position}, indent=1))
-    for old in folder.glob("checkpoint-*.safetensors"):
-        if old.name != name:
-            old.unlink()
+    parts = {"model": model, "optimizer": optimizer, "average": average}
+    state = {name: part.state_dict() for name, part in parts.items() if part is not None}
+    path, temporary = folder / FILE, folder / f"{FILE}.tmp"
+    try:
+        torch.save({"position": json.loads(json.dumps(position)), **state}, temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises a RuntimeError when the disk is full
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({error}); the last checkpoint is intact") from error
 
 
-def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """The position and the tensors of the checkpoint in ``folder``.
+def read(folder: Path) -> dict:
+    """The checkpoint in ``folder``: "position", and the states of "model", "optimizer" and "average".
 
     Raises:
         FileNotFoundError: there is none. ValueError: it is damaged.
     """
-    path = find(folder)
-    try:
-        position = json.loads(path.read_text(), parse_constant=_refuse)
-        _check(position)
-        with safe_open(folder / position["tensors"], "pt") as file:
-            return position, {key: file.get_tensor(key) for key in file.keys()}
-    except (ValueError, RecursionError, SafetensorError, OSError) as error:
-        raise ValueError(f"the checkpoint in {folder} is damaged ({error}); remove it and start again") from error
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{STATE} holds {constant}, which is no number")
-
-
-def find(folder: Path) -> Path:
-    """The file that is the checkpoint in ``folder``; FileNotFoundError if there is none."""
-    path = folder / STATE
+    path = folder / FILE
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint in {folder} ({STATE}); start without --resume")
-    return path
+        raise FileNotFoundError(f"there is no checkpoint in {folder} ({FILE}); start without --resume")
+    try:
+        return torch.load(path, "cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"the checkpoint in {folder} is damaged ({reason}); remove it and start again") from error
 
 
-def _check(position) -> None:
-    """ValueError if ``position`` is not what ``save`` writes."""
-    if not isinstance(position, dict):
-        raise ValueError(f"{STATE} holds no table but a {type(position).__name__}")
-    for key, kind in FIELDS.items():
-        value = position.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{STATE}: {key} is {value!r}"[:200])
-        if kind is int and value < 0:
-            raise ValueError(f"{STATE}: {key} is {value}, below 0")
-    if position["done"] < position["step"]:
-        raise ValueError(f"{STATE}: {position['done']} steps are done in all, and {position['step']} of the last epoch")
-    shown = position.setdefault("shown", {})  # older ones have none
-    if not isinstance(shown, dict) or not all(isinstance(value, float | int) for value in shown.values()):
-        raise ValueError(f"{STATE}: shown is {shown!r}"[:200])
-    if Path(position["tensors"]).name != position["tensors"]:
-        raise ValueError(f"{STATE}: tensors is no file of this folder, but {position['tensors']!r}")
+def restore(checkpoint: dict, **parts: nn.Module | None) -> None:
+    """Load the states of the ``parts`` by their names; ValueError if they are of another network."""
+    for name, part in parts.items():
+        if part is None:
+            continue
+        try:
+            part.load_state_dict(checkpoint[name])
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint is of another network: {str(error).splitlines()[1].strip()}") from error
 
 
 def same_options(saved: dict, given: dict) -> None:
@@ -110,84 +79,51 @@ def same_options(saved: dict, given: dict) -> None:
         raise ValueError(f"the checkpoint was written with {pairs}; give the same to --resume, or another --out")
 
 
-def restore_model(model: nn.Module, tensors: dict[str, Tensor], name: str) -> None:
-    """Load the tensors of "model" or "average"; ValueError if they are of another architecture."""
-    state = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint is of another network: {str(error).splitlines()[1].strip()}") from error
+class Log:
+    """A CSV row at the end of each epoch, in ``folder/log.csv``.
+
+    ``last`` is the last step that the run keeps: rows of later steps are removed.
+    """
+
+    def __init__(self, folder: Path, last: int):
+        self.path = folder / "log.csv"
+        try:
+            self.rows = [row for row in tables.read_csv(self.path) if int(row["step"]) <= last]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} is not a log of train.py ({error!r}); remove it") from error
+
+    def add(self, row: dict) -> None:
+        """Write one epoch's figures; ``step`` counts optimizer steps from the start of the run."""
+        self.rows.append({key: row.get(key, "") for key in COLUMNS})
+        tables.write_csv(self.path, COLUMNS, self.rows)
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, position: dict, tensors: dict[str, Tensor]) -> None:
-    """Load the moments of Adam; ValueError if they, or its settings, are those of another one, or damaged."""
-    own = optimizer.state_dict()["param_groups"]
-    try:
-        _same_groups(json.loads(json.dumps(own)), position["groups"])
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        state = {index: _moments(index, parameter, tensors) for index, parameter in enumerate(parameters)}
-        named = {f"optimizer.{index}.{name}" for index in state for name in MOMENTS}
-        if unknown := [key for key in tensors if key.startswith("optimizer.") and key not in named]:
-            raise ValueError(f"{unknown[0]} is of no parameter")
-    except ValueError as error:
-        raise ValueError(f"the checkpoint's optimizer is of another network, or damaged ({error})") from error
-    optimizer.load_state_dict({"state": state, "param_groups": own})
+class Termination:
+    """SIGTERM or Ctrl-C, within a ``with``.
 
+    It ends the program at once where that is safe, and otherwise waits to be asked about. A second Ctrl-C does not
+    wait. ``how``: to go on, said at the end.
+    """
 
-def _same_groups(own: list[dict], saved: list) -> None:
-    """ValueError if a setting that was saved is not the optimizer's; the learning rate is set at each step."""
-    if len(own) != len(saved) or not all(isinstance(group, dict) for group in saved):
-        raise ValueError(f"{len(own)} groups of parameters are needed")
-    for group, other in zip(own, saved, strict=True):
-        for key in group.keys() & other.keys() - {"lr"}:
-            if group[key] != other[key]:
-                raise ValueError(f"its {key} is {other[key]!r}, needed is {group[key]!r}"[:200])
+    def __init__(self, how: str = "--resume goes on from here"):
+        self.came, self.safe, self.how = 0, False, how
 
+    def __enter__(self) -> "Termination":
+        self.before = {number: signal.signal(number, self.take) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
 
-def _moments(index: int, parameter: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A parameter's moments as Adam has them, each looked at: its fused kernel reads as much as a parameter has."""
-    moments = {}
-    for name in sorted(MOMENTS):
-        key = f"optimizer.{index}.{name}"
-        value, shape = tensors.get(key), [] if name == "step" else list(parameter.shape)
-        if value is None:
-            raise ValueError(f"{key} is missing")
-        if list(value.shape) != shape or not value.is_floating_point():
-            raise ValueError(f"{key} is {value.dtype} {list(value.shape)}, needed are real numbers of shape {shape}")
-        if not value.isfinite().all() or (name != "exp_avg" and (value < 0).any()):
-            raise ValueError(f"{key} holds NaN, infinite or negative values")
-        # In the memory order of the parameter, which files do not hold.
-        moments[name] = value.float() if name == "step" else torch.empty_like(parameter).copy_(value).detach()
-    return moments
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
+    def take(self, number: int, _) -> None:
+        if self.came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.came = number
+        if self.safe:
+            self.end()
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        if metadata:
-            temporary.write_bytes(weights_file.content(tensors, metadata))
-        else:  # a large file, from where its tensors are
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
-        _publish(temporary, path)
-    except (SafetensorError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({error}); the last checkpoint is intact") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text)
-        _publish(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({error}); the last checkpoint is intact") from error
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())  # a name must not reach the disk before its content
-    os.replace(temporary, path)
+    def end(self) -> None:
+        """End the program, with the exit status by which a shell knows the signal."""
+        tqdm.write(f"stopped; {self.how}", file=sys.stderr)
+        raise SystemExit(128 + (self.came or signal.SIGTERM))

@@ -120,7 +120,7 @@ def _parser(first: argparse.ArgumentParser, doc: str) -> argparse.ArgumentParser
     add("--rate-penalty", type=float, default=0.0, help="times the twin's mean activation, added to the loss")
     known = ", ".join(names.AUGMENTATIONS)
     add("--augment", choices=names.AUGMENTATIONS, metavar="NAME", default="mirror", help=f"random changes: {known}")
-    add("--batch", type=int, default=100, help="images a step, over all processes")
+    add("--batch", type=int, default=100, help="images a step")
     add("--ann-lr", type=float, default=1e-3, help="highest learning rate of --init ann")
     add("--lr", type=float, default=3e-4, help="highest learning rate of --method")
     add("--schedule", choices=names.SCHEDULES, default="cosine", help="of the learning rate in a stage")

@@ -7,24 +7,20 @@ import time
 from argparse import Namespace
 
 import torch
-from common import conversion, datasets, twins
+from common import conversion, datasets, tables, twins
 from common.accuracy import ann_accuracy, snn_accuracy
 from common.machine import heading
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import proxykernels as pk
-from training import average, folder
-from training import checkpoint as checkpoint
+from training import checkpoint
 from training import model as train_model
 from training import step as train_step
-from training import weights as train_weights
 from training.augment import augment
-from training.log import Log
+from training.checkpoint import Log, Termination
 from training.methods import METHODS
-from training.termination import Termination
 
 MEASURED = 200  # images that the spiking network's normalisation, and its scales, are measured on
 MEASURED_TWIN = 1000  # and its twin's, with averaged weights
@@ -38,23 +34,6 @@ class Stage:
     method: str
     epochs: int
     lr: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Workers:
-    """The processes that share each batch, and this one's device."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process; all must ask."""
-        if self.world == 1:
-            return flag
-        flags = torch.tensor([float(flag)], device=self.device)
-        torch.distributed.all_reduce(flags)
-        return flags.item() > 0
 
 
 @dataclasses.dataclass
@@ -71,8 +50,9 @@ class Place:
 class Run:
     """Data, model and place of one run; ``go`` carries it to its end."""
 
-    def __init__(self, options: Namespace, workers: Workers):
-        self.options, self.workers, self.place, self.termination = options, workers, Place(), Termination()
+    def __init__(self, options: Namespace):
+        self.options, self.place, self.termination = options, Place(), Termination()
+        self.device = torch.device(options.device)
         self.shown: dict[str, float] = {}  # running means of an epoch's figures
         dataset, classes = datasets.load(options.data, options.root, "train")
         self.test_set, _ = datasets.load(options.data, options.root, "test")  # if missing: now, not after hours
@@ -82,9 +62,9 @@ class Run:
         if not self.steps:
             raise ValueError(f"--batch must be at most the {len(self.data)} training images, got {options.batch}")
         self.images, _ = next(iter(DataLoader(train_set, MEASURED)))
-        self.images = self.images.to(workers.device)
+        self.images = self.images.to(self.device)
         self.kind = train_model.kind_of(options, list(self.images.shape[1:]), classes)
-        self.model = train_model.new(options, self.kind, self.images, workers.device)
+        self.model = train_model.new(options, self.kind, self.images, self.device)
         self.average = self.new_average()
         self.weights = options.out / f"{options.net}.safetensors"
         self.stages = [Stage("ann", options.ann_epochs, options.ann_lr)] if options.init == "ann" else []
@@ -92,20 +72,14 @@ class Run:
 
     def go(self) -> None:
         """Train to the end. SystemExit on SIGTERM and Ctrl-C, with a checkpoint; Breakdown if training cannot go on."""
-        if self.workers.rank > 0:
-            self.train()
-            return
-        with folder.claim(self.options.out, self.options.resume):
-            self.train()
-
-    def train(self) -> None:
+        out = self.options.out
         saved = self.resume() if self.options.resume else None
-        if self.workers.rank == 0:
-            self.say_what()
-            folder.clean(self.options.out)
-            # An epoch that ended, but was not measured to the end, will be measured again.
-            last = self.place.done - (self.place.step > 0)
-            self.log = Log(self.options.out, last)
+        if saved is None and (out / checkpoint.FILE).exists():
+            raise OSError(f"--out {out} holds a run already; go on with --resume, or give another --out")
+        tables.check_out(out)
+        self.say_what()
+        # An epoch that ended, but was not measured to the end, will be measured again.
+        self.log = Log(out, self.place.done - (self.place.step > 0))
         with self.termination:
             for index in range(self.place.stage, len(self.stages)):
                 if index > self.place.stage:
@@ -115,8 +89,7 @@ class Run:
                     self.place.stage, self.place.epoch, self.place.step, saved = index, 0, 0, None
                 self.run_stage(self.stages[index], saved)
             self.termination.safe = True
-            if self.workers.rank == 0:
-                self.finish()
+            self.finish()
 
     def say_what(self) -> None:
         options, place = self.options, self.place
@@ -129,70 +102,63 @@ class Run:
         elif options.resume:
             step = f"step {place.step} of {self.steps} of epoch {epoch + 1}"
             resumes = [f"goes on at {step} of stage {self.stages[index].method}"]
-        print(heading(f"{options.net} net", training, options.out, self.workers.device, *resumes))
+        print(heading(f"{options.net} net", training, options.out, self.device, *resumes))
 
     def spiking(self, model: pk.ProxyNet, about: dict[str, str]) -> nn.Module:
         """What is measured of a model that a file with such metadata holds."""
-        if train_weights.is_twin_alone(about):
+        if train_model.is_twin_alone(about):
             images = conversion.calibration(self.data.dataset)
-            return conversion.converted(model, images.to(self.workers.device))
+            return conversion.converted(model, images.to(self.device))
         return model.net
 
-    def run_stage(self, stage: Stage, saved: tuple[dict, dict[str, Tensor]] | None) -> None:
+    def run_stage(self, stage: Stage, saved: dict | None) -> None:
         optimizer = train_step.make_optimizer(self.options, self.model, stage.lr)
         if saved is not None:
-            checkpoint.restore_optimizer(optimizer, *saved)
+            checkpoint.restore(saved, optimizer=optimizer)
         while self.place.epoch < stage.epochs:
             start = clocks()
             self.run_epoch(stage, optimizer)
             self.save(optimizer)  # all that was learnt is safe while it is measured
             self.termination.safe = True
             self.place.epoch, self.place.step = self.place.epoch + 1, 0
-            if self.workers.rank == 0:
-                self.end_epoch(stage, start)
+            self.end_epoch(stage, start)
             self.shown = {}
             self.termination.safe = False
             self.save(optimizer)
 
     def run_epoch(self, stage: Stage, optimizer: torch.optim.Optimizer) -> None:
         """The rest of an epoch, with its figures in ``shown``."""
-        options, workers, place = self.options, self.workers, self.place
+        options, place = self.options, self.place
         self.model.train()
         self.model.freeze_batch_norm(not self.statistics_learn(stage))
         method = METHODS[stage.method](self.model)
-        if workers.world > 1:  # a new one also distributes buffers that rank 0 may have changed after an epoch
-            method = DistributedDataParallel(method, broadcast_buffers=False)
         self.data.epoch = place.stage * STAGE_SEED + place.epoch
-        order = datasets.batches(
-            len(self.data), options.batch, options.seed, self.data.epoch, workers.rank, workers.world
-        )
+        order = datasets.batches(len(self.data), options.batch, options.seed, self.data.epoch)
         loader = DataLoader(self.data, batch_sampler=order[place.step :], collate_fn=tuple)  # its data come in batches
         bar = tqdm(
             loader, f"{stage.method} {place.epoch + 1}/{stage.epochs}", self.steps, initial=place.step, unit="batch",
-            mininterval=0.5, disable=workers.rank > 0,
+            mininterval=0.5,
         )  # fmt: skip
         for images, labels in bar:
             progress = (place.epoch * self.steps + place.step) / (stage.epochs * self.steps)
             for group in optimizer.param_groups:
                 group["lr"] = train_step.learning_rate(options.schedule, stage.lr, progress)
-            seed = hash((options.seed, place.done, workers.rank)) & 0x7FFF_FFFF_FFFF_FFFF
+            seed = hash((options.seed, place.done, 0)) & 0x7FFF_FFFF_FFFF_FFFF
             torch.manual_seed(seed)  # of Dropout: a resumed run draws what an unbroken one does
-            figures = train_step.gradient(
-                options, method, self.model, images.to(workers.device), labels.to(workers.device)
-            )
+            figures = train_step.gradient(options, method, self.model, images.to(self.device), labels.to(self.device))
             train_step.watch(self.shown, figures, f"in epoch {place.epoch + 1} of stage {stage.method}")
             optimizer.step()
-            if self.average is not None and place.done % average.EVERY == 0:
+            if self.average is not None and place.done % train_model.AVERAGE_EVERY == 0:
                 self.average.update_parameters(self.model)
             place.step, place.done = place.step + 1, place.done + 1
             bar.set_postfix({key: f"{value:.3g}" for key, value in self.shown.items()}, refresh=False)
-            if workers.any(self.termination.came > 0):
+            if self.termination.came:
                 self.save(optimizer)
                 self.termination.end()
 
-    def new_average(self) -> average.AveragedModel | None:
+    def new_average(self) -> train_model.AveragedModel | None:
         """The average of the weights over a stage's steps; None if none is wanted."""
-        return average.of(self.model, self.options.average) if self.options.average else None
+        return train_model.average_of(self.model, self.options.average) if self.options.average else None
 
     @property
     def measured(self) -> pk.ProxyNet:
@@ -211,19 +177,19 @@ class Run:
         spiking network is the twin converted.
         """
         spent = {key: value - start[key] for key, value in clocks().items()}
-        options, place, device, model = self.options, self.place, self.workers.device, self.measured
+        options, place, device, model = self.options, self.place, self.device, self.measured
         scaled = train_model.rescales(options) and stage.method == "ann" and place.stage < len(self.stages) - 1
         if self.statistics_learn(stage):
             if self.average is not None:
                 images, _ = next(iter(DataLoader(self.data.dataset, MEASURED_TWIN)))
-                average.measure_twin(model, images.to(device))
+                train_model.measure_twin(model, images.to(device))
             if not scaled and (self.average is not None or stage.method == "ann"):
                 model.measure_batch_norm(self.images)
         if scaled:
             model = copy.deepcopy(model)  # as the next stage will begin with it
             train_model.rescale(options, model, self.images)
-        model = train_weights.rounded(model)
-        about = train_weights.describe(options, self.kind)
+        model = train_model.rounded(model)
+        about = train_model.describe(options, self.kind)
         about |= {"statistics": "means"} if self.model.statistics_of == "means" else {}
         snn, rates = snn_accuracy(self.spiking(model, about), self.validation, options.T, device, self.model.precision)
         ann = ann_accuracy(model.ann, self.validation, device)
@@ -242,46 +208,37 @@ class Run:
         if snn > place.best:
             place.best = snn
             about["validation_accuracy"] = f"{snn:.4f}"
-            train_weights.save(self.weights, model.net, model.statistics, about)
+            train_model.save(self.weights, model.net, model.statistics, about)
 
     def finish(self) -> None:
         """Measure the best weights on the test images, once, and record that with them."""
         model, _, about = twins.load(self.weights)
-        model.to(self.workers.device)
+        model.to(self.device)
         net = self.spiking(model, about)
-        snn, _ = snn_accuracy(net, self.test_set, self.options.T, self.workers.device, self.model.precision)
-        ann = ann_accuracy(model.ann, self.test_set, self.workers.device)
+        snn, _ = snn_accuracy(net, self.test_set, self.options.T, self.device, self.model.precision)
+        ann = ann_accuracy(model.ann, self.test_set, self.device)
         about |= {"test_accuracy": f"{snn:.4f}", "twin_test_accuracy": f"{ann:.4f}"}
-        train_weights.save(self.weights, model.net, model.statistics, about)
+        train_model.save(self.weights, model.net, model.statistics, about)
         print(
             f"{self.weights}: {snn:.2%} of {len(self.test_set)} test images at T = {self.options.T} (a tie is wrong), "
             f"ReLU twin {ann:.2%}"
         )
 
     def save(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.workers.rank == 0:
-            position = dataclasses.asdict(self.place) | {"shown": self.shown, "options": identity(self.options)}
-            checkpoint.save(self.options.out, position, self.model, optimizer, self.average)
+        position = dataclasses.asdict(self.place) | {"shown": self.shown, "options": identity(self.options)}
+        checkpoint.save(self.options.out, position, self.model, optimizer, self.average)
 
-    def resume(self) -> tuple[dict, dict[str, Tensor]]:
+    def resume(self) -> dict:
         """Restore model and place from the checkpoint in --out; returns it, for the optimizer."""
-        position, tensors = checkpoint.read(self.options.out)
+        saved = checkpoint.read(self.options.out)
+        position = saved["position"]
         checkpoint.same_options(position["options"], identity(self.options))
-        checkpoint.restore_model(self.model, tensors, "model")
-        if self.average is not None:
-            checkpoint.restore_model(self.average, tensors, "average")
-        done = position["epoch"] * self.steps + position["step"]
-        whole = position["done"] == done if position["stage"] == 0 else position["done"] >= done
-        whole = whole and position["epoch"] < STAGE_SEED and position["step"] <= self.steps
-        if position["stage"] >= len(self.stages) or not whole:
-            place = f"step {position['step']} of epoch {position['epoch']} of stage {position['stage']}"
-            place += f", {position['done']} in all"
-            raise ValueError(f"the checkpoint in {self.options.out} is damaged ({place}); remove it and start again")
+        checkpoint.restore(saved, model=self.model, average=self.average)
         if position["best"] >= 0 and not self.weights.is_file():
             raise FileNotFoundError(f"{self.weights}, the run's best weights, is missing; start again in another --out")
         self.place = Place(**{field.name: position[field.name] for field in dataclasses.fields(Place)})
         self.shown = position["shown"]
-        return position, tensors
+        return saved
 
 
 def clocks() -> dict[str, float]:
@@ -293,3 +250,11 @@ def identity(options: Namespace) -> dict:
     """The options that a resumed run must share with the one that wrote its checkpoint; the epochs may be others."""
     free = {"out", "resume", "root", "device", "preset", "epochs", "ann_epochs"}
     return {key: value for key, value in sorted(vars(options).items()) if key not in free}
+
+
+def run(options: Namespace) -> None:
+    """Train; what goes wrong ends in one sentence."""
+    try:
+        Run(options).go()
+    except (ValueError, OSError, train_step.Breakdown) as error:
+        raise SystemExit(f"train.py: {error}") from error

@@ -1,12 +1,16 @@
-"""One step of training: learning rate, loss, gradient, and the guards that stop a run that cannot get well."""
+"""Steps of training: learning rate, loss, gradient, and the guards that stop a run that cannot get well."""
 
 import math
 from argparse import Namespace
+from collections.abc import Callable, Iterator
 
 import torch
+from common import datasets
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import proxykernels as pk
+from training.augment import augment
 from training.methods import LOSSES, STEP_LOSSES, classes, mean_activation
 
 RUN_AWAY = 0.8  # firing rate at which a layer has stopped to compute anything: it fires whatever its input is
@@ -101,3 +105,44 @@ def watch(shown: dict[str, float], figures: dict[str, float], where: str) -> Non
             f"training runs away {where}: a layer's firing rate is {shown['highest']:.0%}. Use --twin clipped, start "
             "with --init ann, or lower --lr. The last checkpoint is intact"
         )
+
+
+def steps(
+    options: Namespace,
+    method: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    model: pk.ProxyNet,
+    dataset: Dataset,
+    learning_rate: Callable[[int], float],
+    done: int = 0,
+) -> Iterator[dict[str, float]]:
+    """Steps without end, for experiments that stop by a clock or after a number of steps; train.py has epochs (run.py).
+
+    Trains ``model`` by ``method`` (of methods.COMPARED), a step for each turn of the caller's loop.
+
+    Args:
+        options: of train_options, for the loss, the batch, the normalisation and so on.
+        learning_rate: of a step, counted from the start of the training.
+        done: steps that were done before.
+
+    Yields:
+        The running means of a step's figures (gradient).
+
+    Raises:
+        Breakdown: the loss is not finite, or the firing rates have run away.
+    """
+    data = augment(dataset, options.augment, options.seed)
+    data.epoch, first = divmod(done, len(data) // options.batch)
+    model.train()
+    shown: dict[str, float] = {}
+    while True:
+        model.freeze_batch_norm(options.batch_norm == "first-epoch" and data.epoch > 0)
+        for batch in datasets.batches(len(data), options.batch, options.seed, data.epoch)[first:]:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(done)
+            figures = gradient(options, method, model, *data.batch(batch))
+            watch(shown, figures, "in a comparison")
+            optimizer.step()
+            done += 1
+            yield dict(shown)
+        data.epoch, first = data.epoch + 1, 0
