@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import proxykernels as pk
 from proxykernels.samples import saccade_frames
-from training.weights import stored
+from training.model import stored
 
 COLUMNS = ["method", "seed", "epoch", "images", "T", "strict", "tied", "highest_rate", "million_products"]
 TIME_COLUMNS = ["method", "images", "T", "ms", "strict", "tied"]
