@@ -42,13 +42,13 @@ def look_at_input(owner: Any, known: Range | None, x: Any, stacklevel: int = 3) 
     ``owner``: the network or the engine, of which there is one warning. ``known``: the range of its calibration data;
     None: it was not converted.
     """
-    if known is None or not isinstance(x, Tensor | Spikes) or not nobody_follows():
+    if known is None or not isinstance(x, Tensor | Spikes):
         return False
     watch = _watches.get(owner)
     if watch is None:
         watch = _watches[owner] = _Watch()
     watch.calls += 1
-    if watch.warned or (watch.calls > LOOKS and watch.calls % LOOKS):
+    if watch.warned or (watch.calls > LOOKS and watch.calls % LOOKS) or not nobody_follows():
         return False
     found = _range(x) if watch.calls == 1 or x.device.type == "cpu" else None  # a look waits for a GPU
     if found is None:

@@ -24,7 +24,7 @@ MOST_STEPS = 2**31 - 1  # counts are int32
 
 def steps(T: int) -> int:
     """A number of time steps."""
-    if not is_integer(T):
+    if type(T) is not int and not is_integer(T):
         raise TypeError(f"T must be an integer number of steps, got {T!r}")
     if T < 1:
         raise ValueError(f"T must be at least 1 step, got {T}")

@@ -1,9 +1,14 @@
 """Ctrl-C while the library runs: it asks once in a while whether it may go on."""
 
 import ctypes
-import threading
+import os
 from collections.abc import Generator
+from threading import get_ident, main_thread
 from typing import Any
+
+_main = [main_thread().ident]
+if hasattr(os, "register_at_fork"):  # the thread that forks is the main one of the child
+    os.register_at_fork(after_in_child=lambda: _main.__setitem__(0, get_ident()))
 
 
 class Interrupts:
@@ -26,7 +31,7 @@ class Interrupts:
 
     def question(self) -> Any:
         """For a run that begins: none in other threads than the main one."""
-        if threading.get_ident() != threading.main_thread().ident:
+        if get_ident() != _main[0]:
             return self._none
         self.raised.clear()
         if self._answers.gi_frame is None:  # closed by a second signal beside the first

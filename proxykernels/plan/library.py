@@ -13,11 +13,12 @@ from ..kernels.cpu import abi, compiled
 from ..kernels.cpu.declared import Handed, Kept, Piece, Run, Sizes
 from ..kernels.cpu.declared import Readout as CReadout
 from ..kernels.cpu.engine import load
-from ..kernels.table import TALLIES, InputKind, Outcome, Way
+from ..kernels.table import TALLIES, Outcome, Way
 from .description import described
 from .interrupts import Interrupts
 from .plan import Plan
 from .readout import Readout
+from .written import Written
 
 C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
 TYPES = torch.float32, torch.int64  # of a plan's tensors, in the order of Type in kernels/cpu/c/tensors.h
@@ -38,7 +39,7 @@ class Memory:
         self._hash = load()[1].hash
 
     def hashed(self, session: "Session | None" = None, threads: int = 1) -> int:
-        """A hash of all bytes, computed by the threads of a session."""
+        """A hash of all bytes, computed by this many threads of a session; None: by the caller's."""
         return self._hash(session and session._session, self._pieces, self._count, threads)
 
 
@@ -132,10 +133,6 @@ class Given(NamedTuple):
     scaled: bool = False
     constant: bool = False
 
-    def lasting(self) -> "Given":
-        """The same in memory that nobody else writes to; nobody writes to packed spikes."""
-        return self if self.kind == InputKind.PACKED_SPIKES else Given(self.x.clone(), *self[1:])
-
 
 class Rule(Protocol):
     """By which samples stop early, as engine.h has it."""
@@ -146,22 +143,6 @@ class Rule(Protocol):
 
     def put(self, run: Any, functions: Any) -> None:
         """Write itself into a run."""
-
-
-class Places(NamedTuple):
-    """Where a run writes, as engine.h has it: addresses, or None; ``kept``: of some operations, with their numbers.
-
-    ``steps``: int64 [N], those that each sample ran, of which a rule changes some. ``logits``: with what they are read
-    from.
-    """
-
-    spikes: int | None
-    values: int | None
-    counts: int | None
-    tally: int
-    steps: int | None
-    kept: list[tuple[int, int]]
-    logits: "tuple[int, LogitReadout] | None"
 
 
 class LogitReadout:
@@ -195,31 +176,42 @@ class Session:
         self._interrupts, self.runs = Interrupts(QUESTION), False
 
     def run(
-        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, to: Places, asked: Rule | None = None,
+        self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, to: Written,
+        tally: PlanTally | None = None, readout: LogitReadout | None = None, asked: Rule | None = None,
         steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
 
-        ``steps``: those so far, to which the library adds T as it adds to all else that goes on: at once, or not at all
-        where a signal handler raises something.
+        ``tally``: what to count in instead of ``to``. ``readout``: what logits are read from. ``steps``: those so far,
+        to which the library adds T as it adds to all else that goes on: at once, or not at all where a signal handler
+        raises something.
 
         Raises:
             MemoryError: there is too little of it. KeyboardInterrupt, or what a signal handler or the rule raised.
         """
         x, kind, N, _, rounds, scaled, _ = given
-        spikes, values, counts, tally, ended, kept, logits = to
-        run = Run(x.data_ptr(), kind, rounds, scaled, T, N, threads, fresh, goes_on, spikes, values, counts)
-        run.tally = tally
-        if kept:
+        layout, start = to.layout, to.start
+        run = Run(x.data_ptr(), kind, rounds, scaled, T, N, threads, fresh, goes_on)
+        if layout.real:
+            run.values = start + layout.output
+        else:
+            run.spikes = start + layout.output
+        if to.given_counts is not None:
+            run.counts = to.given_counts.data_ptr()
+        elif layout.counts is not None:
+            run.counts = start + layout.counts
+        run.tally = start + layout.tally if tally is None else ctypes.addressof(tally)
+        if to.kept or layout.state is not None:
             states = run.kept = self._compiled.kept()
-            for k, address in kept:
-                states[k].v = address
-        if logits is not None:
-            run.logits, readout = logits
-            run.readout, run.logits_of = readout.pointer, readout.operation
+            for k, kept in to.kept.items():
+                states[k].v = kept.data_ptr()
+            if layout.state is not None and readout is not None:
+                states[readout.operation].v = start + layout.state
+        if to.logits is not None and readout is not None:
+            run.logits, run.readout, run.logits_of = to.logits.data_ptr(), readout.pointer, readout.operation
         if asked is not None:
             asked.put(run, self._functions)
-            run.steps = ended
+            run.steps = start + layout.steps
         if steps is not None:
             run.steps_so_far = ctypes.addressof(steps)
         if self.took is not None:

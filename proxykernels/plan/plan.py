@@ -45,7 +45,7 @@ class Plan:
         """Whether the input may be values and spikes alike: only neurons read it, and they do not mind."""
         return all(op.kind == Kind.FIRE or all(window.slot for window in op.windows) for op in self.operations)
 
-    @property
+    @cached_property
     def changes(self) -> bool:
         """Whether it is a network of sigma-delta neurons, whose slots hold what changes."""
         return self.operations[0].kind == Kind.CHANGES

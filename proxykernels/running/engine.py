@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from ctypes import addressof, c_int64
+from ctypes import c_int64
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +16,13 @@ from ..kernels.cpu.words import pixel_bytes
 from ..kernels.table import InputKind, Kind
 from ..plan import file
 from ..plan.library import Compiled, Given, LogitReadout, Memory, PlanTally, Session
-from ..plan.operations import Slot, image_of
+from ..plan.operations import image_of
 from ..plan.own_forward import OwnForward
 from ..plan.plan import Plan
+from ..plan.written import Layout, Written
 from ..spikes import Spikes
 from .early_exit import Asked, AskedLead, LogitMargin, Margin, Stop, check_rule
-from .plan_io import Layout, PlanInputs, Written
+from .plan_io import PlanInputs
 from .plan_result import ChangesFigures, LaterStates, PlanFigures
 from .result import Result, listen, table
 from .stream import Stream
@@ -86,7 +88,8 @@ class Engine:
             MemoryError: there is too little memory to work on.
             KeyboardInterrupt: Ctrl-C, at once; so do other signals whose handlers raise something.
         """
-        check_rule(stop)
+        if stop is not None:
+            check_rule(stop)
         T, given = checks.steps(T), self.inputs.given(x)
         if given.T not in (None, T):
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
@@ -113,34 +116,26 @@ class Engine:
         later = keep == self.stateful and start is None and not self._states_are_read
         if later:  # a rule of the caller's own need not decide alike again; sigma-delta neurons keep what is asked for
             later = not self.plan.changes and (stop is None or isinstance(stop, Margin))
-        given = given.lasting() if later else given
-        written, looks = self._run(given, T, stop, every, self._with_logits if later else keep, start or {})
+        if later and given.kind != InputKind.PACKED_SPIKES:  # nobody writes to packed spikes
+            given = Given(given.x.clone(), *given[1:])
+        asked = None if stop is None else self._asked(stop, T, every)
+        states, session = self._with_logits if later else keep, self.session()
+        try:
+            for k, values in (start or {}).items():
+                session.write(k, values)
+            written = self.advance(session, given, T, fresh=not start, keep=states, goes_on=False, asked=asked)
+        finally:
+            self.give_back(session)
         kept: Mapping[int, Tensor] = written.kept
         if later:
             kept = LaterStates(keep, partial(self._states_again, given, T, stop, every))
-        input_slot = Slot(given.kind != InputKind.PACKED_SPIKES, given.kind == InputKind.HELD_VALUES, given.scaled)
-        figures = self._figures(self.plan, written, looks, input_slot, given.constant, kept, start or {})
-        return Result(written, None, figures)
-
-    def _run(
-        self, given: Given, T: int, stop: Stop | None, every: int | None, keep: tuple[int, ...],
-        start: dict[int, Tensor],
-    ) -> tuple[Written, tuple[int, ...] | None]:  # fmt: skip
-        """What is written, and the steps of the runs from rest that a rule asks for."""
-        asked = None if stop is None else self._asked(stop, T, every)
-        session = self.session()
-        try:
-            for k, states in start.items():
-                session.write(k, states)
-            written = self.advance(session, given, T, fresh=not start, keep=keep, goes_on=False, asked=asked)
-        finally:
-            self.give_back(session)
-        return written, None if asked is None else asked.runs
+        about = None if asked is None else asked.runs, given.kind, given.scaled, given.constant
+        return Result(written, None, self._figures(self.plan, written, *about, kept, start or {}))
 
     def _states_again(self, given: Given, T: int, stop: Stop | None, every: int | None) -> dict[int, Tensor]:
         self._states_are_read = True  # and kept from now on
-        written, _ = self._run(given, T, stop, every, self.stateful, {})
-        return written.kept | {k: written.state for k in self._with_logits if k not in written.kept}
+        figures: Any = self.simulate(given, T, stop, keep=self.stateful, every=every)._figures
+        return {k: figures.states(k) for k in self.stateful}
 
     def _asked(self, stop: Stop, T: int, every: int | None) -> Asked | AskedLead:
         """A rule as the library asks it."""
@@ -222,30 +217,30 @@ class Engine:
                 f"the outputs of T = {T} steps of N = {N} samples take {needed / 2**30:.3g} GiB, and this machine has "
                 f"{self._room / 2**30:.3g} GiB; take fewer steps or samples at a time"
             )
-        layout = self._layout(N, T, counts is None, reads in keep, fresh, asked is not None)
-        written = Written(layout, counts, {k: self.room_for(k, N) for k in keep if k != reads})
+        key = N, T, counts is None, reads in keep, fresh, asked is not None  # runs that are alike write alike
+        layout = self._layouts.get(key)
+        if layout is None:
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+            layout = self._layouts[key] = Layout(self.plan, *key)
+        kept = {}
+        for k in keep:
+            if k != reads:
+                kept[k] = self.room_for(k, N)
+        written = Written(layout, counts, kept)
         if asked is not None and layout.real:
             asked.values = written.raw
-        to = written.places(None if tally is None else addressof(tally), readout)
         if layout.gaps:
             written.forbid_gaps(True)
         try:
-            finite = session.run(given, T, torch.get_num_threads(), fresh, goes_on, to, asked, steps)
+            threads = torch.get_num_threads()
+            finite = session.run(given, T, threads, fresh, goes_on, written, tally, readout, asked, steps)
         finally:  # the memory is another's after an interrupt
             if layout.gaps:
                 written.forbid_gaps(False)
         if not finite:
             checks.finite("x", given.x)
         return written
-
-    def _layout(self, *key) -> Layout:
-        """Where runs alike write: the arguments of :class:`Layout`."""
-        layout = self._layouts.get(key)
-        if layout is None:
-            if len(self._layouts) >= MOST_LAYOUTS:
-                self._layouts.clear()
-            layout = self._layouts[key] = Layout(self.plan, *key)
-        return layout
 
     def last_state(self, session: Session, N: int) -> Tensor | None:
         """The states that tell logits, if there are such."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..kernels.table import TALLIES, Kind
+from ..kernels.table import TALLIES, InputKind, Kind
 from ..plan.operations import Operation, Slot
 from ..plan.plan import Plan
-from .plan_io import Written
+from ..plan.written import Written
 from .result import LOSES_CHARGE, NOT_CONVERTED, Result
 from .stream_state import as_state
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
@@ -48,7 +48,8 @@ class PlanFigures:
     Attributes:
         written: the output, and what was counted and kept with it.
         looks: the steps of the runs from rest that samples had in turn, up to their last; None: each had one.
-        given: what the input was run as. constant: whether its steps were alike.
+        kind: of the input, an InputKind. scaled: whether it was spikes that a Dropout had scaled. constant: whether its
+            steps were alike.
         kept: the states of some operations, by their numbers, as the library has them. start: those at the start; none
             of them: at rest.
     """
@@ -56,7 +57,8 @@ class PlanFigures:
     plan: Plan
     written: Written
     looks: tuple[int, ...] | None
-    given: Slot
+    kind: int
+    scaled: bool
     constant: bool
     kept: Mapping[int, Tensor]
     start: dict[int, Tensor]
@@ -70,6 +72,11 @@ class PlanFigures:
     def tally(self) -> list[int]:
         """For each operation its spikes, and then its additions of a weight to a potential."""
         return self.written.tally
+
+    @property
+    def _input(self) -> Slot:
+        """What the input was run as."""
+        return Slot(self.kind != InputKind.PACKED_SPIKES, self.kind == InputKind.HELD_VALUES, self.scaled)
 
     @property
     def samples(self) -> int:
@@ -99,7 +106,7 @@ class PlanFigures:
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        slots = self.plan.slots(self.given)
+        slots = self.plan.slots(self._input)
         return {op.name: self._rate(k, op) for k, op in self.plan.stateful() if not slots[k + 1].gives_values}
 
     def _rate(self, k: int, op: Operation) -> float:
@@ -107,7 +114,7 @@ class PlanFigures:
 
     @cached_property
     def places(self) -> dict[str, int]:
-        slots = self.plan.slots(self.given)
+        slots = self.plan.slots(self._input)
         return {
             op.name: 0 if slots[k + 1].gives_values else prod(op.shape) * self.sample_steps
             for k, op in self.plan.stateful()
@@ -119,7 +126,7 @@ class PlanFigures:
 
     @cached_property
     def synops(self) -> SynOps:
-        done, products = SynOps(), self.plan.products(self.given, self._ran[1], self.sample_steps)
+        done, products = SynOps(), self.plan.products(self._input, self._ran[1], self.sample_steps)
         for k, op in self.plan.stateful():
             parts = self.plan.parts(k)
             done.accumulates[op.name] = sum(self.plan.additions(part, self.tally[TALLIES * part + 1]) for part in parts)

@@ -17,6 +17,7 @@ from .. import checks
 from ..checks import chunked_passes
 from ..kernels import backends, locks
 from ..kernels.heap import keep_freed
+from ..kernels.table import InputKind
 from ..kernels.value_checks_cache import nobody_follows
 from ..kernels.weight_layouts import is_finite
 from ..layers import Neurons
@@ -26,6 +27,7 @@ from ..layers.parametrized import is_parametrized
 from ..plan.follow import followed
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import CannotFollowError
+from ..plan.library import Given
 from ..plan.plan import Plan
 from ..sequences import constant_dims
 from ..spikes import Spikes, pack_if_binary
@@ -81,7 +83,7 @@ def run(
     ``every``: steps between two looks of ``stop``; None: as many as are usual. ``known``: of a network that was just
     looked at; None: of others. ``keeps``: whether states are wanted.
     """
-    if known is None and _may_run(x):
+    if known is None and isinstance(net, nn.Module) and _may_run(x):
         known = _known_of(net)
     if known is None or known.changes:
         return None
@@ -105,7 +107,10 @@ def run(
         return None
     keep_freed()
     inputs = engine.inputs
-    given = inputs.held(given, T) if usual else inputs.as_given(given, T, sequence, constant)
+    if usual:
+        given = Given(x, InputKind.HELD_VALUES, x.shape[0], T, inputs.rounds, constant=True)
+    else:
+        given = inputs.as_given(given, T, sequence, constant)
     return engine.simulate(given, T, stop, keep=engine.stateful if keeps else (), start=start, every=every)
 
 

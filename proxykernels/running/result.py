@@ -20,8 +20,8 @@ from torch import Tensor
 from ..checks.calibrated import STEPS, Range, has_fired, warn_of_silence
 from ..layers import SpikingLayer
 from ..neurons import IFNeuron
+from ..plan.written import Written
 from ..spikes import Spikes
-from .plan_io import Written
 from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
 NOT_CONVERTED = "logits are those of the network that convert was given; this network was not converted"

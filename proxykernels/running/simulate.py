@@ -112,17 +112,18 @@ def run(
     ``with_synops``: whether synaptic operations are counted.
     """
     T = checks.steps(T)
-    checks.module("net", net)
     if state is not None and not isinstance(state, dict):
         raise TypeError(f"state must be the .state of an earlier result or of a stream, got {type(state).__name__}")
     state = state.of_simulate() if isinstance(state, StreamState) else state
-    checks.precision(precision)
+    if precision is not None:
+        checks.precision(precision)
     chunk = None if chunk is None else _checked(chunk)
     alone = not record and watch is unwatched and not batch_statistics and masks is None
     if alone and (stop is None or callable(stop)) and not (chunk and isinstance(stop, LogitMargin)):
         planned = plans.run(net, x, T, state, stop, precision, chunk)
         if planned is not None:
             return planned
+    checks.module("net", net)
     check_runnable(net)
     options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
     if has_sigma_delta(net):

@@ -82,7 +82,7 @@ engine = pk.compile(net, x)
 session = engine.session()
 run = session.run
 session.run = lambda given, T, *others: run(given._replace(N=given.N + more_samples), T + more_steps, *others)
-given = engine.inputs.held(x, None)
+given = engine.inputs.given(x)
 written = engine.advance(session, given._replace(N=2), 4, fresh=True)
 print("ran", written.counts.sum().item() > 0)
 """
