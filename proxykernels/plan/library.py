@@ -211,6 +211,7 @@ class Session:
             run.logits, run.readout, run.logits_of = to.logits.data_ptr(), readout.pointer, readout.operation
         if asked is not None:
             asked.put(run, self._functions)
+        if layout.steps is not None:
             run.steps = start + layout.steps
         if steps is not None:
             run.steps_so_far = ctypes.addressof(steps)

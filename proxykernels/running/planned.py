@@ -108,7 +108,7 @@ def run(
     keep_freed()
     inputs = engine.inputs
     if usual:
-        given = Given(x, InputKind.HELD_VALUES, x.shape[0], T, inputs.rounds, constant=True)
+        given = Given(given, InputKind.HELD_VALUES, len(given), T, inputs.rounds, constant=True)
     else:
         given = inputs.as_given(given, T, sequence, constant)
     return engine.simulate(given, T, stop, keep=engine.stateful if keeps else (), start=start, every=every)
@@ -145,12 +145,7 @@ def run_changes(
     if engine is None:
         return None
     N = x.shape[int(sequence)]
-    start = None
-    if state:
-        try:
-            start = ready_state(engine.plan, state, N)
-        except ValueError:  # the layers say by their names what is wrong
-            return None
+    start = ready_state(engine.plan, state, N) if state else None
     given = engine.inputs.as_given(x, T, sequence, constant=not sequence)
     return engine.simulate(given, T, stop, keep=() if state is None else engine.stateful, start=start, every=every)
 

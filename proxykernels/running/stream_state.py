@@ -255,8 +255,13 @@ def ready_state(plan: Plan, given: Any, N: int) -> dict[int, Tensor]:
     for name, parts in wanted.items():
         shapes = [[N, *shape] for _, shape, _ in parts]
         of_name = given[name]
-        if not isinstance(of_name, list | tuple) or [list(getattr(part, "shape", ())) for part in of_name] != shapes:
-            raise ValueError(f"state of {name!r} must be two tensors {shapes}, as a stream or a result has them")
+        listed = isinstance(of_name, list | tuple)
+        got = [list(getattr(part, "shape", ())) for part in of_name] if listed else type(of_name).__name__
+        if got != shapes:
+            what = f"{name!r}" if name else "'' (the input and the outputs)"
+            raise ValueError(
+                f"state of {what} must be two tensors {shapes}, as a stream or a result has them, got {got}"
+            )
         for (k, _, ends), part in zip(parts, of_name, strict=True):
             checks.floating(f"state of {name!r}", part)
             checks.same_device(f"state of {name!r}", part, heap.CPU)

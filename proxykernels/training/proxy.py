@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from .. import checks
 from ..checks import chunked_passes
 from ..kernels import value_checks_cache
+from ..kernels.weight_layouts import is_finite
 from ..layers import Neurons, SpikingLayer
 from ..layers.parametrized import with_plain_weights
 from ..neurons import IFNeuron
@@ -270,11 +271,7 @@ class _Readout(OutputSwap):
 
 def _is_finite(x: Tensor) -> bool:
     """Whether x is finite; True while a graph is captured or traced, where values cannot be read."""
-    try:
-        checks.finite("x", x)
-    except ValueError:
-        return False
-    return True
+    return not value_checks_cache.can_be_read(x) or is_finite(value_checks_cache.plain(x))
 
 
 def _refuse_vmap() -> None:

@@ -108,5 +108,5 @@ def test_sigma_delta_states_elsewhere():
         with pytest.raises(TypeError, match=f"state of '{name}' must be a dense tensor"):
             pk.simulate(net, image(), T, state=kept | {name: [z, a.to_sparse()]})
     outputs = kept[""][1]
-    with pytest.raises(ValueError, match=r"state is of outputs \[3, 4\], and the network has others"):
+    with pytest.raises(ValueError, match=r"\(the input and the outputs\) must be .* \[3, 5\]\], .* got .* \[3, 4\]\]"):
         pk.simulate(net, image(), T, state=kept | {"": [kept[""][0], outputs[:, :4]]})

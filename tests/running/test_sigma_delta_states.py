@@ -152,8 +152,8 @@ def test_states_that_do_not_fit(nets):
         ({"stem_0": [v.double() for v in state["stem_0"]]}, "state of 'stem_0' must be two float32 tensors"),
         ({"stem_0": [v / 0 for v in state["stem_0"]]}, "state of 'stem_0' must be finite"),
         ({"stem_0": [v[:7] for v in state["stem_0"]]}, "state of 'stem_0' is of 7 samples, and x has 8"),
-        ({"stem_0": [v[:, 1:] for v in state["stem_0"]]}, r"layer stem_0: state must be two tensors \[\[4, 64, 12\]"),
-        ({"pool": [v[:, 1:] for v in state["pool"]]}, r"layer pool: state must be two tensors \[\[4, 64, 12\]"),
+        ({"stem_0": [v[:, 1:] for v in state["stem_0"]]}, r"state of 'stem_0' must be two tensors \[\[8, 64, 12\]"),
+        ({"pool": [v[:, 1:] for v in state["pool"]]}, r"state of 'pool' must be two tensors \[\[8, 64, 12\]"),
         ({"": [state[""][0][..., 1:], state[""][1]]}, "state is of inputs"),
     ):
         with pytest.raises(ValueError, match=message):
