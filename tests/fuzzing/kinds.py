@@ -2,6 +2,7 @@
 
 from random import Random
 
+from .calls import Calls
 from .case import Case
 from .convolutions import Convolution
 from .engine_files import Damaged
@@ -22,6 +23,7 @@ from .words import Pool, WordCase
 
 KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases are of it
     "convolutions": (Convolution, 10),
+    "calls": (Calls, 4),
     "scans": (Scan, 3),
     "scan gradients": (ScanGradient, 1),
     "layer gradients": (LayerGradient, 3),

@@ -58,6 +58,21 @@ backend.CpuKernels.recurrent_scan = recurrent_scan
         ["--cases", "300", "--only", "recurrent networks"],
         ["Mismatch: s", "RecurrentNetwork("],
     ),
+    "a layer that writes where the spikes of its former call lie": (
+        """
+from proxykernels.kernels.cpu.layer_plans import LayerPlan
+right = LayerPlan.run
+def run(self, x, kind, neurons, shortcut=None):
+    right(self, x, kind, neurons, shortcut)
+    if neurons.N * neurons.T:
+        if hasattr(self, "_former"):
+            ctypes.memset(self._former, 255, 1)
+        self._former = neurons.spikes
+LayerPlan.run = run
+""",
+        ["--cases", "300", "--only", "calls"],
+        ["Mismatch: spikes of call 0, later", "Calls("],
+    ),
     "a crash": (
         """
 from proxykernels.kernels.cpu import backend
