@@ -1,6 +1,8 @@
 """A layer's call is a plan of one operation: kept by sizes and weights, in any segment, on any number of threads."""
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -161,3 +163,37 @@ def test_a_run_of_several_segments_leaves_the_spikes_of_the_call_before_alone(ge
         second = layer(pk.pack(calls[1]))
         assert before.any() and not equal(second.dense()[192:], before)
         assert equal(first.dense(), before)
+
+
+def test_layers_share_their_working_memory():
+    """Ten layers, called in turn, hold about what one of them does; a session of its own would take 7 MB for each."""
+    script = """
+import os, torch, proxykernels as pk
+def resident():
+    with open("/proc/self/statm") as numbers:
+        return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+torch.set_num_threads(1)
+layers = [pk.FusedIFConv2d(64, 64, 3, padding=1, bias=False).eval() for _ in range(11)]
+x = pk.pack(torch.rand(32, 8, 64, 56, 56) < 0.1)
+with torch.no_grad():
+    for layer in layers[:1] * 2:
+        layer(x)
+    before = resident()
+    for layer in layers[1:] * 2:
+        assert layer(x).dense().any()
+    print((resident() - before) / 1e6)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 25  # packed weights and statistics of ten layers
+
+
+def test_layers_of_other_sizes_follow_each_other(generator):
+    """Each takes the memory that the other has written to, in calls of the same sizes and of others."""
+    layers = [pk.FusedIFConv2d(8, 24, 3, padding=1, bias=False).eval(), pk.FusedIFConv2d(24, 8, 5, bias=False).eval()]
+    for layer in layers:
+        layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
+    for T, N in ((3, 2), (3, 2), (40, 2), (3, 2), (3, 5), (40, 2)):
+        for layer in layers:
+            x = spikes(T, N, layer.weight.shape[1], 9, 9, generator=generator, rate=0.2)
+            expected = reference.if_conv2d(x, layer.weight.data, padding=layer.padding)[0]
+            assert equal(fires(layer, x), expected)

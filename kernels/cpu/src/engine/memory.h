@@ -117,6 +117,7 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.entries = carver.take<Entries>(room.sorted);
     s.channel = carver.take<uint32_t>(room.fired + overhang);
     for (uint32_t** list : {&s.size, &s.pattern_of}) *list = carver.take<uint32_t>(room.sorted);
+    s.ids = room.sorted;
     s.patterns = carver.take<uint32_t>(64);
     s.row = carver.take<uint32_t>(room.rows + overhang);
     s.taps = carver.take<FiredTap>(room.taps);
@@ -168,17 +169,20 @@ static void cut_lists(Session& session, int64_t N, int64_t steps, int64_t thread
     }
 }
 
-// The team of layers that a thread calls by themselves, one after another.
-struct TeamOfLayers {
+// What the layers share that a thread calls by themselves, one after another.
+struct SharedByLayers {
     Team* team = nullptr;
-    ~TeamOfLayers() { delete team; }
+    Arena arena;
+    ~SharedByLayers() { delete team; }
 };
 
+// The threads for the next run. Gives a layer the arena of the calling thread.
 static Team& team_of(Session& session, int64_t threads) {
     if (session.plan.input.is_layer) {
-        static thread_local TeamOfLayers layers;
+        static thread_local SharedByLayers layers;
         if (layers.team && !layers.team->fits(threads)) delete layers.team, layers.team = nullptr;
         if (!layers.team) layers.team = new Team(threads);
+        session.arena = &layers.arena;
         return *(session.team = layers.team);
     }
     if (!session.team || !session.team->fits(threads)) {
@@ -231,8 +235,15 @@ static void cut_changes(Session& session, int64_t N, int64_t steps, Carver& carv
 // False if there is no memory.
 static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t threads, int64_t all_threads) {
     const Plan& plan = session.plan;
+    Arena& arena = *session.arena;
     const bool cut_so = N == session.N && steps == session.steps && threads == session.threads;
-    if (cut_so && all_threads == session.most_threads) return true;
+    const bool cut_here = session.cut_from == arena.memory && session.cut_bytes <= arena.bytes;
+    if (cut_so && cut_here && all_threads == session.most_threads) {
+        for (int64_t i = 0; i < threads && arena.last != &session; i++)  // another layer has written here
+            memset(session.scratch[i].size, 0, session.scratch[i].ids * sizeof *session.scratch[i].size);
+        arena.last = &session;
+        return true;
+    }
     const auto cut = [&](char* memory, int64_t crew) {
         const Room room = room_of(plan, N, steps, crew);
         Carver carver{memory};
@@ -251,8 +262,9 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
     }
     const int64_t bytes =
         most(cut(nullptr, 1), cut(nullptr, all_threads));  // enough for both, so that nothing is allocated when threads join
-    if (bytes > session.arena_bytes && !replace(session, session.arena, session.arena_bytes, bytes, false)) return false;
-    cut(session.arena, threads);
+    if (bytes > arena.bytes && !replace(session, arena.memory, arena.bytes, bytes, false)) return false;
+    cut(arena.memory, threads);
+    arena.last = &session, session.cut_from = arena.memory, session.cut_bytes = bytes;
     session.N = N, session.steps = steps, session.threads = threads, session.most_threads = all_threads;
     return true;
 }

@@ -206,7 +206,7 @@ static int64_t run_steps(Session& session, const Run& run, const Running& runnin
     session.views[0].scaled = run.scaled;
     session.views[0].periodic = session.plan.input.is_periodic && !start;
     // A layer's single segment is written where its spikes go; cut_arena keeps that place if the next call has as many steps.
-    if (run.neurons) session.slots[0] = steps == run.T ? (char*)run.spikes : session.arena;
+    if (run.neurons) session.slots[0] = steps == run.T ? (char*)run.spikes : session.arena->memory;
     if (run.shortcut && !take_shortcut(session, run, start, steps)) return engine::NoMemory;
     if (run.neurons && run.neurons->currents)
         session.currents = run.neurons->currents + start * run.N * session.plan.ops[0].P() * session.plan.ops[0].C;

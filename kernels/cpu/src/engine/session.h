@@ -56,12 +56,15 @@ struct Bucket {
     uint32_t first, last, pattern;
 };
 
+struct Session;
+
 // The scratch memory of one thread.
 struct Scratch {
     FiredPixel* fired;  // input pixels under a band
     Entries* entries;
     uint32_t* channel;  // channels that fired
     uint32_t *size, *pattern_of;  // by id of a pattern: counts, zero between uses; and the pattern
+    int64_t ids;  // their number
     uint32_t* patterns;  // [64]
     uint32_t *unsorted, *unsorted_pattern, *touched;  // one pixel's rows or channels, their patterns, and ids in use
     FiredTap* taps;  // taps of a window
@@ -180,11 +183,25 @@ struct Watch {
     std::atomic<bool> over{false};
 };
 
+// One block of memory for everything that lives during a segment.
+struct Arena {
+    char* memory = nullptr;
+    int64_t bytes = 0;
+    const Session* last = nullptr;  // that used it
+    Arena() = default;
+    Arena(const Arena&) = delete;
+    ~Arena() { free(memory); }
+};
+
 struct Session {
     const Plan& plan;
     Team* team = nullptr;
-    char *arena = nullptr, *state_arena = nullptr;
-    int64_t arena_bytes = 0, state_bytes = 0;
+    Arena own;
+    Arena* arena = &own;  // for a layer that is called by itself, the arena of the calling thread (memory.h)
+    const char* cut_from = nullptr;  // the memory of the arena for which the pointers below were set
+    int64_t cut_bytes = 0;
+    char* state_arena = nullptr;
+    int64_t state_bytes = 0;
     int64_t N = 0, steps = 0, threads = 0;  // the sizes of the arena's layout
     int64_t most_threads = 0;  // for which the arena has room
     int64_t scratches = 0;  // size of `scratch`, for all threads
@@ -232,7 +249,7 @@ struct Session {
     }
     ~Session() {
         if (!plan.input.is_layer) delete team;
-        free(arena), free(state_arena);
+        free(state_arena);
         delete[] views;
         delete[] changes;
         delete[] slots;

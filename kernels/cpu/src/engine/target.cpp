@@ -26,7 +26,7 @@ static int64_t states(Session* session, int64_t k, float* to, const float* from,
 
 static void sizes(const Session* session, Sizes* sizes) {
     const Session& s = *session;
-    const int64_t arena = bytes_present(s.arena, s.arena_bytes) + bytes_present(s.state_arena, s.state_bytes);
+    const int64_t arena = bytes_present(s.own.memory, s.own.bytes) + bytes_present(s.state_arena, s.state_bytes);
     *sizes = {s.plan.bytes, arena + s.kept.size + s.running.size + s.rounded.size * (int64_t)sizeof(float), s.refused};
 }
 
