@@ -36,7 +36,6 @@ has those of any network of torchvision, for images in <root>/train/<class>/, wh
 import os
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import command, work
 from common.printed import add_out, new_parser, numbers

@@ -9,7 +9,6 @@ the most contenders the last, so that points at one T come from one run and a sm
 
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common.checkout import RUNS
 from common.command import command, work
 from common.printed import new_parser

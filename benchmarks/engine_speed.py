@@ -18,7 +18,6 @@ cache that the layer's weights fit (a C++ compiler is needed); engine_layers.csv
 
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import command, work
 from common.printed import natural, new_parser, numbers

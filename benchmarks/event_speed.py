@@ -13,7 +13,6 @@ spikes must be equal. Then the contenders take turns; times are medians, of proc
 Writes event_speed.csv and the picture event_speed.png: cost against events.
 """
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import command, work
 from common.printed import add_out, new_parser, numbers, positive_number, shown, some_of

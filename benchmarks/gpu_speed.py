@@ -15,7 +15,6 @@ import importlib
 import sys
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common.command import command
 from common.printed import Help, new_parser
 

@@ -15,7 +15,6 @@ writes ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_r
 
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common.command import command, work
 from common.printed import new_parser, positive, some_of
 

@@ -17,7 +17,6 @@ forward pass leaves for the backward pass; peak: by how much the process grows i
 gradients that it gives; in bytes. Writes recurrent_speed.csv.
 """
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common.command import command, work
 from common.printed import add_out, new_parser, positive, some_of
 

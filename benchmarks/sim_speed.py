@@ -9,7 +9,6 @@
 Prints a table for each T, adds rows to sim_speed.csv and draws a plot beside it.
 """
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common.command import command, work
 from speed.options import parse
 

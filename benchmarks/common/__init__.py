@@ -1,3 +1,3 @@
 """Shared by the commands: data, networks, tables, accuracy, memory."""
 
-from common import interrupt  # noqa: F401 - first of all that takes time
+from common import command  # noqa: F401 - Ctrl-C ends a command in one line from here on

@@ -10,8 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from common import interrupt
+from pathlib import Path
 
 INTERRUPTED = 128 + signal.SIGINT  # the exit status by which a shell knows the signal
 
@@ -29,7 +28,7 @@ def command(main: Callable[[], int | None], parts: dict[str, str] | None = None)
             main = importlib.import_module(parts[name]).main
         sys.exit(main())
     except KeyboardInterrupt:
-        interrupt.say()
+        say_interrupted()
         sys.exit(INTERRUPTED)
 
 
@@ -45,3 +44,19 @@ def refusing(name: str) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise SystemExit(f"{name}: {error}") from error
+
+
+def say_interrupted() -> None:
+    """The line; a second Ctrl-C must not break it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print(f"\n{Path(sys.argv[0]).name}: interrupted; the results written before are kept", file=sys.stderr)
+
+
+def _hook(kind, error, traceback) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        say_interrupted()
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = _hook  # at import, which common/__init__.py does first: the imports of a command take seconds

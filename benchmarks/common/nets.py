@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import proxykernels as pk
-from common import firing_rates, metadata, weights_file
+from common import firing_rates, weights_file
 from common.checkout import WEIGHTS
 from proxykernels.training import fi_curve
 
@@ -204,7 +204,7 @@ def load_file(path: Path, make=None) -> tuple[nn.Sequential, dict[str, str]]:
     state, about = weights_file.read(Path(path))
     if about.get("net") in FORMER_NAMES:
         about["net"] = FORMER_NAMES[about["net"]]
-    told = metadata.values(path, about, "v_threshold")
+    told = weights_file.values(path, about, "v_threshold")
     state = {key: tensor for key, tensor in state.items() if not key.startswith(TWIN)}
     if about.get("net", "") not in TRAINABLE and make is None:
         raise ValueError(f"{path} names no known network ({about.get('net')!r}); known: {', '.join(TRAINABLE)}")

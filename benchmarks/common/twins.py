@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import proxykernels as pk
-from common import metadata, nets, weights_file
+from common import nets, weights_file
 
 
 def load(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]]:
@@ -12,7 +12,7 @@ def load(path: Path, make=None) -> tuple[pk.ProxyNet, bool, dict[str, str]]:
     Arguments and errors: as of nets.load_file.
     """
     net, about = nets.load_file(path, make)
-    told = metadata.values(path, about, "T")
+    told = weights_file.values(path, about, "T")
     clip, statistics = about.get("twin", "clipped") == "clipped", about.get("statistics", "steps")
     model = pk.ProxyNet(net, told["T"], clip=clip, readout="rate", statistics_of=statistics)
     tensors, _ = weights_file.read(path)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/, which has common/ and speed/
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common.checkout import RUNS
 from common.command import command, work
 from common.printed import new_parser

@@ -23,7 +23,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/, which has common/ and speed/
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import command, work
 from common.printed import add_out, new_parser, positive, positive_number, seed, share, shown, some_of

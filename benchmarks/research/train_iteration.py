@@ -19,7 +19,6 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/, which has common/ and speed/
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 import training  # noqa: F401 - before torch
 from common import names
 from common.command import command, work

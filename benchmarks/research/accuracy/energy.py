@@ -18,7 +18,6 @@ Writes energy.csv, and prints the table of docs/paper.md.
 import argparse
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import work
 from common.printed import add_out, new_parser, positive

@@ -23,7 +23,6 @@ activations in one pass, as two signed powers and as whole numbers of 4 and 8 bi
 import argparse
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import work
 from common.printed import add_out, new_parser, positive

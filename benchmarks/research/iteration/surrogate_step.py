@@ -11,7 +11,6 @@ which other programs disturb less. Appends to surrogate_step.csv.
 
 import argparse
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import work
 from common.printed import add_out, new_parser, positive, shown, some_of

@@ -6,7 +6,7 @@ import tracemalloc
 import evaluate
 import pytest
 import torch
-from common import metadata, nets, twins, weights_file
+from common import nets, twins, weights_file
 from safetensors.torch import load, save, save_file
 
 import proxykernels as pk
@@ -52,7 +52,7 @@ def test_what_a_file_says_of_its_network(state, tmp_path):
         "test_accuracy": ("nan", "1.5", "good"), "snn_precision": ("int4",), "pool": ("or",), "statistics": ("rates",),
     }  # fmt: skip
     assert wrong.keys() == {
-        key for key in metadata.FIELDS if not key.endswith(("validation_accuracy", "twin_test_accuracy"))
+        key for key in weights_file.FIELDS if not key.endswith(("validation_accuracy", "twin_test_accuracy"))
     }
     for key, texts in wrong.items():
         for text in texts:

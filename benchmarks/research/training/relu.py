@@ -16,7 +16,6 @@ trained, and how many test images they have right. Other commands take them from
 import argparse
 from pathlib import Path
 
-import common.interrupt  # noqa: F401 - first of all that takes time
 from common import names
 from common.command import work
 from common.printed import add_out, new_parser, positive, positive_number
