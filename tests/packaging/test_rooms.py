@@ -1,50 +1,33 @@
-"""The map of CONTRIBUTING.md: rooms import only from those below them."""
-
-import ast
-import re
-from pathlib import Path
+"""The map of CONTRIBUTING.md is what the imports draw: rooms without circles, each with words of its own."""
 
 import pytest
+import rooms
 
-CHECKOUT = Path(__file__).parents[2]
-PACKAGE = CHECKOUT / "proxykernels"
-
-pytestmark = pytest.mark.skipif(not (CHECKOUT / "CONTRIBUTING.md").is_file(), reason="needs a checkout")
+pytestmark = pytest.mark.skipif(not rooms.PAGE.is_file(), reason="needs a checkout")
 
 
-def floors() -> dict[str, int]:
-    """Each room and how far down it is in the table."""
-    page = (CHECKOUT / "CONTRIBUTING.md").read_text()
-    rows = re.findall(r"^\| (`.*?) \|", page.partition("A call of a layer")[0], re.MULTILINE)
-    return {name.strip("/"): floor for floor, row in enumerate(rows) for name in re.findall(r"`([\w./]+)`", row)}
+def test_the_page_has_the_map_that_the_imports_draw():
+    page = rooms.PAGE.read_text()
+    assert "| ? |" not in rooms.table(page), "a room has no words: add its row to CONTRIBUTING.md"
+    assert rooms.drawn(page) == page, "run: python tests/rooms.py --write"
 
 
-def imports(path: Path) -> set[str]:
-    """The rooms that a file imports from."""
-    found = set()
-    package = path.relative_to(PACKAGE).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            for alias in node.names:
-                full = [*base, *(node.module or "").split("."), alias.name]
-                found.add(room([part for part in full if part]))
-    return found
+def test_rooms_are_few_and_on_several_floors():
+    assert 12 <= len(rooms.floors()) < 22
+    assert list(rooms.floors())[-1] in ("kernels/", "_version.py")
+    assert sum(map(len, rooms.imports().values())) > 40
+    assert {"checks/", "spikes/"} <= rooms.imports()["layers/"].keys()
 
 
-def room(parts: list[str]) -> str:
-    return f"{parts[0]}.py" if (PACKAGE / f"{parts[0]}.py").is_file() else parts[0]
+def test_a_circle_is_named(monkeypatch):
+    circle = {"a/": {"b/": "a/x.py"}, "b/": {"c.py": "b/y.py"}, "c.py": {"a/": "c.py"}}
+    monkeypatch.setattr(rooms, "imports", lambda: circle)
+    with pytest.raises(ValueError, match=r"circle: a/ -> b/ -> c.py -> a/ \(by a/x.py, b/y.py, c.py\)"):
+        rooms.floors.__wrapped__()
 
 
-def test_each_room_imports_only_from_those_below_it():
-    known = floors()
-    assert 12 <= len(known) < 20
-    seen = set()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        own = room(list(path.relative_to(PACKAGE).with_suffix("").parts))
-        if own == "__init__.py" or own.startswith("_"):
-            continue
-        for other in imports(path) - {own}:
-            seen.add((own, other))
-            assert known[own] < known[other], f"{path.relative_to(CHECKOUT)} imports from {other}"
-    assert len(seen) > 40
+def test_a_page_that_is_out_of_date_is_another_one():
+    page = rooms.PAGE.read_text()
+    wrong = page.replace("| 0 | `kernels/`", "| 5 | `kernels/`")
+    assert wrong != page
+    assert rooms.drawn(wrong) == page
