@@ -218,14 +218,13 @@ __all__ = [
 
 if TYPE_CHECKING:  # they come when they are first used: _lookup.py
     from . import plot
-    from .conversion.card import model_card
     from .conversion.libraries.from_lava import from_lava
     from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
     from .conversion.nir.data import from_nir_data, to_nir_data
     from .conversion.nir.from_nir import from_nir
     from .conversion.nir.to_nir import to_nir
     from .conversion.relu.convert import convert
-    from .conversion.relu.report import conversion_report
+    from .conversion.relu.report import conversion_report, model_card
     from .training.proxy import ProxyNet
     from .training.surrogate_net import SurrogateNet, use_surrogate
 else:  # a type checker would take any name for one of them

@@ -10,14 +10,13 @@ from typing import Any
 
 LATER = {  # module -> its names; of plot the module itself
     "plot": ("plot",),
-    "conversion.card": ("model_card",),
     "conversion.libraries.from_lava": ("from_lava",),
     "conversion.libraries.from_libraries": ("from_snntorch", "from_spikingjelly"),
     "conversion.nir.data": ("from_nir_data", "to_nir_data"),
     "conversion.nir.from_nir": ("from_nir",),
     "conversion.nir.to_nir": ("to_nir",),
     "conversion.relu.convert": ("convert",),
-    "conversion.relu.report": ("conversion_report",),
+    "conversion.relu.report": ("conversion_report", "model_card"),
     "training.proxy": ("ProxyNet",),
     "training.surrogate_net": ("SurrogateNet", "use_surrogate"),
 }

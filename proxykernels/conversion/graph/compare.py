@@ -1,150 +1,280 @@
-"""A translated network against what it was made of, layer by layer: the same currents, and spikes where they belong.
+"""Computes a translated network beside its original, layer by layer: equal currents, and spikes where they belong.
 
-Each layer gets the input that its counterpart had in the original, not the output of the translated layers before it:
-the first wrong layer is found, and a silent layer in front of it hides nothing. If no sample input is given, one is
-made up.
+Each layer takes the input that its counterpart had in the original, not the output of the translated layers before it.
+So the first wrong layer is found, and a silent layer in front of it hides nothing.
 """
 
 import copy
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import math
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...kernels import reference
 from ...kernels.neuron_models import Neuron
-from ...layers import Flatten, Neurons
-from ...layers.synapses import Convolution, Convolution1d, Product
+from ...layers import Delay, Neurons
 from ...network import Network
-from ...spikes import Spikes, pack
+from ...spikes import Spikes
 
-STEPS = 3  # that a network is run for; one that loops over time itself takes its own number
-RATE = 0.3  # of the spikes that are handed on
+RATE = 0.3  # of the random spikes that neurons hand on
 TINY = 1e-30
-PROBED = 101  # steps for which neurons are run without the rest
-MOST_PIXELS = 4  # along an axis, for that
-MOST_NEURONS = 2048  # for that, if a pixel has fewer
-PER_STEP = 16  # steps that round a potential as much as that
-ROUNDING = 2.0**-17  # of the sum of all terms' sizes: float32 sums of thousands of terms err less
-SAMPLES = 2  # of a generated input
-USUAL = (32, 28, 16, 64, 8, 34, 12, 48, 24, 128, 96, 224, 256)  # pixels along an axis; the first are of small networks
-LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8000, 16000)
-MOST = 300  # pixels along an axis that are tried
-
-
-@dataclass
-class Watched:
-    """Inputs and outputs [T, N, ...] of neurons in the original.
-
-    Attributes:
-        current: what they were given.
-        fired: their spikes, or of a readout their potentials.
-        given: what was handed on instead of these.
-        gain: what the weights in front of them have been multiplied by here.
-        before: spikes that come back to them at each step, of recurrent neurons; ``current`` is with these.
-        shift: a constant current [C] that their layer adds here; None: none.
-    """
-
-    current: Tensor
-    fired: Tensor
-    given: Tensor
-    gain: float = 1.0
-    before: Tensor | None = None
-    shift: Tensor | None = None
-
-    def of_samples(self, number: int) -> "Watched":
-        """The same of the first samples."""
-        current, fired, given = (part[:, :number] for part in (self.current, self.fired, self.given))
-        before = None if self.before is None else self.before[:, :number]
-        return replace(self, current=current, fired=fired, given=given, before=before)
-
-    def here(self, current: Tensor) -> Tensor:
-        """Currents [T, N, C, ...] of the original as the layer's neurons have them."""
-        shift = 0.0 if self.shift is None else self.shift.view(-1, *[1] * (current.ndim - 3))
-        return current * self.gain + shift
-
-
-@dataclass
-class Compared:
-    """What a translation has computed, where it was equal to the original.
-
-    Attributes:
-        output: [T, N, ...]. sizes: the sums of the sizes of all terms of that, of which rounding is a part.
-        limits: of each layer in ``watched``, how far currents may be from those there, by rounding.
-    """
-
-    output: Tensor
-    sizes: Tensor
-    limits: dict[str, Tensor]
+PROBED = 101  # steps for which neurons are run by themselves
+MOST_PIXELS = 4  # pixels along an axis that are run by themselves, at most
+MOST_NEURONS = 2048  # neurons that are run by themselves, at most, unless a pixel has more
+PER_STEP = 16  # steps that round a potential as much as one sum does
+ROUNDING = 2.0**-17  # relative to the sum of all terms' sizes; float32 sums of thousands of terms err less
+SHIFT = 1013  # a prime, so that no two steps and samples have the same spikes
+BLOCK = 2**20  # values of a layer that are computed at once
 
 
 class Difference(Exception):
-    """An error: the layer of this name computes something else. ``what`` says what; ``alone``: only its neurons do."""
+    """The layer of this name computes something else. ``what`` says what; ``alone``: only its neurons do."""
 
     def __init__(self, layer: str, what: str, alone: bool = False):
         super().__init__(what)
         self.layer, self.what, self.alone = layer, what, alone
 
 
-@torch.no_grad()
-def compare(net: Network, x: Tensor, watched: Mapping[str, Watched]) -> Compared:
-    """Run ``net`` on x [T, N, ...], where each layer in ``watched`` gets the inputs that are given there.
+class Layer(NamedTuple):
+    """A layer of neurons in the translation ("here"), and its counterpart in the original ("there").
 
-    Raises:
-        Difference: a layer's currents or spikes differ by more than rounding.
+    Attributes:
+        path: of the neurons there.
+        gain: factor by which the weights in front of them were multiplied here.
+        shift: a constant current [C] that is added here; None: none.
     """
-    values: dict[str, Spikes | Tensor] = {Network.INPUT: x}
-    sizes: dict[str, Tensor] = {Network.INPUT: x.float().abs()}
-    limits: dict[str, Tensor] = {}
-    layer: Any
-    for name, layer, sources in net.layers():
-        inputs, its_sizes = (_of(sources, of_each) for of_each in (values, sizes))
+
+    path: str
+    gain: float = 1.0
+    shift: Tensor | None = None
+
+    def here(self, current: Tensor) -> Tensor:
+        """Currents [T, N, C, ...] of the original as the layer's neurons have them."""
+        return current * self.gain + self._shift(current)
+
+    def there(self, current: Tensor) -> Tensor:
+        """The reverse."""
+        current = current if self.shift is None else current - self._shift(current)
+        return current if self.gain == 1 else current / self.gain
+
+    def _shift(self, current: Tensor) -> Tensor | float:
+        return 0.0 if self.shift is None else self.shift.view(-1, *[1] * (current.ndim - 3))
+
+
+class Random:
+    """Random spikes [T, N, ...], each step times its factor: windows of one drawn row."""
+
+    def __init__(self, shape: Sequence[int], factors: Tensor, generator: torch.Generator):
+        T, values = len(factors), math.prod(shape)
+        drawn = (torch.rand(values + SHIFT * T, generator=generator) < RATE).float()
+        inner = torch.empty(shape, device="meta").stride()
+        self.bits, self.factors = drawn.as_strided((T, *shape), (SHIFT, *inner)), factors
+        self.is_plain = bool((factors == 1).all())
+
+    def __getitem__(self, steps: slice) -> Tensor:
+        bits = self.bits[steps]
+        return bits if self.is_plain else bits * self.factors[steps].view(-1, *[1] * (bits.ndim - 1))
+
+
+class Given:
+    """Potentials that a readout gave, step by step."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+
+    def __getitem__(self, steps: slice) -> Tensor:
+        return torch.stack(self.values[steps])
+
+
+class Made:
+    """A translation, prepared to be run beside its original.
+
+    Attributes:
+        sizes: by layer, the largest sum of the sizes of all terms of its currents, or of what it gives, on spikes and
+            inputs without factors; the input's sizes [1, 1, ...] are by Network.INPUT.
+    """
+
+    def __init__(self, net: Network, largest: Tensor):
+        """``largest``: the sizes of the input's values [1, 1, ...]."""
+        self.layers: dict[str, tuple[Any, Sequence[str]]] = {
+            name: (layer, sources) for name, layer, sources in net.layers()
+        }
+        *_, self.last = self.layers
+        self.sizes = {Network.INPUT: largest}
+        self._synapses: dict[str, list[nn.Module]] = {}
+
+    def synapses(self, name: str) -> list[nn.Module]:
+        """The weights of a layer as torch's modules, one for each of its inputs."""
+        if name not in self._synapses:
+            layer, sources = self.layers[name]
+            self._synapses[name] = [synapse.plain() for synapse, _ in layer.terms(single(sources))]
+        return self._synapses[name]
+
+
+class Here:
+    """A translation that is run beside its original, on given inputs and given spikes of its neurons.
+
+    Attributes:
+        x: the input [T, N, ...].
+        factors: of each step [T], by which the input and most spikes are multiplied.
+        bounds: of each step [T], a factor that no sum of sizes in it exceeds.
+        handed: by layer, what its neurons hand on [T, N, ...], once they have been called.
+    """
+
+    def __init__(self, made: Made, x: Tensor, factors: Tensor, bounds: Tensor):
+        self.made, self.layers, self.x, self.factors = made, made.layers, x, factors
+        delayed = any(isinstance(layer, Delay) for layer, _ in self.layers.values())
+        self.bounds = bounds.cummax(0).values if delayed else bounds
+        self.handed: dict[str, Random | Given | Tensor] = {}
+        self._blocks: dict[str, tuple[int, Tensor]] = {}  # by layer: currents from a step on
+
+    def begin(self) -> None:
+        """A call of the original: its neurons hand on the same spikes again, and its readouts what they give."""
+        self.handed = {name: handed for name, handed in self.handed.items() if not isinstance(handed, Given)}
+
+    def currents(self, name: str, start: int, stop: int) -> Tensor:
+        """The currents [T, N, ...] of a layer's neurons at some steps; steps of known spikes are computed together."""
+        first, block = self._blocks.get(name, (0, self.x[:0]))
+        if not first <= start <= stop <= first + len(block):
+            block = self._currents(name, start, stop)
+            number = BLOCK // max(1, block[0].numel())
+            known = not any(isinstance(handed, Given) for handed in self.handed.values())
+            if known and stop < min(start + number, len(self.x)):
+                block = torch.cat([block, self._currents(name, stop, min(start + number, len(self.x)))])
+            first = start
+            self._blocks[name] = first, block
+        return block[start - first : stop - first]
+
+    def _currents(self, name: str, start: int, stop: int) -> Tensor:
+        inputs = [self.value(source, start, stop) for source in self.layers[name][1]]
+        pairs = zip(self.made.synapses(name), inputs, strict=True)
+        return sum(of_steps(synapse, part) for synapse, part in pairs)  # type: ignore[return-value]
+
+    def value(self, name: str, start: int, stop: int) -> Tensor:
+        """What a layer gives at some steps [T, N, ...]; what its neurons hand on is the run's."""
+        if name == Network.INPUT:
+            return self.x[start:stop]
+        if name in self.handed:
+            return self.handed[name][start:stop]
+        layer, sources = self.layers[name]
+        if isinstance(layer, Delay):
+            past = max(0, start - layer.steps)
+            return layer(self.value(sources[0], past, stop))[start - past :]
         try:
-            if name in watched:
-                there = watched[name]
-                limits[name] = _check_currents(name, layer, inputs, its_sizes, there)
-                check_neurons(name, layer, there.here(there.current[:, :1]), there.fired[:, :1])  # one sample does
-                values[name] = pack(there.given) if layer.neuron.fires else there.given
-            else:
-                values[name] = layer(inputs)
-            if name in watched or isinstance(layer, Neurons) and layer.neuron.fires:
-                sizes[name] = dense(values[name]).abs()
-            else:  # real values, carried on
-                sizes[name] = sizes_of(layer, its_sizes) if isinstance(layer, Neurons) else dense(layer(its_sizes))
+            return dense(layer(single([self.value(source, start, stop) for source in sources])))
         except (TypeError, ValueError, RuntimeError) as error:
             raise Difference(name, f"cannot take what it is given there: {error}") from error
-    return Compared(dense(values[name]), sizes[name], limits)
+
+    def largest(self, name: str) -> Tensor:
+        """At each step [T], the largest sum of the sizes of all terms of a layer's currents, or of what it gives."""
+        sizes = self.made.sizes
+        if name not in sizes:
+            sizes[name] = self._size(name, currents=True).max()
+        return self.bounds * sizes[name]
+
+    def _size(self, name: str, currents: bool = False) -> Tensor:
+        """The sums at one step of one sample, [1, 1, ...]."""
+        if name == Network.INPUT:
+            return self.made.sizes[name]
+        if name in self.handed and not currents:
+            handed = self.handed[name]
+            if isinstance(handed, Random):
+                return torch.ones(1, 1, *handed.bits.shape[2:])
+            return handed[:].abs().amax((0, 1), keepdim=True)
+        layer, sources = self.layers[name]
+        taken = single([self._size(source) for source in sources])
+        if isinstance(layer, Delay):
+            return taken
+        terms = layer.terms(taken) if isinstance(layer, Neurons) else []
+        return sizes_of(terms) if terms else dense(layer(taken))
+
+    def takes_products(self, watched: Container[str]) -> set[str]:
+        """The layers in front of products of spikes, which must stay spikes. ``watched``: those of other neurons."""
+        found: set[str] = set()
+        for name, (layer, sources) in reversed(self.layers.items()):
+            of_spikes = isinstance(layer, Neurons) and layer.neuron.fires and name not in watched
+            if of_spikes or (name in found and not isinstance(layer, Neurons)):
+                found.update(sources)
+        return found
 
 
-def _of(sources: Sequence[str], values: Mapping[str, Any]) -> Any:
-    inputs = tuple(values[source] for source in sources)
-    return inputs if len(inputs) > 1 else inputs[0]
+class Outputs:
+    """Finds what a network returns of its steps: all of them, or one value for all, made in one way in every run."""
 
+    def __init__(self) -> None:
+        self.kinds: set[str] | None = None
 
-def _check_currents(name: str, layer: Any, x: Any, sizes: Any, there: Watched) -> Tensor:
-    """``sizes``: of the inputs. Returns by how much rounding may change the currents."""
-    current: Any = sum(of_steps(synapse.plain(), dense(part)) for synapse, part in _terms(layer, x, there.before))
-    if there.shift is not None:
-        current = current - there.shift.view(-1, *[1] * (current.ndim - 3))
-    current = current / there.gain
-    if current.shape != there.current.shape:
+    def check(self, y: Tensor, sizes: Tensor, output: Any) -> None:
+        """
+        Args:
+            y: what the translation gives at each step [T, N, ...]. sizes: [T], the largest sums of its terms' sizes.
+            output: what the original returned; anything but tensors is not compared.
+
+        Raises:
+            Difference: it is of another shape, or differs.
+        """
+        given = as_steps(output, y)
+        if not isinstance(given, Tensor):
+            return
+        if given.shape == y.shape:
+            candidates = {"steps": y}
+        elif given.shape == y.shape[1:]:
+            candidates = over_time(y)
+        elif given.ndim == y.ndim and given.shape[1:] == y.shape[1:]:
+            raise Difference("", f"it returns {len(given)} steps, where its neurons run for {len(y)}")
+        else:
+            raise Difference("", f"its output has the shape {list(given.shape)}, and {list(y.shape)} here, [T, N, ...]")
+        limits = rounding(given) * (sizes if "steps" in candidates else sizes.sum()) + TINY
+        limits = limits.view(-1, *[1] * (y.ndim - 1)) if limits.ndim else limits
+        wrong = {kind: ~((one - given).abs() <= limits) for kind, one in candidates.items()}
+        right = {kind for kind in candidates if not bool(wrong[kind].any())}
+        kinds = right if self.kinds is None else right & self.kinds
+        if kinds:
+            self.kinds = kinds
+            return
+        if "steps" in wrong:
+            step = int(wrong["steps"].flatten(1).any(1).byte().argmax())
+            far = (y - given)[step].abs().max()
+            raise Difference("", f"its output differs by up to {far:.3g} at step {step}")
+        least = min((one - given).abs().max().item() for one in candidates.values())
         raise Difference(
-            name, f"its neurons take currents of the shape {_shape(there.current)} there, and {_shape(current)} here"
+            "", f"its output differs by up to {least:.3g} from the mean, the sum and the last of its {len(y)} steps"
         )
-    size = sizes_of(layer, sizes, there.before) / abs(there.gain)
-    limit = rounding(there.current) * (size + size.max()) + TINY  # a folded bias has terms that do not show
-    wrong = ~((current - there.current).abs() <= limit)
-    if bool(wrong.any()):
-        k = int(wrong.flatten().byte().argmax())
+
+
+def check_currents(key: str, here: Tensor, there: Tensor, limits: Tensor, start: int = 0) -> None:
+    """Compare the currents [T, N, ...] of a layer, both in the original's units.
+
+    ``limits``: by how much they may differ at each step [T]. ``start``: the number of the first step.
+
+    Raises:
+        Difference: they differ by more, or have other shapes.
+    """
+    if here.shape != there.shape:
         raise Difference(
-            name,
-            f"{share_of(wrong)} of the currents that its neurons take differ, for example "
-            f"{there.current.flatten()[k]:.6g} there and {current.flatten()[k]:.6g} here",
+            key,
+            f"its neurons take currents of the shape {list(there.shape[2:])} there, and {list(here.shape[2:])} here"
+            if here.shape[2:] != there.shape[2:]
+            else f"its neurons take {there.shape[1]} samples there, and {here.shape[1]} here",
         )
-    return limit
+    far = (here - there).abs_()
+    if bool((far.flatten(1).amax(1) <= limits).all()):
+        return
+    wrong = ~(far <= limits.view(-1, *[1] * (there.ndim - 1)))
+    step = int(wrong.flatten(1).any(1).byte().argmax())
+    k = int(wrong[step].flatten().byte().argmax())
+    raise Difference(
+        key,
+        f"at step {start + step} {share_of(wrong[step])} of the currents that its neurons take differ, for example "
+        f"{there[step].flatten()[k]:.6g} there and {here[step].flatten()[k]:.6g} here",
+    )
+
+
+def single(values: Sequence[Any]) -> Any:
+    """What a layer takes: its one input, or a tuple of several."""
+    return tuple(values) if len(values) > 1 else values[0]
 
 
 def dense(x: Spikes | Tensor) -> Tensor:
@@ -157,14 +287,9 @@ def of_steps(module: nn.Module, x: Tensor) -> Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
-def _terms(layer: Any, x: Any, before: Tensor | None) -> list[tuple[Any, Any]]:
-    """The synapses of a layer and what they take; ``before``: the spikes that come back to it."""
-    return layer.terms(x) if before is None else [*layer.terms(x), *layer.returning(before)]
-
-
-def sizes_of(layer: Any, sizes: Any, before: Tensor | None = None) -> Any:
-    """The sums [T, N, ...] of the sizes of all terms of a layer's currents, of inputs of those ``sizes``."""
-    return sum(of_steps(_absolute(synapse.plain()), dense(part)) for synapse, part in _terms(layer, sizes, before))
+def sizes_of(terms: Sequence[tuple[Any, Any]]) -> Any:
+    """The sums [T, N, ...] of the sizes of all terms of a layer's currents, of synapses and their inputs' sizes."""
+    return sum(of_steps(_absolute(synapse.plain()), dense(part)) for synapse, part in terms)
 
 
 def shifted(given: Tensor) -> Tensor:
@@ -209,13 +334,6 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
         )
 
 
-def check_alone(name: str, layer: Any, there: Watched, fires: Callable[[Tensor], Tensor]) -> None:
-    """Compare the neurons on currents on which they fire; ``fires``: the other library's spikes for these currents."""
-    like = there.current[:1, :1][pixels(there.current)].expand(PROBED, *[-1] * (there.current.ndim - 1))
-    current = drive(layer, like, there.gain, torch.Generator().manual_seed(1))
-    check_neurons(name, layer, there.here(current), fires(current))
-
-
 def drive(layer: Any, like: Tensor, gain: float, generator: torch.Generator) -> Tensor:
     """Currents of the shape of ``like`` on which a layer's neurons fire, as they are before its gain."""
     threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
@@ -257,36 +375,12 @@ def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: flo
     return wrong
 
 
-def check_output(compared: Compared, there: Any) -> Tensor | None:
-    """Whether the original's output is that of the translation, or what it may be over time, which is returned.
-
-    None: it is no tensor, nor a list of them.
-
-    Raises:
-        Difference: it is of another shape, or differs.
-    """
-    there, y = as_steps(there, compared.output), compared.output
-    if not isinstance(there, Tensor):
-        return None
-    candidates = [y] if there.shape == y.shape else [*over_time(y).values()] if there.shape == y.shape[1:] else []
-    if not candidates:
-        raise Difference("", f"its output has the shape {list(there.shape)}, and {list(y.shape)} here, [T, N, ...]")
-    if not any(bool(((one - there).abs() <= output_limit(compared, there)).all()) for one in candidates):
-        raise Difference("", f"its output differs by up to {(candidates[0] - there).abs().max():.3g}")
-    return there
-
-
 def as_steps(output: Any, y: Tensor) -> Any:
     """An output in one tensor: of a list of steps [N, ...], as y's are, these; of several results, the first."""
     parts = [part for part in output if isinstance(part, Tensor)] if isinstance(output, list | tuple) else []
     if len(parts) == len(y) and all(part.shape == y.shape[1:] for part in parts):
         return torch.stack(parts)  # of a readout's potentials
     return parts[0] if parts else output
-
-
-def output_limit(compared: Compared, there: Tensor) -> Tensor:
-    """How far an output may be from the original's, by rounding."""
-    return rounding(there) * compared.sizes.sum(0) + TINY
 
 
 def over_time(y: Tensor) -> dict[str, Tensor]:
@@ -305,74 +399,3 @@ def rounding(values: Tensor) -> float:
 def share_of(wrong: Tensor) -> str:
     share = wrong.double().mean().item()
     return f"{100 * share:.3g} %"
-
-
-def _shape(values: Tensor) -> str:
-    return str(list(values.shape[2:]))
-
-
-def sample_of(net: Network) -> Tensor | None:
-    """Random values [T, N, ...] from 0 to 1, of a shape that the layers take; None: none was found."""
-    shape = next((shape for shape in _shapes(net) if _takes(net, shape)), None)
-    if shape is None:
-        return None
-    return torch.rand(STEPS, SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def _shapes(net: Network) -> Iterator[tuple[int, ...]]:
-    """Candidate shapes of one sample and step for the first layers with weights."""
-    for kind, channels in dict.fromkeys(_first_weights(net)):
-        if kind is Product:
-            yield (channels,)
-        elif kind is Convolution1d:
-            yield from ((channels, n) for n in (*LENGTHS, *range(1, 2 * MOST)))
-        else:
-            yield from ((channels, n, n) for n in (*USUAL, *range(1, MOST)))
-            yield from ((channels, *size) for size in itertools.permutations((*USUAL, 10, 20, 40, 80), 2))
-
-
-def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
-    """The first layers with weights and their input channels; behind a Flatten the features."""
-    from_input = {Network.INPUT}
-    layer: Any
-    sources: Any
-    for name, layer, sources in net.layers():
-        if not from_input.intersection(sources):
-            continue
-        synapses = [s for s, _ in layer.terms(sources)] if isinstance(layer, Neurons) else []
-        weighted = [synapse for synapse in synapses if synapse.fan_in]
-        for synapse in weighted:
-            if isinstance(synapse, Convolution):
-                yield type(synapse), synapse.module.in_channels
-            else:
-                yield Product, synapse.module.in_features
-        if not weighted:
-            from_input.add(name)
-
-
-def _takes(net: Network, shape: tuple[int, ...]) -> bool:
-    """Whether all layers accept a sample of that shape."""
-    values = {Network.INPUT: _zeros(1, 1, *shape)}
-    try:
-        for name, layer, sources in net.layers():
-            inputs = tuple(values[source] for source in sources)
-            values[name] = _given(layer, inputs if len(inputs) > 1 else inputs[0])
-    except (TypeError, ValueError, RuntimeError, IndexError):
-        return False
-    return True
-
-
-def _given(layer: nn.Module, x: Any) -> Tensor:
-    if not isinstance(layer, Neurons):
-        return x.flatten(2) if isinstance(layer, Flatten) else layer(x)
-    shapes = set()
-    for synapse, part in layer.terms(x):
-        shapes.add(tuple(synapse.output_shape(tuple(part.shape))))
-    (shape,) = shapes
-    if min(shape[2:]) < 1:
-        raise ValueError("nothing left")
-    return _zeros(*shape)
-
-
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(()).expand(shape)  # no memory; torch's meta device takes seconds to load

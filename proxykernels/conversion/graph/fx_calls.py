@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from .functions import FIRST, function_as_module
-from .index_ops import is_of_einops
+from .sample_runs import called
 
 _SMOOTH = "; a firing rate approximates a ReLU: replace it by nn.ReLU and continue training"
 _NORM = "; it normalises by the values of each sample: replace it by BatchNorm and continue training"
@@ -214,9 +214,7 @@ def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:
 def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
     if node.op == "call_module":
         return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = _function(node)
+    name = called(node)
     if name in ("iadd", "isub", "imul", "itruediv") or name.endswith("_") or "out" in node.kwargs:
         return True
     return bool(node.kwargs.get("inplace")) or (name.startswith("relu") and True in node.args)
@@ -233,15 +231,16 @@ def path_of(node: fx.Node) -> str:
         return f"module '{node.target}'"
     owners = list(node.meta.get("nn_module_stack") or {})
     place = f" in module '{owners[-1]}'" if owners and owners[-1] else ""
-    return f"{_function(node)}(){place}"
+    return f"{called(node)}(){place}"
 
 
 def as_module(node: fx.Node, traced: fx.GraphModule, model: str, remedy: Callable[[str], str] = remedy) -> nn.Module:
     """The module of a node, and of a function's call one that does the same; ``remedy``: of unknown functions."""
     if node.op == "call_module":
         return traced.get_submodule(str(node.target))
-    return function_as_module(_function(node), node, traced, f"{model}: {path_of(node)}", remedy)
+    return function_as_module(called(node), node, traced, f"{model}: {path_of(node)}", remedy)
 
 
-def _function(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else node.target.__name__
+def is_of_einops(module: nn.Module) -> bool:
+    """Whether it is one of einops's layers, whose forward passes torch.fx cannot follow."""
+    return type(module).__module__.startswith("einops.")

@@ -19,24 +19,10 @@ from ... import checks
 from ...layers import Concatenate
 from ...layers.synapses import WEIGHTED, synapse_of
 from ...network import Network, free_name
+from . import rewrites
 from .functions import Add, Cat, Times
 from .fx_calls import arguments, as_module, is_cast, needed, path_of, remedy
 from .graph_values import Current, ModelPopulation, Projection, Signal
-from .index_ops import named
-from .rewrites import (
-    MAX_POOLS,
-    MAX_RATE_POOLS,
-    RUNNING_MAX_POOLS,
-    Spread,
-    affine_by,
-    as_convolution,
-    blends,
-    limited,
-    norm_as_convolution,
-    overshoots,
-    shaping_layer,
-    taps,
-)
 
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
@@ -104,7 +90,7 @@ class GraphLayers:
 
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
         if isinstance(x, Signal):
-            if self.rates and not x.signed and neuron is not None and not limited(neuron):
+            if self.rates and not x.signed and neuron is not None and not rewrites.limited(neuron):
                 return x  # a ReLU of what is not negative
             x = Current(self._name(node), path_of(node), [Projection(nn.Identity(), x)])
         self.order.append(x.name)
@@ -136,12 +122,13 @@ class GraphLayers:
 
     def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:
         if not self.rates or x.layer == Network.INPUT:
-            maxima = MAX_POOLS
+            maxima = rewrites.MAX_POOLS
         else:
-            maxima = MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS
-        layer = shaping_layer(module, maxima, f"{self.model}: {path}")
-        x = self._other(name, layer, x, shape, keeps_spikes=not isinstance(module, AVERAGES) and not blends(module))
-        return replace(x, signed=True) if overshoots(module) else x
+            maxima = rewrites.MAX_RATE_POOLS if x.binary else rewrites.RUNNING_MAX_POOLS
+        layer = rewrites.shaping_layer(module, maxima, f"{self.model}: {path}")
+        keeps_spikes = not isinstance(module, AVERAGES) and not rewrites.blends(module)
+        x = self._other(name, layer, x, shape, keeps_spikes)
+        return replace(x, signed=True) if rewrites.overshoots(module) else x
 
     def _other(self, name: str, layer: nn.Module, x: Signal, shape, keeps_spikes: bool = True) -> Signal:
         self.order.append(name)
@@ -161,6 +148,11 @@ class GraphLayers:
         waiting = [value for value in self.values.values() if isinstance(value, Current)]
         pools = [name for current in waiting for name, *_ in current.pools]
         return free_name(wanted, (*self.order, *(current.name for current in waiting), *pools))
+
+
+def named(shape: tuple[int, ...]) -> str:
+    """A shape for messages; its first axis is the samples."""
+    return f"[{', '.join(['N', *map(str, shape[1:])])}]"
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -307,12 +299,12 @@ class Graph(GraphLayers):
 
     def _transposed(self, node: fx.Node, x: Signal, module: Any, path: str) -> Current:
         """A transposed convolution: zeros between the values and around them, and a convolution."""
-        shape = node.meta.get("shape")
-        convolution, spread = as_convolution(module), Spread.of(module, x.shape and x.shape[2:], shape and shape[2:])
+        shape, convolution = node.meta.get("shape"), rewrites.as_convolution(module)
+        spread = rewrites.Spread.of(module, x.shape and x.shape[2:], shape and shape[2:])
         x = self._spread(self._free(f"{node.name}_input"), x, spread)
         return Current(self._name(node), path, [Projection(convolution, x, added=True)])
 
-    def _spread(self, name: str, x: Signal, spread: Spread) -> Signal:
+    def _spread(self, name: str, x: Signal, spread: rewrites.Spread) -> Signal:
         if len(spread.stride) == 1:
             raise ValueError("transposed convolutions along one axis are not supported")
         return self._other(name, spread.layer(), x, x.shape)
@@ -341,8 +333,8 @@ class Graph(GraphLayers):
                     return x
         x = self._carry(self._before(node), x)
         dims = len(x.shape) if x.shape else 4 if isinstance(norm, nn.BatchNorm2d) else 2
-        convolution = norm_as_convolution(norm, dims)
-        projection = Projection(convolution, x, added=True, affine=affine_by(convolution))
+        convolution = rewrites.norm_as_convolution(norm, dims)
+        projection = Projection(convolution, x, added=True, affine=rewrites.affine_by(convolution))
         return Current(self._name(node), path, [projection])
 
     def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current:
@@ -357,7 +349,7 @@ class Graph(GraphLayers):
             else:
                 projections.append(Projection(nn.Identity(), term))
         # The largest kernel first: the others then join it in one pass (FusedIFSum).
-        projections.sort(key=lambda projection: -taps(projection.module))
+        projections.sort(key=lambda projection: -rewrites.taps(projection.module))
         first = next((term for term in terms if isinstance(term, Current)), None)
         return Current(first.name if first else self._name(node), first.path if first else path, projections)
 

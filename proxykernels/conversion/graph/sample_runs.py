@@ -1,26 +1,43 @@
-"""A sample that runs beside a torch.fx trace.
+"""Samples: one that runs beside a torch.fx trace, and one that is made up where the caller gives none.
 
 While a model is traced, the run answers questions about sizes: a forward pass may branch on them and loop over them.
 Afterwards it notes shapes, numbers, and the tensors that do not depend on the sample.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+
+from ...layers import Flatten, Neurons
+from ...layers.synapses import Convolution, Convolution1d, Product
+from ...network import Network
+from .compare import single
 
 NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "len")
 ABOUT = ("shape", "ndim", "device", "dtype")  # attributes of a tensor
 SAMPLES = 2  # so that the axis of samples can be told from axes of size 1
+STEPS = 3  # of a made-up sample; a network that loops over time itself takes its own number
+USUAL = (32, 28, 16, 64, 8, 34, 12, 48, 24, 128, 96, 224, 256)  # pixels along an axis; the first are of small networks
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8000, 16000)
+MOST = 300  # pixels along an axis that are tried
 FILLED = frozenset("zeros_like ones_like full_like new_zeros new_ones new_full".split())  # from a tensor's shape only
+
+
+def called(node: fx.Node) -> str:
+    """The name of the function or method that a node calls; "" for other nodes."""
+    if node.op not in ("call_function", "call_method"):
+        return ""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def of_sizes(node: fx.Node) -> bool:
     """Whether a node computes numbers, from shapes, and no values of the input."""
-    if node.op not in ("call_function", "call_method"):
+    name = called(node)
+    if not name:
         return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name in NUMBERS or (name == "getattr" and node.args[1] in ABOUT):
         return True
     return bool(node.all_input_nodes) and all(map(of_sizes, node.all_input_nodes))
@@ -140,7 +157,8 @@ class Notes(fx.Interpreter):
         else:
             node.meta["shape"], node.meta["type"] = tuple(value.shape), (value.dtype, value.device)
         if _holds_tensors(value):
-            if node.op == "placeholder" or (self._of_input.intersection(node.all_input_nodes) and not _filled(node)):
+            of_input = self._of_input.intersection(node.all_input_nodes) and called(node) not in FILLED
+            if node.op == "placeholder" or of_input:
                 self._of_input.add(node)
             elif isinstance(value, Tensor):
                 node.meta["constant"] = _learnt(value) if any(map(_is_learnt, node.all_input_nodes)) else value
@@ -168,12 +186,73 @@ def _learnt(value: Tensor) -> Tensor:
     return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
-def _filled(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op != "call_module" and name in FILLED
-
-
 def _holds_tensors(value: Any) -> bool:
     if isinstance(value, dict):
         value = list(value.values())
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_holds_tensors, value)))
+
+
+def sample_of(net: Network) -> Tensor | None:
+    """Random values [T, N, ...] from 0 to 1, of a shape that the layers take; None: none was found."""
+    shape = next((shape for shape in _shapes(net) if _takes(net, shape)), None)
+    if shape is None:
+        return None
+    return torch.rand(STEPS, SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _shapes(net: Network) -> Iterator[tuple[int, ...]]:
+    """Candidate shapes of one sample and step for the first layers with weights."""
+    for kind, channels in dict.fromkeys(_first_weights(net)):
+        if kind is Product:
+            yield (channels,)
+        elif kind is Convolution1d:
+            yield from ((channels, n) for n in (*LENGTHS, *range(1, 2 * MOST)))
+        else:
+            yield from ((channels, n, n) for n in (*USUAL, *range(1, MOST)))
+            yield from ((channels, *size) for size in itertools.permutations((*USUAL, 10, 20, 40, 80), 2))
+
+
+def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
+    """The first layers with weights and their input channels; behind a Flatten the features."""
+    from_input = {Network.INPUT}
+    layer: Any
+    sources: Any
+    for name, layer, sources in net.layers():
+        if not from_input.intersection(sources):
+            continue
+        synapses = [s for s, _ in layer.terms(sources)] if isinstance(layer, Neurons) else []
+        weighted = [synapse for synapse in synapses if synapse.fan_in]
+        for synapse in weighted:
+            if isinstance(synapse, Convolution):
+                yield type(synapse), synapse.module.in_channels
+            else:
+                yield Product, synapse.module.in_features
+        if not weighted:
+            from_input.add(name)
+
+
+def _takes(net: Network, shape: tuple[int, ...]) -> bool:
+    """Whether all layers accept a sample of that shape."""
+    values = {Network.INPUT: _zeros(1, 1, *shape)}
+    try:
+        for name, layer, sources in net.layers():
+            values[name] = _given(layer, single([values[source] for source in sources]))
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return False
+    return True
+
+
+def _given(layer: nn.Module, x: Any) -> Tensor:
+    if not isinstance(layer, Neurons):
+        return x.flatten(2) if isinstance(layer, Flatten) else layer(x)
+    shapes = set()
+    for synapse, part in layer.terms(x):
+        shapes.add(tuple(synapse.output_shape(tuple(part.shape))))
+    (shape,) = shapes
+    if min(shape[2:]) < 1:
+        raise ValueError("nothing left")
+    return _zeros(*shape)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(()).expand(shape)  # no memory; torch's meta device takes seconds to load

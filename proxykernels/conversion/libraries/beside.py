@@ -13,23 +13,47 @@ import torch
 from torch import Tensor, nn
 
 from ...network import Network
-from ..graph.compare import TINY, Difference, Watched, check_neurons, drive, pixels, rounding, share_of
-from .here import Given, Here, Made, Outputs, Random
-from .port_runs import Original, at_rest, current_of, first, reset, takes_all_steps, tensor_of
+from ..graph import compare
+from ..graph.compare import Difference, Here, Layer
+from ..graph.prepared import copied
+from .spikingjelly_neurons import ALL_STEPS, CONTAINERS, is_container, is_delay
+from .time_loops import TimeAxes
 
 
-class Layer(NamedTuple):
-    """A layer of neurons here and there.
+class Original:
+    """A network of another library, of which copies are run, in evaluation mode.
 
     Attributes:
-        path: of its neurons there.
-        gain: what the weights in front of them have been multiplied by here.
-        shift: a constant current [C] that is added here; None: none.
+        source: the network itself.
+        one_call: whether a call runs all steps, [T, N, ...]: of SpikingJelly's multi-step mode, or of a loop over time.
+        takes_steps: whether such a call is given [T, N, ...], or an input that it repeats itself.
+        states: whether it takes what its neurons give apart, spikes and potentials.
+        axes: which axis of what such a call takes and gives is the steps.
     """
 
-    path: str
-    gain: float
-    shift: Tensor | None
+    def __init__(self, net: nn.Module, one_call: bool, takes_steps: bool, states: bool, axes: TimeAxes):
+        self.source, self.axes = net, axes
+        self.one_call, self.takes_steps, self.states = one_call, takes_steps, states
+
+    @property
+    def delay(self) -> int:
+        """Steps of all its delays together."""
+        modules: list[Any] = [module for module in self.source.modules() if is_delay(module)]
+        return sum(int(module.delay_steps) for module in modules)
+
+    def fresh(self) -> nn.Module:
+        """Another copy, which has not run; without what comes back to neurons, which is compared by itself."""
+        net = cut(copied(self.source, {}))
+        for module in net.modules():
+            if getattr(module, "backend", "torch") != "torch":
+                module.backend = "torch"  # type: ignore[assignment]  # SpikingJelly's kernels of a GPU
+        return net
+
+    def call(self, net: nn.Module, x: Tensor) -> Any:
+        """What one call of ``net``, a copy, gives for the steps x [T, N, ...], of which it may take the first only."""
+        if not self.one_call or not self.takes_steps:
+            return self.axes.of_output(net(x[0]))
+        return self.axes.of_output(net(self.axes.of_input(x)))
 
 
 class Steps(NamedTuple):
@@ -67,12 +91,17 @@ class Beside:
     """
 
     def __init__(
-        self, original: Original, net: Network, layers: Mapping[str, Layer], largest: Tensor, told: Callable[[int], Any]
+        self,
+        original: Original,
+        net: Network,
+        layers: Mapping[str, Layer],
+        largest: Tensor,
+        told: Callable[[int], Any],
     ):
         """``largest``: the sizes of an input's values [1, 1, ...]."""
         self.original, self.net, self.layers, self.told = original, net, layers, told
-        self.made = Made(net, largest)
-        self.outputs = Outputs()
+        self.made = compare.Made(net, largest)
+        self.outputs = compare.Outputs()
 
     @torch.no_grad()
     def run(self, calls: Sequence[Steps]) -> None:
@@ -115,9 +144,7 @@ class Beside:
         current, fired = (torch.cat(parts, 1) for parts in zip(*(one.all_steps() for one in of_calls), strict=True))
         if all(all(one.anew) for one in of_calls):  # one step that starts its neurons: what follows is the caller's
             current, fired = (part.flatten(0, 1)[None] for part in (current, fired))
-        there = self.layers[key]
-        watched = Watched(current, fired, fired, there.gain, shift=there.shift)
-        check_neurons(key, self.net.get_submodule(key), watched.here(current), fired)  # type: ignore[arg-type]
+        compare.check_neurons(key, self.net.get_submodule(key), self.layers[key].here(current), fired)  # type: ignore[arg-type]
 
     def _output(self, there: nn.Module, x: Tensor) -> Any:
         if self.original.one_call:
@@ -142,7 +169,16 @@ class _Neurons:
         at: the next step.
     """
 
-    def __init__(self, key: str, there: Layer, here: Here, run: Beside, module: nn.Module, seed: int, is_loud: bool):
+    def __init__(
+        self,
+        key: str,
+        there: Layer,
+        here: Here,
+        run: Beside,
+        module: nn.Module,
+        seed: int,
+        is_loud: bool,
+    ):
         self.key, self.there, self.here, self.run = key, there, here, run
         self.takes_all_steps = takes_all_steps(module)
         self.layer: Any = run.net.get_submodule(key)
@@ -163,10 +199,14 @@ class _Neurons:
         start, stop, T = self.at, self.at + len(current), len(self.here.x)
         if stop > T:
             raise Difference(self.key, f"its neurons run for more steps than the input's {T}")
-        expected = self.here.currents(self.key, start, stop)
-        self._compare(current, expected, start)
+        if self.limits is None:
+            self.limits = (
+                2 * compare.rounding(current) * self.here.largest(self.key) / abs(self.there.gain) + compare.TINY
+            )
+        here = self.there.there(self.here.currents(self.key, start, stop))
+        compare.check_currents(self.key, here, current, self.limits[start:stop], start)
         taken = self._as_steps(arguments[0]).clone()
-        at = self.pixels = self.pixels or pixels(taken)
+        at = self.pixels = self.pixels or compare.pixels(taken)
         taken[at] = self._driven(taken[at], start, stop)
         self.run.told(current.shape[1] * len(current))
         return taken if self.takes_all_steps else taken[0], *arguments[1:]
@@ -180,10 +220,10 @@ class _Neurons:
         start, self.at = self.at, self.at + len(current)
         handed = self.here.handed
         if hasattr(module, "decode"):
-            handed.setdefault(self.key, Given()).values.extend(fired)  # type: ignore[union-attr]
+            handed.setdefault(self.key, compare.Given()).values.extend(fired)  # type: ignore[union-attr]
             return given
         if self.key not in handed:
-            handed[self.key] = Random(fired.shape[1:], self.factors, self.generator)
+            handed[self.key] = compare.Random(fired.shape[1:], self.factors, self.generator)
         spikes = handed[self.key][start : self.at].to(fired, copy=True, memory_format=torch.contiguous_format)
         spikes = spikes if self.takes_all_steps else spikes[0]
         return (spikes, *given[1:]) if self.run.original.states and isinstance(given, tuple) else spikes
@@ -193,39 +233,12 @@ class _Neurons:
         current, fired = map(torch.cat, zip(*self.kept, strict=True))
         return current, fired
 
-    def _compare(self, current: Tensor, here: Tensor, start: int) -> None:
-        if self.there.shift is not None:
-            here = here - self.there.shift.view(-1, *[1] * (here.ndim - 3))
-        here = here if self.there.gain == 1 else here / self.there.gain
-        if here.shape != current.shape:
-            raise Difference(
-                self.key,
-                f"its neurons take currents of the shape {list(current.shape[2:])} there, and {list(here.shape[2:])} "
-                f"here"
-                if here.shape[2:] != current.shape[2:]
-                else f"its neurons take {current.shape[1]} samples there, and {here.shape[1]} here",
-            )
-        if self.limits is None:
-            self.limits = 2 * rounding(current) * self.here.largest(self.key) / abs(self.there.gain) + TINY
-        limits = self.limits[start : start + len(current)]
-        far = (here - current).abs_()
-        if bool((far.flatten(1).amax(1) <= limits).all()):
-            return
-        wrong = ~(far <= limits.view(-1, *[1] * (current.ndim - 1)))
-        step = int(wrong.flatten(1).any(1).byte().argmax())
-        k = int(wrong[step].flatten().byte().argmax())
-        raise Difference(
-            self.key,
-            f"at step {start + step} {share_of(wrong[step])} of the currents that its neurons take differ, for example "
-            f"{current[step].flatten()[k]:.6g} there and {here[step].flatten()[k]:.6g} here",
-        )
-
     def _driven(self, current: Tensor, start: int, stop: int) -> Tensor:
         """The currents that occur for half of the neurons, and for the others such on which they fire.
 
         From the middle of the run on, these go up and down around 0, as far as the factors let them.
         """
-        driven = drive(self.layer, current, self.there.gain, self.generator)
+        driven = compare.drive(self.layer, current, self.there.gain, self.generator)
         if self.natural is None:
             self.natural = (torch.randperm(current[0].numel(), generator=self.generator) % 2 == 0).view_as(current[0])
             self.total = torch.zeros_like(current[0])
@@ -237,3 +250,72 @@ class _Neurons:
 
     def _as_steps(self, values: Tensor) -> Tensor:
         return values if self.takes_all_steps else values[None]
+
+
+def cut(net: nn.Module) -> nn.Module:
+    """The network itself, whose neurons now receive nothing of their own."""
+    for module in net.modules():
+        recurrent: Any = module
+        if is_container(module) and type(module).__name__ == CONTAINERS[1]:
+            recurrent.element_wise_function = _input_alone
+        elif is_container(module):
+            with torch.no_grad():
+                recurrent.rc.weight[:, recurrent.rc.in_features - recurrent.sub_module_out_features :] = 0
+        elif type(module).__module__.startswith("snntorch.") and hasattr(module, "recurrent"):
+            recurrent.recurrent = BiasAlone(getattr(recurrent.recurrent, "bias", None))
+    return net
+
+
+def _input_alone(y: Tensor, x: Tensor) -> Tensor:
+    return x
+
+
+class BiasAlone(nn.Module):
+    """In the place of a matrix product: its bias, which no spike has to bring."""
+
+    def __init__(self, bias: Tensor | None):
+        super().__init__()
+        self.bias = None if bias is None else bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x) if self.bias is None else self.bias.expand(x.shape)
+
+
+def reset(net: nn.Module) -> None:
+    for module in net.modules():
+        its_reset: Any = getattr(module, "reset_mem", getattr(module, "reset", None))
+        if callable(its_reset):  # snnTorch's neurons have a tensor of that name
+            its_reset()
+
+
+def current_of(module: nn.Module, arguments: tuple) -> Tensor:
+    """What neurons are given, with the bias of what would come back to them (:class:`BiasAlone`)."""
+    back = getattr(module, "recurrent", None)
+    return arguments[0] + back.bias if isinstance(back, BiasAlone) and back.bias is not None else arguments[0]
+
+
+def at_rest(arguments: tuple) -> bool:
+    """Whether neurons are called with potentials, and these are 0."""
+    return len(arguments) > 1 and not any(bool(torch.as_tensor(state).any()) for state in arguments[1:])
+
+
+def takes_all_steps(neurons: nn.Module) -> bool:
+    """Whether a call of them takes [T, N, ...]; else one step."""
+    kinds = (kind.__name__ for kind in type(neurons).__mro__)
+    by_name = any(kind.startswith(ALL_STEPS) and kind.endswith("Node") for kind in kinds)
+    return by_name or hasattr(neurons, "decode") or getattr(neurons, "step_mode", "s") == "m"
+
+
+def first(module: Any, arguments: tuple, given: Any) -> Tensor:
+    """What neurons gave: spikes, or all potentials of a readout, which may give a part of them only."""
+    if not hasattr(module, "decode"):
+        return tensor_of(given)
+    decode, module.decode = module.decode, None
+    try:
+        return torch.stack(module.forward(*arguments))
+    finally:
+        module.decode = decode
+
+
+def tensor_of(given: Any) -> Any:
+    return given[0] if isinstance(given, tuple | list) else given

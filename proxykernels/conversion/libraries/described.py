@@ -1,4 +1,4 @@
-"""The description of another library's neuron in terms of this package, and its learnable parameters here."""
+"""Another library's neurons in terms of this package: what they are, what comes back to them, and what they learn."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +30,27 @@ class Described(NamedTuple):
     learn: Callable[[nn.Module], list[str]] | None = None
     gain: float = 1.0
     shift: Tensor | None = None
+
+
+class Recurrence(NamedTuple):
+    """What comes back to the neurons of a module.
+
+    Attributes:
+        module: the library's. neuron: the one whose spikes these are: itself, or one in it.
+        weight: [C, C], of which row i has what neuron i receives; one value a neuron [C]; or one for all []. bias: [C].
+        synapse: what the module puts in front of its neurons; None: nothing.
+        learnt: whether the weights are trained.
+    """
+
+    module: nn.Module
+    neuron: Any
+    weight: Tensor
+    bias: Tensor | None = None
+    synapse: nn.Linear | None = None
+    learnt: bool = True
+
+
+Find = Callable[[nn.Module], Recurrence | None]  # None: nothing comes back to a module
 
 
 class Left(nn.Module):

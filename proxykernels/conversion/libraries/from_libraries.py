@@ -11,20 +11,18 @@ from torch import Tensor, nn
 from ... import checks
 from ...network import Network
 from ...neurons import LINeuron
-from ..graph.compare import Difference
+from ..graph.compare import Difference, Layer
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation, fold_gains, fold_inputs, fold_norms, untie
 from ..graph.prepared import check_model, in_evaluation, let_go, prepared, without_autocast
 from ..graph.rewrites import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
-from .beside import Layer
-from .described import Described, constants, gain
+from .beside import Original, takes_all_steps
+from .described import Described, Find, constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
-from .port_runs import Original, takes_all_steps
 from .ranked_trace import LOOPED, followed
-from .recurrence import Find, is_container, of_snntorch, of_spikingjelly
 from .time_loops import ONE_STEP, TimeAxes, one_step, steps_first
 
 UNCLEAR = {  # what torch says of a trace, and what it means
@@ -89,7 +87,7 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     of_package = spikingjelly_neurons.modules()
     described = spikingjelly_neurons.described
     kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "Delay", "products of spikes")
-    library = _Library("from_spikingjelly", is_neuron, described, kinds, *of_package, of_spikingjelly)
+    library = _Library("from_spikingjelly", is_neuron, described, kinds, *of_package, spikingjelly_neurons.recurrence)
     return _take_over(net, library, sample, check)
 
 
@@ -134,7 +132,7 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     neurons = (snntorch.SpikingNeuron, snntorch.LeakyParallel)
     described = snntorch_neurons.described
     kinds = tuple(snntorch_neurons.KINDS)
-    options: dict = {"recurrence": of_snntorch}
+    options: dict = {"recurrence": snntorch_neurons.recurrence}
     library = _Library(
         "from_snntorch", lambda module: isinstance(module, neurons), described, kinds, neurons, **options
     )
@@ -181,7 +179,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     _refuse_patches(model, is_neuron)
 
     def is_recurrent(module: nn.Module) -> bool:
-        return is_container(module) or (is_neuron(module) and hasattr(module, "recurrent"))
+        return spikingjelly_neurons.is_container(module) or (is_neuron(module) and hasattr(module, "recurrent"))
 
     firing = (module for module in model.modules() if is_neuron(module) or is_recurrent(module))
     multi_step = any(map(takes_all_steps, firing))

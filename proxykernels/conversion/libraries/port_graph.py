@@ -16,8 +16,8 @@ from ..graph.fx_calls import arguments, path_of, remedy_of_imports
 from ..graph.fx_graph import Graph, Values, shape_of
 from ..graph.graph_values import Affine, Current, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
-from ..graph.sample_runs import of_sizes
-from .recurrence import Find, Recurrence
+from ..graph.sample_runs import called, of_sizes
+from .described import Find, Recurrence
 from .spikingjelly_neurons import is_delay
 from .time_loops import ONE_STEP, over_time
 
@@ -77,8 +77,7 @@ class PortGraph(Graph):
         if node.target is over_time:
             self.reduced[node] = str(node.args[1])
             return values[arguments(node)[0]]
-        if node.op in ("call_function", "call_method"):
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        if name := called(node):
             source = values.get(node.all_input_nodes[0]) if node.all_input_nodes else None
             if isinstance(source, Signal | Current):
                 if name in ("truediv", "div") and kind == "sum" and isinstance(node.args[1], fx.Node):

@@ -6,7 +6,7 @@ step before, through the weights that the layer here has.
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
-from ..graph.compare import PROBED, Difference, check_neurons, drive, sample_of, shifted
+from ..graph.compare import PROBED, RATE, Difference, Layer, check_neurons, drive, shifted
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation
-from ..graph.state_between_calls import Changed, generators_kept
-from .beside import Beside, Layer, Steps
-from .described import gain
-from .port_runs import Blame, Original, reset, takes_all_steps, tensor_of
-from .recurrence import Recurrence
+from ..graph.sample_runs import sample_of
+from ..graph.state_between_calls import Changed, Unsteady, generators_kept
+from .beside import Beside, Original, Steps, first, reset, takes_all_steps, tensor_of
+from .described import Recurrence, gain
 from .time_loops import ONE_STEP
 
 DRIVES = 1, 4, 16, -1, -4, -16  # factors of inputs; some of them make neurons fire
@@ -33,6 +32,7 @@ BATCH = 4  # samples of the shorter one; the longer one has one
 FACTORS = torch.tensor([1.0, 16.0, 100.0])  # of the currents that occur
 AGAIN, FEW = 16, 2  # calls of the same network, and their steps
 TRIED = 5  # steps of a first run
+CALLS = 64  # in search of a state
 BATCHES = (BATCH, 2, 3, 5, 6, 7, 8, 10, 12, 16, 20, 32, 50, 64, 1)  # of which a network may take one only
 
 
@@ -315,3 +315,104 @@ def neuron_paths(model: nn.Module, populations: Mapping[str, ModelPopulation]) -
     """The path of each layer's neurons in the model that they are taken from."""
     names = {id(module): name for name, module in model.named_modules()}
     return {key: names[id(p.neuron)] for key, p in populations.items() if id(p.neuron) in names}
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a call of the module is not what its library's class does."""
+    definer = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    own = not definer.__module__.startswith(("torch.", "spikingjelly.", "snntorch."))
+    return own or "forward" in vars(module)
+
+
+class Blame:
+    """A network that is called again and again, on one of two inputs, each with spikes of its own.
+
+    Attributes:
+        x: two inputs of a call [T, N, ...]. paths: of its neurons.
+    """
+
+    def __init__(self, original: Original, x: tuple[Tensor, Tensor], paths: Iterable[str]):
+        self.original, self.x, self.paths = original, x, list(paths)
+        self.spikes: dict[tuple, Tensor] = {}
+        self.turn = 0  # which of the inputs
+        self.called: dict[str, int] = {}  # calls of neurons, by their path, in a call of the network
+
+    @torch.no_grad()
+    def has_a_state(self) -> str | None:
+        """The path of the first module that does not always give the same for the same input; "": the network."""
+        net = self.original.fresh()
+        found = Unsteady()
+        with found.watching(net, apart_from=self.paths), self._known_spikes(net):
+            for turn in Random(0).choices((0, 1), k=CALLS):
+                self._call(net, turn)
+                if found.unsteady:
+                    return found.unsteady[0]
+        return None
+
+    @torch.no_grad()
+    def with_a_forward_of_its_own(self) -> tuple[str, str, str] | None:
+        """The first module, in the order of calls, whose output differs from that of the torch class it is based on.
+
+        Its path, its class and torch's. Only those are asked that have a forward of their own.
+        """
+        net = self.original.fresh()
+        found: list[tuple[str, str, str]] = []
+
+        def hook(path: str, base: Any) -> Callable:
+            def compare(module: Any, arguments: tuple, given: Any) -> None:
+                taken = arguments[0]
+                steps = getattr(module, "step_mode", "s") == "m"
+                try:
+                    plain = base.forward(module, taken.flatten(0, 1) if steps else taken)
+                    plain = plain.unflatten(0, taken.shape[:2]) if steps else plain
+                    same = plain.shape == given.shape and torch.allclose(plain, given, 1e-4, 1e-5)
+                except Exception:  # torch's class does not even run
+                    same = False
+                if not same:
+                    found.append((path, type(module).__name__, base.__name__))
+
+            return compare
+
+        with ExitStack() as hooks:
+            asks = False
+            for path, module in net.named_modules():
+                kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules"))
+                base = next(kinds, None)
+                if base not in (None, nn.Module, nn.Sequential, nn.ModuleList) and has_own_forward(module):
+                    hooks.enter_context(module.register_forward_hook(hook(path, base)))
+                    asks = True
+            if asks:
+                hooks.enter_context(self._known_spikes(net))
+                self._call(net, 0)
+        return found[0] if found else None
+
+    def _call(self, net: nn.Module, turn: int) -> None:
+        self.turn = turn
+        self.called.clear()
+        if self.original.one_call:
+            reset(net)
+        self.original.call(net, self.x[turn])
+
+    @contextmanager
+    def _known_spikes(self, net: nn.Module) -> Iterator[None]:
+        """Neurons hand on the same spikes in each call of the same turn."""
+
+        def hook(path: str) -> Callable:
+            def hand_on(module: Any, arguments: tuple, given: Any) -> Any:
+                if hasattr(module, "decode"):
+                    return None
+                fired, number = first(module, arguments, given), self.called.get(path, 0)
+                self.called[path] = number + 1
+                at = path, self.turn, number, fired.shape
+                if at not in self.spikes:
+                    generator = torch.Generator().manual_seed(len(self.spikes))
+                    self.spikes[at] = (torch.rand(fired.shape, generator=generator) < RATE).to(fired)
+                spikes = self.spikes[at].clone()
+                return (spikes, *given[1:]) if self.original.states and isinstance(given, tuple) else spikes
+
+            return hand_on
+
+        with ExitStack() as hooks:
+            for path in self.paths:
+                hooks.enter_context(net.get_submodule(path).register_forward_hook(hook(path)))
+            yield

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ..graph.compare import STEPS
 from ..graph.fx_calls import CASTS, trace
-from ..graph.sample_runs import of_sizes
+from ..graph.sample_runs import STEPS, called, of_sizes
 
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
 SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "permute")
@@ -97,7 +96,7 @@ class RankedProxy(fx.Proxy):
     def __index__(self) -> int:
         source: Any = self.node if of_sizes(self.node) else None
         while isinstance(source, fx.Node) and source.op != "placeholder":
-            source = source.args[0] if source.args and _name(source) in (*SIZES, *SWAPS) else None
+            source = source.args[0] if source.args and called(source) in (*SIZES, *SWAPS) else None
         if source is None:
             raise TypeError("what is computed of its values or sizes cannot be used as a number")
         self.tracer.is_looped_over()  # type: ignore[attr-defined]
@@ -141,12 +140,8 @@ def ranked(rank: int | None) -> type[LoopTracer]:
                 reshapes = "latten" in type(self.root.get_submodule(str(node.target))).__name__  # Flatten, Unflatten
                 keeps = not reshapes
             else:
-                keeps = _name(node) in KEEP
+                keeps = called(node) in KEEP
             inputs = [value for value in node.args if isinstance(value, fx.Node)]
             return inputs[0].meta.get("rank") if keeps and inputs else None
 
     return RankedTracer
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate
-from .described import Clamped, Described, is_learnt, learn, parameter
+from .described import Clamped, Described, Recurrence, is_learnt, learn, parameter
 
 Shift = Tensor | None  # [C], which is added to potentials: they start from it, and a constant current keeps it up
 InUnits = tuple[IFNeuron, Value, Shift]  # neurons, and how many times larger their potentials are here
@@ -208,6 +208,24 @@ def _by_channel(name: str, value: Any, axes: int | None) -> Value:
             f"{name} must be one number, or behind weights one value a channel{wanted}; got {list(tensor.shape)}"
         )
     return tensor.flatten().clone()
+
+
+def recurrence(module: Any) -> Recurrence | None:
+    """What comes back to RLeaky and RSynaptic; None for other modules."""
+    back = getattr(module, "recurrent", None)
+    if not type(module).__module__.startswith("snntorch.") or back is None:
+        return None
+    kind = type(module).__name__
+    if isinstance(back, nn.Linear):
+        bias = None if back.bias is None else back.bias.detach()
+        return Recurrence(module, module, back.weight.detach(), bias, learnt=back.weight.requires_grad)
+    if type(back).__name__ != "RecurrentOneToOne":
+        raise TypeError(
+            f"{kind} with a recurrent {type(back).__name__} has no counterpart here; use linear_features, or "
+            "all_to_all=False"
+        )
+    V = torch.as_tensor(back.V)
+    return Recurrence(module, module, V.detach().squeeze(), learnt=V.requires_grad)
 
 
 KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
-from .described import Described, Divided, Left, is_learnt, learn, makers_of_currents, parameter
+from .described import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
 
 PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
 ALL_STEPS = "MultiStep"  # begins the names of clock_driven's neurons that take all steps
+CONTAINERS = ("LinearRecurrentContainer", "ElementWiseRecurrentContainer")
 INTEGERS = "ILIFNode", "STBIFNode"
 
 
@@ -143,6 +145,45 @@ def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
     if kind == "SoftSign":
         return FastSigmoid(alpha / unit, alpha / (2 * unit), detached)
     return FastSigmoid(1 / unit, alpha / unit, detached) if kind == "SuperSpike" else None
+
+
+def is_container(module: nn.Module) -> bool:
+    """Whether a module is one of SpikingJelly's recurrent containers."""
+    return type(module).__module__.startswith("spikingjelly.") and type(module).__name__ in CONTAINERS
+
+
+def recurrence(module: Any) -> Recurrence | None:
+    """What comes back to the neurons of a recurrent container; None for other modules."""
+    if not is_container(module):
+        return None
+    kind, neuron = type(module).__name__, module.sub_module
+    if not is_kind(type(neuron)):
+        raise TypeError(
+            f"{kind} must hold neurons alone, such as IFNode, got {type(neuron).__name__}; put others outside"
+        )
+    if kind == CONTAINERS[1]:
+        return Recurrence(module, neuron, _factor(module.element_wise_function), learnt=False)
+    split, rc = module.rc.in_features - module.sub_module_out_features, module.rc
+    synapse = nn.Linear(split, rc.out_features, rc.bias is not None, device="meta")
+    synapse.weight = nn.Parameter(rc.weight.detach()[:, :split].clone(), rc.weight.requires_grad)
+    if rc.bias is not None:
+        synapse.bias = nn.Parameter(rc.bias.detach().clone(), rc.bias.requires_grad)
+    weight = rc.weight.detach()[:, split:].clone()
+    return Recurrence(module, neuron, weight, synapse=synapse, learnt=rc.weight.requires_grad)
+
+
+def _factor(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """r, of a function r y + x of spikes y and an input x."""
+    x = torch.linspace(-2, 2, 9)
+    silent, fired = (function(torch.full_like(x, y), x) for y in (0.0, 1.0))
+    known = isinstance(silent, Tensor) and isinstance(fired, Tensor) and silent.shape == fired.shape == x.shape
+    r = (fired - x)[0] if known else x[0]
+    if not known or not torch.allclose(silent, x) or not torch.allclose(fired, x + r):
+        raise TypeError(
+            "ElementWiseRecurrentContainer's element_wise_function must add the spikes to the input, or a multiple of "
+            "them, such as lambda x, y: x + y"
+        )
+    return r
 
 
 KINDS: dict[str, Callable[[Any], Described]] = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from ..graph.fx_calls import path_of
-from ..graph.sample_runs import of_sizes
+from ..graph.sample_runs import called, of_sizes
 
 SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
 ONE_STEP = (
@@ -68,15 +68,13 @@ def steps_first(traced: fx.GraphModule, model: str) -> TimeAxes:
 
 def _of_sample_steps(node: fx.Node) -> bool:
     """Whether a node is x[:, t]."""
-    at: Any = node.args[1] if getattr(node.target, "__name__", "") == "getitem" else None
+    at: Any = node.args[1] if called(node) == "getitem" else None
     return isinstance(at, tuple) and len(at) == 2 and at[0] == slice(None) and isinstance(at[1], int)
 
 
 def _swaps_first_two(node: fx.Node) -> bool:
     """Whether a node exchanges axes 0 and 1, and leaves the others where they are."""
-    if node.op not in ("call_function", "call_method"):
-        return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called(node)
     axes: list[Any] = [*node.args[1:], *node.kwargs.values()]
     if name in SWAPS:
         return sorted(map(str, axes)) == ["0", "1"]
@@ -318,7 +316,7 @@ class _Loop:
 
 def _name(node: fx.Node) -> str:
     """Of what a node calls; in place or not."""
-    return (node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")).strip("_")
+    return called(node).strip("_")
 
 
 def _is_sum(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Computes a graph's own equations, node by node in float64, and compares the network that was made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,18 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...network import Network
-from ..graph.compare import (
-    RATE,
-    SAMPLES,
-    STEPS,
-    Difference,
-    Watched,
-    check_alone,
-    check_output,
-    compare,
-    sample_of,
-    shifted,
-)
+from ..graph import compare
+from ..graph.sample_runs import SAMPLES, STEPS, sample_of
 from .graph import Images, Nodes, returned
 from .neuron_nodes import RESET, SUBTRACT, fires, is_neuron
 from .nodes import Shape
@@ -44,39 +34,53 @@ def compare_with(
     if x is None:
         return
     values: dict[str, Tensor] = {}
-    watched: dict[str, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
+    taken: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # currents, spikes, returning spikes
     for name in nodes.order:
-        node, taken = nodes.by_name[name], [values[sender] for sender in nodes.senders[name]]
+        node, inputs = nodes.by_name[name], [values[sender] for sender in nodes.senders[name]]
         if isinstance(node, nir.Input):
             values[name] = x.double()
         elif is_neuron(nir, node):
-            current = _sum(taken)
-            drawn = (torch.rand(current.shape, generator=generator) < RATE).double()
-            before: Tensor | None = None
+            current, before = _sum(inputs), None
+            drawn = (torch.rand(current.shape, generator=generator) < compare.RATE).double()
             if name in nodes.returning:
-                before = shifted(drawn)
+                before = compare.shifted(drawn)
                 current = current + returned(nir, nodes.by_name, nodes.returning[name], name, before)
             fired = _solved(nir, node, current, dt, reset)
-            given = drawn if fires(nir, node) else fired
-            current = current * _gain(nir, node, dt, current)
-            values[name], watched[name] = given, (current, fired, given, before)
+            values[name] = drawn if fires(nir, node) else fired
+            taken[name] = current * _gain(nir, node, dt, current), fired, before
         else:
-            values[name] = _value(nir, node, _sum(taken), dt)
-    there = {}
-    for layer, name in made.items():
-        *parts, before = watched[name]
-        current, fired, given = (part.float() for part in parts)
-        before = None if before is None else before.float()
-        there[layer] = Watched(current, fired, given, before=before, shift=currents.get(layer))
+            values[name] = _value(nir, node, _sum(inputs), dt)
+    here = compare.Here(compare.Made(net, x.amax((0, 1), keepdim=True)), x, torch.ones(STEPS), torch.ones(STEPS))
+    here.handed = {layer: values[name].float() for layer, name in made.items()}
     try:
-        for layer, name in made.items():
-            if fires(nir, nodes.by_name[name]):
-                solved = partial(_fired, nir, nodes.by_name[name], dt=dt, reset=reset)
-                check_alone(layer, net.get_submodule(layer), there[layer], solved)
-        check_output(compare(net, x, there), values[nodes.order[-1]].float())
-    except Difference as difference:
+        for key, name in made.items():
+            solved = partial(_fired, nir, nodes.by_name[name], dt=dt, reset=reset)
+            _check_layer(here, key, compare.Layer(name, shift=currents.get(key)), *taken[name], solved)
+        last = here.made.last
+        compare.Outputs().check(here.value(last, 0, STEPS), here.largest(last), values[nodes.order[-1]].float())
+    except compare.Difference as difference:
         place = f"node '{made[difference.layer]}'" if difference.layer in made else f"layer '{difference.layer}'"
         raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
+
+
+def _check_layer(
+    here: compare.Here, key: str, place: compare.Layer, current: Tensor, fired: Tensor, before: Tensor | None,
+    solved: Callable[[Tensor], Tensor],
+) -> None:  # fmt: skip
+    """Compare a layer's currents, and what its neurons make of them and of others on which they fire."""
+    layer, _ = here.layers[key]
+    current, fired = current.float(), fired.float()
+    found, largest = here.currents(key, 0, STEPS), here.largest(key)
+    if before is not None:
+        (back, _), *_ = layer.returning(before)
+        found = found + compare.of_steps(back.plain(), before.float())
+        largest = largest + compare.sizes_of([(back, torch.ones_like(before))]).max()
+    compare.check_currents(key, place.there(found), current, 2 * compare.rounding(current) * largest + compare.TINY)
+    compare.check_neurons(key, layer, place.here(current[:, :1]), fired[:, :1])  # one sample is enough
+    if layer.neuron.fires:
+        like = current[:1, :1][compare.pixels(current)].expand(compare.PROBED, *[-1] * (current.ndim - 1))
+        driven = compare.drive(layer, like, 1.0, torch.Generator().manual_seed(1))
+        compare.check_neurons(key, layer, place.here(driven), solved(driven))
 
 
 def _sum(values: list[Tensor]) -> Tensor:

@@ -27,8 +27,7 @@ from ..graph.sample_runs import Notes, sized
 from ..graph.state_between_calls import naming_what_is_kept
 from . import sigma_delta
 from .obstacles import Steady, with_all
-from .outputs import one_output, parts_of, tensors_of
-from .relu_graph import ReluGraph
+from .relu_graph import ReluGraph, one_output, parts_of, tensors_of
 from .scales import METHODS, Distribution, check_shareable, limit, rescale, scales_of, watched
 from .side_by_side import FEWEST, HALF, INPUTS, SAMPLES, OriginalValues, calibrate_potentials, check, samples_of
 from .sizes import OtherSizes, check_samples, rounding_of

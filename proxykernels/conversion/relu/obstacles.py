@@ -12,12 +12,12 @@ from torch import Tensor, fx, nn
 
 from ..graph.functions import is_known
 from ..graph.fx_calls import arguments, needed, path_of, remedy
-from ..graph.index_ops import is_move
 from ..graph.prepared import copied
 from ..graph.reach import has_foreign_code
-from ..graph.sample_runs import is_constant
+from ..graph.sample_runs import called, is_constant
 from ..graph.state_between_calls import Changed, State, generators_kept
-from .outputs import tensors_of
+from .relu_graph import tensors_of
+from .viewed_graph import is_move
 
 PLACES = 3  # that are named of each kind
 BLOCK = "squeeze-and-excitation block"
@@ -89,9 +89,7 @@ def _is_product(node: fx.Node) -> bool:
 
 
 def _name(node: fx.Node) -> str:
-    if node.op not in ("call_function", "call_method"):
-        return ""
-    name = node.target if isinstance(node.target, str) else node.target.__name__
+    name = called(node)
     return name.strip("_").removeprefix("i") if name.strip("_") == "imul" else name
 
 

@@ -1,5 +1,9 @@
-"""The layers of a ReLU network before any layer is built. Firing rates stand for its values."""
+"""The layers of a ReLU network before any layer is built, and what it returns. Firing rates stand for its values.
 
+A model returns one tensor, or several in tuples, lists and dicts, which the converted network gives side by side.
+"""
+
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
@@ -8,24 +12,17 @@ from torch import Tensor, fx, nn
 
 from ...kernels import heap
 from ...layers import Flatten
-from ...network import Network
-from ..graph import index_ops
+from ...network import Network, Part
+from ..graph import rewrites
 from ..graph.functions import Add, Cat, Mean, Scaled
 from ..graph.fx_calls import arguments, as_module, path_of
-from ..graph.fx_graph import Values, shape_of
+from ..graph.fx_graph import Values, named, shape_of
 from ..graph.graph_values import Current, Projection, Signal
-from ..graph.rewrites import (
-    ADAPTIVE_MAXIMA,
-    affine,
-    affine_by,
-    by_channel,
-    product_as_convolution,
-    scaled_identity,
-    windows_of,
-)  # fmt: skip
-from ..graph.sample_runs import is_constant
-from .viewed_graph import NormsBehind
+from ..graph.sample_runs import called, is_constant
+from .viewed_graph import MOST_VALUES, NOTHING, NormsBehind, as_given, is_move, of_samples
 
+MONOTONE = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)  # of the logits, at the end
+MONOTONE_NAMES = frozenset("softmax log_softmax sigmoid logsigmoid".split())
 LEAKY = (nn.LeakyReLU, nn.PReLU)
 ADAPTIVE_AVERAGES = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 OF_ROWS = (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d)
@@ -50,7 +47,7 @@ class ReluGraph(NormsBehind):
 
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         taken = arguments(node)
-        if taken and taken[0] in values and index_ops.is_move(node, self.traced):
+        if taken and taken[0] in values and is_move(node, self.traced):
             return self._moved(node, values)
         if any("ours" in argument.meta for argument in taken):  # of a matrix product of [N, 1, features]
             module = as_module(node, self.traced, self.model)
@@ -94,17 +91,17 @@ class ReluGraph(NormsBehind):
         for argument in given:
             size = argument.meta["shape"]
             if argument not in self.values:
-                views.append(torch.full((1, *size[1:]), index_ops.NOTHING, dtype=torch.int64, device=heap.CPU))
+                views.append(torch.full((1, *size[1:]), NOTHING, dtype=torch.int64, device=heap.CPU))
                 continue
             x = self._carry(argument, next(of_terms))
             parts.append(self._seen_as(argument, x, (size[0], -1)))
-            places = index_ops.as_given((1, *size[1:]))
+            places = as_given((1, *size[1:]))
             views.append(places + start)
             start += places.numel()
         view = torch.stack(views, axis) if cat.stack else torch.cat(views, axis)
         flat = (shape[0], start)
         x = replace(parts[0], shape=flat) if len(parts) == 1 else self._side_by_side(node, parts, path, flat)
-        return replace(x, view=index_ops.of_samples(view, shape[0], start))
+        return replace(x, view=of_samples(view, shape[0], start))
 
     # Products and activations
 
@@ -123,8 +120,8 @@ class ReluGraph(NormsBehind):
             module = (nn.AdaptiveAvgPool2d if axes == 4 else nn.AdaptiveAvgPool1d)(1)
         if isinstance(module, ADAPTIVE_AVERAGES) and not isinstance(module.output_size, int):
             module = type(module)(node.meta["shape"][2:])  # None is the size that there is
-        if type(module) in ADAPTIVE_MAXIMA:
-            module = windows_of(module, shape_of(before), f"{self.model}: {path}")
+        if type(module) in rewrites.ADAPTIVE_MAXIMA:
+            module = rewrites.windows_of(module, shape_of(before), f"{self.model}: {path}")
         if isinstance(module, nn.ConstantPad2d) and module.value == 0:
             module = nn.ZeroPad2d(module.padding)
         if isinstance(module, nn.Upsample):
@@ -148,13 +145,13 @@ class ReluGraph(NormsBehind):
         before = self._before(node)
         shape, out = before.meta["shape"], node.meta["shape"]
         x = self._carry(before, x)
-        rows = index_ops.as_given(shape).flatten(1, -2).transpose(1, 2)
+        rows = as_given(shape).flatten(1, -2).transpose(1, 2)
         x = self._laid_out(before, replace(x, view=rows))
-        current = super()._synapse(node, x, product_as_convolution(module), path)
+        current = super()._synapse(node, x, rewrites.product_as_convolution(module), path)
         assert isinstance(current, Current)
         current.projections[0].added = True
         x = self._carried_in(node, current, (out[0], out[-1], rows.shape[2]))
-        return replace(x, view=index_ops.as_given(x.shape or ()).transpose(1, 2).reshape(out))
+        return replace(x, view=as_given(x.shape or ()).transpose(1, 2).reshape(out))
 
     def _scaled(
         self, before: fx.Node, x: Signal | Current, scaled: Scaled, path: str, shape: tuple[int, ...] | None = None
@@ -163,7 +160,8 @@ class ReluGraph(NormsBehind):
         larger than the result: of ``shape``."""
         given = before.meta["shape"]
         shape = shape or given
-        factor, shift = (by_channel(value, shape, f"{self.model}: {path}") for value in (scaled.factor, scaled.shift))
+        constants = scaled.factor, scaled.shift
+        factor, shift = (rewrites.by_channel(value, shape, f"{self.model}: {path}") for value in constants)
         if isinstance(factor, float) and isinstance(shift, float):
             if (factor, shift) == (1, 0) and shape == given:
                 return x
@@ -172,19 +170,19 @@ class ReluGraph(NormsBehind):
             x = self._expanded(x, before, shape)
             assert isinstance(x, Signal)
         name = self._free(f"{before.name}_scaled")
-        learnt = any(isinstance(value, Tensor) and value.requires_grad for value in (scaled.factor, scaled.shift))
+        learnt = any(isinstance(value, Tensor) and value.requires_grad for value in constants)
         if max(value.ndim if isinstance(value, Tensor) else 0 for value in (factor, shift)) < 2:
             return Current(name, path, [self._times(x, factor, shift, learnt)])
-        if (values := torch.Size(shape[1:]).numel()) > index_ops.MOST:
+        if (values := torch.Size(shape[1:]).numel()) > MOST_VALUES:
             raise TypeError(
                 f"{self.model}: {path} has another constant for each of {values:,} values, as a position embedding; at "
-                f"most {index_ops.MOST:,} are supported: use one for each channel, or remove it and continue training"
+                f"most {MOST_VALUES:,} are supported: use one for each channel, or remove it and continue training"
             )
         x = self._seen_as(before, x, (shape[0], -1, 1))  # one channel for each value
         factor, shift = (v.expand(shape[1:]).flatten() if isinstance(v, Tensor) else v for v in (factor, shift))
         current = Current(name, path, [self._times(x, factor, shift, learnt)])
         x = self._carried_in(before, current, x.shape or ())
-        return replace(x, view=index_ops.as_given(shape))
+        return replace(x, view=as_given(shape))
 
     def _leaky(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """y = slope x + (1 - slope) max(x, 0): what is carried on as real values, and neurons on it."""
@@ -201,9 +199,9 @@ class ReluGraph(NormsBehind):
     def _times(self, x: Signal, factor: float | Tensor, shift: float | Tensor, learnt: bool) -> Projection:
         """The values of a signal times a number, or one number a channel, plus a number, or one a channel."""
         assert x.shape is not None
-        identity = scaled_identity(x.shape[1], len(x.shape), self.like, learnt)
-        module = affine(identity, factor, shift)
-        return Projection(module, x, added=True, affine=affine_by(module))
+        identity = rewrites.scaled_identity(x.shape[1], len(x.shape), self.like, learnt)
+        module = rewrites.affine(identity, factor, shift)
+        return Projection(module, x, added=True, affine=rewrites.affine_by(module))
 
     # Pooling
 
@@ -218,12 +216,12 @@ class ReluGraph(NormsBehind):
             return super()._apply(node, x, pool if mean.keepdim else nn.Sequential(pool, nn.Flatten()), path)
         x = self._carry(before, x)
         others = [axis for axis in range(1, len(shape)) if axis not in axes]
-        places = index_ops.as_given(shape).permute(0, *others, *axes)
+        places = as_given(shape).permute(0, *others, *axes)
         count = torch.Size([shape[axis] for axis in axes]).numel()
         x = self._laid_out(before, replace(x, view=places.reshape(shape[0], -1, count)))
         rows = shape[0], places[0].numel() // count, 1
         x = self._pool(self._name(node), nn.AdaptiveAvgPool1d(1), x, path, rows)
-        return replace(x, view=index_ops.as_given(rows).reshape(result))
+        return replace(x, view=as_given(rows).reshape(result))
 
     def _is_of_all(self, node: fx.Node, before: fx.Node, module: Any) -> bool:
         """Whether an average's window is computed from the size of what it takes, such as ``y.size()[2:]``."""
@@ -240,15 +238,15 @@ class ReluGraph(NormsBehind):
         before = self._before(node)
         shape, result = before.meta["shape"], node.meta["shape"]
         if len(shape) != axes - 1:
-            raise TypeError(f"{self.model}: {path} takes {index_ops.named(shape)}, which it does not pool")
+            raise TypeError(f"{self.model}: {path} takes {named(shape)}, which it does not pool")
         x = self._seen_as(before, self._carry(before, x), (shape[0], 1, *shape[1:]))
         if isinstance(module, ADAPTIVE_AVERAGES):
             module = type(module)(result[1:] if axes == 4 else result[1])
-        elif type(module) in ADAPTIVE_MAXIMA:
-            module = windows_of(module, x.shape, f"{self.model}: {path}")
+        elif type(module) in rewrites.ADAPTIVE_MAXIMA:
+            module = rewrites.windows_of(module, x.shape, f"{self.model}: {path}")
         whole = result[0], 1, *result[1:]
         x = self._pool(self._name(node), module, x, path, whole)
-        return replace(x, view=index_ops.as_given(whole).reshape(result))
+        return replace(x, view=as_given(whole).reshape(result))
 
     def _upsampled(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """An enlargement of images, and of rows as images of one row."""
@@ -261,14 +259,14 @@ class ReluGraph(NormsBehind):
             module = nn.Upsample(size, factor, module.mode, module.align_corners)
             return super()._apply(node, x, module, path)
         if len(shape) != 3 or module.mode != "linear":
-            raise TypeError(f"{self.model}: {path} takes {index_ops.named(shape)} by mode={module.mode!r}, no images")
+            raise TypeError(f"{self.model}: {path} takes {named(shape)} by mode={module.mode!r}, no images")
         if factor is not None:
             factor = (1.0, *(factor if isinstance(factor, tuple) else (factor,)))
         rows = nn.Upsample(None if factor else (1, result[2]), factor, "bilinear", module.align_corners)
         x = self._seen_as(before, self._carry(before, x), (*shape[:2], 1, shape[2]))
         whole = *result[:2], 1, result[2]
         x = self._pool(self._name(node), rows, x, path, whole)
-        return replace(x, view=index_ops.as_given(whole).reshape(result))
+        return replace(x, view=as_given(whole).reshape(result))
 
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
         """Add neurons at the end, whose charges are the logits, also negative ones."""
@@ -284,3 +282,98 @@ class ReluGraph(NormsBehind):
         while name in self.others and isinstance(self.others[name][0], Flatten):
             (name,) = self.others[name][1]
         return x.binary and name in self.populations
+
+
+def one_output(traced: fx.GraphModule, model: str) -> None:
+    """Make the model return its logits as one tensor: without a softmax or sigmoid at the end, and of several results
+    all values [N, features] side by side. A run has noted what each node gives (sample_runs.py)."""
+    graph = traced.graph
+    output = list(graph.nodes)[-1]
+    leaves = _leaves(output.args[0])
+    if not leaves:
+        raise TypeError(f"{model} must return a tensor, its forward returns {output.args[0]}")
+    for leaf in leaves:
+        if not leaf.meta["shape"]:
+            raise TypeError(f"{model} must return tensors [N, ...], and {path_of(leaf)} gives one value of all samples")
+    logits = [_logits(leaf, traced, output) for leaf in leaves]
+    with graph.inserting_before(output):
+        logits = [_with_features(leaf, graph) for leaf in logits]
+        if len(logits) > 1:
+            flat = [graph.call_function(torch.flatten, (leaf, 1)) for leaf in logits]
+            logits = [graph.call_function(torch.cat, (flat, 1))]
+    output.args = (logits[0],)
+    traced.recompile()
+
+
+def tensors_of(returned: Any) -> list[Tensor]:
+    """All tensors in what a model returned, in order."""
+    if isinstance(returned, Tensor):
+        return [returned]
+    return [tensor for item in _items(returned) for tensor in tensors_of(item)]
+
+
+def parts_of(returned: Any) -> Part | None:
+    """Where a network's output has what the model returned; None: it is one tensor, and the output itself.
+
+    Named tuples become tuples, and dataclasses dicts of their fields. What is no tensor is None.
+    """
+    start = 0
+
+    def part(value: Any) -> Any:
+        nonlocal start
+        if isinstance(value, Tensor):
+            start += value[0].numel()
+            return Part((start - value[0].numel(), start), tuple(value.shape[1:]))
+        if isinstance(value, dict) or dataclasses.is_dataclass(value):
+            return {key: part(item) for key, item in zip(_keys(value), _items(value), strict=True)}
+        if isinstance(value, tuple | list):  # torch.fx's own kind of a list
+            return (tuple if isinstance(value, tuple) else list)(map(part, value))
+        return None
+
+    return None if isinstance(returned, Tensor) and returned.ndim > 1 else part(returned)
+
+
+def _keys(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, dict) else [field.name for field in dataclasses.fields(value)]
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, name) for name in _keys(value)]
+    return list(value) if isinstance(value, tuple | list) else []
+
+
+def _leaves(returned: Any) -> list[fx.Node]:
+    """The nodes of the tensors in what the forward pass returns."""
+    leaves: list[fx.Node] = []
+
+    def note(node: fx.Node) -> fx.Node:
+        if node.op == "call_function" and isinstance(node.target, type):  # a named tuple or a dataclass
+            fx.map_arg((node.args, node.kwargs), note)
+        elif "shape" in node.meta:
+            leaves.append(node)
+        return node
+
+    fx.map_arg(returned, note)
+    return leaves
+
+
+def _with_features(leaf: fx.Node, graph: fx.Graph) -> fx.Node:
+    """One value for each sample [N] as [N, 1]."""
+    if len(leaf.meta["shape"]) != 1:
+        return leaf
+    before = arguments(leaf)[0] if leaf.op != "call_module" and arguments(leaf) else None
+    if before is not None and before.meta.get("shape") == (*leaf.meta["shape"], 1):
+        return before  # it was but squeezed
+    return graph.call_function(torch.unsqueeze, (leaf, 1))
+
+
+def _logits(leaf: fx.Node, traced: fx.GraphModule, output: fx.Node) -> fx.Node:
+    """What a softmax or the like at the end takes."""
+    if leaf.op == "call_module":
+        ends = isinstance(traced.get_submodule(str(leaf.target)), MONOTONE)
+    else:
+        ends = called(leaf) in MONOTONE_NAMES
+    return arguments(leaf)[0] if ends and set(leaf.users) == {output} else leaf

@@ -1,6 +1,7 @@
-"""The error of a conversion, layer by layer: rates of the converted network beside activations of the ReLU network.
+"""What is told of a network: the error of its conversion, layer by layer, and a model card for model hubs.
 
-For sigma-delta neurons: what they have sent, next to these activations.
+The error is that of the converted network's rates beside the activations of the ReLU network. For sigma-delta neurons
+it is that of what they have sent.
 """
 
 import copy
@@ -8,19 +9,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ... import checks
+from ..._version import __version__
 from ...kernels import heap
 from ...layers import Neurons
 from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ...neurons import IFNeuron
-from ...running.result import logits, table
+from ...running.result import Result, logits, table
 from ...running.sigma_delta_layers import simulate
 from ...spikes import Spikes
 from ..graph.prepared import without_autocast
 from .side_by_side import activation, follow, relu_value, spread
+
+HEAD = """---
+library_name: proxykernels
+tags:
+- spiking-neural-network
+---
+# {title}
+
+A spiking network of {layers} layers with neurons and {weights:,} weights, for proxykernels {version}.
+"""
+COLUMNS = "layer", "rate, %", "additions an image", "multiply-accumulates an image"
 
 
 @dataclass(frozen=True)
@@ -204,3 +217,93 @@ def _compared(found: Tensor, wanted: Tensor, *, one_tensor: bool) -> Outputs:
     if not one_tensor or wanted.ndim != 2 or wanted.shape[1] < 2:
         return Outputs(error, None)
     return Outputs(error, (found.argmax(1) == wanted.argmax(1)).float().mean().item())
+
+
+def model_card(net: nn.Module, result: Result, labels: Tensor | None = None, *, title: str = "Spiking network") -> str:
+    """The model card of a network, filled by :func:`convert` and by what a simulation of test images measured.
+
+    It has how the network was converted, the number of steps, the accuracy, the synaptic operations and energy of an
+    image, the energy of a pass of the ReLU network that was converted, and each layer's rate.
+
+    Args:
+        net: the network, as the simulation took it.
+        result: what ``simulate(net, images, T)`` returns, of images that neither trained nor calibrated it.
+        labels: their classes, int64 [N]; the network's output is [N, classes]. None: the card has no accuracy.
+        title: the heading.
+
+    Returns:
+        Markdown with the metadata of a model hub: ``Path("README.md").write_text(card)``.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, or there are not as many labels as samples.
+    """
+    checks.module("net", net)
+    if not isinstance(result, Result):
+        raise TypeError(f"result must be what simulate returns, got {type(result).__name__}")
+    _, N, *outputs = result.output.shape
+    if not N:
+        raise ValueError("result must have a sample, got none")
+    if labels is not None:
+        if len(outputs) != 1:
+            raise ValueError(f"labels are of outputs [N, classes], and result has {[N, *outputs]}; leave them out")
+        checks.labels("labels", labels, N, outputs[0])
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    head = HEAD.format(title=title, layers=len(result.places), weights=weights, version=__version__)
+    made = [*net._made.items()] if isinstance(net, Network) else []
+    about = _markdown(("", ""), [*made, *_measured(result, labels)])
+    return "\n".join([head, *about, "", *_markdown(COLUMNS, _layer_rows(result)), ""])
+
+
+def _measured(result: Result, labels: Tensor | None) -> list[tuple[str, ...]]:
+    T, N = result.output.shape[:2]
+    steps, synops = result.steps.float(), result.synops
+    rows: list[tuple[str, ...]] = [("steps T", f"{T}"), ("images measured", f"{N:,}")]
+    if steps.min() < T:
+        rows.append(("steps taken, mean", f"{steps.mean():.1f}"))
+    shares = {} if labels is None else _accuracies(result, labels.to(result.output.device))
+    rows += [(f"accuracy {how}, %", f"{100 * share:.2f}") for how, share in shares.items()]
+    rows.append(("synaptic operations an image", f"{synops.total / N:,.0f}"))
+    rows.append(("energy an image, estimated for 45 nm without memory, µJ", f"{1e6 * synops.joules / N:.3g}"))
+    if result.relu_joules is not None:
+        rows.append(("the same of a pass of the ReLU network, µJ", f"{1e6 * result.relu_joules / N:.3g}"))
+    return rows
+
+
+def _accuracies(result: Result, labels: Tensor) -> dict[str, float]:
+    """By how the class is read from the output: the share of the samples that are right."""
+    found = {}
+    try:
+        found["by the logits"] = _right(result.logits, labels)
+    except AttributeError:  # the network was not converted
+        pass
+    if isinstance(result.output, Spikes):
+        found["by counts (ties and silence are wrong)"] = _right(result.count(), labels, 0)
+    elif not found:
+        found["by the last potentials"] = _right(result.potentials[-1], labels)
+    return found
+
+
+def _right(outputs: Tensor, labels: Tensor, least: float = -torch.inf) -> float:
+    """The share of samples whose class is above all others, and above ``least``."""
+    outputs = outputs.float()
+    true = outputs.gather(1, labels.unsqueeze(1))
+    others = outputs.scatter(1, labels.unsqueeze(1), least).amax(1, keepdim=True)
+    return (true > others).float().mean().item()
+
+
+def _layer_rows(result: Result) -> list[tuple[str, ...]]:
+    N, synops = result.output.shape[1], result.synops
+    return [
+        (
+            name,
+            f"{100 * result.rates[name]:.2f}" if name in result.rates else "",  # of a readout
+            f"{synops.accumulates.get(name, 0) / N:,.0f}",
+            f"{synops.multiply_accumulates.get(name, 0) / N:,.0f}",
+        )
+        for name in result.places
+    ]
+
+
+def _markdown(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return [f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |" for cells in lines]

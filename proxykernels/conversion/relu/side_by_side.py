@@ -27,9 +27,9 @@ from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import Signal
-from ..graph.index_ops import keeps_samples
 from .relu_graph import ReluGraph
 from .scales import Scales
+from .viewed_graph import keeps_samples
 
 STEPS = 8  # of the calibration: as good as any for T from 4 to 1024 (docs/convert.md)
 COMPARED = STEPS // 2, STEPS  # steps after which counts are compared

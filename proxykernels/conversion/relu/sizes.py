@@ -17,9 +17,8 @@ from ...layers import Neurons
 from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ..graph.fx_calls import path_of
-from ..graph.sample_runs import is_asked, of_sizes
-from .outputs import tensors_of
-from .relu_graph import ReluGraph
+from ..graph.sample_runs import called, is_asked, of_sizes
+from .relu_graph import ReluGraph, tensors_of
 from .scales import Scales
 from .side_by_side import activation, relu_value, spread
 
@@ -293,8 +292,7 @@ def _picks(node: fx.Node, varying: set[fx.Node]) -> bool:
 
 def _is_pick(node: fx.Node) -> bool:
     """Whether a node takes one number out of a shape."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name == "getitem" and not isinstance(node.args[1], slice)
+    return called(node) == "getitem" and not isinstance(node.args[1], slice)
 
 
 def _tensors_behind(node: fx.Node) -> set[fx.Node]:

@@ -1,4 +1,8 @@
-"""Values that a model sees in another order or shape than the layers give them (index_ops.py), or scaled and shifted.
+"""Values that a model sees in another order or shape than the layers give them, or scaled and shifted.
+
+Views, permutations, slices, splits, channel shuffles and padding put values elsewhere and change none. Such a call is
+followed by carrying it out on numbers: for each value that the model sees, its place among the values that a layer
+gave, or NOTHING for a zero of padding. Layers that bring the values there are added when something else takes them.
 
 A normalisation behind a ReLU goes into the next weights, W (a x + c) + b = W a x + (b + W c), so that spikes are passed
 on; as real values they would cost products at each step. It moves past the poolings that allow it. A convolution pads
@@ -15,16 +19,30 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ... import layers
+from ...kernels import heap
 from ...layers.synapses import WEIGHTED
 from ...network import Network, free_name
 from ...running.simulate import simulate
-from ..graph import index_ops
-from ..graph.fx_calls import arguments, path_of
-from ..graph.fx_graph import AVERAGES, MAXIMA, Graph, Values
+from ..graph.fx_calls import arguments, is_of_einops, path_of
+from ..graph.fx_graph import AVERAGES, MAXIMA, Graph, Values, named
 from ..graph.graph_values import Affine, Current, Signal
 from ..graph.rewrites import Spread
-from ..graph.sample_runs import constant_of
+from ..graph.sample_runs import called, constant_of
 
+NOTHING = -1  # the place of a zero
+MOST_VALUES = 1 << 15  # values along an axis that Unflatten makes
+PADS = (
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d,
+    nn.CircularPad2d,
+)  # fmt: skip
+MOVING = (nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, *PADS)
+MOVES = frozenset(
+    "view view_as reshape reshape_as flatten unflatten permute transpose t swapaxes swapdims movedim moveaxis squeeze "
+    "unsqueeze chunk split split_with_sizes tensor_split unbind getitem narrow select index_select flip roll rot90 "
+    "channel_shuffle pixel_shuffle pixel_unshuffle native_channel_shuffle contiguous expand expand_as broadcast_to "
+    "repeat repeat_interleave tile clone detach".split()
+)
 FLATTENINGS = ("flatten", "view", "reshape")  # to [N, features], in the order that there is
 STEPS = 8  # in which the operations of a network are counted
 
@@ -47,9 +65,9 @@ class ViewedGraph(Graph):
             number: Any = constant_of(node.args[1])
             return value[number]
         seen = None if isinstance(value, Current) else value.view
-        view = index_ops.as_given(before.meta["shape"]) if seen is None else seen
+        view = as_given(before.meta["shape"]) if seen is None else seen
         try:
-            given = index_ops.moved(node, self.traced, view)
+            given = moved(node, self.traced, view)
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise TypeError(f"{self.model}: {path_of(node)} cannot be followed: {reason}") from error
@@ -69,7 +87,7 @@ class ViewedGraph(Graph):
         if x.view is None:
             return x
         x, seen = self._laid_out(argument, x), argument.meta["shape"]  # which others that take it go by
-        values[argument] = x if x.shape == seen else replace(x, view=index_ops.as_given(x.shape or ()).view(seen))
+        values[argument] = x if x.shape == seen else replace(x, view=as_given(x.shape or ()).view(seen))
         return x
 
     def _laid_out(self, argument: fx.Node, x: Signal) -> Signal:
@@ -77,19 +95,19 @@ class ViewedGraph(Graph):
         if x.view is None:
             return x
         try:
-            layers = index_ops.layers_to(x.view, x.shape)  # type: ignore[arg-type]  # shapes are known
+            added = layers_to(x.view, x.shape)  # type: ignore[arg-type]  # shapes are known
         except ValueError as error:
             raise TypeError(f"{self.model}: {path_of(argument)} {error}") from error
         shape = tuple(x.view.shape)
-        for layer in layers:
-            last = layer is layers[-1]
+        for layer in added:
+            last = layer is added[-1]
             name = self._name(argument) if last else self._free(f"{argument.name}_input")
             x = self._other(name, layer, x, shape)
         return replace(x, view=None, shape=shape)
 
     def _seen_as(self, argument: fx.Node, x: Signal, shape: Sequence[int]) -> Signal:
         """The values in another shape, of the same order."""
-        view = index_ops.as_given(x.shape or ()) if x.view is None else x.view
+        view = as_given(x.shape or ()) if x.view is None else x.view
         return self._laid_out(argument, replace(x, view=view.reshape(*shape)))
 
     def _as_vector(self, argument: fx.Node, x: Signal) -> Signal:
@@ -97,7 +115,7 @@ class ViewedGraph(Graph):
         shape = tuple(x.view.shape) if x.view is not None else x.shape or ()
         if len(shape) < 3 or max(shape[1:-1]) > 1:
             return x
-        view = index_ops.as_given(shape) if x.view is None else x.view
+        view = as_given(shape) if x.view is None else x.view
         return replace(x, view=view.flatten(1))
 
     def _carried_in(self, node: fx.Node, x: Current, shape: tuple[int, ...]) -> Signal:
@@ -110,8 +128,8 @@ class ViewedGraph(Graph):
         if len(spread.stride) > 1:
             return super()._spread(name, x, spread)
         shape: Any = x.shape
-        view = spread.places(index_ops.as_given(shape), index_ops.NOTHING)
-        for layer in index_ops.layers_to(view, shape):
+        view = spread.places(as_given(shape), NOTHING)
+        for layer in layers_to(view, shape):
             x = self._other(self._free(name), layer, x, tuple(view.shape))
         return x
 
@@ -123,7 +141,7 @@ class ViewedGraph(Graph):
         x = self._carry(argument, x)
         if seen == shape:
             return x
-        return self._laid_out(argument, replace(x, view=index_ops.as_given(seen).expand(shape)))
+        return self._laid_out(argument, replace(x, view=as_given(seen).expand(shape)))
 
 
 class NormsBehind(ViewedGraph):
@@ -153,8 +171,7 @@ class NormsBehind(ViewedGraph):
     def _moved(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         before = arguments(node)[0]
         value = values[before]
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-        if name in FLATTENINGS and isinstance(value, Current) and affine_of(value) is not None:
+        if called(node) in FLATTENINGS and isinstance(value, Current) and affine_of(value) is not None:
             shape = before.meta["shape"]
             if "ours" not in before.meta and len(shape) > 2 and node.meta["shape"] == (shape[0], math.prod(shape[1:])):
                 return self._reshape(node, value, nn.Flatten(), path_of(node))
@@ -227,3 +244,110 @@ def _change_places(affine: Affine, module: nn.Module) -> bool:
         padded = any(module.padding) if isinstance(module.padding, tuple) else module.padding
         return not padded and getattr(module, "divisor_override", None) is None
     return isinstance(module, (*AVERAGES, nn.Flatten))
+
+
+def is_move(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Whether a node only puts values elsewhere, and zeros around them where no layer does."""
+    if node.op == "call_module":
+        module: Any = traced.get_submodule(str(node.target))
+        if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d):
+            return module.value == 0 and not _is_zero_pad2d(node, module.padding)
+        if isinstance(module, nn.Flatten):  # others than the usual, for which there is a layer
+            return (module.start_dim, module.end_dim) not in ((1, -1), (1, 3))
+        if isinstance(module, nn.Upsample):
+            return module.mode.startswith("nearest") and len(node.meta.get("shape", ())) != 4
+        return isinstance(module, MOVING) or (is_of_einops(module) and type(module).__name__ == "Rearrange")
+    name = called(node)
+    if name == "pad":
+        pad, mode, value = _given(node, ("pad", "mode", "value"), (None, "constant", None))
+        return mode != "constant" or (not value and not _is_zero_pad2d(node, pad))
+    if name == "interpolate":
+        (mode,) = _given(node, ("mode",), ("nearest",))
+        return str(mode).startswith("nearest") and len(node.meta["shape"]) != 4
+    return name in MOVES
+
+
+def _given(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> list[Any]:
+    """Arguments of a function behind its first one, by position or by name."""
+    by_name = dict(zip(names, defaults, strict=True)) | dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    return [by_name[name] for name in names]
+
+
+def _is_zero_pad2d(node: fx.Node, pad: Any) -> bool:
+    """Whether :class:`ZeroPad2d` puts these zeros around images."""
+    numbers = [constant_of(n) for n in pad]
+    return len(node.meta.get("shape", ())) == 4 and len(numbers) <= 4 and min(numbers) >= 0
+
+
+def moved(node: fx.Node, traced: fx.GraphModule, view: Tensor) -> Any:
+    """The result of a node's call on ``view``: a tensor, or a tuple of them."""
+    first = node.all_input_nodes[0]
+    numbers = (view + 1).double()  # padding is 0, which is no value's number; some calls take only floats
+
+    def value(argument: fx.Node) -> Any:
+        if argument is first:
+            return numbers
+        known = constant_of(argument)
+        return heap.empty(*argument.meta["shape"]) if known is argument else known  # its shape is asked
+
+    arguments, options = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+    target: Any = node.target
+    if node.op == "call_module":
+        result = traced.get_submodule(target)(*arguments, **options)
+    elif node.op == "call_method":
+        result = getattr(arguments[0], target)(*arguments[1:], **options)
+    else:
+        result = target(*arguments, **options)
+    return tuple(map(_places, result)) if isinstance(result, tuple | list) else _places(result)
+
+
+def _places(numbers: Tensor) -> Tensor:
+    return numbers.long() - 1
+
+
+def as_given(shape: tuple[int, ...]) -> Tensor:
+    """The identity view: int64 indices of ``shape`` [N, ...]."""
+    return torch.arange(torch.Size(shape).numel(), device=heap.CPU).view(shape)
+
+
+def of_samples(view: Tensor, N: int, features: int) -> Tensor:
+    """The view of ``N`` samples of this many values each, from that of the first one, [1, ...]."""
+    starts = features * torch.arange(N, device=heap.CPU).view(-1, *[1] * (view.ndim - 1))
+    return torch.where(view < 0, NOTHING, view + starts)
+
+
+def keeps_samples(view: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether ``view`` [N, ...] shows of each sample of values of ``shape`` the same places, and no other sample's."""
+    return len(view) == shape[0] and torch.equal(view, of_samples(view[:1], len(view), torch.Size(shape[1:]).numel()))
+
+
+def layers_to(view: Tensor, shape: tuple[int, ...]) -> list[nn.Module]:
+    """The layers that give what ``view`` [N, ...] shows of values of ``shape`` [N, C, ...]; none if it is the same.
+
+    Raises:
+        ValueError: a sample is made of others' values, or has too many axes.
+    """
+    wanted, size = tuple(view.shape[1:]), tuple(shape[2:])
+    if len(wanted) not in (1, 2, 3):
+        raise ValueError(
+            f"gives {named(view.shape)} where another module takes it; known are [N, C, H, W], [N, C, L] and [N, C]"
+        )
+    if not keeps_samples(view, shape):
+        raise ValueError(f"gives {list(view.shape)} of {shape[0]} samples, mixing or dropping some; keep [N, ...]")
+    order, pixels = view[0].flatten(), torch.Size(size).numel()
+    starts = order[::pixels]
+    images = torch.where(starts[:, None] < 0, NOTHING, starts[:, None] + torch.arange(pixels, device=heap.CPU))
+    whole = len(order) == len(starts) * pixels and torch.equal(order.view(-1, pixels), images)
+    if whole and not (starts % pixels)[starts >= 0].any():  # images of whole channels
+        channels = torch.where(starts < 0, NOTHING, starts // pixels)
+        parts: list[nn.Module] = (
+            [] if torch.equal(channels, torch.arange(shape[1], device=heap.CPU)) else [layers.Channels(channels)]
+        )
+        if wanted[1:] == size:
+            return parts
+        parts += [layers.Flatten()] if size else []
+    else:
+        parts = [*([layers.Flatten()] if size else []), layers.Channels(order)]
+    if len(wanted) > 1 and max(wanted) > MOST_VALUES:
+        raise ValueError(f"gives {named(view.shape)}; an axis of rearranged values may have at most {MOST_VALUES:,}")
+    return [*parts, *([layers.Unflatten(wanted)] if len(wanted) > 1 else [])]
