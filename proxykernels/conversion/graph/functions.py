@@ -66,14 +66,12 @@ def function_as_module(
     arithmetic = _arithmetic(node, name, where)
     if arithmetic is not None:
         return arithmetic
-    arguments = fx.map_arg(node.args, constant_of)[1:]
-    options = dict(fx.map_arg(node.kwargs, constant_of))
-    for first in FIRST:
-        options.pop(first, None)
     if name in _WEIGHTED:
         return _with_weights(name, node, traced, where)
     if name not in _MODULES:
         raise TypeError(f"{where} has no counterpart in spikes{remedy(name)}")
+    arguments = fx.map_arg(node.args, constant_of)[1:]
+    options = {key: value for key, value in fx.map_arg(node.kwargs, constant_of).items() if key not in FIRST}
     try:
         return _MODULES[name](*arguments, **options)
     except (TypeError, ValueError) as error:
@@ -87,13 +85,12 @@ _OPERANDS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups
 def _with_weights(name: str, node: fx.Node, traced: fx.GraphModule, where: str) -> nn.Module:
     """The module of a function that is given the model's own weights."""
     given: dict[str, Any] = dict(zip(_OPERANDS, node.args, strict=False)) | dict(node.kwargs)
-    weight, bias = (_parameter(given.get(name), traced, f"{where}: {name}") for name in ("weight", "bias"))
-    given = {name: value for name, value in given.items() if name not in _OPERANDS[:3]}
-    kind = _WEIGHTED[name]
+    weight, bias = (_parameter(given.pop(name, None), traced, f"{where}: {name}") for name in ("weight", "bias"))
+    given.pop("input", None)
     if weight is None:
         raise TypeError(f"{where} is given no weight")
     sizes = (weight.shape[1] * given.get("groups", 1), len(weight), *([weight.shape[2:]] if weight.ndim > 2 else []))
-    module = kind(*sizes, bias=bias is not None, device="meta", **given)
+    module = _WEIGHTED[name](*sizes, bias=bias is not None, device="meta", **given)
     module.weight, module.bias = weight, bias
     return module
 
@@ -111,10 +108,8 @@ def _parameter(value: Any, traced: fx.GraphModule, where: str) -> nn.Parameter |
 
 
 def _arithmetic(node: fx.Node, name: str, where: str) -> nn.Module | None:
-    """The module for one of the four operations, of two results or of one and a constant; None if it is another
-    function."""
+    """The module for a sum, product or the like of two results, or of one and a constant; None: another function."""
     name = name.strip("_")
-    name = name[1:] if name in _IN_PLACE else name
     name = _OTHER_NAMES.get(name, name)
     if name not in ("add", "sub", "mul", "div", "neg", "rsub"):
         return None
@@ -137,19 +132,19 @@ def _arithmetic(node: fx.Node, name: str, where: str) -> nn.Module | None:
         return None
     if name == "mul":
         return Scaled(second if isinstance(first, fx.Node) else first, 0)
+    if name == "div" and not isinstance(first, fx.Node):
+        return None
     if name == "div":
-        return _divided(second, where) if isinstance(first, fx.Node) else None
+        if not torch.as_tensor(second).all():
+            raise TypeError(f"{where} divides by 0")
+        return Scaled(1 / second, 0)
     return Scaled(1, factor * second) if isinstance(first, fx.Node) else Scaled(factor, first)
 
 
-def _divided(by: float | Tensor, where: str) -> Scaled | None:
-    if not torch.as_tensor(by).all():
-        raise TypeError(f"{where} divides by 0")
-    return Scaled(1 / by, 0)
-
-
-_IN_PLACE = ("iadd", "isub", "imul", "itruediv")
-_OTHER_NAMES = {"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "truediv": "div"}
+_OTHER_NAMES = {
+    "iadd": "add", "isub": "sub", "subtract": "sub", "imul": "mul", "multiply": "mul",
+    **dict.fromkeys(("itruediv", "truediv", "divide", "true_divide"), "div"),
+}  # fmt: skip
 
 
 def _clamp(min=None, max=None) -> nn.Module:
@@ -217,26 +212,22 @@ def _ignoring_mode(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]
 
 
 _MODULES: dict[str, Callable[..., nn.Module]] = {
-    "relu": _ignoring_mode(nn.ReLU),
-    "relu_": _ignoring_mode(nn.ReLU),
-    "clamp_min": lambda min: _clamp(min),
-    "clamp_": _clamp,
-    "hardtanh_": nn.Hardtanh,
+    **dict.fromkeys(("relu", "relu_"), _ignoring_mode(nn.ReLU)),
     "relu6": _ignoring_mode(nn.ReLU6),
-    "hardtanh": nn.Hardtanh,
-    "clamp": _clamp,
-    "clip": _clamp,
+    **dict.fromkeys(("hardtanh", "hardtanh_"), nn.Hardtanh),
+    **dict.fromkeys(("clamp", "clamp_", "clip"), _clamp),
+    "clamp_min": lambda min: _clamp(min),
     "leaky_relu": lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
     "prelu": _prelu,
     "batch_norm": _batch_norm,
-    "max_pool2d": _max_pool(nn.MaxPool2d),
     "max_pool1d": _max_pool(nn.MaxPool1d),
+    "max_pool2d": _max_pool(nn.MaxPool2d),
     "avg_pool1d": nn.AvgPool1d,
-    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
-    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
-    "adaptive_max_pool1d": nn.AdaptiveMaxPool1d,
     "avg_pool2d": nn.AvgPool2d,
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+    "adaptive_max_pool1d": nn.AdaptiveMaxPool1d,
+    "adaptive_max_pool2d": nn.AdaptiveMaxPool2d,
     "mean": Mean,
     "flatten": lambda start_dim=0, end_dim=-1: nn.Flatten(start_dim, end_dim),
     "dropout": _dropout(nn.Dropout),
@@ -244,9 +235,7 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "dropout2d": _dropout(nn.Dropout2d),
     "alpha_dropout": _dropout(nn.AlphaDropout),
     "contiguous": _ignoring_mode(nn.Identity),
-    "cat": Cat,
-    "concat": Cat,
-    "concatenate": Cat,
+    **dict.fromkeys(("cat", "concat", "concatenate"), Cat),
     "stack": lambda dim=0: Cat(dim, stack=True),
     "interpolate": _interpolate,
     "pad": _pad,

@@ -79,13 +79,19 @@ class GraphLayers:
         """Turn a current into a signal of real values, or of spikes of either sign."""
         if isinstance(x, Signal):
             return x
-        self.order.append(x.name)
         signed = self.signed and any(projection.is_layer for projection in x.projections)
-        self.populations[x.name] = ModelPopulation(x, node, None, fires=signed, signed=signed)
-        signal = Signal(x.name, x.name if signed else Network.INPUT, False, True, shape_of(node))
-        for name, pool, path in x.pools:
-            signal = self._pool(name, pool, signal, path, shape_of(node))
-        self.carried[node] = signal
+        neurons = x.name if signed else Network.INPUT
+        signal = Signal(x.name, neurons, False, True, shape_of(node))
+        self.carried[node] = self._populate(ModelPopulation(x, node, None, fires=signed, signed=signed), signal)
+        return self.carried[node]
+
+    def _populate(self, population: ModelPopulation, signal: Signal) -> Signal:
+        """Add a layer that gives ``signal``, and the poolings behind it."""
+        current = population.current
+        self.order.append(current.name)
+        self.populations[current.name] = population
+        for name, pool, path in current.pools:
+            signal = self._pool(name, pool, signal, path, signal.shape)
         return signal
 
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
@@ -93,12 +99,7 @@ class GraphLayers:
             if self.rates and not x.signed and neuron is not None and not rewrites.limited(neuron):
                 return x  # a ReLU of what is not negative
             x = Current(self._name(node), path_of(node), [Projection(nn.Identity(), x)])
-        self.order.append(x.name)
-        self.populations[x.name] = ModelPopulation(x, node, neuron)
-        signal = Signal(x.name, x.name, True, False, shape_of(node))
-        for name, pool, path in x.pools:
-            signal = self._pool(name, pool, signal, path, shape_of(node))
-        return signal
+        return self._populate(ModelPopulation(x, node, neuron), Signal(x.name, x.name, True, False, shape_of(node)))
 
     def _side_by_side(self, node: fx.Node, parts: list[Signal], path: str, shape) -> Signal:
         scaled = [part for part in parts if part.neurons != Network.INPUT]
@@ -116,9 +117,8 @@ class GraphLayers:
         if part.neurons == Network.INPUT or not self.rates:
             return part
         current = Current(self._free(f"{node.name}_{part.layer}"), path, [Projection(nn.Identity(), part)])
-        self.order.append(current.name)
-        self.populations[current.name] = ModelPopulation(current, node, None, fires=False)
-        return Signal(current.name, Network.INPUT, False, part.signed, part.shape)
+        signal = Signal(current.name, Network.INPUT, False, part.signed, part.shape)
+        return self._populate(ModelPopulation(current, node, None, fires=False), signal)
 
     def _pool(self, name: str, module: nn.Module, x: Signal, path: str, shape) -> Signal:
         if not self.rates or x.layer == Network.INPUT:

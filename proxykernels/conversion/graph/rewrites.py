@@ -17,15 +17,19 @@ ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {
     nn.AdaptiveMaxPool2d: nn.MaxPool2d,
 }
 GENERAL: tuple[Any, ...] = (
-    layers.Population,
-    layers.FusedConv1d,
-    layers.FusedConv2d,
-    layers.FusedLinear,
-    layers.FusedSum,
-)
+    layers.Population, layers.FusedConv1d, layers.FusedConv2d, layers.FusedLinear, layers.FusedSum,
+)  # fmt: skip
 NAMED: dict[type[AnyNeuron], tuple[Any, ...]] = {  # for neurons that have layers of their own name
     IFNeuron: (layers.IF, layers.FusedIFConv1d, layers.FusedIFConv2d, layers.FusedIFLinear, layers.FusedIFSum),
     LIFNeuron: (layers.LIF, layers.FusedLIFConv1d, layers.FusedLIFConv2d, layers.FusedLIFLinear, layers.FusedLIFSum),
+}
+SHAPED: dict[type[nn.Module], tuple[Any, str]] = {  # layers that do the same, and the attributes that they take
+    nn.AvgPool1d: (layers.AvgPool1d, "kernel_size stride padding ceil_mode count_include_pad"),
+    nn.AvgPool2d: (layers.AvgPool2d, "kernel_size stride padding ceil_mode count_include_pad divisor_override"),
+    nn.AdaptiveAvgPool1d: (layers.AdaptiveAvgPool1d, "output_size"),
+    nn.AdaptiveAvgPool2d: (layers.AdaptiveAvgPool2d, "output_size"),
+    nn.Upsample: (layers.Upsample, "size scale_factor mode align_corners"),
+    nn.ZeroPad2d: (layers.ZeroPad2d, "padding"),
 }
 Pools = tuple[Any, Any]  # along one axis, and of images
 MAX_POOLS: Pools = layers.MaxPool1d, layers.MaxPool2d  # of each step
@@ -251,25 +255,11 @@ def shaping_layer(module: nn.Module, maxima: Pools, where: str) -> nn.Module:
             raise ValueError(f"{where}: max pooling with dilation or return_indices is not supported")
         pool = maxima[isinstance(module, nn.MaxPool2d)]
         return pool(module.kernel_size, module.stride, module.padding, ceil_mode=module.ceil_mode)
-    if isinstance(module, nn.AvgPool2d):
-        return layers.AvgPool2d(
-            module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad,
-            module.divisor_override,
-        )  # fmt: skip
-    if isinstance(module, nn.AdaptiveAvgPool2d):
-        return layers.AdaptiveAvgPool2d(module.output_size)
-    if isinstance(module, nn.AvgPool1d):
-        return layers.AvgPool1d(
-            module.kernel_size, module.stride, module.padding, module.ceil_mode, module.count_include_pad
-        )
-    if isinstance(module, nn.AdaptiveAvgPool1d):
-        return layers.AdaptiveAvgPool1d(module.output_size)
-    if isinstance(module, nn.Upsample):
-        if module.recompute_scale_factor:
-            raise ValueError(f"{where}: recompute_scale_factor must be False; give the size instead")
-        return layers.Upsample(module.size, module.scale_factor, module.mode, module.align_corners)
-    if isinstance(module, nn.ZeroPad2d):
-        return layers.ZeroPad2d(module.padding)
+    if isinstance(module, nn.Upsample) and module.recompute_scale_factor:
+        raise ValueError(f"{where}: recompute_scale_factor must be False; give the size instead")
+    for kind, (layer, names) in SHAPED.items():
+        if isinstance(module, kind):
+            return layer(*(getattr(module, name) for name in names.split()))
     if (module.start_dim, module.end_dim) not in ((1, -1), (1, 3)):
         raise ValueError(
             f"{where}: only flattening of [N, C, H, W] to [N, C * H * W] is supported, got start_dim="

@@ -13,8 +13,7 @@ from ...network import Network
 from ..graph import compare
 from ..graph.sample_runs import SAMPLES, STEPS, sample_of
 from .graph import Images, Nodes, returned
-from .neuron_nodes import RESET, SUBTRACT, fires, is_neuron
-from .nodes import Shape
+from .nodes import RESET, SUBTRACT, Shape, fires, is_neuron
 
 
 def compare_with(
@@ -143,7 +142,7 @@ def _gain(nir, node, dt: float, current: Tensor) -> Tensor | float:
 
 
 def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
-    """What neurons make of currents [T, N, ...]: spikes, or a readout's potentials. As neuron_nodes.py."""
+    """What neurons make of currents [T, N, ...]: spikes, or a readout's potentials. As nodes.py."""
 
     def value(name: str) -> Tensor:
         values = _spread(_numbers(getattr(node, name)), current[0])

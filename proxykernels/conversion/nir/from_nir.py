@@ -20,8 +20,22 @@ from ..graph.prepared import without_autocast
 from ..graph.rewrites import CARRIED, NEGLIGIBLE, affine, build_layer, multiply, scaled_identity
 from .check_equations import compare_with
 from .graph import Images, Nodes, input_shape, layer_of, nodes_of, simpler
-from .neuron_nodes import RESET, SUBTRACT, TO_V_RESET, Made, check_shape, is_neuron, neuron
-from .nodes import Shape, check_dt, delay_layers, output_shape, scale_of, shaping, synapse
+from .nodes import (
+    RESET,
+    SUBTRACT,
+    TO_V_RESET,
+    Made,
+    Shape,
+    check_dt,
+    check_shape,
+    delay_layers,
+    is_neuron,
+    neuron,
+    output_shape,
+    scale_of,
+    shaping,
+    synapse,
+)
 
 Term = tuple[nn.Module, str, str]  # a synapse, the node that it is, and the layer that it takes
 FEW = 1024  # features that a matrix scales; more are scaled as channels

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from ... import checks
 from ...neurons import AnyNeuron, Value
 from ..graph.rewrites import build_recurrent
-from .neuron_nodes import FIELDS, is_filtered, is_neuron, shares_potentials
-from .nodes import Shape, check_size, numbers_of, synapse
+from .nodes import FIELDS, Shape, check_size, is_filtered, is_neuron, numbers_of, shares_potentials, synapse
 
 ONLY = "only neurons -> weights -> the same neurons, with a Linear, Affine or Scale for weights, may be a cycle"
 

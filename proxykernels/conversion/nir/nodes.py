@@ -1,22 +1,220 @@
-"""Single nodes of NIR: a layer's synapses, pooling or flattening as a node, and a node as a module.
+"""Nodes of NIR as modules of torch and as neurons. Values are copied, so a change of a graph changes no network.
 
-Values are copied in both directions: nothing that is written into a graph changes a network, nor the reverse.
+NIR has differential equations. A step of length dt solves them by Euler's method, here as in snnTorch, Norse and
+SpikingJelly, and the current i of a step is the one that its potential takes:
+
+    nir.IF        dv/dt = r I                            h = v + r dt I, I is multiplied by r dt
+    nir.LIF       tau dv/dt = v_leak - v + r I           decay = 1 - dt / tau, I is multiplied by r dt / tau
+    nir.CubaLIF   tau_mem dv/dt = v_leak - v + r i       the same with tau_mem, and
+                  tau_syn di/dt = w_in I - i             current_decay = 1 - dt / tau_syn, I times w_in dt / tau_syn too
+    nir.I, LI     as IF and LIF, and never fire          readouts
+    nir.Threshold fires where I >= threshold             decay = 0
+
+The factor of a current divides the threshold, reset and rest here (:meth:`LIFNeuron.scaled`), so that weights stay
+what they are. to_nir writes the forms that most others read: r = 1 / dt of an IF, r = 1 of a LIF, whose potentials are
+then tau / dt times smaller than here, and of a CubaLIF, whose are not, r = tau_mem / dt and w_in = tau_syn / dt.
+A resting or reset potential that differs by channel, or that lies above the threshold, is a shift of potentials and a
+constant current. Values that are computed are float64, from which float32's come back bit by bit. A readout's
+potentials are its result, so its weights are multiplied instead; to_nir writes a factor of 1.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ... import checks, layers
-from ...checks import window_checks
-from ...layers.synapses import Convolution, Convolution1d, Product, Synapse
+from ...checks import neuron_checks
+from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value
+from ..graph.rewrites import NEGLIGIBLE
 
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
 MOST_VALUES = 2**28  # of one sample and step: a gigabyte
+FIELDS = "v_threshold", "v_reset", "v_leak", "r", "tau", "tau_mem", "tau_syn", "w_in", "threshold"  # by neuron
+RESET, SUBTRACT, TO_V_RESET = "reset", "subtract", "v_reset"  # in the metadata of a node
+FAR = 100.0  # times 1
+
+
+def is_neuron(nir, node) -> bool:
+    return isinstance(node, nir.IF | nir.LIF | nir.CubaLIF | nir.I | nir.LI | nir.Threshold)
+
+
+def is_filtered(nir, node) -> bool:
+    """Whether neurons take a filtered current."""
+    return isinstance(node, (nir.CubaLIF, getattr(nir, "CubaLI", nir.CubaLIF)))  # older ones have no CubaLI
+
+
+def fires(nir, node) -> bool:
+    return not isinstance(node, nir.I | nir.LI)
+
+
+class Made(NamedTuple):
+    """Neurons, as layers here have them.
+
+    Attributes:
+        neuron: what they are. gain: what the currents in front of them are multiplied by.
+        current: an added constant current, one or one a channel; 0: none. v_init: where they start; None: at rest.
+    """
+
+    neuron: AnyNeuron
+    gain: Value = 1.0
+    current: Value = 0.0
+    v_init: Value | None = None
+
+
+def neuron(nir, node, dt: float, reset: str | None = None) -> Made:
+    """The neurons of a node. ``reset``: what they do whatever the node says; None: what it says."""
+    factor: Value = 1.0  # what divides a current
+    decays: dict[str, Value] = {}
+    if isinstance(node, nir.Threshold):
+        return Made(
+            _made(LIFNeuron, {"v_threshold": _positive("threshold", node.threshold), "v_reset": 0.0, "decay": 0.0})
+        )
+    if isinstance(node, nir.IF):
+        factor = _integrators_factor(node, dt)
+    elif isinstance(node, nir.I):
+        factor = 1 / (_positive("r", node.r) * dt)
+    elif isinstance(node, nir.LIF | nir.LI):
+        tau = _positive("tau", node.tau)
+        decays["decay"], factor = _decay("tau", tau, dt), tau / (_positive("r", node.r) * dt)
+    else:
+        decays["decay"] = _decay("tau_mem", _positive("tau_mem", node.tau_mem), dt)
+        decays["current_decay"] = _decay("tau_syn", _positive("tau_syn", node.tau_syn), dt)
+        factor = _filtered_factor(node, dt)
+    if isinstance(node, nir.I | nir.LI):
+        v_rest = _by_channel("v_leak", node.v_leak) if isinstance(node, nir.LI) else 0.0
+        if (shared := _shared(v_rest)) is not None:
+            return Made(_made(LINeuron, decays | {"v_rest": shared}), 1 / factor)
+        return Made(_made(LINeuron, decays), 1 / factor, (1 - decays["decay"]) * v_rest, v_rest)
+    theta = _by_channel("v_threshold", node.v_threshold) * factor
+    v_reset = None if reset == SUBTRACT else _reset(node, factor)
+    v_rest = 0.0 if isinstance(node, nir.IF) else _by_channel("v_leak", node.v_leak) * factor
+    kind = IFNeuron if isinstance(node, nir.IF) else LIFNeuron if isinstance(node, nir.LIF) else CubaLIFNeuron
+    shared_reset, shared_rest = _shared(0.0 if v_reset is None else v_reset), _shared(v_rest)
+    fires_alone = not _all_below(v_rest, theta) and _all_below(0.0 if v_reset is None else v_reset, theta)
+    if shared_reset is None or shared_rest is None or fires_alone:
+        return _shifted(kind, theta, v_reset, v_rest, decays)
+    potentials: dict[str, Any] = {"v_threshold": theta, "v_reset": None if v_reset is None else shared_reset}
+    rest = {} if kind is IFNeuron else {"v_rest": shared_rest}
+    return Made(_made(kind, potentials | rest | decays))
+
+
+def _filtered_factor(node, dt: float) -> Value:
+    """What divides the current of a nir.CubaLIF."""
+    tau, tau_syn = _positive("tau_mem", node.tau_mem), _positive("tau_syn", node.tau_syn)
+    return tau / (_positive("r", node.r) * dt) * (tau_syn / (_positive("w_in", node.w_in) * dt))
+
+
+def shares_potentials(nir, node, dt: float, reset: str | None) -> bool:
+    """Whether neurons of a filtered current reset and rest at one potential, below their thresholds."""
+    factor = _filtered_factor(node, dt)
+    v_rest = _by_channel("v_leak", node.v_leak) * factor
+    v_reset = None if reset == SUBTRACT else _reset(node, factor)
+    theta = _by_channel("v_threshold", node.v_threshold) * factor
+    shared = _shared(v_rest) is not None and (v_reset is None or _shared(v_reset) is not None)
+    return shared and (_all_below(v_rest, theta) or not _all_below(0.0 if v_reset is None else v_reset, theta))
+
+
+def _shifted(kind, theta: Value, v_reset: Value | None, v_rest: Value, decays: dict[str, Value]) -> Made:
+    """Potentials counted from where they are reset to, so that all reset to 0: a constant current makes them rest.
+
+    Neurons that rest below their threshold start there, and others, which fire by themselves, as after a spike.
+    """
+    base: Value = 0.0 if v_reset is None else v_reset
+    theta, rest = theta - base, v_rest - base
+    if not _all_below(0.0, theta):
+        raise ValueError(f"v_reset must be below v_threshold, got thresholds {_some(theta)} above it")
+    zero = torch.zeros((), dtype=torch.float64)
+    start = torch.where(torch.as_tensor(rest) < torch.as_tensor(theta), torch.as_tensor(rest), zero)
+    current = 0.0 if kind is IFNeuron else (1 - decays["decay"]) * rest
+    potentials: dict[str, Any] = {"v_threshold": theta, "v_reset": None if v_reset is None else 0.0}
+    return Made(_made(kind, potentials | decays), 1.0, current, start.item() if not start.ndim else start)
+
+
+def _all_below(low: Value, high: Value) -> bool:
+    return bool((torch.as_tensor(low, dtype=torch.float32) < torch.as_tensor(high, dtype=torch.float32)).all())
+
+
+def _some(value: Value) -> list[float]:
+    return torch.as_tensor(value).reshape(-1)[:3].tolist()
+
+
+def _integrators_factor(node, dt: float) -> Value:
+    """1 / (r dt) of a nir.IF: 1 where it is 1 except for rounding. Far from it dt is another."""
+    r = _positive("r", node.r)
+    share = torch.as_tensor(r, dtype=torch.float64) * dt
+    if bool(torch.isclose(share, torch.ones_like(share), rtol=1e-5).all()):
+        return 1.0
+    if share.max() >= FAR or share.min() <= 1 / FAR:
+        raise ValueError(
+            f"r * dt must be 1, or near it: r is {share.div(dt).reshape(-1)[:3].tolist()} and dt is {dt}; "
+            "from_nir(graph, dt=...) says how long a step is, in the graph's unit of time"
+        )
+    return 1 / (r * dt)
+
+
+def check_shape(node, neurons: Shape) -> None:
+    """A node's values are one for all neurons [C, H, W] or [features], one a channel or one a neuron."""
+    for name in FIELDS:
+        shape = tuple(np.shape(getattr(node, name, 0.0)))
+        if math.prod(shape) > 1 and shape not in (neurons, neurons[:1], neurons[:1] + (1,) * len(neurons[1:])):
+            raise ValueError(f"{name} must have the shape of the neurons, {neurons}, got {shape}")
+
+
+def _positive(name: str, value) -> Value:
+    values = _by_channel(name, value)
+    neuron_checks.above_zero(name, values)
+    return values
+
+
+def _decay(name: str, tau: Value, dt: float) -> Value:
+    decay = 1 - dt / tau
+    lowest = decay.min().item() if isinstance(decay, Tensor) else decay
+    if lowest < -NEGLIGIBLE:
+        raise ValueError(
+            f"{name} must be at least a step, dt = {dt:g}, got {dt / (1 - lowest):g}; from_nir(graph, dt=...) says how "
+            "long a step is, in the graph's unit of time"
+        )
+    return decay.clamp(min=0) if isinstance(decay, Tensor) else max(decay, 0.0)
+
+
+def _reset(node, factor: Value) -> Value | None:
+    """v_reset, which a nir older than 1.0.6 does not have: newer ones then read 0."""
+    note = (node.metadata or {}).get(RESET)
+    note = note.decode() if isinstance(note, bytes) else note
+    if note == SUBTRACT:
+        return None
+    if note not in (None, TO_V_RESET):
+        raise ValueError(f"metadata[{RESET!r}] must be {SUBTRACT!r}, {TO_V_RESET!r} or not be there, got {note!r}")
+    value = getattr(node, "v_reset", None)
+    return 0.0 if value is None else _by_channel("v_reset", value) * factor
+
+
+def _shared(value: Value) -> float | None:
+    """A potential that all neurons have in common; None: they have several."""
+    values = torch.as_tensor(value, dtype=torch.float64).flatten()
+    return values[0].item() if bool(torch.isclose(values, values[0], rtol=NEGLIGIBLE).all()) else None
+
+
+def _by_channel(name: str, value) -> Value:
+    """One number, or float64 [C] of one value a channel."""
+    values = numbers_of(name, value)
+    if not values.numel():
+        raise ValueError(f"{name} must have a value for each neuron, got none")
+    by_channel = values.flatten(1) if values.ndim > 1 else values.view(-1, 1)
+    if not bool((by_channel.float() == by_channel[:, :1].float()).all()):
+        raise ValueError(f"{name} must be the same for all neurons of a channel")
+    first = by_channel[:, 0].clone()
+    return first[0].item() if bool((first.float() == first[0].float()).all()) else first
+
+
+def _made(kind: type[AnyNeuron], values: dict[str, Any]) -> AnyNeuron:
+    """With values as the kernels have them, so that what was computed for a node and back is what it was."""
+    values = {name: np.float32(value).item() if isinstance(value, float) else value for name, value in values.items()}
+    return kind(**{name: value.float() if isinstance(value, Tensor) else value for name, value in values.items()})
 
 
 def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | None:
@@ -53,78 +251,6 @@ def check_dt(dt: float) -> None:
     """The length of a step, one for all neurons."""
     if not checks.is_number(dt) or not 0 < checks.as_float32(dt) < math.inf:
         raise ValueError(f"dt must be a positive number in float32, got {dt!r}")
-
-
-# From layers to nodes
-
-
-def synapse_node(nir, synapse: Synapse, input_shape: Shape, output_shape: Shape):
-    return NODES[type(synapse)](nir, synapse, input_shape, output_shape)
-
-
-def _linear_node(nir, synapse: Product, input_shape: Shape, output_shape: Shape):
-    weight, bias = synapse.parameters()
-    array = _array("weight", weight)
-    return nir.Linear(array) if bias is None else nir.Affine(array, _array("bias", bias))
-
-
-def _convolution_node(nir, synapse: Convolution, input_shape: Shape, output_shape: Shape):
-    weight, bias = synapse.parameters()
-    bias = torch.zeros(len(weight)) if bias is None else bias
-    weight, padding, dilation = synapse.window(weight)
-    window: tuple = synapse.stride, padding, dilation
-    size: int | Shape
-    if isinstance(synapse, Convolution1d):
-        weight, window = weight.squeeze(2), tuple(along for _, along in window)
-        make, size = nir.Conv1d, input_shape[1]
-    else:
-        make, size = nir.Conv2d, input_shape[1:]
-    node = make(size, _array("weight", weight), *window, synapse.module.groups, _array("bias", bias))
-    # nir would say itself, were all kernels square and all convolutions of one group.
-    node.input_type, node.output_type = {"input": np.array(input_shape)}, {"output": np.array(output_shape)}
-    return node
-
-
-NODES: dict[type[Synapse], Callable] = {
-    Product: _linear_node,
-    Convolution: _convolution_node,
-    Convolution1d: _convolution_node,
-}
-
-
-def shaping_node(nir, layer: nn.Module, input_shape: Shape, dt: float):
-    if isinstance(layer, layers.Delay):
-        steps = layer.of_channels(input_shape[0]).double().view(-1, *[1] * (len(input_shape) - 1))
-        return nir.Delay((steps * dt).expand(input_shape).numpy().copy())
-    if isinstance(layer, layers.Flatten):
-        return nir.Flatten({"input": np.array(input_shape)}, start_dim=0, end_dim=-1)
-    if isinstance(layer, layers.AdaptiveAvgPool2d):
-        size = window_checks.pair("output_size", layer.output_size, 1)
-        if any(n % k for n, k in zip(input_shape[1:], size, strict=True)):
-            raise ValueError(f"NIR has no average pooling of {input_shape[1:]} to {size} pixels")
-        fitting = np.array([n // k for n, k in zip(input_shape[1:], size, strict=True)])
-        return nir.AvgPool2d(fitting, fitting.copy(), np.zeros(2, int))
-    window, stride, padding = (
-        window_checks.pair("", value, 0) for value in (layer.kernel_size, layer.stride, layer.padding)
-    )
-    if isinstance(layer, layers.SumPool2d):
-        return nir.SumPool2d(np.array(window), np.array(stride), np.array(padding))
-    if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
-        raise ValueError("NIR has no ceil_mode, divisor_override or count_include_pad=False")
-    return nir.AvgPool2d(np.array(window), np.array(stride), np.array(padding))
-
-
-def recurrent_node(nir, weight: Tensor):
-    """What spikes pass on their way back to their neurons: a matrix [C, C], or one value a neuron [C]."""
-    return (nir.Linear if weight.ndim == 2 else nir.Scale)(_array("recurrent_weight", weight))
-
-
-def _array(name: str, tensor: Tensor) -> np.ndarray:
-    checks.finite(name, tensor)
-    return tensor.detach().cpu().float().numpy().copy()
-
-
-# From nodes to modules
 
 
 def synapse(nir, node) -> nn.Module:

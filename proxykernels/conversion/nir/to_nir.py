@@ -1,7 +1,7 @@
 """A network as a graph of NIR (Pedersen et al., Nature Communications 15:8122, 2024).
 
-A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and one of neurons (neuron_nodes.py).
-NIR adds up what several nodes send to one, which is how a :class:`FusedSum` is written.
+A layer becomes a synapse node (nir.Conv2d, nir.Conv1d, nir.Affine, nir.Linear) and a node of neurons; nodes.py has the
+equations. NIR adds up what several nodes send to one, which is how a :class:`FusedSum` is written.
 
 NIR's neurons reset to ``v_reset``, which is 0 where a nir older than 1.0.6 has no such field. It has no word for the
 soft reset, which is noted in the node's metadata as ``reset = "subtract"``; others, who do not look there, reset to 0.
@@ -10,18 +10,21 @@ v >= v_threshold: the same spikes unless a potential equals the threshold exactl
 """
 
 import numbers
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ... import checks, layers
+from ...checks import window_checks
 from ...layers.layer_graph import check_sample
+from ...layers.synapses import Convolution, Convolution1d, Product, Synapse
 from ...network import Network, free_name
+from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value
 from ...plan.plain_modules import check_forward
-from .neuron_nodes import neuron_node
-from .nodes import Shape, check_dt, check_size, output_shape, recurrent_node, shaping_node, synapse_node
+from .nodes import RESET, SUBTRACT, TO_V_RESET, Shape, check_dt, check_size, output_shape
 
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten, layers.Delay)
 
@@ -106,7 +109,7 @@ class _Writer:
             start = self.last[source]
             if weighted[k]:
                 key = self._free(f"{name}_{k}") if k else self.first[name]
-                self.nodes[key] = synapse_node(self.nir, synapses[k], taken[k], shape)
+                self.nodes[key] = SYNAPSE_NODES[type(synapses[k])](self.nir, synapses[k], taken[k], shape)
                 self.link(start, key)
                 start = key
             self.link(start, self.last[name])
@@ -168,3 +171,120 @@ def _unnested(net: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Modu
             yield from _unnested(module, f"{path}{name}.")
         else:
             yield f"{path}{name}", module
+
+
+def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
+    """The node of a layer's neurons; ``shape``: of one sample and step."""
+    neuron = layer.neuron
+    if type(neuron) not in (IFNeuron, LIFNeuron, CubaLIFNeuron, LINeuron):
+        raise TypeError(f"NIR has no node for {type(neuron).__name__}; IF, LIF, CubaLIF and LI neurons are written")
+    if not layer.at_rest:
+        start = f"{layer.v_init:g}" if isinstance(layer.v_init, float) else "one value a channel"
+        raise ValueError(f"NIR cannot say a potential to start from, v_init={start}; set it to {neuron.rest:g}")
+    make, values, per_step = _dynamics(nir, neuron, shape, dt)
+    v_reset = getattr(neuron, "v_reset", 0.0)
+    potentials = {"v_threshold": getattr(neuron, "v_threshold", 0.0), "v_reset": v_reset or 0.0, "v_leak": neuron.rest}
+    if "v_reset" not in make.__dataclass_fields__ and v_reset:
+        raise ValueError(
+            f"the {make.__name__} of this version of nir has no v_reset, got {v_reset:g}; pip install 'nir>=1.0.6'"
+        )
+    for name, value in potentials.items():
+        if name in make.__dataclass_fields__:
+            values[name] = _values(value, shape) * per_step
+    node = make(**values)
+    if neuron.fires:
+        node.metadata[RESET] = SUBTRACT if v_reset is None else TO_V_RESET
+    return node
+
+
+def _dynamics(nir, neuron: AnyNeuron, shape: Shape, dt: float) -> tuple[Any, dict[str, np.ndarray], Any]:
+    """The class of a node, what it needs in addition to potentials, and by what its potentials are multiplied."""
+    one = np.float32(1)
+    if isinstance(neuron, CubaLIFNeuron):
+        tau_mem = _time_constant("decay", neuron.decay, shape, dt)
+        tau_syn = _time_constant("current_decay", neuron.current_decay, shape, dt)
+        return nir.CubaLIF, {"tau_mem": tau_mem, "tau_syn": tau_syn, "r": tau_mem / dt, "w_in": tau_syn / dt}, one
+    decay = getattr(neuron, "decay", 1.0)
+    if neuron.rest or _values(decay, shape).min() < 1:
+        tau = _time_constant("decay", decay, shape, dt)
+        if isinstance(neuron, LINeuron):
+            return nir.LI, {"tau": tau, "r": tau / dt}, one
+        return nir.LIF, {"tau": tau, "r": np.ones(shape, np.float32)}, dt / tau
+    return nir.IF if neuron.fires else nir.I, {"r": np.full(shape, np.float32(1 / dt))}, one
+
+
+def _time_constant(name: str, decay: Value, shape: Shape, dt: float) -> np.ndarray:
+    """dt / (1 - decay); in float64, from which float32's decays come back as they were."""
+    share = _values(decay, shape).astype(np.float64)
+    if share.max() == 1:
+        raise ValueError(f"NIR cannot say {name} = 1, whose time constant is infinite; only nir.IF and nir.I have none")
+    return dt / (1 - share)
+
+
+def _values(value: Value, shape: Shape) -> np.ndarray:
+    """The value of each neuron, float32, from one number or one a channel."""
+    tensor = torch.as_tensor(value).detach().cpu().float()
+    tensor = tensor.view(-1, *[1] * (len(shape) - 1)) if tensor.ndim else tensor
+    return tensor.expand(shape).numpy().copy()
+
+
+def _linear_node(nir, synapse: Product, input_shape: Shape, output_shape: Shape):
+    weight, bias = synapse.parameters()
+    array = _array("weight", weight)
+    return nir.Linear(array) if bias is None else nir.Affine(array, _array("bias", bias))
+
+
+def _convolution_node(nir, synapse: Convolution, input_shape: Shape, output_shape: Shape):
+    weight, bias = synapse.parameters()
+    bias = torch.zeros(len(weight)) if bias is None else bias
+    weight, padding, dilation = synapse.window(weight)
+    window: tuple = synapse.stride, padding, dilation
+    size: int | Shape
+    if isinstance(synapse, Convolution1d):
+        weight, window = weight.squeeze(2), tuple(along for _, along in window)
+        make, size = nir.Conv1d, input_shape[1]
+    else:
+        make, size = nir.Conv2d, input_shape[1:]
+    node = make(size, _array("weight", weight), *window, synapse.module.groups, _array("bias", bias))
+    # nir would say itself, were all kernels square and all convolutions of one group.
+    node.input_type, node.output_type = {"input": np.array(input_shape)}, {"output": np.array(output_shape)}
+    return node
+
+
+SYNAPSE_NODES: dict[type[Synapse], Callable] = {
+    Product: _linear_node,
+    Convolution: _convolution_node,
+    Convolution1d: _convolution_node,
+}
+
+
+def shaping_node(nir, layer: nn.Module, input_shape: Shape, dt: float):
+    if isinstance(layer, layers.Delay):
+        steps = layer.of_channels(input_shape[0]).double().view(-1, *[1] * (len(input_shape) - 1))
+        return nir.Delay((steps * dt).expand(input_shape).numpy().copy())
+    if isinstance(layer, layers.Flatten):
+        return nir.Flatten({"input": np.array(input_shape)}, start_dim=0, end_dim=-1)
+    if isinstance(layer, layers.AdaptiveAvgPool2d):
+        size = window_checks.pair("output_size", layer.output_size, 1)
+        if any(n % k for n, k in zip(input_shape[1:], size, strict=True)):
+            raise ValueError(f"NIR has no average pooling of {input_shape[1:]} to {size} pixels")
+        fitting = np.array([n // k for n, k in zip(input_shape[1:], size, strict=True)])
+        return nir.AvgPool2d(fitting, fitting.copy(), np.zeros(2, int))
+    window, stride, padding = (
+        window_checks.pair("", value, 0) for value in (layer.kernel_size, layer.stride, layer.padding)
+    )
+    if isinstance(layer, layers.SumPool2d):
+        return nir.SumPool2d(np.array(window), np.array(stride), np.array(padding))
+    if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
+        raise ValueError("NIR has no ceil_mode, divisor_override or count_include_pad=False")
+    return nir.AvgPool2d(np.array(window), np.array(stride), np.array(padding))
+
+
+def recurrent_node(nir, weight: Tensor):
+    """What spikes pass on their way back to their neurons: a matrix [C, C], or one value a neuron [C]."""
+    return (nir.Linear if weight.ndim == 2 else nir.Scale)(_array("recurrent_weight", weight))
+
+
+def _array(name: str, tensor: Tensor) -> np.ndarray:
+    checks.finite(name, tensor)
+    return tensor.detach().cpu().float().numpy().copy()
