@@ -102,15 +102,20 @@ def borrowed(net: nn.Module) -> Iterator[nn.Module]:
 
     Functions that it holds, such as a forward that was replaced, may refer to its modules: they know no copy.
     """
-    before = [(module, type(module), _held(module)) for module in net.modules()]
+    before = [(module, type(module), dict(vars(module)), _contents(module)) for module in net.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
     try:
         net = _not_compiled(net).eval()
         use_plain_weights(net)
         yield net
     finally:
-        for module, kind, held in before:
-            _put_back(module, kind, held)
+        for module, kind, held, contents in before:
+            object.__setattr__(module, "__class__", kind)
+            vars(module).clear()
+            vars(module).update(held)
+            for name, content in contents.items():
+                held[name].clear()
+                (held[name].extend if isinstance(content, list | deque) else held[name].update)(content)
         with torch.no_grad():
             for buffer, value in buffers:
                 if not torch.equal(buffer, value):
@@ -137,29 +142,16 @@ def _not_compiled(net: nn.Module) -> nn.Module:
     return net
 
 
-def _held(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """A module's attributes, and of each container what is in it."""
-    return {name: (value, value.copy() if type(value) in CONTAINERS else None) for name, value in vars(module).items()}
-
-
-def _put_back(module: nn.Module, kind: type, held: dict[str, tuple[Any, Any]]) -> None:
-    object.__setattr__(module, "__class__", kind)
-    vars(module).clear()
-    for name, (value, content) in held.items():
-        vars(module)[name] = value
-        if isinstance(content, list | deque):
-            value.clear()
-            value.extend(content)
-        elif content is not None:
-            value.clear()
-            value.update(content)
+def _contents(module: nn.Module) -> dict[str, Any]:
+    """What a module's containers hold."""
+    return {name: value.copy() for name, value in vars(module).items() if type(value) in CONTAINERS}
 
 
 def _results(net: nn.Module) -> Iterator[Tensor]:
-    """Tensors that modules keep of an earlier run, which torch cannot copy: they have a gradient."""
+    """Tensors that modules keep from an earlier run and that torch cannot copy, since they have a gradient."""
     for module in net.modules():
-        for values in (vars(module), module._buffers):
-            yield from (tensor for tensor in _tensors(values.values()) if not tensor.is_leaf)
+        found = _tensors((*vars(module).values(), *module._buffers.values()))
+        yield from (tensor for tensor in found if not tensor.is_leaf)
 
 
 def _tensors(values: Iterable) -> Iterator[Tensor]:

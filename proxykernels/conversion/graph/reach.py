@@ -1,7 +1,6 @@
 """All that a network's own code can keep from one call to the next, and where it is kept.
 
-The code of torch and of the libraries that networks are written with is known, and not looked into: foreign is what
-others wrote.
+The code of torch and of the libraries in LIBRARIES is known and not looked into; other code is called foreign.
 """
 
 import contextvars
@@ -27,6 +26,7 @@ from torch import Tensor, fx, nn
 LIBRARIES = frozenset("einops norse numpy proxykernels sinabs snntorch spikingjelly torch torchvision".split())
 PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice, frozenset)
 HOOKS = "_hooks"  # of modules: refused elsewhere, or set by a comparison
+CALLED = ("__call__", "__getattr__", "__getattribute__", "__setattr__")  # methods of Python's that may keep something
 MOST = 4096  # values of one container
 GENERATORS: dict[Any, Any] = {
     torch.Generator: lambda generator: generator.get_state(),
@@ -99,10 +99,7 @@ def kept(net: nn.Module, libraries: bool) -> Iterator[Kept]:
 
 
 class _Walk:
-    """
-    Attributes:
-        found_code: whether there was a class or function that is foreign.
-    """
+    """Attributes: found_code: whether there was a class or function that is foreign."""
 
     def __init__(self, libraries: bool) -> None:
         self.libraries, self.found_code = libraries, False
@@ -159,12 +156,11 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
         return _of_function(value) if _is_looked_into(value) else None
     if isinstance(value, types.ModuleType | logging.Logger):
         return None
-    if isinstance(value, dict):
-        inside = [(f"[{key!r}]", part) for key, part in itertools.islice(list(value.items()), MOST)]
-        return [*_length(value), *inside, *_attributes(value)]
-    if isinstance(value, list | tuple | deque):
-        inside = [(f"[{k}]", part) for k, part in enumerate(itertools.islice(tuple(value), MOST))]
-        return [*_length(value), *inside, *_attributes(value)]
+    if isinstance(value, dict | list | tuple | deque):
+        items = list(value.items()) if isinstance(value, dict) else enumerate(tuple(value))
+        inside = [(f"[{key!r}]", part) for key, part in itertools.islice(items, MOST)]
+        length = [(".len()", len(value))] if len(value) > MOST else []  # otherwise the items show it
+        return [*length, *inside, *_attributes(value)]
     if isinstance(value, set):
         return [("", frozenset(value)), *_attributes(value)]
     for kind, content in CONTENTS.items():
@@ -172,36 +168,24 @@ def _parts(value: Any) -> list[tuple[str, Any]] | None:
             return [("", content(value)), *_attributes(value)]
     if isinstance(value, Iterator):
         return _of_iterator(value)
-    attributes = _attributes(value)
-    return attributes or None
-
-
-def _length(value: Any) -> list[tuple[str, Any]]:
-    return [(".len()", len(value))] if len(value) > MOST else []  # else its items tell
+    return _attributes(value) or None
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
     """The attributes of an object and of its class."""
     kind = type(value)
-    slots = [name for base in kind.__mro__ for name in _names(vars(base).get("__slots__", ()))]
+    declared = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    slots = [name for names in declared for name in ((names,) if isinstance(names, str) else names)]
     found = [(f".{name}", getattr(value, name)) for name in slots if name[:2] != "__" and hasattr(value, name)]
     found += [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
     return [*found, *([("", kind)] if is_foreign(kind) else [])]
 
 
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)
-
-
 def _of_class(kind: type) -> list[tuple[str, Any]]:
     """Attributes and methods, also of the classes that it is based on."""
-    found = [(f"{kind.__name__}.{name}", value) for name, value in vars(kind).items() if _may_change(name)]
+    found = [(f"{kind.__name__}.{name}", v) for name, v in vars(kind).items() if name[:2] != "__" or name in CALLED]
     bases = [(base.__name__, base) for base in (*kind.__bases__, type(kind)) if is_foreign(base)]
     return [(f".{label}", value) for label, value in [*found, *bases]]
-
-
-def _may_change(name: str) -> bool:
-    return name[:2] != "__" or name in ("__call__", "__getattr__", "__getattribute__", "__setattr__")
 
 
 def _of_function(function: Any) -> list[tuple[str, Any]]:

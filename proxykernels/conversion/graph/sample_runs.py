@@ -161,7 +161,9 @@ class Notes(fx.Interpreter):
             if node.op == "placeholder" or of_input:
                 self._of_input.add(node)
             elif isinstance(value, Tensor):
-                node.meta["constant"] = _learnt(value) if any(map(_is_learnt, node.all_input_nodes)) else value
+                constants = [other.meta.get("constant") for other in node.all_input_nodes]
+                learnt = value.is_floating_point() and any(c is not None and c.requires_grad for c in constants)
+                node.meta["constant"] = value.detach().requires_grad_() if learnt else value  # trained as those are
         return value
 
 
@@ -175,15 +177,6 @@ def constant_of(argument: Any) -> Any:
     if not isinstance(argument, fx.Node):
         return argument
     return argument.meta["constant"] if "constant" in argument.meta else argument.meta.get("value", argument)
-
-
-def _is_learnt(node: fx.Node) -> bool:
-    return "constant" in node.meta and node.meta["constant"].requires_grad
-
-
-def _learnt(value: Tensor) -> Tensor:
-    """A constant that is computed from parameters, which is trained as they are."""
-    return value.detach().requires_grad_() if value.is_floating_point() else value
 
 
 def _holds_tensors(value: Any) -> bool:

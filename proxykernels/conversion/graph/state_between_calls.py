@@ -21,7 +21,7 @@ Place = tuple[str, str]  # a module's path, and what it has
 
 
 class Changed(TypeError):
-    """An error: a network has a state of its own."""
+    """Raised when a network keeps state between calls."""
 
 
 class State:
@@ -52,14 +52,11 @@ class State:
 
     def _check(self, libraries: bool) -> None:
         now, before, first = self._now(libraries), self.before[libraries], self.calls == 1
-        for place, old in before.items():
-            if place not in now:
-                self._refuse(place)
-            if now[place] is not old and not (first and old is None):
-                self._refuse(place)
-        for place in now:
-            if place not in before and not first:
-                self._refuse(place)
+        for place in before | now:
+            path, name = place
+            computed_once = first and place in now and before.get(place) is None
+            if now.get(place, self) is not before.get(place, self) and not computed_once:
+                raise Changed(f"{self.model}: {_where(path)} has a state: {name} changes from call to call; {REMEDY}")
         self.before[libraries] = now
 
     def _now(self, libraries: bool) -> dict[Place, Any]:
@@ -67,12 +64,10 @@ class State:
         found: dict[Place, Any] = {}
         for path, name, value in kept(self.net, libraries):
             old = self.before[libraries].get((path, name), self)
-            found[path, name] = old if _same(old, value) else _frozen(value)
+            copied = value.detach().clone() if isinstance(value, Tensor) else value
+            copied = value.copy() if isinstance(value, np.ndarray) else copied
+            found[path, name] = old if _same(old, value) else copied
         return found
-
-    def _refuse(self, place: Place) -> None:
-        path, name = place
-        raise Changed(f"{self.model}: {_where(path)} has a state: {name} changes from call to call; {REMEDY}")
 
     def explain(self) -> None:
         """Raise Changed where a module does not always give the same for the same input."""
@@ -196,9 +191,3 @@ def _same_tensors(old: Tensor, new: Tensor) -> bool:
     if old.layout != torch.strided or old.is_meta:
         return True
     return torch.equal(old, new) or bool(((old == new) | ((old != old) & (new != new))).all())
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    return value.copy() if isinstance(value, np.ndarray) else value

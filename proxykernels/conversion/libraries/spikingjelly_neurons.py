@@ -28,7 +28,9 @@ def modules() -> tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]]:
     """
     try:
         from spikingjelly.activation_based import base, layer
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "spikingjelly.activation_based":  # something that it needs, or SpikingJelly itself
+            raise
         from spikingjelly.clock_driven import base, layer
     names = [name for name in vars(layer) if name.endswith(("DependentBatchNorm1d", "DependentBatchNorm2d"))]
     norms = tuple(getattr(layer, name) for name in names)

@@ -1,5 +1,6 @@
 """Computes a graph's own equations, node by node in float64, and compares the network that was made of it."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ def compare_with(
     """Run a graph for a few steps, with random spikes instead of what its neurons fire, and compare ``net``.
 
     ``made``: which node a layer of neurons is. ``currents``: which constants [C] are added to its currents. A graph
-    that tells no shape of its input is compared on one that fits; where none is found, it is not.
+    that tells no shape of its input is compared on one that fits; where none is found, a warning says so.
 
     Raises:
         ValueError: they differ by more than rounding; the message names the node.
@@ -31,6 +32,12 @@ def compare_with(
     generator = torch.Generator().manual_seed(0)
     x = sample_of(net) if shape is None else torch.rand(STEPS, SAMPLES, *shape, generator=generator)
     if x is None:
+        warnings.warn(
+            "the network was not compared with the graph's equations: no input was found that its layers take; give its "
+            "Input a shape",
+            UserWarning,
+            stacklevel=4,
+        )
         return
     values: dict[str, Tensor] = {}
     taken: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # currents, spikes, returning spikes

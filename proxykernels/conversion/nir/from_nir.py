@@ -58,7 +58,8 @@ NORSE = "a graph of Norse has no w_in, since Norse adds whole currents: set it t
 def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     """Import a network from a NIR graph or file.
 
-    The network is compared with the equations of the graph, node by node, in float64, before it is returned.
+    The network is compared with the equations of the graph, node by node, in float64, before it is returned. A graph
+    that tells no shape of its input is compared on one that fits; a warning says where none is found.
 
     Args:
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine, Linear

@@ -166,3 +166,16 @@ def test_networks_of_clock_driven(generator, clock_driven, kind):
 
 def images(generator):
     return dyadic(3, 2, 8, 8, generator=generator).abs()
+
+
+def test_a_package_that_lacks_what_it_needs(monkeypatch, tmp_path):
+    """The error names what is missing, not the package of an older version."""
+    inside = tmp_path / "spikingjelly" / "activation_based"
+    inside.mkdir(parents=True)
+    (inside.parent / "__init__.py").write_text("")
+    (inside / "__init__.py").write_text("import a_package_that_it_needs")
+    for name in [name for name in sys.modules if name.split(".")[0] == "spikingjelly"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_it_needs"):
+        pk.from_spikingjelly(nn.Sequential(nn.Linear(2, 2)))

@@ -284,6 +284,16 @@ def test_a_file_that_is_none(tmp_path):
         pk.from_nir(tmp_path / "other.nir")
 
 
+def test_a_graph_without_a_shape_that_no_made_up_input_fits():
+    """It cannot be compared with the graph's equations, and a warning says so."""
+    kernel = np.ones((1, 1, 20_001), np.float32)
+    conv = nir.Conv1d(20_005, kernel, 1, 0, 1, 1, np.zeros(1, np.float32))
+    graph = chain((1, 20_005), c=conv, n=neurons(1, 5))
+    graph.nodes["input"].input_type = None
+    with pytest.warns(UserWarning, match="not compared with the graph's equations: .* give its Input a shape"):
+        assert pk.from_nir(graph, reset="v_reset") is not None
+
+
 def test_a_translation_that_is_wrong_is_found(monkeypatch):
     """The comparison with the graph's own equations: defects that are planted."""
     from proxykernels.conversion.nir import from_nir
