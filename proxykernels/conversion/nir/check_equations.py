@@ -33,8 +33,8 @@ def compare_with(
     x = sample_of(net) if shape is None else torch.rand(STEPS, SAMPLES, *shape, generator=generator)
     if x is None:
         warnings.warn(
-            "the network was not compared with the graph's equations: no input was found that its layers take; give its "
-            "Input a shape",
+            "the network was not compared with the graph's equations: no input was found that its layers take; give "
+            "its Input a shape",
             UserWarning,
             stacklevel=4,
         )
