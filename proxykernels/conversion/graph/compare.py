@@ -92,8 +92,8 @@ class Made:
     """A translation, prepared to be run beside its original.
 
     Attributes:
-        sizes: by layer, the largest sum of the sizes of all terms of its currents, or of what it gives, on spikes and
-            inputs without factors; the input's sizes [1, 1, ...] are by Network.INPUT.
+        sizes: for each layer, the largest sum of the sizes of all terms of its currents, or of its output, on spikes
+            and inputs without factors; those of the input [1, 1, ...] are under Network.INPUT.
     """
 
     def __init__(self, net: Network, largest: Tensor):
@@ -118,9 +118,9 @@ class Here:
 
     Attributes:
         x: the input [T, N, ...].
-        factors: of each step [T], by which the input and most spikes are multiplied.
-        bounds: of each step [T], a factor that no sum of sizes in it exceeds.
-        handed: by layer, what its neurons hand on [T, N, ...], once they have been called.
+        factors: for each step [T], the factor of the input and of most spikes.
+        bounds: for each step [T], an upper bound of the factors that its sums contain.
+        handed: for each layer, what its neurons hand on [T, N, ...], once they have been called.
     """
 
     def __init__(self, made: Made, x: Tensor, factors: Tensor, bounds: Tensor):
@@ -131,11 +131,11 @@ class Here:
         self._blocks: dict[str, tuple[int, Tensor]] = {}  # by layer: currents from a step on
 
     def begin(self) -> None:
-        """A call of the original: its neurons hand on the same spikes again, and its readouts what they give."""
+        """Prepare for another call of the original: spikes are handed on again, potentials of readouts are not."""
         self.handed = {name: handed for name, handed in self.handed.items() if not isinstance(handed, Given)}
 
     def currents(self, name: str, start: int, stop: int) -> Tensor:
-        """The currents [T, N, ...] of a layer's neurons at some steps; steps of known spikes are computed together."""
+        """The currents [T, N, ...] of a layer's neurons at some steps, computed in blocks where spikes are known."""
         first, block = self._blocks.get(name, (0, self.x[:0]))
         if not first <= start <= stop <= first + len(block):
             block = self._currents(name, start, stop)
@@ -153,7 +153,7 @@ class Here:
         return sum(of_steps(synapse, part) for synapse, part in pairs)  # type: ignore[return-value]
 
     def value(self, name: str, start: int, stop: int) -> Tensor:
-        """What a layer gives at some steps [T, N, ...]; what its neurons hand on is the run's."""
+        """The output of a layer at some steps [T, N, ...], which for neurons is what they hand on."""
         if name == Network.INPUT:
             return self.x[start:stop]
         if name in self.handed:
@@ -168,14 +168,14 @@ class Here:
             raise Difference(name, f"cannot take what it is given there: {error}") from error
 
     def largest(self, name: str) -> Tensor:
-        """At each step [T], the largest sum of the sizes of all terms of a layer's currents, or of what it gives."""
+        """At each step [T], the largest sum of the sizes of all terms of a layer's currents, or of its output."""
         sizes = self.made.sizes
         if name not in sizes:
             sizes[name] = self._size(name, currents=True).max()
         return self.bounds * sizes[name]
 
     def _size(self, name: str, currents: bool = False) -> Tensor:
-        """The sums at one step of one sample, [1, 1, ...]."""
+        """These sums at one step of one sample, [1, 1, ...]."""
         if name == Network.INPUT:
             return self.made.sizes[name]
         if name in self.handed and not currents:
@@ -191,7 +191,7 @@ class Here:
         return sizes_of(terms) if terms else dense(layer(taken))
 
     def takes_products(self, watched: Container[str]) -> set[str]:
-        """The layers in front of products of spikes, which must stay spikes. ``watched``: those of other neurons."""
+        """The layers in front of products of spikes, which take only spikes. ``watched``: layers of other neurons."""
         found: set[str] = set()
         for name, (layer, sources) in reversed(self.layers.items()):
             of_spikes = isinstance(layer, Neurons) and layer.neuron.fires and name not in watched
@@ -201,7 +201,7 @@ class Here:
 
 
 class Outputs:
-    """Finds what a network returns of its steps: all of them, or one value for all, made in one way in every run."""
+    """Finds how a network reduces its steps: it returns all, or one value, computed in the same way in every run."""
 
     def __init__(self) -> None:
         self.kinds: set[str] | None = None
@@ -209,7 +209,7 @@ class Outputs:
     def check(self, y: Tensor, sizes: Tensor, output: Any) -> None:
         """
         Args:
-            y: what the translation gives at each step [T, N, ...]. sizes: [T], the largest sums of its terms' sizes.
+            y: the translation's output at each step [T, N, ...]. sizes: [T], the largest sums of its terms' sizes.
             output: what the original returned; anything but tensors is not compared.
 
         Raises:
@@ -288,12 +288,12 @@ def of_steps(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def sizes_of(terms: Sequence[tuple[Any, Any]]) -> Any:
-    """The sums [T, N, ...] of the sizes of all terms of a layer's currents, of synapses and their inputs' sizes."""
+    """The sums [T, N, ...] of the sizes of all terms of a layer's currents; ``terms``: synapses and input sizes."""
     return sum(of_steps(_absolute(synapse.plain()), dense(part)) for synapse, part in terms)
 
 
 def shifted(given: Tensor) -> Tensor:
-    """What comes back at each step, of spikes [T, N, ...]: those of the step before."""
+    """Spikes [T, N, ...] one step later, as recurrent connections bring them back."""
     return torch.cat([torch.zeros_like(given[:1]), given[:-1]])
 
 
@@ -308,9 +308,10 @@ def _absolute(module: nn.Module) -> nn.Module:
 
 
 def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> None:
-    """Whether a layer's neurons would fire, or integrate, on those currents [T, N, ...] as others have done.
+    """Check that a layer's neurons fire (or integrate) on these currents [T, N, ...] as the original's have ``fired``.
 
-    In float64, with the others' spikes: each must be where the potential reaches the threshold, except for rounding.
+    Computed in float64 with the original's spikes: each must be where the potential reaches the threshold, except for
+    rounding.
     """
     neuron = layer.neuron.on(current.shape[2], current.device).detach()
     channels = neuron.channels.double().view(*neuron.channels.shape, *[1] * (current.ndim - 3))
@@ -335,13 +336,13 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
 
 
 def drive(layer: Any, like: Tensor, gain: float, generator: torch.Generator) -> Tensor:
-    """Currents of the shape of ``like`` on which a layer's neurons fire, as they are before its gain."""
+    """Currents of the shape of ``like``, before the layer's gain, on which its neurons fire."""
     threshold = torch.as_tensor(getattr(layer, "v_threshold", 1.0)).detach().float().abs().mean().item()
     return ((torch.randn(like.shape, generator=generator) + 0.3) * threshold).to(like) / gain
 
 
 def pixels(values: Tensor) -> tuple:
-    """Where some of [T, N, C, ...] are, from edge to edge: neurons of a channel are alike."""
+    """An index of some pixels of values [T, N, C, ...], from edge to edge; neurons of a channel are alike."""
     sizes = values.shape[3:]
     most = int((MOST_NEURONS / max(1, values.shape[1:3].numel())) ** (1 / max(1, len(sizes))))
     at = [torch.linspace(0, size - 1, min(size, MOST_PIXELS, max(1, most))).long() for size in sizes]
@@ -357,7 +358,7 @@ def _integrate(current: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
 
 
 def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: float) -> list[Tensor]:
-    """For each step, the spikes where the potential is below the threshold, and the spikes that are missing."""
+    """For each step, where a spike is below the threshold, or missing."""
     wrong: list[Tensor] = []
     largest = current.abs().cummax(0).values
     for step, spikes, size in zip(current, fired, largest, strict=True):
@@ -376,7 +377,7 @@ def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: flo
 
 
 def as_steps(output: Any, y: Tensor) -> Any:
-    """An output in one tensor: of a list of steps [N, ...], as y's are, these; of several results, the first."""
+    """An output as one tensor: a list of steps shaped like y's is stacked; of several results the first is taken."""
     parts = [part for part in output if isinstance(part, Tensor)] if isinstance(output, list | tuple) else []
     if len(parts) == len(y) and all(part.shape == y.shape[1:] for part in parts):
         return torch.stack(parts)  # of a readout's potentials
@@ -384,14 +385,14 @@ def as_steps(output: Any, y: Tensor) -> Any:
 
 
 def over_time(y: Tensor) -> dict[str, Tensor]:
-    """One value for all steps, as networks and SpikingJelly's readouts give it."""
+    """The reductions of all steps to one value that networks and SpikingJelly's readouts use."""
     most, least = y.amax(0), y.amin(0)
     farthest = torch.where(most.abs() > least.abs(), most, least)
     return {"mean": y.mean(0), "sum": y.sum(0), "last": y[-1], "largest": most, "farthest from 0": farthest}
 
 
 def rounding(values: Tensor) -> float:
-    """The rounding error of values that others compute in their type, and this package in float32."""
+    """The relative rounding error of values that others compute in their type, and this package in float32."""
     single = torch.finfo(torch.float32).eps
     return ROUNDING * max(torch.finfo(values.dtype).eps, single) / single
 

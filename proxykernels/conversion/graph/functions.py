@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from .sample_runs import constant_of
 
-FIRST = "input", "tensors", "x", "self"  # what functions call what they take
+FIRST = "input", "tensors", "x", "self"  # names that functions give their first argument
 
 
 class Add(nn.Module):
@@ -24,7 +24,7 @@ class Times(nn.Module):
 
 
 class Scaled(nn.Module):
-    """Stands for a result times a factor, plus a shift: numbers, or tensors that no sample changes."""
+    """Stands for a result times a factor, plus a shift: numbers, or tensors that do not depend on the sample."""
 
     def __init__(self, factor: float | Tensor, shift: float | Tensor):
         super().__init__()
@@ -44,7 +44,7 @@ class Mean(nn.Module):
 
 
 class Cat(nn.Module):
-    """Stands for several results along one axis: one that they have, or a new one (``stack``)."""
+    """Stands for several results joined along one of their axes, or along a new one (``stack``)."""
 
     def __init__(self, dim: int = 0, *, axis: int | None = None, stack: bool = False):
         super().__init__()
@@ -59,9 +59,9 @@ def is_known(name: str) -> bool:
 def function_as_module(
     name: str, node: fx.Node, traced: fx.GraphModule, where: str, remedy: Callable[[str], str]
 ) -> nn.Module:
-    """The module that does what a function's call does; ``remedy``: what to do about a function of a name, for errors.
+    """The module that does the same as a call of a function; ``remedy`` gives the remedy for a function's name.
 
-    Numbers and tensors that do not depend on a sample's values are those that a run has noted (sample_runs.py).
+    Numbers and tensors that do not depend on the sample must have been noted by a run (sample_runs.py).
     """
     arithmetic = _arithmetic(node, name, where)
     if arithmetic is not None:
@@ -83,7 +83,7 @@ _OPERANDS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups
 
 
 def _with_weights(name: str, node: fx.Node, traced: fx.GraphModule, where: str) -> nn.Module:
-    """The module of a function that is given the model's own weights."""
+    """The module for a function that takes the model's own weights."""
     given: dict[str, Any] = dict(zip(_OPERANDS, node.args, strict=False)) | dict(node.kwargs)
     weight, bias = (_parameter(given.pop(name, None), traced, f"{where}: {name}") for name in ("weight", "bias"))
     given.pop("input", None)
@@ -207,7 +207,7 @@ def _batch_norm(
 
 
 def _ignoring_mode(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """For functions whose other arguments (inplace, training) change nothing here."""
+    """For functions whose other arguments, such as inplace, change nothing here."""
     return lambda *arguments, **options: module()
 
 

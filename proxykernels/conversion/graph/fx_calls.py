@@ -1,6 +1,6 @@
-"""What torch.fx sees in a model: what a call takes, where it stands, and the module that does the same.
+"""Traces a model by torch.fx, and reads calls in the trace: their arguments, place, and a module that does the same.
 
-Also the remedies that error messages name for modules and functions without a counterpart in spikes.
+Also has the remedies that error messages name for modules and functions without a counterpart in spikes.
 """
 
 import inspect
@@ -65,7 +65,7 @@ CASTS = frozenset("to type type_as float double half bfloat16 cpu cuda".split())
 
 
 def remedy_of_imports(name: str) -> str:
-    """The same in networks of other libraries."""
+    """The remedy in networks of other libraries."""
     if name.lower() in ("relu", "relu6", "leaky_relu", "leakyrelu", "prelu", "threshold"):
         return _FOR_NEURONS[_SMOOTH]
     known = remedy(name)
@@ -73,7 +73,7 @@ def remedy_of_imports(name: str) -> str:
 
 
 def remedy_of_library(kind: type) -> str:
-    """The remedy for neurons of a library whose networks are taken in another way; "" if there is none."""
+    """The remedy for neurons of a library whose networks are imported as graphs of NIR; "" for other classes."""
     is_neuron = kind.__module__.startswith("sinabs.layers.") and hasattr(kind, "reset_states")
     return _SINABS if is_neuron else ""
 
@@ -85,7 +85,7 @@ def remedy(name: str) -> str:
 
 @contextmanager
 def only_input(model: nn.Module) -> Iterator[None]:
-    """torch.fx, which asks the class, sees a forward pass of one argument, where the others need not be given."""
+    """Within this context torch.fx sees a forward pass with one argument, if the others have defaults."""
     kind = type(model)
     given = list(inspect.signature(kind.forward).parameters.values())[1:]
     first = given[0].kind if given else inspect.Parameter.KEYWORD_ONLY
@@ -107,7 +107,7 @@ def only_input(model: nn.Module) -> Iterator[None]:
 
 
 def arguments(node: fx.Node) -> list[fx.Node]:
-    """The results that a node takes, in order, with repetitions; also those in a list."""
+    """The nodes whose results a node takes, in order, with repetitions; also those in a list."""
     first, *rest = node.args or (next((node.kwargs[name] for name in FIRST if name in node.kwargs), None),)
     if is_cast(node):
         return [first] if isinstance(first, fx.Node) else []
@@ -117,7 +117,7 @@ def arguments(node: fx.Node) -> list[fx.Node]:
 
 
 class _Traced(fx.GraphModule):
-    """A graph that an fx.Interpreter runs. torch.fx's code of it cannot name modules such as "class" and "in"."""
+    """A graph that only an fx.Interpreter runs; no code is generated, which cannot name modules such as "class"."""
 
     def recompile(self) -> None:  # type: ignore[override]
         pass
@@ -126,7 +126,7 @@ class _Traced(fx.GraphModule):
 def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Tracer] = fx.Tracer) -> fx.GraphModule:
     """torch.fx's graph of the forward pass; ``leaves``: types of modules that are not traced into.
 
-    Without ``leaves`` a forward that replaces its class's is followed; with them the caller compares.
+    Without ``leaves`` a forward that was assigned to a module is followed; with them the caller compares.
     """
 
     inside: list[str] = []  # the modules that are being followed, outer ones first
@@ -177,7 +177,7 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
 
 
 def _what_to_write(error: Exception) -> str:
-    """What to do about an error of torch's or Python's that says nothing of it."""
+    """The remedy for an error message of torch or Python that names none."""
     message = str(error)
     if "unknown to einops" in message:
         return "; make a layer of it, einops.layers.torch.Rearrange"
@@ -192,7 +192,7 @@ def _what_to_write(error: Exception) -> str:
 
 
 def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:
-    """The nodes that lead to the output. The model has one input, and changes nothing in place that is used later."""
+    """The nodes that lead to the output. Refuses several inputs, and changes in place of values that are used later."""
     nodes = list(traced.graph.nodes)
     inputs = [node.name for node in nodes if node.op == "placeholder"]
     if len(inputs) != 1:
@@ -221,12 +221,12 @@ def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
 
 
 def is_cast(node: fx.Node) -> bool:
-    """Whether a node gives its values in some type, or on some device."""
+    """Whether a node converts its input to a type or moves it to a device."""
     return node.op == "call_method" and node.target in CASTS
 
 
 def path_of(node: fx.Node) -> str:
-    """The place of a node in the model, for messages: a module's path, or a function and the module that calls it."""
+    """The place of a node for messages: a module's path, or a function and the module that calls it."""
     if node.op == "call_module":
         return f"module '{node.target}'"
     owners = list(node.meta.get("nn_module_stack") or {})
@@ -235,7 +235,7 @@ def path_of(node: fx.Node) -> str:
 
 
 def as_module(node: fx.Node, traced: fx.GraphModule, model: str, remedy: Callable[[str], str] = remedy) -> nn.Module:
-    """The module of a node, and of a function's call one that does the same; ``remedy``: of unknown functions."""
+    """The module of a node, or one that does the same as its function; ``remedy``: for unknown functions."""
     if node.op == "call_module":
         return traced.get_submodule(str(node.target))
     return function_as_module(called(node), node, traced, f"{model}: {path_of(node)}", remedy)

@@ -17,13 +17,12 @@ class Signal:
 
     Attributes:
         layer: name of the layer in the network; "" for the model's input.
-        neurons: name of the population whose scale the values have; "" for unscaled values: the input, and real values
-            that are passed on.
+        neurons: name of the population whose scale the values have; "" for unscaled values, which are the input and
+            real values.
         binary: whether the values are spikes (averages are not).
         signed: whether the values may be negative.
         shape: [N, ...] if it is known.
-        view: how the model rearranges the output: int64, the index into the output of each value that the model sees;
-            None: not at all.
+        view: int64, the index into the output of each value that the model sees; None: the model sees the output.
         inverted: whether the model uses 1 - s instead of the spikes s.
         factor: by which the model multiplies the values, in a network of another library.
     """
@@ -55,9 +54,9 @@ class Projection:
         source: its input.
         norm: the torch normalisation after it, or None.
         added: whether the conversion made ``module``; False for a module of the model.
-        affine: what an added module does, if it is no more than this; else None.
-        before: what else the module's input has been through, which its weights take; or None.
-        gain: what the model multiplies the term by, behind the norm.
+        affine: the factor and shift of an added module that does only this; otherwise None.
+        before: factor and shift of the module's input, to be folded into its weights; or None.
+        gain: the factor of the term, behind the norm.
     """
 
     module: Any
@@ -113,9 +112,9 @@ class ModelPopulation:
 
 
 def fold_norms(population: ModelPopulation, root: nn.Module) -> None:
-    """Fold batch normalisations into the projections before them, in place; each becomes an nn.Identity in ``root``.
+    """Fold batch normalisations, and factors and shifts of inputs, into the projections, in place.
 
-    Factors and shifts of their inputs are folded into the projections too.
+    Each folded normalisation becomes an nn.Identity in ``root``.
     """
     fold_inputs(population)
     for projection in population.current.projections:
@@ -134,7 +133,7 @@ def fold_norms(population: ModelPopulation, root: nn.Module) -> None:
 
 
 def fold_inputs(population: ModelPopulation) -> None:
-    """Fold factors and shifts of what projections take into these, in place."""
+    """Fold factors and shifts of the projections' inputs into them, in place."""
     for projection in population.current.projections:
         if projection.before is not None:
             _fold_before(projection.module, projection.before)
@@ -142,7 +141,7 @@ def fold_inputs(population: ModelPopulation) -> None:
 
 
 def fold_gains(population: ModelPopulation) -> None:
-    """Fold the factors of what projections give into these, in place; none of them has a normalisation left."""
+    """Fold the gains of projections into them, in place; their normalisations must have been folded."""
     for projection in population.current.projections:
         if projection.gain != 1:
             for parameter in projection.module.parameters():
@@ -169,7 +168,7 @@ def _fold_before(module: Any, affine: Affine) -> None:
 
 
 def tied(populations: Mapping[str, ModelPopulation]) -> Iterator[str]:
-    """The paths of layers with a parameter that an earlier layer has, too; in order."""
+    """The paths of layers that share a parameter with an earlier layer, in order."""
     seen: set[int] = set()
     for population in populations.values():
         for module in population.modules:
@@ -180,7 +179,7 @@ def tied(populations: Mapping[str, ModelPopulation]) -> Iterator[str]:
 
 
 def untie(populations: Mapping[str, ModelPopulation]) -> None:
-    """Give every layer weights of its own, as each is scaled in its own way."""
+    """Give every layer its own weights, since each is scaled in its own way."""
     seen: set[int] = set()
     for population in populations.values():
         for module in population.modules:

@@ -1,4 +1,4 @@
-"""The model that is traced and run in a translation: a copy, or itself, and then it is as before afterwards."""
+"""Prepares the model that is traced and run in a translation: a copy, or the model itself, which is restored."""
 
 import copy
 from collections import OrderedDict, deque
@@ -19,7 +19,7 @@ DEVICES = ("cpu", "cuda", "xpu", "mps")
 
 
 def check_model(argument: str, net: nn.Module, made: str) -> None:
-    """Refuse what cannot be translated in any model: hooks, wrappers, scripted modules, weights without values.
+    """Refuse what no translation can keep: hooks, wrappers, scripted modules, weights without values.
 
     ``made``: what the translation is called.
 
@@ -51,10 +51,10 @@ def check_model(argument: str, net: nn.Module, made: str) -> None:
 
 
 def copied(net: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A copy in evaluation mode, without wrappers of torch.compile; ``memo``: as copy.deepcopy's, which is filled.
+    """A copy in evaluation mode, without wrappers of torch.compile; ``memo``: that of copy.deepcopy, which is filled.
 
-    What cannot be copied, such as a lock or an open file, is the model's own. Potentials and other results that modules
-    keep are copied without their gradients.
+    What cannot be copied, such as a lock or an open file, is shared with the model. Potentials and other results that
+    modules keep are copied without their gradients.
     """
     memo |= {id(tensor): tensor.detach() for tensor in _results(net) if id(tensor) not in memo}
     known = dict(memo)
@@ -75,7 +75,7 @@ def prepared(model: nn.Module) -> nn.Module:
 
 
 def let_go(copies: nn.Module, net: nn.Module) -> None:
-    """Drop the parameters of copies that are not needed any more, which ``net`` was made of.
+    """Drop the parameters of copies that ``net`` does not use.
 
     Traces refer to themselves, so their weights would stay in memory until Python looks for cycles.
     """
@@ -85,7 +85,7 @@ def let_go(copies: nn.Module, net: nn.Module) -> None:
 
 @contextmanager
 def in_evaluation(net: nn.Module) -> Iterator[None]:
-    """The model's own modules in evaluation mode, which functions that a copy of it holds may call; then as before."""
+    """Within this context the model is in evaluation mode: functions that a copy of it holds may call its modules."""
     training = [module for module in net.modules() if module.training]
     for module in training:
         module.training = False
@@ -98,9 +98,9 @@ def in_evaluation(net: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def borrowed(net: nn.Module) -> Iterator[nn.Module]:
-    """The model itself in evaluation mode, its weights plain, without wrappers of torch.compile; then it is as before.
+    """Within this context the model is in evaluation mode, with plain weights and without wrappers of torch.compile.
 
-    Functions that it holds, such as a forward that was replaced, may refer to its modules: they know no copy.
+    It is not copied, since functions that it holds, such as a forward that was replaced, may refer to its modules.
     """
     before = [(module, type(module), dict(vars(module)), _contents(module)) for module in net.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in net.buffers()]
@@ -124,7 +124,7 @@ def borrowed(net: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def without_autocast() -> Iterator[None]:
-    """Sums are compared up to float32's rounding, so none may be of the type that the caller's autocast asks for."""
+    """Switches the caller's autocast off: sums are compared up to float32's rounding."""
     with ExitStack() as stack:
         for device in DEVICES:
             if torch.is_autocast_enabled(device):
@@ -133,7 +133,7 @@ def without_autocast() -> Iterator[None]:
 
 
 def _not_compiled(net: nn.Module) -> nn.Module:
-    """The modules that torch.compile has wrapped, in place."""
+    """Remove the wrappers of torch.compile, in place."""
     net = uncompiled(net)
     for module in net.modules():
         module._compiled_call_impl = None  # of module.compile()

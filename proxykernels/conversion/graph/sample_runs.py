@@ -34,7 +34,7 @@ def called(node: fx.Node) -> str:
 
 
 def of_sizes(node: fx.Node) -> bool:
-    """Whether a node computes numbers, from shapes, and no values of the input."""
+    """Whether a node computes numbers from shapes, not from values of the input."""
     name = called(node)
     if not name:
         return False
@@ -44,12 +44,12 @@ def of_sizes(node: fx.Node) -> bool:
 
 
 def is_asked(node: fx.Node) -> type | None:
-    """What Python asked a node's number for in a trace: bool, where it branched by it, int, or None."""
+    """How Python used a node's number in a trace: bool for a branch, int, or None."""
     return node.meta.get("asked")
 
 
 class _Sized:
-    """What a traced value answers where Python wants a number."""
+    """A traced value that answers where Python wants a number."""
 
     node: fx.Node
     tracer: Any
@@ -81,7 +81,7 @@ class SizedProxy(_Sized, fx.Proxy):
 
 
 def sized(x: Tensor) -> type[fx.Tracer]:
-    """A tracer of models whose input is like ``x`` [N, ...]. What depends on the values of the input is an error."""
+    """A tracer of models whose input is like ``x`` [N, ...]. Branching on values of the input is an error."""
 
     class SizedTracer(fx.Tracer):
         def __init__(self) -> None:
@@ -110,7 +110,7 @@ def sized(x: Tensor) -> type[fx.Tracer]:
 
         @torch.no_grad()
         def value(self, node: fx.Node) -> Any:
-            """What a node gives for x; all before it are run, in order, since some change others in place."""
+            """A node's value for x; all nodes before it are run, in order, since some change others in place."""
             self._runs = True
             try:
                 for other in self.graph.nodes:
@@ -138,11 +138,11 @@ def sized(x: Tensor) -> type[fx.Tracer]:
 
 
 class Notes(fx.Interpreter):
-    """Runs the network, and notes of each node in ``node.meta``:
+    """Runs the network, and notes the value of each node in ``node.meta``:
 
-    - "shape" and "type", if it gives a tensor;
-    - "constant", that tensor, if it is made only of parameters, buffers and numbers;
-    - "value", what else it gives, such as a size or the parts of a split.
+    - "shape" and "type" of a tensor;
+    - "constant": the tensor itself, if it is computed only from parameters, buffers and numbers;
+    - "value": anything else, such as a size or the parts of a split.
     """
 
     def __init__(self, traced: fx.GraphModule):
@@ -168,12 +168,12 @@ class Notes(fx.Interpreter):
 
 
 def is_constant(node: fx.Node) -> bool:
-    """Whether a node computes numbers, from shapes, or tensors that no sample changes."""
+    """Whether a node computes numbers from shapes, or tensors that do not depend on the sample."""
     return "constant" in node.meta or ("value" in node.meta and not _holds_tensors(node.meta["value"]))
 
 
 def constant_of(argument: Any) -> Any:
-    """The number or tensor that a node gives at every call; of a sample's values the node itself."""
+    """The number or tensor that a node gives at every call; the node itself if that depends on the sample."""
     if not isinstance(argument, fx.Node):
         return argument
     return argument.meta["constant"] if "constant" in argument.meta else argument.meta.get("value", argument)

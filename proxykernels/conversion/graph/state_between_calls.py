@@ -1,6 +1,6 @@
-"""Finds what a network's own code changes from call to call: a state, which a translation would not have.
+"""Finds state that a network's own code keeps from call to call, which a translation would not have.
 
-torch.fx follows a forward pass once, and what Python computes there is a constant from then on.
+torch.fx follows a forward pass once; what Python computes there is a constant of the translation.
 """
 
 import random
@@ -25,7 +25,7 @@ class Changed(TypeError):
 
 
 class State:
-    """What a network keeps, looked at after each of its calls."""
+    """The values that a network keeps, compared after each of its calls."""
 
     def __init__(self, net: nn.Module, model: str):
         self.net, self.model = net, model
@@ -37,11 +37,13 @@ class State:
             self.before[libraries] = self._now(libraries)
 
     def check(self, last: bool = False) -> None:
-        """What was None or not there before the first call may be computed once and kept. Attributes of a library's
-        modules are looked at after calls 1, 2, 4, 8 and so on, and after the ``last``.
+        """Compare the values with those after the call before.
+
+        Values that were None or missing may be computed and kept in the first call. Attributes of a library's modules
+        are compared after calls 1, 2, 4, 8 and so on, and after the ``last``.
 
         Raises:
-            Changed: something else has changed; the message names the module that has it.
+            Changed: something else has changed; the message names the module that keeps it.
         """
         self.calls += 1
         for libraries in self.before:
@@ -60,7 +62,7 @@ class State:
         self.before[libraries] = now
 
     def _now(self, libraries: bool) -> dict[Place, Any]:
-        """All values; the same objects as before where they are what they were."""
+        """All values; those that have not changed are the same objects as before."""
         found: dict[Place, Any] = {}
         for path, name, value in kept(self.net, libraries):
             old = self.before[libraries].get((path, name), self)
@@ -70,7 +72,7 @@ class State:
         return found
 
     def explain(self) -> None:
-        """Raise Changed where a module does not always give the same for the same input."""
+        """Raise Changed if a module gave different outputs for the same input."""
         if unsteady := self.modules.unsteady:
             raise Changed(
                 f"{self.model}: {_where(unsteady[0])} has a state: it does not always give the same for the same "
@@ -79,17 +81,17 @@ class State:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Notes which modules draw random numbers or are not steady; afterwards the generators are as before."""
+        """Notes which modules draw random numbers or are not steady; the generators are restored afterwards."""
         with self.modules.watching(self.net), generators_kept():
             yield
 
 
 class Unsteady:
-    """Finds modules whose own code does not always give the same for the same input.
+    """Finds modules whose own code gives different outputs for the same input.
 
     Attributes:
         draws: paths of modules that draw random numbers, inner ones first.
-        unsteady: paths of those that gave another output than before for the same input.
+        unsteady: paths of modules that gave another output than before for the same input.
     """
 
     def __init__(self) -> None:
@@ -110,7 +112,7 @@ class Unsteady:
 
 @contextmanager
 def generators_kept() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether random numbers were drawn; afterwards the generators are as before."""
+    """Gives a function that tells whether random numbers were drawn; the generators are restored afterwards."""
     before = _generators()
     try:
         yield lambda: _differ(before, _generators())
@@ -125,8 +127,8 @@ class _Watch:
 
     def __init__(self, path: str, found: Unsteady):
         self.path, self.found = path, found
-        self.calls: list[tuple[tuple, Tensor]] = []  # what it took and gave, of some calls
-        self.begun: list[tuple] = []  # generators and what it takes, of a call that goes on
+        self.calls: list[tuple[tuple, Tensor]] = []  # inputs and output of the first calls
+        self.begun: list[tuple] = []  # generators and inputs of calls that have not ended
 
     def before(self, module: nn.Module, arguments: tuple) -> None:
         taken = tuple(part.clone() if isinstance(part, Tensor) else part for part in arguments)
@@ -150,7 +152,7 @@ class _Watch:
 
 @contextmanager
 def naming_what_is_kept(net: nn.Module) -> Iterator[None]:
-    """Around what is made of a trace of ``net``: errors also name a module that keeps its input from call to call."""
+    """Within this context errors also name a module of ``net`` that keeps its input from call to call."""
     try:
         yield
     except (TypeError, ValueError) as error:

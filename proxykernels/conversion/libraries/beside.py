@@ -1,8 +1,8 @@
-"""Runs a network of another library, and its translation beside it: neuron by neuron, step by step.
+"""Runs a network of another library, and its translation beside it, step by step.
 
-Neurons hand on spikes at random. So whatever lies between them is compared at each step, however silent the network is
-on this input, and a neuron that rounding lets fire a step earlier changes nothing behind it. Half of the neurons take
-the currents that occur, and the other half are given currents on which they fire.
+What neurons fire is replaced by random spikes. So whatever lies between neurons is compared at each step, even if the
+network is silent on this input, and a neuron that fires a step earlier because of rounding changes nothing behind it.
+Half of the neurons take the currents that occur; the other half are given currents on which they fire.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ from .time_loops import TimeAxes
 
 
 class Original:
-    """A network of another library, of which copies are run, in evaluation mode.
+    """A network of another library. Copies of it are run, in evaluation mode.
 
     Attributes:
         source: the network itself.
-        one_call: whether a call runs all steps, [T, N, ...]: of SpikingJelly's multi-step mode, or of a loop over time.
-        takes_steps: whether such a call is given [T, N, ...], or an input that it repeats itself.
-        states: whether it takes what its neurons give apart, spikes and potentials.
-        axes: which axis of what such a call takes and gives is the steps.
+        one_call: whether a call runs all steps [T, N, ...], as SpikingJelly's multi-step mode and loops over time do.
+        takes_steps: whether such a call takes [T, N, ...]; otherwise it takes one input and repeats it itself.
+        states: whether it separates what its neurons return into spikes and potentials.
+        axes: which axis of the input and the output of such a call is time.
     """
 
     def __init__(self, net: nn.Module, one_call: bool, takes_steps: bool, states: bool, axes: TimeAxes):
@@ -37,12 +37,11 @@ class Original:
 
     @property
     def delay(self) -> int:
-        """Steps of all its delays together."""
-        modules: list[Any] = [module for module in self.source.modules() if is_delay(module)]
-        return sum(int(module.delay_steps) for module in modules)
+        """The sum of all its delays, in steps."""
+        return sum(int(module.delay_steps) for module in self.source.modules() if is_delay(module))  # type: ignore
 
     def fresh(self) -> nn.Module:
-        """Another copy, which has not run; without what comes back to neurons, which is compared by itself."""
+        """A new copy, which has not run. Recurrent connections are cut: they are compared by themselves."""
         net = cut(copied(self.source, {}))
         for module in net.modules():
             if getattr(module, "backend", "torch") != "torch":
@@ -50,20 +49,19 @@ class Original:
         return net
 
     def call(self, net: nn.Module, x: Tensor) -> Any:
-        """What one call of ``net``, a copy, gives for the steps x [T, N, ...], of which it may take the first only."""
-        if not self.one_call or not self.takes_steps:
-            return self.axes.of_output(net(x[0]))
-        return self.axes.of_output(net(self.axes.of_input(x)))
+        """What one call of ``net``, a copy, returns for the steps x [T, N, ...]; it may take only the first."""
+        takes_all = self.one_call and self.takes_steps
+        return self.axes.of_output(net(self.axes.of_input(x) if takes_all else x[0]))
 
 
 class Steps(NamedTuple):
-    """What a call is given.
+    """The input of a call.
 
     Attributes:
-        x: the input [T, N, ...]; of a network that repeats its input, the same at each step.
-        factors: of each step [T], by which the spikes are multiplied that neurons hand on, and the input where it
-            changes; else that is multiplied by the largest of them.
-        changes: whether it does.
+        x: the input [T, N, ...]; the same at each step for a network that repeats its input.
+        factors: for each step [T], the factor of the spikes that neurons hand on, and of the input if it changes from
+            step to step; a constant input is multiplied by the largest of them.
+        changes: whether the input changes from step to step.
     """
 
     x: Tensor
@@ -71,32 +69,26 @@ class Steps(NamedTuple):
     changes: bool
 
     def quiet(self) -> "Steps":
-        """The same without the factors."""
+        """This input without the factors."""
         by = self.bounds.view(-1, *[1] * (self.x.ndim - 1)).to(self.x)
         return Steps(self.x / by, torch.ones_like(self.factors), self.changes)
 
     @property
     def bounds(self) -> Tensor:
-        """Factors of no step are larger [T]."""
+        """An upper bound of the factors up to each step [T]."""
         return self.factors if self.changes else self.factors.max().expand(len(self.factors))
 
 
 class Beside:
-    """A translation ``net`` beside ``original``.
+    """Runs a translation ``net`` beside ``original``.
 
     Attributes:
-        layers: of neurons, by name.
-        made: the translation, prepared.
-        told: is called with the number of samples and steps of a layer that have been compared.
+        layers: the layers of neurons, by name.
+        told: called with the number of samples and steps of a layer that have been compared.
     """
 
     def __init__(
-        self,
-        original: Original,
-        net: Network,
-        layers: Mapping[str, Layer],
-        largest: Tensor,
-        told: Callable[[int], Any],
+        self, original: Original, net: Network, layers: Mapping[str, Layer], largest: Tensor, told: Callable[[int], Any]
     ):
         """``largest``: the sizes of an input's values [1, 1, ...]."""
         self.original, self.net, self.layers, self.told = original, net, layers, told
@@ -105,10 +97,10 @@ class Beside:
 
     @torch.no_grad()
     def run(self, calls: Sequence[Steps]) -> None:
-        """Call one copy of the original again and again. Some calls may be the same.
+        """Call one copy of the original repeatedly; some inputs may be the same.
 
         Raises:
-            Difference: the first step and layer of which currents, spikes or outputs are others.
+            Difference: names the first step and layer whose currents, spikes or outputs differ.
         """
         there, known = self.original.fresh(), dict[int, Here]()
         kept: dict[str, list[_Neurons]] = {key: [] for key in self.layers}
@@ -125,7 +117,7 @@ class Beside:
             self._check_neurons(key, of_calls)
 
     def _call(self, there: nn.Module, here: Here, x: Tensor, number: int, kept: Mapping[str, list["_Neurons"]]) -> None:
-        """``kept``: where its neurons are added, by layer."""
+        """``kept``: the neurons of this call are added to it, by layer."""
         here.begin()
         quiet, T = here.takes_products(self.layers), len(x)
         for k, (key, layer) in enumerate(self.layers.items()):
@@ -140,9 +132,9 @@ class Beside:
         self.outputs.check(here.value(self.made.last, 0, T), here.largest(self.made.last), output)
 
     def _check_neurons(self, key: str, of_calls: Sequence["_Neurons"]) -> None:
-        """Whether all that they gave follows from the currents that they were given."""
+        """Check that the neurons' output in all calls follows from the currents that they took."""
         current, fired = (torch.cat(parts, 1) for parts in zip(*(one.all_steps() for one in of_calls), strict=True))
-        if all(all(one.anew) for one in of_calls):  # one step that starts its neurons: what follows is the caller's
+        if all(all(one.anew) for one in of_calls):  # each step starts its neurons; the caller keeps their states
             current, fired = (part.flatten(0, 1)[None] for part in (current, fired))
         compare.check_neurons(key, self.net.get_submodule(key), self.layers[key].here(current), fired)  # type: ignore[arg-type]
 
@@ -163,7 +155,7 @@ class Beside:
 
 
 class _Neurons:
-    """The neurons of a layer in a call: compares what they are given, and keeps what they make of it.
+    """The neurons of a layer in one call: compares the currents that they take, and keeps what they make of them.
 
     Attributes:
         at: the next step.
@@ -185,15 +177,15 @@ class _Neurons:
         self.generator = torch.Generator().manual_seed(seed)
         self.factors = here.factors if is_loud else torch.ones_like(here.factors)
         self.at = 0
-        self.anew: list[bool] = []  # of each call, whether it starts from potentials of 0 that it is given
-        self.pixels: tuple = ()  # that are driven and kept
-        self.kept: list[tuple[Tensor, Tensor]] = []  # currents and what they made of them, of some pixels
+        self.anew: list[bool] = []  # for each call, whether it was given potentials of 0
+        self.pixels: tuple = ()  # the pixels that are driven and kept
+        self.kept: list[tuple[Tensor, Tensor]] = []  # currents and the neurons' output at these pixels
         self.limits: Tensor | None = None
         self.natural: Tensor | None = None  # which neurons take the currents that occur
-        self.total: Any = None  # of the currents of the others
+        self.total: Any = None  # sum of the currents of the other neurons
 
     def before(self, module: nn.Module, arguments: tuple) -> tuple:
-        """Compare the currents, and replace some by others."""
+        """Compare the currents, and replace some of them."""
         self.anew.append(at_rest(arguments))
         current = self._as_steps(current_of(module, arguments))
         start, stop, T = self.at, self.at + len(current), len(self.here.x)
@@ -212,7 +204,7 @@ class _Neurons:
         return taken if self.takes_all_steps else taken[0], *arguments[1:]
 
     def after(self, module: nn.Module, arguments: tuple, given: Any) -> Any:
-        """Keep what they gave, and hand on spikes at random."""
+        """Keep what the neurons fired, and hand on random spikes instead."""
         current, fired = (
             self._as_steps(part) for part in (current_of(module, arguments), first(module, arguments, given))
         )
@@ -229,14 +221,14 @@ class _Neurons:
         return (spikes, *given[1:]) if self.run.original.states and isinstance(given, tuple) else spikes
 
     def all_steps(self) -> tuple[Tensor, Tensor]:
-        """Currents and what they made of them, [T, N, ...]."""
+        """The currents and the neurons' output, both [T, N, ...]."""
         current, fired = map(torch.cat, zip(*self.kept, strict=True))
         return current, fired
 
     def _driven(self, current: Tensor, start: int, stop: int) -> Tensor:
-        """The currents that occur for half of the neurons, and for the others such on which they fire.
+        """The currents that occur for half of the neurons, and currents on which they fire for the others.
 
-        From the middle of the run on, these go up and down around 0, as far as the factors let them.
+        In the second half of the run, the sum of the latter goes up and down around 0.
         """
         driven = compare.drive(self.layer, current, self.there.gain, self.generator)
         if self.natural is None:
@@ -253,7 +245,7 @@ class _Neurons:
 
 
 def cut(net: nn.Module) -> nn.Module:
-    """The network itself, whose neurons now receive nothing of their own."""
+    """Cut all recurrent connections of a network, in place; returns it."""
     for module in net.modules():
         recurrent: Any = module
         if is_container(module) and type(module).__name__ == CONTAINERS[1]:
@@ -271,7 +263,7 @@ def _input_alone(y: Tensor, x: Tensor) -> Tensor:
 
 
 class BiasAlone(nn.Module):
-    """In the place of a matrix product: its bias, which no spike has to bring."""
+    """Replaces a recurrent matrix product by its bias, which does not depend on spikes."""
 
     def __init__(self, bias: Tensor | None):
         super().__init__()
@@ -289,25 +281,25 @@ def reset(net: nn.Module) -> None:
 
 
 def current_of(module: nn.Module, arguments: tuple) -> Tensor:
-    """What neurons are given, with the bias of what would come back to them (:class:`BiasAlone`)."""
+    """The currents that neurons take, with the bias of a recurrent connection that was cut."""
     back = getattr(module, "recurrent", None)
     return arguments[0] + back.bias if isinstance(back, BiasAlone) and back.bias is not None else arguments[0]
 
 
 def at_rest(arguments: tuple) -> bool:
-    """Whether neurons are called with potentials, and these are 0."""
+    """Whether neurons are called with potentials that are all 0."""
     return len(arguments) > 1 and not any(bool(torch.as_tensor(state).any()) for state in arguments[1:])
 
 
 def takes_all_steps(neurons: nn.Module) -> bool:
-    """Whether a call of them takes [T, N, ...]; else one step."""
+    """Whether a call of these neurons takes [T, N, ...] and not one step."""
     kinds = (kind.__name__ for kind in type(neurons).__mro__)
     by_name = any(kind.startswith(ALL_STEPS) and kind.endswith("Node") for kind in kinds)
     return by_name or hasattr(neurons, "decode") or getattr(neurons, "step_mode", "s") == "m"
 
 
 def first(module: Any, arguments: tuple, given: Any) -> Tensor:
-    """What neurons gave: spikes, or all potentials of a readout, which may give a part of them only."""
+    """What neurons returned: spikes, or all potentials of a readout, which may return only some of them."""
     if not hasattr(module, "decode"):
         return tensor_of(given)
     decode, module.decode = module.decode, None

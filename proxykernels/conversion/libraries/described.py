@@ -1,5 +1,6 @@
 """Another library's neurons in terms of this package: what they are, what comes back to them, and what they learn."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -12,16 +13,16 @@ from ...surrogates import Surrogate
 
 
 class Described(NamedTuple):
-    """Neurons, and how they start and are trained.
+    """Neurons of another library in terms of this package.
 
     Attributes:
-        neuron: what they are.
-        v_init: the potential that they start from, one or one a channel; None: at rest.
-        surrogate: what stands for the derivative of their spikes; None: nothing that is known here.
-        shift: float32 [C], a constant current beside what they take, or None.
-        gain: what the weights in front of them are multiplied by; of a readout, whose potentials are what it is for.
-        learn: makes a layer of them learn what was learnt there, and gives the names of these parameters there; None:
-            nothing is learnt here.
+        neuron: the neuron model here.
+        v_init: the initial potential, one or one a channel; None: at rest.
+        surrogate: the surrogate derivative of their spikes; None: it has no counterpart here.
+        learn: makes the parameters of a layer trainable that were trainable there, and returns their names there; None:
+            there are none.
+        gain: factor of the weights in front of them, needed for a readout, whose potentials are its result.
+        shift: a constant current that is added, float32 [C]; None: none.
     """
 
     neuron: AnyNeuron
@@ -33,12 +34,12 @@ class Described(NamedTuple):
 
 
 class Recurrence(NamedTuple):
-    """What comes back to the neurons of a module.
+    """The recurrent connection of a module.
 
     Attributes:
-        module: the library's. neuron: the one whose spikes these are: itself, or one in it.
-        weight: [C, C], of which row i has what neuron i receives; one value a neuron [C]; or one for all []. bias: [C].
-        synapse: what the module puts in front of its neurons; None: nothing.
+        module: the library's module. neuron: the neurons in it, or the module itself.
+        weight: [C, C], whose row i is what neuron i receives; one value a neuron [C]; or one for all []. bias: [C].
+        synapse: the layer that the module has in front of its neurons; None: there is none.
         learnt: whether the weights are trained.
     """
 
@@ -50,7 +51,7 @@ class Recurrence(NamedTuple):
     learnt: bool = True
 
 
-Find = Callable[[nn.Module], Recurrence | None]  # None: nothing comes back to a module
+Find = Callable[[nn.Module], Recurrence | None]  # None: the module is not recurrent
 
 
 class Left(nn.Module):
@@ -83,10 +84,9 @@ class Clamped(nn.Module):
 
 
 def learn(layer: nn.Module, name: str, value: Tensor, rule: nn.Module | None = None) -> None:
-    """Make a layer's parameter learnable: ``value``, or what ``rule`` computes from it.
+    """Make a layer's parameter learnable: ``value`` [] or [C], or what ``rule`` computes from it.
 
-    Args:
-        value: of the shape [] or [C]; an nn.Parameter is learnt itself, another tensor is a constant of the rule's.
+    A ``value`` that is no nn.Parameter is a constant, from which the rule computes.
     """
     if isinstance(layer, Neurons):
         layer._forget(name)
@@ -101,7 +101,7 @@ def learn(layer: nn.Module, name: str, value: Tensor, rule: nn.Module | None = N
 
 
 def makers_of_currents(layer: Any) -> list[nn.Module] | None:
-    """The modules whose weights and biases scale a layer's currents; None if it also takes inputs without weights."""
+    """The modules whose weights and biases scale a layer's currents; None if it also has inputs without weights."""
     if getattr(layer, "bn", None) is not None:
         return [layer.bn]
     if isinstance(layer, FusedSum):
@@ -112,22 +112,19 @@ def makers_of_currents(layer: Any) -> list[nn.Module] | None:
 
 def gain(layer: Any) -> float:
     """The factor of a layer's currents, after its neurons' time constant was made learnable."""
-    for maker in makers_of_currents(layer) or ():
-        for rules in getattr(maker, "parametrizations", {}).values():
-            for rule in rules:
-                if isinstance(rule, Divided):
-                    return rule.w.detach().sigmoid().item()
-    return 1.0
+    lists = [getattr(maker, "parametrizations", {}).values() for maker in makers_of_currents(layer) or ()]
+    divided = (rule for rules in itertools.chain(*lists) for rule in rules if isinstance(rule, Divided))
+    return next((rule.w.detach().sigmoid().item() for rule in divided), 1.0)
 
 
 def parameter(value: Tensor) -> nn.Parameter:
-    """A copy of its own: float32 [] or [C]."""
+    """A copy as a parameter, float32 [] or [C]."""
     value = value.detach().float().clone()
     return nn.Parameter(value.reshape(()) if value.numel() == 1 else value.flatten())
 
 
 def constants(neuron: nn.Module, learnt: Sequence[str]) -> list[str]:
-    """The names of a neuron's learnable parameters that are not among those that are ``learnt`` here."""
+    """The names of a neuron's learnable parameters, except those that are ``learnt`` here."""
     return [name for name, p in neuron.named_parameters(recurse=False) if p.requires_grad and name not in learnt]
 
 

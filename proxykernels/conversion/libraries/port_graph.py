@@ -29,7 +29,7 @@ SHAPES = "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout,
 
 
 class Gate(nn.Module):
-    """Neurons of one step's memory, which fire where their inputs add up to ``threshold``: a product of spikes."""
+    """Neurons without memory that fire where their inputs add up to ``threshold``: a product of spikes."""
 
     def __init__(self, threshold: float):
         super().__init__()
@@ -37,7 +37,7 @@ class Gate(nn.Module):
 
 
 class PortGraph(Graph):
-    """Pooling takes the OR of spikes, and what the model gives besides spikes is the network's output as it is."""
+    """Pooling is the OR of spikes; real values that the model returns are the network's output."""
 
     rates = False
 
@@ -45,18 +45,22 @@ class PortGraph(Graph):
         self, *arguments, steps_first: bool = False, neurons: str = "", norms=(), recurrence: Find = lambda _: None,
         **options,
     ):  # fmt: skip
-        """``steps_first``: the model is called with all steps, [T, N, ...], and not with one. ``neurons``: that have a
-        counterpart here, for messages. ``norms``: of the library's own that are batch normalisations. ``recurrence``:
-        what comes back to the neurons of a module."""
+        """
+        Args:
+            steps_first: whether the model is called with all steps [T, N, ...], not with one.
+            neurons: names of the neurons that are supported, for messages.
+            norms: the library's own batch normalisations.
+            recurrence: finds the recurrent connection of a module.
+        """
         self.norms = (*self.norms, *norms)
         self.recurrence = recurrence
         self.supported = f"Conv2d, Conv1d, ConvTranspose2d, Linear, BatchNorm, {SHAPES}, {neurons}"
-        self.dropped: list[str] = []  # dropouts that are left out, and why, for a warning
+        self.dropped: list[str] = []  # dropouts that are left out, with the reason, for a warning
         self.steps_first = steps_first
         self.axes = 2 if steps_first else 1  # in front of the channels
-        self.reduced: dict[fx.Node, str] = {}  # what lies behind the "mean" or "sum" over all steps, and behind which
-        self.adds_up = False  # whether the output is a last layer's with a bias behind the sum over time
-        self.repeats_input = False  # whether the model does so itself, for all steps
+        self.reduced: dict[fx.Node, str] = {}  # nodes behind a "mean" or "sum" over all steps, and behind which of them
+        self.adds_up = False  # whether the output is that of a last layer with a bias, behind the sum over time
+        self.repeats_input = False  # whether the model repeats its input for all steps
         super().__init__(*arguments, **options)
 
     def _is_number(self, node: fx.Node) -> bool:
@@ -95,7 +99,7 @@ class PortGraph(Graph):
         return super()._step(node, values)
 
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
-        """Readouts give potentials, of all steps or, as their ``decode`` says, one value for all."""
+        """Readouts return potentials: those of all steps, or one value for all steps as their ``decode`` says."""
         signal = super()._fire(node, x, neuron)
         if not hasattr(neuron, "decode"):
             return signal
@@ -107,7 +111,7 @@ class PortGraph(Graph):
         return replace(signal, neurons=Network.INPUT, binary=False, signed=True)
 
     def _is_over_time(self, node: fx.Node, name: str, x: Signal | Current) -> bool:
-        """Whether a node repeats the input for all steps, or takes their mean at the end: both are the caller's."""
+        """Whether a node repeats the input for all steps, or reduces them at the end: both are left to the caller."""
         axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         if name in REPEATED and isinstance(x, Signal) and x.layer == Network.INPUT:
             self.repeats_input |= name != "unsqueeze"
@@ -121,7 +125,7 @@ class PortGraph(Graph):
         return is_last and all(user.op == "output" for user in node.users)
 
     def _flattened(self, node: fx.Node, name: str, x: Signal | Current) -> Signal | Current:
-        """[N, C, H, W] as [N, features], of shapes that are not known; with the steps in front where it has them."""
+        """[N, C, H, W] as [N, features], or the same with steps in front; the shapes are not known."""
         sizes: list[Any] = list(node.args[1:])
         if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
             sizes = list(sizes[0])
@@ -179,7 +183,7 @@ class PortGraph(Graph):
         return super()._apply(node, x, module, path)
 
     def _recurrent(self, node: fx.Node, x: Signal | Current, found: Recurrence, path: str) -> Signal:
-        """Neurons that take their own spikes of the step before."""
+        """Neurons that take their own spikes from the step before."""
         self._use(found.module, path)
         if found.synapse is not None:
             x = self._synapse(node, x, found.synapse, path)
@@ -188,9 +192,9 @@ class PortGraph(Graph):
         return signal
 
     def _check_linear(self, node: fx.Node, kind: str, module: nn.Module, path: str) -> None:
-        """What lies behind the mean over time is computed in front of it, at each step.
+        """A module behind the mean over time is computed in front of it, at each step.
 
-        A last layer behind the sum may have a bias, which is added once: from there its potentials begin to add up.
+        A last layer behind the sum may have a bias, which is added once: it is the initial potential of a readout.
         """
         norm = isinstance(module, self.norms)
         if not (norm or isinstance(module, (*LINEAR, nn.Flatten, nn.Sequential, Scaled, *self.negligible))):
@@ -207,7 +211,7 @@ class PortGraph(Graph):
             self.adds_up = True
 
     def _scaled(self, node: fx.Node, x: Signal | Current, scaled: Scaled, path: str) -> Signal | Current:
-        """Times a number: what takes spikes has it in its weights, and so does what gives a current."""
+        """A product with a number, which goes into the weights that take the spikes or give the current."""
         factor, shift = (
             value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
             for value in (scaled.factor, scaled.shift)
@@ -227,7 +231,7 @@ class PortGraph(Graph):
         return replace(x, projections=projections)
 
     def _counts_steps(self, node: fx.Node, factor: float) -> bool:
-        """Whether a node makes the mean over time of the sum, at the end: that is the caller's, as the sum is."""
+        """Whether a node at the end divides the sum over time by the steps; that is left to the caller."""
         by_whole = factor > 0 and abs(1 / factor - round(1 / factor)) < 1e-6 / factor
         return self.reduced.get(node) == "sum" and by_whole and all(user.op == "output" for user in node.users)
 
@@ -262,7 +266,7 @@ class PortGraph(Graph):
         return current
 
     def _dropout(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
-        """Units of spikes are dropped here as there; what else is dropped in training is not."""
+        """A Dropout of spikes is kept; other dropouts are left out, with a warning."""
         kind = type(module).__name__
         if kind == "Dropout" and isinstance(x, Signal) and 0 < module.p < 1:
             return self._other(self._name(node), Dropout(module.p), x, shape_of(node))
@@ -280,7 +284,7 @@ class PortGraph(Graph):
         return x
 
     def _takes_factors(self, module: nn.Module, factor: float) -> bool:
-        """Whether a module's result can be multiplied instead of its input."""
+        """Whether multiplying a module's result is the same as multiplying its input."""
         voting = type(module).__name__ == "VotingLayer" or is_delay(module)
         dropout = isinstance(module, self.negligible) and not isinstance(module, nn.Identity)
         scales = factor > 0 and (voting or dropout or isinstance(module, SCALABLE))
@@ -299,13 +303,12 @@ class PortGraph(Graph):
         for x in inverted:
             module: Any = scaled_identity(*self._channels(x, path), self.like)
             module.requires_grad_(False).weight.neg_()
-            projections.insert(
-                0, Projection(module, replace(x, inverted=False), added=True)
-            )  # one with weights comes first
+            negated = Projection(module, replace(x, inverted=False), added=True)
+            projections.insert(0, negated)  # one with weights comes first
         return self._fire(node, Current(self._name(node), path, projections), Gate(float(len(plain))))
 
     def _channels(self, x: Signal, path: str) -> tuple[int, int]:
-        """Channels and axes [N, C, ...] of the spikes of a population."""
+        """The number of channels and of axes of a population's spikes [N, C, ...]."""
         module: Any = nn.Identity()
         while x.neurons and isinstance(module, nn.Identity):
             current = self.populations[x.neurons].current
@@ -325,7 +328,7 @@ class PortGraph(Graph):
 
 
 def _with_factor(term: Projection) -> Projection:
-    """A term whose weights take the factor of what it reads."""
+    """A term with the factor of its source folded into its weights."""
     if term.source.factor == 1:
         return term
     factor = torch.tensor([term.source.factor], dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""Compares imported networks with their originals before they are returned: both run, side by side.
+"""Compares an imported network with its original before it is returned: both run, side by side.
 
-Recurrent modules are compared again by themselves: the spikes must follow from the input and from the spikes of the
-step before, through the weights that the layer here has.
+Recurrent modules are also compared by themselves: their spikes must follow from the input and the spikes of the step
+before, through the recurrent weights of the imported layer.
 """
 
 import copy
@@ -28,22 +28,22 @@ from .time_loops import ONE_STEP
 
 DRIVES = 1, 4, 16, -1, -4, -16  # factors of inputs; some of them make neurons fire
 SHORT, LONG = 40, 128  # steps of two runs
-BATCH = 4  # samples of the shorter one; the longer one has one
+BATCH = 4  # samples of the shorter run; the longer run has one
 FACTORS = torch.tensor([1.0, 16.0, 100.0])  # of the currents that occur
-AGAIN, FEW = 16, 2  # calls of the same network, and their steps
+AGAIN, FEW = 16, 2  # calls of one copy, and their steps
 TRIED = 5  # steps of a first run
-CALLS = 64  # in search of a state
-BATCHES = (BATCH, 2, 3, 5, 6, 7, 8, 10, 12, 16, 20, 32, 50, 64, 1)  # of which a network may take one only
+CALLS = 64  # to find a state
+BATCHES = (BATCH, 2, 3, 5, 6, 7, 8, 10, 12, 16, 20, 32, 50, 64, 1)  # tried until the network takes one
 
 
 @torch.no_grad()
 def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tensor | None = None) -> None:
-    """Run only this module, from rest, on an input on which it fires.
+    """Run a recurrent module by itself, from rest, on an input on which it fires.
 
-    ``shift``: a constant current [C] that the layer adds here; None: none.
+    ``shift``: a constant current [C] that ``layer``, the imported one, adds; None: none.
 
     Raises:
-        Difference: its spikes do not follow from the input and from its spikes of the step before.
+        Difference: the module's spikes do not follow from the input and its spikes of the step before.
     """
     module: Any = copy.deepcopy(recurrence.module).eval()
     if hasattr(module, "step_mode"):
@@ -68,14 +68,16 @@ def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tenso
 
 @dataclass
 class Proof:
-    """A comparison: the original, and the modules that each layer stands for.
+    """A comparison with an original.
 
     Attributes:
         model, caller: names for messages.
-        populations: layers of neurons in the model. layers: those that are modules of it; products of spikes are none.
-        steps: that a call of the original runs, whatever its input; None: as many as the input has, or a run tells.
+        populations: the layers of neurons. layers: those whose neurons are modules of the model; products of spikes
+            are not.
+        steps: the steps that a call of the original always runs; None: as many as the input has, or a first run finds
+            their number.
         loops: whether its forward pass loops over the steps.
-        batch: samples that it takes. takes_one: whether it also takes a single one.
+        batch: the number of samples that it takes. takes_one: whether it also takes a single one.
     """
 
     model: str
@@ -120,7 +122,7 @@ class Proof:
                 raise self._said(difference, inputs) from difference
 
     def _run(self, beside: Beside, run: list[Steps]) -> None:
-        """If it fails on large values, which the original may check for, it is repeated on those that occur."""
+        """A run that fails on large values, which the original may refuse, is repeated without the factors."""
         try:
             try:
                 beside.run(run)
@@ -140,8 +142,7 @@ class Proof:
             ) from error
 
     def _runs(self, inputs: "_Inputs") -> list[list[Steps]]:
-        """Each a list of calls: some samples; one sample with larger currents for longer; and many calls,
-        of which two are different."""
+        """Lists of inputs: a few samples; one sample for longer, with larger currents; many calls of two inputs."""
         delay, takes_steps = self.original.delay, self.original.takes_steps or not self.original.one_call
         short, long, few = (self.steps or steps + delay for steps in (SHORT, LONG, FEW))
         one = 1 if self.takes_one else self.batch
@@ -158,7 +159,7 @@ class Proof:
         return runs
 
     def _try(self, inputs: "_Inputs") -> Exception | None:
-        """Find out how many samples it takes, and how many steps a call runs; returns why it does not run."""
+        """Find how many samples it takes, and how many steps a call runs; returns an error if it does not run."""
         why, net = None, self.original.fresh()
         for batch in dict.fromkeys((BATCH, *inputs.lengths, *BATCHES)):
             try:
@@ -208,8 +209,7 @@ class Proof:
         )
 
     def _said(self, difference: Difference, inputs: "_Inputs") -> Exception:
-        """An error that names the first module that differs: one that has a state or a forward of its own, or those of
-        the layer."""
+        """The error to raise: it names a module with a state or a forward of its own, or the layer that differs."""
         place = difference.layer and f"layer '{difference.layer}'"
         if difference.layer in self.populations:
             population = self.populations[difference.layer]
@@ -253,8 +253,8 @@ class _Inputs:
     """Inputs for a network, which change from step to step.
 
     Attributes:
-        shape: of a step of one sample. like: a tensor of the type and device that they have. sample: the caller's
-            [N, ...], or None.
+        shape: the shape of one step of one sample. like: a tensor of the inputs' type and device.
+        sample: the caller's sample [N, ...], or None.
     """
 
     shape: tuple[int, ...]
@@ -263,17 +263,17 @@ class _Inputs:
 
     @property
     def largest(self) -> Tensor:
-        """The sizes of their values without factors, [1, 1, ...]."""
+        """The largest sizes of the values without factors, [1, 1, ...]."""
         sizes = torch.ones(1, 1, *self.shape)
         return sizes if self.sample is None else self.sample.float().abs().amax(0)[None, None].cpu()
 
     @property
     def lengths(self) -> list[int]:
-        """How many samples a caller has."""
+        """The number of samples of the caller, if any."""
         return [] if self.sample is None else [len(self.sample)]
 
     def steps(self, T: int, N: int, factors: Tensor, change: bool, generator: torch.Generator) -> Steps:
-        """Values [T, N, ...] from 0 to 1, or parts of the caller's; ``change``: whether each step has its own."""
+        """Values [T, N, ...] from 0 to 1, or of the caller's sample; ``change``: whether each step has its own."""
         x = torch.rand(T if change else 1, N, *self.shape, generator=generator)
         if self.sample is not None:
             x = self.sample[torch.arange(N) % len(self.sample)].cpu() * (x < 0.7)
@@ -292,7 +292,7 @@ def _inputs(net: Network, original: Original, sample: Tensor | None) -> _Inputs 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], Any]]:
-    """A bar on the screen, if it takes more than two seconds."""
+    """A progress bar, which appears after two seconds."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc="comparing with the original", unit="steps", delay=2, leave=False) as bar:
@@ -300,7 +300,7 @@ def _progress(total: int) -> Iterator[Callable[[int], Any]]:
 
 
 def check_sample(sample: Tensor | None) -> None:
-    """A caller's input [N, ...] of one step."""
+    """Check a caller's input [N, ...] of one step."""
     if sample is None:
         return
     checks.real("sample", sample)
@@ -318,28 +318,28 @@ def neuron_paths(model: nn.Module, populations: Mapping[str, ModelPopulation]) -
 
 
 def has_own_forward(module: nn.Module) -> bool:
-    """Whether a call of the module is not what its library's class does."""
+    """Whether the module's forward is not that of its library's class."""
     definer = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
     own = not definer.__module__.startswith(("torch.", "spikingjelly.", "snntorch."))
     return own or "forward" in vars(module)
 
 
 class Blame:
-    """A network that is called again and again, on one of two inputs, each with spikes of its own.
+    """Finds the module that makes a network differ, by calls on one of two inputs, each with fixed random spikes.
 
     Attributes:
-        x: two inputs of a call [T, N, ...]. paths: of its neurons.
+        x: the two inputs [T, N, ...]. paths: the paths of the neurons.
     """
 
     def __init__(self, original: Original, x: tuple[Tensor, Tensor], paths: Iterable[str]):
         self.original, self.x, self.paths = original, x, list(paths)
         self.spikes: dict[tuple, Tensor] = {}
-        self.turn = 0  # which of the inputs
-        self.called: dict[str, int] = {}  # calls of neurons, by their path, in a call of the network
+        self.turn = 0  # which of the inputs is used
+        self.called: dict[str, int] = {}  # calls of each neuron module in this call of the network, by path
 
     @torch.no_grad()
     def has_a_state(self) -> str | None:
-        """The path of the first module that does not always give the same for the same input; "": the network."""
+        """The path of the first module that gives different outputs for the same input; "" is the network itself."""
         net = self.original.fresh()
         found = Unsteady()
         with found.watching(net, apart_from=self.paths), self._known_spikes(net):
@@ -351,9 +351,9 @@ class Blame:
 
     @torch.no_grad()
     def with_a_forward_of_its_own(self) -> tuple[str, str, str] | None:
-        """The first module, in the order of calls, whose output differs from that of the torch class it is based on.
+        """The first called module with a forward of its own whose output differs from its torch base class's.
 
-        Its path, its class and torch's. Only those are asked that have a forward of their own.
+        Returns its path, its class and the base class.
         """
         net = self.original.fresh()
         found: list[tuple[str, str, str]] = []
@@ -395,7 +395,7 @@ class Blame:
 
     @contextmanager
     def _known_spikes(self, net: nn.Module) -> Iterator[None]:
-        """Neurons hand on the same spikes in each call of the same turn."""
+        """Neurons hand on the same spikes in each call on the same input."""
 
         def hook(path: str) -> Callable:
             def hand_on(module: Any, arguments: tuple, given: Any) -> Any:

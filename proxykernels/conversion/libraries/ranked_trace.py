@@ -1,6 +1,6 @@
-"""A torch.fx trace that knows the number of dimensions of all values: a forward pass may ask ``x.ndim``.
+"""A torch.fx trace that knows the number of dimensions of values, so that a forward pass may ask for ``x.ndim``.
 
-It may also loop over the steps of its input, ``for t in range(x.size(0))``: as many as LOOPED says.
+A forward pass may also loop over the steps of its input, ``for t in range(x.size(0))``; LOOPED steps are traced.
 """
 
 import operator
@@ -18,7 +18,7 @@ RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2)
 SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "permute")
 KEEP = ("add", "sub", "mul", "iadd", "isub", "imul", "truediv", "relu", "contiguous", "clone", "detach", *SWAPS, *CASTS)
 SIZES = ("size", "getattr", "getitem")
-LOOPED = STEPS  # steps of an input that is looped over
+LOOPED = STEPS  # steps that a traced loop runs
 
 
 def rank_of_input(model: nn.Module) -> int | None:
@@ -29,7 +29,7 @@ def rank_of_input(model: nn.Module) -> int | None:
 
 @contextmanager
 def zeros_of_sizes() -> Iterator[None]:
-    """torch.zeros takes sizes that a trace does not know, one by one, as ``torch.zeros(x.size(1), 16)`` gives them."""
+    """Within this context torch.zeros takes sizes that a trace does not know, as in ``torch.zeros(x.size(1), 16)``."""
     plain = torch.zeros
 
     def zeros(*sizes: Any, **options: Any) -> Any:
@@ -47,8 +47,8 @@ def zeros_of_sizes() -> Iterator[None]:
 
 @zeros_of_sizes()
 def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx.GraphModule:
-    """The graph of a forward pass that takes one step [N, ...], or all of them [T, N, ...]: if its neurons do
-    (``multi_step``), or if it loops over them."""
+    """The graph of a forward pass. It takes one step [N, ...], or all steps [T, N, ...] if its neurons do
+    (``multi_step``) or if it loops over them."""
     rank = rank_of_input(model)
     tracer = ranked(rank + multi_step if rank else None)
     try:
@@ -70,8 +70,8 @@ def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx
 
 
 class RankedProxy(fx.Proxy):
-    """A value whose number of dimensions may be known. Its sizes never are: where one must be a number, to loop over,
-    it is the steps."""
+    """A value whose number of dimensions may be known. Its sizes are not: one that must be a number, as in a loop, is
+    taken for the number of steps."""
 
     @property
     def rank(self) -> int | None:
@@ -108,12 +108,7 @@ class RankedProxy(fx.Proxy):
 
 
 class LoopTracer(fx.Tracer):
-    """
-    Attributes:
-        loops: whether the forward pass has asked how many steps there are.
-    """
-
-    loops = False
+    loops = False  # whether the forward pass has asked how many steps there are
 
 
 def ranked(rank: int | None) -> type[LoopTracer]:

@@ -1,9 +1,8 @@
-"""Where the steps of a forward pass are: in an axis of its input, or in a loop of its own.
+"""Finds the steps of a forward pass: in an axis of its input, or in a loop of its own.
 
-Networks of recorded events may be called with [N, T, ...] and move the steps to the front themselves. A forward pass
-that loops over time and keeps the potentials itself (snnTorch's tutorials) is unrolled by torch.fx: each neuron is
-called once a step, with the potentials of its last call. If all steps are the same except for the potentials, the first
-stands for them.
+Networks of recorded events may take [N, T, ...] and move the steps to the front themselves. A forward pass that loops
+over time and keeps the potentials itself (snnTorch's tutorials) is unrolled by torch.fx: each neuron is called once a
+step, with the potentials of its last call. If all steps are the same except for the potentials, the first is taken.
 """
 
 import operator
@@ -25,7 +24,7 @@ ZEROS = ("zeros", "zeros_like", "new_zeros")
 
 
 class TimeAxes(NamedTuple):
-    """Whether what a network takes, and what it gives, is [N, T, ...], where it is [T, N, ...] here."""
+    """Whether a network's input and output are [N, T, ...], not [T, N, ...] as here."""
 
     input: bool = False
     output: bool = False
@@ -35,15 +34,15 @@ class TimeAxes(NamedTuple):
         return x.transpose(0, 1).contiguous() if self.input else x
 
     def of_output(self, given: Any) -> Any:
-        """What it gives, with the steps first."""
+        """The network's output with the steps first."""
         return given.transpose(0, 1) if self.output and isinstance(given, Tensor) and given.ndim > 1 else given
 
 
 def steps_first(traced: fx.GraphModule, model: str) -> TimeAxes:
-    """Take out what exchanges the first two axes of the input and of the output; x[:, t] becomes x[t].
+    """Remove nodes that exchange the first two axes of the input and of the output; x[:, t] becomes x[t].
 
     Raises:
-        TypeError: the input is used in several ways.
+        TypeError: the input is used both as [T, N, ...] and as [N, T, ...].
     """
     graph = traced.graph
     given = next(node for node in graph.nodes if node.op == "placeholder")
@@ -88,9 +87,9 @@ class Loop(NamedTuple):
     """The loop over time of a forward pass.
 
     Attributes:
-        steps: that a call runs; 1: it is one step.
+        steps: the steps that a call runs; 1: there is no loop.
         sequence: whether each step has an input of its own.
-        states: whether it takes what its neurons give apart, spikes and potentials.
+        states: whether it separates what its neurons return into spikes and potentials.
         stacked_last: whether it returns the steps behind the samples, [N, T, ...].
     """
 
@@ -106,13 +105,14 @@ def over_time(x: Any, kind: str) -> Any:
 
 
 def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool = False) -> tuple[fx.GraphModule, Loop]:
-    """The graph of one step, without potentials going in and out, and the loop that it is taken from.
+    """The graph of one step, in which no potentials are passed, and the loop that it was taken from.
 
-    A graph that has but one step and hands no potentials out is left as it is. ``samples_first``: whether the model
-    takes [N, T, ...], and so may stack its steps behind the samples.
+    A graph of one step that passes no potentials is left as it is. ``samples_first``: whether the model takes
+    [N, T, ...], and so may stack its steps behind the samples.
 
     Raises:
-        TypeError: the steps differ in more than the potentials, or these are used otherwise; the message says where.
+        TypeError: the steps differ in more than the potentials, or potentials are used in another way; the message says
+            where.
     """
     calls: dict[str, list[fx.Node]] = {}
     for node in traced.graph.nodes:
@@ -162,7 +162,7 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool 
 
 
 class _Gathered(NamedTuple):
-    """A node that puts what each step gave together: their "mean", "sum" or "stack"."""
+    """A node that joins the results of all steps: their "mean", "sum" or "stack"."""
 
     node: fx.Node
     kind: str
@@ -170,7 +170,7 @@ class _Gathered(NamedTuple):
 
 
 class _Loop:
-    """An unrolled loop: how its steps are compared."""
+    """An unrolled loop, whose steps are compared."""
 
     def __init__(self, traced: fx.GraphModule, model: str, calls: dict[str, list[fx.Node]], samples_first: bool):
         self.traced, self.model, self.calls, self.samples_first = traced, model, calls, samples_first
@@ -179,17 +179,17 @@ class _Loop:
         self.compared: set[tuple[fx.Node, fx.Node]] = set()
 
     def returned(self) -> tuple:
-        """What the forward pass returns, in a tuple."""
+        """What the forward pass returns, as a tuple."""
         output = next(node for node in self.traced.graph.nodes if node.op == "output")
         (returned,) = output.args
         return returned if isinstance(returned, tuple) else (returned,)
 
     def returns_several(self) -> bool:
-        """Whether what it returns is made of what each of several steps gave."""
+        """Whether it returns something that joins the results of several steps."""
         return any(len(self._gathered(candidate).steps) > 1 for candidate in self.returned())
 
     def steps(self) -> tuple[_Gathered, fx.Node]:
-        """What puts the steps together, and the result that is made of it: the first of spikes, or of several steps."""
+        """The node that joins the steps, and the result made of it: the first result of spikes, or of several steps."""
         returned = self.returned()
         for candidate in returned:
             gathered = self._gathered(candidate)
@@ -204,7 +204,7 @@ class _Loop:
         )
 
     def _gathered(self, value: Any) -> _Gathered:
-        """What puts steps together on the way to a result; the result itself, if nothing does."""
+        """The node that joins steps on the way to a result; the result itself, if none does."""
         node: Any = value
         own = self._listed(value)
         while len(own.steps) < 2:
@@ -216,7 +216,7 @@ class _Loop:
         return own
 
     def _listed(self, value: Any) -> _Gathered:
-        """The steps that a value is made of, and how; itself, if it is made of one."""
+        """The steps that a value joins, and how; the value itself, if it is of one step."""
         if isinstance(value, list):
             return _Gathered(value, "stack", value)  # type: ignore[arg-type]
         if not isinstance(value, fx.Node):
@@ -260,7 +260,7 @@ class _Loop:
         return _name(value) in ZEROS
 
     def _is_given(self, steps: list[fx.Node]) -> bool:
-        """Whether steps give a neuron's first or only result, or several of them something that is made of it."""
+        """Whether steps give a neuron's first or only result, or several steps something computed from it."""
         node: Any = steps[0]
         if not isinstance(node, fx.Node):
             return False
@@ -305,7 +305,7 @@ class _Loop:
         return all(part == (operator.getitem, (before, k)) for k, part in enumerate(parts, first))
 
     def check_start(self, node: fx.Node) -> None:
-        """A neuron's first call must start at rest."""
+        """Check that a neuron's first call starts at rest."""
         for state in node.args[1:]:
             if not isinstance(state, fx.Node) or not self._is_zero(state):
                 raise TypeError(
@@ -315,7 +315,7 @@ class _Loop:
 
 
 def _name(node: fx.Node) -> str:
-    """Of what a node calls; in place or not."""
+    """The name of what a node calls, without the underscores of functions in place."""
     return called(node).strip("_")
 
 
