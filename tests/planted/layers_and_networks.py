@@ -119,8 +119,8 @@ DEFECTS = {
     ),
     "conversion: pooling of rates": Defect(
         "proxykernels/conversion/graph/fx_graph.py",
-        "MAX_RATE_POOLS if x.binary else RUNNING_MAX_POOLS",
-        "MAX_POOLS if x.binary else RUNNING_MAX_POOLS",
+        "rewrites.MAX_RATE_POOLS if x.binary else rewrites.RUNNING_MAX_POOLS",
+        "rewrites.MAX_POOLS if x.binary else rewrites.RUNNING_MAX_POOLS",
         "tests/conversion/relu/test_convert.py",
     ),
     "conversion: shuffled channels": Defect(

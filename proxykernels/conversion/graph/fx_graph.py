@@ -27,7 +27,7 @@ from .graph_values import Current, ModelPopulation, Projection, Signal
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d)
 NEGLIGIBLE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.Identity)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-SAMPLE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)  # by running statistics where they are told to keep them
+SAMPLE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d)  # supported where they keep running statistics
 MAXIMA = (nn.MaxPool2d, nn.MaxPool1d)
 SHAPING = (*MAXIMA, *AVERAGES, nn.Flatten, nn.Upsample, nn.ZeroPad2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -40,15 +40,15 @@ class GraphLayers:
     Attributes:
         populations: name -> neurons.
         others: name -> (pooling, flattening or the like, the layers it takes).
-        one_scale: groups of populations whose spikes are put side by side, and so must count the same.
-        order: the names of both.
-        values: node -> what gives its value; currents are those that no layer gives.
-        carried: node -> the real values that its current is carried on as.
+        one_scale: groups of populations whose spikes are concatenated and so must have one scale.
+        order: the names of populations and others.
+        values: node -> its value.
+        carried: node -> the real values that its current was turned into.
     """
 
     model: str  # its name, for messages
     rates: bool  # whether firing rates stand for the values of a ReLU network
-    signed: bool  # whether currents without an activation become spikes of either sign, not real values
+    signed: bool  # whether currents without an activation become signed spikes, not real values
 
     def __init__(self) -> None:
         self.populations: dict[str, ModelPopulation] = {}
@@ -72,11 +72,11 @@ class GraphLayers:
 
     @property
     def firing(self) -> dict[str, ModelPopulation]:
-        """The populations that fire: all but the currents that are carried on."""
+        """The populations that fire; others pass real values on."""
         return {name: population for name, population in self.populations.items() if population.fires}
 
     def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
-        """Turn a current into a signal of real values, or of spikes of either sign."""
+        """Turn a current into a signal of real values, or of signed spikes."""
         if isinstance(x, Signal):
             return x
         signed = self.signed and any(projection.is_layer for projection in x.projections)
@@ -140,11 +140,11 @@ class GraphLayers:
         return any(not isinstance(module, nn.Identity) for p in self.populations.values() for module in p.modules)
 
     def _name(self, node: fx.Node) -> str:
-        """A module's path with underscores for dots, or a function's name; with a number if that is taken."""
+        """A free name: a module's path with underscores for dots, or a function's name."""
         return self._free(str(node.target) if node.op == "call_module" else node.name)
 
     def _free(self, wanted: str) -> str:
-        """A name that no layer has, nor a current that becomes one."""
+        """A name that no layer has, nor a current that may become a layer."""
         waiting = [value for value in self.values.values() if isinstance(value, Current)]
         pools = [name for current in waiting for name, *_ in current.pools]
         return free_name(wanted, (*self.order, *(current.name for current in waiting), *pools))
@@ -156,15 +156,15 @@ def named(shape: tuple[int, ...]) -> str:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """The shape of what a node gives here: [N, ...], where it is known."""
+    """The shape [N, ...] of a node's value here, where it is known."""
     return node.meta.get("ours", node.meta.get("shape"))
 
 
 class Graph(GraphLayers):
-    """What ReLU networks and networks of other libraries share: which layers a forward pass asks for.
+    """Collects the layers that a forward pass asks for; base class for ReLU networks and other libraries' networks.
 
     Attributes:
-        like: a parameter of the model, of whose type and on whose device all weights are.
+        like: a parameter of the model; added weights have its type and device.
         supported: modules that have a counterpart, for messages.
     """
 
@@ -180,14 +180,14 @@ class Graph(GraphLayers):
         negligible: tuple[type, ...] = (),
         signed: bool = False,
     ):
-        """``negligible``: modules of another library that change nothing. ``signed``: as the attribute."""
+        """``negligible``: modules of another library that change nothing in evaluation."""
         super().__init__()
         self.signed = signed
         self.traced, self.model, self.is_neuron = traced, model, is_neuron
         self.negligible = (*NEGLIGIBLE, *negligible)
         weights = (value for value in (*traced.parameters(), *traced.buffers()) if value.is_floating_point())
         self.like = next(weights, torch.zeros(()))
-        self._used: set[int] = set()  # modules that have weights or potentials
+        self._used: set[int] = set()  # modules with weights or potentials that were called
         nodes = needed(traced, model)
         readers = [node for node in nodes if not self._is_number(node)]
         self._readers = Counter(argument for node in readers for argument in arguments(node))
@@ -204,11 +204,11 @@ class Graph(GraphLayers):
                 values[node] = value
 
     def _is_number(self, node: fx.Node) -> bool:
-        """Whether a node computes numbers, from shapes, and no values of the input."""
+        """Whether a node computes numbers from shapes, not from values of the input."""
         raise NotImplementedError
 
     def _cast(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
-        """The same values: a type or device other than the model's own cannot be kept."""
+        """A cast that changes nothing; a type or device other than the model's own is refused."""
         before = arguments(node)[0]
         if before.meta.get("type") != node.meta.get("type"):
             given, wanted = (" on ".join(map(str, at.meta["type"])) for at in (before, node))
@@ -231,7 +231,7 @@ class Graph(GraphLayers):
         return self._value(node, module, terms, path)
 
     def _before(self, node: fx.Node) -> fx.Node:
-        """The first of the nodes whose values a node takes."""
+        """The first node whose value a node takes."""
         return next(argument for argument in arguments(node) if argument in self.values)
 
     def _taken(self, argument: fx.Node, values: Values, module: nn.Module, path: str) -> Signal | Current:
@@ -278,7 +278,7 @@ class Graph(GraphLayers):
         return self._remedy(name) or f". Supported: {self.supported}"
 
     def _remedy(self, name: str) -> str:
-        """What to do about a module or function of this name; "" if nothing is known."""
+        """The remedy for a module or function of this name; "" if none is known."""
         return remedy(name)
 
     def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
@@ -298,7 +298,7 @@ class Graph(GraphLayers):
         return Current(self._name(node), path, [Projection(module, x)])
 
     def _transposed(self, node: fx.Node, x: Signal, module: Any, path: str) -> Current:
-        """A transposed convolution: zeros between the values and around them, and a convolution."""
+        """A transposed convolution as zeros between the values and around them, and a convolution."""
         shape, convolution = node.meta.get("shape"), rewrites.as_convolution(module)
         spread = rewrites.Spread.of(module, x.shape and x.shape[2:], shape and shape[2:])
         x = self._spread(self._free(f"{node.name}_input"), x, spread)
@@ -311,10 +311,10 @@ class Graph(GraphLayers):
 
     def _own(self, module: nn.Module, path: str) -> nn.Module:
         """A module for this call only, since each call is scaled in its own way."""
-        if id(module) not in self._used:
-            self._used.add(id(module))
-            return module
-        return copy.deepcopy(module)
+        if id(module) in self._used:
+            return copy.deepcopy(module)
+        self._used.add(id(module))
+        return module
 
     def _use(self, module: nn.Module, path: str) -> None:
         if id(module) in self._used:
@@ -354,8 +354,8 @@ class Graph(GraphLayers):
         return Current(first.name if first else self._name(node), first.path if first else path, projections)
 
     def _cat(self, node: fx.Node, cat: Cat, terms: list[Signal | Current], path: str) -> Signal:
-        """Signals side by side. Spikes of several populations must count the same; beside real values they become
-        some themselves."""
+        """Signals side by side. Spikes of several populations must have one scale; beside real values they become real
+        values."""
         shape = shape_of(node)
         if cat.stack or not self._is_of_channels(node, cat.dim):
             what = "stacks" if cat.stack else f"got dim={cat.dim}"
@@ -368,7 +368,7 @@ class Graph(GraphLayers):
         return axis == self.axes or (rank is not None and rank + axis == self.axes)
 
     def _rank(self, node: fx.Node) -> int | None:
-        """How many axes the model gives a node's values, where that is known."""
+        """The number of axes of a node's value in the model, where that is known."""
         shape = shape_of(node)
         return len(shape) if shape else None
 

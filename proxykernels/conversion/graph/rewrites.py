@@ -1,4 +1,4 @@
-"""Modules of torch as others that spikes have a layer for, and as layers of this package with the same parameters."""
+"""Rewrites modules of torch as others that have a layer here, and builds layers with the same parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,12 +35,12 @@ Pools = tuple[Any, Any]  # along one axis, and of images
 MAX_POOLS: Pools = layers.MaxPool1d, layers.MaxPool2d  # of each step
 MAX_RATE_POOLS: Pools = layers.MaxRatePool1d, layers.MaxRatePool2d
 RUNNING_MAX_POOLS: Pools = layers.RunningMaxPool1d, layers.RunningMaxPool2d
-NEGLIGIBLE = 1e-6  # relative: what float32 leaves of a factor of 1, or of a decay of 0
-CARRIED = LINeuron(decay=0.0)  # forgets all at each step: its potential is the current
+NEGLIGIBLE = 1e-6  # relative rounding error of a factor of 1, or of a decay of 0, in float32
+CARRIED = LINeuron(decay=0.0)  # without memory: its potential is the current
 
 
 def norm_as_convolution(norm: Any, ndim: int) -> nn.Module:
-    """A normalisation by running statistics as a convolution of its own, for inputs of this many dimensions."""
+    """A normalisation by running statistics as a convolution, for inputs of ``ndim`` dimensions."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps) * (1.0 if norm.weight is None else norm.weight.double())
     shift = -norm.running_mean.double() * scale + (0.0 if norm.bias is None else norm.bias.double())
     learnt = [value is not None and value.requires_grad for value in (norm.weight, norm.bias)]
@@ -52,10 +52,9 @@ def norm_as_convolution(norm: Any, ndim: int) -> nn.Module:
 
 
 def scaled_identity(channels: int, ndim: int, like: Tensor, learnt: bool = False) -> Any:
-    """A module whose weights of 1 can be scaled, for inputs [N, channels, ...] of ``ndim`` dimensions.
+    """A module with weights of 1, for inputs [N, channels, ...] of ``ndim`` dimensions.
 
-    They are of the type, and on the device, that ``like`` is. ``learnt``: whether they are trained; what stands for a
-    constant of the model is not.
+    They have the type and device of ``like``. ``learnt``: whether they are trained; constants of the model are not.
     """
     if ndim == 2:
         module: Any = nn.Linear(channels, channels, bias=False)
@@ -68,7 +67,7 @@ def scaled_identity(channels: int, ndim: int, like: Tensor, learnt: bool = False
 
 
 def affine(identity: Any, factor: float | Tensor, shift: float | Tensor) -> Any:
-    """A scaled identity times a factor, plus a shift: numbers, or one for each channel."""
+    """A scaled identity times a factor, plus a shift, each one number or one for each channel; in place."""
     weight = identity.weight
     bias = weight.new_zeros(len(weight))
     with torch.no_grad():
@@ -80,15 +79,15 @@ def affine(identity: Any, factor: float | Tensor, shift: float | Tensor) -> Any:
 
 
 def affine_by(module: Any) -> Affine:
-    """What a scaled identity does, with its bias."""
+    """The factor and shift of a scaled identity with a bias."""
     weight = module.weight.detach().double()
     factor = weight.diagonal().clone() if weight.ndim == 2 else weight.flatten()
     return Affine(factor, torch.zeros_like(factor) if module.bias is None else module.bias.detach().double())
 
 
 def by_channel(value: float | Tensor, shape: tuple[int, ...], where: str) -> float | Tensor:
-    """A constant that is broadcast to results of ``shape`` [N, C, ...]: a number where all are the same, one for each
-    channel [C], or one for each value [C, ...], float32."""
+    """A constant that is broadcast to results of ``shape`` [N, C, ...], in its smallest form: a number, float32 [C], or
+    float32 [C, ...]."""
     if not isinstance(value, Tensor):
         return float(value)
     values = value.detach().float().expand(shape)
@@ -106,7 +105,7 @@ def by_channel(value: float | Tensor, shape: tuple[int, ...], where: str) -> flo
 
 
 def product_as_convolution(product: nn.Linear) -> Any:
-    """A matrix product of the channels at each place of [N, features, L]."""
+    """A matrix product as a convolution of one tap, for inputs [N, features, L]."""
     convolution: Any = nn.Conv1d(product.in_features, product.out_features, 1, bias=product.bias is not None)
     convolution.weight = _parameter(product.weight.detach().unsqueeze(-1), product.weight)
     if product.bias is not None:
@@ -116,7 +115,7 @@ def product_as_convolution(product: nn.Linear) -> Any:
 
 @dataclass(frozen=True)
 class Spread:
-    """What a transposed convolution does to its input: ``stride - 1`` zeros between the values, and some around them.
+    """The zeros that a transposed convolution puts into its input: ``stride - 1`` between the values, and some around.
 
     Attributes:
         before, after: zeros along each axis. stride: of each axis.
@@ -128,7 +127,7 @@ class Spread:
 
     @staticmethod
     def of(transposed: Any, size: Sequence[int] | None, output_size: Sequence[int] | None) -> "Spread":
-        """That of an nn.ConvTranspose1d or 2d, whose call may have asked for an output of another size than usual."""
+        """For an nn.ConvTranspose1d or 2d; a call may ask for another output size than the usual one."""
         t = transposed
         spans = [d * (k - 1) for k, d in zip(t.kernel_size, t.dilation, strict=True)]
         before = [span - p for span, p in zip(spans, t.padding, strict=True)]
@@ -141,12 +140,12 @@ class Spread:
         return Spread(tuple(before), tuple(b + e for b, e in zip(before, extra, strict=True)), t.stride)
 
     def layer(self) -> nn.Module:
-        """What does it to images."""
+        """The layer that spreads images."""
         (top, left), (bottom, right) = self.before, self.after
         return layers.ZeroPad2d((left, right, top, bottom), spread=(self.stride[0], self.stride[1]))
 
     def places(self, view: Tensor, nothing: int) -> Tensor:
-        """What it makes of the places of values [N, C, L] along one axis; ``nothing``: of zeros."""
+        """The spread places of values [N, C, L] along one axis; ``nothing`` is the place of a zero."""
         N, C, L = view.shape
         length = self.before[0] + (L - 1) * self.stride[0] + 1
         spread = view.new_full((N, C, length + self.after[0]), nothing)
@@ -155,7 +154,7 @@ class Spread:
 
 
 def as_convolution(transposed: Any) -> nn.Module:
-    """The convolution of what is spread, of an nn.ConvTranspose1d or 2d."""
+    """The convolution that follows the spreading, for an nn.ConvTranspose1d or 2d."""
     if transposed.padding_mode != "zeros":
         raise ValueError(f"padding_mode must be 'zeros', got {transposed.padding_mode!r}")
     t, groups = transposed, transposed.groups
@@ -172,7 +171,7 @@ def as_convolution(transposed: Any) -> nn.Module:
 
 
 def _parameter(values: Tensor, of: Tensor) -> nn.Parameter:
-    """A copy of ``values`` of a parameter, which is learnt where that is."""
+    """A copy of ``values`` as a parameter, trainable if ``of`` is."""
     return nn.Parameter(values.clone(memory_format=torch.contiguous_format), of.requires_grad)
 
 
@@ -197,7 +196,7 @@ def taps(module: nn.Module) -> int:
 
 
 def windows_of(module: Any, shape: tuple[int, ...] | None, where: str) -> nn.Module:
-    """A max pooling to a given size as one by windows."""
+    """A max pooling to a given output size as one with windows."""
     size = (shape or ())[2:]
     wanted = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * len(size)
     wanted = tuple(n if w is None else w for n, w in zip(size, wanted, strict=True))
@@ -208,7 +207,7 @@ def windows_of(module: Any, shape: tuple[int, ...] | None, where: str) -> nn.Mod
 
 
 def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: Value | None = None) -> nn.Module:
-    """The layer of neurons that take the sum of ``modules`` (Conv2d, Linear or Identity), whose parameters it holds."""
+    """The layer of neurons that take the sum of ``modules`` (Conv2d, Linear or Identity); it holds their parameters."""
     synapses = [synapse_of(module) for module in modules]
     *of_one_input, of_several = NAMED.get(type(neuron), GENERAL)
     options = {"neuron": neuron} if type(neuron) not in NAMED else {n: getattr(neuron, n) for n in neuron.names()}
@@ -222,10 +221,10 @@ def build_layer(modules: list[nn.Module], neuron: AnyNeuron, v_init: Value | Non
 def build_recurrent(
     module: nn.Module, neuron: AnyNeuron, recurrent: Tensor, bias: Tensor | None = None, v_init: Value | None = None
 ) -> nn.Module:
-    """The layer of neurons that take ``module``, a Linear or Identity, and what their spikes bring back.
+    """The layer of recurrent neurons behind ``module``, a Linear or Identity.
 
     Args:
-        recurrent: [C, C], one value a neuron [C], or one for all []. bias: [C], of what comes back.
+        recurrent: recurrent weights [C, C], one a neuron [C], or one for all []. bias: [C], of the recurrent product.
     """
     if isinstance(module, nn.Identity):
         if not recurrent.ndim:

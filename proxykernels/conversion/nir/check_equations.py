@@ -1,4 +1,4 @@
-"""Computes a graph's own equations, node by node in float64, and compares the network that was made of it."""
+"""Computes a graph's equations node by node in float64, and compares the network that was made of the graph."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ def compare_with(
     nir, nodes: Nodes, net: Network, made: Mapping[str, str], currents: Mapping[str, Tensor], shape: Shape | None,
     dt: float, reset: str | None,
 ) -> None:  # fmt: skip
-    """Run a graph for a few steps, with random spikes instead of what its neurons fire, and compare ``net``.
+    """Run a graph for a few steps, in which neurons hand on random spikes, and compare ``net``.
 
-    ``made``: which node a layer of neurons is. ``currents``: which constants [C] are added to its currents. A graph
-    that tells no shape of its input is compared on one that fits; where none is found, a warning says so.
+    ``made``: layer of neurons -> its node. ``currents``: layer -> a constant [C] added to its currents. A graph that
+    tells no shape of its input is compared on one that fits; where none is found, a warning says so.
 
     Raises:
         ValueError: they differ by more than rounding; the message names the node.
@@ -97,14 +97,14 @@ def _sum(values: list[Tensor]) -> Tensor:
 
 
 def _value(nir, node, x: Tensor, dt: float) -> Tensor:
-    """What a node without neurons gives of x [T, N, ...]."""
+    """The output of a node without neurons for x [T, N, ...]."""
     if isinstance(node, nir.Delay):
         return _delayed(x, (_spread(_numbers(node.delay), x[0]) / dt).round().long())
     return _of_samples(nir, node, x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def _delayed(x: Tensor, steps: Tensor) -> Tensor:
-    """x[t - steps], of as many steps as each value has, and 0 before the start."""
+    """x[t - steps], and 0 before the start; each value may have its own ``steps``."""
     steps = steps.expand(x.shape[1:])
     then = torch.arange(len(x)).view(-1, *[1] * steps.ndim) - steps
     return torch.where(then >= 0, x.gather(0, then.clamp(min=0)), torch.zeros((), dtype=x.dtype))
@@ -136,12 +136,12 @@ def _of_samples(nir, node, x: Tensor) -> Tensor:
 
 
 def _fired(nir, node, current: Tensor, *, dt: float, reset: str | None) -> Tensor:
-    """Spikes for currents [T, N, C, ...] of the first pixels."""
+    """Spikes for currents [T, N, C, ...] of some pixels."""
     return _solved(nir, node, current.double(), dt, reset).float()
 
 
 def _gain(nir, node, dt: float, current: Tensor) -> Tensor | float:
-    """What a readout multiplies its current by."""
+    """The factor of a readout's current; 1 for neurons that fire."""
     if isinstance(node, nir.I | nir.LI):
         tau = _spread(_numbers(node.tau), current[0]) if isinstance(node, nir.LI) else 1.0
         return _spread(_numbers(node.r), current[0]) * dt / tau
@@ -149,13 +149,13 @@ def _gain(nir, node, dt: float, current: Tensor) -> Tensor | float:
 
 
 def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
-    """What neurons make of currents [T, N, ...]: spikes, or a readout's potentials. As nodes.py."""
+    """Spikes, or potentials of a readout, for currents [T, N, ...], by the equations in nodes.py."""
 
     def value(name: str) -> Tensor:
         values = _spread(_numbers(getattr(node, name)), current[0])
         for axis, n in enumerate(current.shape[3:], 1):
             values = values.narrow(axis, 0, min(n, values.shape[axis])) if values.ndim > 1 else values
-        return values  # perhaps only of the first pixels
+        return values  # the currents may be those of the first pixels only
 
     if isinstance(node, nir.Threshold):
         return (current >= value("threshold")).double()
@@ -168,7 +168,7 @@ def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
     if getattr(node, "v_reset", None) is not None:
         v_reset = value("v_reset")
     start = rest
-    if does_fire:  # neurons that fire by themselves start as after a spike
+    if does_fire:  # neurons that rest above the threshold start as after a spike
         after = torch.zeros((), dtype=torch.float64) if subtract else v_reset
         start = torch.where(rest < value("v_threshold"), rest, after)
     v, i, given = start.expand(current[0].shape), torch.zeros_like(current[0]), []

@@ -1,6 +1,6 @@
 """Recordings of NIR (``nir.data_ir``, from nir 1.0.6 on): spikes and potentials as its data, and back.
 
-Its neurons are numbered; neuron c H W + y W + x is channel c of the pixel y, x, as torch flattens images.
+NIR numbers neurons as torch flattens images: neuron c H W + y W + x is channel c of the pixel y, x.
 """
 
 import math
@@ -18,7 +18,7 @@ from ...running.stateful_layer import POTENTIALS
 from ...spikes import Spikes, pack
 from .nodes import check_dt
 
-NEAR = 1e-6  # of a step: what is left of rounding in times
+NEAR = 1e-6  # rounding error of times, in steps
 
 
 def from_nir_data(data, *, shape: Sequence[int] | None = None, dt: float | None = None) -> Spikes | Tensor:
@@ -27,7 +27,7 @@ def from_nir_data(data, *, shape: Sequence[int] | None = None, dt: float | None 
     Args:
         data: nir.EventData, nir.ValuedEventData or nir.TimeGriddedData, of n neurons.
         shape: of a sample at one step, such as (C, H, W); default: (n,).
-        dt: length of a step, in the data's unit of time; of events alone. A time t lies in step floor(t / dt).
+        dt: length of a step, in the data's unit of time; only for events. A time t lies in step floor(t / dt).
 
     Returns:
         Spikes (T, N, ...) of events and of boolean data; of others float32 [T, N, ...], where several valued events of

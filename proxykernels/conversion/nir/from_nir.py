@@ -1,7 +1,7 @@
 """A network from a graph of NIR; to_nir.py says how NIR and this package differ.
 
-The neurons of some libraries do something else there than the graphs that they write say. A graph does not name its
-library, so it is recognised by what its nodes have in common, and a warning says what to pass.
+Some libraries write graphs that do not say what their neurons do. A graph does not name its library, so it is
+recognised by properties of its nodes, and a warning says what to pass.
 """
 
 import warnings
@@ -37,8 +37,8 @@ from .nodes import (
     synapse,
 )
 
-Term = tuple[nn.Module, str, str]  # a synapse, the node that it is, and the layer that it takes
-FEW = 1024  # features that a matrix scales; more are scaled as channels
+Term = tuple[nn.Module, str, str]  # a synapse, its node, and the layer that it takes
+FEW = 1024  # features that a matrix scales at most; more are scaled as channels
 SINABS = (
     "a graph of sinabs needs from_nir(graph, reset='subtract'), and spikes that are single there (SingleSpike, not "
     "MultiSpike), of potentials without a lower bound (min_v_mem=None)"
@@ -107,13 +107,13 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
 
 
 class _Builder:
-    """The network, layer by layer.
+    """Builds the network, layer by layer.
 
     Attributes:
-        given: a node -> the layer whose output it gives.
-        made: a layer of neurons -> the node that they are.
-        currents: a layer of neurons -> its constant current, [C]; others have none.
-        shapes: of each layer's output, as far as the graph tells the input's.
+        given: a node -> the layer that gives its output.
+        made: a layer of neurons -> its node.
+        currents: a layer of neurons -> its constant current [C], if it has one.
+        shapes: a layer -> the shape of its output; None: the graph does not tell the input's.
     """
 
     def __init__(self, nir, nodes: Nodes, dt: float, reset: str | None):
@@ -172,7 +172,7 @@ class _Builder:
         return isinstance(self.nodes.by_name[name], nir.Conv1d | nir.Conv2d | nir.Affine | nir.Linear)
 
     def _add_neurons(self, name: str, node) -> None:
-        """With the synapses that send to them."""
+        """Add neurons together with the synapses that send to them."""
         terms: list[Term] = []
         for sender in self.nodes.senders[name]:
             if self._is_synapse(sender):
@@ -189,7 +189,7 @@ class _Builder:
             multiply([module for module in modules if not isinstance(module, nn.Identity)], made.gain)
             if _is_needed(made.current) and not isinstance(modules[0], nn.Identity):
                 _add(modules[0], made.current)
-            v_init = _float(made.v_init)
+            v_init = made.v_init.float() if isinstance(made.v_init, torch.Tensor) else made.v_init
             if name in self.nodes.returning:
                 back = self.nodes.returning[name]
                 layer = layer_of(self.nir, self.nodes.by_name, back, name, list(modules), made.neuron, v_init)
@@ -204,7 +204,7 @@ class _Builder:
                 check_shape(node, shape)
 
     def _scaled(self, name: str, terms: list[Term], made: Made) -> list[Term]:
-        """What has no weights is multiplied, and has a constant added, by a layer of its own where it must be."""
+        """The terms, with a layer in front of those without weights that must be scaled or shifted."""
         current, scaled = made.current, []
         for number, (module, key, source) in enumerate(terms):
             current = 0.0 if number else current
@@ -225,7 +225,7 @@ class _Builder:
         self._append_scale(source, name, name, scale, torch.zeros_like(scale))
 
     def _append_scale(self, source: str, name: str, key: str, scale: torch.Tensor, shift: torch.Tensor) -> str:
-        """A product with one weight a channel, or of every value as a channel of its own, plus a shift."""
+        """Add a product with one weight a channel, or with one a value as a channel of its own, plus a shift."""
         by_channel = all(
             bool((v == v.flatten(1)[:, 0].view(-1, *[1] * (v.ndim - 1))).all()) for v in (scale, shift) if v.ndim > 1
         )
@@ -242,7 +242,7 @@ class _Builder:
         return source
 
     def _append(self, name: str, key: str, layer: nn.Module, sources: tuple[str, ...]) -> str:
-        """A layer that gives what the node ``name`` gives, until another does."""
+        """Add a layer, which gives the output of the node ``name`` until another layer does."""
         taken = free_name(key, [other for other, *_ in self.net.layers()])
         self.net.append(taken, layer, sources)
         self.given[name] = taken
@@ -257,7 +257,7 @@ def _scaling(scale: torch.Tensor, shift: torch.Tensor, ndim: int) -> nn.Module:
 
 
 def _add(module: Any, current: Value) -> None:
-    """Add a constant to what a synapse gives."""
+    """Add a constant to the output of a synapse."""
     bias = module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach()
     module.bias = nn.Parameter((bias.double() + torch.as_tensor(current)).to(bias.dtype))
 
@@ -268,17 +268,13 @@ def _is_needed(value: Value, neutral: float = 0.0) -> bool:
 
 
 def _of_neurons(value: Value, shape: Shape) -> torch.Tensor:
-    """One value, or one a channel, for neurons of a shape."""
+    """One value, or one a channel, as one value for each neuron of a shape."""
     values = torch.as_tensor(value).float()
     return (values.view(-1, *[1] * (len(shape) - 1)) if values.ndim else values).expand(shape)
 
 
-def _float(value: Value | None) -> Value | None:
-    return value.float() if isinstance(value, torch.Tensor) else value
-
-
 def warn_of_others(nir, nodes: Mapping[str, Any], dt: float, reset: str | None) -> None:
-    """Warn where the nodes are those of a library whose neurons do something else; ``reset``: what the caller says."""
+    """Warn of nodes that are written by a library whose neurons do something else; ``reset``: the caller's."""
     advice: dict[str, list[str]] = {}
     for name, node in nodes.items():
         if is_neuron(nir, node) and (node.metadata or {}).get(RESET) is None:

@@ -1,7 +1,7 @@
-"""A graph of NIR as plain nodes and edges: read, unnested, in order, and of nodes that have a layer here.
+"""Reads a graph of NIR: unnests it, sorts it, and replaces nodes that have no layer here.
 
-Neurons whose spikes come back to them are a cycle, neurons -> weights -> the same neurons; a spike comes back one step
-later, as in :class:`proxykernels.FusedRecurrentLinear`. Nodes without a layer here are replaced by others:
+Recurrent neurons are a cycle, neurons -> weights -> the same neurons; a spike comes back one step later, as in
+:class:`proxykernels.FusedRecurrentLinear`. Nodes without a layer here are replaced by others:
 
     CubaLI                                    LI of tau_syn and w_in, then LI of tau_mem and r
     CubaLIF that rests at several potentials  LI of tau_syn and w_in, then LIF of tau_mem and r
@@ -32,10 +32,10 @@ ONLY = "only neurons -> weights -> the same neurons, with a Linear, Affine or Sc
 
 
 class Nodes(NamedTuple):
-    """What a graph holds: nodes by name, those that send to each, and their order, senders before receivers.
+    """The nodes of a graph by name, the senders to each, and their order, senders before receivers.
 
-    ``returning``: of recurrent neurons, the nodes that their spikes come back through. These are in
-    ``by_name``, and in none of the others.
+    ``returning``: recurrent neurons -> the nodes that their spikes come back through. Those nodes are in ``by_name``
+    and not in ``senders`` or ``order``.
     """
 
     by_name: dict[str, Any]
@@ -56,10 +56,10 @@ class Nodes(NamedTuple):
 
 
 def nodes_of(nir, graph) -> Nodes:
-    """The nodes of a nir.NIRGraph or of a file of one, of one input and one output.
+    """The nodes of a nir.NIRGraph, or of a file of one, with one input and one output.
 
     Raises:
-        TypeError, ValueError: it is none, or its nodes are connected in another way.
+        TypeError, ValueError: it is no such graph, or its nodes are connected in another way.
     """
     graph = _read(nir, graph) if isinstance(graph, str | Path) else graph
     if not isinstance(graph, nir.NIRGraph):
@@ -80,7 +80,7 @@ def input_shape(node) -> Shape | None:
     """The shape (C, H, W), (C, L) or (features,) of a nir.Input; None if it does not tell.
 
     Raises:
-        TypeError, ValueError: it is none of a sample, or larger than any.
+        TypeError, ValueError: it is no shape of a sample, or too large.
     """
     shape = (node.input_type or {}).get("input")
     if shape is None:
@@ -96,7 +96,7 @@ def input_shape(node) -> Shape | None:
 
 
 def _read(nir, path: str | Path):
-    """nir's own check of shapes, which takes every kernel for a square one, is left out; from_nir checks them."""
+    """Reads without nir's own check of shapes, which assumes square kernels; from_nir checks shapes."""
     unchecked = {"type_check": False} if "type_check" in inspect.signature(nir.read).parameters else {}
     try:
         with np.errstate(all="ignore"):
@@ -108,9 +108,9 @@ def _read(nir, path: str | Path):
 
 
 def _unnested(nir, graph, path: str, around: tuple[int, ...]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Nodes and edges without graphs in graphs: their nodes are called "graph.node", their inputs and outputs left out.
+    """Nodes and edges in which nodes of inner graphs are called "graph.node", without inner inputs and outputs.
 
-    ``around``: the graphs that this one is in.
+    ``around``: the ids of the graphs that this one is in.
     """
     if id(graph) in around:
         raise ValueError(f"node '{path[:-1]}' is a graph that holds itself")
@@ -148,7 +148,7 @@ def _one(kind: type, nodes: dict[str, Any], where: str) -> str:
 
 
 def _in_order(nir, nodes: dict[str, Any], senders: dict[str, list[str]]) -> list[str]:
-    """All nodes, senders before receivers: each is behind the input and leads to the output, which is the last."""
+    """All nodes, senders before receivers; refuses nodes without a sender or a way to the output."""
     try:
         order = list(graphlib.TopologicalSorter(senders).static_order())
     except graphlib.CycleError as error:
@@ -163,8 +163,8 @@ def _in_order(nir, nodes: dict[str, Any], senders: dict[str, list[str]]) -> list
 
 
 def take_out(nir, nodes: Mapping[str, Any], senders: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Take such cycles out of ``senders``: neurons -> the nodes that their spikes come back through, or their own name
-    where an edge leads straight back."""
+    """Take cycles of recurrent neurons out of ``senders``. Returns neurons -> the nodes that their spikes come back
+    through, which is their own name where an edge leads straight back."""
     returning: dict[str, list[str]] = {}
     for name, node in nodes.items():
         if not is_neuron(nir, node):
@@ -186,11 +186,8 @@ def layer_of(
     nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, modules: list[nn.Module], neuron: AnyNeuron,
     v_init: Value | None,
 ) -> nn.Module:  # fmt: skip
-    """The layer of recurrent neurons.
+    """The layer of recurrent neurons behind ``modules``; ``names``: the nodes that spikes come back through."""
 
-    Args:
-        names: what their spikes come back through. modules: what they take.
-    """
     if len(modules) > 1:
         raise TypeError(
             "recurrent neurons take one input, by a Linear, an Affine or nothing between; add them up before"
@@ -202,7 +199,7 @@ def layer_of(
 
 
 def returned(nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, before: Tensor) -> Tensor:
-    """What comes back to neurons, of the spikes [T, N, C] of the steps before each, in float64."""
+    """The recurrent current of neurons for their spikes [T, N, C] of the step before, in float64."""
     total = torch.zeros((), dtype=torch.float64)
     for back in names:
         weight, bias = _weight_of(nir, nodes, back, name)
@@ -213,7 +210,7 @@ def returned(nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, bef
 
 
 def _weight_of(nir, nodes: Mapping[str, Any], back: str, name: str) -> tuple[Tensor, Tensor | None]:
-    """A matrix [C, C], one value a neuron [C] or one for all []; and a bias."""
+    """Recurrent weights [C, C], one a neuron [C] or one for all []; and a bias, or None."""
     node = nodes[back]
     if back == name:
         return torch.ones(()), None
@@ -231,7 +228,7 @@ def _weight_of(nir, nodes: Mapping[str, Any], back: str, name: str) -> tuple[Ten
 
 
 def _joined(weights: Sequence[Tensor]) -> Tensor:
-    """The sum of weights, in the smallest form that has them all."""
+    """The sum of weights, in the smallest form that can hold it."""
     C = max((len(weight) for weight in weights if weight.ndim), default=1)
     if all(weight.ndim < 2 for weight in weights):
         return sum(weights, torch.zeros(()))
@@ -249,7 +246,7 @@ class Images:
 
 
 def simpler(nir, nodes: Nodes, dt: float, reset: str | None) -> Nodes:
-    """The same graph, of nodes that layers stand for."""
+    """The same graph, of nodes that have layers here."""
     senders = {name: list(its_senders) for name, its_senders in nodes.senders.items()}
     given = Nodes(dict(nodes.by_name), senders, [], nodes.returning)
     for name in nodes.order:
@@ -314,7 +311,7 @@ def _in_a_row(node) -> Any:
 
 
 def _put_before(nodes: Nodes, name: str, wanted: str, node: Any) -> None:
-    """A node between another, the last in order so far, and all that send to it."""
+    """Put a node between another one, the last in order so far, and all its senders."""
     new = _free(nodes, wanted)
     nodes.by_name[new], nodes.senders[new] = node, nodes.senders[name]
     nodes.senders[name] = [new]

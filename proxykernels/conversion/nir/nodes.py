@@ -43,7 +43,7 @@ def is_neuron(nir, node) -> bool:
 
 
 def is_filtered(nir, node) -> bool:
-    """Whether neurons take a filtered current."""
+    """Whether neurons filter their current."""
     return isinstance(node, (nir.CubaLIF, getattr(nir, "CubaLI", nir.CubaLIF)))  # older ones have no CubaLI
 
 
@@ -52,11 +52,11 @@ def fires(nir, node) -> bool:
 
 
 class Made(NamedTuple):
-    """Neurons, as layers here have them.
+    """Neurons of a node in terms of this package.
 
     Attributes:
-        neuron: what they are. gain: what the currents in front of them are multiplied by.
-        current: an added constant current, one or one a channel; 0: none. v_init: where they start; None: at rest.
+        neuron: the neuron model. gain: factor of the currents in front of them.
+        current: an added constant current, one or one a channel. v_init: the initial potential; None: at rest.
     """
 
     neuron: AnyNeuron
@@ -66,8 +66,8 @@ class Made(NamedTuple):
 
 
 def neuron(nir, node, dt: float, reset: str | None = None) -> Made:
-    """The neurons of a node. ``reset``: what they do whatever the node says; None: what it says."""
-    factor: Value = 1.0  # what divides a current
+    """The neurons of a node. ``reset``: replaces the node's reset; None: the node's own."""
+    factor: Value = 1.0  # the divisor of a current
     decays: dict[str, Value] = {}
     if isinstance(node, nir.Threshold):
         return Made(
@@ -103,13 +103,13 @@ def neuron(nir, node, dt: float, reset: str | None = None) -> Made:
 
 
 def _filtered_factor(node, dt: float) -> Value:
-    """What divides the current of a nir.CubaLIF."""
+    """The divisor of the current of a nir.CubaLIF."""
     tau, tau_syn = _positive("tau_mem", node.tau_mem), _positive("tau_syn", node.tau_syn)
     return tau / (_positive("r", node.r) * dt) * (tau_syn / (_positive("w_in", node.w_in) * dt))
 
 
 def shares_potentials(nir, node, dt: float, reset: str | None) -> bool:
-    """Whether neurons of a filtered current reset and rest at one potential, below their thresholds."""
+    """Whether neurons with a filtered current all reset to one potential and rest at one below their thresholds."""
     factor = _filtered_factor(node, dt)
     v_rest = _by_channel("v_leak", node.v_leak) * factor
     v_reset = None if reset == SUBTRACT else _reset(node, factor)
@@ -119,9 +119,9 @@ def shares_potentials(nir, node, dt: float, reset: str | None) -> bool:
 
 
 def _shifted(kind, theta: Value, v_reset: Value | None, v_rest: Value, decays: dict[str, Value]) -> Made:
-    """Potentials counted from where they are reset to, so that all reset to 0: a constant current makes them rest.
+    """Neurons whose potentials are counted from their reset potential; a constant current replaces the rest.
 
-    Neurons that rest below their threshold start there, and others, which fire by themselves, as after a spike.
+    Neurons that rest below their threshold start at rest; others, which fire by themselves, start as after a spike.
     """
     base: Value = 0.0 if v_reset is None else v_reset
     theta, rest = theta - base, v_rest - base
@@ -143,7 +143,7 @@ def _some(value: Value) -> list[float]:
 
 
 def _integrators_factor(node, dt: float) -> Value:
-    """1 / (r dt) of a nir.IF: 1 where it is 1 except for rounding. Far from it dt is another."""
+    """1 / (r dt) of a nir.IF, exactly 1 where it differs by rounding only. Far from 1, dt must be wrong."""
     r = _positive("r", node.r)
     share = torch.as_tensor(r, dtype=torch.float64) * dt
     if bool(torch.isclose(share, torch.ones_like(share), rtol=1e-5).all()):
@@ -157,7 +157,7 @@ def _integrators_factor(node, dt: float) -> Value:
 
 
 def check_shape(node, neurons: Shape) -> None:
-    """A node's values are one for all neurons [C, H, W] or [features], one a channel or one a neuron."""
+    """Check that a node's values are one for all neurons, one a channel, or one a neuron."""
     for name in FIELDS:
         shape = tuple(np.shape(getattr(node, name, 0.0)))
         if math.prod(shape) > 1 and shape not in (neurons, neurons[:1], neurons[:1] + (1,) * len(neurons[1:])):
@@ -182,7 +182,7 @@ def _decay(name: str, tau: Value, dt: float) -> Value:
 
 
 def _reset(node, factor: Value) -> Value | None:
-    """v_reset, which a nir older than 1.0.6 does not have: newer ones then read 0."""
+    """The reset potential; None: the threshold is subtracted. Graphs of a nir older than 1.0.6 reset to 0."""
     note = (node.metadata or {}).get(RESET)
     note = note.decode() if isinstance(note, bytes) else note
     if note == SUBTRACT:
@@ -194,7 +194,7 @@ def _reset(node, factor: Value) -> Value | None:
 
 
 def _shared(value: Value) -> float | None:
-    """A potential that all neurons have in common; None: they have several."""
+    """The potential that all neurons share; None: they have several."""
     values = torch.as_tensor(value, dtype=torch.float64).flatten()
     return values[0].item() if bool(torch.isclose(values, values[0], rtol=NEGLIGIBLE).all()) else None
 
@@ -212,7 +212,7 @@ def _by_channel(name: str, value) -> Value:
 
 
 def _made(kind: type[AnyNeuron], values: dict[str, Any]) -> AnyNeuron:
-    """With values as the kernels have them, so that what was computed for a node and back is what it was."""
+    """A neuron with float32 values, so that a value written to a node and read again is the same."""
     values = {name: np.float32(value).item() if isinstance(value, float) else value for name, value in values.items()}
     return kind(**{name: value.float() if isinstance(value, Tensor) else value for name, value in values.items()})
 
@@ -248,7 +248,7 @@ def check_size(shape: Shape) -> None:
 
 
 def check_dt(dt: float) -> None:
-    """The length of a step, one for all neurons."""
+    """Check the length of a step."""
     if not checks.is_number(dt) or not 0 < checks.as_float32(dt) < math.inf:
         raise ValueError(f"dt must be a positive number in float32, got {dt!r}")
 
@@ -295,7 +295,7 @@ def shaping(nir, node) -> nn.Module:
 
 
 def scale_of(node, shape: Shape | None) -> Tensor:
-    """The factors of a nir.Scale, in float32, for samples of ``shape``: one for all, one a channel, or one a value."""
+    """The factors of a nir.Scale for samples of ``shape``, float32: one for all, one a channel, or one a value."""
     scale = _floats("scale", node.scale)
     given = tuple(scale.shape)
     if shape is None:
@@ -309,7 +309,7 @@ def scale_of(node, shape: Shape | None) -> Tensor:
 
 
 def delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
-    """A nir.Delay of whole steps as layers, for samples of ``shape``: one of every value is one of features."""
+    """A nir.Delay of whole steps as layers, for samples of ``shape``; one delay a value needs flat features."""
     delays = numbers_of("delay", node.delay)
     steps = (delays / dt).round()
     if not torch.allclose(steps * dt, delays, rtol=1e-4, atol=1e-4 * dt) or bool((steps < 0).any()):
@@ -329,7 +329,7 @@ def delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
 
 
 def numbers_of(name: str, value) -> Tensor:
-    """A copy in float64 of real numbers, which are finite in float32."""
+    """A float64 copy of real numbers that must be finite in float32."""
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must be real numbers, got {'None' if value is None else array.dtype}")
@@ -343,7 +343,7 @@ def _floats(name: str, value) -> Tensor:
 
 
 def _integers(name: str, value, least: int, length: int = 2) -> tuple[int, ...]:
-    """That many integers; one number stands for all of them."""
+    """``length`` integers; one number stands for all of them."""
     values = np.asarray(value).reshape(-1)
     if values.dtype.kind not in "iuf" or len(values) not in (1, length) or (values != np.floor(values)).any():
         raise TypeError(f"{name} must be {'an integer' if length == 1 else 'an integer or two of them'}, got {value!r}")

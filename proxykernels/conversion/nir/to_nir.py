@@ -78,7 +78,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
 
 
 class _Writer:
-    """The nodes and edges of a graph that grows layer by layer.
+    """Builds the nodes and edges of a graph, layer by layer.
 
     Attributes:
         first: a layer -> its first node, which has its name unless that is taken.
@@ -140,7 +140,7 @@ def _sample_shape(shape: Sequence[int]) -> Shape:
 
 
 def _layers_of(net: nn.Module) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
-    """(name, layer, the layers it takes) of each layer; all have a counterpart in NIR."""
+    """(name, layer, sources) of each layer; refuses layers without a node in NIR."""
     if isinstance(net, Network):
         listed = net.layers()
     elif isinstance(net, nn.Sequential):
@@ -165,7 +165,7 @@ def _layers_of(net: nn.Module) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
 
 
 def _unnested(net: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The layers of nested nn.Sequentials in the order of calls, one that is called twice twice."""
+    """The layers of nested nn.Sequentials in the order of calls; one that is called twice is listed twice."""
     for name, module in net._modules.items():
         if isinstance(module, nn.Sequential):
             yield from _unnested(module, f"{path}{name}.")
@@ -198,7 +198,7 @@ def neuron_node(nir, layer: layers.Neurons, shape: Shape, dt: float):
 
 
 def _dynamics(nir, neuron: AnyNeuron, shape: Shape, dt: float) -> tuple[Any, dict[str, np.ndarray], Any]:
-    """The class of a node, what it needs in addition to potentials, and by what its potentials are multiplied."""
+    """The class of a node, its values other than potentials, and the factor of its potentials."""
     one = np.float32(1)
     if isinstance(neuron, CubaLIFNeuron):
         tau_mem = _time_constant("decay", neuron.decay, shape, dt)
@@ -214,7 +214,7 @@ def _dynamics(nir, neuron: AnyNeuron, shape: Shape, dt: float) -> tuple[Any, dic
 
 
 def _time_constant(name: str, decay: Value, shape: Shape, dt: float) -> np.ndarray:
-    """dt / (1 - decay); in float64, from which float32's decays come back as they were."""
+    """dt / (1 - decay), in float64, from which the float32 decay is recovered exactly."""
     share = _values(decay, shape).astype(np.float64)
     if share.max() == 1:
         raise ValueError(f"NIR cannot say {name} = 1, whose time constant is infinite; only nir.IF and nir.I have none")
@@ -281,7 +281,7 @@ def shaping_node(nir, layer: nn.Module, input_shape: Shape, dt: float):
 
 
 def recurrent_node(nir, weight: Tensor):
-    """What spikes pass on their way back to their neurons: a matrix [C, C], or one value a neuron [C]."""
+    """The node of recurrent weights: a matrix [C, C], or one value a neuron [C]."""
     return (nir.Linear if weight.ndim == 2 else nir.Scale)(_array("recurrent_weight", weight))
 
 

@@ -224,7 +224,7 @@ def convert(
 
 
 class _Batches:
-    """The calibration data as tensors [N, ...]. It is read once; batches that were looked at first are given again."""
+    """The calibration data as tensors [N, ...]. It is read once; the first batch is kept."""
 
     def __init__(self, calibration: Tensor | Iterable):
         if isinstance(calibration, Tensor):
@@ -234,7 +234,10 @@ class _Batches:
             calibration = calibration.split(BATCH)
         elif not isinstance(calibration, Iterable):
             raise TypeError(f"calibration must be a tensor [N, ...] or a DataLoader, got {type(calibration).__name__}")
-        self.number = _length(calibration)
+        try:
+            self.number = len(calibration) if isinstance(calibration, Sized) else None
+        except TypeError:  # a DataLoader of a dataset without a length
+            self.number = None
         self.rest = self._tensors(calibration)
         self.first = next(self.rest, None)
         if self.first is None:
@@ -259,18 +262,10 @@ class _Batches:
 
 
 def _in_words(method: str, percentile: float, v_reset: float | None) -> dict[str, str]:
-    """What a model card says of IF neurons."""
+    """The lines of a model card about IF neurons."""
     reset = "soft reset" if v_reset is None else f"reset to {v_reset:g}"
     scales = f"{percentile:g} % of the activations" if method == "percentile" else "the largest activation"
     return {"neurons": f"integrate-and-fire, {reset}", "a rate of 1 is": scales}
-
-
-def _length(batches: Iterable) -> int | None:
-    """Their number; None: it is not known, as of a DataLoader of a dataset without a length."""
-    try:
-        return len(batches) if isinstance(batches, Sized) else None
-    except TypeError:
-        return None
 
 
 def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
@@ -289,7 +284,7 @@ def _run(interpreter: fx.Interpreter, batch: Tensor, model: str) -> Any:
 
 @torch.no_grad()
 def _check_followed(model: nn.Module, samples: Tensor, followed: Any) -> None:
-    """torch.fx takes ``x += y`` for ``x = x + y``, which is another thing where something else holds x."""
+    """Check a run of the trace: torch.fx takes ``x += y`` for ``x = x + y``, which differs if x is used elsewhere."""
     for ours, y in zip(tensors_of(followed), tensors_of(model(samples.clone())), strict=True):
         if ours.dtype != y.dtype:
             raise TypeError(
@@ -306,7 +301,7 @@ def _check_followed(model: nn.Module, samples: Tensor, followed: Any) -> None:
 
 
 class _Watcher(fx.Interpreter):
-    """Runs the network, and shows what the watched nodes give to their distributions."""
+    """Runs the network, and adds the values of watched nodes to their distributions."""
 
     def __init__(self, traced: fx.GraphModule, watched: dict[fx.Node, list[Distribution]]):
         super().__init__(traced)

@@ -1,7 +1,6 @@
-"""What prevents a conversion: parts without a counterpart in spikes, and a state.
+"""Finds what prevents a conversion: parts without a counterpart in spikes, and state between calls.
 
-All such parts are named at once, since each of them takes another training. A network that does not give the same at
-each call has a state.
+All such parts are named at once, since changing one takes another training.
 """
 
 from contextlib import nullcontext
@@ -19,18 +18,18 @@ from ..graph.state_between_calls import Changed, State, generators_kept
 from .relu_graph import tensors_of
 from .viewed_graph import is_move
 
-PLACES = 3  # that are named of each kind
+PLACES = 3  # named for each kind
 BLOCK = "squeeze-and-excitation block"
 OF_BLOCKS = "; it multiplies each channel by a number computed from the same sample, which spikes cannot: remove it"
 PRODUCTS = ("mul", "multiply")
-CALLS = 101  # of a network that notes something: a prime, so that no short cycle ends with it
-FEW_CALLS = 16  # of one in which nothing changes that can be reached: what else it keeps shows soon, or never
+CALLS = 101  # of a network that keeps something: a prime, so that no short cycle ends with it
+FEW_CALLS = 16  # of a network in which no value that can be reached changes
 
 
 def with_all(error: TypeError, traced: fx.GraphModule, model: str, supported: tuple[type, ...]) -> TypeError:
-    """``error``, of the first part that has no counterpart, with a list of all such parts if there are several.
+    """``error``, about the first part without a counterpart, with a list of all such parts if there are several.
 
-    ``supported``: modules that have one. A run has noted what each node gives (sample_runs.py).
+    ``supported``: modules that have a counterpart. A run must have noted the values of nodes (sample_runs.py).
     """
     found = _parts(traced, model, supported)
     if "no counterpart in spikes" not in str(error) or sum(map(len, found.values())) < 2:
@@ -48,7 +47,7 @@ def with_all(error: TypeError, traced: fx.GraphModule, model: str, supported: tu
 
 
 def _parts(traced: fx.GraphModule, model: str, supported: tuple[type, ...]) -> dict[tuple[str, str], list[str]]:
-    """(kind, remedy) -> the places of these parts, in order."""
+    """(kind, remedy) -> the places of such parts, in order."""
     nodes = [node for node in needed(traced, model) if not is_constant(node)]
     blocks = {_owner(node): node for node in nodes if _is_excitation(node) and _owner(node)}
     found: dict[tuple[str, str], list[str]] = {}
@@ -65,7 +64,7 @@ def _parts(traced: fx.GraphModule, model: str, supported: tuple[type, ...]) -> d
 
 
 def _kind(node: fx.Node, traced: fx.GraphModule, supported: tuple[type, ...]) -> str:
-    """The module's class, or the function, that has no counterpart; "": it has one, as far as its name tells."""
+    """The class or function without a counterpart, judged by its name; "": it has one."""
     if node.op == "call_module":
         module = traced.get_submodule(str(node.target))
         kind = type(module).__name__
@@ -94,7 +93,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _owner(node: fx.Node) -> str:
-    """The path of the module whose forward pass calls a function, or of a module that is called."""
+    """The path of a called module, or of the module whose forward pass calls a function."""
     if node.op == "call_module":
         return str(node.target)
     owners = list(node.meta.get("nn_module_stack") or {})
@@ -102,10 +101,7 @@ def _owner(node: fx.Node) -> str:
 
 
 class Steady:
-    """A copy of ``ann``, as it is now, to be called again and again on ``samples`` [N, ...].
-
-    Networks of only torch's own modules are not.
-    """
+    """Calls a copy of ``ann`` repeatedly on ``samples`` [N, ...]; networks with only torch's modules are not called."""
 
     def __init__(self, ann: nn.Module, samples: Tensor):
         self.name, self.samples = type(ann).__name__, samples
@@ -113,10 +109,12 @@ class Steady:
 
     @torch.no_grad()
     def check(self) -> None:
-        """Samples take turns in their order. What its own code notes may change, as long as what it gives does not.
+        """Check that outputs do not change from call to call; values that the network keeps may change.
+
+        The samples are given in both orders.
 
         Raises:
-            Changed: it gives something else than before; the message names the module that is the reason.
+            Changed: an output changes; the message names the module that causes it.
         """
         if self.net is None:
             return
@@ -132,7 +130,7 @@ class Steady:
         raise Changed(f"{self.name} has a state: it does not always give the same for the same input; take it out")
 
     def _called(self, net: nn.Module, watches: bool = False) -> tuple[bool, Changed | None, State]:
-        """Whether it gave the same at each call; the first change of what it keeps; ``watches``: also each module."""
+        """Whether outputs stayed the same, and the first change of a kept value; ``watches``: look at each module."""
         state = State(net, self.name)
         known: dict[int, list[Tensor]] = {}
         changed: Changed | None = None

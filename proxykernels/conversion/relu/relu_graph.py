@@ -30,9 +30,9 @@ OF_IMAGES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPoo
 
 
 class ReluGraph(NormsBehind):
-    """What a forward pass has done on samples must be noted (sample_runs.py): shapes, numbers and constants.
+    """The graph of a ReLU network. A run must have noted shapes, numbers and constants (sample_runs.py).
 
-    Neurons behind a max pooling may come before it, and pooling takes the highest rate.
+    Neurons behind a max pooling are put in front of it, and the pooling takes the highest rate.
     """
 
     rates = True
@@ -61,7 +61,7 @@ class ReluGraph(NormsBehind):
         return super()._step(node, values)
 
     def _is_elementwise(self, module: nn.Module) -> bool:
-        """Whether a module does the same with each value of the one result that it takes, whatever their shape."""
+        """Whether a module does the same with each value of its input, whatever the shape."""
         if isinstance(module, Scaled):
             return not any(isinstance(value, Tensor) and value.ndim for value in (module.factor, module.shift))
         return self.is_neuron(module) or isinstance(module, (nn.LeakyReLU, *self.negligible))
@@ -141,7 +141,7 @@ class ReluGraph(NormsBehind):
         return current
 
     def _product_of_rows(self, node: fx.Node, x: Signal | Current, module: nn.Linear, path: str) -> Signal:
-        """A matrix product of the last axis, [N, ..., features]: a convolution of one tap."""
+        """A matrix product of the last axis of [N, ..., features], as a convolution of one tap."""
         before = self._before(node)
         shape, out = before.meta["shape"], node.meta["shape"]
         x = self._carry(before, x)
@@ -156,8 +156,10 @@ class ReluGraph(NormsBehind):
     def _scaled(
         self, before: fx.Node, x: Signal | Current, scaled: Scaled, path: str, shape: tuple[int, ...] | None = None
     ) -> Signal | Current:
-        """A result of ``before`` times a factor, plus a shift, each of which may be one for each channel or value, and
-        larger than the result: of ``shape``."""
+        """The value of ``before`` times a factor plus a shift, each a number, one a channel, or one a value.
+
+        They may be of a larger ``shape``, to which the value is broadcast.
+        """
         given = before.meta["shape"]
         shape = shape or given
         constants = scaled.factor, scaled.shift
@@ -185,7 +187,7 @@ class ReluGraph(NormsBehind):
         return replace(x, view=as_given(shape))
 
     def _leaky(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
-        """y = slope x + (1 - slope) max(x, 0): what is carried on as real values, and neurons on it."""
+        """y = slope x + (1 - slope) max(x, 0): x as real values, and neurons for its positive part."""
         x = self._carry(self._before(node), x)
         if not x.signed:
             return x
@@ -197,7 +199,7 @@ class ReluGraph(NormsBehind):
         return Current(name, path, terms)
 
     def _times(self, x: Signal, factor: float | Tensor, shift: float | Tensor, learnt: bool) -> Projection:
-        """The values of a signal times a number, or one number a channel, plus a number, or one a channel."""
+        """A signal times a factor plus a shift, each a number or one a channel."""
         assert x.shape is not None
         identity = rewrites.scaled_identity(x.shape[1], len(x.shape), self.like, learnt)
         module = rewrites.affine(identity, factor, shift)
@@ -224,7 +226,7 @@ class ReluGraph(NormsBehind):
         return replace(x, view=as_given(rows).reshape(result))
 
     def _is_of_all(self, node: fx.Node, before: fx.Node, module: Any) -> bool:
-        """Whether an average's window is computed from the size of what it takes, such as ``y.size()[2:]``."""
+        """Whether an average's window is computed from the size of its input, as in ``y.size()[2:]``."""
         window = node.args[1] if len(node.args) > 1 else node.kwargs.get("kernel_size")
         size, padding, kernel = before.meta["shape"][2:], module.padding, module.kernel_size
         given = window if isinstance(window, tuple | list) else [window]
@@ -234,7 +236,7 @@ class ReluGraph(NormsBehind):
         return kernel == size and not any(padding if isinstance(padding, tuple) else (padding,))
 
     def _unbatched(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str, axes: int) -> Signal:
-        """Pooling of one axis less than it has samples of, [N, C, L] as N images of one channel: as torch does it."""
+        """Pooling of inputs with one axis too few: as in torch, [N, C, L] are N images of one channel."""
         before = self._before(node)
         shape, result = before.meta["shape"], node.meta["shape"]
         if len(shape) != axes - 1:
@@ -249,7 +251,7 @@ class ReluGraph(NormsBehind):
         return replace(x, view=as_given(whole).reshape(result))
 
     def _upsampled(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
-        """An enlargement of images, and of rows as images of one row."""
+        """Upsampling of images; rows are images of one row."""
         before = self._before(node)
         shape, result = before.meta["shape"], node.meta["shape"]
         size, factor = module.size, module.scale_factor
@@ -269,7 +271,7 @@ class ReluGraph(NormsBehind):
         return replace(x, view=as_given(whole).reshape(result))
 
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
-        """Add neurons at the end, whose charges are the logits, also negative ones."""
+        """Add neurons at the end, whose charges are the logits, including negative ones."""
         if isinstance(x, Current) and x.pools:
             x = self._carry(result, x)
         if isinstance(x, Current) or (x.layer != Network.INPUT and not self._gives_neurons(x)):
@@ -285,8 +287,8 @@ class ReluGraph(NormsBehind):
 
 
 def one_output(traced: fx.GraphModule, model: str) -> None:
-    """Make the model return its logits as one tensor: without a softmax or sigmoid at the end, and of several results
-    all values [N, features] side by side. A run has noted what each node gives (sample_runs.py)."""
+    """Make the model return its logits as one tensor: without a softmax or sigmoid at the end, and with the values of
+    several results side by side [N, features]. A run must have noted the values of nodes (sample_runs.py)."""
     graph = traced.graph
     output = list(graph.nodes)[-1]
     leaves = _leaves(output.args[0])
@@ -313,9 +315,9 @@ def tensors_of(returned: Any) -> list[Tensor]:
 
 
 def parts_of(returned: Any) -> Part | None:
-    """Where a network's output has what the model returned; None: it is one tensor, and the output itself.
+    """The places in a network's output of what the model returned; None: the model returned one tensor, the output.
 
-    Named tuples become tuples, and dataclasses dicts of their fields. What is no tensor is None.
+    Named tuples become tuples, dataclasses become dicts of their fields, and values other than tensors become None.
     """
     start = 0
 
@@ -371,7 +373,7 @@ def _with_features(leaf: fx.Node, graph: fx.Graph) -> fx.Node:
 
 
 def _logits(leaf: fx.Node, traced: fx.GraphModule, output: fx.Node) -> fx.Node:
-    """What a softmax or the like at the end takes."""
+    """The input of a softmax or the like at the end; other nodes are returned as they are."""
     if leaf.op == "call_module":
         ends = isinstance(traced.get_submodule(str(leaf.target)), MONOTONE)
     else:

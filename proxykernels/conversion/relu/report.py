@@ -179,7 +179,7 @@ def conversion_report(net: Network, x: Tensor, T: int) -> ConversionReport:
 
 
 def _of_changes(net: Network, x: Tensor, T: int) -> ConversionReport:
-    """The report of sigma-delta neurons: their state holds what they have sent."""
+    """The report of sigma-delta neurons; their state contains what they have sent."""
     result = simulate(net, x, T, chunk=None, state={}, stop=None)
     after = simulate(net, x, 1, chunk=None, state=result.state, stop=None)
     rows, name = list[Row](), Network.INPUT
@@ -196,7 +196,7 @@ def _of_changes(net: Network, x: Tensor, T: int) -> ConversionReport:
 
 
 def _of_sent(name: str, layer: SigmaDeltaNeurons, sent: Tensor, wanted: Tensor, rate: float) -> Row:
-    """The row of a layer. ``sent``: what its neurons have sent [N, P, C]; ``wanted``: the activations [N, C, ...]."""
+    """The row of a layer whose neurons have ``sent`` [N, P, C]; ``wanted``: the activations [N, C, ...]."""
     wanted = wanted.flatten(2).transpose(1, 2) if wanted.ndim > 2 else wanted.unsqueeze(1)
     size = wanted.abs().mean()
     clipped, error = (wanted.abs() > 1).float().mean(), (sent - wanted).abs().mean() / size
@@ -204,7 +204,7 @@ def _of_sent(name: str, layer: SigmaDeltaNeurons, sent: Tensor, wanted: Tensor, 
 
 
 def _outputs(layer: Neurons, found: Tensor, current: Tensor, *, one_tensor: bool) -> Outputs:
-    """Of the last layer, whose logits are ``found`` and whose currents in the ReLU network, in scales, ``current``."""
+    """The outputs of the last layer: logits ``found`` beside the ReLU network's ``current``, in scales."""
     scale = torch.as_tensor(layer.scale, dtype=torch.float32, device=current.device)
     scale = scale.view(-1, *[1] * (current.ndim - 2)) if scale.ndim else scale
     wanted = (activation(layer, current) if layer.rectifies else current) * scale
@@ -270,7 +270,7 @@ def _measured(result: Result, labels: Tensor | None) -> list[tuple[str, ...]]:
 
 
 def _accuracies(result: Result, labels: Tensor) -> dict[str, float]:
-    """By how the class is read from the output: the share of the samples that are right."""
+    """The accuracy for each way to read the class from the output."""
     found = {}
     try:
         found["by the logits"] = _right(result.logits, labels)

@@ -23,9 +23,9 @@ from ..graph.rewrites import scaled_identity
 from .relu_graph import ReluGraph
 
 METHODS = ("max", "percentile")
-ROOM = 1.5  # times a channel's largest activation: other data go beyond it, and what is clipped no steps bring back
-LEAST = 0.1  # of the layer's scale: no channel's is smaller, as other data may wake it
-ABOVE = 1.0625  # times the largest second output, so that it does not fire at every step as the first one does
+ROOM = 1.5  # times a channel's largest activation: other data may exceed it, and more steps do not recover clipping
+LEAST = 0.1  # times the layer's scale is the smallest scale of a channel, which may be more active on other data
+ABOVE = 1.0625  # times the largest second output, so that the second class does not fire at every step
 KEEP_CHANNELS = (
     layers.MaxRatePool2d, layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.MaxRatePool1d, layers.AvgPool1d,
     layers.AdaptiveAvgPool1d, layers.Flatten, layers.Upsample, layers.ZeroPad2d, layers.RunningMaxPool1d,
@@ -35,14 +35,14 @@ Scales = dict[str, Tensor]  # population -> [C], or no dimensions: one for all c
 
 
 class Distribution:
-    """Maximum and percentiles of the positive part of values [N, C, ...] that come in parts, in one pass.
+    """Maximum and percentiles of the positive part of values [N, C, ...] that come in batches, in one pass.
 
-    A histogram over the upper 20 bits of a float32 (all but the sign, which is 0): bins 1/4096 of their value wide.
-    ``signed``: of absolute values.
+    A histogram over the upper 20 bits of a float32 without the sign: bins are 1/4096 of their value wide.
+    ``signed``: take absolute values instead of the positive part.
 
     Attributes:
         maximum: of each channel, float32 [C]. lowest: of all values, at most 0.
-        second: the largest value that was second in its sample, of [N, C]; otherwise None.
+        second: the largest second value of a sample, for values [N, C]; otherwise None.
     """
 
     SHIFT = 12
@@ -72,7 +72,7 @@ class Distribution:
 
 
 def watched(graph: ReluGraph) -> tuple[dict[str, Distribution], dict[fx.Node, list[Distribution]]]:
-    """A distribution for each population that fires, and those that each node's values go to."""
+    """A distribution for each population that fires, and for each node the distributions of its values."""
     distributions = {name: Distribution(population.signed) for name, population in graph.firing.items()}
     nodes: dict[fx.Node, list[Distribution]] = {}
     for name, population in graph.firing.items():
@@ -104,16 +104,16 @@ def scales_of(graph: ReluGraph, distributions: dict[str, Distribution], method: 
 
 
 def _range(outputs: Distribution) -> float:
-    """What the last layer's counts need to tell the first class: the largest output that was second in its sample, as
-    no two then fire at every step; of other outputs than classes the maximum. Counts of the first class may end there;
-    logits, which are made of potentials too, do not."""
+    """The scale of the last layer: the largest output that was second in its sample, so that two classes never both
+    fire at every step; the maximum if outputs are no classes. It may clip counts of the first class, but not logits,
+    which include potentials."""
     largest = outputs.maximum.max().item()
     return largest if outputs.second is None else min(largest, max(ABOVE * outputs.second, LEAST * largest))
 
 
 def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
-    """One scale a channel, the largest, for all populations that identity shortcuts connect, which have no weight; one
-    for all channels of those whose spikes are put side by side or elsewhere. Real values are scaled themselves."""
+    """Set scales to the largest where no weight can rescale: per channel for populations that identity shortcuts connect,
+    and for all channels of populations whose spikes are concatenated or rearranged."""
     joined = {name: {name} for name in scales}
     together = list(graph.one_scale)
     for name, population in graph.firing.items():
@@ -142,7 +142,7 @@ def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
 
 
 def rearranged(graph: ReluGraph) -> set[str]:
-    """The populations whose spikes reach others in another order than their channels have."""
+    """The populations whose spikes reach other layers in another order of channels."""
     found = set()
     for layer, sources in graph.others.values():
         if isinstance(layer, KEEP_CHANNELS):
@@ -159,7 +159,7 @@ def rearranged(graph: ReluGraph) -> set[str]:
 def rescale(population: ModelPopulation, scales: Scales, name: str, like: Tensor) -> None:
     """Multiply the weights by scale in / scale out, and divide the biases by scale out, in place.
 
-    Weights of 1 that an identity shortcut gets are of the type of ``like``.
+    An identity shortcut gets weights of the type of ``like`` where the scales differ.
     """
     out = scales[name]
     for projection in population.current.projections:
@@ -188,7 +188,7 @@ def limit(relu: nn.Module | None) -> float | None:
 
 
 def check_shareable(graph: ReluGraph, ann: nn.Module) -> None:
-    """Whether all weights can be ``ann``'s own.
+    """Check that all weights can be ``ann``'s own.
 
     Raises:
         ValueError: some cannot; the message names the layer.
@@ -226,5 +226,5 @@ def _all_in(parameters: Iterable[nn.Parameter], ids: set[int]) -> bool:
 
 
 def _keeps_scale(population: ModelPopulation, projection: Projection) -> bool:
-    """Whether an identity joins values of one scale: of neurons on both sides, or of none."""
+    """Whether an identity joins values of one scale: both are of neurons, or neither is."""
     return population.fires == (projection.source.neurons != Network.INPUT)

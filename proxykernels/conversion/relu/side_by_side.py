@@ -31,24 +31,24 @@ from .relu_graph import ReluGraph
 from .scales import Scales
 from .viewed_graph import keeps_samples
 
-STEPS = 8  # of the calibration: as good as any for T from 4 to 1024 (docs/convert.md)
+STEPS = 8  # of the calibration: as good as any other number for T from 4 to 1024 (docs/convert.md)
 COMPARED = STEPS // 2, STEPS  # steps after which counts are compared
 FEWEST, SAMPLES = 4, 64  # of the calibration data, at most; fewer than SAMPLES where these have many values
-INPUTS = 1 << 20  # values of those samples, at most: of photographs a few do
-UNIT = 1 / 256  # what potentials are rounded to: sums with weights of few bits stay exact
-HALF = 0.5  # of a threshold, which is 1: rounds counts to the nearest
-SHIFTS = 1 / 2, 1 / 4, 1 / 8, 1 / 16  # of a threshold, by which the search for a channel's start goes up and down
+INPUTS = 1 << 20  # values of those samples, at most
+UNIT = 1 / 256  # potentials are rounded to it, so that sums with weights of few bits stay exact
+HALF = 0.5  # half a threshold, which rounds counts to the nearest
+SHIFTS = 1 / 2, 1 / 4, 1 / 8, 1 / 16  # of a threshold: steps of the search for a channel's initial potential
 Fire = Callable[[str, Neurons, Tensor, Any], tuple[Any, Tensor]]
-CHECKED, VALUES = 4, 1 << 16  # samples of the calibration data for the comparison, and numbers in them, at most
-TOLERANCE = 1e-4  # of a node's largest value; or of the sum of its terms' absolute values, which rounding grows with
+CHECKED, VALUES = 4, 1 << 16  # samples of the calibration data for the comparison, and values in them, at most
+TOLERANCE = 1e-4  # relative to a node's largest value, or to the sum of its terms' absolute values
 
 
 @torch.no_grad()
 def follow(net: Network, x: Tensor, T: int, fire: Fire) -> None:
-    """Go through both networks, on a constant input x [N, ...].
+    """Run both networks, layer by layer, on a constant input x [N, ...].
 
-    ``fire(name, layer, current, inputs)`` has the ReLU network's currents [N, ...] and the spiking network's inputs
-    (T, N, ...), and gives spikes and potentials.
+    ``fire(name, layer, current, inputs)`` takes the ReLU network's currents [N, ...] and the spiking network's inputs
+    (T, N, ...), and returns spikes and potentials.
     """
     layers = net.layers()
     last_use = {source: k for k, (_, _, sources) in enumerate(layers) for source in sources}
@@ -105,7 +105,7 @@ def calibrate_potentials(net: Network, x: Tensor) -> None:
 
 
 def _search_start(layer: Neurons, current: Tensor, inputs: Any) -> None:
-    """Start each channel where its counts err least: from half a threshold up or down, by less and less."""
+    """Start each channel where the error of its counts is least, searched from half a threshold by smaller steps."""
     expected = activation(layer, current).clamp(max=1)
 
     def error(start: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _search_start(layer: Neurons, current: Tensor, inputs: Any) -> None:
 
 
 def _balance_charges(layer: Neurons, current: Tensor, inputs: Any) -> None:
-    """Start each channel with the charge that comes too late; charge of negative outputs counts too."""
+    """Start each channel with the charge that arrives too late, including charge of negative outputs."""
     spikes, after = layer.spike(inputs)
     start = HALF + _channel_means(STEPS * current - (spikes.count() + after - HALF))
     layer._set_value("v_init", torch.round(start / UNIT) * UNIT)
@@ -136,14 +136,14 @@ def _channel_means(values: Tensor) -> Tensor:
 
 
 def samples_of(batch: Tensor) -> Tensor:
-    """As many samples as keep the check a small part of the conversion."""
+    """Few enough samples that the check is a small part of the conversion."""
     return batch[: max(1, min(CHECKED, VALUES // max(1, batch[0].numel())))]
 
 
 class OriginalValues(fx.Interpreter):
-    """The original network's values on samples x [N, ...], of the nodes that layers give.
+    """The original network's values on samples x [N, ...], for nodes that are outputs of layers.
 
-    They are kept as they are at first: others may be changed in place later.
+    They are copied at once, since a later node may change them in place.
     """
 
     def __init__(self, traced: fx.GraphModule, graph: ReluGraph, x: Tensor):
@@ -195,7 +195,7 @@ def check(net: Network, graph: ReluGraph, scales: Scales, original: OriginalValu
 
 
 def _value(graph: ReluGraph, name: str, module: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-    """What a layer gives in a ReLU network; the last one's currents are the logits."""
+    """The output of a layer in the ReLU network; the currents of the last layer are the logits."""
     value = relu_value(module, inputs)
     if not isinstance(module, Neurons | SigmaDeltaNeurons) or graph.populations[name].neuron is None:
         return value
@@ -203,14 +203,14 @@ def _value(graph: ReluGraph, name: str, module: Any, inputs: tuple[Tensor, ...])
 
 
 def spread(scale: Tensor, value: Tensor) -> Tensor:
-    """A scale, or one for each channel, for a layer's values [N, C, ...], of which flattening makes several."""
+    """A scale, or one for each channel, for a layer's values [N, C, ...]; flattened channels have several values."""
     if scale.ndim:
         scale = scale.repeat_interleave(value.shape[1] // len(scale)).view(-1, *[1] * (value.ndim - 2))
     return scale.to(value)
 
 
 def _seen(value: Tensor, signal: Signal) -> Tensor:
-    """A layer's values where the model sees them."""
+    """A layer's values in the order in which the model sees them."""
     if signal.view is None:
         return value
     places = signal.view[0]

@@ -1,13 +1,13 @@
-"""Networks of sigma-delta neurons: a threshold for each channel, layers, and where max pooling goes.
+"""Networks of sigma-delta neurons: a threshold for each channel, layers, and the place of max pooling.
 
-A threshold is the largest activation of its channel on the calibration data; of a layer without a ReLU the largest
+A threshold is the largest activation of its channel on the calibration data, or for a layer without a ReLU the largest
 absolute value. The weights contain it, as they contain the scales of rates: a spike of 1 is one threshold. Neurons of
 an identity shortcut keep their own thresholds, and the ratio becomes the shortcut's weight.
 
 An increasing activation and a maximum can be exchanged, max(relu(z)) = relu(max(z)). So the neurons come behind the
-pooling: there are fewer of them, and their spikes are additions in the next layer. This holds where only the pooling
-takes what they send, directly or in a concatenation. Elsewhere the neurons send what others need too, and the pooling
-passes on real values: the change of the maximum of everything sent so far.
+pooling: there are fewer of them, and their spikes are additions in the next layer. This needs neurons whose output only
+the pooling takes, directly or in a concatenation. Otherwise the neurons stay in front, and the pooling passes on real
+values: the change of the maximum of everything sent so far.
 """
 
 import math
@@ -28,8 +28,8 @@ from .relu_graph import ReluGraph
 from .scales import Distribution, Scales, limit, rearranged
 
 NAME = "sigma-delta"
-# Of the layer's largest activation: no channel's threshold is smaller. A channel that the calibration data hardly wake
-# would take many spikes on others.
+# No channel's threshold is smaller than this share of the layer's largest activation. A channel that is hardly active
+# on the calibration data would otherwise send many spikes on other data.
 LEAST = 1 / 4
 RUNNING: dict[type, Any] = {
     layers.MaxPool1d: layers.RunningMaxPool1d,
@@ -42,10 +42,10 @@ RUNNING: dict[type, Any] = {
 
 
 def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelta | None:
-    """The neurons that convert was asked for; None: IF neurons. ``options``: those of IF neurons, and their defaults.
+    """The neurons that the caller asks for; None: IF neurons. ``options``: those of IF neurons, and their defaults.
 
     Raises:
-        TypeError, ValueError: they are unknown, or come with options of others.
+        TypeError, ValueError: the neurons are unknown, or an option is for IF neurons only.
     """
     if neuron == "if":
         return None
@@ -64,7 +64,7 @@ def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelt
 
 
 def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scales:
-    """Of each population [C], or without dimensions, one for all channels; 1 where there are no neurons."""
+    """The thresholds of each population, [C] or one for all channels []; 1 where there are no neurons."""
     found: Scales = {}
     for name, distribution in distributions.items():
         population = graph.populations[name]
@@ -93,7 +93,7 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
 
 
 def layer_of(population: ModelPopulation, scale: Tensor, neuron: SigmaDelta) -> SigmaDeltaNeurons:
-    """The neurons of a population, or what passes its sum on as real values."""
+    """The layer of a population: neurons, or one that passes the sum on as real values."""
     modules = [synapse_of(module).plain() for module in population.modules]
     return SigmaDeltaNeurons(
         *modules, neuron=neuron, scale=scale, limit=limit(population.neuron), rectifies=population.neuron is not None,
@@ -102,12 +102,12 @@ def layer_of(population: ModelPopulation, scale: Tensor, neuron: SigmaDelta) -> 
 
 
 def is_fired(population: ModelPopulation) -> bool:
-    """Whether sigma-delta neurons send the population's values; the last layer's are passed on as they are."""
+    """Whether sigma-delta neurons send the population's values; the last layer passes real values on."""
     return population.signed or (population.fires and population.neuron is not None)
 
 
 def pool_before_neurons(graph: ReluGraph) -> None:
-    """Put each max pooling before the neurons whose spikes it takes; let others pool what was sent so far."""
+    """Put each max pooling in front of the neurons whose spikes it takes, or let it pool what was sent so far."""
     for name in list(graph.order):
         old, (source, *_) = graph.others.get(name, (None, ("",)))
         if type(old) not in RUNNING:
@@ -126,8 +126,8 @@ def _running(pool: Any) -> layers.RunningMaxPool2d:
 
 
 def _taken_alone(graph: ReluGraph, name: str, reader: str) -> set[str] | None:
-    """A layer that only ``reader`` takes, and all before it back to neurons; None: others take some, or there is
-    something else before."""
+    """A layer that only ``reader`` takes, and the layers before it up to neurons; None: other layers take one of them,
+    or one is neither neurons nor a concatenation."""
     if [other for other in graph.order if name in _sources(graph, other)] != [reader]:
         return None
     if name in graph.populations:
@@ -148,7 +148,7 @@ def _sources(graph: ReluGraph, name: str) -> tuple[str, ...]:
 
 
 def _leave_out(graph: ReluGraph, name: str, source: str, pooled: set[str]) -> None:
-    """Leave out the pooling ``name``: ``source`` has its values now, and no layer has those of ``pooled`` before it."""
+    """Remove the pooling ``name``: ``source`` now gives its values, and no layer gives those of ``pooled`` any more."""
     graph.order.remove(name)
     del graph.others[name]
     for other, (layer, sources) in graph.others.items():

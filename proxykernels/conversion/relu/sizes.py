@@ -1,8 +1,8 @@
-"""What a model computes from the sizes of its input: its translation has the sizes of the calibration samples.
+"""Finds what a model computes from the size of its input, which is a constant of the translation.
 
-A pooling by ``y.size()[2:]``, a crop, a division by H * W or a branch by a size is a constant of the translation. So
-model and translation run on other sizes, and on other numbers of samples. Numbers that only further sizes would change,
-such as ``x.shape[2] > 512``, are computed again for many sizes, which takes no run.
+Examples are a pooling by ``y.size()[2:]``, a crop, a division by H * W, or a branch by a size. So model and translation
+run on other sizes, and the model on other numbers of samples. Numbers that only further sizes would change, such as
+``x.shape[2] > 512``, are computed for many sizes without a run.
 """
 
 import math
@@ -24,21 +24,21 @@ from .side_by_side import activation, relu_value, spread
 
 NUMBERS_OF_SAMPLES = (*range(1, 66), 100, 127, 128, 129, 200, 255, 256, 257, 500, 512, 1000, 1024, 4096, 10000)
 LENGTHS = (*range(1, 65), 96, 100, 127, 128, 129, 192, 224, 255, 256, 257, 299, 300, 384, 512, 513, 1000, 1024, 2048)
-MOST_HIDDEN = 8  # sizes that are tried for the sake of a number; with more the network has one size
-LARGEST = 1 << 18  # values of a sample of these; and of one that is tried at three times its length, SMALL
-SMALL = 1 << 15
+MOST_HIDDEN = 8  # sizes tried because a number changes there; if there are more, the network gets one fixed size
+LARGEST = 1 << 18  # values of a sample of such a size, at most
+SMALL = 1 << 15  # values of a sample that is also tried at three times its length
 TOLERANCE = 1e-3  # of the largest output
 
 Shapes = dict[fx.Node, tuple[int, ...]]
 
 
 def check_samples(model: nn.Module, traced: fx.GraphModule, few: Tensor, name: str, rounding: float) -> None:
-    """Refuse a model that gives something else for a sample where more or fewer come with it.
+    """Check that a model's output for a sample does not depend on the other samples.
 
-    ``few``: two samples, those of the trace. ``rounding``: as :func:`rounding_of` has it.
+    ``few``: the two samples of the trace. ``rounding``: of :func:`rounding_of`.
 
     Raises:
-        TypeError: it is such a model.
+        TypeError: it does.
     """
     four = torch.cat([few, few.flip(0)])
     given = {len(x): _called(model, x) for x in (few[:1], few, four)}
@@ -73,8 +73,9 @@ class _Tried:
     """Samples x [N, ...] of another size.
 
     Attributes:
-        logits: the model's; None where it does not take such samples, or ``followed`` is not True.
-        followed: whether the trace gives what the model gives; None: it fails there, or the model does.
+        logits: the trace's; None if ``followed`` is not True.
+        followed: whether the trace gives the model's output; None: the trace or the model fails.
+        taken: whether the model takes such samples.
     """
 
     x: Tensor
@@ -84,7 +85,7 @@ class _Tried:
 
 
 class OtherSizes:
-    """The model on samples of other sizes than ``few``, which it was traced with; ``returned``: what it returns."""
+    """Runs the model on samples of other sizes than those of the trace, ``few``; ``returned``: the model's output."""
 
     def __init__(self, model: nn.Module, traced: fx.GraphModule, returned: Any, few: Tensor, rounding: float):
         self.shape, self.is_fixed = tuple(few.shape[1:]), False
@@ -98,7 +99,7 @@ class OtherSizes:
             self._try_hidden(numbers, seen)
 
     def _try(self, shape: tuple[int, ...]) -> list[dict[fx.Node, Any]]:
-        """The numbers that the trace computes for a size that the model takes."""
+        """Try a size. Returns the numbers that the trace computes for it, if the model takes it."""
         x = _resized(self._few, shape)
         theirs = _called(self._model, x)
         if theirs is None or any(len(y) != len(x) for y in theirs if y.ndim):  # or takes them for more samples
@@ -110,7 +111,7 @@ class OtherSizes:
         return [run.numbers]
 
     def _try_hidden(self, numbers: list[fx.Node], seen: list[dict[fx.Node, Any]]) -> None:
-        """Try sizes for which numbers change that were the same for all sizes so far."""
+        """Try sizes that change numbers which were the same for all sizes so far."""
         known = _Run(self._traced, self._few).numbers
         shapes = [tuple(tried.x.shape[1:]) for tried in self.tried if tried.taken]
         axes = [k for k, n in enumerate(self.shape) if any(shape[k] != n for shape in shapes)]
@@ -152,7 +153,7 @@ class OtherSizes:
 
 
 def _other_shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Sizes that networks with a few poolings take, too, and odd ones."""
+    """Sizes that networks with a few poolings can take, and odd sizes."""
     if len(shape) == 1:
         yield from ((2 * shape[0],), (shape[0] + 1,))
         return
@@ -179,7 +180,7 @@ def _resized(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def _called(model: nn.Module, x: Tensor) -> list[Tensor] | None:
-    """What a model gives; None: it does not take samples of this size."""
+    """The output of a model; None: it does not take samples of this size."""
     try:
         return tensors_of(model(x.clone()))
     except Exception:  # whatever a forward pass raises, an assertion for example
@@ -187,8 +188,8 @@ def _called(model: nn.Module, x: Tensor) -> list[Tensor] | None:
 
 
 class _Run(fx.Interpreter):
-    """A run of a trace on x, which goes on where something fails: ``shapes`` of tensors, ``numbers``, and what it gives
-    for the pair ``wanted``."""
+    """A run of a trace on x that goes on after a failure. It has ``shapes`` of tensors, ``numbers``, and the values of
+    the pair ``wanted``."""
 
     def __init__(self, traced: fx.GraphModule, x: Tensor, wanted: tuple[Any, Any] = ((), ())):
         super().__init__(traced)
@@ -233,7 +234,7 @@ def _nodes_in(results: Any) -> set[fx.Node]:
 
 
 def rounding_of(model: nn.Module, x: Tensor) -> float:
-    """How far the outputs move, as a share of the largest, where the input moves by a rounding error."""
+    """The change of the outputs, relative to the largest, for a rounding error in the input."""
     eps = torch.finfo(x.dtype).eps
     before, after = _called(model, x) or [], _called(model, x * (1 + 2 * eps)) or []
     shares = [((b - a).abs().max() / a.abs().max()).item() for a, b in zip(before, after, strict=False) if a.numel()]
@@ -241,7 +242,7 @@ def rounding_of(model: nn.Module, x: Tensor) -> float:
 
 
 def _alike(ours: list[Tensor], theirs: list[Tensor], rounding: float, reshaped: bool = False) -> bool:
-    """``reshaped``: whether they may have other axes of the same values."""
+    """Whether outputs agree; ``reshaped``: their axes may differ."""
     if len(ours) != len(theirs):
         return False
     for a, b in zip(ours, theirs, strict=True):
@@ -277,7 +278,7 @@ def _relu_outputs(net: Network, graph: ReluGraph, scales: Scales, result: fx.Nod
 
 
 def _used_numbers(traced: fx.GraphModule) -> list[fx.Node]:
-    """Those that Python asked for, or that a function of tensors is given."""
+    """The numbers that Python asked for, or that a function of tensors takes."""
     nodes = [node for node in traced.graph.nodes if of_sizes(node)]
     return [node for node in nodes if is_asked(node) or not all(map(of_sizes, node.users))]
 
@@ -306,7 +307,7 @@ def _tensors_behind(node: fx.Node) -> set[fx.Node]:
 def _over(
     numbers: Iterable[fx.Node], cases: Iterable[Any], shapes: Callable[[Any], Shapes]
 ) -> Iterator[tuple[fx.Node, dict[Any, Any]]]:
-    """Each number and its values in all cases in which it has one."""
+    """Each number, and its values by case; cases in which it cannot be computed are missing."""
     known = [(case, shapes(case)) for case in cases]
     results: list[dict[fx.Node, Any]] = [{} for _ in known]
     for node in numbers:
@@ -321,7 +322,7 @@ def _over(
 
 
 def _plain(value: Any) -> Any:
-    """A number, or a tuple of numbers, that can be compared and hashed; of a tensor made of numbers (shape, values)."""
+    """A number or tuple of numbers that can be compared and hashed; (shape, values) for a tensor made of numbers."""
     if isinstance(value, Tensor):
         return tuple(value.shape), tuple(value.flatten().tolist())
     if isinstance(value, slice):
@@ -330,7 +331,7 @@ def _plain(value: Any) -> Any:
 
 
 def _of_rows(value: Any, samples: int) -> Any:
-    """The row that a tensor repeats for each sample; other values are given back as they are."""
+    """The row that a tensor repeats for each sample; other values are returned as they are."""
     if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(part, tuple) for part in value):
         return value
     shape, numbers = value
@@ -355,7 +356,7 @@ def _number(node: fx.Node, shapes: Shapes, results: dict[fx.Node, Any]) -> Any:
 
 
 def _extrapolated(two: Shapes, four: Shapes, samples: int) -> Shapes:
-    """The shapes of tensors for this many samples, from their shapes for two and four."""
+    """The shapes of tensors for this many samples, extrapolated from two and four samples."""
     shapes = {}
     for node in two.keys() & four.keys():
         if len(two[node]) == len(four[node]):

@@ -48,7 +48,7 @@ STEPS = 8  # in which the operations of a network are counted
 
 
 class ViewedGraph(Graph):
-    """What only puts values elsewhere is followed; layers that do it are added where something takes the values."""
+    """Follows calls that only put values elsewhere, and adds layers for them where something takes the values."""
 
     def _restore(self, taken: list[fx.Node], values: Values) -> None:
         """Give values the shape that the model sees, [N, 1, features] for [N, features]."""
@@ -91,7 +91,7 @@ class ViewedGraph(Graph):
         return x
 
     def _laid_out(self, argument: fx.Node, x: Signal) -> Signal:
-        """The values as the model sees them, given by a layer."""
+        """Add layers that put the values where the model sees them."""
         if x.view is None:
             return x
         try:
@@ -106,12 +106,12 @@ class ViewedGraph(Graph):
         return replace(x, view=None, shape=shape)
 
     def _seen_as(self, argument: fx.Node, x: Signal, shape: Sequence[int]) -> Signal:
-        """The values in another shape, of the same order."""
+        """The values in another shape and the same order."""
         view = as_given(x.shape or ()) if x.view is None else x.view
         return self._laid_out(argument, replace(x, view=view.reshape(*shape)))
 
     def _as_vector(self, argument: fx.Node, x: Signal) -> Signal:
-        """[N, 1, features] as [N, features], which a matrix product takes."""
+        """[N, 1, features] as [N, features], for a matrix product."""
         shape = tuple(x.view.shape) if x.view is not None else x.shape or ()
         if len(shape) < 3 or max(shape[1:-1]) > 1:
             return x
@@ -119,7 +119,7 @@ class ViewedGraph(Graph):
         return replace(x, view=view.flatten(1))
 
     def _carried_in(self, node: fx.Node, x: Current, shape: tuple[int, ...]) -> Signal:
-        """A current as real values of a shape that the model does not see."""
+        """A current as real values, of a shape that the model does not see."""
         signal = replace(self._carry(node, x), shape=shape)
         del self.carried[node]
         return signal
@@ -134,7 +134,7 @@ class ViewedGraph(Graph):
         return x
 
     def _expanded(self, x: Signal | Current, argument: fx.Node, shape: tuple[int, ...]) -> Signal | Current:
-        """Values that are repeated along axes where ``shape`` is larger, and joined to no other's sums before."""
+        """Values repeated along the axes where ``shape`` is larger."""
         seen = argument.meta["shape"]
         if isinstance(x, Current) and not x.pools and seen == shape:
             return x
@@ -145,7 +145,7 @@ class ViewedGraph(Graph):
 
 
 class NormsBehind(ViewedGraph):
-    """What follows a factor and a shift for each channel, up to the weights that take them."""
+    """Moves a factor and a shift for each channel into the next weights."""
 
     def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         affine = affine_of(x)
@@ -183,7 +183,7 @@ class NormsBehind(ViewedGraph):
         return super()._fire(node, x, neuron)
 
     def multiplied(self) -> list[str]:
-        """The paths of normalisations that are carried on as real values of neurons, which weights multiply."""
+        """The paths of normalisations behind neurons whose real values weights multiply."""
         weighted = {
             projection.source.layer
             for population in self.populations.values()
@@ -202,14 +202,14 @@ class NormsBehind(ViewedGraph):
 
 
 def affine_of(x: Signal | Current) -> Affine | None:
-    """The factor and shift of a current that is nothing else of a signal; pooling may follow."""
+    """The factor and shift of a current that is only a scaled and shifted signal, perhaps pooled; otherwise None."""
     if isinstance(x, Signal) or len(x.projections) != 1 or x.projections[0].norm is not None:
         return None
     return x.projections[0].affine if x.projections[0].source.view is None else None
 
 
 def warn_of_products(net: Network, graph: NormsBehind, x: Tensor) -> None:
-    """Say what share of the operations are products because of a normalisation behind a ReLU; ``x``: some samples."""
+    """Warn of the share of products that a normalisation behind a ReLU causes; ``x``: some samples."""
     paths = graph.multiplied()
     if not paths:
         return
@@ -225,7 +225,7 @@ def warn_of_products(net: Network, graph: NormsBehind, x: Tensor) -> None:
 
 
 def _is_exact(affine: Affine, x: Any, module: Any) -> bool:
-    """Whether weights can take it: what pooling and padding put around and between values knows no shift."""
+    """Whether the weights can contain it: zeros of pooling and padding have no shift."""
     pools = [pool for _, pool, _ in x.pools]
     averaged = False
     for pool in pools:
@@ -237,7 +237,7 @@ def _is_exact(affine: Affine, x: Any, module: Any) -> bool:
 
 
 def _change_places(affine: Affine, module: nn.Module) -> bool:
-    """Whether a pooling gives the same before it."""
+    """Whether a pooling may change places with it."""
     if isinstance(module, MAXIMA):
         return bool((affine.factor >= 0).all())
     if isinstance(module, nn.AvgPool1d | nn.AvgPool2d):
@@ -247,7 +247,7 @@ def _change_places(affine: Affine, module: nn.Module) -> bool:
 
 
 def is_move(node: fx.Node, traced: fx.GraphModule) -> bool:
-    """Whether a node only puts values elsewhere, and zeros around them where no layer does."""
+    """Whether a node only puts values elsewhere, or zeros around them where no layer does."""
     if node.op == "call_module":
         module: Any = traced.get_submodule(str(node.target))
         if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d):
@@ -280,7 +280,7 @@ def _is_zero_pad2d(node: fx.Node, pad: Any) -> bool:
 
 
 def moved(node: fx.Node, traced: fx.GraphModule, view: Tensor) -> Any:
-    """The result of a node's call on ``view``: a tensor, or a tuple of them."""
+    """The result of a node's call on ``view``: a tensor, or a tuple of tensors."""
     first = node.all_input_nodes[0]
     numbers = (view + 1).double()  # padding is 0, which is no value's number; some calls take only floats
 
@@ -311,21 +311,21 @@ def as_given(shape: tuple[int, ...]) -> Tensor:
 
 
 def of_samples(view: Tensor, N: int, features: int) -> Tensor:
-    """The view of ``N`` samples of this many values each, from that of the first one, [1, ...]."""
+    """The view of ``N`` samples of ``features`` values each, from the view of the first sample [1, ...]."""
     starts = features * torch.arange(N, device=heap.CPU).view(-1, *[1] * (view.ndim - 1))
     return torch.where(view < 0, NOTHING, view + starts)
 
 
 def keeps_samples(view: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether ``view`` [N, ...] shows of each sample of values of ``shape`` the same places, and no other sample's."""
+    """Whether each sample of ``view`` [N, ...] shows the same places of its own sample of values of ``shape``."""
     return len(view) == shape[0] and torch.equal(view, of_samples(view[:1], len(view), torch.Size(shape[1:]).numel()))
 
 
 def layers_to(view: Tensor, shape: tuple[int, ...]) -> list[nn.Module]:
-    """The layers that give what ``view`` [N, ...] shows of values of ``shape`` [N, C, ...]; none if it is the same.
+    """The layers that put values of ``shape`` [N, C, ...] where ``view`` [N, ...] shows them; none if they are there.
 
     Raises:
-        ValueError: a sample is made of others' values, or has too many axes.
+        ValueError: a sample contains values of others, or has too many axes.
     """
     wanted, size = tuple(view.shape[1:]), tuple(shape[2:])
     if len(wanted) not in (1, 2, 3):
