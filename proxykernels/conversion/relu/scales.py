@@ -112,7 +112,7 @@ def _range(outputs: Distribution) -> float:
 
 
 def _tie(graph: ReluGraph, scales: Scales, last: str) -> None:
-    """Set scales to the largest where no weight can rescale: per channel for populations that identity shortcuts connect,
+    """Set scales to the largest where no weight can rescale: per channel for populations that identity shortcuts join,
     and for all channels of populations whose spikes are concatenated or rearranged."""
     joined = {name: {name} for name in scales}
     together = list(graph.one_scale)
