@@ -75,6 +75,19 @@ class Kind(StrEnum):
     DELAY = "delay"
 
 
+# What kinds have in common; C++ asks functions of these names:
+#   passes_on        it gives spikes for spikes and values for values, except in networks of sigma-delta neurons
+#   gives_values     it gives values, whatever it reads
+#   keeps_size       it reads one input, of the size that it gives
+#   changes_in_time  its output differs from step to step even if its input does not
+COMMON = {
+    "passes_on": (Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY),
+    "gives_values": (Kind.AVERAGE_POOL, Kind.RUNNING_MAX_POOL),
+    "keeps_size": (Kind.CHANGES, Kind.SUM, Kind.DELAY, Kind.RECUR),
+    "changes_in_time": (Kind.FIRE, Kind.RECUR, Kind.MAX_RATE_POOL, Kind.DELAY),
+}
+
+
 class Way(StrEnum):
     """How neurons are run in a segment of steps: the rows of weights of a pattern of spikes are added (PATTERNS), or
     those of each spike where it reaches (SCATTERING), or a kernel of cpu/src/conv2d runs."""
@@ -126,6 +139,8 @@ class Field(NamedTuple):
         type: how a file has it, and C++: a key of TYPES.
         about: a comment.
         least: of numbers. default: in C++.
+        size: of a tensor of an operation: "C", the channels that it gives, or "P", the pixels. Plans copy such tensors,
+            and "floats" among them must be finite.
         written: "always"; "given": if it is not None or 0; "changes": in networks of sigma-delta neurons. What is not
             always written may be missing, but where only some kinds of operations have it.
         null: whether null may be there.
@@ -140,6 +155,7 @@ class Field(NamedTuple):
     written: str = "always"
     null: bool = False
     kinds: tuple[Kind, ...] = ()
+    size: str = ""
 
 
 class CType(NamedTuple):
@@ -192,12 +208,13 @@ OPERATION = (
     Field("count_padding", "truth", "with the pixels of the padding", default="true"),
     Field("adaptive", "truth", "windows divide the image as evenly as they can, and have no sizes of their own"),
     Field("pixels", "integers", "[P]: the pixel of the inputs that each is, -1: zeros; null: as they lie", null=True,
-          kinds=(Kind.MOVE,)),
-    Field("channels", "integers", "[C]: the same, counted on through all inputs", null=True, kinds=(Kind.MOVE,)),
+          kinds=(Kind.MOVE,), size="P"),
+    Field("channels", "integers", "[C]: the same, counted on through all inputs", null=True, kinds=(Kind.MOVE,),
+          size="C"),
     Field("recurrent", "floats", "[C, C], row i: what neuron i receives; or [C], what it receives of itself",
           written="given", kinds=(Kind.RECUR,)),
-    Field("scale", "floats", "[C], of SUM: what 1 stands for", written="changes", null=True),
-    Field("delays", "integers", "[C]: steps", written="given", kinds=(Kind.DELAY,)),
+    Field("scale", "floats", "[C], of SUM: what 1 stands for", written="changes", null=True, size="C"),
+    Field("delays", "integers", "[C]: steps", written="given", kinds=(Kind.DELAY,), size="C"),
 )  # fmt: skip
 
 # Numbers counted of an operation in a run: spikes, additions of a weight for a spike, and those for a value.
@@ -252,6 +269,8 @@ enum : int64_t {{ {", ".join(f"By{_camel(way)}" for way in Way)} }};  // how neu
 enum : int64_t {{ {", ".join(map(_camel, InputKind))} }};  // kinds of inputs
 enum : int64_t {{ {", ".join(map(_camel, Outcome))} }};  // of a run
 constexpr int64_t tallies = {TALLIES};  // numbers that are counted of an operation
+
+{_common()}
 }}  // namespace engine
 
 // The most that a plan may have.
@@ -259,7 +278,10 @@ constexpr int64_t tallies = {TALLIES};  // numbers that are counted of an operat
 
 // The fields of a plan's description, and how its reader takes them: TYPE(name, least, may be missing, may be null,
 // kinds that have it, as bits; 0: all).
-{"".join(map(_fields, DESCRIBED, DESCRIBED.values()))}""",
+{"".join(map(_fields, DESCRIBED, DESCRIBED.values()))}
+// The tensors of an operation that have one number for each of its C channels or P() pixels.
+#define PK_OPERATION_TENSORS(FLOATS, INTEGERS) {_lines(_sized(field) for field in OPERATION if field.size)}
+""",
     }
 
 
@@ -276,13 +298,28 @@ def _limits() -> str:
     return "\n".join(f"constexpr int64_t most_{most.name.lower()} = {most.value};" for most in Most)
 
 
+def _common() -> str:
+    """A function for each property that kinds have in common."""
+    return "\n".join(
+        f"constexpr bool {name}(int64_t kind) {{ return {_bits(kinds)} >> kind & 1; }}"
+        for name, kinds in COMMON.items()
+    )
+
+
+def _bits(kinds: tuple[Kind, ...]) -> int:
+    return sum(1 << list(Kind).index(kind) for kind in kinds)
+
+
+def _sized(field: Field) -> str:
+    return f"{field.type.upper()}({field.name}, {field.size}{'()' * (field.size == 'P')})"
+
+
 def _fields(name: str, fields: tuple[Field, ...]) -> str:
     """The members of a struct, and what the reader takes them for."""
     members = ("".join((_declared(field), f"  /* {field.about} */" * bool(field.about))) for field in fields)
-    kinds = list(Kind)
     read = (
         f"{f.type.upper()}({f.name}, {f.least}, {int(f.written != 'always' and not f.kinds)}, {int(f.null)}, "
-        f"{sum(1 << kinds.index(kind) for kind in f.kinds)})"
+        f"{_bits(f.kinds)})"
         for f in fields
     )
     types = ", ".join(map(str.upper, TYPES))

@@ -312,22 +312,7 @@ class Follower:
         nn.Identity: _same,
         layers.Dropout: _same,
         Flatten: _flatten,
-        layers.MaxPool2d: pools_and_moves.pool,
-        layers.MaxPool1d: pools_and_moves.pool,
-        layers.AvgPool2d: pools_and_moves.pool,
-        layers.AvgPool1d: pools_and_moves.pool,
-        layers.AdaptiveAvgPool2d: pools_and_moves.adaptive_pool,
-        layers.AdaptiveAvgPool1d: pools_and_moves.adaptive_pool,
-        layers.MaxRatePool2d: pools_and_moves.sum_pool,
-        layers.MaxRatePool1d: pools_and_moves.sum_pool,
-        layers.RunningMaxPool2d: pools_and_moves.sum_pool,
-        layers.Voting: pools_and_moves.voting,
-        layers.Delay: pools_and_moves.delay,
-        layers.Unflatten: pools_and_moves.unflatten,
-        layers.Concatenate: pools_and_moves.concatenate,
-        layers.Channels: pools_and_moves.channels,
-        layers.ZeroPad2d: pools_and_moves.moved_pixels,
-        layers.Upsample: pools_and_moves.moved_pixels,
+        **pools_and_moves.KINDS,
     }
 
 

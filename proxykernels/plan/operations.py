@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.sigma_delta_codes import Senders
-from ..kernels.table import MODELS, Kind
+from ..kernels.table import COMMON, MODELS, Kind
 
 Shape = tuple[int, ...]
 
-PASSES_ON = Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY  # spikes of spikes, and values of values
+PASSES_ON = COMMON["passes_on"]
 SUM = "+"  # behind the name of a layer that takes a sum, which an operation of its own computes
 SUM_POOLS = Kind.MAX_RATE_POOL, Kind.RUNNING_MAX_POOL  # whose states are the sums of their inputs
 

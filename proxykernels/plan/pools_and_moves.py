@@ -3,6 +3,7 @@
 Each function takes the follower of follow.py, a module's path, the module, and what it is called with.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -158,3 +159,24 @@ def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) ->
     if windows < 1:
         raise ValueError(f"a pooling window of {kernel} is larger than its input of {n} padded by {padding}")
     return windows
+
+
+# Each kind of module -> the function that follows it.
+KINDS: dict[type[nn.Module], Callable[..., Value]] = {
+    layers.MaxPool2d: pool,
+    layers.MaxPool1d: pool,
+    layers.AvgPool2d: pool,
+    layers.AvgPool1d: pool,
+    layers.AdaptiveAvgPool2d: adaptive_pool,
+    layers.AdaptiveAvgPool1d: adaptive_pool,
+    layers.MaxRatePool2d: sum_pool,
+    layers.MaxRatePool1d: sum_pool,
+    layers.RunningMaxPool2d: sum_pool,
+    layers.Voting: voting,
+    layers.Delay: delay,
+    layers.Unflatten: unflatten,
+    layers.Concatenate: concatenate,
+    layers.Channels: channels,
+    layers.ZeroPad2d: moved_pixels,
+    layers.Upsample: moved_pixels,
+}

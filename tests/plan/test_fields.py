@@ -29,7 +29,7 @@ def changed_table() -> dict:
     """The table with two more fields: a gain of each channel of DELAY, and a number of each window."""
     text = (sources.FOLDER.parents[1] / "table.py").read_text()
     for place, field in {
-        "OPERATION = (\n": 'Field("gain", "floats", "[C]", kinds=(Kind.DELAY,)),',
+        "OPERATION = (\n": 'Field("gain", "floats", "[C]", kinds=(Kind.DELAY,), size="C"),',
         "WINDOW = (\n": 'Field("offset", "whole", least=2, default="5"),',
     }.items():
         assert text.count(place) == 1
@@ -50,6 +50,7 @@ def test_a_field_that_is_added_to_the_table_alone(tmp_path):
     assert changed["HASH"] != table.HASH
     text = (folder / "src" / "table.h").read_text()
     assert f"FLOATS(gain, 0, 0, 0, {1 << list(Kind).index(Kind.DELAY)})" in text and "WHOLE(offset, 2, 0, 0, 0)" in text
+    assert "FLOATS(gain, C)" in text  # its size is checked, and a plan has a copy
     uses = "static_assert(engine::Window{}.offset == 5 && !engine::Operation{}.gain);\n"
     command = ["g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Werror", "-Wno-unused-function", "-DPK_TARGET=any"]
     for line, compiles in ((uses, True), (uses.replace("5", "6"), False)):

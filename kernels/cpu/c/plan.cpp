@@ -75,7 +75,7 @@ std::vector<Slot> Plan::slots(Slot given) const {
     for (const Operation& op : operations) {
         bool held = true, real = false;
         for (const Window& window : op.windows) held &= slots[window.slot].held, real |= slots[window.slot].real;
-        const bool alike = op.has_neurons ? op.forgets() : op.kind != engine::MaxRatePool && op.kind != engine::Delay;
+        const bool alike = op.has_neurons ? op.forgets() : !engine::changes_in_time(op.kind);
         slots.push_back({engine::passes_on(op.kind) && !changes() ? real : op.real, held && alike});
     }
     return slots;

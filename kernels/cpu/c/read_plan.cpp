@@ -141,11 +141,15 @@ bool PlanReader::operation(Json about) {
     if (op.kind == engine::Move && !moves(about, op)) return false;
     if (op.kind == engine::Recur && !recurrent(about["recurrent"], op)) return false;
     if (!senders(about["senders"], op)) return false;
-    if (op.scale) {
-        const Tensor& scale = tensor_of(about["scale"]);
-        NEED(is_finite(scale), "a scale is not finite");
-        NEED(scale.has_shape({op.C}), "a scale is missing, or has another size");
+#define FINITE(name, size)                                                                                 \
+    if (op.name) {                                                                                         \
+        NEED(is_finite(tensor_of(about[#name])), "a " #name " is not finite");                             \
+        NEED(tensor_of(about[#name]).has_shape({op.size}), "a " #name " is missing, or has another size"); \
     }
+#define CHECKED_BELOW(name, size)
+    PK_OPERATION_TENSORS(FINITE, CHECKED_BELOW)
+#undef FINITE
+#undef CHECKED_BELOW
     if (op.kind == engine::Delay && !delays(about["delays"], op)) return false;
     const bool by_other_rules = is_of_changes(plan, op.kind);
     plan.operations.push_back(std::move(op));
@@ -157,7 +161,7 @@ bool PlanReader::gives_what_it_says(const Operation& op) {
     for (const Window& window : op.windows) reads_values |= plan.is_real(window);
     bool expected = reads_values;
     if (op.kind == engine::Fire) expected = !op.neurons.fires;
-    if (op.kind == engine::AveragePool || op.kind == engine::RunningMaxPool) expected = true;
+    if (engine::gives_values(op.kind)) expected = true;
     if (op.kind == engine::MaxRatePool || op.kind == engine::Recur) expected = false;
     NEED(op.real == expected, "an operation gives other values than it says");
     NEED(op.kind != engine::MaxRatePool || !reads_values, "an operation reads values, and not spikes");

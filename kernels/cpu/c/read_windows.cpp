@@ -27,18 +27,16 @@ bool PlanReader::window(Json about, const Operation& op, Window& to) {
     NEED(!bias || (bias->has_shape({op.C}) && can_be_summed(*bias)), "a bias has another size or is not finite");
     NEED(!to.averages || (op.kind == engine::Fire && to.weight && !plan.is_real(to)), "averages are part of no weight");
     const Image from = plan.source(to), out = op.image();
+    if (engine::keeps_size(op.kind)) {
+        NEED(is_plain(to) && out == from, "an operation has a window, or another size than it reads");
+        return true;
+    }
     switch (op.kind) {
         case engine::Flatten:
             NEED(out == (Image{from.size(), 1, 1}) && !to.weight, "a flattening changes the size");
             return true;
         case engine::Unflatten:
             NEED(from == (Image{out.size(), 1, 1}) && !to.weight, "an unflattening changes the size");
-            return true;
-        case engine::Changes:
-        case engine::Sum:
-        case engine::Delay:
-        case engine::Recur:
-            NEED(is_plain(to) && out == from, "an operation has a window, or another size than it reads");
             return true;
         case engine::Move: NEED(is_plain(to), "a move has a window"); return true;
         default: break;

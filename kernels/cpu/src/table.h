@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#define PK_TABLE "78add5b38ce9ed38ef33ae3fc36fc0f1db3bae2d514fee1fbe71ae1de4b814d1"  // a hash of the table, which Python compares
+#define PK_TABLE "28ec123bacea192b400b654d16bbe76d1e1e7d6c4b6d7d453442866477392e53"  // a hash of the table, which Python compares
 
 // The surrogate derivatives, which surrogates.h defines; Surrogate.shape is an index into this list.
 #define PK_SURROGATES(SURROGATE) \
@@ -44,6 +44,11 @@ enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScatter
 enum : int64_t { PackedSpikes, HeldValues, Values };  // kinds of inputs
 enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer, Interrupted };  // of a run
 constexpr int64_t tallies = 3;  // numbers that are counted of an operation
+
+constexpr bool passes_on(int64_t kind) { return 8418 >> kind & 1; }
+constexpr bool gives_values(int64_t kind) { return 20 >> kind & 1; }
+constexpr bool keeps_size(int64_t kind) { return 13056 >> kind & 1; }
+constexpr bool changes_in_time(int64_t kind) { return 8457 >> kind & 1; }
 }  // namespace engine
 
 // The most that a plan may have.
@@ -121,3 +126,10 @@ constexpr int64_t most_exponents = 12;
     FLOATS(recurrent, 0, 0, 0, 256) \
     FLOATS(scale, 0, 1, 1, 0) \
     INTEGERS(delays, 0, 0, 0, 8192)
+
+// The tensors of an operation that have one number for each of its C channels or P() pixels.
+#define PK_OPERATION_TENSORS(FLOATS, INTEGERS) \
+    INTEGERS(pixels, P()) \
+    INTEGERS(channels, C) \
+    FLOATS(scale, C) \
+    INTEGERS(delays, C)

@@ -54,9 +54,4 @@ struct Description {
     int64_t count;
 };
 
-// Whether an operation of a kind gives spikes for spikes, and values for values. Not in a network of sigma-delta neurons.
-static inline bool passes_on(int64_t kind) {
-    return kind == MaxPool || kind == Flatten || kind == Unflatten || kind == Move || kind == Delay;
-}
-
 }  // namespace engine

@@ -165,7 +165,6 @@ static bool copy_changes(Plan& plan, Op& op) {
     } else if (!op.copy(op.senders.limit, op.C)) {
         return false;
     }
-    if (!op.copy(op.scale, op.C)) return false;
     const Window& first = op.windows[0];
     const bool sends = op.kind == engine::Send && !op.real, ends = op.kind == engine::Changes || op.kind == engine::Sum;
     op.state_size = pools ? first.H * first.W * first.C : sends || ends ? op.P() * op.C : 0;
@@ -252,9 +251,11 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
         op.spikes_that_move &= read && read->moves && !read->real && !read->of_input;
         op.of_input |= op.passes_on() && (!read || read->of_input);
     }
-    op.moves |=
-        op.kind == engine::Fire || op.kind == engine::Recur || op.kind == engine::MaxRatePool || op.kind == engine::Delay;
-    if (!op.copy(op.pixels, op.P()) || !op.copy(op.channels, op.C) || !op.copy(op.delays, op.C)) return false;
+    op.moves |= engine::changes_in_time(op.kind);
+#define COPY(name, size) \
+    if (!op.copy(op.name, op.size)) return false;
+    PK_OPERATION_TENSORS(COPY, COPY)
+#undef COPY
     const Window& first = op.windows[0];
     if (op.kind == engine::MaxRatePool || op.kind == engine::RunningMaxPool) op.states = 1, op.state_P = first.H * first.W;
     if (op.kind == engine::Delay) {

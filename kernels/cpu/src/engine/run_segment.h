@@ -9,9 +9,7 @@ namespace PK_TARGET {
 // Whether an operation's output is the same at each step. The maximum of sums grows evenly under held input, but only from
 // rest.
 static bool gives_held(const Session& session, const Op& op, bool fresh) {
-    if (op.kind == engine::Fire || op.kind == engine::Recur || op.kind == engine::MaxRatePool || op.kind == engine::Delay)
-        return false;
-    return all_held(session, op) && (fresh || op.kind != engine::RunningMaxPool);
+    return !engine::changes_in_time(op.kind) && all_held(session, op) && (fresh || op.kind != engine::RunningMaxPool);
 }
 
 // Sets the views of all slots, including whether they are held or periodic. The view of the input is already set.
