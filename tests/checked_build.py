@@ -9,7 +9,7 @@ of where it was. In both builds matrix tiles (AMX) are emulated: their kernel ru
 chooses as one that has them does. PROXYKERNELS_CPU=avx2 in the environment makes of it one that has AVX2 alone.
 Threads: GCC's ThreadSanitizer does not know OpenMP's barriers, so it cannot tell a race from none. In its place,
 
-    OMP_NUM_THREADS=8 python tests/checked_build.py python -m pytest tests/cpu/test_threads.py
+    OMP_NUM_THREADS=8 python tests/checked_build.py python -m pytest tests/cpu/test_exactness.py
 
 cuts each kernel's work for 1 to 8 threads, into spans of channels and bands of rows: a task that wrote to another's
 spikes or potentials, or read scratch memory that it has not written (new memory is 0xbe), would change a result.

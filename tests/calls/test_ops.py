@@ -1,6 +1,8 @@
-"""The operators as PyTorch sees them, the house's rules, and life without the C++ library."""
+"""The operators as PyTorch sees them, their gradients, names of arguments, and life without the C++ library."""
 
 import ast
+import inspect
+import re
 import subprocess
 import sys
 import threading
@@ -11,13 +13,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import dyadic, spikes
+from cases import RESETS, dyadic, spikes, thresholds
 from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import ops
+from proxykernels.kernels import ops, reference_gradients
 from proxykernels.kernels.neuron_models import if_neuron
+from proxykernels.neurons import (
+    ALIFNeuron,
+    CubaLIFNeuron,
+    IFNeuron,
+    LIFNeuron,
+    LINeuron,
+    LoihiNeuron,
+    RefractoryLIFNeuron,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,3 +229,153 @@ def test_two_threads_may_simulate_one_net(generator):
     for thread in threads:
         thread.join()
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+TRIANGLE = pk.Triangle(1.0, detach_reset=True)
+
+SHAPES = [
+    pytest.param((1, 2, 3), id="one-step"),
+    pytest.param((7, 2, 5, 3, 3), id="odd"),
+    pytest.param((33, 3, 64), id="whole-strip"),
+    pytest.param((20, 2, 33, 4, 5), id="over-a-strip"),
+    pytest.param((12, 0, 4, 2, 2), id="no-images"),
+]
+
+
+def oracle(current, gradient, v_threshold, v_reset):
+    leaf = current.detach().clone().requires_grad_()
+    neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset).on(current.shape[2], current.device)
+    spikes, _ = reference_gradients.surrogate_scan(leaf, None, neuron, TRIANGLE.kernel)
+    return spikes.detach(), torch.autograd.grad(spikes, leaf, gradient)[0]
+
+
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradient_is_the_oracles(instruction_set, generator, shape, v_reset):
+    """On random floats too: the operations are the same, in the same order."""
+    theta = thresholds(shape[2], generator)
+    for current in (dyadic(*shape, generator=generator), torch.randn(shape, generator=generator)):
+        current.view(-1)[:1] = 3  # above every threshold: some neuron fires in the smallest shape too
+        gradient = torch.randn(shape, generator=generator)
+        leaf = current.clone().requires_grad_()
+        spikes = pk.functional.if_scan_surrogate(leaf, v_threshold=theta, v_reset=v_reset)
+        (ours,) = torch.autograd.grad(spikes, leaf, gradient)
+        expected, theirs = oracle(current, gradient, theta, v_reset)
+        assert theirs.any() and expected.any() or not expected.numel()
+        assert equal(spikes, expected) and equal(ours, theirs)
+
+
+def test_golden_gradient():
+    """Worked by hand: currents 0.75 each, theta 1, hard reset; potentials h are 0.75, 1.5, 0.75."""
+    current = torch.full((3, 1, 1), 0.75, requires_grad=True)
+    spikes = pk.functional.if_scan_surrogate(current)
+    spikes.backward(torch.tensor([1.0, 2.0, 4.0]).view(3, 1, 1))
+    # g = 1 - |h - 1| = 0.75, 0.5, 0.75. Step 3 keeps 4 * 0.75 = 3; the spike of step 2 cuts it: 2 * 0.5 = 1;
+    # step 1 passes that on: 0.75 + 1.
+    assert spikes.flatten().tolist() == [0, 1, 0] and current.grad.flatten().tolist() == [1.75, 1, 3]
+
+
+def test_channels_last_and_half_precision(generator):
+    current = dyadic(6, 2, 5, 4, 3, generator=generator)
+    gradient = dyadic(6, 2, 5, 4, 3, generator=generator)
+    _, expected = oracle(current, gradient, 1.0, 0.0)
+    leaf = current.movedim(2, -1).contiguous().movedim(-1, 2).bfloat16().requires_grad_()
+    (ours,) = torch.autograd.grad(pk.functional.if_scan_surrogate(leaf), leaf, gradient)
+    assert ours.dtype == torch.bfloat16 and equal(ours, expected.bfloat16())
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="v_threshold must be positive"):
+        pk.functional.if_scan_surrogate(torch.zeros(2, 1, 3), v_threshold=0.0)
+    with pytest.raises(ValueError, match=r"current must have the shape \[T, N, ...\]"):
+        pk.functional.if_scan_surrogate(torch.zeros(3))
+
+
+BY_POSITION = {
+    "LIF": (lambda: pk.LIF(0.9, 0.5), lambda: pk.LIF(decay=0.9, v_threshold=0.5), "decay=0.9, v_threshold=0.5"),
+    "IF": (lambda: pk.IF(0.9, None), lambda: pk.IF(v_threshold=0.9, v_reset=None), "v_threshold=0.9, v_reset=None"),
+    "LI": (lambda: pk.LI(0.9), lambda: pk.LI(decay=0.9), "decay=0.9"),
+    "Population": (
+        lambda: pk.Population(IFNeuron(), 0.5), lambda: pk.Population(IFNeuron(), v_init=0.5), "write v_init=0.5"
+    ),
+    "MaxPool2d": (lambda: pk.MaxPool2d(2, 1, 0, True), lambda: pk.MaxPool2d(2, 1, ceil_mode=True), "ceil_mode=True"),
+    "MaxRatePool1d": (
+        lambda: pk.layers.MaxRatePool1d(2, 1, 0, True),
+        lambda: pk.layers.MaxRatePool1d(2, 1, ceil_mode=True),
+        "ceil_mode=True",
+    ),
+    "ZeroPad2d": (lambda: pk.ZeroPad2d(1, (2, 2)), lambda: pk.ZeroPad2d(1, spread=(2, 2)), r"spread=\(2, 2\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BY_POSITION)
+def test_a_layer_takes_positions_for_a_release(name):
+    old, new, shown = BY_POSITION[name]
+    with pytest.warns(DeprecationWarning, match=f"^{name} was given .*{shown}") as caught:
+        layer = old()
+    assert caught[0].filename == __file__ and repr(layer) == repr(new())
+
+
+@pytest.mark.parametrize(
+    "kind", [IFNeuron, LIFNeuron, CubaLIFNeuron, ALIFNeuron, RefractoryLIFNeuron, LINeuron, LoihiNeuron]
+)
+def test_a_neuron_takes_positions_for_a_release(kind):
+    first = kind.names()[0]
+    with pytest.warns(DeprecationWarning, match=f"{kind.__name__} was given {first} .*: write {first}=0.75") as caught:
+        neuron = kind(0.75)
+    assert caught[0].filename == __file__ and neuron == kind(**{first: 0.75})
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_give_no_warning():
+    for _, new, _ in BY_POSITION.values():
+        new()
+    pk.Population(LIFNeuron(decay=0.5).scaled(2.0), v_init=0.25)
+    pk.FusedLIFLinear(4, 3, decay=0.9)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: pk.FusedLIFLinear(8, 64, 0.9),
+        lambda: pk.FusedIFLinear(8, 64, 1.0),
+        lambda: pk.FusedLILinear(8, 64, 1),
+        lambda: pk.FusedIFConv2d(8, 64, 3, 1, 1, 1, 1, 2.0),
+        lambda: pk.layers.FusedConv1d(8, 64, 3, bias=0.9, neuron=IFNeuron()),
+    ],
+)
+def test_a_bias_is_no_number(layer):
+    """nn.Linear takes any value for its bias, and what was meant for the neurons was lost."""
+    with pytest.raises(TypeError, match=r"^bias must be True or False, got [\d.]+; .* by name, such as v_threshold"):
+        layer()
+
+
+def test_a_rounding_up_is_no_number():
+    """Where nn.MaxPool2d has its dilation."""
+    with pytest.warns(DeprecationWarning), pytest.raises(TypeError, match="ceil_mode must be True or False, got 2"):
+        pk.MaxPool2d(2, 2, 0, 2)
+
+
+def test_one_value_for_an_argument():
+    with pytest.raises(TypeError, match="LIF got decay by position and by name"):
+        pk.LIF(0.9, decay=0.5)
+    with pytest.raises(TypeError, match="LI takes decay, v_rest, v_init, got 4 values"):
+        pk.LI(1.0, 0.0, 0.0, 1.0)
+    with pytest.warns(DeprecationWarning), pytest.raises(TypeError, match="positional arguments"):
+        IFNeuron(1.0, 0.0, 0.5)
+
+
+def test_no_layer_has_more_positions_than_torchs_module():
+    """Those of neurons and of pooling: what torch's class of that name has by position, in its order."""
+    positional, compared = inspect.Parameter.POSITIONAL_OR_KEYWORD, set[str]()
+    for name in pk.__all__:
+        kind = getattr(pk, name)
+        if not (inspect.isclass(kind) and issubclass(kind, nn.Module)):
+            continue
+        plain = getattr(nn, re.sub(r"^Fused(LIF|IF|LI(?=[A-Z]))?", "", name), None)
+        own = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is positional]
+        if plain is not None and name != "Unflatten":
+            compared.add(name)
+            theirs = [p.name for p in inspect.signature(plain).parameters.values() if p.kind is positional]
+            assert own == theirs[: len(own)], name
+    assert {"FusedLinear", "FusedLILinear", "FusedLIFConv2d", "FusedIFConv1d", "MaxPool2d"} <= compared

@@ -1,4 +1,4 @@
-"""Every operation, on every backend of a CPU, bit-equal to the oracle on data whose sums are exact in any order."""
+"""Every operation on every backend of a CPU, of any size and number of threads, bit-equal to the oracle."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from cases import CONVOLUTIONS, RESETS, STEPS, dyadic, spikes, thresholds
 from equality import equal
 
 import proxykernels as pk
+from proxykernels.checks import window_checks
 from proxykernels.kernels import cpu, reference
 
 
@@ -249,3 +250,111 @@ def test_padding_beyond_the_kernel(backend, generator, size, padding):
         expected, v_expected = reference.if_conv2d(x, weight, bias, **options)
         actual, v = pk.if_conv2d(x if real else pk.pack(x), weight, bias, **options)
         assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+
+
+HUGE = window_checks.LARGEST_WINDOW
+
+
+@pytest.mark.parametrize("groups", [1, 4, 32], ids=["whole", "groups", "depthwise"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_stride_beyond_the_image(backend, generator, kernel, groups):
+    x = spikes(5, 2, 32, 4, 6, generator=generator, rate=0.5)
+    weight = dyadic(32, 32 // groups, kernel, kernel, generator=generator)
+    actual, v = pk.if_conv2d(pk.pack(x), weight, stride=HUGE, padding=1, groups=groups)
+    expected, v_expected = reference.if_conv2d(x, weight, stride=1000, padding=1, groups=groups)
+    assert actual.shape == (5, 2, 32, 1, 1)
+    assert equal(actual.dense(), expected) and equal(v, v_expected)
+
+
+def test_a_stride_beyond_the_image_for_periods(backend, generator):
+    current, weight = dyadic(2, 5, 4, 6, generator=generator), dyadic(9, 5, 3, 3, generator=generator)
+    actual, v = pk.if_conv2d(pk.if_hold(current, 40)[0], weight, stride=HUGE)
+    expected, v_expected = reference.if_conv2d(reference.if_hold(current, 40)[0], weight, stride=1000)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+
+
+def test_pooling_windows_beyond_the_image(backend, generator):
+    """Two pixels of each window are in the image at most; the others are not walked."""
+    x = spikes(3, 2, 9, 2, 3, generator=generator)
+    wide = pk.max_pool2d(pk.pack(x), HUGE, stride=HUGE, padding=HUGE // 2)
+    assert x.any() and equal(wide.dense(), torch.nn.functional.max_pool2d(x.flatten(0, 1), (2, 3)).view(3, 2, 9, 1, 1))
+
+
+@pytest.mark.parametrize("groups", [1, 32], ids=["whole", "depthwise"])
+@pytest.mark.parametrize("size", [(0, 3), (3, 0)], ids=["no rows", "no columns"])
+def test_images_without_pixels(backend, generator, size, groups):
+    """Padding makes pixels of them: only the bias is left."""
+    bias = dyadic(32, generator=generator)
+    weight = dyadic(32, 32 // groups, 1, 1, generator=generator)
+    options = {"padding": 1, "groups": groups}
+    actual, v = pk.if_conv2d(pk.pack(torch.zeros(9, 2, 32, *size)), weight, bias, **options)
+    padded = torch.zeros(9, 2, 32, size[0] + 2, size[1] + 2)
+    expected, v_expected = reference.if_conv2d(padded, weight, bias, groups=groups)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+
+
+@pytest.fixture(params=range(1, 9))
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("N, size", [(1, 3), (3, 9)], ids=["spans of channels", "bands of rows"])
+@pytest.mark.parametrize("groups", [1, 72], ids=["whole", "depthwise"])
+def test_convolution(backend, threads, generator, N, size, groups):
+    x = spikes(33, N, 72, size, size, generator=generator)
+    weight, bias = dyadic(72, 72 // groups, 3, 3, generator=generator), dyadic(72, generator=generator)
+    actual, v = pk.if_conv2d(pk.pack(x), weight, bias, padding=1, groups=groups)
+    expected, v_expected = reference.if_conv2d(x, weight, bias, padding=1, groups=groups)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+
+
+def test_periods_scans_and_words(backend, threads, generator):
+    current, weight = dyadic(3, 20, 5, 4, generator=generator), dyadic(40, 20, 3, 3, generator=generator)
+    held = pk.if_hold(current, 50)[0]
+    dense = reference.if_hold(current, 50)[0]
+    actual, v = pk.if_conv2d(held, weight)
+    expected, v_expected = reference.if_conv2d(dense, weight)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+    assert equal(held.dense(), dense) and equal(pk.pack(dense).count(), dense.sum(0).int())
+    assert equal(pk.max_pool2d(held, 2).dense(), reference.max_pool2d(dense, 2))
+
+
+# current, v_reset, threshold, spikes, v after each step: worked out on paper from DESIGN's equations
+GOLDEN = [
+    pytest.param([0.5, 0.5, 0.5, 0.5], 0.0, 1.0, [0, 1, 0, 1], [0.5, 0.0, 0.5, 0.0], id="fires-at-the-threshold"),
+    pytest.param([0.75, 0.75, 0.75, 0.75], 0.0, 1.0, [0, 1, 0, 1], [0.75, 0.0, 0.75, 0.0], id="hard-loses-the-rest"),
+    pytest.param([0.75, 0.75, 0.75, 0.75], None, 1.0, [0, 1, 1, 1], [0.75, 0.5, 0.25, 0.0], id="soft-keeps-the-rest"),
+    pytest.param([3.0, 0.0, 0.0, -1.0], None, 1.0, [1, 1, 1, 0], [2.0, 1.0, 0.0, -1.0], id="soft-one-spike-a-step"),
+    pytest.param([3.0, 0.0, 0.5, 1.0], -0.5, 2.0, [1, 0, 0, 0], [-0.5, -0.5, 0.0, 1.0], id="hard-below-zero"),
+    pytest.param([-4.0, 2.0, 2.0, 2.0], 0.0, 2.0, [0, 0, 0, 1], [-4.0, -2.0, 0.0, 0.0], id="no-floor"),
+]
+
+
+@pytest.mark.parametrize("current, v_reset, v_threshold, spikes, potentials", GOLDEN)
+def test_golden_traces(current, v_reset, v_threshold, spikes, potentials):
+    current = torch.tensor(current).view(-1, 1, 1)
+    for t in range(1, len(current) + 1):
+        s, v = reference.if_scan(current[:t], v_threshold=v_threshold, v_reset=v_reset)
+        assert s.flatten().tolist() == spikes[:t]
+        assert v.item() == potentials[t - 1]
+
+
+def test_state_is_handed_on(generator):
+    current = torch.randn(20, 2, 3, 4, generator=generator)
+    whole, v = reference.if_scan(current)
+    first, middle = reference.if_scan(current[:13])
+    second, last = reference.if_scan(current[13:], middle)
+    assert equal(torch.cat([first, second]), whole) and equal(last, v)
+
+
+def test_layers_are_their_currents_fired(generator):
+    x = (torch.rand(6, 2, 3, 5, 4, generator=generator) < 0.3).float()
+    weight, bias = torch.randn(4, 3, 3, 3, generator=generator), torch.randn(4, generator=generator)
+    current = torch.stack([torch.conv2d(step, weight, bias, padding=1) for step in x])
+    expected = reference.if_scan(current, v_reset=None)
+    actual = reference.if_conv2d(x, weight, bias, padding=1, v_reset=None)
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-5, atol=1e-5)
+    assert equal(actual[0], expected[0])

@@ -1,6 +1,8 @@
-"""Networks compiled once: the same spikes as the definition's, whatever the input, the batch and the cut in time."""
+"""Networks compiled once: the spikes of the definition, whatever the input and the cut in time; and what is refused."""
 
 import ast
+import copy
+import ctypes
 import os
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import cpu
+from proxykernels.plan import library
 from proxykernels.plan.follow import follow
 from proxykernels.running.early_exit import Asked
 from proxykernels.running.engine import Engine
@@ -323,3 +326,150 @@ def test_weights_are_copied(tmp_path):
 def test_print():
     text = repr(pk.compile(network(), image()))
     assert "sum" in text and "max pool" in text and "MB of packed weights" in text
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(pk.IF(), (3, 0, 4)), (pk.LI(), (3, 0, 4)), (pk.IF(), (0, 2, 2)), (pk.AdaptiveAvgPool2d((0, 2)), (2, 4, 4))],
+    ids=str,
+)
+def test_samples_without_values_are_refused(layer, shape):
+    with pytest.raises(TypeError, match="the engine does not take (samples of the shape|module 0: it gives)"):
+        pk.compile(nn.Sequential(layer, pk.IF()), torch.rand(2, *shape))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_weights_without_values_are_refused():
+    with pytest.raises(ValueError, match=r"layer 0: weight must have no size of 0, got \[0, 2\]"):
+        pk.compile(nn.Sequential(pk.FusedIFLinear(2, 0)), torch.rand(3, 2))
+
+
+class Own(nn.Module):
+    def forward(self, x):
+        return x * x
+
+
+@pytest.mark.parametrize(
+    ("module", "path"),
+    [
+        (Own(), r"module 1.0 \(Own\): its forward pass multiplies values by one another"),
+        (pk.Upsample(scale_factor=2, mode="bilinear"), r"module 1.0 \(Upsample\): mode 'bilinear', which interpolates"),
+        (pk.Voting(3), r"module 1.0 \(Voting\): its input has the shape \(T, N, 16, 2, 2\)"),
+    ],
+)
+def test_refused_with_its_path(module, path):
+    net = nn.Sequential(pk.FusedIFConv2d(1, 16, 1), nn.Sequential(module), pk.Flatten(), pk.FusedIFLinear(64, 2))
+    with pytest.raises(TypeError, match=path):
+        pk.compile(net, torch.rand(1, 1, 2, 2))
+
+
+def test_hooks_are_refused():
+    net = nn.Sequential(pk.FusedIFLinear(3, 2))
+    net[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(TypeError, match=r"module 0 .*hooks"):
+        pk.compile(net, torch.rand(1, 3))
+
+
+def test_bad_input():
+    net, x = network(), image()
+    engine = pk.compile(net, x)
+    for given, error, text in (
+        (x[:, :1], ValueError, r"shape \[N, 2, 9, 7\]"),
+        (x.expand(3, *x.shape), ValueError, "3 steps, and T is 4"),
+        (x.int(), TypeError, "floating point"),
+        (x * torch.nan, ValueError, "finite"),
+        ("x", TypeError, "torch.Tensor"),
+    ):
+        with pytest.raises(error, match=text):
+            engine(given, 4)
+    with pytest.raises(TypeError, match="x must be a torch.Tensor, got tuple"):
+        pk.compile(net, (2, 9, 7))
+    with pytest.raises(ValueError, match="x must have at least one step"):
+        pk.compile(net, x.expand(0, *x.shape))
+    with pytest.raises(ValueError, match="precision must be None, 'int16' or 'int8', got 'int4'"):
+        pk.compile(net, x, precision="int4")
+    with pytest.raises(ValueError, match="T must"):
+        engine(x, 0)
+    with pytest.raises(ValueError, match="batch"):
+        engine.stream(0)
+    with pytest.raises(ValueError, match="2 samples"):
+        engine.stream(2)(x[:1])
+    for name, value in (("weight", torch.inf), ("weight", 2.0**127), ("bias", 2.0**110)):
+        broken = copy.deepcopy(net)
+        getattr(broken.out, name).data.view(-1)[0] = value
+        with pytest.raises(ValueError, match=f"layer out: {name} must be finite"):
+            pk.compile(broken, x)
+
+
+MADE = """
+import builtins, sys, threading
+import torch, proxykernels as pk
+
+net = torch.nn.Sequential(pk.FusedIFLinear(8, 4, v_threshold=0.5))
+torch.nn.init.ones_(net[0].weight)
+x = torch.ones(2, 8)
+engine = pk.compile(net, x)
+stream = engine.stream(2)
+print(int(stream(x).count().sum()), int(pk.simulate(net, x, T=4).count().sum()))
+"""
+
+KEPT = {
+    "globals": "",
+    "thread": """
+there = threading.Event()
+
+def keep(engine):
+    stream = engine.stream(2)
+    stream(x)
+    there.set()
+    threading.Event().wait()
+
+threading.Thread(target=keep, args=(engine,), daemon=True).start()
+there.wait()
+""",
+    "other modules": """
+class Holder: pass
+holder = Holder(); holder.me = holder; holder.engine = engine; holder.stream = stream
+sys.modules["kept"] = holder
+torch.kept = builtins.kept = engine, stream
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", KEPT)
+def test_a_process_ends_without_a_word(kept):
+    ended = subprocess.run([sys.executable, "-c", MADE + KEPT[kept]], capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "8 32\n", "")
+
+
+def address(functions) -> int:
+    return ctypes.addressof(functions)
+
+
+@pytest.mark.parametrize("most", TARGETS)
+def test_the_environment_names_the_fastest_that_an_engine_takes(monkeypatch, most):
+    """In what it computes with, what it says and what it prints; and others are compiled, which give the same."""
+    own = {target: library.load(target)[1] for target in TARGETS}
+    assert len(set(map(address, own.values()))) == len(TARGETS)
+    monkeypatch.setenv("PROXYKERNELS_CPU", most)
+    net, x = network(), image()
+    engine = pk.compile(net, x)
+    assert engine.target == most and f"float32, {most}\n" in repr(engine)
+    assert address(engine._compiled.functions) == address(own[most])
+    expected = layerwise.simulate(net, x, 9).spikes.dense()
+    assert expected.any() and equal(engine(x, 9).spikes.dense(), expected)
+    for target in TARGETS[: TARGETS.index(most)]:
+        with pytest.raises(RuntimeError, match=f"the engine cannot run {target} here: .* or PROXYKERNELS_CPU"):
+            Engine(engine.plan, target=target)
+
+
+def test_of_those_that_it_may_take_it_takes_the_fastest_that_it_has(monkeypatch):
+    monkeypatch.setenv("PROXYKERNELS_CPU", "amx")
+    assert pk.compile(network(), image()).target == next(filter(cpu.load, cpu.TARGETS))  # as the layers' kernels
+
+
+def test_another_name_is_refused(monkeypatch):
+    monkeypatch.setenv("PROXYKERNELS_CPU", "sse")
+    with pytest.raises(ValueError, match="PROXYKERNELS_CPU must be one of amx, avx512, avx2, portable, got 'sse'"):
+        pk.compile(network(), image())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from equality import equal
 from oracle import make_dyadic, trace
-from test_engine_memory import CHECKED
+from test_engine_file import CHECKED
 from torch import Tensor, nn
 
 import proxykernels as pk

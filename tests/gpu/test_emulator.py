@@ -31,8 +31,8 @@ FEW = (
     "tests/gpu/test_triton_conv2d.py::test_shapes[kernel-is-the-image-soft]",
     "tests/gpu/test_triton_conv2d.py::test_linear[16-5-130-35-hard]",
     "tests/gpu/test_triton_scan.py::test_hold[soft-33]",
-    "tests/gradients/test_scan_backward.py::test_triton[LeakySoftReset-atan-(3, 2, 5, 13)-held]",
-    "tests/gradients/test_scan_backward.py::test_triton[HardReset-atan-(3, 2, 5, 13)-sequence]",
+    "tests/gradients/test_backward_kernels.py::test_triton[LeakySoftReset-atan-(3, 2, 5, 13)-held]",
+    "tests/gradients/test_backward_kernels.py::test_triton[HardReset-atan-(3, 2, 5, 13)-sequence]",
     "tests/gradients/test_recurrent_gradients.py::test_triton[LeakyHardReset-full-triangle-(2, 2, 70)]",
 )
 

@@ -1,13 +1,16 @@
-"""The backward passes of convolutions and pooling on packed spikes, against autograd through torch's operations."""
+"""The backward passes of scans, convolutions and pooling on packed spikes, and learned thresholds, against autograd."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import CONVOLUTIONS, dyadic, spikes
 from equality import equal
+from gradient_cases import EXACT, SURROGATES, close, neuron_of, start_of
+from torch import nn
 
-from proxykernels.kernels import ops, unfused
-from proxykernels.kernels.neuron_models import if_neuron
+import proxykernels as pk
+from proxykernels.kernels import ops, reference_gradients, unfused
+from proxykernels.kernels.neuron_models import MODELS, if_neuron
 
 
 def pair(value):
@@ -86,3 +89,125 @@ def test_pool_gradient(instruction_set, generator, window, C, rate):
     pixels = grad.flatten(2).transpose(1, 2).unflatten(0, (2, 3))
     actual = ops.max_pool2d_backward(words, pixels, (7, 6), kernel, stride, padding)
     assert expected.any() and equal(actual, expected.flatten(3).transpose(2, 3))
+
+
+SHAPES = [(3, 2, 5, 13), (1, 2, 3, 4), (2, 1, 17, 64), (1, 3, 1, 10), (4, 1, 1, 700)]  # the last is over a strip
+
+
+def operands(model, shape, generator, held):
+    T, N, P, C = shape
+    current = 1.5 * dyadic(*shape, generator=generator)
+    current = current[0] if held else current
+    grad_spikes = dyadic(*shape, generator=generator, span=4, unit=1 / 4)
+    v = start_of(model, (N, P, C), generator)
+    grad_v = dyadic(*v.shape, generator=generator, span=4, unit=1 / 4)
+    return grad_spikes, grad_v, current, v, neuron_of(model, C)
+
+
+def oracle(grad_spikes, grad_v, current, v, neuron, surrogate):
+    """Autograd through the definition: gradients of currents, state, and a bias and the parameters of a channel."""
+    C = current.shape[-1]
+    leaves = [x.clone().requires_grad_() for x in (current, v, torch.zeros(C), neuron.channels)]
+    currents = leaves[0].expand(grad_spikes.shape) + leaves[2]
+    channels_first = currents.transpose(-1, -2), leaves[1].transpose(-1, -2)
+    results = reference_gradients.surrogate_scan(*channels_first, neuron._replace(channels=leaves[3]), surrogate.kernel)
+    given = grad_spikes.transpose(-1, -2), grad_v.transpose(-1, -2)
+    *gradients, bias, channels = torch.autograd.grad(results, leaves, given)
+    return *gradients, torch.cat([bias[None], channels]).double()
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["sequence", "held"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES)
+@pytest.mark.parametrize("model", MODELS)
+def test_gradients_are_the_oracles(instruction_set, generator, model, surrogate, shape, held):
+    given = operands(model, shape, generator, held)
+    expected = oracle(*given, surrogate)
+    actual = ops.scan_backward(*given, surrogate.kernel)
+    exact = surrogate == EXACT and (model.startswith("Leaky") or MODELS[model].channels == ("theta",))
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs) if exact else close(ours, theirs)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_gradient_of_the_last_state(instruction_set, generator, model):
+    grad_spikes, grad_v, *rest = operands(model, (3, 2, 5, 13), generator, held=False)
+    none = ops.scan_backward(grad_spikes, None, *rest, EXACT.kernel)
+    zero = ops.scan_backward(grad_spikes, torch.zeros_like(grad_v), *rest, EXACT.kernel)
+    assert none[0].any() and all(torch.equal(a, b) for a, b in zip(none, zero, strict=True))
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("held", [False, True], ids=["sequence", "held"])
+@pytest.mark.parametrize("shape", [(3, 2, 5, 13), (2, 1, 9, 64)], ids=str)  # the second is over a block
+@pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES)
+@pytest.mark.parametrize("model", MODELS)
+def test_triton(kernels_can_run, generator, model, surrogate, shape, held):
+    from proxykernels.kernels.gpu.backend import KERNELS as gpu
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    *given, neuron = operands(model, shape, generator, held)
+    expected = oracle(*given, neuron, surrogate)
+    neuron = neuron._replace(channels=neuron.channels.to(device))
+    actual = gpu.scan_backward(*(x.to(device) for x in given), neuron, surrogate.kernel)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.shape == theirs.shape and close(ours.cpu(), theirs)
+
+
+@pytest.mark.parametrize("channelwise", [False, True], ids=["number", "channels"])
+def test_learned_values_have_the_oracles_gradients(generator, channelwise):
+    decay = torch.tensor([0.5, 0.25, 0.75, 0.875]) if channelwise else 0.5
+    torch.manual_seed(0)
+    layer = pk.FusedLIFLinear(12, 4, decay=decay, v_threshold=0.75)
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    x = spikes(8, 3, 12, generator=generator, rate=0.4)
+    before = layer.eval()(pk.pack(x)).dense()
+    layer.surrogate = pk.ATan()
+    assert pk.learn_neurons(layer, "decay", "v_threshold") is layer
+    learned = {name: p for name, p in layer.named_parameters() if "original" in name}
+    assert len(learned) == 2 and all(
+        p.numel() == (4 if "decay" in n and channelwise else 1) for n, p in learned.items()
+    )
+    y = layer(pk.pack(x)).dense()
+    assert equal(y, before) and y.any()
+    neuron = layer.neuron.on(4, torch.device("cpu"))
+    currents = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    expected, _ = reference_gradients.surrogate_scan(currents, None, neuron, pk.ATan().kernel)
+    grad = torch.randn(y.shape, generator=generator)
+    leaves = [*learned.values(), layer.weight]
+    theirs = torch.autograd.grad(expected, leaves, grad)
+    assert all(map(close, torch.autograd.grad(y, leaves, grad), theirs))
+
+
+def test_they_stay_valid_and_learn(generator):
+    net = nn.Sequential(pk.FusedLIFLinear(12, 8), pk.FusedIFLinear(8, 3))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(3)
+    pk.learn_neurons(net, "v_threshold", "decay")
+    model = pk.SurrogateNet(net, 10, surrogate=pk.ATan(), readout="rate")
+    x = torch.rand(16, 12, generator=generator)
+    start = net[0].decay.item(), net[1].v_threshold.item()
+    optimizer = torch.optim.SGD(net.parameters(), 50.0)  # far too much
+    for _ in range(5):
+        optimizer.zero_grad()
+        (1 - model(x)).sum().backward()
+        optimizer.step()
+    assert net[0].decay.item() != start[0] and net[1].v_threshold.item() != start[1]
+    assert 0 <= net[0].decay <= 1 and net[1].v_threshold > 0
+    assert torch.isfinite(model(x)).all()
+    count = pk.simulate(net, x, 10).count()
+    again = nn.Sequential(pk.FusedLIFLinear(12, 8), pk.FusedIFLinear(8, 3))
+    pk.learn_neurons(again, "v_threshold", "decay").load_state_dict(net.state_dict())
+    assert equal(pk.simulate(again, x, 10).count(), count)
+
+
+def test_bad_input_is_named():
+    net = nn.Sequential(pk.FusedIFLinear(3, 3))
+    with pytest.raises(ValueError, match=r"of \['v_threshold'\] here, got 'decay'"):
+        pk.learn_neurons(net, "decay")
+    pk.learn_neurons(net, "v_threshold")
+    with pytest.raises(ValueError, match="v_threshold is learned already"):
+        pk.learn_neurons(net, "v_threshold")

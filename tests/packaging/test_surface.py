@@ -1,15 +1,19 @@
-"""The names that users see: what ``dir`` lists, where else a name is found, and which names have moved."""
+"""The names that users see, their docstrings, and what a host of repositories reads."""
 
 import ast
 import doctest
 import importlib
+import inspect
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
 
 import proxykernels as pk
 from proxykernels import _lookup
@@ -105,3 +109,91 @@ def test_the_reference_has_every_name():
     of_modules = {name for module in MODULES.split() for name in getattr(pk, module).__all__}
     internal = {"Stop", "Surrogate", "Value", "each_step"}
     assert set(SURFACE) - set(MODULES.split()) <= listed and of_modules - internal <= listed
+
+
+FUNCTIONS = {name: getattr(pk, name) for name in pk.__all__ if inspect.isfunction(getattr(pk, name))} | {
+    f"{module.__name__.removeprefix('proxykernels.')}.{name}": function
+    for module in (pk.plot, pk.encode)
+    for name in module.__all__
+    if inspect.isfunction(function := getattr(module, name))
+}
+NO_TENSORS = ("plot.rates", "plot.conversion", "from_nir", "from_spikingjelly", "from_snntorch", "to_nir")
+CLASSES = {name: getattr(pk, name) for name in pk.__all__ if inspect.isclass(getattr(pk, name))}
+
+
+@pytest.mark.parametrize("name", pk.__all__)
+def test_name_is_listed(name):
+    assert name in pk.__doc__
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_is_described(name):
+    text = inspect.getdoc(FUNCTIONS[name])
+    for parameter in inspect.signature(FUNCTIONS[name]).parameters:
+        assert parameter in text, parameter
+    assert "Raises:" in text
+    assert "[" in text or "(T, N" in text or name in NO_TENSORS
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_class_is_described(name):
+    cls = CLASSES[name]
+    text = inspect.getdoc(cls)
+    if issubclass(cls, nn.Module):
+        assert "Shapes:" in text or name == "Flatten"
+        for parameter in inspect.signature(cls).parameters.values():
+            assert parameter.name in text or parameter.kind is not parameter.KEYWORD_ONLY, parameter
+    assert "Raises:" in text or name in ("Flatten", "Network", "Spikes")
+    for key, member in vars(cls).items():
+        if not key.startswith("_") and (callable(member) or isinstance(member, property)):
+            assert inspect.getdoc(member), key
+
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "CITATION.cff", "CHANGELOG.md")]
+PAGES += [path for path in (ROOT / ".github").rglob("*") if path.is_file()]
+needs_repository = pytest.mark.skipif(
+    not (ROOT / ".github").is_dir(), reason="sources without the repository's own files"
+)
+
+
+@needs_repository
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_one_repository_is_named(path):
+    home = PROJECT["urls"]["Repository"]
+    for found in re.findall(r"https://github\.com/[\w.-]+/proxykernels", path.read_text()):
+        assert found == home
+
+
+@needs_repository
+@pytest.mark.parametrize(
+    "path", [path for path in PAGES if path.suffix in (".yml", ".cff")], ids=lambda path: path.name
+)
+def test_yaml_is_well_formed(path):
+    read = pytest.importorskip("yaml").safe_load(path.read_text())
+    if path.parent.name == "ISSUE_TEMPLATE" and path.name != "config.yml":
+        assert read["name"] and read["description"] and {part["type"] for part in read["body"]} == {"textarea"}
+        assert len({part["id"] for part in read["body"]}) == len(read["body"])
+    if path.name == "CITATION.cff":
+        assert {"cff-version", "message", "title", "authors"} <= read.keys() and read["license"] == PROJECT["license"]
+        assert read["references"][0]["url"] == PROJECT["urls"]["Paper"]
+        released = re.search(r"^## ([\d.]+) - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        assert (read["version"], read["date-released"]) == released.groups() and read["version"] == pk.__version__
+
+
+@needs_repository
+def test_the_command_of_the_template_runs(capsys):
+    """That which asks for versions and the processor."""
+    text = (ROOT / ".github" / "ISSUE_TEMPLATE" / "wrong_result.yml").read_text()
+    exec(re.search(r'python -c "(.*)"', text)[1], {})
+    assert PROJECT["name"] and len(capsys.readouterr().out.split()) >= 4
+
+
+@needs_repository
+def test_classifiers_are_of_tested_pythons():
+    """CI tests the ends of the range."""
+    versions = [name.split(" :: ")[-1] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert f"pythons=({versions[0]} {versions[-1]})" in ci
+    assert PROJECT["requires-python"] == f">={versions[0]}"

@@ -4,8 +4,8 @@ from planted.defect import KERNELS, Defect
 
 CONV, ENGINE = "kernels/cpu/src/conv2d", "kernels/cpu/src/engine"
 NEURONS = "tests/cpu/test_neurons.py"
-MAX_RATE_POOL = "tests/cpu/test_max_rate_pool.py"
-SUMS = "tests/cpu/test_left_out_sums.py"
+MAX_RATE_POOL = "tests/cpu/test_sigma_delta_kernels.py"
+SUMS = "tests/cpu/test_sums.py"
 
 DEFECTS = {
     "step: the edge": Defect(
@@ -70,16 +70,16 @@ DEFECTS = {
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),
     "im2col: a window that ends in the next word": Defect(
-        f"{CONV}/im2col.h", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", "tests/cpu/test_im2col.py"
+        f"{CONV}/im2col.h", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", "tests/cpu/test_cpu_kernels.py"
     ),
     "im2col: bits of the next window": Defect(
-        f"{CONV}/im2col.h", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", "tests/cpu/test_im2col.py"
+        f"{CONV}/im2col.h", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", "tests/cpu/test_cpu_kernels.py"
     ),
     "im2col: a row of the image before": Defect(
         f"{CONV}/im2col.h",
         "for (int64_t i = 0; i < kept; i++)",
         "for (int64_t i = 1; i < kept; i++)",
-        "tests/cpu/test_im2col.py",
+        "tests/cpu/test_cpu_kernels.py",
     ),
     "tiles: the joined digits": Defect(
         f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
@@ -88,7 +88,7 @@ DEFECTS = {
         f"{CONV}/amx_pixels.h",
         "(1 << layout.pixels) - 1",
         "(1 << (layout.pixels - 1)) - 1",
-        "tests/engine/test_engine_pixel_tiles.py",
+        "tests/engine/test_engine_many_steps.py",
     ),
     "depthwise: the last steps": Defect(
         f"{CONV}/pixel_steps.h",
@@ -115,19 +115,19 @@ DEFECTS = {
         MAX_RATE_POOL,
     ),
     "rounding: the negative half": Defect(
-        "kernels/rounding.py", "torch.maximum(positive, total - positive)", "positive", "tests/plan/test_rounding.py"
+        "kernels/rounding.py", "torch.maximum(positive, total - positive)", "positive", "tests/plan/test_plans.py"
     ),
     "rounding on a CPU: the negative half": Defect(
         "kernels/cpu/src/rounding.h",
         "most(weights.positive, weights.all - weights.positive)",
         "weights.positive",
-        "tests/plan/test_rounding.py",
+        "tests/plan/test_plans.py",
     ),
     "rounding: what rounding adds": Defect(
         "kernels/rounding.py",
         "self.largest_half - inputs / 2",
         "self.largest_half - inputs / 4",
-        "tests/plan/test_rounding.py",
+        "tests/plan/test_plans.py",
     ),
     "words: a partial byte": Defect(
         "kernels/cpu/src/packed_spikes.h",
@@ -139,7 +139,7 @@ DEFECTS = {
         f"{ENGINE}/recurrent.cpp",
         "memmove(memory.fired, fired, op.bytes());",
         "",
-        "tests/cpu/test_recurrent_kernels.py",
+        "tests/cpu/test_neurons.py",
     ),
     "recurrent neurons: the gradient that comes back": Defect(
         "kernels/cpu/src/recurrent/backward.h",

@@ -55,7 +55,7 @@ DEFECTS = {
         "kernels/gpu/scan_backward.py",
         "before_row -= tl.cast(STATES, tl.int64) * neurons",
         "before_row -= neurons",
-        "tests/gradients/test_scan_backward.py",
+        "tests/gradients/test_backward_kernels.py",
     ),
     "Triton sigma-delta: states go on": Defect(
         "kernels/gpu/sigma_delta.py", "tl.store(a_pointer", "tl.store(z_pointer", "tests/gpu/test_triton_sigma_delta.py"

@@ -49,12 +49,12 @@ DEFECTS = {
         "proxykernels/running/sigma_delta_layers.py",
         "self.index = self.index[~decided]",
         "pass",
-        "tests/running/test_sigma_delta_states.py",
+        "tests/running/test_sigma_delta.py",
     ),
     "sigma-delta: inputs between the windows of a pooling": Defect(
         "kernels/cpu/src/engine/changes.h",
         "if (maxima && keeps && s.T_in) add_up_inputs",
         "if (count && maxima && keeps && s.T_in) add_up_inputs",
-        "tests/running/test_sigma_delta_states.py",
+        "tests/running/test_sigma_delta.py",
     ),
 }

@@ -1,9 +1,9 @@
-"""ProxyNet: the spiking network forward, the ReLU network backward."""
+"""ProxyNet: the spiking network forward, the ReLU network backward; sequences, NaN and infinity."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import bright_halves, learned
+from cases import bright_halves, learned, spikes
 from equality import equal
 from torch import nn
 
@@ -211,3 +211,182 @@ def test_output_threshold_is_of_neurons_that_integrate_and_fire():
     leaky = nn.Sequential(pk.FusedLIFLinear(3, 2, decay=0.5))
     with pytest.raises(ValueError, match="layer 0 must have IF neurons with one number as v_threshold, got LIFNeuron"):
         pk.ProxyNet(leaky, 4).fit_output_threshold(torch.ones(5, 3))
+
+
+T = 20
+
+
+def sequence(kind: str, generator: torch.Generator):
+    """A sequence as ProxyNet takes it, and dense."""
+    if kind == "held":
+        x = torch.rand(5, 1, 8, 8, generator=generator).expand(T, 5, 1, 8, 8)
+        return x, x
+    x = spikes(T, 5, 1, 8, 8, generator=generator, rate=0.4)
+    if kind == "real":
+        x = x * torch.rand(T, 5, 1, 8, 8, generator=generator)
+    if kind == "counts":
+        x = torch.randint(0, 4, x.shape, generator=generator) * x
+        return x.to(torch.int16), x
+    return (pk.pack(x) if kind == "Spikes" else x.bool() if kind == "bool" else x), x
+
+
+@pytest.mark.parametrize("kind", ["spikes", "Spikes", "bool", "counts", "real", "held"])
+def test_gradient_is_that_of_the_relu_network_on_the_mean(generator, kind):
+    torch.manual_seed(0)
+    net, relu = make_pair()
+    x, dense = sequence(kind, generator)
+    model = pk.ProxyNet(net, T, **pk.ProxyNet.PAPER)
+    output = model(x)
+    counts = pk.simulate(net, x, T).count()
+    assert equal(output, counts.float()) and counts.sum() > 0
+    gradient = torch.randn(5, 4, generator=generator)
+    output.backward(gradient)
+    expected = relu(dense.mean(0))
+    torch.testing.assert_close(model.ann(x), expected)
+    expected.backward(gradient)
+    for ours, theirs in zip(net.parameters(), relu.parameters(), strict=True):
+        assert theirs.grad.abs().max() > 0
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * theirs.grad.abs().max().item())
+    model.eval()
+    assert equal(model(x), output)
+
+
+def test_spikes_behind_a_dropout_count_more(generator):
+    x = pk.Dropout(0.5).train()(pk.pack(spikes(T, 5, 1, 8, 8, generator=generator)))
+    net, relu = make_pair()
+    torch.testing.assert_close(pk.ProxyNet(net, T, clip=False).ann(x), relu(x.dense().mean(0)))
+
+
+def test_features_over_time(generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(pk.FusedIFLinear(6, 16), pk.FusedIFLinear(16, 3))
+    model = pk.ProxyNet(net, T)
+    x = 2 * torch.rand(T, 4, 6, generator=generator)
+    output = model(x)
+    assert output.shape == (4, 3) and output.sum() > 0
+    torch.testing.assert_close(model.ann(x), model.ann(x.mean(0)))
+    for dtype in (torch.float64, torch.bfloat16):
+        model.to(dtype)
+        assert model.ann(pk.pack(x > 1)).dtype == model.ann(x.to(dtype)).dtype == dtype
+
+
+def test_other_shapes_are_refused_before_any_work(generator, monkeypatch):
+    model = pk.ProxyNet(make_pair()[0], T)
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda *_: pytest.fail("the twin ran"))
+    for training in (True, False):
+        model.train(training)
+        with pytest.raises(ValueError, match="x is a sequence of 19 steps, and T is 20"):
+            model(torch.rand(19, 5, 1, 8, 8, generator=generator))
+        with pytest.raises(ValueError, match=r"x must be a constant input, .* or a sequence, .*; got \[8\]"):
+            model(torch.rand(8, generator=generator))
+    model.train()
+    with pytest.raises(TypeError, match="x must be floating point, got torch.uint8 .* a constant input"):
+        model(torch.ones(5, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(
+        ValueError, match=r"x is a sequence of 5 steps, and T is 20; .* pass proxykernels.time_first\(x\)"
+    ):
+        model(torch.rand(5, T, 1, 8, 8, generator=generator))
+
+
+def test_statistics_are_measured_on_sequences(generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(pk.FusedIFConv2d(1, 6, 3, batch_norm=True), pk.Flatten(), pk.FusedIFLinear(216, 4))
+    model = pk.ProxyNet(net, T, statistics_of="steps")
+    for kind in ("Spikes", "bool", "counts", "real", "held"):
+        x, dense = sequence(kind, generator)
+        model.measure_batch_norm(x, batch=5)
+        current = F.conv2d(dense.flatten(0, 1), net[0].weight, net[0].bias)
+        torch.testing.assert_close(net[0].bn.running_mean, current.mean((0, 2, 3)))
+        if kind != "held":  # of which one step is normalised, for all
+            torch.testing.assert_close(net[0].bn.running_var, current.var((0, 2, 3)))
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("packed", [True, False])
+def test_it_learns_from_events(generator, packed):
+    """Which half of the image sends more events."""
+    torch.manual_seed(0)
+    rates, labels = bright_halves(128, 0.05, 0.4)
+    events = (torch.rand(16, *rates.shape, generator=generator) < rates).float()
+    x = pk.pack(events) if packed else events
+    net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(64, 2))
+    model = pk.ProxyNet(net, T=16, clip=True)
+    assert learned(model, x, labels) > 0.95
+
+
+@pytest.fixture
+def x(generator):
+    return torch.rand(5, 1, 8, 8, generator=generator)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return pk.ProxyNet(make_pair()[0], 20, clip=False)
+
+
+@pytest.mark.parametrize(("clip", "value"), [(True, torch.nan), (False, torch.nan), (False, torch.inf)])
+@pytest.mark.parametrize(("index", "which"), [(0, "weight"), (2, "bias"), (6, "weight")])
+def test_weights_that_are_not_finite_name_their_layer(model, x, index, which, value, clip):
+    model.clip = clip
+    assert torch.isfinite(model(x)).all()
+    getattr(model.net[index], which).data[0] = value
+    with pytest.raises(FloatingPointError, match=f"the {which} of layer {index} holds NaN or infinite values"):
+        model(x)
+
+
+def test_a_step_by_gradients_that_are_not_finite_is_the_last(model, x):
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    model(x).sum().backward()
+    model.net[2].weight.grad[0, 0, 0, 0] = torch.nan
+    optimizer.step()
+    with pytest.raises(FloatingPointError, match="the weight of layer 2 holds NaN"):
+        model(x)
+
+
+def test_overflow_names_its_layer(model, x):
+    model.half()
+    model.net[2].weight.data[0] = 6e4
+    with pytest.raises(FloatingPointError, match="layer 2 overflows, whose weights are finite"):
+        model(x.half())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_loss_whose_gradient_is_not_finite(model, x, value):
+    output = model(x)
+    assert output.sum() > 0
+    loss = (output * torch.tensor([1.0, 1.0, value, 1.0])).sum()
+    with pytest.raises(
+        FloatingPointError, match="the gradient that the loss gives the output of ProxyNet is not finite"
+    ):
+        loss.backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_bad_input_is_named(model, x):
+    x[0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="x must be finite"):
+        model(x)
+
+
+def test_a_scaled_loss_may_overflow_in_half_precision(model, x):
+    """torch.amp.GradScaler skips such a step, and goes on with a lower scale."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with torch.autocast("cpu", torch.float16):
+        loss = model(x).square().sum()
+    assert loss > 0
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() < 2.0**40
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+
+
+def test_evaluation_names_the_layer_too(model, x):
+    """There the spiking network runs alone."""
+    model.eval()
+    model.net[6].bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="layer 6: bias must be finite"):
+        model(x)

@@ -1,11 +1,4 @@
-"""What a model computes from sizes: right for every size, for the calibrated one alone, or refused; never silently off.
-
-Each case is a forward pass with an outcome:
-
-    ANY     the converted network is right for each size that the model takes
-    ONE     it is right for the calibrated size, and refuses others in every way in
-    NONE    convert refuses the model: it depends on the number of samples
-"""
+"""What a model computes from sizes, also by einops: right for every size, for the calibrated one alone, or refused."""
 
 import pytest
 import torch
@@ -392,3 +385,53 @@ def test_sizes_along_one_axis():
 def test_features_are_refused_by_their_layer():
     net = pk.convert(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), torch.rand(8, 4))
     assert net.input_shape is None
+
+
+@pytest.fixture
+def layers():
+    return pytest.importorskip("einops.layers.torch")
+
+
+def einops_images() -> torch.Tensor:
+    return torch.rand(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def networks(layers) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {
+        "flattened": nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.ReLU(), layers.Rearrange("n c h w -> n (h w c)"), nn.Linear(144, 5)
+        ),
+        "patches": nn.Sequential(
+            layers.Rearrange("n c (h a) (w b) -> n (c a b) h w", a=2, b=2), nn.Conv2d(8, 4, 1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(64, 5),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["flattened", "patches"])
+def test_rearranged_values(layers, name):
+    net, x = networks(layers)[name].eval(), einops_images()
+    logits = pk.simulate(pk.convert(net, x, neuron="sigma-delta"), x, 24).logits
+    with torch.no_grad():
+        expected = net(x)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=5e-3)
+
+
+def test_what_is_refused(layers):
+    einops = pytest.importorskip("einops")
+
+    class Function(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv2d(2, 4, 3), nn.Linear(144, 5)
+
+        def forward(self, x):
+            return self.b(einops.rearrange(torch.relu(self.a(x)), "n c h w -> n (c h w)"))
+
+    reduced = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), layers.Reduce("n c h w -> n c", "mean"), nn.Linear(4, 5))
+    with pytest.raises(TypeError, match=r"module '2' is a Reduce, .*; write it with mean\(\) or a pooling of torch$"):
+        pk.convert(reduced, einops_images())
+    with pytest.raises(TypeError, match="of Function, .*; make a layer of it, einops.layers.torch.Rearrange$"):
+        pk.convert(Function(), einops_images())

@@ -1,8 +1,9 @@
-"""A library that was built from other sources is refused, in one sentence, before anything in it is called."""
+"""The C++ library in a process: other sources refused, instruction sets, OpenMP, huge pages."""
 
 import ctypes
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 import proxykernels as pk
-from proxykernels.kernels import backends, table
+from proxykernels.kernels import backends, cpu, heap, table
 from proxykernels.kernels.cpu import abi, compiled, declared, elf, headers, sources
+from proxykernels.spikes import storage
 
 REFUSED = "does not belong to this version"
 ADVICE = "build it again with `pip install (-e|--force-reinstall --no-cache-dir --no-deps) "
@@ -235,3 +237,100 @@ def test_a_library_under_an_older_name_is_ignored_beside_ours_and_refused_withou
         abi.load(None)
     older.unlink()
     assert abi.load(None) is None
+
+
+@pytest.mark.parametrize("most", compiled.TARGETS)
+def test_an_environment_variable_names_the_fastest_that_may_be_taken(monkeypatch, most):
+    monkeypatch.delenv("PROXYKERNELS_CPU", raising=False)
+    here = {target: abi.load(target) for target in compiled.TARGETS}
+    monkeypatch.setenv("PROXYKERNELS_CPU", most)
+    allowed = compiled.TARGETS[compiled.TARGETS.index(most) :]
+    assert [abi.load(target) is not None for target in allowed] == [here[target] is not None for target in allowed]
+    assert not any(map(abi.load, set(compiled.TARGETS) - set(allowed)))
+    found = [here[target] for target in allowed if here[target]]
+    if not found:  # the library was built for a faster one alone
+        assert abi.load(None) is None
+        return
+    assert ctypes.addressof(abi.load(None)) == ctypes.addressof(found[0])
+
+
+def test_another_name_is_refused(monkeypatch):
+    monkeypatch.setenv("PROXYKERNELS_CPU", "AVX2")
+    with pytest.raises(ValueError, match="PROXYKERNELS_CPU must be one of amx, avx512, avx2, portable, got 'AVX2'"):
+        abi.load(None)
+
+
+PROGRAM = """
+import warnings, torch, proxykernels as pk
+from proxykernels.kernels import backends
+torch.set_num_threads(3)
+x = torch.rand(8, 4, 32, 24, 24)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    assert pk.FusedIFConv2d(32, 32, 3).eval()(x).any()
+torch.nn.functional.conv2d(x[0], torch.rand(32, 32, 3, 3))
+print(backends.cpu_backend().max_threads(), *(str(warning.message).split(",")[0] for warning in said), sep="|")
+for file in {line.split()[-1] for line in open("/proc/self/maps")}:
+    if file.rpartition("/")[2].startswith(("libgomp", "libomp", "libiomp")):
+        print(file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what is loaded is read from /proc")
+def test_the_process_has_one_openmp_runtime():
+    """Clang's own would be a second; see sources.SHARES_TORCH_RUNTIME."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, text=True, capture_output=True)
+    said, *runtimes = done.stdout.splitlines()
+    serial = b"clang version" in abi.LIBRARY.read_bytes()  # the compiler's signature
+    assert said == ("1|proxykernels' C++ kernels run on one thread where torch has 3" if serial else "3")
+    assert len(runtimes) == 1, runtimes
+
+
+def test_kernels_on_one_thread_say_so_where_torch_has_more(monkeypatch):
+    monkeypatch.setattr(cpu, "load", lambda: SimpleNamespace(max_threads=lambda: 1))
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        if threads == 1:
+            assert backends.cpu_backend.__wrapped__().max_threads() == 1
+        else:
+            with pytest.warns(RuntimeWarning, match="on one thread where torch has 2.*`CC=gcc CXX=g\\+\\+ pip install"):
+                backends.cpu_backend.__wrapped__()
+
+
+MAPS, OFFERED = Path("/proc/self/smaps"), Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+def flags_at(address: int) -> list[str]:
+    """The kernel's flags of the mapping that an address lies in."""
+    inside = False
+    for line in MAPS.read_text().splitlines():
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            start, stop = (int(part, 16) for part in first.split("-"))
+            inside = start <= address < stop
+        elif inside and first == "VmFlags:":
+            return rest
+    return []
+
+
+def test_tensors_of_any_size():
+    large, small = heap.empty(5, 1 << 20), heap.empty(100, dtype=torch.uint8)
+    assert (large.shape, large.dtype) == ((5, 1 << 20), torch.float32)
+    assert (small.shape, small.dtype) == ((100,), torch.uint8)
+    large.fill_(1.0)
+    assert large.sum() == large.numel()
+
+
+def test_the_system_is_asked_for_huge_pages():
+    large = heap.empty(5, 1 << 20)
+    if not OFFERED.exists() or not MAPS.exists() or not flags_at(large.data_ptr()) or heap._glibc() is None:
+        pytest.skip("this system has no huge pages, or does not say where they are")
+    assert "hg" in flags_at(large.data_ptr() + 4 * (large.numel() // 2))  # the kernel's name of the advice
+
+
+def test_a_start_at_rest_takes_no_memory():
+    start = storage.start(None, (4, 8, 32, 32), torch.device("cpu"), pk.neurons.IFNeuron(v_threshold=1.0, v_reset=None))
+    assert start.shape == (4, 1024, 8) and start.untyped_storage().nbytes() == 4 * 8
+    states = [pk.if_scan(torch.rand(3, 4, 8, 5, 5), v)[1] for v in (None, 0.25)]
+    assert all(state.untyped_storage().nbytes() >= 4 * state.numel() for state in states)  # which users may write to
