@@ -7,7 +7,7 @@
 Prints what the kernel takes and what is wrong with it, and writes Triton's GPU IR, PTX, cubin and SASS. It needs no
 GPU. The names are those of gpu/variants.py. To execute it, run its tests in the emulator, or on a GPU at hand:
 
-    pytest --emulate sm_80 tests/gpu/test_triton_few_steps.py
+    pytest --emulate sm_80 tests/gpu/test_triton_conv2d.py
 """
 
 import argparse

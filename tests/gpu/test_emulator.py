@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 # All against the reference: spikes as operands, right and, where the layout is another, wrong; pooling in the launch;
 # 18 blocks of K; counts too, and channels and K beyond their blocks; the scan and its gradient.
-OPERANDS = "tests/gpu/test_spike_operands.py::test_the_short_code_is_right_where_layouts_were_seen"
+OPERANDS = "tests/gpu/test_triton_compile.py::test_the_short_code_is_right_where_layouts_were_seen"
 FEW = (
     f"{OPERANDS}[False-33-torch.float32]",
     f"{OPERANDS}[True-33-torch.float32]",

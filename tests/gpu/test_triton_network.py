@@ -1,15 +1,23 @@
-"""Whole networks on the Triton kernels, bit-equal to the oracle: pooling in the launch, weights of 16 bits."""
+"""Whole networks on the Triton kernels: pooling, weights of 16 bits, statistics, names of kernels, reference code."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from cases import RESETS, dyadic, fine, spikes, thresholds, words_over_time
+from cases import spikes as random_spikes
 from equality import equal
-from oracle import make_dyadic, step_loop
+from oracle import make_dyadic, normalises_as_torch, step_loop
 from torch import nn
+
+import proxykernels as pk
+from proxykernels.kernels.gpu.backend import KERNELS
+from proxykernels.kernels.recording import Choice, recording
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-import proxykernels as pk
+from proxykernels.calls import currents as spike_currents
 from proxykernels.calls import neuron_ops
 from proxykernels.kernels import backends, reference, rounding, weight_layouts
 from proxykernels.kernels.cpu.fallback import Fallback
@@ -204,3 +212,163 @@ def test_unsupported_weights(generator):
         pk.if_linear(x, torch.ones(2, 4).to(torch.float8_e4m3fn))
     exact, _ = pk.if_linear(x, torch.full((2, 4), 0.5))
     assert equal(pk.if_linear(x, torch.full((2, 4), 0.5).double())[0].dense(), exact.dense())
+
+
+@dataclass(frozen=True)
+class Leaky(pk.neurons.AnyNeuron):
+    """A leaky neuron with a state that counts its spikes, which Triton has without it."""
+
+    decay: pk.neurons.Value = 0.75
+    states: ClassVar[int] = 2
+
+    def step(self, state, current, fire):
+        v, count = state
+        spikes, v = fire(self.decay * v + current, 1.0, 0.0)
+        return spikes, (v, count + spikes)
+
+
+def network_of(neuron, generator):
+    layers = pk.FusedConv2d(2, 4, 3, padding=1, neuron=neuron), pk.MaxPool2d(2), pk.Flatten()
+    net = nn.Sequential(*layers, pk.FusedLinear(16, 3, neuron=neuron)).eval()
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator)
+    return net
+
+
+@pytest.mark.filterwarnings("ignore:.* is written in Python")
+def test_neurons_in_python(generator):
+    one = network_of(Leaky(), generator)
+    other = network_of(pk.neurons.LIFNeuron(decay=0.75), generator)
+    other.load_state_dict(one.state_dict(), strict=False)
+    x = random_spikes(9, 2, 2, 4, 4, generator=generator)
+    with torch.no_grad():
+        y, v = one[0](x, torch.zeros(2, 2, 4, 4, 4))
+        assert equal(y, other[0](x)) and equal(v[:, 1], y.sum(0))
+        assert equal(one(x), other(x)) and 0.02 < one(x).mean() < 0.98
+    results = [pk.simulate(net, x, 9) for net in (one, other)]
+    assert equal(results[0].spikes.dense(), results[1].spikes.dense()) and results[0].rates == results[1].rates
+
+
+@pytest.mark.filterwarnings("ignore:.* is written in Python")
+def test_gradients(generator):
+    grads = []
+    state = generator.get_state()
+    for neuron in (Leaky(), pk.neurons.LIFNeuron(decay=0.75)):
+        net = pk.use_surrogate(network_of(neuron, generator.set_state(state)), pk.Triangle(1.0)).train()
+        x = dyadic(5, 2, 2, 4, 4, generator=generator).requires_grad_()
+        net(x).square().sum().backward()
+        grads.append([x.grad, *(parameter.grad for parameter in net.parameters())])
+    for one, other in zip(*grads, strict=True):
+        assert other.abs().max() > 0
+        torch.testing.assert_close(one, other)
+
+
+def test_use_reference(generator, monkeypatch):
+    net = network_of(pk.neurons.LIFNeuron(decay=0.75), generator)
+    x = random_spikes(9, 2, 2, 4, 4, generator=generator)
+    with torch.no_grad():
+        expected, calls, steps = net(x), [], reference.step
+        monkeypatch.setattr(reference, "step", lambda *given: calls.append(1) or steps(*given))
+        assert equal(net(x), expected) and not calls and expected.any()
+        with pk.use_reference():
+            assert equal(net(x), expected) and len(calls) == 18
+            assert equal(pk.simulate(net, x, 9).spikes.dense(), expected) and len(calls) == 36
+
+
+@pytest.mark.parametrize("T, groups", [(5, 1), (33, 2)])
+def test_moments(generator, T, groups):
+    x = spikes(T, 2, 4, 4, 3, generator=generator)
+    weight, bias = dyadic(6, 4 // groups, 3, 3, generator=generator), dyadic(6, generator=generator)
+    window = (1, 1), (1, 1), (1, 1), groups
+    mean, variance, count = spike_currents.batch_moments(pk.pack(x), weight, bias, *window)
+    currents = nn.functional.conv2d(x.flatten(0, 1).double(), weight.double(), bias.double(), 1, 1, 1, groups)
+    assert count == currents[:, 0].numel() and currents.std() > 0.1
+    assert equal(mean, currents.mean((0, 2, 3)))
+    assert torch.allclose(variance, currents.var((0, 2, 3), correction=0), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_operator(generator):
+    words = pk.pack(spikes(5, 2, 3, 4, 4, generator=generator))._words
+    arguments = words, 5, [4, 4], dyadic(2, 3, 3, 3, generator=generator), torch.zeros(2), [1, 1], [1, 1], [1, 1], 1
+    torch.library.opcheck(torch.ops.proxykernels.conv2d_current_sums.default, arguments)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer(generator, momentum, bias):
+    """Spikes, potentials and running statistics are those of torch normalising all currents, but for rounding."""
+    x = spikes(9, 3, 4, 5, 4, generator=generator)
+    layer = pk.FusedIFConv2d(4, 6, 3, padding=1, bias=bias, batch_norm=True).train()
+    layer.bn.momentum, layer.bn.running_mean[:] = momentum, 0.25
+    layer.weight.data = dyadic(6, 4, 3, 3, generator=generator)
+    norm = nn.BatchNorm2d(6, momentum=momentum)
+    normalises_as_torch(layer, norm, pk.pack(x))
+
+
+def test_no_currents_are_kept_in_training(monkeypatch, generator):
+    """ProxyNet's spiking network unpacks no spikes for its second layer, and scans no currents."""
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 3, 3, batch_norm=True), pk.FusedIFConv2d(3, 4, 3, batch_norm=True), pk.Flatten(),
+        pk.FusedIFLinear(16, 2),
+    )  # fmt: skip
+    kernels = backends.cpu_backend() if DEVICE == "cpu" else backends.gpu_backend()
+    scans = []
+    monkeypatch.setattr(kernels, "unpack", lambda *_: pytest.fail("spikes were unpacked"))
+    scan = kernels.if_scan
+    monkeypatch.setattr(kernels, "if_scan", lambda *operands: scans.append(1) or scan(*operands))
+    model = pk.ProxyNet(net, T=5).train()
+    model(torch.rand(2, 2, 6, 6, generator=generator)).sum().backward()
+    assert len(scans) <= 1 and net[1].bn.num_batches_tracked == 1 and net[0].weight.grad.any()
+
+
+REASON = "the only one on a GPU"
+
+
+@pytest.fixture
+def x(generator):
+    return pk.pack(spikes(3, 1, 2, 4, 4, generator=generator))
+
+
+def taken(function, *arguments, **options) -> list[str]:
+    """The names of the kernels that a call took."""
+    with recording() as choices:
+        y, *_ = function(*arguments, **options)
+    assert y.rate() > 0
+    assert all(choice.reason == REASON for choice in choices if choice.kernel != "dense")
+    return [choice.kernel for choice in choices]
+
+
+@pytest.mark.usefixtures("fused")
+def test_each_kernel_is_named_once(x, generator):
+    weight = dyadic(3, 2, 3, 3, generator=generator).abs()
+    assert taken(pk.if_conv2d, x, weight, padding=1) == ["Triton convolution"]
+    assert taken(pk.calls.neuron_ops.conv2d, x, weight, None, None, pk.IF().neuron, padding=1, pool_follows=True) == [
+        "pooled Triton convolution"
+    ]
+    assert taken(pk.if_linear, pk.calls.spike_ops.flatten(x), weight.new_ones(3, 32)) == ["Triton convolution"]
+    assert taken(pk.if_scan, x.dense()) == taken(pk.if_hold, x.dense()[0] + 1, 5) == ["Triton scan"]
+    assert taken(pk.if_conv2d, x.dense() * 1.5, weight) == ["dense", "Triton scan"]
+
+
+@pytest.mark.usefixtures("fused")
+def test_functions_keep_their_names_and_errors_are_theirs(x):
+    assert KERNELS.if_scan.__name__ == "if_scan" and "Run all T steps" in KERNELS.if_scan.__doc__
+    with recording() as choices:
+        with pytest.raises(TypeError):
+            KERNELS.if_conv2d(x._words)
+        pk.if_scan(x.dense())
+    assert [choice.kernel for choice in choices] == ["Triton convolution", "Triton scan"]
+    assert choices[1] == Choice("Triton scan", REASON)
+
+
+@pytest.mark.usefixtures("fused")
+def test_explain_names_them(generator):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        pk.FusedIFConv2d(1, 3, 3, padding=1, v_threshold=0.2), pk.FusedIFConv2d(3, 4, 3, v_threshold=0.1)
+    )
+    table = pk.explain(net.eval(), torch.rand(1, 1, 4, 4, generator=generator), 4)
+    assert [row.kernel for row in table.rows] == ["unfused", "Triton convolution"] and table.rows[1].rate > 0
+    assert table.rows[1].why == REASON

@@ -1,27 +1,28 @@
-"""The Triton scan against the oracle, bit for bit.
-
-Data are multiples of 1/16 of few bits, so that every float32 sum is exact in any order.
-"""
+"""The Triton scan of every neuron model, recurrent ones too, against the oracle, bit for bit."""
 
 import pytest
 import torch
-import torch.nn.functional as F
+from cases import RESETS, dyadic, fine, spikes, thresholds
 from equality import equal
+from neuron_cases import NAMES, TRACES, channelwise, state
+
+import proxykernels as pk
+from proxykernels.calls import neuron_ops
+from proxykernels.kernels import reference
+from proxykernels.neurons import IFNeuron
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 from cases import words_over_time
 
-from proxykernels.kernels import reference
 from proxykernels.kernels.gpu import if_scan
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neuron_models import if_neuron
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = (1, 7, 31, 32, 33, 64, 100)
-RESETS = [pytest.param(0.0, id="hard"), pytest.param(-0.5, id="hard-to-minus-half"), pytest.param(None, id="soft")]
 
 
 @pytest.fixture
@@ -35,11 +36,7 @@ def sixteenths(generator, low, high, *shape):
     return (integers / 16).to(DEVICE)
 
 
-def random_spikes(generator, *shape):
-    return (torch.rand(shape, generator=generator) < 0.3).to(DEVICE)
-
-
-def thresholds(generator, kind, C):
+def thetas(generator, kind, C):
     """float32 [C]: the same for all channels, or one of each channel's own, at least 1/2."""
     if kind == "scalar":
         return torch.full((C,), 1.25, device=DEVICE)
@@ -74,7 +71,7 @@ def assert_scan_is_exact(result, current, v, theta, v_reset, some_fire=True):
 def test_scan(generator, T, v_reset, theta_kind, dtype):
     current = sixteenths(generator, -1, 2, T, 2, 5, 7).to(dtype)
     v = sixteenths(generator, -1, 1, 2, 5, 7)
-    theta = thresholds(generator, theta_kind, 7)
+    theta = thetas(generator, theta_kind, 7)
     before = v.clone()
     assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
     assert equal(v, before)
@@ -94,7 +91,7 @@ def test_scan(generator, T, v_reset, theta_kind, dtype):
 def test_scan_sizes(generator, shape, v_reset):
     current = sixteenths(generator, -1, 2, 33, *shape)
     v = torch.zeros(shape, device=DEVICE)
-    theta = thresholds(generator, "per-channel", shape[-1])
+    theta = thetas(generator, "per-channel", shape[-1])
     assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
 
 
@@ -111,7 +108,7 @@ def test_scan_of_any_floats(generator, v_reset):
 @pytest.mark.parametrize("parts", [(32, 13), (13, 32), (1, 43, 1)], ids=str)
 def test_scan_carries_its_state(generator, parts, v_reset):
     current = sixteenths(generator, -1, 2, 45, 2, 5, 7)
-    theta = thresholds(generator, "per-channel", 7)
+    theta = thetas(generator, "per-channel", 7)
     rest = torch.zeros(2, 5, 7, device=DEVICE)
     words, v_expected = if_scan.if_scan(current, rest, if_neuron(theta, v_reset))
     v, dense = rest, []
@@ -127,7 +124,7 @@ def test_scan_carries_its_state(generator, parts, v_reset):
 def test_hold(generator, T, v_reset):
     current = sixteenths(generator, -1, 3, 2, 5, 7)
     v = torch.zeros(2, 5, 7, device=DEVICE)
-    theta = thresholds(generator, "per-channel", 7)
+    theta = thetas(generator, "per-channel", 7)
     result = if_scan.if_scan(current, v, if_neuron(theta, v_reset), T)
     assert_scan_is_exact(result, current.expand(T, 2, 5, 7), v, theta, v_reset)
 
@@ -146,12 +143,6 @@ def test_scan_on_the_edge(theta, v_reset):
         words, v_last = if_scan.if_scan(current[None], v, if_neuron(theta, v_reset))
         assert equal(words, fires)
         assert equal(v_last, v_expected)
-
-
-def test_scan_sets_the_sign_bit():
-    current = torch.ones(33, 1, 1, 2, device=DEVICE)
-    words, _ = if_scan.if_scan(current, current[0] * 0, if_neuron(torch.ones(2, device=DEVICE), 0.0))
-    assert words[:, 0, 0, 0].tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize(
@@ -175,24 +166,6 @@ def test_scan_of_nothing(shape):
         assert not spikes.any()
         assert equal(v_last, v)
         assert v_last is not v
-
-
-@pytest.mark.parametrize(
-    "view",
-    [
-        pytest.param(lambda x: x.transpose(2, 3).contiguous().transpose(2, 3), id="channels-first"),
-        pytest.param(lambda x: x.repeat_interleave(2, 0)[::2], id="every-second-step"),
-        pytest.param(lambda x: x.repeat_interleave(2, 3)[..., ::2], id="every-second-channel"),
-        pytest.param(lambda x: F.pad(x, (3, 0))[..., 3:], id="offset"),
-        pytest.param(lambda x: x[:1, ..., :1].expand(x.shape), id="same-for-steps-and-channels"),
-    ],
-)
-@pytest.mark.parametrize("T", [1, 33])
-def test_scan_of_views(generator, view, T):
-    current = view(sixteenths(generator, -1, 2, T, 3, 5, 7))
-    v = sixteenths(generator, -1, 1, 3, 7, 5).transpose(1, 2)
-    theta = thresholds(generator, "per-channel", 14)[::2]
-    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, None)), current, v, theta, None)
 
 
 @pytest.mark.parametrize(
@@ -222,3 +195,113 @@ def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, 
         assert read.untyped_storage().nbytes() == current[0].numel() * current.element_size()
     else:
         assert read.data_ptr() == current.data_ptr()
+
+
+@pytest.mark.parametrize("neuron, current, spikes, states", TRACES)
+def test_hand_traces(neuron, current, spikes, states):
+    s, v = pk.calls.neuron_ops.scan(torch.tensor(current).view(-1, 1, 1), None, neuron)
+    assert s.dense().flatten().tolist() == spikes
+    assert v.flatten().tolist() == list(states[-1] if isinstance(states[-1], tuple) else (states[-1],))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("T", [1, 33])
+def test_scan_of_every_model(generator, T, name):
+    neuron, shape = channelwise(7, generator)[name], (2, 7, 3)
+    current, v0 = 2 * torch.randn(T, *shape, generator=generator), state(neuron, shape, generator)
+    expected, v_expected = reference.scan(current, v0, neuron.on(7, current.device))
+    actual, v = pk.calls.neuron_ops.scan(current, v0, neuron)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pool", [False, True], ids=["plain", "pooled"])
+@pytest.mark.parametrize("T", [3, 12, 34])
+def test_convolution(generator, T, pool, name):
+    neuron = channelwise(5, generator)[name]
+    x, weight = spikes(T, 2, 3, 2, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
+    v0 = state(neuron, (2, 5, 2, 2), generator)
+    expected, v_expected = reference.conv2d(x, weight, None, v0, neuron.on(5, x.device), 1, 1)
+    actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1, pool_follows=pool)
+    assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
+    pooled = reference.max_pool2d(expected, 2)
+    assert equal(pk.max_pool2d(actual, 2).dense(), pooled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_network_in_chunks(generator, name):
+    neuron = channelwise(6, generator)[name]
+    net = torch.nn.Sequential(
+        pk.FusedConv2d(1, 6, 3, neuron=neuron), pk.Flatten(), pk.FusedLinear(24, 6, neuron=neuron)
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator)
+    x = dyadic(2, 1, 4, 4, generator=generator).abs() * 2
+    whole = pk.simulate(net, x, 70)
+    first = pk.simulate(net, x, 32)
+    rest = pk.simulate(net, x, 38, chunk=32, state=first.state)
+    assert whole.spikes.rate() > 0
+    assert equal(torch.cat([first.spikes.dense(), rest.spikes.dense()]), whole.spikes.dense())
+    assert all(torch.equal(a, b) for key in whole.state for a, b in zip(whole.state[key], rest.state[key], strict=True))
+
+
+RECURRENCES = ["full", "elementwise"]
+
+
+def check(x, neuron, C: int, recurrence: str, generator, v0, held: bool = False) -> None:
+    weight, bias = dyadic(C, x.shape[2], generator=generator) + 0.25, dyadic(C, generator=generator, span=4) + 0.25
+    recurrent = dyadic(*((C, C) if recurrence == "full" else (C,)), generator=generator, span=8)
+    current = torch.nn.functional.linear(x, weight, bias)
+    wanted, v_wanted = reference.recurrent_scan(current, v0, neuron.on(C, x.device), recurrent)
+    found, v = neuron_ops.recurrent_linear(x if held else pk.pack(x), weight, bias, recurrent, v0, neuron)
+    assert wanted.any() and equal(found.dense(), wanted) and equal(v, v_wanted)
+
+
+def start(neuron, N: int, C: int, generator) -> torch.Tensor:
+    v = state(neuron, (N, C), generator).view(N, neuron.states, C)
+    return torch.cat([v, spikes(N, 1, C, generator=generator, rate=0.3)], 1)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 7, 33), (3, 5, 40), (2, 130, 34)], ids=str)  # N, C, T
+def test_spikes_come_back(generator, size, recurrence, v_reset):
+    N, C, T = size
+    neuron = IFNeuron(v_threshold=thresholds(C, generator), v_reset=v_reset)
+    v0 = start(neuron, N, C, generator)
+    v0[:, 0] += 1.5
+    check(spikes(T, N, 6, generator=generator), neuron, C, recurrence, generator, v0)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("recurrence", RECURRENCES)
+@pytest.mark.parametrize("name", NAMES)
+def test_neurons_of_every_model(generator, name, recurrence):
+    neuron = channelwise(20, generator)[name]
+    v0 = start(neuron, 2, 20, generator)
+    v0[:, 0] *= 0
+    check(spikes(12, 2, 5, generator=generator), neuron, 20, recurrence, generator, v0)
+
+
+def test_constant_currents_and_no_samples(generator):
+    neuron = IFNeuron(v_threshold=2.0)
+    x = dyadic(1, 2, 6, generator=generator).abs().expand(33, 2, 6)
+    check(x, neuron, 9, "full", generator, torch.zeros(2, 2, 9), held=True)
+    weight = torch.ones(5, 6)
+    found, v = neuron_ops.recurrent_linear(pk.pack(torch.zeros(4, 0, 6)), weight, None, torch.ones(5), None, neuron)
+    assert found.shape == (4, 0, 5) and v.shape == (0, 2, 5)
+
+
+def test_a_layer_in_chunks(generator):
+    net = pk.FusedRecurrentLinear(6, 24, neuron=IFNeuron(v_threshold=2.0, v_reset=None)).eval()
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=8)
+    x = spikes(70, 2, 6, generator=generator)
+    whole = pk.simulate(net, x, 70, chunk=70)
+    parts = pk.simulate(net, x, 70, chunk=32)
+    assert whole.spikes.rate() > 0.01 and equal(parts.spikes.dense(), whole.spikes.dense())
+    (key,) = whole.state
+    assert equal(parts.state[key][0], whole.state[key][0])

@@ -1,4 +1,4 @@
-"""The layout of the Triton kernels, spikes packed over time; and real-valued inputs on a GPU."""
+"""The layout of the Triton kernels, spikes packed over time, and arguments of any strides."""
 
 import pytest
 import torch
@@ -7,16 +7,18 @@ from equality import equal
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from cases import words_over_time
+from cases import RESETS, dyadic, fine, spikes, thresholds, words_over_time
 
+import proxykernels as pk
 from proxykernels.kernels import reference, unfused
 from proxykernels.kernels.cpu.words import PACKABLE
 from proxykernels.kernels.gpu import counters
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
+from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.weight_layouts import is_finite
 from proxykernels.spikes import storage
 
-pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
+pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STEPS = (1, 7, 31, 32, 33, 64, 100)
@@ -118,8 +120,8 @@ def test_add_counts(generator, T):
     counts = storage.new_counts(len(sizes), torch.device(DEVICE))
     for _ in range(2):
         gpu.add_counts([words_over_time(part) for part in dense], reaches, counts)
-    for part, reach, (spikes, reached) in zip(dense, reaches, counts.sum(0).tolist(), strict=True):
-        assert spikes == 2 * part.sum() and reached == (0 if reach is None else 2 * (part.sum((0, 1, 2)) * reach).sum())
+    for part, reach, (fired, reached) in zip(dense, reaches, counts.sum(0).tolist(), strict=True):
+        assert fired == 2 * part.sum() and reached == (0 if reach is None else 2 * (part.sum((0, 1, 2)) * reach).sum())
     assert counts.sum() > 0
 
 
@@ -248,3 +250,126 @@ def test_convolution_is_in_full_float32(monkeypatch, precision):
         convolution.fp32_precision = before
     assert seen == ["ieee"]
     assert after == precision
+
+
+@pytest.fixture
+def there():
+    return torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(0)
+
+
+def reordered(x, order):
+    """The same values, with memory in another order of dimensions: the last of ``order`` lies closest."""
+    return x.permute(order).contiguous().permute(torch.tensor(order).argsort().tolist())
+
+
+def sparse(x):
+    """The same values, each beside one that nobody may read."""
+    return torch.stack([x, torch.full_like(x, 77)], -1)[..., 0]
+
+
+def transposed(x):
+    return reordered(x, (1, 0))
+
+
+def one_column(x):
+    return x[:, :1].expand(-1, x.shape[1])
+
+
+def assert_spikes(result, expected):
+    assert 0 < expected.mean() < 1
+    assert equal(result, expected)
+
+
+# K is a multiple of 16 in some: there nothing is padded, and no copy is made in passing.
+@pytest.mark.costly
+@pytest.mark.parametrize("C", [16, 32, 33])
+@pytest.mark.parametrize("strides", [transposed, sparse, one_column])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_linear_weights(there, C, strides, dtype):
+    x = spikes(7, 3, C, generator=there)
+    weight = strides(fine(21, C, generator=there).to(dtype))
+    assert not weight.is_contiguous()
+    expected, _ = reference.if_linear(x, weight.float())
+    assert_spikes(pk.if_linear(pk.pack(x), weight)[0].dense(), expected)
+
+
+ORDERS = [(1, 0, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0)]
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize(
+    "C, kernel, groups", [(64, (1, 1), 1), (16, (3, 3), 1), (2, (2, 4), 1), (32, (3, 1), 2), (16, (3, 3), 16)], ids=str
+)
+def test_convolution_weights(there, order, C, kernel, groups):
+    x = spikes(7, 2, C, 4, 3, generator=there)
+    weight = reordered(fine(16, C // groups, *kernel, generator=there), order)
+    expected, _ = reference.if_conv2d(x, weight, padding=1, groups=groups)
+    assert_spikes(pk.if_conv2d(pk.pack(x), weight, padding=1, groups=groups)[0].dense(), expected)
+
+
+def test_channels_last_layer(there):
+    x = spikes(7, 2, 16, 4, 5, generator=there)
+    layer = pk.FusedIFConv2d(16, 32, 3).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        layer.weight.copy_(fine(32, 16, 3, 3, generator=there))
+        layer.bias.zero_()
+        expected, _ = reference.if_conv2d(x, layer.weight)
+        assert_spikes(layer(pk.pack(x)).dense(), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("v_reset", RESETS)
+def test_everything_else_of_a_convolution(there, v_reset):
+    """Words, bias, thresholds, potentials: of the kernel itself, where the public function might copy."""
+    x, weight = spikes(33, 2, 16, 2, 2, generator=there), fine(10, 16, 3, 3, generator=there)
+    bias, v, theta = dyadic(10, generator=there), dyadic(2, 4, 10, generator=there), thresholds(10, there)
+    words = gpu.pack(x.flatten(3).bool())
+    window = (1, 1), (1, 1), (1, 1), 1
+    for kernel in (gpu.if_conv2d, gpu.if_conv2d_pooled):
+        expected = kernel(words, 33, (2, 2), weight, bias, v, if_neuron(theta, v_reset), *window)
+        assert expected[0].any()
+        parameters = sparse(weight), sparse(bias), reordered(v, (2, 0, 1)), if_neuron(sparse(theta), v_reset)
+        strided = kernel(reordered(words, (3, 2, 1, 0)), 33, (2, 2), *parameters, *window)
+        assert all(torch.equal(a, b) for a, b in zip(strided, expected, strict=True))
+        assert all(part.is_contiguous() for part in strided)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("v_reset", RESETS)
+@pytest.mark.parametrize("order", [(0, 1, 3, 2), (1, 0, 2, 3), (3, 2, 1, 0)], ids=str)
+def test_scan(there, order, v_reset):
+    current, v = dyadic(33, 2, 5, 16, generator=there), dyadic(2, 5, 16, generator=there)
+    theta, grad = thresholds(16, there), dyadic(33, 2, 5, 16, generator=there)
+    strided = reordered(current, order), reordered(v, (2, 1, 0)), if_neuron(sparse(theta), v_reset)
+    for function in (gpu.if_scan, lambda current, *rest: gpu.if_scan(current[3], *rest, 33)):
+        expected = function(current, v, if_neuron(theta, v_reset))
+        assert expected[0].any()
+        for arguments in (strided, (sparse(current), sparse(v), if_neuron(theta, v_reset))):
+            result = function(*arguments)
+            assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+            assert all(part.is_contiguous() for part in result)
+    surrogate = pk.Triangle().kernel
+    expected = gpu.scan_backward(grad, v, current, v, if_neuron(theta, v_reset), surrogate)
+    assert all(part.any() for part in expected)
+    for arguments in (
+        (reordered(grad, order), strided[0]),
+        (grad, sparse(current)),
+        (grad[:, :1].expand_as(grad), current),
+    ):
+        states = sparse(v), arguments[1], reordered(v, (2, 1, 0))
+        result = gpu.scan_backward(arguments[0], *states, if_neuron(sparse(theta), v_reset), surrogate)
+        whole = (part.contiguous() for part in (arguments[0], v, arguments[1], v))
+        same = gpu.scan_backward(*whole, if_neuron(theta, v_reset), surrogate)
+        assert all(torch.equal(a, b) and a.is_contiguous() for a, b in zip(result, same, strict=True))
+
+
+def test_thresholds_shared_by_all_channels(there):
+    """A scalar that was expanded has a stride of 0."""
+    x, weight = spikes(33, 2, 16, 4, 4, generator=there), fine(32, 16, 3, 3, generator=there)
+    theta = torch.full((1,), 1.25, device=x.device).expand(32)
+    expected, _ = reference.if_conv2d(x, weight, v_threshold=theta)
+    assert 0 < expected.mean() < 1
+    current = F.conv2d(x.flatten(0, 1), weight).unflatten(0, (33, 2)).flatten(3).transpose(2, 3)
+    words, _ = gpu.if_scan(current, torch.zeros_like(current[0]), if_neuron(theta, 0.0))
+    assert equal(gpu.unpack(words, 33, 32).float(), expected.flatten(3))

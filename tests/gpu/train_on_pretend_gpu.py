@@ -1,4 +1,4 @@
-"""Gradients on a GPU that is not there (pretend_gpu.py), against those on a CPU: run by test_training_on_gpu.py.
+"""Gradients on a GPU that is not there (pretend_gpu.py), against those on a CPU: run by test_simulation_on_gpu.py.
 
     LD_PRELOAD=GUARD.so python tests/gpu/train_on_pretend_gpu.py
 
