@@ -122,14 +122,14 @@ def test_what_other_pages_cite():
     readme, few_steps = ((root / name).read_text().replace("\n", " ") for name in ("README.md", "docs/few_steps.md"))
     level = levels.first_level(rows, levels.IF, "float32")
     float32, int8 = levels.passes(rows, level).values()
-    right, T = level["right"], level["T"]
-    text = (
-        f"classifies {right} % of the test images correctly in {T} steps; its ReLU network "
-        f"{levels.reference(rows)['right']} %. One image then takes {float32:.2f} of OpenVINO's float32 pass, and "
-        f"{int8:.1f} of its int8 pass"
-    )
-    assert text in readme, text
+    reference = levels.reference(rows)["right"]
+    for text in (
+        f"a pass of its ReLU network, whose accuracy on the 10,000 test images is {reference} %:",
+        f"| spiking network, {level['T']} steps |",
+        f"| float32 | {level['right']} % | {float32:.2f} | {int8:.2f} |",
+    ):
+        assert text in readme, text
     assert f"{float32:.2f} of the float32 pass and {int8:.1f} of the int8 pass at T = {level['T']}" in few_steps
     level = levels.first_level(rows, levels.EARLY, "int8")
-    passes = " and ".join(f"{share:.2f}" for share in levels.passes(rows, level).values())
-    assert f"With int8 weights and early exit, at {level['right']} %, it takes {passes}." in readme
+    passes = " | ".join(f"{share:.2f}" for share in levels.passes(rows, level).values())
+    assert f"| int8, early exit | {level['right']} % | {passes} |" in readme
