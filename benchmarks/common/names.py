@@ -40,7 +40,9 @@ WAYS = (  # of compare_methods.py: methods/ways.py
 )  # fmt: skip
 # iteration/surrogate_models.py
 SURROGATE_CONTENDERS = ("proxykernels", "SpikingJelly", "SpikingJelly, memopt", "snnTorch")
-RELU_NETS = ("lenet5", "resnet20", "resnet20-cifar10", "vgg11-cifar10")  # common/relu_networks.py
+RELU_NETS = (  # common/relu_networks.py
+    "lenet5", "small-relu", "small-half", "small-quarter", "resnet20", "resnet20-cifar10", "vgg11-cifar10",
+)  # fmt: skip
 SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # common/subjects.py
 VIDEO_NETS = ("resnet20-cifar10", "vgg11-cifar10", "lite0")  # of video.py: those that take colours
 EVENT_SIZES = ("128x128", "260x346", "720x1280")  # of event_speed.py: speed/event_table.py

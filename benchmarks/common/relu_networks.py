@@ -1,6 +1,7 @@
 """Deep ReLU networks by their names, with the weights that train.py relu has written."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from common import datasets, resnet20, weights_file
 from common.checkout import WEIGHTS
 
-SEED = 0
+HELD_OUT = 2000  # images of Fashion-MNIST on which nothing is trained, the last ones
 VGG11_CHANNELS = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
 
@@ -22,6 +23,19 @@ def lenet5() -> nn.Sequential:
         nn.Linear(400, 120), nn.ReLU(),
         nn.Linear(120, 84), nn.ReLU(),
         nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def small(width: float = 1.0) -> nn.Sequential:
+    """The small network of nets.py with plain ReLUs; ``width``: share of its channels and hidden neurons."""
+    few, many, hidden = round(32 * width), round(64 * width), round(256 * width)
+    return nn.Sequential(
+        nn.Conv2d(1, few, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(few, many, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(many, many, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(49 * many, hidden), nn.ReLU(),
+        nn.Linear(hidden, 10),
     )  # fmt: skip
 
 
@@ -43,6 +57,9 @@ def vgg11() -> nn.Sequential:
 
 NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {  # and what they are trained on: a name in datasets.LOADERS
     "lenet5": (lenet5, "fashion-mnist"),
+    "small-relu": (small, "fashion-mnist"),
+    "small-half": (partial(small, 0.5), "fashion-mnist"),
+    "small-quarter": (partial(small, 0.25), "fashion-mnist"),
     "resnet20": (lambda: resnet20.ResNet20(channels=1), "fashion-mnist"),
     "resnet20-cifar10": (resnet20.ResNet20, "folder"),
     "vgg11-cifar10": (vgg11, "folder"),
@@ -50,17 +67,19 @@ NETS: dict[str, tuple[Callable[[], nn.Module], str]] = {  # and what they are tr
 
 
 def file_of(name: str) -> Path:
-    return WEIGHTS / f"{name}.safetensors"
+    """Where the weights are, or belong; some of them are kept in the compact form."""
+    compact = WEIGHTS / f"{name}{weights_file.COMPACT}"
+    return compact if compact.is_file() else WEIGHTS / f"{name}.safetensors"
 
 
-def random(name: str) -> nn.Module:
-    """The network with random weights, always the same."""
-    torch.manual_seed(SEED)
+def random(name: str, seed: int = 0) -> nn.Module:
+    """The network with random weights, always the same for a seed."""
+    torch.manual_seed(seed)
     return NETS[name][0]()
 
 
-def load(name: str) -> nn.Module:
-    """The network with the weights of its file, in eval mode.
+def load(name: str) -> tuple[nn.Module, int]:
+    """The network with the weights of its file, in eval mode, and how many of the last training images it did not see.
 
     Raises:
         FileNotFoundError: there is none. ValueError: it is damaged, or of another network.
@@ -69,12 +88,12 @@ def load(name: str) -> nn.Module:
     if not path.is_file():
         command = f"python benchmarks/research/train.py relu --net {name} --out benchmarks/weights"
         raise FileNotFoundError(f"{path} is missing; {command} writes it")
-    ann = random(name)
+    ann, (state, about) = random(name), weights_file.read(path)
     try:
-        ann.load_state_dict(weights_file.read(path)[0])
+        ann.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{path} is of another network: {str(error).splitlines()[1].strip()}") from error
-    return ann.eval()
+    return ann.eval(), int(about.get("held_out", "0"))
 
 
 def images(name: str, root: Path | None, split: str) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ from common import conversion, datasets, imagenet_models, nets, photographs, rel
 
 NAMES = ("small", "paper", *relu_networks.NETS, "lite0")
 CALIBRATION = 1000  # training images, the first ones
-HELD_OUT = 2000  # training images, the last ones
 CROPS, SEED = 210, 1  # of photographs that nothing was calibrated on
 PIXELS = 224
 MOST_BYTES = 2**30  # of images in memory
@@ -58,19 +57,19 @@ def load(name: str, root: Path | None) -> Subject:
     if name == "lite0":
         return _lite0()
     if name in relu_networks.NETS:
-        ann, like = relu_networks.load(name), name
+        (ann, unseen), like = relu_networks.load(name), name
     else:
-        ann, like = _twin(name), "resnet20"  # which is trained on the same images
+        ann, unseen, like = _twin(name), relu_networks.HELD_OUT, "resnet20"  # which is trained on the same images
     calibration = relu_networks.images(like, root, "train")[0][:CALIBRATION]
     images, labels = relu_networks.images(like, root, "test")
-    held_out = _held_out(root) if relu_networks.NETS[like][1] == "fashion-mnist" else None
+    held_out = _last(unseen, like, root) if unseen else None
     return Subject(name, ann, calibration, images, nn.functional.one_hot(labels).bool(), held_out)
 
 
-def _held_out(root: Path | None) -> tuple[Tensor, Tensor]:
-    """Training images of Fashion-MNIST that no shipped network was trained on, the last ones, and their classes."""
-    images, labels = relu_networks.images("resnet20", root, "train")
-    return images[-HELD_OUT:], nn.functional.one_hot(labels[-HELD_OUT:]).bool()
+def _last(count: int, like: str, root: Path | None) -> tuple[Tensor, Tensor]:
+    """The last training images, which the network was not trained on, and their classes."""
+    images, labels = relu_networks.images(like, root, "train")
+    return images[-count:], nn.functional.one_hot(labels[-count:]).bool()
 
 
 def of_torchvision(name: str, file: Path | None, root: Path | None) -> Subject:

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
         tables.check_out(options.out, {NAME: COLUMNS})
         if options.frames <= FIRST:
             raise ValueError(f"--frames must be above the {FIRST} that thresholds are taken from, got {options.frames}")
-        ann = photographs.efficientnet_lite0() if options.net == "lite0" else relu_networks.load(options.net)
+        ann = photographs.efficientnet_lite0() if options.net == "lite0" else relu_networks.load(options.net)[0]
         found = [clip for file in options.files for clip in clips(file, options.frames, pixels)]
     console.print(heading(f"{options.net}, {pixels} x {pixels} pixels", f"{len(options.files)} videos", path))
     about = {

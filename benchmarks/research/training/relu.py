@@ -2,15 +2,18 @@
 
     python benchmarks/research/train.py relu --net resnet20
     python benchmarks/research/train.py relu --net lenet5 --epochs 10
+    python benchmarks/research/train.py relu --net small-half --seed 1
     python benchmarks/research/train.py relu --net resnet20-cifar10 \\
         --root images
     python benchmarks/research/train.py relu --net vgg11-cifar10 \\
         --lr 1e-3 --root images
 
-Adam, batches of 128 images, mirrored at random; the learning rate goes down to 0 in a line. LeNet-5 and
-ResNet-20 are trained on Fashion-MNIST, with ``-cifar10`` on CIFAR-10, as is VGG-11: images in <root>/train/<class>/ and
-<root>/test/<class>/. The seed is fixed. Writes <net>.safetensors: weights in float16, how they were
-trained, and how many test images they have right. Other commands take them from benchmarks/weights.
+Adam, batches of 128 images, mirrored at random; the learning rate goes down to 0 in a line. With ``-cifar10`` networks
+are trained on CIFAR-10: images in <root>/train/<class>/ and <root>/test/<class>/; all others on Fashion-MNIST, except
+its last 2,000 training images, which are held out. small-relu is the small network with plain ReLUs, small-half and
+small-quarter have a share of its width. Writes <net>.safetensors, or <net>-<seed>.safetensors if the seed is not 0:
+weights in float16, how they were trained, and how many test images they have right; and a row of train_relu.csv. Other
+commands take the weights from benchmarks/weights.
 """
 
 import argparse
@@ -18,7 +21,7 @@ from pathlib import Path
 
 from common import names
 from common.command import work
-from common.printed import add_out, new_parser, positive, positive_number
+from common.printed import add_out, new_parser, positive, positive_number, seed
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,5 +37,6 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=positive_number, default=3e-3, help="highest learning rate")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="bfloat16 by autocast")
     parser.add_argument("--root", type=Path, help="folder of the images")
-    add_out(parser, "the file", "benchmarks/weights")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, batches and mirrored images")
+    add_out(parser, "the files", "benchmarks/weights")
     return parser.parse_args(arguments)
