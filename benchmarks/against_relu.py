@@ -7,25 +7,31 @@
     python benchmarks/against_relu.py --net resnet18 \\
         --state-dict resnet18.pth --root imagenette
 
-The ReLU network runs in torch and in OpenVINO, in float32, bfloat16 (where the processor has it) and int8 (nncf). IF
-networks are what pk.convert makes of it, in float32 and int8, compiled by pk.compile, at each T of --T; and with early
-exit by logits, for up to 4 and up to 8 steps, by the least lead with which 0.1 % of held-out images end with another
-answer. Networks of
-sigma-delta neurons run for up to four steps. Two signed powers are the same activations sent in one pass
-(evaluate.py sigma-delta --controls), and small activations cut are a pass of the ReLU network whose activations below a
-tenth of their layer's 99th percentile are 0; there are no kernels for them, so they have no time. With --net paper a
-cascade of two ReLU networks takes part: the small one answers, and the 5 to 30 % of the images of which it is least
-sure go on to the paper's.
+The ReLU network runs in torch, by torch.compile, in OpenVINO (float32, bfloat16 where the processor has it, int8 by
+nncf), and in ONNX Runtime (float32, int8) if that is installed. What another way takes is told in passes: the fastest
+of a precision. Smaller ReLU networks, trained by themselves, stand beside it: half and a quarter of the small one's
+width (train.py relu --net small-half), and the small one beside the paper's. A cascade of two ReLU networks is their
+early exit: a smaller one answers, and the 5 to 30 % of the images of which it is least sure go on to the larger one;
+a quarter of the width before the small network, the small one before the paper's.
 
-Accuracy is that of the logits on all test images: 10,000 of Fashion-MNIST or CIFAR-10, or the crops of photographs of
-EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of calls, each of other images, and all
-contenders take turns. The fewest steps that are at most 0.1 points below the ReLU network are marked, with their time
-in passes of OpenVINO's; they are chosen on 2,000 held-out training images of Fashion-MNIST, which no network was
-trained on, and of the other data on the test images. gained, lost: test images that a contender has right and the ReLU
-network has wrong, and the other way round.
-Writes against_relu_NET.csv and .png. --like limits the engine, torch and OpenVINO to the instructions of other
-processors: avx2 to AVX2 only, as on many machines; avx512 to AVX-512 without matrix instructions, as AMD's Zen 4 and 5
-have it. Then it writes against_relu_NET_avx2.csv and .png, or those of avx512.
+IF networks are what pk.convert makes of the ReLU network, in float32 and int8, compiled by pk.compile, at each T of
+--T; and with early exit by logits, for up to 4 and up to 8 steps, by the least lead with which 0.1 % of held-out images
+end with another answer. Networks of sigma-delta neurons run for up to four steps. Two signed powers are the same
+activations sent in one pass (evaluate.py sigma-delta --controls), and small activations cut are a pass of the ReLU
+network whose activations below a tenth of their layer's 99th percentile are 0; there are no kernels for them, so they
+have no time.
+
+Accuracy is that of the logits on all test images, with Wilson's 95 % interval: 10,000 of Fashion-MNIST or CIFAR-10, or
+the crops of photographs of EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of calls, each of
+other images, and all contenders take turns. The fewest steps that are at most 0.1 points below the ReLU network are
+marked, with their time in passes; they are chosen on 2,000 held-out training images, and where the network was trained
+on all of them on the test images. gained, lost: test images that a contender has right and the ReLU network has wrong,
+and the other way round.
+
+Writes against_relu_NET.csv and .png, and with --out benchmarks/results the tables of docs/when.md. --like limits the
+engine, torch and OpenVINO to the instructions of other processors: avx2 to AVX2 only, as on many machines; avx512 to
+AVX-512 without matrix instructions, as AMD's Zen 4 and 5 have it. Then it writes against_relu_NET_avx2.csv and .png, or
+those of avx512.
 
 Weights are those in benchmarks/weights. Those of VGG-11 are not there and are trained first (python
 benchmarks/research/train.py relu --net vgg11-cifar10 --lr 1e-3 --root cifar10 --out benchmarks/weights). --state-dict

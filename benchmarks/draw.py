@@ -1,4 +1,4 @@
-"""Redraw every picture of the speeds from the tables; nothing is measured.
+"""Redraw every picture of the speeds from the tables, tracked ones also into docs/when.md; nothing is measured.
 
     python benchmarks/draw.py
     python benchmarks/draw.py --results benchmarks/results  # tracked

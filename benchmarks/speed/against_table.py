@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean, quantiles
 
 import torch
 from common import cost, one_pass, subjects
-from common.checkout import commit
+from common.checkout import RESULTS, commit
 from common.command import refusing
 from common.machine import device_name, heading
 from common.printed import print_table
@@ -20,24 +20,25 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.running.result import Result
-from speed import against_picture, answers, cascades, cut_activations, levels, logit_exit, relu_passes, turns
+from speed import against_picture, answers, cascades, cut_activations, levels, logit_exit, relu_passes, turns, when_page
 from speed.answers import Answers
-from speed.levels import CASCADE, CUT, EARLY, IF, POWERS, RELU, SIGMA_DELTA, UNTIMED
+from speed.levels import CASCADE, CUT, EARLY, HALF, IF, POWERS, QUARTER, RELU, SIGMA_DELTA, SMALL, UNTIMED
 from speed.relu_passes import Logits
 from speed.rivals import NotOffered
 
 SIGMA_DELTA_STEPS = (1, 2, 3, 4)
+SMALLER_THAN = {"small": {"small-half": HALF, "small-quarter": QUARTER}, "paper": {"small": SMALL}}
 COUNTED = 500  # images whose messages are counted, the first ones
 QUICK = 64  # images of --quick
 MOST_BATCHES = 256
 COLUMNS = [
     "net", "contender", "precision", "T", "mean_T", "by", "images", "right", "held_out", "gained", "lost", "rate",
     "million_additions", "million_products", "batch", "ms", "ms_low", "ms_high", "device", "threads", "torch",
-    "openvino", "nncf", "proxykernels", "commit",
+    "openvino", "nncf", "onnxruntime", "proxykernels", "commit",
 ]  # fmt: skip
 HEADINGS = [
     "", "by", "T", "right, %", "gained,\nlost", "rate, %", "million\nadditions", "million\nproducts",
-    "ms an\nimage", "quartiles", "float32\npasses", "int8\npasses", "",
+    "ms an\nimage", "quartiles", *(f"{precision}\npasses" for precision in levels.PASSES), "",
 ]  # fmt: skip
 
 
@@ -80,8 +81,8 @@ def run(options: argparse.Namespace) -> None:
         raise SystemExit(f"against_relu.py: {options.net} cannot be converted: {error}") from error
     about = {
         "net": options.net, "device": device_name(torch.device("cpu")), "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "openvino": version("openvino"), "nncf": version("nncf"),
-        "proxykernels": pk.__version__, "commit": commit(),
+        "torch": torch.__version__, "proxykernels": pk.__version__, "commit": commit(),
+        **{package: installed(package) for package in ("openvino", "nncf", "onnxruntime")},
     }  # fmt: skip
     found = [about | row for row in rows_of(subject, contenders)]
     rows = [dict.fromkeys(COLUMNS, "") | row for row, one in zip(found, contenders, strict=True) if not one.timed]
@@ -95,15 +96,19 @@ def run(options: argparse.Namespace) -> None:
     for sentence in levels.sentences(rows):
         console.print(sentence)
     against_picture.draw(options.out, table)
+    if options.out.resolve() == RESULTS.resolve() and not commit().endswith("-dirty"):
+        when_page.update()
 
 
 def line_up(console: Console, subject: subjects.Subject, steps: list[int], root: Path | None) -> Iterator[Contender]:
     """All contenders; of those that do not run here the reason is printed."""
     passes = relu_passes.Passes(subject.ann, subject.calibration)
     yield from relu_contenders(console, subject, passes)
-    if subject.name in cascades.SMALL_OF:
-        small = subjects.load(cascades.SMALL_OF[subject.name], root)
-        yield from cascade_contenders(subject, small, passes, chosen_on(subject))
+    smaller = smaller_subjects(console, subject, root)
+    for small in smaller.values():
+        yield from smaller_contenders(small, SMALLER_THAN[subject.name][small.name])
+    if (first := smaller.get(cascades.SMALL_OF.get(subject.name, ""))) is not None:
+        yield from cascade_contenders(subject, first, passes, chosen_on(subject))
     yield Contender(CUT, "float32", None, "torch", partial(in_a_cut_pass, subject))
     net = pk.convert(subject.ann, subject.calibration)
     for precision in (None, "int8"):
@@ -132,8 +137,34 @@ def relu_contenders(console: Console, subject: subjects.Subject, passes: relu_pa
         except NotOffered as reason:
             console.print(f"{name}: {reason}")
             continue
-        by, _, precision = name.partition(" ")
-        yield Contender(RELU, precision or "float32", None, by, partial(answers_of, name), partial(passes.of, name))
+        by, precision = relu_passes.parts_of(name)
+        yield Contender(RELU, precision, None, by, partial(answers_of, name), partial(passes.of, name))
+
+
+def smaller_subjects(console: Console, subject: subjects.Subject, root: Path | None) -> dict[str, subjects.Subject]:
+    """The smaller ReLU networks that are compared with this one; of those without weights the reason is printed."""
+    found = {}
+    for name in SMALLER_THAN.get(subject.name, {}):
+        try:
+            found[name] = subjects.load(name, root)._replace(name=name)
+        except FileNotFoundError as reason:
+            console.print(f"{name}: {reason}")
+    return found
+
+
+def smaller_contenders(small: subjects.Subject, called: str) -> Iterator[Contender]:
+    """Passes of a smaller ReLU network by OpenVINO."""
+    passes = relu_passes.Passes(small.ann, small.calibration)
+    products = cost.of_relu(small.ann, small.images[:1])[0].products
+
+    def answers_of(name: str, images: Tensor) -> Answers:
+        return Answers(answers.relu(passes.of(name), images, called), 0.0, 0.0, products)
+
+    for precision in ("float32", "int8"):
+        name = f"{relu_passes.OPENVINO} {precision}"
+        yield Contender(
+            called, precision, None, relu_passes.OPENVINO, partial(answers_of, name), partial(passes.of, name)
+        )
 
 
 def cascade_contenders(
@@ -223,6 +254,13 @@ def rows_of(subject: subjects.Subject, contenders: list[Contender]) -> Iterator[
         yield row_of(subject, contender, found) | changes | {"held_out": held_out_accuracy(subject, contender)}
 
 
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 def held_out_accuracy(subject: subjects.Subject, contender: Contender) -> str:
     if subject.held_out is None:
         return ""
@@ -258,19 +296,20 @@ def time_of(seconds: list[float], batch: int, is_mean: bool) -> dict:
 
 
 def print_rows(console: Console, rows: list[dict], batch: int) -> None:
-    """The table of a batch; times in passes are those of OpenVINO."""
+    """The table of a batch; passes are the fastest of each precision."""
     rows = levels.of_batch(rows, str(batch))
     marked = [levels.first_level(rows, *line) for line in levels.lines(rows)]
     cells = []
     for row in sorted(rows, key=lambda row: row["contender"] in UNTIMED):
-        times = ["", "", "", ""]
+        times = [""] * (2 + len(levels.PASSES))
         if row["ms"]:
             shares = levels.passes(rows, row)
             quartiles = f"{float(row['ms_low']):.3f} .. {float(row['ms_high']):.3f}"
-            times = [f"{float(row['ms']):.3f}", quartiles, *(f"{shares[name]:.2f}" for name in levels.PASSES)]
+            told = (f"{shares[name]:.2f}" if name in shares else "" for name in levels.PASSES)
+            times = [f"{float(row['ms']):.3f}", quartiles, *told]
         name = row["contender"] if row["contender"] in UNTIMED else f"{row['contender']}, {row['precision']}"
         cells.append(
-            [name, row["by"], levels.steps(row), row["right"], levels.changed(row), row["rate"],
+            [name, row["by"], levels.steps(row), levels.accuracy(row), levels.changed(row), row["rate"],
              row["million_additions"], row["million_products"], *times, "first level" if row in marked else ""]
         )  # fmt: skip
     print_table(console, f"{rows[0]['net']}, {levels.images(batch)} a call", HEADINGS, cells, left=2)

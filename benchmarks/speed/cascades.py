@@ -12,7 +12,7 @@ from torch import Tensor
 
 from speed.relu_passes import Logits, Passes
 
-SMALL_OF = {"paper": "small"}  # the small network that stands before a large one of the same images
+SMALL_OF = {"paper": "small", "small": "small-quarter"}  # the network that stands before a larger one
 SHARES = (5, 10, 15, 20, 30)  # % of the held-out images that go on to the large network
 
 

@@ -1,25 +1,31 @@
 """From how many steps on a spiking network answers as its ReLU network does, and in how many passes.
 
+A pass is the fastest that was timed in a precision, whatever runs it.
+
 The steps are chosen on held-out images, where there are some, and the accuracy is that of the test images.
 
 A cascade of two ReLU networks is compared in the same way: for its T stands the percentage of held-out images that go
 on to the large one.
 """
 
+import math
 from collections.abc import Iterable
 
+NORMAL = 1.96  # standard deviations of 95 %
 LEVEL = 0.1  # points below the ReLU network's accuracy that are level with it
 RELU, CASCADE, CUT, IF, EARLY, SIGMA_DELTA, POWERS = (
     "ReLU network", "cascade of ReLU networks", "ReLU network, small activations cut", "IF", "IF, early exit",
     "sigma-delta", "two signed powers, one pass",
 )  # fmt: skip
+HALF, QUARTER, SMALL = "ReLU network, half the width", "ReLU network, a quarter of the width", "the small ReLU network"
+SMALLER = HALF, QUARTER, SMALL  # trained by themselves
 UNTIMED = CUT, POWERS  # no kernel computes them
 LINES = (  # spiking networks and cascades, and what they compute in
     *((CASCADE, precision) for precision in ("float32", "int8")),
     *((name, precision) for name in (IF, EARLY) for precision in ("float32", "int8")),
     (SIGMA_DELTA, "float32"),
 )
-PASSES = ("float32", "int8")  # OpenVINO's, which times are compared with
+PASSES = ("float32", "bfloat16", "int8")  # which times are compared with
 
 Rows = list[dict[str, str]]
 
@@ -34,6 +40,12 @@ def steps(row: dict[str, str]) -> str:
 def changed(row: dict[str, str]) -> str:
     """Images that it has right and the ReLU network has wrong, and the other way round."""
     return f"+{row['gained']} -{row['lost']}" if row.get("gained") else ""
+
+
+def accuracy(row: dict[str, str]) -> str:
+    """As tables show it, in %: with its interval."""
+    low, high = interval(row)
+    return f"{row['right']} ({low:.1f} to {high:.1f})"
 
 
 def lines(rows: Rows) -> list[tuple[str, str]]:
@@ -76,10 +88,24 @@ def first_level(rows: Rows, contender: str, precision: str) -> dict[str, str] | 
     return next((row for row in line(rows, contender, precision) if round(choosing(row) - least, 6) >= 0), None)
 
 
+def fastest(rows: Rows) -> dict[str, dict[str, str]]:
+    """The fastest pass of the ReLU network in each of PASSES that was timed; ``rows``: of one batch."""
+    timed = [row for row in rows if row["contender"] == RELU and row["ms"]]
+    of_each = {name: [row for row in timed if row["precision"] == name] for name in PASSES}
+    return {name: min(found, key=lambda row: float(row["ms"])) for name, found in of_each.items() if found}
+
+
 def passes(rows: Rows, row: dict[str, str]) -> dict[str, float]:
-    """The time of a row of one batch, in OpenVINO's passes of each of PASSES."""
-    times = {other["precision"]: float(other["ms"]) for other in rows if other["by"] == "OpenVINO"}
-    return {precision: float(row["ms"]) / times[precision] for precision in PASSES if precision in times}
+    """The time of a row of one batch, in the fastest passes."""
+    return {name: float(row["ms"]) / float(one["ms"]) for name, one in fastest(rows).items()}
+
+
+def interval(row: dict[str, str]) -> tuple[float, float]:
+    """Wilson's 95 % interval of a row's accuracy, in %."""
+    count, share = int(row["images"]), float(row["right"]) / 100
+    square = NORMAL**2 / count
+    middle, half = share + square / 2, NORMAL * math.sqrt((share * (1 - share) + square / 4) / count)
+    return 100 * (middle - half) / (1 + square), 100 * (middle + half) / (1 + square)
 
 
 def sentences(rows: Rows) -> Iterable[str]:
@@ -94,7 +120,7 @@ def sentences(rows: Rows) -> Iterable[str]:
                 of = " and ".join(f"{share:.2f} of the {name} pass" for name, share in passes(part, level).items())
                 shares.append(f"{images(batch)}: {of}")
         if level:
-            told = f"first level with {relu} at {at(level)}, {level['right']} %; {'; '.join(shares)} by OpenVINO"
+            told = f"first level with {relu} at {at(level)}, {level['right']} %; {'; '.join(shares)}"
         elif last:
             told = f"not level with {relu} up to {at(last)}, {last['right']} %"
         yield f"{contender}, {precision}: {told}"

@@ -1,4 +1,4 @@
-"""Every picture of the speeds, drawn from its table: what draw.py does."""
+"""Every picture of the speeds, drawn from its table, and the tables of docs/when.md: what draw.py does."""
 
 import argparse
 import re
@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 from common import pictures
+from common.checkout import RESULTS
 from common.tables import read_csv
 
-from speed import against_picture, event_picture, ops_report, ops_table, report
+from speed import against_picture, event_picture, ops_report, ops_table, report, when_page
 
 PICTURE, MACHINE = ("net", "reset", "batch", "neuron"), ("trained", "device", "threads", "torch")
 README = ("paper", "soft", "32", "if")  # what README shows as bars, at T = 64
@@ -17,6 +18,8 @@ GPUS = "NVIDIA|Tesla|Quadro|GeForce|AMD Instinct|AMD Radeon"
 
 def run(options: argparse.Namespace) -> None:
     pictures.draw("draw.py", options, drawers)
+    if options.results.resolve() == RESULTS.resolve():
+        when_page.update()
 
 
 def drawers(folder: Path) -> pictures.Drawers:

@@ -1,9 +1,14 @@
-"""One pass of a ReLU network, as fast as it is to be had: torch, and OpenVINO in float32, bfloat16 and int8."""
+"""One pass of a ReLU network, as fast as it is to be had: torch, eager and compiled, OpenVINO and ONNX Runtime."""
 
 import copy
+import logging
 import os
+import re
+import tempfile
+import warnings
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -16,9 +21,20 @@ Logits = Callable[[Tensor], Tensor]  # images [N, C, H, W] to [N, classes]
 
 # OpenVINO's names of what is computed in. Without the hint int8 networks compute in bfloat16 what is not int8.
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
-NAMES = ("torch", *(f"OpenVINO {precision}" for precision in PRECISIONS))
+TORCH, COMPILED, OPENVINO, ONNX = "torch", "torch.compile", "OpenVINO", "ONNX Runtime"
+NAMES = (
+    TORCH, COMPILED, *(f"{OPENVINO} {precision}" for precision in PRECISIONS), f"{ONNX} float32", f"{ONNX} int8",
+)  # fmt: skip
 CALIBRATION = 300  # images, nncf's own default
+AT_ONCE = 32  # images that the compiled network takes where batches may have any size
 UNREPORTED = patch.dict(os.environ, {"CI": "true"})  # elsewhere OpenVINO's converter and nncf send reports of their use
+BEYOND = {"AVX2": "avx512f", "AVX512_CORE_BF16": "amx_tile"}  # by ONEDNN_MAX_CPU_ISA, what a limited processor lacks
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """What runs the pass of that name, and what it computes in."""
+    by, _, precision = name.rpartition(" ")
+    return (by, precision) if precision in PRECISIONS else (name, "float32")
 
 
 class Passes:
@@ -35,11 +51,14 @@ class Passes:
         """The pass called ``name``, for batches of ``batch`` images; None: of any number, which may take longer.
 
         Raises:
-            NotOffered: this processor does not compute in bfloat16.
+            NotOffered: this processor does not compute in bfloat16; a package is not installed or does not work here.
         """
-        if name == NAMES[0]:
+        by, precision = parts_of(name)
+        if by == TORCH:
             return self._torch
-        return self._openvino(name.removeprefix("OpenVINO "), batch)
+        if by == COMPILED:
+            return self._compiled
+        return self._openvino(precision, batch) if by == OPENVINO else self._onnxruntime(precision)
 
     @cached_property
     def _torch(self) -> Logits:
@@ -49,6 +68,52 @@ class Passes:
         @torch.inference_mode()
         def run(images: Tensor) -> Tensor:
             return net(images.contiguous(memory_format=torch.channels_last))
+
+        return run
+
+    @cached_property
+    def _compiled(self) -> Logits:
+        """The same network by torch.compile, weights frozen; a first call with batches of another size compiles."""
+        import torch._inductor.config as settings
+
+        net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
+        compiled = torch.compile(net, dynamic=False)
+
+        @torch.inference_mode()
+        def run(images: Tensor) -> Tensor:
+            with settings.patch(freezing=True):
+                return compiled(images.contiguous(memory_format=torch.channels_last))
+
+        def of_any_number(images: Tensor) -> Tensor:
+            if len(images) <= AT_ONCE:
+                return run(images)
+            count = -len(images) % AT_ONCE
+            filled = torch.cat([images, images[-1:].expand(count, *images.shape[1:])])
+            return torch.cat([run(part) for part in filled.split(AT_ONCE)])[: len(images)]
+
+        try:
+            run(self.images[:1])
+        except Exception as error:  # no compiler, ...: the others run all the same
+            first_line = str(error).partition("\n")[0]
+            raise NotOffered(f"does not work here: {type(error).__name__}: {first_line}") from error
+        return of_any_number
+
+    def _onnxruntime(self, precision: str) -> Logits:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise NotOffered(f"absent ({error}); to compare with it: pip install onnxruntime onnx") from error
+        lacks = BEYOND.get(os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper())
+        if lacks and re.search(rf"\b{lacks}\b", Path("/proc/cpuinfo").read_text()):
+            raise NotOffered("it uses all instructions of a processor, and cannot be limited")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        options.log_severity_level = 3  # errors
+        model = self._onnx_int8 if precision == "int8" else self._onnx
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+        def run(images: Tensor) -> Tensor:
+            return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
         return run
 
@@ -92,3 +157,31 @@ class Passes:
 
             nncf.set_log_level("ERROR")
             return nncf.quantize(model, nncf.Dataset(images, lambda x: x.numpy()), subset_size=len(images))
+
+    @cached_property
+    def _onnx(self) -> bytes:
+        """The network in ONNX, for batches of any size."""
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter without onnxscript is called old
+            path = Path(folder) / "net.onnx"
+            names: dict[str, Any] = {"input_names": ["images"], "dynamic_axes": {"images": {0: "N"}}}
+            torch.onnx.export(self.net, (self.images[:1],), path, dynamo=False, **names)
+            return path.read_bytes()
+
+    @cached_property
+    def _onnx_int8(self) -> bytes:
+        """Weights of 8 bits with a scale an output channel; activations of 8 bits, scaled by the same images."""
+        from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+        batches = iter([{"images": image.numpy()} for image in self.images.split(1)])
+
+        class Reader(CalibrationDataReader):
+            def get_next(self):
+                return next(batches, None)
+
+        logging.getLogger().setLevel(logging.ERROR)  # it recommends a step that changes nothing here
+        with tempfile.TemporaryDirectory() as folder:
+            before, after = Path(folder) / "net.onnx", Path(folder) / "int8.onnx"
+            before.write_bytes(self._onnx)
+            quantize_static(before, after, Reader(), per_channel=True)
+            return after.read_bytes()

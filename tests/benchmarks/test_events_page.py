@@ -1,6 +1,8 @@
 """docs/events.md says what the tables of event_speed.py and train_events.py hold; where it does not, the
 failure has the lines to put in. A table that was not measured leaves its place empty, a comment."""
 
+from statistics import fmean
+
 import pytest
 from common.checkout import RESULTS
 from common.tables import read_csv
@@ -27,12 +29,15 @@ def where(rows: Rows) -> str:
 
 
 def of_time(rows: Rows) -> str:
-    """Accuracy of each method, a column for each time."""
+    """Accuracy of each method, the mean of its seeds, a column for each time."""
     times = list(dict.fromkeys(row["ms"] for row in rows))
     lines = [["accuracy, %, so many ms after the first event", *times]]
     for method in dict.fromkeys(row["method"] for row in rows):
-        line = {row["ms"]: row for row in rows if row["method"] == method}
-        lines.append([method, *(f"{100 * float(line[ms]['strict']):.1f}" for ms in times)])
+        found = [row for row in rows if row["method"] == method]
+        seeds = len({row["seed"] for row in found})
+        right = ([100 * float(row["strict"]) for row in found if row["ms"] == ms] for ms in times)
+        assert len(found) == seeds * len(times)
+        lines.append([f"{method}, {seeds} seed{'s' * (seeds > 1)}", *(f"{fmean(each):.1f}" for each in right)])
     about = f"{rows[0]['images']} training images; strict argmax, a tie is wrong."
     return block("train_events_time", "accuracy against the time after the first event", about, markdown(lines))
 

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from common import conversion, datasets, nets, twins
+from common import conversion, datasets, nets, subjects, twins
 from common.accuracy import BATCH, ann_accuracy, strict_accuracy, strict_correct
 from common.checkout import commit
 from common.command import refusing
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace, calibration: Tensor, held_out: Dataset,
     cut = cut_activations.cut(ann, calibration)
     add(CUT, FLOAT32, "", (ann_accuracy(cut, held_out), ann_accuracy(cut, test_set)), relu_work(cut, test_set)[1])
     if options.net in SMALL_OF:
-        small = conversion.relu_network(twins.load(*_files(SMALL_OF[options.net]))[0])
+        small = subjects.load(SMALL_OF[options.net], options.root).ann
         pairs = (FLOAT32, small, ann), (INT8, rounded_to_bytes(small, calibration), rounded)
         for arithmetic, first_net, large in pairs:
             found = energy_rivals.cascade(first_net, large, held_out, test_set, wanted - MOST_LOST)

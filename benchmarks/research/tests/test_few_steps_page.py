@@ -5,11 +5,16 @@ import re
 import pytest
 from common.checkout import RESULTS
 from common.tables import read_csv
+from speed import levels
 
 PAGE = (RESULTS.parents[1] / "docs" / "few_steps.md").read_text()
 NETS = {
     "resnet20": "ResNet-20", "small": "small", "paper": "paper's", "lite0": "EfficientNet-Lite0",
     "vgg11-cifar10": "VGG-11, CIFAR-10, neurons before the pooling",
+}  # fmt: skip
+NAMES = {
+    "resnet20": "ResNet-20", "resnet20-cifar10": "ResNet-20, CIFAR-10", "vgg11-cifar10": "VGG-11, CIFAR-10",
+    "small": "small", "paper": "paper's",
 }  # fmt: skip
 WAYS = {
     "float32": "one pass, float32", "8 bits": "one pass, 8 bits", "4 bits": "one pass, 4 bits",
@@ -35,6 +40,30 @@ def test_energies_are_those_of_the_table(net):
     assert [cell.strip() for cell in line.split("|")[-5:-1]] == [
         f"{value:,.0f}" for value in (*wanted, joules(net, "IF", "128"))
     ]
+
+
+def accuracies() -> str:
+    """What the page has of against_relu_*.csv: of all test images, sigma-delta neurons and IF neurons by logits."""
+    lines = ["| | ReLU network | T = 1 | 2 | 3 | 4 | IF, T = 4 | 8 | 16 |", f"|{'---|' * 9}"]
+    for net, name in NAMES.items():
+        rows = levels.of_batch(read_csv(RESULTS / f"against_relu_{net}.csv"), "1")
+        shown = [levels.reference(rows), *levels.line(rows, levels.SIGMA_DELTA, "float32")]
+        shown += [row for row in levels.line(rows, levels.IF, "float32") if row["T"] in ("4", "8", "16")]
+        lines.append(f"| {name} | {' | '.join(row['right'] for row in shown)} |")
+    return "\n".join(lines)
+
+
+def test_accuracies_are_those_of_the_tables():
+    assert accuracies() in PAGE, accuracies()
+
+
+@pytest.mark.parametrize("net", NAMES)
+def test_early_exit_is_that_of_the_table(net):
+    rows = [row for row in read_csv(RESULTS / "few_steps_sigma_delta.csv") if row["net"] == net]
+    (row,) = (row for row in rows if row["neurons"] == "sigma-delta, K = 9, settled")
+    (whole,) = (each for each in rows if (each["neurons"], each["T"]) == ("sigma-delta, K = 9", "8"))
+    cells = row["T"], int(row["images"]), 100 * float(row["right"]), 100 * float(whole["right"])
+    assert "| {} | {} | {:,} | {:.2f} | {:.2f} |".format(NAMES[net], *cells) in PAGE
 
 
 def test_shares_of_a_pass_are_those_of_the_table():

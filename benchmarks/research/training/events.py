@@ -4,6 +4,7 @@ train_events.py does."""
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from proxykernels.samples import saccade_frames
 from training.model import stored
 
 COLUMNS = ["method", "seed", "epoch", "images", "T", "strict", "tied", "highest_rate", "million_products"]
-TIME_COLUMNS = ["method", "images", "T", "ms", "strict", "tied"]
+TIME_COLUMNS = ["method", "seed", "images", "T", "ms", "strict", "tied"]
 MOVEMENTS_MS = 300.0  # of all three together, as before N-MNIST's camera
 TARGET = 0.5  # firing rate of the true class
 TEST_BATCH = 100
@@ -130,12 +131,13 @@ def run(options: argparse.Namespace) -> None:
         if isinstance(model, nn.Sequential):  # a pass has one answer, and no steps
             continue
         about = {key: str(rows[-1][key]) for key in ("method", "images", "T", "strict")}
-        file = f"train_events_{name.replace(',', '').replace(' ', '_')}.safetensors"
+        file = f"train_events_{name.replace(',', '').replace(' ', '_')}{f'-{seed}' * (seed != '0')}.safetensors"
         replace(options.out / file, content(model.net, about))
-        found = [{"method": name, "images": len(train), "T": options.T} | row for row in over_time(model.net, test)]
+        told = {"method": name, "seed": seed, "images": len(train), "T": options.T}
+        found = [told | row for row in over_time(model.net, test)]
         for row in found:
             say(row)
-        others = [row for row in read_csv(table_of_time) if row["method"] != name]
+        others = [row for row in read_csv(table_of_time) if (row["method"], row["seed"]) != (name, seed)]
         write_csv(table_of_time, TIME_COLUMNS, others + found)
     draw(options.out)
 
@@ -224,13 +226,14 @@ def over_time(net: nn.Module, test: TensorDataset) -> list[dict[str, str]]:
 
 
 def draw(folder: Path) -> None:
-    """train_events_time.png, of the table of that name."""
+    """train_events_time.png, of the table of that name: means of all seeds."""
     rows = read_csv(folder / "train_events_time.csv", TIME_COLUMNS)
     figure, (axes,) = figures.new_figure(4.0)
     for method in dict.fromkeys(row["method"] for row in rows):
-        line = [row for row in rows if row["method"] == method]
-        times, right = [float(row["ms"]) for row in line], [100 * float(row["strict"]) for row in line]
-        axes.plot(times, right, marker=".", **figures.line(method))
+        line: dict[float, list[float]] = {}
+        for row in (row for row in rows if row["method"] == method):
+            line.setdefault(float(row["ms"]), []).append(100 * float(row["strict"]))
+        axes.plot(list(line), [fmean(right) for right in line.values()], marker=".", **figures.line(method))
     axes.set(xlabel="ms after the first event", ylabel="accuracy, %", xlim=(0, MOVEMENTS_MS), ylim=(0, 100))
     for end in (MOVEMENTS_MS / 3, 2 * MOVEMENTS_MS / 3):
         axes.axvline(end, color=figures.GRAY, linewidth=0.8, linestyle=":")
