@@ -14,7 +14,8 @@ loop multiplies all inputs at once, before its steps. Norse's neurons use the cu
 the same. One thread, by processor time: the least of the rounds, in each of which a contender runs twice. ms: of the
 second run, as in a loop over samples; first_ms: of the first, after all others have filled the caches. memory: what the
 forward pass leaves for the backward pass; peak: by how much the process grows in a step of training, beyond the
-gradients that it gives; in bytes. Writes recurrent_speed.csv.
+gradients that it gives; in bytes. Writes recurrent_speed.csv, and with --out benchmarks/results the table of
+docs/recurrent.md.
 """
 
 from common.command import command, work

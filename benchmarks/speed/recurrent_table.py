@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+from common.checkout import RESULTS, commit
 from common.command import refusing
-from common.machine import heading
+from common.machine import device_name, heading
 from common.memory import PeakMemory
 from common.tables import check_out, write_csv
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import proxykernels as pk
+from speed import recurrent_page
 from speed.recurrent_rivals import Loop, jax, norse, numba, snntorch
 
-COLUMNS = ["case", "batch", "T", "work", "contender", "ms", "times", "first_ms", "memory", "peak", "rate"]
+COLUMNS = [
+    "case", "batch", "T", "work", "contender", "ms", "times", "first_ms", "memory", "peak", "rate", "device", "torch",
+    "commit",
+]  # fmt: skip
 NEURONS, RATE, STEPS, BATCH = 1024, 0.05, {"layer": 1000, "braille": 256}, 64
 UNIT = 2.0**-12  # of weights
 OTHERS = "snnTorch", "Norse"  # whose neurons reset otherwise
@@ -29,13 +34,16 @@ def run(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(heading("recurrent neurons of random weights", "random spikes", options.out))
+    about = {"device": device_name(torch.device("cpu")), "torch": torch.__version__, "commit": commit()}
     rows: list[dict] = []
     for case in options.cases:
         T = options.steps or STEPS[case]
         for row in {"layer": layer, "braille": braille}[case](T, options.rounds):
-            rows.append({"case": case, "T": T} | row)
+            rows.append({"case": case, "T": T} | row | about)
             print(", ".join(f"{key} {value}" for key, value in rows[-1].items() if value != ""))
             write_csv(options.out / "recurrent_speed.csv", COLUMNS, rows)
+    if options.out.resolve() == RESULTS.resolve() and not commit().endswith("-dirty"):
+        recurrent_page.update()
 
 
 def layer(T: int, rounds: int) -> Iterator[dict]:

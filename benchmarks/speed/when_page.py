@@ -1,7 +1,6 @@
 """The tables of docs/when.md, from those of against_relu.py, and their places in the page.
 
-A table stands behind a line <!-- table: NAME -->, up to the next empty line; a network's part is its heading, picture
-and table, up to the next heading.
+A network's part is its heading, picture and table, up to the next heading.
 """
 
 import re
@@ -10,6 +9,7 @@ from statistics import fmean
 
 from common import names
 from common.checkout import RESULTS
+from common.pages import markdown, put_table
 from common.tables import read_csv
 
 from speed import levels
@@ -34,9 +34,7 @@ def update(page: Path = PAGE) -> None:
     """Put all tables into the page."""
     text = page.read_text()
     for name, table in tables().items():
-        text = re.sub(
-            rf"(<!-- table: {name} -->\n+)(\|[^\n]*\n)*", lambda found, table=table: found[1] + table + "\n", text
-        )
+        text = put_table(text, name, table)
     for name, block in blocks().items():
         text = re.sub(rf"### {re.escape(name)}(?=\n).*?(?=\n\n##)", lambda _, block=block: block, text, flags=re.DOTALL)
     page.write_text(text)
@@ -159,8 +157,3 @@ def narrower(rows: levels.Rows) -> str:
         spread = f"{fmean(right):.2f} ({min(right):.2f} to {max(right):.2f})"
         lines.append([net, str(len(found)), found[0]["epochs"], spread, f"{float(found[0]['million_products']):.3g}"])
     return markdown([["network", "seeds", "epochs", "right, % (least to most)", "million products"], *lines])
-
-
-def markdown(lines: list[list[str]]) -> str:
-    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join(f"| {' | '.join(line)} |".replace("| ---", "|---").replace("--- |", "---|") for line in lines)

@@ -1,7 +1,8 @@
-"""docs/when.md has the tables of against_relu.py; where it has not, `python benchmarks/draw.py --page` puts them in."""
+"""docs/when.md has the tables of against_relu.py; `benchmarks/draw.py --results benchmarks/results` puts them in."""
 
 import pytest
 from common.checkout import RESULTS
+from common.pages import has_table
 from common.tables import read_csv
 from speed import levels, when_page
 
@@ -12,7 +13,7 @@ TEXT = when_page.PAGE.read_text()
 def test_tables_are_those_of_the_csvs(name):
     wanted = when_page.tables()[name]
     assert wanted.count("\n") > 3
-    assert f"<!-- table: {name} -->\n\n{wanted}\n\n" in TEXT, f"docs/when.md must have behind its mark:\n{wanted}"
+    assert has_table(TEXT, name, wanted), f"docs/when.md must have behind its mark:\n{wanted}"
 
 
 @pytest.mark.parametrize("name", when_page.blocks())

@@ -103,6 +103,7 @@ WITHOUT = {  # page, heading -> what the section says
     ("kernels.md", "At higher firing rates"): "random weights",
     ("kernels.md", "On a CPU"): "random",
     ("neurons.md", "Speed"): "random weights",
+    ("recurrent.md", "Speed"): "random weights",
 }
 
 
