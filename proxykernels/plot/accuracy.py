@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..conversion.relu.report import share_right
 from ..running.result import LayerFigures, Result, logits
 from ..spikes import Spikes
 from .pictures import given_or_new, legend
@@ -77,16 +78,11 @@ def accuracy(outputs: Outputs, labels: Tensor) -> Tensor:
         raise ValueError(f"outputs must have the shape (T, N, classes), got {tuple(output.shape)}")
     _, N, classes = output.shape
     checks.labels("labels", labels, N, classes)
-    labels = labels.to(output.device).unsqueeze(1)
-    shares = [_share(scores, labels, isinstance(output, Spikes)) for scores in _scores(outputs)]
+    labels, shares = labels.to(output.device), []
+    for scores in _scores(outputs):
+        are_counts = isinstance(output, Spikes) and not scores.is_floating_point()  # of which silence is wrong
+        shares.append(share_right(scores, labels, 0 if are_counts else -torch.inf).cpu())
     return torch.stack(shares) if shares else torch.empty(0, dtype=torch.float32, device="cpu")
-
-
-def _share(scores: Tensor, labels: Tensor, fires: bool) -> Tensor:
-    """The share of samples [N, classes] that are right."""
-    lowest = 0 if fires and not scores.is_floating_point() else -torch.inf  # 0: silence is wrong
-    rivals = scores.scatter(1, labels, lowest).amax(1, keepdim=True)
-    return (scores.gather(1, labels) > rivals).float().mean().cpu()
 
 
 def _output(outputs: Outputs) -> Spikes | Tensor:
@@ -94,7 +90,7 @@ def _output(outputs: Outputs) -> Spikes | Tensor:
 
 
 def _scores(outputs: Outputs) -> Iterator[Tensor]:
-    """After each step what the classes have, [N, classes]."""
+    """The scores of the classes after each step, [N, classes]."""
     output = _output(outputs)
     if isinstance(output, Tensor):
         yield from output.detach()
@@ -107,7 +103,7 @@ def _scores(outputs: Outputs) -> Iterator[Tensor]:
 
 
 def _logits_of_step(result: Result) -> Callable[[Tensor, int], Tensor] | None:
-    """What gives logits, of counts and the number of a step; None: the result has none."""
+    """A function of counts and a step that gives logits; None: the result has none."""
     try:
         _ = result.logits
     except AttributeError:  # the network was not converted, or its last layer loses charge

@@ -100,16 +100,7 @@ class Twin(nn.Module):
         if learns:
             own.num_batches_tracked += 1
         momentum = 1 / max(1, own.num_batches_tracked.item()) if own.momentum is None else own.momentum
-        return F.batch_norm(
-            current,
-            own.running_mean,
-            own.running_var,
-            bn.weight,
-            bn.bias,
-            learns,
-            momentum,
-            own.eps,
-        )
+        return F.batch_norm(current, own.running_mean, own.running_var, bn.weight, bn.bias, learns, momentum, own.eps)
 
     def activation(self, current: Tensor) -> Tensor:
         neuron = self.neuron

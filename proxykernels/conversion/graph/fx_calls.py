@@ -26,38 +26,36 @@ _SINABS = (
     "lower bound, and pass its graph: from_nir(sinabs.nir.to_nir(net, sample), reset='subtract')"
 )
 _REMEDIES = {
-    **dict.fromkeys(
-        "gelu silu swish hardswish hardsigmoid sigmoid tanh hardtanh elu selu celu softplus mish softsign "
-        "logsigmoid".split(),
-        _SMOOTH,
-    ),
-    **dict.fromkeys(
-        "layernorm layernorm2d groupnorm instancenorm1d instancenorm2d localresponsenorm rmsnorm layer_norm group_norm "
-        "instance_norm local_response_norm lrn".split(),
-        _NORM,
-    ),
-    **dict.fromkeys(
-        "mul multiheadattention matmul bmm einsum scaled_dot_product_attention multi_head_attention_forward "
-        "shiftedwindowattention shifted_window_attention".split(),
-        _PRODUCT,
-    ),
-    **dict.fromkeys("conv3d convtranspose3d maxpool3d avgpool3d adaptiveavgpool3d batchnorm3d".split(), _AXES),
-    **dict.fromkeys("lstm gru rnn".split(), _LOOP),
-    **dict.fromkeys("unsqueeze repeat expand".split(), _STEPS),
-    **dict.fromkeys("gt lt ge le eq ne where masked_fill sign heaviside bool".split(), _COMPARED),
-    **dict.fromkeys("maximum minimum max min amax amin".split(), _LARGEST),
-    "rearrange": "; write it with flatten",
-    "reduce": "; write it with mean() or a pooling of torch",
-    "einmix": "; write it with Rearrange and Linear",
-    "sum": "; use the mean, and scale the weights behind it",
+    name: what_to_do
+    for names, what_to_do in (
+        ("gelu silu swish hardswish hardsigmoid sigmoid tanh hardtanh elu selu celu softplus mish softsign", _SMOOTH),
+        ("logsigmoid", _SMOOTH),
+        ("layernorm layernorm2d groupnorm instancenorm1d instancenorm2d localresponsenorm rmsnorm lrn", _NORM),
+        ("layer_norm group_norm instance_norm local_response_norm", _NORM),
+        ("mul multiheadattention matmul bmm einsum scaled_dot_product_attention", _PRODUCT),
+        ("multi_head_attention_forward shiftedwindowattention shifted_window_attention", _PRODUCT),
+        ("conv3d convtranspose3d maxpool3d avgpool3d adaptiveavgpool3d batchnorm3d", _AXES),
+        ("lstm gru rnn", _LOOP),
+        ("unsqueeze repeat expand", _STEPS),
+        ("gt lt ge le eq ne where masked_fill sign heaviside bool", _COMPARED),
+        ("maximum minimum max min amax amin", _LARGEST),
+        ("rearrange", "; write it with flatten"),
+        ("reduce", "; write it with mean() or a pooling of torch"),
+        ("einmix", "; write it with Rearrange and Linear"),
+        ("sum", "; use the mean, and scale the weights behind it"),
+    )
+    for name in names.split()
 }
-_FOR_NEURONS = {
+_FOR_NEURONS = {  # remedies that differ in networks of other libraries
     _SMOOTH: "; take it out, or put neurons in its place and continue training",
-    _NORM: _NORM,
     _PRODUCT: "; only products of spikes are supported: remove it and continue training",
-    _AXES: _AXES,
     _LOOP: "; it has a state of its own: put neurons in its place and continue training",
-    _STEPS: _STEPS,
+}
+_SIGNS = {  # parts of error messages of torch and Python that name no remedy
+    "unknown to einops": "; make a layer of it, einops.layers.torch.Rearrange",
+    "device_type": "; take torch.autocast out of the forward pass, and put it around the call of the model",
+    "does not support item assignment": "; the forward pass writes into a tensor, as in y[:, 0] = 0: multiply by a "
+    "mask that is a buffer, or join parts by torch.cat",
 }
 FREE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ITS_OWN = {*dir(fx.GraphModule), "_graph", "meta"} - {*dir(nn.Module)}  # names that torch.fx needs in a model
@@ -171,24 +169,9 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
             f"torch.fx cannot follow the forward pass of {place}{type(model).__name__}, which may not depend on values"
             f"{' or sizes' if leaves else ''}: "
             f"{error}"
-            + _what_to_write(error)
+            + next((what_to_do for sign, what_to_do in _SIGNS.items() if sign in str(error)), "")
             + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
         ) from error
-
-
-def _what_to_write(error: Exception) -> str:
-    """The remedy for an error message of torch or Python that names none."""
-    message = str(error)
-    if "unknown to einops" in message:
-        return "; make a layer of it, einops.layers.torch.Rearrange"
-    if "device_type" in message:
-        return "; take torch.autocast out of the forward pass, and put it around the call of the model"
-    if "does not support item assignment" in message:
-        return (
-            "; the forward pass writes into a tensor, as in y[:, 0] = 0: multiply by a mask that is a buffer, or join "
-            "parts by torch.cat"
-        )
-    return ""
 
 
 def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:

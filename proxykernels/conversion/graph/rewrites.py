@@ -12,10 +12,7 @@ from ...layers.synapses import synapse_of
 from ...neurons import AnyNeuron, IFNeuron, LIFNeuron, LINeuron, Value
 from .graph_values import Affine
 
-ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {
-    nn.AdaptiveMaxPool1d: nn.MaxPool1d,
-    nn.AdaptiveMaxPool2d: nn.MaxPool2d,
-}
+ADAPTIVE_MAXIMA: dict[type[nn.Module], Any] = {nn.AdaptiveMaxPool1d: nn.MaxPool1d, nn.AdaptiveMaxPool2d: nn.MaxPool2d}
 GENERAL: tuple[Any, ...] = (
     layers.Population, layers.FusedConv1d, layers.FusedConv2d, layers.FusedLinear, layers.FusedSum,
 )  # fmt: skip

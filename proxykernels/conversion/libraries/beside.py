@@ -161,16 +161,7 @@ class _Neurons:
         at: the next step.
     """
 
-    def __init__(
-        self,
-        key: str,
-        there: Layer,
-        here: Here,
-        run: Beside,
-        module: nn.Module,
-        seed: int,
-        is_loud: bool,
-    ):
+    def __init__(self, key: str, there: Layer, here: Here, run: Beside, module: nn.Module, seed: int, is_loud: bool):
         self.key, self.there, self.here, self.run = key, there, here, run
         self.takes_all_steps = takes_all_steps(module)
         self.layer: Any = run.net.get_submodule(key)

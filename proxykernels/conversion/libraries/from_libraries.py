@@ -141,15 +141,15 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
 
 @dataclass
 class _Library:
-    """What differs between the libraries.
+    """The differences between the libraries.
 
     Attributes:
-        caller: the function here that takes its networks over.
-        is_neuron: whether a module is one of its neurons.
-        described: such a neuron in our words, given how many axes are behind its channels.
-        kinds: of neurons and other modules of its own that have a counterpart, for messages.
-        leaves: types of modules that are not looked into. dropouts, norms: those of its own.
-        recurrence: what comes back to the neurons of a module.
+        caller: the name of the importing function.
+        is_neuron: whether a module is one of the library's neurons.
+        described: describes such a neuron, given the number of axes behind its channels.
+        kinds: names of its neurons and other modules that have a counterpart, for messages.
+        leaves: types of modules that are not traced into. dropouts, norms: the library's own.
+        recurrence: finds the recurrent connection of a module.
     """
 
     caller: str
@@ -200,9 +200,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         )  # fmt: skip
     if graph.dropped:
         warnings.warn(
-            f"{name}: {', '.join(graph.dropped)}; the imported network trains without it",
-            UserWarning,
-            stacklevel=5,
+            f"{name}: {', '.join(graph.dropped)}; the imported network trains without it", UserWarning, stacklevel=5
         )
     neurons = {}
     for key, population in graph.firing.items():
@@ -245,11 +243,13 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
             stacklevel=5,
         )
     if check:
-        for key, population in graph.firing.items():
-            if population.recurrence is not None:
-                _check_recurrence(
-                    f"{name}: {path_of(population.node)}", built.get_submodule(key), population, neurons[key].shift
-                )
+        try:
+            for key, population in graph.firing.items():
+                if population.recurrence is not None:
+                    place, here = f"{name}: {path_of(population.node)}", built.get_submodule(key)
+                    check_recurrence(place, here, population.recurrence, neurons[key].shift)
+        except Difference as difference:
+            raise ValueError(f"{difference.layer} is not what was made of it: {difference.what}") from difference
         layers = {
             key: Layer(path, neurons[key].gain * gain(built.get_submodule(key)), neurons[key].shift)
             for key, path in neuron_paths(model, graph.firing).items()
@@ -302,13 +302,6 @@ def _built(population: ModelPopulation, described: Described) -> nn.Module:
     return layer
 
 
-def _check_recurrence(place: str, layer: nn.Module, population: ModelPopulation, shift: Tensor | None) -> None:
-    try:
-        check_recurrence(place, layer, population.recurrence, shift)
-    except Difference as difference:
-        raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
-
-
 def _adding_up(population: ModelPopulation, constant: list[str]) -> nn.Module:
     """A last layer behind the sum over time: its potentials begin at its bias and add up what it makes of each step."""
     module: Any = population.modules[0]
@@ -319,8 +312,10 @@ def _adding_up(population: ModelPopulation, constant: list[str]) -> nn.Module:
 
 
 def _described(population: ModelPopulation, described: Callable[[Any, int | None], Described]) -> Described:
-    neuron = population.neuron
-    return Described(neuron.neuron) if isinstance(neuron, Gate) else described(neuron, _axes(population))
+    """``described`` takes the axes behind the channels, if weights tell them: 2 for images, 0 for vectors."""
+    neuron, weight = population.neuron, getattr(population.modules[0], "weight", None)
+    axes = None if weight is None else weight.ndim - 2
+    return Described(neuron.neuron) if isinstance(neuron, Gate) else described(neuron, axes)
 
 
 def _shift(module: Any, norm: Any, shift: Tensor | None) -> None:
@@ -354,9 +349,3 @@ def _kept_norm(population: ModelPopulation) -> nn.Module | None:
     for name, parameter in kept.named_parameters():
         parameter.requires_grad_(getattr(norm, name).requires_grad)
     return kept
-
-
-def _axes(population: ModelPopulation) -> int | None:
-    """The axes behind the channels of what neurons take, where weights say how many: 2 of images, 0 of vectors."""
-    weight = getattr(population.modules[0], "weight", None)
-    return None if weight is None else weight.ndim - 2

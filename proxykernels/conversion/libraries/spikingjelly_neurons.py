@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
+from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
 from .described import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
 
@@ -74,10 +74,10 @@ def described(node: Any, axes: int | None) -> Described:
     return KINDS[kind](node)
 
 
-def _integrate_and_fire(node: Any) -> Described:
-    return Described(
-        IFNeuron(v_threshold=node.v_threshold, v_reset=node.v_reset), node.v_reset or 0.0, _surrogate(node)
-    )
+def _from_reset(node: Any, kind: type[AnyNeuron], **decays: float) -> Described:
+    """Neurons that start from their reset potential."""
+    neuron = kind(v_threshold=node.v_threshold, v_reset=node.v_reset, **decays)
+    return Described(neuron, node.v_reset or 0.0, _surrogate(node))
 
 
 def _leaky(node: Any) -> Described:
@@ -85,7 +85,7 @@ def _leaky(node: Any) -> Described:
 
 
 def _parametric(node: Any) -> Described:
-    """Its w is learnt: then weights are divided by the time constant, where others have larger potentials."""
+    """If its w is learnt, weights are divided by the time constant; otherwise potentials are larger here."""
     tau = 1 / node.w.detach().float().sigmoid().item()
 
     def learn_tau(layer: Any) -> list[str]:
@@ -105,17 +105,8 @@ def _parametric(node: Any) -> Described:
     return _of_tau(node, tau)._replace(learn=learn_tau if is_learnt(node.w) else None)
 
 
-def _current_based(node: Any) -> Described:
-    decays = {"decay": node.v_decay, "current_decay": node.c_decay}
-    return Described(
-        CubaLIFNeuron(v_threshold=node.v_threshold, v_reset=node.v_reset, **decays),
-        node.v_reset or 0.0,
-        _surrogate(node),
-    )
-
-
 def _readout(node: Any) -> Described:
-    """It integrates, and gives its potentials; what its ``decode`` makes of them is left to the caller."""
+    """A readout, which returns its potentials; its ``decode`` is left to the caller."""
     tau = getattr(node, "tau", None)
     if tau is None:
         return Described(LINeuron())
@@ -189,12 +180,12 @@ def _factor(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
 
 
 KINDS: dict[str, Callable[[Any], Described]] = {
-    "IFNode": _integrate_and_fire,
+    "IFNode": lambda node: _from_reset(node, IFNeuron),
     "LIFNode": _leaky,
     "SLTTLIFNode": _leaky,  # which differ only in what they learn by
     "OTTTLIFNode": _leaky,
     "ParametricLIFNode": _parametric,
-    "CUBALIFNode": _current_based,
+    "CUBALIFNode": lambda node: _from_reset(node, CubaLIFNeuron, decay=node.v_decay, current_decay=node.c_decay),
     "NonSpikingIFNode": _readout,
     "NonSpikingLIFNode": _readout,
 }

@@ -46,7 +46,7 @@ def compare_with(
         if isinstance(node, nir.Input):
             values[name] = x.double()
         elif is_neuron(nir, node):
-            current, before = _sum(inputs), None
+            current, before = sum(inputs[1:], inputs[0]), None
             drawn = (torch.rand(current.shape, generator=generator) < compare.RATE).double()
             if name in nodes.returning:
                 before = compare.shifted(drawn)
@@ -55,12 +55,12 @@ def compare_with(
             values[name] = drawn if fires(nir, node) else fired
             taken[name] = current * _gain(nir, node, dt, current), fired, before
         else:
-            values[name] = _value(nir, node, _sum(inputs), dt)
+            values[name] = _value(nir, node, sum(inputs[1:], inputs[0]), dt)
     here = compare.Here(compare.Made(net, x.amax((0, 1), keepdim=True)), x, torch.ones(STEPS), torch.ones(STEPS))
     here.handed = {layer: values[name].float() for layer, name in made.items()}
     try:
         for key, name in made.items():
-            solved = partial(_fired, nir, nodes.by_name[name], dt=dt, reset=reset)
+            solved = partial(_solved, nir, nodes.by_name[name], dt=dt, reset=reset)
             _check_layer(here, key, compare.Layer(name, shift=currents.get(key)), *taken[name], solved)
         last = here.made.last
         compare.Outputs().check(here.value(last, 0, STEPS), here.largest(last), values[nodes.order[-1]].float())
@@ -86,14 +86,7 @@ def _check_layer(
     if layer.neuron.fires:
         like = current[:1, :1][compare.pixels(current)].expand(compare.PROBED, *[-1] * (current.ndim - 1))
         driven = compare.drive(layer, like, 1.0, torch.Generator().manual_seed(1))
-        compare.check_neurons(key, layer, place.here(driven), solved(driven))
-
-
-def _sum(values: list[Tensor]) -> Tensor:
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
+        compare.check_neurons(key, layer, place.here(driven), solved(driven.double()).float())
 
 
 def _value(nir, node, x: Tensor, dt: float) -> Tensor:
@@ -133,11 +126,6 @@ def _of_samples(nir, node, x: Tensor) -> Tensor:
     kernel_size, stride, padding = (_integers(value, 2) for value in (node.kernel_size, node.stride, node.padding))
     divisor = None if isinstance(node, nir.AvgPool2d) else 1
     return F.avg_pool2d(x, kernel_size, stride, padding, divisor_override=divisor)
-
-
-def _fired(nir, node, current: Tensor, *, dt: float, reset: str | None) -> Tensor:
-    """Spikes for currents [T, N, C, ...] of some pixels."""
-    return _solved(nir, node, current.double(), dt, reset).float()
 
 
 def _gain(nir, node, dt: float, current: Tensor) -> Tensor | float:

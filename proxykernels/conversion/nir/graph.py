@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import checks
+from ...network import free_name
 from ...neurons import AnyNeuron, Value
 from ..graph.rewrites import build_recurrent
 from .nodes import FIELDS, Shape, check_size, is_filtered, is_neuron, numbers_of, shares_potentials, synapse
@@ -312,23 +313,15 @@ def _in_a_row(node) -> Any:
 
 def _put_before(nodes: Nodes, name: str, wanted: str, node: Any) -> None:
     """Put a node between another one, the last in order so far, and all its senders."""
-    new = _free(nodes, wanted)
+    new = free_name(wanted, nodes.by_name)
     nodes.by_name[new], nodes.senders[new] = node, nodes.senders[name]
     nodes.senders[name] = [new]
     nodes.order.insert(nodes.order.index(name), new)
 
 
 def _put_behind(nodes: Nodes, name: str, wanted: str, node: Any) -> None:
-    new = _free(nodes, wanted)
+    new = free_name(wanted, nodes.by_name)
     for receiver in nodes.receivers(name):
         nodes.senders[receiver] = [new if sender == name else sender for sender in nodes.senders[receiver]]
     nodes.by_name[new], nodes.senders[new] = node, [name]
     nodes.order.append(new)
-
-
-def _free(nodes: Nodes, wanted: str) -> str:
-    name, number = wanted, 1
-    while name in nodes.by_name:
-        number += 1
-        name = f"{wanted}_{number}"
-    return name

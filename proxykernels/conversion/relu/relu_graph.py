@@ -209,7 +209,7 @@ class ReluGraph(NormsBehind):
 
     def _mean(self, node: fx.Node, x: Signal | Current, mean: Mean, path: str) -> Signal | Current:
         before = self._before(node)
-        shape, result = before.meta["shape"], node.meta["shape"]
+        shape = before.meta["shape"]
         axes = sorted(axis % len(shape) for axis in mean.dims)
         if not axes or axes[0] == 0:
             raise TypeError(f"{self.model}: {path} takes the mean over samples; only a sample's own axes may be")
@@ -222,8 +222,7 @@ class ReluGraph(NormsBehind):
         count = torch.Size([shape[axis] for axis in axes]).numel()
         x = self._laid_out(before, replace(x, view=places.reshape(shape[0], -1, count)))
         rows = shape[0], places[0].numel() // count, 1
-        x = self._pool(self._name(node), nn.AdaptiveAvgPool1d(1), x, path, rows)
-        return replace(x, view=as_given(rows).reshape(result))
+        return self._pooled_as(node, nn.AdaptiveAvgPool1d(1), x, path, rows)
 
     def _is_of_all(self, node: fx.Node, before: fx.Node, module: Any) -> bool:
         """Whether an average's window is computed from the size of its input, as in ``y.size()[2:]``."""
@@ -246,9 +245,12 @@ class ReluGraph(NormsBehind):
             module = type(module)(result[1:] if axes == 4 else result[1])
         elif type(module) in rewrites.ADAPTIVE_MAXIMA:
             module = rewrites.windows_of(module, x.shape, f"{self.model}: {path}")
-        whole = result[0], 1, *result[1:]
-        x = self._pool(self._name(node), module, x, path, whole)
-        return replace(x, view=as_given(whole).reshape(result))
+        return self._pooled_as(node, module, x, path, (result[0], 1, *result[1:]))
+
+    def _pooled_as(self, node: fx.Node, module: nn.Module, x: Signal, path: str, shape: tuple[int, ...]) -> Signal:
+        """Pool to ``shape``, where the model sees the same values in another shape."""
+        x = self._pool(self._name(node), module, x, path, shape)
+        return replace(x, view=as_given(shape).reshape(node.meta["shape"]))
 
     def _upsampled(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """Upsampling of images; rows are images of one row."""
@@ -266,9 +268,7 @@ class ReluGraph(NormsBehind):
             factor = (1.0, *(factor if isinstance(factor, tuple) else (factor,)))
         rows = nn.Upsample(None if factor else (1, result[2]), factor, "bilinear", module.align_corners)
         x = self._seen_as(before, self._carry(before, x), (*shape[:2], 1, shape[2]))
-        whole = *result[:2], 1, result[2]
-        x = self._pool(self._name(node), rows, x, path, whole)
-        return replace(x, view=as_given(whole).reshape(result))
+        return self._pooled_as(node, rows, x, path, (*result[:2], 1, result[2]))
 
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
         """Add neurons at the end, whose charges are the logits, including negative ones."""

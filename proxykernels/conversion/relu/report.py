@@ -273,22 +273,21 @@ def _accuracies(result: Result, labels: Tensor) -> dict[str, float]:
     """The accuracy for each way to read the class from the output."""
     found = {}
     try:
-        found["by the logits"] = _right(result.logits, labels)
+        found["by the logits"] = share_right(result.logits, labels).item()
     except AttributeError:  # the network was not converted
         pass
     if isinstance(result.output, Spikes):
-        found["by counts (ties and silence are wrong)"] = _right(result.count(), labels, 0)
+        found["by counts (ties and silence are wrong)"] = share_right(result.count(), labels, 0).item()
     elif not found:
-        found["by the last potentials"] = _right(result.potentials[-1], labels)
+        found["by the last potentials"] = share_right(result.potentials[-1], labels).item()
     return found
 
 
-def _right(outputs: Tensor, labels: Tensor, least: float = -torch.inf) -> float:
-    """The share of samples whose class is above all others, and above ``least``."""
-    outputs = outputs.float()
+def share_right(outputs: Tensor, labels: Tensor, least: float = -torch.inf) -> Tensor:
+    """The share of samples [N, classes] whose class is above all others, and above ``least``; float32 []."""
     true = outputs.gather(1, labels.unsqueeze(1))
     others = outputs.scatter(1, labels.unsqueeze(1), least).amax(1, keepdim=True)
-    return (true > others).float().mean().item()
+    return (true > others).float().mean()
 
 
 def _layer_rows(result: Result) -> list[tuple[str, ...]]:

@@ -9,7 +9,6 @@ that network, since weights are rescaled in place, and if its normalisations are
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -211,7 +210,8 @@ def check_shareable(graph: ReluGraph, ann: nn.Module) -> None:
                 raise ValueError(f"{where} has no weights that could be; use share=False")
             if isinstance(module, nn.Identity):
                 continue
-            own = id(module) in modules or (norm is None and _all_in(module.parameters(), parameters))
+            all_known = all(id(parameter) in parameters for parameter in module.parameters())
+            own = id(module) in modules or (norm is None and all_known)
             if not own or not (norm is None or id(norm) in modules):
                 raise ValueError(
                     f"{where} is called twice, or computes with weights or statistics that no module of its own has; "
@@ -219,10 +219,6 @@ def check_shareable(graph: ReluGraph, ann: nn.Module) -> None:
                 )
         if limit(population.neuron):
             raise ValueError(f"{where} is limited (ReLU6) at a value that cannot be rescaled; use ReLU, or share=False")
-
-
-def _all_in(parameters: Iterable[nn.Parameter], ids: set[int]) -> bool:
-    return all(id(parameter) in ids for parameter in parameters)
 
 
 def _keeps_scale(population: ModelPopulation, projection: Projection) -> bool:
