@@ -58,7 +58,7 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
 
     The second bounds are where float16 becomes subnormal: without the scaling, the low part of any weight below 1/8
     would be. They hold where m >= 2**-105. Weights of at most 23 bits, such as a dyadic grid's, are exact. These are
-    errors of the weights; tensor cores add those of their sums (if_conv2d_kernel.py).
+    errors of the weights; tensor cores add those of their sums (conv2d_kernel.py).
     """
     check_parts(weight)
     # The kernel takes the parts for rows, and they keep the strides of ``wide``, as a padding by nothing does.

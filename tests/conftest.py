@@ -127,10 +127,10 @@ def kernels_can_run(pytestconfig, monkeypatch):
 @pytest.fixture
 def fused(kernels_can_run):
     """For tests of the fused convolution alone, which is not taken where Triton has no tensor cores to multiply on."""
-    from proxykernels.kernels.gpu import convolutions
+    from proxykernels.kernels.gpu import conv2d_choice
 
     device = torch.device("cuda" if HAS_GPU else "cpu")
-    if convolutions.convolutions(device) is not convolutions.Fused:
+    if conv2d_choice.convolutions(device) is not conv2d_choice.Fused:
         pytest.skip("convolutions of spikes are not fused on this GPU")
 
 

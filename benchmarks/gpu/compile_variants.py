@@ -114,7 +114,7 @@ def compile_variant(variant: str) -> dict:
     from triton.backends.compiler import GPUTarget
 
     from proxykernels.kernels.gpu.block_sizes import takes_digits
-    from proxykernels.kernels.gpu.convolutions import has_tensor_cores
+    from proxykernels.kernels.gpu.conv2d_choice import has_tensor_cores
 
     kernel, target, *rest = variant.split("/")
     record = {"variant": variant, "triton": triton.__version__}
@@ -238,7 +238,7 @@ def _scan_source(target: str, kernel, types: dict[str, Any], constants: dict, si
 def convolution(target: str, layer: str, products: str, neuron: str, output: str, **changed: bool):
     """The source and the options of a variant; ``changed``: of the kernel's constants."""
     from proxykernels.kernels.gpu.block_sizes import choose_blocks, instructions, launch_options
-    from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel
+    from proxykernels.kernels.gpu.conv2d_kernel import _if_conv2d_kernel
 
     neurons, C, C_out, kernel_size, stride, groups, bias = conv_layer(layer)
     parts, group_C = PRODUCTS[products], C // groups

@@ -2,8 +2,8 @@
 
 The short code of ``expand`` (kernels/gpu/spike_operands.py) is right if those that an instruction takes at a time are
 inputs of one step, and where it takes eight, four beside those of the same inputs eight steps later. That is a matter
-of the layout that the compiler gives the operand [LATE, pixels, EARLY, inputs], of few steps [LATE, pixels / TOGETHER,
-EARLY, TOGETHER, inputs].
+of the layout that the compiler gives the operand [HALVES, pixels, HALF_STEPS, inputs], of few steps
+[HALVES, pixels / TILE_PIXELS, HALF_STEPS, TILE_PIXELS, inputs].
 
 A layout is linear (triton: include/triton/Tools/LinearLayout.h): each bit of a number's place, that is of the register,
 the lane and the warp that hold it, has a basis, the coordinates that it adds to the number's. A thread packs numbers of

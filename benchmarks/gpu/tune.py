@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
     from proxykernels.kernels.gpu.block_sizes import architecture
-    from proxykernels.kernels.gpu.convolutions import has_tensor_cores
+    from proxykernels.kernels.gpu.conv2d_choice import has_tensor_cores
 
     target, console, rows = architecture(torch.device("cuda")), Console(), []
     if not has_tensor_cores(target):
@@ -140,7 +140,7 @@ def fastest(choices: Iterable, run: Callable[[object], object], times: Times) ->
 @torch.no_grad()
 def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, times: Times) -> Iterator:
     """(layer, neurons, C_out, K, fastest sizes, ms, ms of choose_blocks) of each layer that takes spikes."""
-    from proxykernels.kernels.gpu import if_conv2d
+    from proxykernels.kernels.gpu import conv2d_launch
     from proxykernels.kernels.gpu.block_sizes import architecture, choose_blocks, multiprocessors, takes_digits
 
     device, shape, first = next(net.parameters()).device, size, True
@@ -153,11 +153,11 @@ def tune(net: nn.Sequential, size: tuple[int, ...], batch: int, T: int, times: T
             neurons = batch * prod(y.shape[3:])
 
             def run(blocks, layer=layer, x=x):
-                chosen, if_conv2d.choose_blocks = if_conv2d.choose_blocks, lambda *_: blocks
+                chosen, conv2d_launch.choose_blocks = conv2d_launch.choose_blocks, lambda *_: blocks
                 try:
                     return layer(x)
                 finally:
-                    if_conv2d.choose_blocks = chosen
+                    conv2d_launch.choose_blocks = chosen
 
             times.layer = name
             with kernels_alone():

@@ -9,7 +9,7 @@ from .. import by_reference, unfused
 from ..by_reference import ByReference, InTorch
 from ..recording import Choice, note
 from . import counters, packing, words
-from .convolutions import convolutions, noting
+from .conv2d_choice import convolutions, noting
 from .if_scan import if_scan
 from .recurrent_backward import recurrent_scan_backward
 from .recurrent_scan import MOST_NEURONS, recurrent_scan
@@ -38,7 +38,7 @@ class GpuKernels(InTorch):
     sums_so_far = staticmethod(sums_so_far)
 
     def recurrent_scan(self, current: Tensor, *neurons) -> tuple[Tensor, Tensor]:
-        """Recurrent neurons on currents [T, N, 1, C]; of more than a program holds a step loop."""
+        """Recurrent neurons on currents [T, N, 1, C]; by a step loop if a program cannot hold all neurons."""
         if current.shape[-1] > MOST_NEURONS:
             return by_reference.recurrent_scan(self.pack, current, *neurons)
         note(RECURRENT)

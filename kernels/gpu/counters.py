@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .words import BITS, COUNTERS
 
-# A program takes a tile of ROWS pixels and COLUMNS channels in each turn. 1024 words on 128 threads are 8 a thread: two
+# A program takes a tile of ROWS pixels and COLUMNS channels at a time. 1024 words on 128 threads are 8 a thread: two
 # loads of 16 bytes, each within one pixel.
 ROWS, COLUMNS, NUM_WARPS = 8, 128, 4
 BLOCK = 1024  # neurons of a program of _count_kernel
@@ -51,13 +51,13 @@ def _counters_kernel(
     counts_pointer += program * TENSORS * 2
     for k in tl.static_range(TENSORS):
         size, C, P = images.to(tl.int64) * sizes[k], channels[k], pixels[k]
-        spikes = tl.zeros((ROWS, COLUMNS), tl.int32)  # 32 bits overflow only after 2**26 turns
+        spikes = tl.zeros((ROWS, COLUMNS), tl.int32)  # 32 bits overflow only after 2**26 tiles
         reached = tl.zeros((ROWS, COLUMNS), tl.int32)
         across = tl.cdiv(C, COLUMNS)
-        turns = (tl.cdiv(size, C * ROWS) * across).to(tl.int32)
-        for turn in range(program, turns, tl.num_programs(0)):
-            first_row = turn // across * ROWS  # below 2**31; a 64-bit division would be a function call
-            first_column = turn % across * COLUMNS
+        tiles = (tl.cdiv(size, C * ROWS) * across).to(tl.int32)
+        for tile in range(program, tiles, tl.num_programs(0)):
+            first_row = tile // across * ROWS  # below 2**31; a 64-bit division would be a function call
+            first_column = tile % across * COLUMNS
             first = first_row.to(tl.int64) * C + first_column
             place = row * C + column
             mask = (first_column + column < C) & (place < size - first)
@@ -83,10 +83,10 @@ def add_counts(words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts
     """
     words = [part.contiguous() for part in words]
     rows = [_rows(part, reach) for part, reach in zip(words, reaches, strict=True)]
-    turns = [triton.cdiv(w.numel(), C * ROWS) * triton.cdiv(C, COLUMNS) for w, (_, C) in zip(words, rows, strict=True)]
+    tiles = [triton.cdiv(w.numel(), C * ROWS) * triton.cdiv(C, COLUMNS) for w, (_, C) in zip(words, rows, strict=True)]
     images = math.gcd(*(w.shape[0] * w.shape[1] for w in words)) or 1  # in a simulation all tensors have equally many
     with torch.cuda.device_of(counts):
-        _counters_kernel[(max(1, min(COUNTERS, max(turns))),)](
+        _counters_kernel[(max(1, min(COUNTERS, max(tiles))),)](
             words=tuple(words),
             images=images,
             sizes=tuple(part.numel() // images for part in words),

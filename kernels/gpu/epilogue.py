@@ -41,15 +41,15 @@ def _eight(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def _in_order(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constexpr):
-    """Split x [PIXELS, CHANNELS, EARLY] into tensors [PIXELS, CHANNELS]."""
-    if EARLY == 16:
+def _in_order(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, HALF_STEPS: tl.constexpr):
+    """Split x [PIXELS, CHANNELS, HALF_STEPS] into tensors [PIXELS, CHANNELS]."""
+    if HALF_STEPS == 16:
         steps = _sixteen(x, PIXELS, CHANNELS)
-    elif EARLY == 8:
+    elif HALF_STEPS == 8:
         steps = _eight(x, PIXELS, CHANNELS)  # type: ignore[assignment]
-    elif EARLY == 4:
+    elif HALF_STEPS == 4:
         steps = _four(tl.reshape(x, (PIXELS, CHANNELS, 2, 2)))  # type: ignore[assignment]
-    elif EARLY == 2:
+    elif HALF_STEPS == 2:
         steps = tl.split(x)
     else:
         steps = (tl.reshape(x, (PIXELS, CHANNELS)),)  # type: ignore[assignment]
@@ -58,22 +58,27 @@ def _in_order(x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, EARLY: tl.constex
 
 @triton.jit
 def split_steps(
-    x, PIXELS: tl.constexpr, CHANNELS: tl.constexpr, STEPS: tl.constexpr, LATE: tl.constexpr, TOGETHER: tl.constexpr
+    x,
+    PIXELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    STEPS: tl.constexpr,
+    HALVES: tl.constexpr,
+    TILE_PIXELS: tl.constexpr,
 ):
     """Split an accumulator [STEPS * PIXELS, CHANNELS], whose rows are in the order of spike_operands.py, into steps
-    [PIXELS, CHANNELS]: step t is result[t // EARLY][t % EARLY], with EARLY = STEPS / LATE."""
-    EARLY: tl.constexpr = STEPS // LATE
-    if TOGETHER == 1:
-        x = tl.permute(tl.reshape(x, (LATE, PIXELS, EARLY, CHANNELS)), (1, 3, 2, 0))
+    [PIXELS, CHANNELS]: step t is result[t // HALF_STEPS][t % HALF_STEPS], with HALF_STEPS = STEPS / HALVES."""
+    HALF_STEPS: tl.constexpr = STEPS // HALVES
+    if TILE_PIXELS == 1:
+        x = tl.permute(tl.reshape(x, (HALVES, PIXELS, HALF_STEPS, CHANNELS)), (1, 3, 2, 0))
     else:
-        x = tl.reshape(x, (LATE, PIXELS // TOGETHER, EARLY, TOGETHER, CHANNELS))
-        x = tl.reshape(tl.permute(x, (1, 3, 4, 2, 0)), (PIXELS, CHANNELS, EARLY, LATE))
-    if LATE == 2:
-        early, late = tl.split(x)
-        steps = (_in_order(early, PIXELS, CHANNELS, EARLY), _in_order(late, PIXELS, CHANNELS, EARLY))
+        x = tl.reshape(x, (HALVES, PIXELS // TILE_PIXELS, HALF_STEPS, TILE_PIXELS, CHANNELS))
+        x = tl.reshape(tl.permute(x, (1, 3, 4, 2, 0)), (PIXELS, CHANNELS, HALF_STEPS, HALVES))
+    if HALVES == 2:
+        first, second = tl.split(x)
+        steps = (_in_order(first, PIXELS, CHANNELS, HALF_STEPS), _in_order(second, PIXELS, CHANNELS, HALF_STEPS))
     else:
-        x = tl.reshape(x, (PIXELS, CHANNELS, EARLY))
-        steps = (_in_order(x, PIXELS, CHANNELS, EARLY),)  # type: ignore[assignment]
+        x = tl.reshape(x, (PIXELS, CHANNELS, HALF_STEPS))
+        steps = (_in_order(x, PIXELS, CHANNELS, HALF_STEPS),)  # type: ignore[assignment]
     return steps
 
 

@@ -61,7 +61,7 @@ def _recurrent_backward_kernel(
     surrogate = (first, second, passes)
     own = tl.load(received_pointer + channel, mask=mask, other=0.0)
     lists = list_pointer + sample * (2 * BLOCK)
-    turn = 0
+    which_list = 0
 
     start_row = v_pointer + sample * ((STATES + 1) * C)
     state = read_states(start_row, C, channel, mask, STATES)
@@ -71,10 +71,10 @@ def _recurrent_backward_kernel(
     row = grad_current_pointer + sample * C
     for _ in range(0, T):
         if FULL:
-            turn = 1 - turn  # as in recurrent_scan.py
-            count = list_channels(spike, channel, lists + turn * BLOCK)
+            which_list = 1 - which_list  # as in recurrent_scan.py
+            count = list_channels(spike, channel, lists + which_list * BLOCK)
             tl.debug_barrier()
-            feedback = add_rows(lists + turn * BLOCK, count, None, sent_pointer, channel, C, BLOCK)
+            feedback = add_rows(lists + which_list * BLOCK, count, None, sent_pointer, channel, C, BLOCK)
         else:
             feedback = tl.where(spike, own, 0.0)
         current = tl.load(current_row + channel, mask=mask, other=0.0).to(tl.float32) + feedback
@@ -109,10 +109,10 @@ def _recurrent_backward_kernel(
         sums = (sums[0] + grown[0], sums[1] + grown[1], sums[2] + grown[2], sums[3] + grown[3])
         tl.store(row + channel, grad, mask=mask)
         if FULL:
-            turn = 1 - turn
-            count = list_channels((grad != 0.0) & mask, channel, lists + turn * BLOCK)
+            which_list = 1 - which_list
+            count = list_channels((grad != 0.0) & mask, channel, lists + which_list * BLOCK)
             tl.debug_barrier()
-            grad_back = add_rows(lists + turn * BLOCK, count, row, received_pointer, channel, C, BLOCK)
+            grad_back = add_rows(lists + which_list * BLOCK, count, row, received_pointer, channel, C, BLOCK)
         else:
             grad_back = own * grad
     start_row = grad_start_pointer + sample * ((STATES + 1) * C)

@@ -19,19 +19,19 @@ ROWS = tl.constexpr(8)  # of weights that are loaded before the first is added: 
 
 
 def block_of(C: int) -> int:
-    """Neurons of a program, with those that are not there."""
+    """The number of neurons that a program computes, C rounded up."""
     return max(32, triton.next_power_of_2(C))
 
 
 def by_step(x: Tensor) -> Tensor:
-    """Values [T, N, 1, C] whose steps are contiguous each. A time stride of 0 stays, so that it costs no copy."""
+    """Values [T, N, 1, C] in which each step is contiguous. A time stride of 0 stays, so that it costs no copy."""
     if x.stride(0) == 0:
         return x[0].contiguous().expand(x.shape)
     return x if x[0].is_contiguous() else x.contiguous()
 
 
 def warps_of(block: int) -> int:
-    """Two neurons a thread, where there are few."""
+    """The number of warps: two neurons a thread, up to 8 warps."""
     return min(8, max(1, block // 64))
 
 
@@ -88,7 +88,7 @@ def _recurrent_scan_kernel(
     state = read_states(first_row, C, channel, mask, STATES)
     spike = tl.load(first_row + STATES * C + channel, mask=mask, other=0.0) != 0.0
     lists = list_pointer + sample * (2 * BLOCK)
-    turn = 0
+    which_list = 0
     own = tl.load(weight_pointer + channel, mask=mask, other=0.0)
     current_row = current_pointer + sample * C
     word_row = spikes_pointer + sample * C
@@ -96,12 +96,12 @@ def _recurrent_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):
             if FULL:
-                # Two lists by turns: others may still read that of the step before. It is made where it is read: Triton
-                # 3.6 and 3.7 take a count that a loop hands on for that before the loop.
-                turn = 1 - turn
-                count = list_channels(spike, channel, lists + turn * BLOCK)
+                # Two lists alternate, since other threads may still read that of the step before. Each is made where it
+                # is read: Triton 3.6 and 3.7 take a count that a loop hands on for the one before the loop.
+                which_list = 1 - which_list
+                count = list_channels(spike, channel, lists + which_list * BLOCK)
                 tl.debug_barrier()
-                back = add_rows(lists + turn * BLOCK, count, None, weight_pointer, channel, C, BLOCK)
+                back = add_rows(lists + which_list * BLOCK, count, None, weight_pointer, channel, C, BLOCK)
             else:
                 back = tl.where(spike, own, 0.0)
             current = tl.load(current_row + channel, mask=mask, other=0.0).to(tl.float32)

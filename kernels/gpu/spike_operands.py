@@ -1,12 +1,24 @@
 """Packed spikes as the A operand of a matrix product: each bit of a word becomes a number, in registers.
 
-A row of the operand is a pixel at a step, a column is an input. Tensor cores take it as fragments, from the registers
-of the threads that compute it. Only the words go through shared memory, never the 32 times as many numbers.
+A row of the operand is a row of the im2col matrix, an output pixel at a step; a column is an input. Tensor cores take
+the operand as A fragments, from the registers of the threads that compute it. Only the words go through shared memory,
+never the 32 times as many numbers.
 
-The order of rows, [LATE, PIXELS / TOGETHER, EARLY, TOGETHER], suits the fragments of mma and wgmma, where a thread has
-rows r and r + 8 of each 16 rows, and of 128 rows also r + 64. If EARLY steps of TOGETHER pixels are 16 rows, and the
-late half of the steps comes after the early half, these rows are steps of one pixel: a thread loads one word for four
-of them, and with 4 steps all its sums belong to one neuron. Step t is [t // EARLY, :, t % EARLY].
+The rows are ordered as [HALVES, PIXELS / TILE_PIXELS, HALF_STEPS, TILE_PIXELS]:
+
+    HALVES        2: all rows of the first half of the steps come before those of the second half; 1: not divided
+    HALF_STEPS    steps in a half, STEPS / HALVES; step t is [t // HALF_STEPS, :, t % HALF_STEPS]
+    TILE_PIXELS   neighbouring pixels whose rows of one half fill a tile of 16 rows; 1: each pixel by itself
+
+With 8 steps and 16 pixels, HALVES is 2, and HALF_STEPS and TILE_PIXELS are 4:
+
+    row     0 1 2 3   4 5 6 7   8 .. 11   12 .. 15   16 .. 19   ...   64 .. 67   68 .. 71   ...
+    pixel   0 1 2 3   0 1 2 3   0 ..  3    0 ..  3    4 ..  7          0 ..  3    0 ..  3
+    step    0         1         2          3          0                4          5
+
+This order suits the A fragments of mma and wgmma, in which a thread has rows r and r + 8 of each 16 rows, and with 128
+rows also r + 64: these are steps of one pixel. So a thread loads one word for four rows, and with 4 steps all its sums
+belong to one neuron.
 """
 
 import triton
@@ -14,15 +26,15 @@ import triton.language as tl
 
 
 @triton.jit
-def read_steps(pointer, T, STEPS: tl.constexpr, LATE: tl.constexpr):
-    """The steps of the operand's rows, as bit numbers within a word: int32 [LATE, EARLY].
+def read_steps(pointer, T, STEPS: tl.constexpr, HALVES: tl.constexpr):
+    """The steps of the operand's rows, as bit numbers within a word: int32 [HALVES, HALF_STEPS].
 
     They are the default value of a load that is always masked out, since T >= 0. Triton (3.6 to 3.9) gives the words
     the layout of the operand only if everything that the operand is computed from is a load or a constant. With a
     range, which is neither, the numbers would go through shared memory one by one.
     """
-    EARLY: tl.constexpr = STEPS // LATE
-    step = tl.arange(0, LATE)[:, None] * EARLY + tl.arange(0, EARLY)[None, :]
+    HALF_STEPS: tl.constexpr = STEPS // HALVES
+    step = tl.arange(0, HALVES)[:, None] * HALF_STEPS + tl.arange(0, HALF_STEPS)[None, :]
     return tl.load(pointer + tl.zeros_like(step), mask=step < -T, other=step)
 
 
@@ -32,8 +44,8 @@ def expand(
     step,
     PIXELS: tl.constexpr,
     STEPS: tl.constexpr,
-    LATE: tl.constexpr,
-    TOGETHER: tl.constexpr,
+    HALVES: tl.constexpr,
+    TILE_PIXELS: tl.constexpr,
     BLOCK_K: tl.constexpr,
     TYPE: tl.constexpr,
     PTX: tl.constexpr,
@@ -44,19 +56,19 @@ def expand(
     A spike is 1 if TYPE is int8, and 2 if TYPE is float16, because 2.0 is the number in which only bit 14 is set.
     ``step``: the result of read_steps. PTX: makes four bytes or two float16 numbers of a register at a time; the
     compiler would make them one by one. Each is shifted by its own step, so they may belong to any steps. ONE_STEP:
-    assumes that they are inputs of one step and, if EARLY is 16, that four bytes are followed by those of the same
+    assumes that they are inputs of one step and, if HALF_STEPS is 16, that four bytes are followed by those of the same
     inputs eight steps later; that takes about half the instructions. The compiler chooses which numbers share a
     register; block_sizes.SEEN lists where it is known to choose these.
     """
-    EARLY: tl.constexpr = STEPS // LATE
-    ALONE: tl.constexpr = (LATE, PIXELS, EARLY, BLOCK_K)
-    BESIDE: tl.constexpr = (LATE, PIXELS // TOGETHER, EARLY, TOGETHER, BLOCK_K)
-    SHAPE: tl.constexpr = ALONE if TOGETHER == 1 else BESIDE
-    if TOGETHER == 1:
+    HALF_STEPS: tl.constexpr = STEPS // HALVES
+    ONE_PIXEL: tl.constexpr = (HALVES, PIXELS, HALF_STEPS, BLOCK_K)
+    SEVERAL: tl.constexpr = (HALVES, PIXELS // TILE_PIXELS, HALF_STEPS, TILE_PIXELS, BLOCK_K)
+    SHAPE: tl.constexpr = ONE_PIXEL if TILE_PIXELS == 1 else SEVERAL
+    if TILE_PIXELS == 1:
         word = tl.broadcast_to(word[None, :, None, :], SHAPE)
         step = step[:, None, :, None]
     else:
-        word = tl.broadcast_to(tl.reshape(word, (1, PIXELS // TOGETHER, 1, TOGETHER, BLOCK_K)), SHAPE)
+        word = tl.broadcast_to(tl.reshape(word, (1, PIXELS // TILE_PIXELS, 1, TILE_PIXELS, BLOCK_K)), SHAPE)
         step = step[:, None, :, None, None]
     if PTX and not ONE_STEP and TYPE == tl.int8:
         spike = tl.inline_asm_elementwise(
@@ -93,7 +105,7 @@ def expand(
             is_pure=True,
             pack=2,
         )
-    elif PTX and TYPE == tl.int8 and EARLY < 16:
+    elif PTX and TYPE == tl.int8 and HALF_STEPS < 16:
         if STEPS <= 8:  # constant, so that the same permutation serves all steps of a word
             bytes = tl.full(SHAPE, 0x0040, tl.int32)
             shift = tl.broadcast_to(step, SHAPE)
@@ -143,7 +155,7 @@ def expand(
             half = tl.full(SHAPE, 0x5410, tl.int32)
         else:
             half = tl.broadcast_to((step // 16) * 0x2222 + 0x5410, SHAPE)
-        turn = tl.broadcast_to(14 - step % 16, SHAPE)
+        rotation = tl.broadcast_to(14 - step % 16, SHAPE)
         spike = tl.inline_asm_elementwise(
             """{ // of one step
             .reg .b32 both;
@@ -152,7 +164,7 @@ def expand(
             and.b32 $0, both, 0x40004000;
             }""",
             "=r,r,r,r,r,r,r",
-            [word, half, turn],
+            [word, half, rotation],
             dtype=tl.float16,
             is_pure=True,
             pack=2,

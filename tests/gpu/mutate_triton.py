@@ -34,10 +34,10 @@ from emulator import driver  # noqa: E402
 from emulator.memory import Fault  # noqa: E402
 
 from proxykernels.kernels import reference  # noqa: E402
-from proxykernels.kernels.gpu import if_conv2d  # noqa: E402
+from proxykernels.kernels.gpu import conv2d_launch  # noqa: E402
 from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
-from proxykernels.kernels.gpu.if_conv2d_kernel import _if_conv2d_kernel  # noqa: E402
+from proxykernels.kernels.gpu.conv2d_kernel import _if_conv2d_kernel  # noqa: E402
 from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, recurrent_scan  # noqa: E402
 from proxykernels.kernels.neuron_models import if_neuron  # noqa: E402
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE_BITS  # noqa: E402
@@ -87,7 +87,7 @@ def convolution_is_right(T: int, C: int, size: int, C_out: int, weights: str, bl
     bias, theta = dyadic(C_out, generator=generator), thresholds(C_out, generator)
     v = torch.zeros(1, size * size, C_out)
     expected, v_expected = reference.if_conv2d(x, weight.float(), bias, v_threshold=theta, padding=1)
-    if_conv2d.choose_blocks = lambda *_: blocks
+    conv2d_launch.choose_blocks = lambda *_: blocks
     run = gpu.if_conv2d_pooled if pooled else gpu.if_conv2d
     arguments = words_over_time(x.flatten(3)), T, (size, size), weight, bias, v, if_neuron(theta, 0.0)
     words, *pooled_words, v_last = run(*arguments, (1, 1), (1, 1), (1, 1), 1)

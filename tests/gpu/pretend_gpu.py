@@ -258,8 +258,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
 
     from proxykernels.checks import inputs
     from proxykernels.kernels.gpu import (
+        conv2d_launch,
         counters,
-        if_conv2d,
         if_scan,
         packing,
         recurrent_backward,
@@ -269,7 +269,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         weight_parts,
     )
     from proxykernels.kernels.gpu.block_sizes import architecture
-    from proxykernels.kernels.gpu.convolutions import convolutions
+    from proxykernels.kernels.gpu.conv2d_choice import convolutions
     from proxykernels.layers import sigma_delta_neurons, synapses
     from proxykernels.neurons import base
     from proxykernels.running import replay
@@ -305,7 +305,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
     monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
-    jitted = if_conv2d, if_scan, counters, packing, sigma_delta, weight_parts
+    jitted = conv2d_launch, if_scan, counters, packing, sigma_delta, weight_parts
     for module in (*jitted, recurrent_backward, recurrent_scan, scan_backward):
         for name in KERNELS:
             if hasattr(module, name):

@@ -18,7 +18,7 @@ from cases import dyadic, spikes, thresholds, words_over_time
 from equality import equal
 
 from proxykernels.kernels import reference
-from proxykernels.kernels.gpu import block_sizes, if_conv2d
+from proxykernels.kernels.gpu import block_sizes, conv2d_launch
 from proxykernels.kernels.gpu.block_sizes import is_of_one_step
 from proxykernels.kernels.neuron_models import if_neuron
 
@@ -238,7 +238,7 @@ TARGET = block_sizes.architecture(DEVICE)
 def test_the_short_code_is_right_where_layouts_were_seen(generator, monkeypatch, one_step, T, dtype):
     """Of the fused kernel, on GPUs too that do not take it. Elsewhere it may give wrong spikes."""
     monkeypatch.setattr(
-        if_conv2d, "instructions", lambda target: block_sizes.instructions(target) | {"ONE_STEP": one_step}
+        conv2d_launch, "instructions", lambda target: block_sizes.instructions(target) | {"ONE_STEP": one_step}
     )
     x, weight = spikes(T, 1, 64, 2, 3, generator=generator), dyadic(17, 64, 3, 3, generator=generator)
     theta, v = thresholds(17, generator), torch.zeros(1, 6, 17)
@@ -246,7 +246,7 @@ def test_the_short_code_is_right_where_layouts_were_seen(generator, monkeypatch,
     assert 0 < expected.mean() < 1
     window = (1, 1), (1, 1), (1, 1), 1
     given = words_over_time(x.flatten(3)).to(DEVICE), T, (2, 3), weight.to(DEVICE, dtype), None, v.to(DEVICE)
-    words, _ = if_conv2d.if_conv2d(*given, if_neuron(theta.to(DEVICE), 0.0), *window)
+    words, _ = conv2d_launch.if_conv2d(*given, if_neuron(theta.to(DEVICE), 0.0), *window)
     words, expected = words.cpu(), words_over_time(expected.flatten(3))
     if not one_step or not TARGET or is_of_one_step(TARGET, triton.__version__):
         assert equal(words, expected)

@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from cases import RESETS
 
 from proxykernels.kernels import reference, weight_layouts
-from proxykernels.kernels.gpu import block_sizes, if_conv2d
+from proxykernels.kernels.gpu import block_sizes, conv2d_launch
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neuron_models import if_neuron
 
@@ -141,7 +141,7 @@ def test_weights_of_sixteen_bits(generator, C, groups, dtype, v_reset):
 def test_block_sizes(generator, monkeypatch, channels, block_k, C, pixels, v_reset):
     """Sizes of the table that small layers do not choose: blocks partly outside, and more than one of each."""
     blocks = block_sizes.Blocks(pixels, channels, block_k, NUM_STAGES=3, num_warps=8 if channels == 64 else 4)
-    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
+    monkeypatch.setattr(conv2d_launch, "choose_blocks", lambda *_: blocks)
     assert_exact(*layer(generator, 17, C, (3, 3), C_out=channels + 1), v_reset)
 
 
@@ -292,15 +292,15 @@ def test_joined_groups_convolve_alike(generator, groups, C, C_out, joined):
     ],
 )
 def test_choice_of_blocks(neurons, C_out, K, expected):
-    assert if_conv2d.choose_blocks(neurons, C_out, K)[:3] == expected
+    assert conv2d_launch.choose_blocks(neurons, C_out, K)[:3] == expected
 
 
 def test_an_architecture_may_have_a_table_of_its_own():
     layer = 128 * 784, 128, 1152
-    assert if_conv2d.choose_blocks(*layer, "sm_90")[:3] == (4, 128, 64)
-    assert if_conv2d.choose_blocks(*layer, "sm_80") == if_conv2d.choose_blocks(*layer)
-    assert if_conv2d.choose_blocks(*layer, "sm_90", digits=2)[:3] == (4, 128, 64)
-    assert if_conv2d.choose_blocks(*layer, "sm_89", digits=2)[:3] == (4, 128, 32)
+    assert conv2d_launch.choose_blocks(*layer, "sm_90")[:3] == (4, 128, 64)
+    assert conv2d_launch.choose_blocks(*layer, "sm_80") == conv2d_launch.choose_blocks(*layer)
+    assert conv2d_launch.choose_blocks(*layer, "sm_90", digits=2)[:3] == (4, 128, 64)
+    assert conv2d_launch.choose_blocks(*layer, "sm_89", digits=2)[:3] == (4, 128, 32)
     assert block_sizes.architecture(torch.device("cpu"))[:3] in ("", "sm_")  # interpreted, or emulated
 
 
@@ -308,12 +308,12 @@ def test_an_architecture_may_have_a_table_of_its_own():
     "C_out, columns", [(64, 64), (70, 128), (128, 128), (150, 64), (192, 64), (200, 128), (256, 128)]
 )
 def test_wide_blocks_have_no_empty_half(C_out, columns):
-    assert if_conv2d.choose_blocks(128 * 784, C_out, 1152, "sm_90", digits=2).CHANNELS == columns
+    assert conv2d_launch.choose_blocks(128 * 784, C_out, 1152, "sm_90", digits=2).CHANNELS == columns
 
 
 def test_a_larger_card_takes_more_programs():
     layer = 600, 64, 1152
-    small, large = (if_conv2d.choose_blocks(*layer, multiprocessors=n) for n in (68, 132))
+    small, large = (conv2d_launch.choose_blocks(*layer, multiprocessors=n) for n in (68, 132))
     assert small[:2] == (8, 64) and large[:2] == (8, 32)
 
 
@@ -321,7 +321,7 @@ def test_a_larger_card_takes_more_programs():
 @pytest.mark.parametrize("C_out", [10, 32, 128])
 def test_no_amd_takes_three_stages(name, C_out):
     """Triton 3.9.0 miscompiles them, test_triton_compile.py shows."""
-    blocks = if_conv2d.choose_blocks(128 * 784, C_out, 1152, name)
+    blocks = conv2d_launch.choose_blocks(128 * 784, C_out, 1152, name)
     assert blocks.NUM_STAGES == 2 and "maxnreg" not in block_sizes.launch_options(blocks)
 
 
@@ -372,7 +372,7 @@ def test_equal_to_the_definition(generator, T, dtype, v_reset, C, C_out, groups,
     v = torch.zeros(2, P, C_out, device=DEVICE)
     layer = (7, 5), weight.to(DEVICE, dtype), bias.to(DEVICE), v, if_neuron(theta.to(DEVICE), v_reset)
     window = (stride, stride), (1, 1), (1, 1), groups
-    words, v_last = if_conv2d.if_conv2d(words_over_time(x.flatten(3)).to(DEVICE), T, *layer, *window)
+    words, v_last = conv2d_launch.if_conv2d(words_over_time(x.flatten(3)).to(DEVICE), T, *layer, *window)
     assert 0.01 < expected.mean() < 0.99
     assert equal(words.cpu(), words_over_time(expected.flatten(3)))
     assert equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
@@ -387,14 +387,14 @@ def test_rows_of_layers_that_fill_the_card(generator, monkeypatch, T, dtype, cha
     """128 rows, of which the second half are later steps; of 8 warps twice as many. Pixels beyond the last one."""
     pixels = 128 * (warps // 4) // block_sizes.steps_at_a_time(T, "sm_90")
     blocks = block_sizes.Blocks(pixels, channels, 32, 3, warps, 128 if warps == 8 else 255)
-    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
+    monkeypatch.setattr(conv2d_launch, "choose_blocks", lambda *_: blocks)
     x = spikes(T, 2, 35, 6, 5, generator=generator)  # two blocks of channels, for each of three taps
     fill = fine if dtype == torch.float32 else dyadic
     weight, theta = fill(channels + 1, 35, 1, 3, generator=generator), thresholds(channels + 1, generator)
     expected, v_expected = reference.if_conv2d(x, weight, padding=(0, 1), v_threshold=theta, v_reset=None)
     v, window = torch.zeros(2, 30, channels + 1, device=DEVICE), ((1, 1), (0, 1), (1, 1), 1)
     layer = (6, 5), weight.to(DEVICE, dtype), None, v, if_neuron(theta.to(DEVICE), None)
-    words, v_last = if_conv2d.if_conv2d(words_over_time(x.flatten(3)).to(DEVICE), T, *layer, *window)
+    words, v_last = conv2d_launch.if_conv2d(words_over_time(x.flatten(3)).to(DEVICE), T, *layer, *window)
     assert 0.01 < expected.mean() < 0.99
     assert equal(words.cpu(), words_over_time(expected.flatten(3)))
     assert equal(v_last.cpu(), v_expected.flatten(2).transpose(1, 2))
@@ -413,7 +413,7 @@ def test_pooling_and_counts(generator, T):
     assert equal(words.cpu(), words_over_time(expected.flatten(3)))
     of_windows = reference.max_pool2d(expected, (2, 2), (2, 2), (0, 0))
     assert equal(pooled.cpu(), words_over_time(of_windows.flatten(3)))
-    counts, _ = if_conv2d.if_conv2d(*given, *layer, *window, counts_only=True)
+    counts, _ = conv2d_launch.if_conv2d(*given, *layer, *window, counts_only=True)
     assert equal(counts.cpu(), expected.sum(0).int().flatten(2).transpose(1, 2))
 
 

@@ -10,7 +10,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from cases import RESETS, dyadic, spikes, thresholds, words_over_time
 
 from proxykernels.kernels import constant_cache, reference, rounding, weight_layouts
-from proxykernels.kernels.gpu import block_sizes, if_conv2d
+from proxykernels.kernels.gpu import block_sizes, conv2d_launch
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.gpu.weight_parts import float16_parts, int8_digits, parts_of
 from proxykernels.kernels.neuron_models import if_neuron
@@ -126,7 +126,7 @@ def test_block_sizes(generator, monkeypatch, channels, block_k, C, T, bits):
     """Sizes of the table that small layers do not choose, and more than one block of each."""
     pixels, warps, registers = {128: (4, 4, 255), 64: (8, 8, 128)}.get(channels, (8, 4, 128))
     blocks = block_sizes.Blocks(pixels, channels, block_k, 3, warps, registers)
-    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *_: blocks)
+    monkeypatch.setattr(conv2d_launch, "choose_blocks", lambda *_: blocks)
     assert_exact(generator, (C, 3, 3, channels + 1, (3, 3), (1, 1), (1, 1), (1, 1), 1), T, bits, None)
 
 
@@ -151,8 +151,8 @@ def test_digits_are_the_weights(generator, bits):
 
 def test_sums_of_many_inputs_do_not_leave_32_bits():
     assert weight_layouts.places_of(13, 2**17) == 13 and weight_layouts.places_of(13, 2**17 + 1) == 23
-    assert weight_layouts.places_of(7, if_conv2d.LARGEST_WEIGHTS) == 7
-    assert 128 * if_conv2d.LARGEST_WEIGHTS + 2**24 < 2**31
+    assert weight_layouts.places_of(7, conv2d_launch.LARGEST_WEIGHTS) == 7
+    assert 128 * conv2d_launch.LARGEST_WEIGHTS + 2**24 < 2**31
 
 
 @pytest.mark.parametrize("scale", [2.0**-90, 1e-20, 1e-3, 1.0, 1e3, 1e30], ids=str)

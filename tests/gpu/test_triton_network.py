@@ -21,7 +21,7 @@ from proxykernels.calls import currents as spike_currents
 from proxykernels.calls import neuron_ops
 from proxykernels.kernels import backends, reference, rounding, weight_layouts
 from proxykernels.kernels.cpu.fallback import Fallback
-from proxykernels.kernels.gpu import if_conv2d
+from proxykernels.kernels.gpu import conv2d_launch
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.neurons import IFNeuron
@@ -160,9 +160,9 @@ def test_whole_weights_give_the_spikes_of_a_cpu(monkeypatch, generator, v_reset,
     """Random float weights: rounded, their digits or float16 parts, and all sums of these, are exact."""
     net, image = make_net(v_reset), torch.rand(2, 2, 8, 8, generator=generator)
     taken = set()  # digits of a weight
-    choose = if_conv2d.choose_blocks
-    monkeypatch.setattr(if_conv2d, "takes_digits", lambda architecture: digits)
-    monkeypatch.setattr(if_conv2d, "choose_blocks", lambda *sizes: taken.add(sizes[4]) or choose(*sizes))
+    choose = conv2d_launch.choose_blocks
+    monkeypatch.setattr(conv2d_launch, "takes_digits", lambda architecture: digits)
+    monkeypatch.setattr(conv2d_launch, "choose_blocks", lambda *sizes: taken.add(sizes[4]) or choose(*sizes))
     result = pk.simulate(net, image, 33, precision=precision)
     assert taken == {(2 if precision == "int16" else 1) if digits else 0}
     spikes, state = result.spikes.dense().cpu(), result.state["6"][0].cpu()
@@ -195,12 +195,12 @@ def test_float16_parts_of_rounded_weights_sum_exactly(generator, inputs):
 @pytest.mark.usefixtures("fused")
 def test_too_large_for_offsets_of_32_bits(monkeypatch, generator):
     x, weight = pk.pack(spikes(3, 1, 4, 4, 4, generator=generator)), torch.ones(2, 4, 3, 3)
-    monkeypatch.setattr(if_conv2d, "LARGEST_IMAGE", 64)
+    monkeypatch.setattr(conv2d_launch, "LARGEST_IMAGE", 64)
     with pytest.raises(ValueError, match=r"x and .* 2\*\*28 elements .* got 64 and 8; .* \.to\('cpu'\)"):
         pk.if_conv2d(x, weight)
-    monkeypatch.setattr(if_conv2d, "LARGEST_IMAGE", 65)
+    monkeypatch.setattr(conv2d_launch, "LARGEST_IMAGE", 65)
     pk.if_conv2d(x, weight)
-    monkeypatch.setattr(if_conv2d, "LARGEST_WEIGHTS", 36)
+    monkeypatch.setattr(conv2d_launch, "LARGEST_WEIGHTS", 36)
     with pytest.raises(ValueError, match=r"weight .* 2\*\*23 elements .* got 36; .* \.to\('cpu'\)"):
         pk.if_conv2d(x, weight)
 

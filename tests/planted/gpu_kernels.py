@@ -16,7 +16,7 @@ DEFECTS = {
         "tests/gpu/test_triton_scan.py",
     ),
     "Triton convolution: the border": Defect(
-        "kernels/gpu/if_conv2d_kernel.py",
+        "kernels/gpu/conv2d_kernel.py",
         "(x.to(tl.uint32) < W",
         "(x.to(tl.uint32) <= W",
         "tests/gpu/test_triton_conv2d.py",
@@ -25,7 +25,7 @@ DEFECTS = {
         "kernels/gpu/spike_operands.py", "result = spike << 6", "result = spike << 5", "tests/gpu/test_triton_digits.py"
     ),
     "Triton convolution: windows of pooling": Defect(
-        "kernels/gpu/if_conv2d_kernel.py",
+        "kernels/gpu/conv2d_kernel.py",
         "row = window // windows_across * 2 + place % 4 // 2",
         "row = window // windows_across * 2 + place % 2",
         "tests/gpu/test_triton_network.py",
@@ -37,7 +37,7 @@ DEFECTS = {
         "tests/gpu/test_triton_compile.py",
     ),
     "Triton convolution: no tensor cores": Defect(
-        "kernels/gpu/convolutions.py",
+        "kernels/gpu/conv2d_choice.py",
         '("sm_5", "sm_6", "sm_7")',
         '("sm_5", "sm_6")',
         "tests/gpu/test_unfused_on_gpu.py",
@@ -89,8 +89,8 @@ DEFECTS = {
     ),
     "Triton few steps: the late half": Defect(
         "kernels/gpu/spike_operands.py",
-        "tl.arange(0, LATE)[:, None] * EARLY",
-        "tl.arange(0, LATE)[:, None] * (EARLY - (EARLY == 2))",
+        "tl.arange(0, HALVES)[:, None] * HALF_STEPS",
+        "tl.arange(0, HALVES)[:, None] * (HALF_STEPS - (HALF_STEPS == 2))",
         "tests/gpu/test_triton_conv2d.py",
     ),
     "Triton few steps: pixels that stand together": Defect(
@@ -100,7 +100,7 @@ DEFECTS = {
         "tests/gpu/test_triton_conv2d.py",
     ),
     "Triton currents: steps that there are not": Defect(
-        "kernels/gpu/if_conv2d_kernel.py",
+        "kernels/gpu/conv2d_kernel.py",
         "currents_pointer += neurons * C_out",
         "currents_pointer += neurons * C_out * (i != 3)",
         "tests/gpu/test_triton_conv2d.py",
@@ -112,7 +112,7 @@ DEFECTS = {
         "tests/gpu/test_triton_conv2d.py",
     ),
     "Triton few steps: states from before": Defect(
-        "kernels/gpu/if_conv2d_kernel.py",
+        "kernels/gpu/conv2d_kernel.py",
         "if STATES_LATER:\n            state = read_states(",
         "if STATES_LATER and COUNTS_ONLY:\n            state = read_states(",
         "tests/gpu/test_triton_conv2d.py",

@@ -1,4 +1,4 @@
-"""Launches the Triton convolution with integrate-and-fire neurons; the kernel is in if_conv2d_kernel.py."""
+"""Launches the Triton kernel of convolution and neurons (conv2d_kernel.py): checks sizes, chooses blocks, allocates."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from .block_sizes import (
     steps_at_a_time,
     takes_digits,
 )
-from .if_conv2d_kernel import _if_conv2d_kernel
+from .conv2d_kernel import _if_conv2d_kernel
 from .neuron_steps import arguments, by_sample, by_state
 from .weight_parts import parts_of
 

@@ -1,4 +1,4 @@
-"""The two ways to convolve spikes on a GPU, fused and unfused, and which of them a device takes."""
+"""Chooses how a device convolves spikes: by the fused Triton kernel, or by torch's convolution and a Triton scan."""
 
 import warnings
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import unfused
 from ..recording import Choice, note, recording
-from . import if_conv2d as fused
+from . import conv2d_launch as fused
 from . import packing, words
 from .block_sizes import architecture
 from .counters import count
@@ -30,7 +30,7 @@ def noting(function: Callable, kernel: str) -> Any:
 
 
 class Fused:
-    """Convolution and neurons in one launch; if_conv2d.py documents arguments and results."""
+    """Convolution and neurons in one launch; conv2d_launch.py documents arguments and results."""
 
     if_conv2d = noting(fused.if_conv2d, "Triton convolution")
     if_conv2d_pooled = noting(fused.if_conv2d_pooled, "pooled Triton convolution")

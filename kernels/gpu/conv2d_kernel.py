@@ -1,13 +1,13 @@
-"""Convolution and integrate-and-fire neurons over all T steps in one launch, from packed spikes to packed spikes.
+"""The Triton kernel of convolution and neurons over all T steps in one launch, from packed spikes to packed spikes.
 
-The convolution is an implicit matrix product: a row is one output pixel at one of 32 steps, a column is one output
-channel, and the inner dimension runs over the taps of the kernel and the input channels. One word holds 32 steps of a
-neuron, so one load feeds 32 rows. For 1, 2, 4, 8 or 16 steps a program has more pixels instead. Bits become numbers in
-registers (spike_operands.py), tensor cores add up the products, and the neurons take their currents from the
-accumulator; their potentials stay in registers for all T steps. Dense spikes are never written to memory, and currents
-only if they are requested. words.py has the layout of the words, neuron_steps.py the equations.
+The convolution is an implicit matrix product: a row of the im2col matrix is one output pixel at one of 32 steps, a
+column is one output channel, and the inner dimension runs over the taps of the kernel and the input channels. One word
+holds 32 steps of a neuron, so one load feeds 32 rows. For 1, 2, 4, 8 or 16 steps a program has more pixels instead.
+Bits become numbers in registers (spike_operands.py), tensor cores add up the products, and the neurons take their
+currents from the accumulator; their potentials stay in registers for all T steps. Dense spikes are never written to
+memory, and currents only if they are requested. words.py has the layout of the words, neuron_steps.py the equations.
 
-The main loop computes fragments of the A operand from words, and the products; the epilogue (epilogue.py) splits the
+The main loop computes A fragments from words, and the products; the epilogue (epilogue.py) splits the
 accumulator into steps and runs the neurons.
 
 Weights consist of one to three parts, each with its own product (weight_parts.py), of one of two types:
@@ -83,8 +83,8 @@ def _if_conv2d_kernel(
     # The order of rows (spike_operands.py). With more than 64 channels Triton would compute neurons twice, in two
     # layouts.
     IN_REGISTERS: tl.constexpr = STEPS >= 4 and STEPS < 32 and STEPS * PIXELS >= 128 and CHANNELS <= 64
-    LATE: tl.constexpr = 2 if STEPS == 32 or IN_REGISTERS else 1
-    TOGETHER: tl.constexpr = 16 * LATE // STEPS if IN_REGISTERS else 1
+    HALVES: tl.constexpr = 2 if STEPS == 32 or IN_REGISTERS else 1
+    TILE_PIXELS: tl.constexpr = 16 * HALVES // STEPS if IN_REGISTERS else 1
     STATES_LATER: tl.constexpr = STEPS < 32 and STATES > 1  # read after the main loop, which needs the registers
     C = GROUP_C * groups
     group_C_out = C_out // groups
@@ -146,7 +146,7 @@ def _if_conv2d_kernel(
     spikes_pointer += first_output
     if currents_pointer is not None:
         currents_pointer += first_output
-    step = read_steps(words_pointer, T, STEPS, LATE)
+    step = read_steps(words_pointer, T, STEPS, HALVES)
     TYPE: tl.constexpr = first_pointer.dtype.element_ty
     SUMS: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
     WHOLE_BLOCKS: tl.constexpr = GROUP_C % BLOCK_K == 0  # a block of K then lies within one tap
@@ -175,7 +175,7 @@ def _if_conv2d_kernel(
                 second_part = tl.load(second_pointer + weight_row + k[:, None], mask=is_weight, other=0)
             if third_pointer is not None:
                 third_part = tl.load(third_pointer + weight_row + k[:, None], mask=is_weight, other=0)
-            spike = expand(word, step, PIXELS, STEPS, LATE, TOGETHER, BLOCK_K, TYPE, PTX, ONE_STEP)
+            spike = expand(word, step, PIXELS, STEPS, HALVES, TILE_PIXELS, BLOCK_K, TYPE, PTX, ONE_STEP)
             if not FENCED:
                 fence(k_first)
             current = tl.dot(spike, first_part, current, out_dtype=SUMS)
@@ -199,9 +199,9 @@ def _if_conv2d_kernel(
         if bias_pointer is not None:
             bias = tl.load(bias_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
         word_out = tl.zeros((PIXELS, CHANNELS), tl.int32)
-        steps = split_steps(current, PIXELS, CHANNELS, STEPS, LATE, TOGETHER)
+        steps = split_steps(current, PIXELS, CHANNELS, STEPS, HALVES, TILE_PIXELS)
         for i in tl.static_range(STEPS):
-            step_current = steps[i // (STEPS // LATE)][i % (STEPS // LATE)].to(tl.float32)
+            step_current = steps[i // (STEPS // HALVES)][i % (STEPS // HALVES)].to(tl.float32)
             if bias_pointer is None:
                 step_current *= unit
             else:  # the same as a product and a sum: the product with a power of two is exact
