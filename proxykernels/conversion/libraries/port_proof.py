@@ -161,7 +161,8 @@ class Proof:
     def _try(self, inputs: "_Inputs") -> Exception | None:
         """Find how many samples it takes, and how many steps a call runs; returns an error if it does not run."""
         why, net = None, self.original.fresh()
-        for batch in dict.fromkeys((BATCH, *inputs.lengths, *BATCHES)):
+        given = () if inputs.sample is None else (len(inputs.sample),)
+        for batch in dict.fromkeys((BATCH, *given, *BATCHES)):
             try:
                 self._count(net, inputs, batch)
                 self.batch = batch
@@ -266,11 +267,6 @@ class _Inputs:
         """The largest sizes of the values without factors, [1, 1, ...]."""
         sizes = torch.ones(1, 1, *self.shape)
         return sizes if self.sample is None else self.sample.float().abs().amax(0)[None, None].cpu()
-
-    @property
-    def lengths(self) -> list[int]:
-        """The number of samples of the caller, if any."""
-        return [] if self.sample is None else [len(self.sample)]
 
     def steps(self, T: int, N: int, factors: Tensor, change: bool, generator: torch.Generator) -> Steps:
         """Values [T, N, ...] from 0 to 1, or of the caller's sample; ``change``: whether each step has its own."""

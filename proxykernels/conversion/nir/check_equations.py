@@ -13,8 +13,8 @@ from torch import Tensor
 from ...network import Network
 from ..graph import compare
 from ..graph.sample_runs import SAMPLES, STEPS, sample_of
-from .graph import Images, Nodes, returned
-from .nodes import RESET, SUBTRACT, Shape, fires, is_neuron
+from .graph import Nodes, returned
+from .nodes import RESET, SUBTRACT, Images, Shape, fires, is_neuron
 
 
 def compare_with(

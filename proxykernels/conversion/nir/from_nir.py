@@ -19,16 +19,16 @@ from ...neurons import Value
 from ..graph.prepared import without_autocast
 from ..graph.rewrites import CARRIED, NEGLIGIBLE, affine, build_layer, multiply, scaled_identity
 from .check_equations import compare_with
-from .graph import Images, Nodes, input_shape, layer_of, nodes_of, simpler
+from .graph import Nodes, input_shape, layer_of, nodes_of, simpler
 from .nodes import (
     RESET,
     SUBTRACT,
     TO_V_RESET,
+    Images,
     Made,
     Shape,
     check_dt,
     check_shape,
-    delay_layers,
     is_neuron,
     neuron,
     output_shape,
@@ -146,19 +146,12 @@ class _Builder:
                 self._append(name, name, layer, (self.given[sender],))
         elif isinstance(node, self.nir.Scale):
             self._add_scale(name, node)
-        elif isinstance(node, self.nir.Delay):
+        elif isinstance(node, Images | self.nir.Delay | self.nir.AvgPool2d | self.nir.SumPool2d | self.nir.Flatten):
             source = self.given[self.nodes.only_sender(name)]
             with checks.at(f"node '{name}'"):
-                layers = delay_layers(node, self.shapes[source], self.dt)
+                layers = shaping(self.nir, node, self.shapes[source], self.dt)
             for k, layer in enumerate(layers):
                 source = self._append(name, name if not k else f"{name}_{k}", layer, (source,))
-        elif isinstance(node, Images):
-            self._append(name, name, Unflatten(node.shape), (self.given[self.nodes.only_sender(name)],))
-        elif isinstance(node, self.nir.AvgPool2d | self.nir.SumPool2d | self.nir.Flatten):
-            sender = self.nodes.only_sender(name)
-            with checks.at(f"node '{name}'"):
-                layer = shaping(self.nir, node)
-            self._append(name, name, layer, (self.given[sender],))
         elif node is None:
             raise TypeError(
                 f"node '{name}' is None: the library that made the graph has no node of NIR for this module, as Norse "

@@ -15,7 +15,6 @@ import graphlib
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from ... import checks
 from ...network import free_name
 from ...neurons import AnyNeuron, Value
 from ..graph.rewrites import build_recurrent
-from .nodes import FIELDS, Shape, check_size, is_filtered, is_neuron, numbers_of, shares_potentials, synapse
+from .nodes import FIELDS, Images, Shape, check_size, is_filtered, is_neuron, numbers_of, shares_potentials, synapse
 
 ONLY = "only neurons -> weights -> the same neurons, with a Linear, Affine or Scale for weights, may be a cycle"
 
@@ -237,13 +236,6 @@ def _joined(weights: Sequence[Tensor]) -> Tensor:
     for weight in weights:
         full = full + (weight if weight.ndim == 2 else torch.diag(weight.expand(C)))
     return full
-
-
-@dataclass
-class Images:
-    """A node that gives features as images (C, H, W) or rows (C, L)."""
-
-    shape: Shape
 
 
 def simpler(nir, nodes: Nodes, dt: float, reset: str | None) -> Nodes:

@@ -20,6 +20,7 @@ potentials are its result, so its weights are multiplied instead; to_nir writes 
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -280,18 +281,29 @@ def synapse(nir, node) -> nn.Module:
     return module
 
 
-def shaping(nir, node) -> nn.Module:
-    """A nir.AvgPool2d, nir.SumPool2d or nir.Flatten as a layer."""
+@dataclass
+class Images:
+    """A node that gives features as images (C, H, W) or rows (C, L); NIR has none."""
+
+    shape: Shape
+
+
+def shaping(nir, node, shape: Shape | None, dt: float) -> list[nn.Module]:
+    """Images, or a nir.Delay, nir.AvgPool2d, nir.SumPool2d or nir.Flatten, as layers for samples of ``shape``."""
+    if isinstance(node, Images):
+        return [layers.Unflatten(node.shape)]
+    if isinstance(node, nir.Delay):
+        return _delay_layers(node, shape, dt)
     if not isinstance(node, nir.Flatten):
         window, stride = _integers("kernel_size", node.kernel_size, 1), _integers("stride", node.stride, 1)
         pool = layers.AvgPool2d if isinstance(node, nir.AvgPool2d) else layers.SumPool2d
-        return pool(window, stride, _integers("padding", node.padding, 0))
+        return [pool(window, stride, _integers("padding", node.padding, 0))]
     (first,), (last,) = (_integers(key, getattr(node, key), -9, length=1) for key in ("start_dim", "end_dim"))
-    shape = (node.input_type or {}).get("input")
-    dims = 3 if shape is None else len(shape)
+    given = (node.input_type or {}).get("input")
+    dims = 3 if given is None else len(given)
     if first != 0 or last not in (-1, dims - 1):
         raise ValueError(f"Flatten must join all dimensions, got {first} to {last} of {dims}")
-    return layers.Flatten()
+    return [layers.Flatten()]
 
 
 def scale_of(node, shape: Shape | None) -> Tensor:
@@ -308,7 +320,7 @@ def scale_of(node, shape: Shape | None) -> Tensor:
     return scale.expand(shape)
 
 
-def delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
+def _delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
     """A nir.Delay of whole steps as layers, for samples of ``shape``; one delay a value needs flat features."""
     delays = numbers_of("delay", node.delay)
     steps = (delays / dt).round()

@@ -177,7 +177,7 @@ def check(net: Network, graph: ReluGraph, scales: Scales, original: OriginalValu
     last_use = {source: name for name, _, sources in net.layers() for source in sources}
     for name, module, sources in net.layers():
         inputs = tuple(computed[source] for source in sources)
-        value = _value(graph, name, module, inputs)
+        value = layer_value(graph, name, module, inputs)
         first = graph.populations[name].current.path if name in graph.populations else None
         for node, signal in original.layers.get(name, ()):
             expected = original.values[node]
@@ -194,7 +194,7 @@ def check(net: Network, graph: ReluGraph, scales: Scales, original: OriginalValu
                 del computed[source]
 
 
-def _value(graph: ReluGraph, name: str, module: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+def layer_value(graph: ReluGraph, name: str, module: Any, inputs: tuple[Tensor, ...]) -> Tensor:
     """The output of a layer in the ReLU network; the currents of the last layer are the logits."""
     value = relu_value(module, inputs)
     if not isinstance(module, Neurons | SigmaDeltaNeurons) or graph.populations[name].neuron is None:

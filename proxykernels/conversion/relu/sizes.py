@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ...layers import Neurons
-from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
 from ..graph.fx_calls import path_of
 from ..graph.sample_runs import called, is_asked, of_sizes
 from .relu_graph import ReluGraph, tensors_of
 from .scales import Scales
-from .side_by_side import activation, relu_value, spread
+from .side_by_side import layer_value, spread
 
 NUMBERS_OF_SAMPLES = (*range(1, 66), 100, 127, 128, 129, 200, 255, 256, 257, 500, 512, 1000, 1024, 4096, 10000)
 LENGTHS = (*range(1, 65), 96, 100, 127, 128, 129, 192, 224, 255, 256, 257, 299, 300, 384, 512, 513, 1000, 1024, 2048)
@@ -263,11 +261,8 @@ def _relu_outputs(net: Network, graph: ReluGraph, scales: Scales, result: fx.Nod
     signal: Any = graph.carried.get(result) or graph.values[result]
     values = {Network.INPUT: x}
     try:
-        layer: Any
         for name, layer, sources in net.layers():
-            value = relu_value(layer, tuple(values[source] for source in sources))
-            fires = isinstance(layer, Neurons | SigmaDeltaNeurons) and graph.populations[name].neuron is not None
-            values[name] = activation(layer, value) if fires else value
+            values[name] = layer_value(graph, name, layer, tuple(values[source] for source in sources))
         found = values[signal.layer]
         return found * spread(scales[signal.neurons], found)
     except (TypeError, ValueError, RuntimeError, IndexError):
