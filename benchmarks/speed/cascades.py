@@ -4,8 +4,8 @@ It is sure of an image if its first class leads by enough. The lead is a quantil
 trained neither network; their labels are not looked at.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,9 +57,12 @@ class Cascade:
         sizes = [2**k for k in range(batch.bit_length()) if 2**k < batch]
         return {size: self.large.of(self.name, size) for size in [*sizes, batch]}
 
-    def goes_on(self, images: Tensor) -> float:
-        """The share of images that the large network sees."""
-        return (leads(in_parts(self.small.of(self.name), images)) < self.lead).float().mean().item()
+    def answers(self, images: Tensor) -> tuple[Tensor, float]:
+        """The logits [N, classes], and the share of images that go on. Both networks see all images, once for all
+        cascades of them."""
+        first, last = logits_of(self.small, self.name, images), logits_of(self.large, self.name, images)
+        unsure = leads(first) < self.lead
+        return torch.where(unsure[:, None], last, first), unsure.float().mean().item()
 
 
 ANY = float("inf")
@@ -72,11 +75,13 @@ def leads(logits: Tensor) -> Tensor:
     return first - second
 
 
-def in_parts(run: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    return torch.cat([run(part).clone() for part in images.split(AT_ONCE)])
+@lru_cache(maxsize=8)
+def logits_of(passes: Passes, name: str, images: Tensor) -> Tensor:
+    run = passes.of(name)
+    return torch.cat([run(part).clone() for part in images.split(AT_ONCE)])  # OpenVINO writes over the last one
 
 
 def cascades(small: Passes, large: Passes, name: str, held_out: Tensor) -> dict[int, Cascade]:
     """A cascade for each of SHARES."""
-    found = leads(in_parts(small.of(name), held_out))
+    found = leads(logits_of(small, name, held_out))
     return {share: Cascade(small, large, name, found.quantile(share / 100).item()) for share in SHARES}
