@@ -71,9 +71,10 @@ def reference(rows: Rows) -> dict[str, str]:
     return next(row for row in rows if row["contender"] == RELU and row["by"] == "torch")
 
 
-def choosing(row: dict[str, str]) -> float:
-    """The accuracy in % by which the number of steps is chosen: of held-out images, where there are some."""
-    return float(row.get("held_out") or row["right"])
+def is_level(row: dict[str, str], reference: dict[str, str]) -> bool:
+    """Whether a row is level with the reference: on held-out images, where both have an accuracy on them."""
+    column = "held_out" if row.get("held_out") and reference.get("held_out") else "right"
+    return round(float(row[column]) - float(reference[column]) + LEVEL, 6) >= 0
 
 
 def line(rows: Rows, contender: str, precision: str) -> Rows:
@@ -84,8 +85,8 @@ def line(rows: Rows, contender: str, precision: str) -> Rows:
 
 def first_level(rows: Rows, contender: str, precision: str) -> dict[str, str] | None:
     """The row of the fewest steps that are level with the ReLU network; None: none are."""
-    least = choosing(reference(rows)) - LEVEL
-    return next((row for row in line(rows, contender, precision) if round(choosing(row) - least, 6) >= 0), None)
+    wanted = reference(rows)
+    return next((row for row in line(rows, contender, precision) if is_level(row, wanted)), None)
 
 
 def fastest(rows: Rows) -> dict[str, dict[str, str]]:

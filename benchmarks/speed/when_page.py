@@ -17,6 +17,7 @@ from speed import levels
 PAGE = RESULTS.parents[1] / "docs" / "when.md"
 LIKE = {"avx512": "AVX-512", "avx2": "AVX2"}
 NUMBERS = "rate", "million_additions", "million_products"
+SPIKING = levels.IF, levels.EARLY, levels.SIGMA_DELTA
 FOR_SPIKES = "small", "paper"  # networks that were trained for spikes
 HEAD = "network", "ReLU network, right, %"
 
@@ -43,7 +44,7 @@ def update(page: Path = PAGE) -> None:
 def tables() -> dict[str, str]:
     """Those that compare networks, by the names of their places."""
     found = {"headline": headline(measured()), "plain": plain(measured()), "against int8": against_int8()}
-    found |= {f"headline {like}": headline(measured(like)) for like in LIKE}
+    found |= {f"headline {like}": headline(measured(like)) for like in LIKE} | {"fastest": fastest(measured("avx2"))}
     widths = read_csv(RESULTS / "train_relu.csv")
     return found | ({"narrower": narrower(widths)} if widths else {})
 
@@ -112,6 +113,32 @@ def headline(found: dict[str, levels.Rows]) -> str:
             lines.append([rows[0]["net"], levels.reference(rows)["right"], f"{contender}, {precision}", *told, *shares])
     calls = [f"{' / '.join(precisions)} passes, {levels.images(batch)} a call" for batch in batches]
     return markdown([[*HEAD, "", "T", "right, %", *calls], *lines])
+
+
+def fastest(found: dict[str, levels.Rows]) -> str:
+    """Of each kind of contender the fastest that is level, for each number of images a call."""
+    lines = []
+    for net, rows in found.items():
+        for batch in levels.batches(rows):
+            timed = [row for row in levels.of_batch(rows, batch) if row["ms"]]
+            level = [row for row in timed if levels.is_level(row, levels.reference(rows))]
+            kinds = (levels.RELU,), (levels.CASCADE, *levels.SMALLER), SPIKING
+            cells = [net, levels.images(batch)]
+            for kind in kinds:
+                found_level = [row for row in level if row["contender"] in kind]
+                if found_level:
+                    cells += named(min(found_level, key=lambda row: float(row["ms"])))
+                else:
+                    cells += ["none is level" if any(row["contender"] in kind for row in timed) else "not timed", ""]
+            lines.append(cells)
+    head = ["a pass", "ms", "smaller ReLU networks, cascades", "ms", "spiking", "ms"]
+    return markdown([["network", "a call", *head], *lines])
+
+
+def named(row: dict[str, str]) -> tuple[str, str]:
+    """A row's name with its steps, and the milliseconds an image."""
+    steps = levels.steps(row)
+    return f"{label(row)}{steps and ', '}{steps}", f"{float(row['ms']):.3g}"
 
 
 def plain(found: dict[str, levels.Rows]) -> str:

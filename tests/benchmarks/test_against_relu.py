@@ -263,6 +263,8 @@ def test_steps_are_chosen_on_held_out_images():
         row(levels.IF, "float32", "8", "93.10") | {"held_out": "93.90"},
     ]
     assert levels.first_level(rows, levels.IF, "float32") == rows[2]
+    assert levels.is_level(row(levels.RELU, "int8", "", "93.25"), rows[0])  # has none: by the test images of both
+    assert not levels.is_level(row(levels.RELU, "int8", "", "93.20"), rows[0])
 
 
 def row(contender, precision, T, right, ms="1", by="engine", batch="1"):
