@@ -40,7 +40,7 @@ def refuse_infinite(name: str, values: Tensor) -> NoReturn:
     """The error of parameters that are not finite."""
     raise ValueError(
         f"{name} must be finite (in float32, and with batch normalisation's statistics where they are folded in), "
-        f"and holds {fault(values)}; load or train it anew"
+        f"and holds {fault(values)}; load or train it again"
     )
 
 

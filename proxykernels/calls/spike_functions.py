@@ -86,7 +86,7 @@ def cat(tensors: Sequence[Spikes | Tensor], dim: int = 0) -> Spikes | Tensor:
             "along any"
         )
     if len({(*shape[:2], *shape[3:]) for shape in shapes}) > 1:
-        raise ValueError(f"the inputs of torch.cat must have the same shape but for their channels, got {shapes}")
+        raise ValueError(f"the inputs of torch.cat must have the same shape except for their channels, got {shapes}")
     return side_by_side(tensors)
 
 

@@ -62,6 +62,6 @@ def _refuse_layer(layer: nn.Module, net: nn.Module) -> NoReturn:
     who = f"a {kind} that is no submodule of the network" if name is None else f"layer {name or kind} ({kind})"
     raise ValueError(
         f"{who} was called past its attribute, from a plain list for example: a simulation runs a chunk of steps at a "
-        "time, keeps the state of the layers that are attributes, and this one would start anew in every chunk; call "
+        "time, keeps the state of the layers that are attributes, and this one would start again in every chunk; call "
         "it as self.name, or keep it in an nn.ModuleList"
     )

@@ -46,7 +46,7 @@ def taken_by_position(init: Callable[Arguments, None]) -> Callable[Arguments, No
             given = dict(zip(names, late, strict=False))
             for name in given:
                 if name in kwargs:
-                    raise TypeError(f"{kind} got {name} by position and by name; give it by name alone")
+                    raise TypeError(f"{kind} got {name} by position and by name; give it only by name")
             warn_of_positions(kind, names, late)
             kwargs |= given
         init(*args[:positions], **kwargs)  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ class Concatenate(nn.Module):
             checks.steps_of(part, None, "(T, N, C, ...)")
         shapes = [tuple(part.shape) for part in x]
         if len({(*shape[:2], *shape[3:]) for shape in shapes}) > 1:
-            raise ValueError(f"the inputs must have the same shape but for their channels, got {shapes}")
+            raise ValueError(f"the inputs must have the same shape except for their channels, got {shapes}")
         bits, tensor = [packed(part) for part in x], next((part for part in x if isinstance(part, Tensor)), None)
         if tensor is None or not all(isinstance(part, Spikes) for part in bits):
             return side_by_side(x)

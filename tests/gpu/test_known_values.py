@@ -16,7 +16,7 @@ from proxykernels.checks import neuron_checks
 from proxykernels.kernels import reference, value_checks_cache
 from proxykernels.running import replay
 
-NOT_FINITE = "weight must be finite .* holds NaN or infinite values; load or train it anew"
+NOT_FINITE = "weight must be finite .* holds NaN or infinite values; load or train it again"
 
 
 @pytest.fixture(autouse=True)

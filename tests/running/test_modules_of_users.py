@@ -373,7 +373,7 @@ def test_what_stays_packed():
 
 REFUSED = {
     "over the steps": (lambda x: torch.cat([x, x]), r"along their channels, dim=2, got dim=0; \.dense\(\)"),
-    "other sizes": (lambda x: torch.cat([x, x.reshape(STEPS, 3, 2, 4, 9)], 2), "the same shape but for their channels"),
+    "other sizes": (lambda x: torch.cat([x, x.reshape(STEPS, 3, 2, 4, 9)], 2), "the same shape except for their chan"),
     "mixed steps": (lambda x: x.reshape(STEPS * 3, 2, 6, 6), r"keep their steps and samples .* \.dense\(\)"),
     "mixed samples": (lambda x: x.view(STEPS, 6, 36), r"keep their steps and samples"),
     "other numbers": (lambda x: x.view(STEPS, 3, 71), r"cannot have the shape \[9, 3, 71\]"),

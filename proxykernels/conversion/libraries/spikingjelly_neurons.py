@@ -152,7 +152,7 @@ def recurrence(module: Any) -> Recurrence | None:
     kind, neuron = type(module).__name__, module.sub_module
     if not is_kind(type(neuron)):
         raise TypeError(
-            f"{kind} must hold neurons alone, such as IFNode, got {type(neuron).__name__}; put others outside"
+            f"{kind} must hold only neurons, such as IFNode, got {type(neuron).__name__}; put others outside"
         )
     if kind == CONTAINERS[1]:
         return Recurrence(module, neuron, _factor(module.element_wise_function), learnt=False)

@@ -255,7 +255,7 @@ def test_what_a_container_must_hold():
 
     inner = nn.Sequential(nn.Linear(8, 8), neuron.IFNode())
     for back, message in (
-        (layer.LinearRecurrentContainer(inner, 8, 8), "must hold neurons alone"),
+        (layer.LinearRecurrentContainer(inner, 8, 8), "must hold only neurons"),
         (layer.ElementWiseRecurrentContainer(neuron.IFNode(), lambda x, y: x * y), "must add the spikes to the input"),
         (layer.ElementWiseRecurrentContainer(neuron.IFNode(), lambda x, y: x + 2 * y), "must add the spikes"),
     ):
