@@ -144,8 +144,11 @@ def test_a_network_is_trained_loaded_and_measured(fashion, monkeypatch, capsys):
         SystemExit, match=r"resnet20.safetensors is missing; python benchmarks/research/train.py relu --net"
     ):
         sigma_delta.main(measure)
-    relu.main(["--net", "resnet20", "--epochs", "1", "--root", str(fashion), "--out", str(fashion)])
+    train = ["--net", "resnet20", "--epochs", "1", "--root", str(fashion), "--out", str(fashion)]
+    relu.main(train)
     assert "of the test images right" in capsys.readouterr().out
+    images, labels = subjects.load("resnet20", fashion).held_out  # half of so few images
+    assert len(images) == len(labels) == 128
     sigma_delta.main(measure)
     sigma_delta.main(["--net", "small", *measure[2:]])
     rows = list(csv.DictReader((fashion / sigma_delta_table.TABLE).open()))

@@ -103,7 +103,7 @@ def test_redraw_names_a_table_that_it_cannot_draw(tmp_path, capsys, name):
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_of_a_relu_network(tmp_path, monkeypatch):
-    batch = torch.rand(128, 1, 28, 28) * torch.nan, torch.zeros(128, dtype=torch.long)
+    batch = torch.rand(256, 1, 28, 28) * torch.nan, torch.zeros(256, dtype=torch.long)  # half of them are held out
     monkeypatch.setattr(relu_networks, "images", lambda *_: batch)
     with pytest.raises(SystemExit, match="train.py relu: the loss became nan in step 1 of resnet20; lower --lr"):
         relu.main(["--out", str(tmp_path)])

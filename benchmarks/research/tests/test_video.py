@@ -32,7 +32,7 @@ def moving(count: int) -> torch.Tensor:
 @pytest.fixture
 def command(tmp_path, monkeypatch):
     """video.py on frames of ours."""
-    monkeypatch.setattr(relu_networks, "load", lambda name: network())
+    monkeypatch.setattr(relu_networks, "load", lambda name: (network(), 0))
     monkeypatch.setattr(video_clips, "read", lambda path, count, pixels: moving(count))
 
     def run() -> list[dict[str, str]]:

@@ -24,6 +24,7 @@ def run(options: argparse.Namespace) -> None:
         check_out(options.out, {TABLE: COLUMNS})
         train_set, test_set = (relu_networks.images(net, options.root, split) for split in ("train", "test"))
     held_out = relu_networks.HELD_OUT if relu_networks.NETS[net][1] == "fashion-mnist" else 0
+    held_out = min(held_out, len(train_set[0]) // 2)
     images, labels = (part[: len(part) - held_out] for part in train_set)
     path = options.out / f"{net}-{seed}.safetensors" if seed else options.out / f"{net}.safetensors"
     print(heading(f"{net}, random weights", f"{len(images)} training images", path))
