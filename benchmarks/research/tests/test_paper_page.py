@@ -122,8 +122,9 @@ def test_energy_in_the_verdict_is_that_of_the_csv():
     assert f"arithmetic: yes, {arithmetic[0]} to {arithmetic[-1]} times" in PAGE
     assert f"with memory: hardly or not, {memory[0]} to {memory[-1]} times" in PAGE
     beside = re.findall(r": ([\d.]+) times", energy.summary(read("energy.csv"), energy.CASCADE))
-    on_chip = sorted(beside[1::3], key=float)
-    told = f"{beside[0]} times in float32, {beside[3]} in int8, and with memory {on_chip[0]} to {on_chip[-1]}"
+    floats, bytes_, on_chip = (sorted(of, key=float) for of in (beside[::6], beside[3::6], beside[1::3]))
+    told = f"{floats[0]} to {floats[-1]} times in float32, {bytes_[0]} to {bytes_[-1]} in int8, and with memory "
+    told += f"{on_chip[0]} to {on_chip[-1]}"
     assert f"Beside a cascade of two ReLU networks: {told}" in PAGE
 
 
