@@ -35,9 +35,7 @@ def recording() -> Iterator[list[Choice]]:
         _record.reset(token)
 
 
-def recorded() -> bool:
-    """Whether choices are recorded now."""
-    return _record.get() is not None
+recorded = _record.get  # the choices that are recorded now; None: nobody asks
 
 
 def note(choice: Choice) -> None:

@@ -1,7 +1,6 @@
 """A cache of weights in the layout of a kernel. They are packed again when their values change."""
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -54,90 +53,51 @@ class PackedWeights:
         self._known: WeakKeyDictionary[UntypedStorage, dict[Any, tuple[Any, dict]]] = WeakKeyDictionary()
         self._lock = locks.lock()  # of the dictionaries
 
-    def of(self, weight: Tensor, *others: Tensor | None, name: str = "weight") -> "Packed":
-        """The cache entry of a weight.
+    def get(
+        self, kind: Any, pack: Callable[..., Any], weight: Tensor, *others: Tensor | None, name: str = "weight",
+        most: int | None = None,
+    ) -> Any:  # fmt: skip
+        """``pack(weight, *others)``, from the cache if it was computed before.
 
         Args:
-            weight: the weight.
-            others: tensors that are packed with it: its bias, then weight and bias of each further synapse.
+            kind: key of this packed form.
+            pack: called with contiguous float32 tensors. On a GPU it is called once per simulation, and the values are
+                not checked for NaN here.
+            others: tensors that are packed with the weight: its bias, then weight and bias of each further synapse.
             name: the name of the weights in errors.
+            most: how many forms are kept of these weights, of which the oldest give way; None: all.
         """
-        return Packed(self, weight, *others, name=name)
-
-    def known(self, weight: Tensor, fingerprints: Any) -> dict[Any, Any]:
-        """The packed forms, by kind, of a weight with these fingerprints."""
+        if weight.device.type != "cpu":
+            return constant_cache.made_as((self, kind), lambda *tensors: pack(*map(_float, tensors)), weight, *others)
+        tensors: list[Tensor | None] = []
+        fingerprints: list[int | None] = []
+        constant = True
+        for t in (weight, *others):
+            tensors.append(t if t is None else t.detach().resolve_neg().contiguous())
+            constant = constant and (t is None or t.untyped_storage() in CONSTANTS)
+        for t in tensors:  # constants are identified by their addresses
+            fingerprints.append(t if t is None else t.data_ptr() if constant else self._fingerprint(t))
         key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride(), len(fingerprints)
         with self._lock:
             known = self._known.setdefault(weight.untyped_storage(), {})
             if key not in known or known[key][0] != fingerprints:
                 known[key] = fingerprints, {}
-            return known[key][1]
-
-    def fingerprints(self, tensors: list[Tensor | None]) -> list[int | None]:
-        found: list[int | None] = []
-        for t in tensors:
-            found.append(t if t is None else self._fingerprint(t))  # noqa: PERF401 - a comprehension is a call more
-        return found
-
-
-class Packed:
-    """The cache entry of a weight and of the tensors that are packed with it, for the duration of a call.
-
-    The packed values are those at the time of the first :meth:`get`.
-    """
-
-    def __init__(self, weights: PackedWeights, weight: Tensor, *others: Tensor | None, name: str = "weight"):
-        self._weights, self._weight, self._name = weights, weight, name
-        self._given = weight, *others
-        self._tensors: list[Tensor | None] = []
-        self._fingerprints: list[int | None] = []
-        self._constant = True
-        for t in self._given:
-            self._tensors.append(t if t is None else t.detach().resolve_neg().contiguous())
-            self._constant = self._constant and (t is None or t.untyped_storage() in CONSTANTS)
-        self._made: dict[Any, Any] | None = None
-
-    def get(self, kind: Any, pack: Callable[..., Any], most: int | None = None) -> Any:
-        """``pack(weight, *others)``, from the cache if it was computed before.
-
-        Args:
-            kind: key of this packed form.
-            most: how many forms are kept of these weights, of which the oldest give way; None: all.
-            pack: called with contiguous float32 tensors. On a GPU it is called once per simulation, and the values are
-                not checked for NaN here.
-        """
-        if self._weight.device.type != "cpu":
-            return constant_cache.made_as(
-                (self._weights, kind), lambda *tensors: pack(*map(_float, tensors)), *self._given
-            )
-        if self._made is None:
-            # Constants are identified by their addresses.
-            self._fingerprints = (
-                [None if t is None else t.data_ptr() for t in self._tensors[1:]]
-                if self._constant
-                else self._weights.fingerprints(self._tensors)
-            )
-            self._made = self._weights.known(self._weight, self._fingerprints)
-        if kind not in self._made:
-            packed = pack(*self._copies)
-            for oldest in list(self._made)[: 0 if most is None else 1 - most]:
-                self._made.pop(oldest, None)
-            self._made.setdefault(kind, packed)  # keep the value of another thread: it may be in use
-        return self._made[kind]
-
-    @cached_property
-    def _copies(self) -> list[Tensor | None]:
-        """Copies of the tensors to pack, since another thread may write to the tensors at any time."""
-        copies = self._tensors
-        if not self._constant:
-            copies = [t if t is None else heap.in_huge_pages(torch.empty_like(t)).copy_(t) for t in copies]
-            if self._weights.fingerprints(copies) != self._fingerprints:
-                self._made = {}  # written to after the fingerprint: valid for this call only
-        floats = [t if t is None else t.float() for t in copies]
-        for index, values in enumerate(floats):
-            if values is not None:
-                require_finite("bias" if index % 2 else self._name, values)
-        return floats
+            made = known[key][1]
+        if kind not in made:
+            copies = tensors
+            if not constant:  # another thread may write to the tensors at any time
+                copies = [t if t is None else heap.in_huge_pages(torch.empty_like(t)).copy_(t) for t in tensors]
+                if [t if t is None else self._fingerprint(t) for t in copies] != fingerprints:
+                    made = {}  # written to after the fingerprint: valid for this call only
+            floats = [t if t is None else t.float() for t in copies]
+            for index, values in enumerate(floats):
+                if values is not None:
+                    require_finite("bias" if index % 2 else name, values)
+            packed = pack(*floats)
+            for oldest in list(made)[: 0 if most is None else 1 - most]:
+                made.pop(oldest, None)
+            made.setdefault(kind, packed)  # keep the value of another thread: it may be in use
+        return made[kind]
 
 
 def _float(values: Tensor | None) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Convolutions with neurons: of spikes by a plan of one operation, or by torch where most inputs fire."""
 
+from ctypes import byref
 from functools import lru_cache
 from math import inf, prod
 
@@ -15,7 +16,7 @@ from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from ..weight_layouts import is_finite, refuse_infinite
 from . import abi, im2col
-from .layer_plans import MOST_KEPT, LayerPlans, dense_rate, thresholds
+from .layer_plans import MOST_KEPT, LayerPlans, dense_rate
 from .weight_packing import BLOCK, pack_columns, padded, start_for_library
 
 # Kernels that sum slices of weights (src/engine/convolution.h, run.h): their least and most steps, and the least
@@ -110,8 +111,9 @@ class Convolutions:
             weight = im2col.gathered(weight) if gathers else weight
             return self._plans.conv2d(neurons, size, weight, bias, window, groups, *extra)
 
-        key = "plan", neuron.model, thresholds(neurons), size, window, groups, extra, gathers
-        plan = self._packed.of(weight, bias).get(key, make, MOST_KEPT)
+        alike = self._plans.thresholds(byref(neurons.neuron), neurons.C)
+        key = "plan", neuron.model, alike, size, window, groups, extra, gathers
+        plan = self._packed.get(key, make, weight, bias, most=MOST_KEPT)
         plan.run(words, InputKind.PACKED_SPIKES, neurons, shortcut)
         del held  # the memory behind the pointers lived until here
         return spikes, after
@@ -147,7 +149,7 @@ class Convolutions:
         x = x.float().flatten(3).transpose(2, 3).contiguous()
         neurons, spikes, v, held = start_for_library(T, v, neuron)
         bias = _padded_bias(bias, v.shape[-1])
-        columns = self._packed.of(weight).get("columns", pack_columns)
+        columns = self._packed.get("columns", pack_columns, weight)
         self._table.real_product(abi.Product(neurons, x.data_ptr(), columns.data_ptr(), bias.data_ptr(), C_in))
         del held  # the memory behind the pointers lived until here
         return spikes, v

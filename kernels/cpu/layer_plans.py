@@ -41,7 +41,7 @@ class LayerPlan:
             neurons=pointer(neurons), shortcut=None if shortcut is None else shortcut.data_ptr(),
         )  # fmt: skip
         outcome = functions.run(session, run)
-        if recorded():
+        if recorded() is not None:
             note(_WAYS[functions.way(session, 0)])
         if outcome == Outcome.NO_MEMORY:
             functions.free_session(session)
@@ -58,10 +58,17 @@ class LayerPlan:
 
 
 class LayerPlans:
-    """Makes plans for an instruction set."""
+    """Makes plans for an instruction set.
+
+    Attributes:
+        thresholds: of an abi.Neuron and its number of channels, a number that neurons share only if one plan serves
+            them.
+    """
 
     def __init__(self, target: str | None):
         self.target, self._functions = engine.load(target)
+        self.thresholds = compiled.opened(abi.LIBRARY).proxykernels_thresholds
+        self.thresholds.restype, self.thresholds.argtypes = c_int64, [c_void_p, c_int64]
 
     def recurrent(self, neurons: Any, recurrent: Tensor) -> LayerPlan:
         """The plan of recurrent neurons, an abi.Neurons, on given currents; ``recurrent``: contiguous float32."""
@@ -104,20 +111,8 @@ def dense_rate(T: int, neurons: tuple[int, int, int], size, weight, window: tupl
     return find(byref(conv), target == "amx", target in ("amx", "avx512"))
 
 
-def thresholds(neurons: Any) -> int:
-    """A number that neurons share only if one plan serves them."""
-    return _thresholds()(byref(neurons.neuron), neurons.C)
-
-
 @cache
 def _made_by(kind: str, *arguments: Any) -> Any:
     make = compiled.opened(abi.LIBRARY)[f"proxykernels_plan_of_{kind}"]
     make.restype, make.argtypes = c_void_p, arguments
     return make
-
-
-@cache
-def _thresholds() -> Any:
-    find = compiled.opened(abi.LIBRARY).proxykernels_thresholds
-    find.restype, find.argtypes = c_int64, [c_void_p, c_int64]
-    return find

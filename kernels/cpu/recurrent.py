@@ -1,5 +1,7 @@
 """Recurrent neurons on a CPU, forward and back: kernels/by_reference.py has the arguments."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from ..weight_cache import PackedWeights
 from . import abi
 from .gradients import MOST_SUMS, surrogate_for_library
 from .layer_plans import MOST_KEPT, LayerPlans
-from .weight_packing import for_library, pack_sent, padded, padded_rows, start_for_library
+from .weight_packing import for_library, padded, padded_rows, start_for_library
 
 ROWS = Choice("recurrent", "adds a row of weights for each spike that comes back")
 
@@ -28,8 +30,8 @@ class Recurrences:
         note(ROWS)
         current, time_stride = _steps(current)
         neurons, words, last, held = start_for_library(len(current), v, neuron)
-        packed = self._packed.of(recurrent, name="recurrent_weight")
-        plan = packed.get(("plan", neuron.model), lambda weight: self._plans.recurrent(neurons, weight), MOST_KEPT)
+        make, key = partial(self._plans.recurrent, neurons), ("plan", neuron.model)
+        plan = self._packed.get(key, make, recurrent, name="recurrent_weight", most=MOST_KEPT)
         plan.run(current, InputKind.VALUES if time_stride else InputKind.HELD_VALUES, neurons)
         del held  # the memory behind the pointers lived until here
         return words, last
@@ -60,12 +62,15 @@ class Recurrences:
 
     def _rows(self, recurrent: Tensor) -> tuple[Tensor, Tensor, int]:
         """Rows of what neurons send, of what they receive, and the floats of a row."""
-        packed = self._packed.of(recurrent, name="recurrent_weight")
-        if recurrent.ndim == 1:
-            row = packed.get("own", lambda weight: padded(weight, 0.0))
-            return row, row, len(row)
-        rows = packed.get("sent", pack_sent)
-        return rows, packed.get("received", padded_rows), rows.shape[1]
+        sent, received = self._packed.get("rows", _pack_rows, recurrent, name="recurrent_weight")
+        return sent, received, sent.shape[-1]
+
+
+def _pack_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Recurrent weights by what a neuron sends, and by what it receives."""
+    if weight.ndim == 1:
+        return padded(weight, 0.0), padded(weight, 0.0)
+    return padded_rows(weight.t()), padded_rows(weight)
 
 
 def _steps(current: Tensor) -> tuple[Tensor, int]:

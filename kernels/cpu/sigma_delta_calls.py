@@ -37,10 +37,10 @@ class SigmaDeltas:
             height, width = output_size(size, kernel, stride, padding, dilation)
             (N, steps, _, C_in), P, C = x.shape, height * width, len(weight)
             if 1 < groups == C_in == C:  # each output channel sees one input channel of its own
-                launch, packed = self._table.sigma_delta_depthwise, self._packed.of(weight).get("taps", pack_taps)
+                launch, packed = self._table.sigma_delta_depthwise, self._packed.get("taps", pack_taps, weight)
                 groups = 1  # of its kernel
             else:
-                packed = self._packed.of(weight).get(("sigma-delta", groups), partial(self._pack_rows, groups))
+                packed = self._packed.get(("sigma-delta", groups), partial(self._pack_rows, groups), weight)
         else:
             assert added is not None
             (N, _, P, C), steps, C_in, width, groups = added.shape, 0, 1, max(1, added.shape[2]), 1

@@ -29,11 +29,6 @@ def padded_rows(weight: Tensor) -> Tensor:
     return torch.nn.functional.pad(weight, (0, -weight.shape[1] % BLOCK)).contiguous()
 
 
-def pack_sent(weight: Tensor) -> Tensor:
-    """Recurrent weights [C, C], of which a row is what a neuron receives, by rows of what a neuron sends."""
-    return padded_rows(weight.t())
-
-
 def padded(values: Tensor, fill: float) -> Tensor:
     """Per-channel values [C], filled up to whole blocks of channels."""
     missing = -values.shape[0] % BLOCK

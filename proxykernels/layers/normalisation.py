@@ -92,7 +92,7 @@ def _fold_once(
         CONSTANTS.update(part.untyped_storage() for part in folded)
         return folded
 
-    return _kept.of(weight, bias, gain, offset, mean, variance).get(eps, constants_of)
+    return _kept.get(eps, constants_of, weight, bias, gain, offset, mean, variance)
 
 
 def as_before(layer: nn.Module, weight: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class FusedSum(Neurons):
             CONSTANTS.add(weight.untyped_storage())
             return weight, bias
 
-        return _remembered.of(*parameters).get(center, join)
+        return _remembered.get(center, join, *parameters)
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
         """Fire from currents that are computed in full, a chunk of steps at a time."""

@@ -139,8 +139,8 @@ def quantized(name: str, layer: SpikingLayer, precision: str) -> SpikingLayer:
             given = layer.weight, layer.bias, layer.recurrent_weight
             if given[2].is_cpu:  # a GPU would have to be waited for
                 require_finite("recurrent_weight", given[2].detach())
-            return Rounded(layer, *_rounded.of(*given).get(bounds, partial(_recurrent_constants, bounds)))
-        return Rounded(layer, *_rounded.of(*layer.folded()).get(bounds, partial(_constants, bounds)))
+            return Rounded(layer, *_rounded.get(bounds, partial(_recurrent_constants, bounds), *given))
+        return Rounded(layer, *_rounded.get(bounds, partial(_constants, bounds), *layer.folded()))
     except ValueError as error:
         raise ValueError(f"layer {name}: {error}") from error
 
@@ -152,7 +152,7 @@ def _rounded_sum(layer: FusedSum, bounds: Precision) -> SpikingLayer:
     if not weighted:
         return layer
     (weight, *others), ones = [p for k in weighted for p in given[k]], len(given) - len(weighted)
-    rounded = _rounded.of(weight, *others).get((bounds, ones), partial(_sum_constants, bounds, ones))
+    rounded = _rounded.get((bounds, ones), partial(_sum_constants, bounds, ones), weight, *others)
     pairs: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(given)
     for place, k in enumerate(weighted):
         pairs[k] = rounded[2 * place], rounded[2 * place + 1]

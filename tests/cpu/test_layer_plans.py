@@ -258,14 +258,14 @@ def test_weights_that_another_thread_writes_while_they_are_packed(known):
 
     packed = PackedWeights(fingerprint)
     if known:
-        packed.of(weight).get("other", torch.clone)
+        packed.get("other", torch.clone, weight)
     interfere = True
-    torn = packed.of(weight).get("sum", torch.sum)
+    torn = packed.get("sum", torch.sum, weight)
     assert torn == new.sum()
     weight.copy_(old)
-    assert packed.of(weight).get("sum", torch.sum) == old.sum()
+    assert packed.get("sum", torch.sum, weight) == old.sum()
     weight.copy_(new)
-    assert packed.of(weight).get("sum", torch.sum) == new.sum()
+    assert packed.get("sum", torch.sum, weight) == new.sum()
 
 
 def test_what_is_packed_is_not_written_to_any_more():
@@ -277,8 +277,8 @@ def test_what_is_packed_is_not_written_to_any_more():
         return values.sum()
 
     packed = PackedWeights(Fallback().fingerprint)
-    assert packed.of(weight).get("sum", pack) == 32
-    assert packed.of(weight).get("sum", torch.sum) == 64
+    assert packed.get("sum", pack, weight) == 32
+    assert packed.get("sum", torch.sum, weight) == 64
 
 
 def test_threads_share_what_was_packed_first():
@@ -290,10 +290,10 @@ def test_threads_share_what_was_packed_first():
     def pack(values):
         if not inner:
             inner.append(None)
-            inner[0] = packed.of(weight).get("copy", torch.clone)
+            inner[0] = packed.get("copy", torch.clone, weight)
         return values.clone()
 
-    assert packed.of(weight).get("copy", pack) is inner[0]
+    assert packed.get("copy", pack, weight) is inner[0]
 
 
 def test_packed_weights_live_as_long_as_the_weights():
