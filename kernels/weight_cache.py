@@ -73,7 +73,9 @@ class PackedWeights:
         fingerprints: list[int | None] = []
         constant = True
         for t in (weight, *others):
-            tensors.append(t if t is None else t.detach().resolve_neg().contiguous())
+            if t is not None:
+                t = (t.detach() if t.requires_grad else t).resolve_neg().contiguous()
+            tensors.append(t)
             constant = constant and (t is None or t.untyped_storage() in CONSTANTS)
         for t in tensors:  # constants are identified by their addresses
             fingerprints.append(t if t is None else t.data_ptr() if constant else self._fingerprint(t))

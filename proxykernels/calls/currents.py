@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .. import checks
 from ..checks import window_checks
-from ..checks.window_checks import symmetric
 from ..kernels import constant_cache, ops, unfused, value_checks_cache
 from ..kernels.backends import CpuBackend
 from ..neurons import IFNeuron
@@ -35,10 +34,8 @@ def carrying(
     x: Spikes | Tensor, ndim: int, shape: str, surrogate: Surrogate | None, kernels: CpuBackend | None
 ) -> Spikes | Tensor:
     """checks.sequence. If it packs a tensor that requires a gradient, the spikes pass the gradient on."""
-    if kernels is not None and isinstance(x, Spikes) and len(x.shape) == ndim:
-        return x
     y = checks.sequence(x, ndim, shape, kernels)
-    if y is not x and isinstance(x, Tensor) and isinstance(y, Spikes) and wants_gradient(surrogate, x):
+    if surrogate is not None and y is not x and isinstance(y, Spikes) and wants_gradient(surrogate, x):
         return y._like(y._kept, y.shape, spike_autograd.Pack.apply(x))
     return y
 
@@ -101,17 +98,14 @@ def batch_moments(
     """
     T, N, _, *size = x.shape
     size, weight = size or [1, 1], weight.view(*weight.shape, *[1] * (4 - weight.ndim))
-    weight, padding, dilation = symmetric(weight, padding, stride, dilation)
-    window_checks.groups(groups, x.shape[2], weight)
-    window_checks.fits(size, weight.shape[2:], padding, dilation)
-    pixels = math.prod(unfused.output_size(size, weight.shape[2:], stride, padding, dilation))
+    weight, *window, size_out = window_checks.convolution(size, x.shape[2], weight, stride, padding, dilation, groups)
+    pixels = math.prod(size_out)
     count = T * N * pixels
     if count < 2:
         raise ValueError(
             f"x must have at least two values for each channel of its currents, whose statistics this call normalises "
             f"by, got {count}: {T} steps of {N} samples of {pixels} pixels"
         )
-    window = stride, padding, dilation, groups
     sums = ops.conv2d_current_sums(x._words, T, size, scaled(weight, x), bias, *window)
     mean, square = sums / count
     return mean, square - mean * mean, count

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from .. import checks
 from ..checks import window_checks
-from ..checks.window_checks import symmetric
 from ..kernels import constant_cache, operators, ops, reference, unfused
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, storage
@@ -82,17 +81,14 @@ def conv2d(
     :func:`takes_shortcut` allows it.
     """
     tensors = neuron.check_once()
-    held = _tensor(x)
+    held: Any = x._kept.tensor if isinstance(x, Spikes) else x
     kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
-    x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
+    if kernels is None or type(x) is not Spikes or len(x.shape) != 5:
+        x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
     (C_in, *size), device = x.shape[2:], held.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
-    stride, dilation = window_checks.pair("stride", stride, 1), window_checks.pair("dilation", dilation, 1)
-    groups = window_checks.groups(groups, C_in, weight)
-    weight, padding, dilation = symmetric(weight, padding, stride, dilation)
-    window_checks.fits(size, weight.shape[2:], padding, dilation)
-    shape = x.shape[1], len(weight), *unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
-    window = input_kinds.ImageWindow(tuple(size), stride, padding, dilation, groups)
+    weight, *pairs, size_out = window_checks.convolution(size, C_in, weight, stride, padding, dilation, groups)
+    shape, window = (x.shape[1], weight.shape[0], *size_out), input_kinds.ImageWindow(tuple(size), *pairs)
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
     neurons = neurons_of(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
     if differentiable or not neuron.fires:
@@ -111,9 +107,10 @@ def linear(
 ) -> Fired:
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
     tensors = neuron.check_once()
-    held = _tensor(x)
+    held: Any = x._kept.tensor if isinstance(x, Spikes) else x
     kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
-    x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
+    if kernels is None or type(x) is not Spikes or len(x.shape) != 3:
+        x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
     device = held.device
     checks.parameters(weight, bias, 2, "[out, in]", device)
     checks.features(x.shape, weight)
@@ -132,12 +129,6 @@ def linear(
     if differentiable or not neuron.fires:
         return _behind_with_gradient(x, weight, bias, _ONE_PIXEL, neurons, surrogate)
     return _behind(x, weight, bias, _ONE_PIXEL, neurons, shortcut)
-
-
-def _tensor(x: Any) -> Any:
-    """The tensor in which an input is stored."""
-    kept = x._kept if isinstance(x, Spikes) else None
-    return x if kept is None else kept.periods if isinstance(kept, Periods) else kept.words
 
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
@@ -160,13 +151,14 @@ def _behind(
     """
     T = x.shape[0]
     weight, bias = weight.detach(), None if bias is None else bias.detach()
+    weight = weight if weight.ndim == 4 else weight[:, :, None, None]
     if not isinstance(x, Spikes):
         if shortcut is not None:
             raise TypeError("x must be Spikes beside a shortcut, got a tensor; add the shortcut to its currents")
-        return _fire_real(x, _taps(weight), bias, window, neurons)
+        return _fire_real(x, weight, bias, window, neurons)
     weight, bias, kept = weight if x.scale == 1 else scaled(weight, x), None if bias is None else bias.float(), x._kept
     state, parameters, kernels = neurons.start, neurons.parameters, neurons.kernels
-    layer = window.size, _taps(weight), bias, state, parameters, *window.pairs
+    layer = window.size, weight, bias, state, parameters, window.stride, window.padding, window.dilation
     if shortcut is not None:
         return neurons.fired(T, *kernels.if_conv2d(kept.words, T, *layer, window.groups, shortcut._words))
     if isinstance(kept, Periods) and window.groups == 1:
@@ -186,7 +178,7 @@ def _behind_with_gradient(
     surrogate: Surrogate | None,
 ) -> Fired:
     """:func:`_behind` with a gradient, or for neurons that never fire, which are differentiable anyway."""
-    weight = _taps(weight)
+    weight = weight if weight.ndim == 4 else weight[:, :, None, None]
     if not neurons.neuron.fires:
         x = x._sized(*window.size) if isinstance(x, Spikes) else x
         currents = currents_in_parts(x, weight, bias, window.convolution, surrogate)
@@ -194,11 +186,6 @@ def _behind_with_gradient(
     weight = scaled(weight, x) if isinstance(x, Spikes) else weight
     given = input_kinds.input_of(x, window, neurons.repeat(x.shape[0]))
     return neurons.with_gradient(*given, surrogate, weight, bias)
-
-
-def _taps(weight: Tensor) -> Tensor:
-    """A matrix as the weight of a convolution."""
-    return weight if weight.ndim == 4 else weight[:, :, None, None]
 
 
 def _integrate(

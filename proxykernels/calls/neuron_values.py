@@ -80,6 +80,8 @@ def neurons_of(
     differentiable: bool,
 ) -> NeuronsOfCall:
     """The neurons of a call of T steps, after a check of the memory; ``numbers``: no parameter is a tensor."""
+    if type(v) in (float, int) and v == neuron.rest:
+        v = None
     kept = kernels is not ops and numbers
     if kept and v is None and T * math.prod(shape) <= FEW:
         return _at_rest(neuron, tuple(shape), device, kernels)

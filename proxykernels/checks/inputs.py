@@ -269,17 +269,10 @@ def currents(current: Tensor, leading: str) -> None:
         finite("current", current)
 
 
-def parameters(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
-    """Weights and biases of a layer."""
-    parameter_shapes(weight, bias, ndim, shape, device)
-    if weight.is_cuda:  # on a CPU, packing checks the values
-        _known_finite("weight", weight)
-        if bias is not None:
-            _known_finite("bias", bias)
-
-
-def parameter_shapes(weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device) -> None:
-    """Like :func:`parameters`, without a look at the values."""
+def parameters(
+    weight: Tensor, bias: Tensor | None, ndim: int, shape: str, device: torch.device, *, look: bool = True
+) -> None:  # fmt: skip
+    """Weights and biases of a layer; ``look``: also at their values, on a GPU. A CPU checks them when it packs them."""
     given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     for name, values in given.items():
         plain = type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided and not values.is_nested
@@ -290,6 +283,10 @@ def parameter_shapes(weight: Tensor, bias: Tensor | None, ndim: int, shape: str,
         raise ValueError(f"weight must have the shape {shape}, got {list(weight.shape)}")
     if bias is not None and tuple(bias.shape) != (weight.shape[0],):
         raise ValueError(f"bias must have the shape [{weight.shape[0]}], one for each output, got {list(bias.shape)}")
+    if look and weight.is_cuda:
+        _known_finite("weight", weight)
+        if bias is not None:
+            _known_finite("bias", bias)
 
 
 def features(shape: Sequence[int], weight: Tensor) -> None:

@@ -5,16 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
+from ..kernels import unfused
 from .tensors import is_integer
+
+Pair = tuple[int, int]
 
 LARGEST_WINDOW = 2**15  # of strides, paddings and dilations too, so that sums and products fit 32 bits
 
 
 def pair(name: str, value: Any, least: int) -> tuple[int, int]:
     """A window's height and width, each at least ``least``."""
-    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:  # the usual case
-        if least <= value[0] <= LARGEST_WINDOW and least <= value[1] <= LARGEST_WINDOW:
-            return value
     height, width = _lengths(name, value, least, 2)
     return height, width
 
@@ -59,6 +59,33 @@ def output_size(wanted: Any, size: Sequence[int]) -> tuple[int, ...]:
     return tuple(there if n is None else int(n) for n, there in zip(values, size, strict=True))
 
 
+def convolution(
+    size: Sequence[int], channels: int, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups_: Any
+) -> tuple[Tensor, Pair, Pair, Pair, int, Pair]:
+    """The window of a convolution of images of ``size`` (H, W) by weights [C_out, C_in / groups, kernel_h, kernel_w].
+
+    Returns:
+        The weight, stride, padding and dilation to convolve by (:func:`symmetric`), the groups, and the output's size.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type or value; the message names it.
+    """
+    whole = True  # whether all are pairs already, as layers have them
+    for value, least in ((stride, 1), (padding, 0), (dilation, 1)):
+        whole = whole and type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int
+        whole = whole and least <= min(value) and max(value) <= LARGEST_WINDOW
+    if not whole:
+        stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
+    if groups_ != 1 or type(groups_) is not int or channels != weight.shape[1]:
+        groups_ = groups(groups_, channels, weight)
+    if not whole:
+        weight, padding, dilation = symmetric(weight, padding, stride, dilation)
+    size_out = unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
+    if min(size_out) < 1:
+        fits(size, weight.shape[2:], padding, dilation)
+    return weight, stride, padding, dilation, groups_, size_out
+
+
 def groups(groups: int, channels: int, weight: Tensor) -> int:
     """A number of groups that fits weights [C_out, channels / groups, ...] and the input's ``channels``."""
     if not is_integer(groups):
@@ -93,9 +120,6 @@ def pooling(kernel_size, stride, padding) -> tuple[tuple[int, int], tuple[int, i
     if any(2 * p > k for p, k in zip(padding, kernel_size, strict=True)):
         raise ValueError(f"padding must be at most half of kernel_size {kernel_size}, got {padding}")
     return kernel_size, stride, padding
-
-
-Pair = tuple[int, int]
 
 
 def symmetric(

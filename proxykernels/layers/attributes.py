@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .. import checks
+from .. import checks, surrogates
 from ..checks import neuron_checks
 from ..kernels import heap
 from ..neurons import AnyNeuron
@@ -67,7 +67,8 @@ class NeuronAttributes(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """A number may replace a tensor, and a tensor a number."""
         if name == "surrogate":
-            object.__setattr__(self, name, value)  # the property, which nn.Module passes by for a module
+            surrogates.check(value)
+            self.__dict__[name] = value  # also a module, which is no part of the layer
         elif "_kind" not in self.__dict__ or name not in self.neuron_attributes:
             super().__setattr__(name, value)
         elif name in self._buffers:

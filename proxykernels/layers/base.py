@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .. import checks, surrogates
+from .. import checks
 from ..calls import spike_tensor_functions  # noqa: F401 - says what SpikeTensors can do
 from ..checks import chunked_passes
 from ..kernels import value_checks_cache
@@ -130,20 +130,11 @@ class Neurons(NeuronAttributes, SpikingLayer):
     Attributes:
         limit: of the activation in the ReLU network that convert was given (ReLU6), in its units; None: it has none.
         rectifies: whether that network has a ReLU here; its last layer may have none.
+        surrogate: the surrogate derivative of the spikes, such as ATan(2.0); None: the layer is not differentiable.
     """
 
     limit: float | None = None
     rectifies: bool = False
-
-    @property
-    def surrogate(self) -> Surrogate | None:  # type: ignore[override]
-        """The surrogate derivative of the spikes, such as ATan(2.0); None: the layer is not differentiable."""
-        return self.__dict__.get("_surrogate")
-
-    @surrogate.setter
-    def surrogate(self, surrogate: Surrogate | None) -> None:
-        surrogates.check(surrogate)
-        self.__dict__["_surrogate"] = surrogate
 
     def stand_for(self, layer: "Neurons") -> None:
         """Take over the start potential of ``layer``, and its facts about the ReLU network."""
@@ -152,13 +143,14 @@ class Neurons(NeuronAttributes, SpikingLayer):
     def spike(
         self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: BatchStatistics = False
     ) -> tuple[Spikes, Tensor]:
-        return self._fire(x, self._start(x) if v is None else v, batch_statistics)
+        if v is None:
+            v = self.v_init if self._buffers.get("v_init") is None else self._now("v_init")
+            if isinstance(v, Tensor):
+                v = self._start(x, v)
+        return self._fire(x, v, batch_statistics)
 
-    def _start(self, x: Any) -> Tensor | float | None:
-        """The potentials that a call without a state starts from, as the functions take them."""
-        v_init = self.v_init if self._buffers.get("v_init") is None else self._now("v_init")
-        if not isinstance(v_init, Tensor):
-            return None if v_init == self.neuron.rest else v_init
+    def _start(self, x: Any, v_init: Tensor) -> Tensor:
+        """The potentials that a call without a state starts from, of one value for each channel."""
         synapse, first = self.terms(x)[0]
         N, C, *size = synapse.output_shape(tuple(first.shape))[1:]
         if len(v_init) != C:

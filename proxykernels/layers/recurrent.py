@@ -1,6 +1,6 @@
 """Recurrent layers, whose own spikes come back to them one step later."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -87,10 +87,8 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
     def returning(self, y: Spikes | Tensor) -> list[tuple[Synapse, Spikes | Tensor]]:
         return [(Returning(self), y)]
 
-    def _start(self, x) -> Tensor | float | None:
-        v = super()._start(x)
-        if not isinstance(v, Tensor):
-            return v
+    def _start(self, x: Any, v_init: Tensor) -> Tensor:
+        v = super()._start(x, v_init)
         return torch.stack([v, *[torch.zeros_like(v)] * (self.states - 1)], 1)
 
     def _fire(self, x, v, batch_statistics):

@@ -101,7 +101,7 @@ class _Weighted(Synapse):
     weights: tuple[int, str]
 
     def check(self, device: torch.device) -> None:
-        checks.parameter_shapes(*self.parameters(), *self.weights, device)
+        checks.parameters(*self.parameters(), *self.weights, device, look=False)
 
     @property
     def fan_in(self) -> int:  # type: ignore[override]

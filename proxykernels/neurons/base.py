@@ -57,6 +57,7 @@ class AnyNeuron:
     channelwise: ClassVar[tuple[str, ...]] = _OtherFields()  # type: ignore[assignment]  # fields that may differ by channel
     scalars: ClassVar[tuple[str, ...]] = ()  # fields that all channels share, except v_reset
     states: ClassVar[int] = 1  # number of state variables
+    rest: ClassVar[float] = 0.0  # the initial potential of a call without a state
     fires: ClassVar[bool] = True  # False: the output are the potentials
     in_python: ClassVar[bool] = False  # whether it has a step of its own, which no kernel knows
     _added: ClassVar[Any] = None  # the class itself, once its step is known to the reference code
@@ -80,11 +81,6 @@ class AnyNeuron:
     def names(cls) -> tuple[str, ...]:
         """The names of all fields."""
         return cls.__match_args__  # torch.compile cannot trace dataclasses.fields
-
-    @property
-    def rest(self) -> float:
-        """The initial potential of a call without a state."""
-        return 0.0
 
     def step(
         self, state: tuple[Tensor, ...], current: Tensor, fire: Callable[..., tuple[Tensor, Tensor]]

@@ -108,7 +108,7 @@ class LIFNeuron(IFNeuron):
         return replace(self, v_threshold=self.v_threshold * factor, **shared)
 
     @property
-    def rest(self) -> float:
+    def rest(self) -> float:  # type: ignore[override]  # of the class in other models
         return self.v_rest
 
     def check(self) -> None:
@@ -246,7 +246,7 @@ class LINeuron(AnyNeuron):
     fires: ClassVar[bool] = False
 
     @property
-    def rest(self) -> float:
+    def rest(self) -> float:  # type: ignore[override]  # of the class in other models
         return self.v_rest
 
     def check(self) -> None:

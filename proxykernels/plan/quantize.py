@@ -58,8 +58,8 @@ class Rounded(Neurons):
     def states(self) -> int:
         return self.layer.states
 
-    def _start(self, x):
-        return self.layer._start(x)
+    def _start(self, x, v_init):
+        return self.layer._start(x, v_init)
 
     def _fire(self, x, v, batch_statistics):
         weight, bias, *recurrent = self.rounded

@@ -58,7 +58,7 @@ class Spikes:
     @property
     def device(self) -> torch.device:
         """Where the bits are."""
-        return self._kept.device
+        return self._kept.tensor.device
 
     @property
     def nbytes(self) -> int:

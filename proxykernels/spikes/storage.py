@@ -109,17 +109,18 @@ def _layout(words: Tensor):
 
 
 class Words:
-    """The bits of T steps, in the layout of the device (kernels/cpu/words.py, kernels/gpu/words.py)."""
+    """The bits of T steps, in the layout of the device (kernels/cpu/words.py, kernels/gpu/words.py).
 
-    __slots__ = ("T", "_totals", "words")
+    Attributes:
+        tensor: what is stored, as :class:`Periods` have it too.
+    """
+
+    __slots__ = ("T", "_totals", "tensor", "words")
 
     def __init__(self, words: Tensor, T: int):
-        self.words, self.T = words, T
+        self.tensor = self.words = words
+        self.T = T
         self._totals: Tensor | None = None  # once they are counted
-
-    @property
-    def device(self) -> torch.device:
-        return self.words.device
 
     @property
     def nbytes(self) -> int:
@@ -127,7 +128,7 @@ class Words:
 
     def total(self) -> Tensor:
         """The number of spikes, int64 without dimensions."""
-        return self.total_of_pixels().sum() if self.device.type == "cpu" else ops.total(self.words)
+        return self.total_of_pixels().sum() if self.words.is_cpu else ops.total(self.words)
 
     def total_of_pixels(self) -> Tensor:
         """The number of spikes of each pixel, over all samples, steps and channels: int64 [P]."""
@@ -170,14 +171,15 @@ class Periods:
     Stored in two bytes per neuron; the words are made when they are first needed.
 
     Attributes:
-        periods: int16 [N, P, C], 0 for a neuron that never fires.
+        periods: int16 [N, P, C], 0 for a neuron that never fires; also named ``tensor``.
         start: the step at which these T steps begin.
     """
 
-    __slots__ = ("T", "_totals", "_words", "periods", "start")
+    __slots__ = ("T", "_totals", "_words", "periods", "start", "tensor")
 
     def __init__(self, periods: Tensor, T: int, start: int = 0):
-        self.periods, self.T, self.start = periods, T, start
+        self.tensor = self.periods = periods
+        self.T, self.start = T, start
         self._words: Tensor | None = None
         self._totals: Tensor | None = None
 
@@ -186,10 +188,6 @@ class Periods:
         if self._words is None:
             self._words = ops.expand_periods(self.periods, self.start, self.T)
         return self._words
-
-    @property
-    def device(self) -> torch.device:
-        return self.periods.device
 
     @property
     def nbytes(self) -> int:
