@@ -1,6 +1,6 @@
 """Operations from spikes to spikes without neurons: pooling, padding, flattening, reordering, joining."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from .. import checks
 from ..checks import window_checks
 from ..kernels import ops, unfused
-from ..spikes import Spikes, pack_words, spike_autograd, storage
+from ..spikes import Spikes, spike_autograd, storage
 from ..spikes.storage import PooledWords, from_channels_last, to_channels_last
 
 Output = TypeVar("Output", Spikes, Tensor)
@@ -87,35 +87,6 @@ def zero_pad2d(x: Spikes, padding: Sequence[int], spread: Sequence[int] = (1, 1)
     return x._like(storage.place(x._words, (height, width), (H, W), rows, columns), (*x.shape[:3], H, W), handle)
 
 
-def flatten(x: Spikes) -> Spikes:
-    """Spikes (T, N, C, H, W) as (T, N, C * H * W), in the order of torch.flatten."""
-    T, N, *sizes = x.shape
-    if len(sizes) < 2:
-        return x
-    words = ops.flatten(x._words, sizes[0])
-    handle = spike_autograd.Flatten.apply(x._handle) if x._differentiable else None
-    return x._like(words, (T, N, torch.Size(sizes).numel()), handle)
-
-
-def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
-    """Spikes of ``shape`` (T, N, ...), selected from ``x``. ``move`` makes the selection on a dense tensor."""
-    bits = move(ops.unpack(x._words, x.T, x._channels, torch.bool).view(x.shape))
-    handle = None
-    if x._differentiable:
-        handle = spike_autograd.Pack.apply(
-            move(spike_autograd.Dense.apply(x._handle, x._words, x.shape, torch.float32))
-        )
-    return x._like(pack_words(bits), shape, handle)
-
-
-def cat_channels(parts: Sequence[Spikes]) -> Spikes:
-    """Concatenates Spikes (T, N, C, ...) of the same T, N, size and scale along C."""
-    T, N, _, *size = parts[0].shape
-    C = [part.shape[2] for part in parts]
-    words = storage.cat_channels([part._words for part in parts], T, C)
-    return parts[0]._like(words, (T, N, sum(C), *size), spike_autograd.joined(3, parts))
-
-
 def cat_samples(parts: Sequence[Spikes], *, collate_fn_map: Any = None) -> Spikes:
     """Spikes (T, N_1, ...), (T, N_2, ...), ... as one batch (T, N_1 + N_2 + ..., ...), as DataLoader collates them.
 
@@ -137,12 +108,3 @@ def cat_samples(parts: Sequence[Spikes], *, collate_fn_map: Any = None) -> Spike
 
 
 default_collate_fn_map[Spikes] = cat_samples  # registers Spikes with torch's DataLoader
-
-
-def cat_steps(parts: Sequence[Output]) -> Output:
-    """Concatenates Spikes (T_1, N, ...), (T_2, N, ...), ..., or potentials, in time. On a GPU all T except the last
-    must be multiples of 32."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(list(parts))
-    words = storage.cat([part._words for part in parts], [part.T for part in parts])
-    return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]), spike_autograd.joined(0, parts))

@@ -1,5 +1,6 @@
 """Checks of arguments: types, shapes, devices and values, before any work is done."""
 
+from ..spikes.storage import is_constant, is_repeated, repeated
 from .inputs import (
     MOST_STEPS,
     channels_last,
@@ -7,8 +8,6 @@ from .inputs import (
     currents,
     features,
     frames,
-    is_constant,
-    is_repeated,
     labels,
     memory,
     module,
@@ -18,7 +17,6 @@ from .inputs import (
     precision,
     recurrent,
     recurrent_state,
-    repeated,
     room,
     sequence,
     start,

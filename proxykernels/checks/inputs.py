@@ -17,6 +17,7 @@ from ..kernels.weight_layouts import is_finite, refuse_infinite
 from ..spikes import Spikes, pack_if_binary
 from ..spikes.packing import pack_and_look
 from ..spikes.spike_tensor import SpikeTensor, packed
+from ..spikes.storage import is_constant, is_repeated, repeated
 from .tensors import as_float32, finite, floating, is_integer, is_number, no_gradient, real, same_device, strided
 
 MOST_STEPS = 2**31 - 1  # counts are int32
@@ -231,29 +232,6 @@ def _held(x: Spikes | Tensor, ndim: int) -> str:
         "; without steps it is a constant input: proxykernels.simulate(net, x, T) runs a network on it for T "
         "steps, and x.expand(T, *x.shape) repeats it"
     )
-
-
-def is_constant(x: Tensor) -> bool:
-    """Whether x [T, N, ...] is one step repeated without a copy, as ``image.expand(T, ...)`` makes it.
-
-    Always False while a graph is exported: it must be right for other inputs too, and does not check their strides.
-    """
-    if torch.compiler.is_exporting():
-        return False
-    return x.shape[0] == 1 or x.stride(0) == 0
-
-
-def is_repeated(x: Tensor) -> bool:
-    """Like :func:`is_constant`, but a single step counts only if it was cut from a constant x.
-
-    So a chunk of one step tells whether the chunks before and after it are the same.
-    """
-    return not torch.compiler.is_exporting() and x.shape[0] > 0 and x.stride(0) == 0
-
-
-def repeated(step: Tensor, T: int) -> Tensor:
-    """A step [N, ...] repeated T times without a copy; :func:`is_repeated` holds for it even if T is 1."""
-    return step.expand(T, *step.shape) if T > 1 else step.expand(2, *step.shape)[:T]
 
 
 def currents(current: Tensor, leading: str) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks
-from ..calls import spike_tensor_functions  # noqa: F401 - says what SpikeTensors can do
 from ..checks import chunked_passes
 from ..kernels import value_checks_cache
 from ..spikes import Spikes

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..calls import spike_ops
 from ..kernels import heap
 from ..spikes import Spikes, pack, spike_autograd
+from ..spikes.spikes import cat_steps, rearrange
 from .base import WithoutSynapses, kept_values
 
 
@@ -65,7 +65,7 @@ class Delay(WithoutSynapses):
         # On a CPU words are of one step. If none of x is left, only `rearrange` connects the output with its gradient.
         if delays is None and x.device.type == "cpu" and (x.T > self.steps or not x._differentiable):
             return self._shifted_words(x, past), after
-        return spike_ops.rearrange(x, lambda bits: self._shifted(bits, past, delays), x.shape), after
+        return rearrange(x, lambda bits: self._shifted(bits, past, delays), x.shape), after
 
     def _past(self, x: Spikes | Tensor, v: Tensor | None) -> Tensor:
         """The inputs [D, N, ...] of the last steps."""
@@ -99,7 +99,7 @@ class Delay(WithoutSynapses):
         parts = [x._like(pack(before.detach() != 0)._kept, before.shape, handle)]
         if x.T > len(before):
             parts.append(x[: x.T - len(before)])
-        return spike_ops.cat_steps(parts)
+        return cat_steps(parts)
 
     def affine(self, x: Tensor) -> Tensor:
         return x

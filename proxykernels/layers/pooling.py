@@ -14,6 +14,7 @@ from ..checks.keywords import flag, taken_by_position
 from ..kernels import value_checks_cache
 from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
+from ..spikes.spikes import flatten
 from .base import WithoutSynapses, each_step, each_step_of_spikes, kept_values
 
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch pools only these
@@ -130,7 +131,7 @@ class Flatten(nn.Module):
     def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
         checks.steps_of(x, None, "(T, N, C, ...)")
         if isinstance(x, Spikes):
-            return spike_ops.flatten(x)
+            return flatten(x)
         y = each_step(lambda image: image.flatten(1), x) if checks.is_repeated(x) else x.flatten(2)
         return value_checks_cache.note(y) if value_checks_cache.is_noted(x) else y
 

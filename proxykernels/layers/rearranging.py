@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..calls import spike_ops
-from ..calls.spike_functions import side_by_side
 from ..checks import window_checks
 from ..checks.keywords import taken_by_position
 from ..spikes import Spikes
 from ..spikes.spike_tensor import SpikeTensor, dense_like, keeps_packed, packed, view_of
+from ..spikes.spikes import rearrange, side_by_side
 from .base import each_step, each_step_of_spikes
 
 
@@ -141,7 +141,7 @@ class Channels(nn.Module):
             raise ValueError(f"x must have at least {self.needed} channels, which index names; got {list(x.shape)}")
         if isinstance(x, Spikes):
             shape = (*x.shape[:2], len(self.index), *x.shape[3:])
-            return spike_ops.rearrange(x, lambda dense: self._select(dense, 2), shape)
+            return rearrange(x, lambda dense: self._select(dense, 2), shape)
         return each_step(lambda step: self._select(step, 1), x)
 
     def _select(self, x: Tensor, axis: int) -> Tensor:
@@ -184,7 +184,7 @@ class Unflatten(nn.Module):
             def view(dense: Tensor) -> Tensor:
                 return dense.unflatten(2, self.size)
 
-            spikes = spike_ops.rearrange(bits, view, (*x.shape[:2], *self.size))
+            spikes = rearrange(bits, view, (*x.shape[:2], *self.size))
             return view_of(x, spikes, view) if isinstance(x, SpikeTensor) else spikes
         return each_step(lambda step: step.unflatten(1, self.size), bits)
 

@@ -13,7 +13,6 @@ from torch.func import functional_call
 from .. import checks
 from ..calls import neuron_ops, spike_ops
 from ..calls.currents import wants_gradient
-from ..calls.spike_functions import side_by_side
 from ..checks import chunked_passes
 from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
@@ -22,6 +21,7 @@ from ..kernels.weight_layouts import is_finite
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
+from ..spikes.spikes import cat_steps, side_by_side
 from .base import Neurons, each_step
 from .parametrized import with_plain_weights
 from .synapses import Convolution, Product, Synapse, both_sides, synapse_of
@@ -154,7 +154,7 @@ class FusedSum(Neurons):
                     value_checks_cache.note(current)
             spikes, v = neuron_ops.scan(current, v, self.neuron, self.surrogate)
             parts.append(spikes)
-        return parts[0] if len(parts) == 1 else spike_ops.cat_steps(parts), v
+        return parts[0] if len(parts) == 1 else cat_steps(parts), v
 
     def _chunks(self, x: Sequence[Spikes | Tensor]) -> list[Sequence[Spikes | Tensor]]:
         """The inputs, some steps at a time; all steps at once in a traced graph, whose number of steps may vary."""

@@ -8,7 +8,6 @@ still makes the same calls.
 """
 
 import gc
-import math
 import numbers
 import random
 from collections import OrderedDict
@@ -21,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .. import layers
-from ..calls.spike_functions import reshaped
-from ..calls.spike_ops import max_pool2d
 from ..layers import SpikingLayer
 from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import shallow_copy
-from .followed_values import CannotFollowError, Sum, Value, parts_of, refuse, sum_of
+from ..spikes.operators import Arithmetic
+from .followed_functions import FUNCTIONS, SAMPLES, STEPS, Extent
+from .followed_values import CannotFollowError, Sum, Value, parts_of, refuse
 
 KEPT = "_kept_plans"  # the attribute of a network in which simulations keep what they know of it
 PLAIN = numbers.Number, str, bytes, type(None), torch.dtype, slice
@@ -228,40 +226,7 @@ class _Memory:
     overwritten = False
 
 
-class Extent:
-    """The number of steps or of samples, which a plan does not know: it may be handed to a reshape."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __eq__(self, other: object) -> bool:
-        if other is self:
-            return True
-        return _refuse_extent(self)
-
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def _refuse_extent(self: Extent, *given: Any) -> NoReturn:
-    what = "steps" if self is STEPS else "samples"
-    raise CannotFollowError(
-        f"the engine does not take a forward pass that computes with the number of {what}; proxykernels.simulate may"
-    )
-
-
-for _name in (
-    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow lt le gt ge ne bool int index "
-    "float neg abs round"
-).split():
-    setattr(Extent, f"__{_name}__", _refuse_extent)
-
-STEPS, SAMPLES = Extent("T"), Extent("N")
-
-
-class Followed:
+class Followed(Arithmetic):
     """Stands for Spikes or a tensor (T, N, ...) while a forward pass is followed."""
 
     __slots__ = ("__weakref__", "_memory", "_run", "_value")
@@ -300,28 +265,6 @@ class Followed:
         y = self._run.function(function, (self, *args), options)
         self._memory = self._memory or _Memory()
         return self._run.followed(y._value, self._memory)
-
-    def __add__(self, other):
-        return torch.add(self, other)
-
-    __radd__ = __add__
-
-    def __sub__(self, other):
-        return torch.sub(self, other)
-
-    def __rsub__(self, other):
-        return torch.rsub(self, other)
-
-    def __mul__(self, factor):
-        return torch.mul(self, factor)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, divisor):
-        return torch.div(self, divisor)
-
-    def __neg__(self):
-        return torch.mul(self, -1)
 
     def __iadd__(self, other):
         return self._overwrite(torch.add(self, other))
@@ -460,81 +403,3 @@ def _generators() -> tuple:
 def _same_generators(before: tuple, after: tuple) -> bool:
     of_numpy = [(state[1].tobytes(), *state[2:]) for state in (before[2], after[2])]
     return torch.equal(before[0], after[0]) and before[1] == after[1] and of_numpy[0] == of_numpy[1]
-
-
-def _is_value(x: Any) -> bool:
-    return isinstance(x, Value | Sum)
-
-
-def _sum(run: _Run, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
-    for term, its_other in ((x, other), (other, x)):
-        if not _is_value(term):
-            if term == 0:  # as sum([x, y]) begins
-                return its_other if term is x else x
-            run.refuse(f"its forward pass adds the number {term} to a value; give it to the next layer as a bias")
-    if x.shape != other.shape:
-        run.refuse(f"its forward pass adds values of the shapes (T, N, ...) {x.shape} and {other.shape}")
-    return sum_of([*parts_of(x), *((value, alpha * factor) for value, factor in parts_of(other))])
-
-
-def _difference(run: _Run, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
-    return _sum(run, path, x, other, alpha=-alpha)
-
-
-def _difference_from(run: _Run, path: str, x: Any, other: Any) -> Value | Sum:
-    return _sum(run, path, _product(run, path, x, -1), other)
-
-
-def _product(run: _Run, path: str, x: Any, factor: Any) -> Value | Sum:
-    if not _is_value(x):
-        x, factor = factor, x
-    if _is_value(factor):
-        run.refuse("its forward pass multiplies values by one another; a plan has sums only")
-    factor = float(factor)
-    if not math.isfinite(factor):
-        run.refuse(f"its forward pass multiplies by {factor}")
-    return sum_of((value, factor * times) for value, times in parts_of(x))
-
-
-def _quotient(run: _Run, path: str, x: Any, divisor: Any) -> Value | Sum:
-    if not _is_value(x) or _is_value(divisor) or divisor == 0:
-        run.refuse("its forward pass divides by a value; a plan has sums only")
-    return _product(run, path, x, 1 / divisor)
-
-
-def _cat(run: _Run, path: str, tensors: Any, dim: int = 0) -> Value | Sum:
-    if dim not in (2, -len(tensors[0].shape)):
-        run.refuse(f"its forward pass concatenates along dim={dim}, and not along the channels, dim=2")
-    return run.follower.module(path, layers.Concatenate(), tuple(tensors))
-
-
-def _flatten(run: _Run, path: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Value | Sum:
-    rank = len(x.shape) + 2
-    if start_dim not in (2, 2 - rank) or end_dim not in (-1, rank - 1):
-        run.refuse("its forward pass flattens steps or samples; flatten(2) keeps them")
-    return run.follower.module(path, layers.Flatten(), x)
-
-
-def _reshape(run: _Run, path: str, x: Any, *shape: Any) -> Value | Sum:
-    wanted = [*shape[0]] if len(shape) == 1 and isinstance(shape[0], tuple | list) else [*shape]
-    kept = len(wanted) > 2 and wanted[0] is STEPS and wanted[1] is SAMPLES
-    size = reshaped((0, 0, *x.shape), [0, 0, *wanted[2:]]) if kept else None
-    if size is None or not all(type(n) is int for n in wanted[2:]):
-        run.refuse(f"its forward pass reshapes to {wanted}; keep x.shape[0] and x.shape[1], and the number of values")
-    if size == x.shape:
-        return x
-    x = run.follower.module(path, layers.Flatten(), x)
-    return x if len(size) == 1 else run.follower.module(path, layers.Unflatten(size), x)
-
-
-def _max_pool(run: _Run, path: str, x: Any, *window: Any) -> Value | Sum:
-    return run.follower.module(path, layers.MaxPool2d(*window), x)
-
-
-FUNCTIONS: dict[Callable, Callable] = {
-    torch.add: _sum, Tensor.add: _sum, torch.sub: _difference, Tensor.sub: _difference, torch.rsub: _difference_from,
-    torch.mul: _product, Tensor.mul: _product, torch.div: _quotient, Tensor.div: _quotient,
-    torch.cat: _cat, torch.concat: _cat, torch.concatenate: _cat,
-    torch.flatten: _flatten, Tensor.flatten: _flatten,
-    torch.reshape: _reshape, Tensor.reshape: _reshape, Tensor.view: _reshape, max_pool2d: _max_pool,
-}  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calls import neuron_ops, spike_ops
+from ..calls import neuron_ops
 from ..kernels import constant_cache, value_checks_cache
 from ..kernels.backends import backend_of, fingerprint
 from ..kernels.rounding import FLOAT_BITS, PRECISIONS, Precision, in_units, power_of_two, unit_of
@@ -38,6 +38,7 @@ from ..layers import (
 from ..layers.base import each_step
 from ..layers.parametrized import shallow_copy
 from ..spikes import Spikes
+from ..spikes.spikes import cat_steps
 
 
 class Rounded(Neurons):
@@ -104,7 +105,7 @@ class RoundedSum(Neurons):
             currents = (each_step(synapse, part) for synapse, part in zip(exact, dense, strict=True))
             spikes, v = neuron_ops.scan(reduce(torch.add, currents).float(), v, self.neuron)
             parts.append(spikes)
-        return spike_ops.cat_steps(parts), v
+        return cat_steps(parts), v
 
     def terms(self, x):
         return self.layer.terms(x)

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..calls import spike_ops
 from ..kernels import constant_cache
 from ..layers import SpikingLayer
 from ..layers.parametrized import with_plain_weights
 from ..plan.followed_values import refuse
 from ..plan.quantize import round_input
 from ..spikes import Spikes
+from ..spikes.spikes import cat_steps
 from . import replay
 from .early_exit import Stop
 from .engine import Engine
@@ -129,7 +129,7 @@ class _Graph:
             def run() -> tuple[Any, Tensor]:
                 given = _rounded(self._x, precision)
                 outputs = [self._prepared(given[part.start : part.stop], part.start) for part in parts]
-                return spike_ops.cat_steps(outputs), _norm(self._x)
+                return cat_steps(outputs), _norm(self._x)
 
             (self._output, self._end), self._again = replay.capture_graph(run, memory)
         *_, last = self._prepared.stateful_layers.values()

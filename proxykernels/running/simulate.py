@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..calls import spike_ops
 from ..checks.calibrated import look_at_input
 from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
 from ..spikes import Spikes, pack
+from ..spikes.spikes import cat_steps
 from . import planned as plans
 from . import sigma_delta_layers
 from .early_exit import STOP_EVERY, Batch, LogitMargin, Stop, check_rule
@@ -188,7 +188,7 @@ def _by_layers(
         parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
     last = list(stateful_layers)[-1]
     constant = isinstance(x, Tensor) and checks.is_repeated(x)
-    return _result(spike_ops.cat_steps(parts), stateful_layers, batch, (state or {}).get(last, ()), constant)
+    return _result(cat_steps(parts), stateful_layers, batch, (state or {}).get(last, ()), constant)
 
 
 def check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop | None) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..calls import spike_ops
 from ..layers import Dropout, Neurons, RunningMaxPool2d, SpikingLayer
 from ..layers.base import BatchStatistics
 from ..spikes import Spikes
 from ..spikes.spike_tensor import given_bits
+from ..spikes.spikes import cat_steps
 
 Watch = Callable[[str, Any], AbstractContextManager]  # of a layer's name and input: the context it computes in
 POTENTIALS = ".v"  # behind a layer's name: its potentials
@@ -228,7 +228,7 @@ class Records:
 
     def whole(self) -> dict[str, Spikes | Tensor]:
         return {
-            key: torch.cat(parts) if isinstance(parts[0], Tensor) else spike_ops.cat_steps(parts)
+            key: torch.cat(parts) if isinstance(parts[0], Tensor) else cat_steps(parts)
             for key, parts in self.parts.items()
         }
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..calls import spike_ops
 from ..checks.calibrated import STEPS, has_fired, look_at_input, warn_of_silence
 from ..kernels import heap, locks
 from ..kernels.cpu.words import pixel_bytes
@@ -18,6 +17,7 @@ from ..kernels.table import TALLIES, InputKind
 from ..plan.library import Given, Session
 from ..plan.plan import Plan
 from ..spikes import Spikes
+from ..spikes.spikes import cat_steps
 from .early_exit import STOP_EVERY, AskedLead, LogitMargin, Stop, check_rule, decided_by
 from .plan_result import logits_of
 from .stream_state import Past, StreamState, check_whole, read_state, read_sums, ready_layers, samples_of
@@ -161,7 +161,7 @@ class Stream:
                 parts.append((self._go_on if past.is_even else self._go_on_apart)(past, part, steps))
                 start += steps
                 self._look()
-        return spike_ops.cat_steps(parts)
+        return cat_steps(parts)
 
     def _listen(self, T: int) -> None:
         """Warn where no neuron fires in the first steps, of which these are T more."""

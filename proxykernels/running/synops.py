@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..calls.spike_functions import terms_of
 from ..kernels import ops
 from ..layers import SpikingLayer
 from ..layers.synapses import Synapse
 from ..spikes import Spikes, storage
+from ..spikes.spikes import terms_of
 from ..spikes.storage import Words
 
 

@@ -1,25 +1,30 @@
-"""Packed spikes: one bit per spike."""
+"""Packed spikes: one bit per spike, and the functions of torch that take them.
+
+Sums and differences are float32 tensors. A product with a positive number, a concatenation of channels and another
+shape of each sample stay packed.
+"""
 
 import math
 import numbers
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..kernels import ops
 from . import spike_autograd, storage
+from .operators import Arithmetic, by_torch, no_tensor
 from .storage import Periods, Words, pack_words
 
 _unsafe_view = torch.ops.aten._unsafe_view.default
-FUNCTIONS: dict[Callable, Callable] = {}  # torch function -> what it does with Spikes (calls/spike_functions.py)
 METHODS = "flatten", "reshape", "view"  # of a tensor, which are Spikes of Spikes
+Output = TypeVar("Output", "Spikes", Tensor)
 _COPY_STEPS = 256  # steps unpacked at a time when spikes move between devices of different layouts
 
 
-class Spikes:
+class Spikes(Arithmetic):
     """Spikes of T steps and N samples, one bit per spike.
 
     Made by :func:`pack`, by layers and by the functions of this package. The layout of the bits depends on the device.
@@ -167,30 +172,6 @@ class Spikes:
         array = self.dense().cpu().numpy()
         return array if dtype is None else array.astype(dtype)
 
-    def __add__(self, other):
-        return torch.add(self, other)
-
-    def __radd__(self, other):
-        return torch.add(self, other)
-
-    def __sub__(self, other):
-        return torch.sub(self, other)
-
-    def __rsub__(self, other):
-        return torch.rsub(self, other)
-
-    def __mul__(self, factor):
-        return torch.mul(self, factor)
-
-    def __rmul__(self, factor):
-        return torch.mul(self, factor)
-
-    def __truediv__(self, divisor):
-        return torch.div(self, divisor)
-
-    def __neg__(self):
-        return torch.mul(self, -1)
-
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         known = FUNCTIONS.get(function)
@@ -255,26 +236,164 @@ class _NoTensorError(AttributeError, TypeError):
     """An AttributeError, so that hasattr works; and a TypeError, for code that passes Spikes to a torch module."""
 
 
-def no_tensor(name: str) -> str:
-    """The error for a torch function that does not take spikes; it names what does."""
-    use = COUNTERPARTS.get(name, "a layer of this package, or .dense(), which is a tensor of 0 and 1")
-    return f"torch's {name} takes tensors, and got Spikes; use {use}"
+def flatten(x: Spikes) -> Spikes:
+    """Spikes (T, N, C, H, W) as (T, N, C * H * W), in the order of torch.flatten."""
+    T, N, *sizes = x.shape
+    if len(sizes) < 2:
+        return x
+    words = ops.flatten(x._words, sizes[0])
+    handle = spike_autograd.Flatten.apply(x._handle) if x._differentiable else None
+    return x._like(words, (T, N, torch.Size(sizes).numel()), handle)
 
 
-COUNTERPARTS = {  # torch function -> its counterpart for spikes
-    "conv2d": "FusedIFConv2d",
-    "conv1d": "FusedIFConv1d",
-    "linear": "FusedIFLinear",
-    "flatten": "proxykernels.Flatten",
-    "max_pool2d": "proxykernels.MaxPool2d",
-    "max_pool1d": "proxykernels.layers.MaxPool1d",
-    "avg_pool1d": "proxykernels.layers.AvgPool1d",
-    "adaptive_avg_pool1d": "proxykernels.layers.AdaptiveAvgPool1d",
-    "avg_pool2d": "proxykernels.AvgPool2d",
-    "adaptive_avg_pool2d": "proxykernels.AdaptiveAvgPool2d",
-    "relu": "no ReLU at all: neurons stand in its place, and convert makes a spiking network of a ReLU network",
-    "dim": "len(spikes.shape), or the layer of this package in place of the module that asks: FusedIFConv2d(..., "
-    "batch_norm=True) of an nn.BatchNorm2d, MaxPool2d of another library's",
-    "batch_norm": "FusedIFConv2d(..., batch_norm=True)",
-    "dropout": "proxykernels.Dropout, which drops the same units at every step",
-}
+def rearrange(x: Spikes, move: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Spikes:
+    """Spikes of ``shape`` (T, N, ...), selected from ``x``. ``move`` makes the selection on a dense tensor."""
+    bits = move(ops.unpack(x._words, x.T, x._channels, torch.bool).view(x.shape))
+    handle = None
+    if x._differentiable:
+        handle = spike_autograd.Pack.apply(
+            move(spike_autograd.Dense.apply(x._handle, x._words, x.shape, torch.float32))
+        )
+    return x._like(pack_words(bits), shape, handle)
+
+
+def cat_channels(parts: Sequence[Spikes]) -> Spikes:
+    """Concatenates Spikes (T, N, C, ...) of the same T, N, size and scale along C."""
+    T, N, _, *size = parts[0].shape
+    C = [part.shape[2] for part in parts]
+    words = storage.cat_channels([part._words for part in parts], T, C)
+    return parts[0]._like(words, (T, N, sum(C), *size), spike_autograd.joined(3, parts))
+
+
+def cat_steps(parts: Sequence[Output]) -> Output:
+    """Concatenates Spikes (T_1, N, ...), (T_2, N, ...), ..., or potentials, in time. On a GPU all T except the last
+    must be multiples of 32."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    words = storage.cat([part._words for part in parts], [part.T for part in parts])
+    return parts[0]._like(words, (sum(part.T for part in parts), *parts[0].shape[1:]), spike_autograd.joined(0, parts))
+
+
+def dense(x: Any) -> Any:
+    return x.dense() if isinstance(x, Spikes) else x
+
+
+def _on_values(function: Callable) -> Callable:
+    """A function of torch on the values of spikes."""
+
+    def on_values(*given, **options):
+        return function(*map(dense, given), **options)
+
+    return on_values
+
+
+def _times(x: Any, factor: Any) -> Spikes | Tensor:
+    if not isinstance(x, Spikes):
+        x, factor = factor, x
+    return _scaled(x, factor) if _is_factor(factor) else torch.mul(dense(x), dense(factor))
+
+
+def _over(x: Any, divisor: Any) -> Spikes | Tensor:
+    if isinstance(x, Spikes) and _is_factor(divisor):
+        return _scaled(x, 1 / divisor)
+    return torch.div(dense(x), dense(divisor))
+
+
+def _is_factor(factor: Any) -> bool:
+    """Whether spikes times that are spikes of another value."""
+    return isinstance(factor, numbers.Real) and 0 < float(factor) < math.inf
+
+
+def _scaled(x: Spikes, factor: float) -> Spikes:
+    return Spikes(x._kept, x.shape, x.scale * float(factor), x._handle)
+
+
+def _sum_of(x: Any, other: Any, *, alpha: float = 1) -> Spikes | Tensor:
+    if isinstance(x, Spikes) and isinstance(other, numbers.Real) and other == 0:  # as sum([x, y]) begins
+        return x
+    return _with_terms(torch.add(dense(x), dense(other), alpha=alpha), x, other)
+
+
+def _difference_of(x: Any, other: Any, *, alpha: float = 1) -> Tensor:
+    return _with_terms(torch.sub(dense(x), dense(other), alpha=alpha), x, other)
+
+
+def _with_terms(y: Tensor, *terms: Any) -> Tensor:
+    """A sum that knows its terms if all of them are spikes of one shape."""
+    spikes = [part for term in terms for part in terms_of(term)]
+    if all(isinstance(part, Spikes) and part.shape == y.shape for part in spikes) and not y.is_inference():
+        y._terms = y._version, spikes  # type: ignore[attr-defined]
+    return y
+
+
+def terms_of(x: Any) -> list:
+    """The spikes that a tensor is the sum of, where that is known and nothing was written to it since; else itself."""
+    version, spikes = getattr(x, "_terms", (None, [])) if isinstance(x, Tensor) else (None, [])
+    return spikes if spikes and x._version == version else [x]
+
+
+def _cat(tensors: Sequence[Spikes | Tensor], dim: int = 0) -> Spikes | Tensor:
+    """torch.cat: of Spikes that count the same, and along their channels, Spikes."""
+    shapes = [tuple(part.shape) for part in tensors]
+    rank = len(shapes[0])
+    if dim not in (2, 2 - rank) or any(len(shape) != rank for shape in shapes):
+        raise TypeError(
+            f"torch's cat joins Spikes along their channels, dim=2, got dim={dim}; .dense() is a tensor that it joins "
+            "along any"
+        )
+    if len({(*shape[:2], *shape[3:]) for shape in shapes}) > 1:
+        raise ValueError(f"the inputs of torch.cat must have the same shape except for their channels, got {shapes}")
+    return side_by_side(tensors)
+
+
+def side_by_side(parts: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
+    """Concatenates inputs along their channels. Spikes become float32 tensors if mixed with tensors or other scales."""
+    if len(parts) == 1:
+        return parts[0]
+    spikes = [part for part in parts if isinstance(part, Spikes)]
+    if len(spikes) == len(parts) and len({part.scale for part in spikes}) == 1:
+        return cat_channels(spikes)
+    values = [part.dense() if isinstance(part, Spikes) else part for part in parts]
+    if all(map(storage.is_repeated, values)):
+        return storage.repeated(torch.cat([part[0] for part in values], 1), len(values[0]))
+    return torch.cat(values, 2)
+
+
+def _flatten(x: Spikes, start_dim: int = 0, end_dim: int = -1) -> Spikes:
+    if start_dim not in (2, 2 - len(x.shape)) or end_dim not in (-1, len(x.shape) - 1):
+        raise TypeError(no_tensor("flatten"))  # of which a module that knows no steps is the reason, mostly
+    return flatten(x)
+
+
+def _reshape(x: Spikes, *shape: Any) -> Spikes:
+    """Spikes of samples of another shape."""
+    wanted = [*shape[0]] if len(shape) == 1 and isinstance(shape[0], tuple | list | torch.Size) else [*shape]
+    size = reshaped(tuple(x.shape), wanted)
+    if size is None:
+        raise TypeError(
+            f"Spikes {x.shape} keep their steps and samples and cannot have the shape {wanted}; .dense() is a tensor "
+            "that can"
+        )
+    if size == tuple(x.shape[2:]):
+        return x
+    flat = flatten(x)
+    return flat if len(size) == 1 else rearrange(flat, lambda y: y.unflatten(2, size), (*x.shape[:2], *size))
+
+
+def reshaped(shape: tuple[int, ...], wanted: Sequence[int]) -> tuple[int, ...] | None:
+    """The shape of a sample after a reshape of (T, N, ...) to ``wanted``; None: that mixes steps or samples."""
+    T, N, *size = shape
+    if len(wanted) < 3 or wanted[0] != T or wanted[1] != N:
+        return None
+    given = [n for n in wanted[2:] if n != -1]
+    missing = len(wanted) - 2 - len(given)
+    values, known = math.prod(size), math.prod(given)
+    if missing > 1 or min(given, default=1) < 1 or values % known or (not missing and values != known):
+        return None
+    return tuple(values // known if n == -1 else n for n in wanted[2:])
+
+
+FUNCTIONS = by_torch(
+    add=_sum_of, sub=_difference_of, rsub=_on_values(torch.rsub), mul=_times, div=_over, cat=_cat, flatten=_flatten,
+    reshape=_reshape,
+) | {function: _on_values(function) for function in (Tensor.__iadd__, Tensor.__isub__)}  # fmt: skip

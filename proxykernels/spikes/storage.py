@@ -235,6 +235,29 @@ def from_channels_last(x: Tensor, shape: Sequence[int]) -> Tensor:
     return y if len(shape) > 1 else y.squeeze(1)
 
 
+def is_constant(x: Tensor) -> bool:
+    """Whether x [T, N, ...] is one step repeated without a copy, as ``image.expand(T, ...)`` makes it.
+
+    Always False while a graph is exported: it must be right for other inputs too, and does not check their strides.
+    """
+    if torch.compiler.is_exporting():
+        return False
+    return x.shape[0] == 1 or x.stride(0) == 0
+
+
+def is_repeated(x: Tensor) -> bool:
+    """Like :func:`is_constant`, but a single step counts only if it was cut from a constant x.
+
+    So a chunk of one step tells whether the chunks before and after it are the same.
+    """
+    return not torch.compiler.is_exporting() and x.shape[0] > 0 and x.stride(0) == 0
+
+
+def repeated(step: Tensor, T: int) -> Tensor:
+    """A step [N, ...] repeated T times without a copy; :func:`is_repeated` holds for it even if T is 1."""
+    return step.expand(T, *step.shape) if T > 1 else step.expand(2, *step.shape)[:T]
+
+
 @lru_cache(256)
 def _start_on_cpu(N: int, P: int, C: int, v: float) -> Tensor:
     """The same potential for all neurons. Cached, so it must not be written to."""

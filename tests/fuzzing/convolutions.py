@@ -133,7 +133,7 @@ class Convolution(Neurons, Windows, Case):
                 shortcut = pk.pack(added)
             if self.as_linear:
                 expected, v_expected = expected[..., 0, 0], v_expected[..., 0, 0]
-                given = pk.calls.spike_ops.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
+                given = pk.spikes.spikes.flatten(given) if isinstance(given, pk.Spikes) else given[..., 0, 0]
                 v = v[..., 0, 0] if isinstance(v, Tensor) else v
                 actual, v_actual = pk.calls.neuron_ops.linear(
                     given, weight[..., 0, 0], bias, v, neuron, shortcut=shortcut

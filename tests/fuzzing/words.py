@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import proxykernels as pk
-from proxykernels.calls import spike_ops
 from proxykernels.kernels import reference
+from proxykernels.spikes.spikes import cat_channels, cat_steps, flatten
 
 from . import draw, ways
 from .case import Case, Mismatch, same
@@ -70,17 +70,15 @@ class WordCase(Case):
             part = spikes[begin:end]
             same("cut", part.dense(), x[begin:end])
             same("rate of the cut", part._total(), x[begin:end].double().sum().long())
-            same(
-                "joined", spike_ops.cat_steps([part, spikes, part]).dense(), torch.cat([x[begin:end], x, x[begin:end]])
-            )
+            same("joined", cat_steps([part, spikes, part]).dense(), torch.cat([x[begin:end], x, x[begin:end]]))
             same("dense", spikes.dense(), x)
             same("count", spikes.count(end), x[:end].sum(0).int())
             same("to", spikes.to("cpu").dense(torch.bool), x.bool())
             if x.ndim > 2:
-                same("flatten", spike_ops.flatten(spikes).dense(), x.flatten(2))
+                same("flatten", flatten(spikes).dense(), x.flatten(2))
                 other = draw.spikes((*x.shape[:2], 1 + self.seed % 70, *x.shape[3:]), self.train, self.rate, g)
                 parts = [spikes, pk.pack(other), spikes]
-                same("channels", spike_ops.cat_channels(parts).dense(), torch.cat([x, other, x], 2))
+                same("channels", cat_channels(parts).dense(), torch.cat([x, other, x], 2))
             if x.ndim == 5:
                 pixels = torch.randint(0, x[0, 0, 0].numel() if x.numel() else 1, (5,), generator=g)
                 if x.numel():

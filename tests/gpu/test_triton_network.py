@@ -347,7 +347,7 @@ def test_each_kernel_is_named_once(x, generator):
     assert taken(pk.calls.neuron_ops.conv2d, x, weight, None, None, pk.IF().neuron, padding=1, pool_follows=True) == [
         "pooled Triton convolution"
     ]
-    assert taken(pk.if_linear, pk.calls.spike_ops.flatten(x), weight.new_ones(3, 32)) == ["Triton convolution"]
+    assert taken(pk.if_linear, pk.spikes.spikes.flatten(x), weight.new_ones(3, 32)) == ["Triton convolution"]
     assert taken(pk.if_scan, x.dense()) == taken(pk.if_hold, x.dense()[0] + 1, 5) == ["Triton scan"]
     assert taken(pk.if_conv2d, x.dense() * 1.5, weight) == ["dense", "Triton scan"]
 

@@ -61,8 +61,8 @@ OPERATIONS = {
     "device": (lambda x: x.to("cpu"), nn.Identity()),
     "samples": (lambda x: samples(x, torch.tensor([4, 1])), lambda x: x[:, [4, 1]]),
     "dropout": (pk.Dropout().eval(), nn.Identity()),
-    "joined": (lambda x: pk.calls.spike_ops.cat_steps([x[:32], x[32:]]), nn.Identity()),
-    "channels": (lambda x: pk.calls.spike_ops.cat_channels([x, x]), lambda x: torch.cat([x, x], 2)),
+    "joined": (lambda x: pk.spikes.spikes.cat_steps([x[:32], x[32:]]), nn.Identity()),
+    "channels": (lambda x: pk.spikes.spikes.cat_channels([x, x]), lambda x: torch.cat([x, x], 2)),
     "padding": (pk.ZeroPad2d(1), pk.ZeroPad2d(1)),
     "upsampling": (pk.Upsample(scale_factor=2), pk.Upsample(scale_factor=2)),
     "concatenation": (

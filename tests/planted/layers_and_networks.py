@@ -61,7 +61,7 @@ DEFECTS = {
         "tests/running/test_followed_forwards.py",
     ),
     "plans: factors of a sum": Defect(
-        "proxykernels/plan/own_forward.py",
+        "proxykernels/plan/followed_functions.py",
         "((value, alpha * factor) for value, factor in parts_of(other))",
         "((value, factor) for value, factor in parts_of(other))",
         "tests/running/test_followed_forwards.py",
