@@ -87,8 +87,11 @@ def conv2d(
         x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
     (C_in, *size), device = x.shape[2:], held.device
     checks.parameters(weight, bias, 4, "[C_out, C_in / groups, kernel_h, kernel_w]", device)
-    weight, *pairs, size_out = window_checks.convolution(size, C_in, weight, stride, padding, dilation, groups)
-    shape, window = (x.shape[1], weight.shape[0], *size_out), input_kinds.ImageWindow(tuple(size), *pairs)
+    weight, stride, padding, dilation, groups, size_out = window_checks.convolution(
+        size, C_in, weight, stride, padding, dilation, groups
+    )  # fmt: skip
+    shape = x.shape[1], weight.shape[0], *size_out
+    window = input_kinds.ImageWindow(tuple(size), stride, padding, dilation, groups)
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
     neurons = neurons_of(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
     if differentiable or not neuron.fires:

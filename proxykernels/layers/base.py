@@ -142,11 +142,12 @@ class Neurons(NeuronAttributes, SpikingLayer):
     def spike(
         self, x: Spikes | Tensor, v: Tensor | None = None, *, batch_statistics: BatchStatistics = False
     ) -> tuple[Spikes, Tensor]:
+        start: Any = v
         if v is None:
-            v = self.v_init if self._buffers.get("v_init") is None else self._now("v_init")
-            if isinstance(v, Tensor):
-                v = self._start(x, v)
-        return self._fire(x, v, batch_statistics)
+            start = self.v_init if self._buffers.get("v_init") is None else self._now("v_init")
+            if isinstance(start, Tensor):
+                start = self._start(x, start)
+        return self._fire(x, start, batch_statistics)
 
     def _start(self, x: Any, v_init: Tensor) -> Tensor:
         """The potentials that a call without a state starts from, of one value for each channel."""

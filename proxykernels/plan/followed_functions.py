@@ -2,13 +2,22 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from .. import layers
 from ..calls.spike_ops import max_pool2d
 from ..spikes.operators import by_torch
 from ..spikes.spikes import reshaped
 from .followed_values import CannotFollowError, Sum, Value, parts_of, sum_of
+
+
+class Run(Protocol):
+    """A run of a forward pass (own_forward.py)."""
+
+    follower: Any
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise what says that the engine does not take the forward pass, and why."""
 
 
 class Extent:
@@ -48,7 +57,7 @@ def _is_value(x: Any) -> bool:
     return isinstance(x, Value | Sum)
 
 
-def _sum(run: Any, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
+def _sum(run: Run, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
     for term, its_other in ((x, other), (other, x)):
         if not _is_value(term):
             if term == 0:  # as sum([x, y]) begins
@@ -59,15 +68,15 @@ def _sum(run: Any, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value 
     return sum_of([*parts_of(x), *((value, alpha * factor) for value, factor in parts_of(other))])
 
 
-def _difference(run: Any, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
+def _difference(run: Run, path: str, x: Any, other: Any, *, alpha: float = 1) -> Value | Sum:
     return _sum(run, path, x, other, alpha=-alpha)
 
 
-def _difference_from(run: Any, path: str, x: Any, other: Any) -> Value | Sum:
+def _difference_from(run: Run, path: str, x: Any, other: Any) -> Value | Sum:
     return _sum(run, path, _product(run, path, x, -1), other)
 
 
-def _product(run: Any, path: str, x: Any, factor: Any) -> Value | Sum:
+def _product(run: Run, path: str, x: Any, factor: Any) -> Value | Sum:
     if not _is_value(x):
         x, factor = factor, x
     if _is_value(factor):
@@ -78,26 +87,26 @@ def _product(run: Any, path: str, x: Any, factor: Any) -> Value | Sum:
     return sum_of((value, factor * times) for value, times in parts_of(x))
 
 
-def _quotient(run: Any, path: str, x: Any, divisor: Any) -> Value | Sum:
+def _quotient(run: Run, path: str, x: Any, divisor: Any) -> Value | Sum:
     if not _is_value(x) or _is_value(divisor) or divisor == 0:
         run.refuse("its forward pass divides by a value; a plan has sums only")
     return _product(run, path, x, 1 / divisor)
 
 
-def _cat(run: Any, path: str, tensors: Any, dim: int = 0) -> Value | Sum:
+def _cat(run: Run, path: str, tensors: Any, dim: int = 0) -> Value | Sum:
     if dim not in (2, -len(tensors[0].shape)):
         run.refuse(f"its forward pass concatenates along dim={dim}, and not along the channels, dim=2")
     return run.follower.module(path, layers.Concatenate(), tuple(tensors))
 
 
-def _flatten(run: Any, path: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Value | Sum:
+def _flatten(run: Run, path: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Value | Sum:
     rank = len(x.shape) + 2
     if start_dim not in (2, 2 - rank) or end_dim not in (-1, rank - 1):
         run.refuse("its forward pass flattens steps or samples; flatten(2) keeps them")
     return run.follower.module(path, layers.Flatten(), x)
 
 
-def _reshape(run: Any, path: str, x: Any, *shape: Any) -> Value | Sum:
+def _reshape(run: Run, path: str, x: Any, *shape: Any) -> Value | Sum:
     wanted = [*shape[0]] if len(shape) == 1 and isinstance(shape[0], tuple | list) else [*shape]
     kept = len(wanted) > 2 and wanted[0] is STEPS and wanted[1] is SAMPLES
     size = reshaped((0, 0, *x.shape), [0, 0, *wanted[2:]]) if kept else None
@@ -109,7 +118,7 @@ def _reshape(run: Any, path: str, x: Any, *shape: Any) -> Value | Sum:
     return x if len(size) == 1 else run.follower.module(path, layers.Unflatten(size), x)
 
 
-def _max_pool(run: Any, path: str, x: Any, *window: Any) -> Value | Sum:
+def _max_pool(run: Run, path: str, x: Any, *window: Any) -> Value | Sum:
     return run.follower.module(path, layers.MaxPool2d(*window), x)
 
 

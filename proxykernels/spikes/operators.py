@@ -51,7 +51,7 @@ class Arithmetic:
         return torch.mul(self, factor)  # type: ignore[arg-type]
 
     def __truediv__(self, divisor: Any) -> Any:
-        return torch.div(self, divisor)  # type: ignore[call-overload]
+        return torch.div(self, divisor)  # type: ignore[arg-type]
 
     def __neg__(self) -> Any:
         return torch.mul(self, -1)  # type: ignore[arg-type]

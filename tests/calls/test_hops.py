@@ -46,7 +46,7 @@ def run_of_a_network(simulated: bool, stop=None):
 
 
 @pytest.mark.parametrize(
-    ("simulated", "stop", "most"), [(False, None, 23), (False, LEAD, 27), (True, None, 39), (True, LEAD, 44)]
+    ("simulated", "stop", "most"), [(False, None, 23), (False, LEAD, 28), (True, None, 39), (True, LEAD, 44)]
 )
 def test_functions_of_a_run(simulated, stop, most):
     """Four of them compare the input with the calibration data, in the first calls and then in one of sixteen."""
