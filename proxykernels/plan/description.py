@@ -12,14 +12,15 @@ kernels/cpu/c/read_plan.cpp, is the only one that checks any of it.
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from ..kernels.sigma_delta_codes import Senders
-from ..kernels.table import NEURONS, OPERATION, SENDERS, WINDOW, Field
-from .operations import Operation
+from ..kernels.table import NEURONS, OPERATION, SENDERS, WINDOW, Field, Kind
+from .operations import Operation, PlannedNeurons, Window
 from .plan import Plan
 
 TENSORS = "floats", "integers"  # types of fields
@@ -70,3 +71,55 @@ class _Senders:
 
     def __init__(self, senders: Senders):
         self.exponents, self.rectifies, self.limit = senders.exponents, senders.lowest == 0, senders.highest
+
+
+def plan_of(about: Any, tensors: dict[str, Tensor]) -> Plan:
+    """The plan of a description. It checks little: the C library's reader has checked nearly all of it before."""
+    operations = [_operation_of(operation, tensors) for operation in about["operations"]]
+    return Plan(
+        tuple(about["shape"]), about["real"], about["precision"], operations, _range_of(about.get("calibrated"))
+    )
+
+
+def _range_of(given: Any) -> tuple[float, float] | None:
+    """The range of the calibration data, which the C library does not look at."""
+    if given is None:
+        return None
+    if not isinstance(given, list) or len(given) != 2 or not all(type(n) in (int, float) for n in given):
+        raise ValueError("it is damaged: its calibration data have no range")
+    return float(given[0]), float(given[1])
+
+
+def _operation_of(about: Any, tensors: dict[str, Tensor]) -> Operation:
+    kind, senders = Kind(about["kind"]), about.get("senders")
+    windows = tuple(Window(**_fields_of(window, tensors, WINDOW)) for window in about["windows"])
+    return Operation(
+        kind, about["name"], windows, tuple(about["shape"]), **_fields_of(about, tensors, OPERATION, kind),
+        neurons=_neurons_of(about["neurons"], tensors) if kind in (Kind.FIRE, Kind.RECUR) else None,
+        senders=None if senders is None else _senders_of(**_fields_of(senders, tensors, SENDERS)),
+    )  # fmt: skip
+
+
+def _fields_of(
+    about: Any, tensors: dict[str, Tensor], listed: tuple[Field, ...], kind: Kind | None = None
+) -> dict[str, Any]:
+    """The fields that are there; ``kind``: of the operation."""
+    found = {}
+    for field in listed:
+        value = about.get(field.name)
+        if value is None or (field.kinds and kind not in field.kinds):
+            continue
+        if field.type in TENSORS:
+            value = tensors[value]
+        found[field.name] = tuple(value) if field.type == "pair" else value
+    return found
+
+
+def _neurons_of(about: Any, tensors: dict[str, Tensor]) -> PlannedNeurons:
+    return PlannedNeurons(
+        about["model"], scalars=tuple(map(float, about["scalars"])), **_fields_of(about, tensors, NEURONS)
+    )
+
+
+def _senders_of(exponents: int, rectifies: bool, limit: Tensor) -> Senders:
+    return Senders(exponents, 0.0 if rectifies else -math.inf, limit)

@@ -13,6 +13,9 @@ C library, kernels/cpu/c/read_plan.cpp.
 import hashlib
 import json
 import os
+import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from .description import described
-from .file_reader import plan_of
+from .description import described, plan_of
 from .library import load, problem_of_file
 from .plan import Plan
-from .replace_file import replace
 
 FORMAT, VERSION = "proxykernels-engine", "2"
 
@@ -74,3 +75,32 @@ def read(path: str | os.PathLike) -> Plan:
 
 def _header(content: bytes) -> Any:
     return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
+def replace(path: str | os.PathLike, content: bytes) -> None:
+    """Write ``content`` to a file beside the one that ``path`` names, or leads to, and put it in its place.
+
+    A process that reads the path meanwhile, or after a failure, finds the file that was there before.
+
+    The mode stays that of the file that was there; of a new one it is what the umask leaves.
+
+    Raises:
+        OSError: it cannot be written; names ``path``.
+    """
+    target = Path(os.path.realpath(path))
+    beside = target.parent / f".{secrets.token_hex(8)}.tmp"  # not longer than the target's name may be
+    try:
+        if target.exists() and not target.is_file():
+            target.write_bytes(content)  # a device or a pipe stays one; a folder is refused
+            return
+        with open(beside, "xb") as file:
+            file.write(content)
+        if target.exists():
+            os.chmod(beside, stat.S_IMODE(target.stat().st_mode))
+        os.replace(beside, target)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        if isinstance(error, OSError):
+            raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
+        raise

@@ -1,9 +1,11 @@
 """The compiled library of the engine, as ctypes sees it; kernels/cpu/src/engine/engine.h has the structs."""
 
 import ctypes
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from ctypes import c_int64
+from threading import get_ident, main_thread
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
@@ -15,15 +17,16 @@ from ..kernels.cpu.declared import Readout as CReadout
 from ..kernels.cpu.engine import load
 from ..kernels.table import TALLIES, Outcome, Way
 from .description import described
-from .interrupts import Interrupts
-from .plan import Plan
-from .readout import Readout
+from .plan import Plan, Readout
 from .written import Written
 
 C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
 TYPES = torch.float32, torch.int64  # of a plan's tensors, in the order of Type in kernels/cpu/c/tensors.h
 PIECE = 1 << 18  # bytes that a thread hashes at a time
 STOP, QUESTION = ({name: of for name, of, *_ in Run._fields_}[name] for name in ("stop", "may_go_on"))
+_main = [main_thread().ident]
+if hasattr(os, "register_at_fork"):  # the thread that forks is the main one of the child
+    os.register_at_fork(after_in_child=lambda: _main.__setitem__(0, get_ident()))
 
 
 class Memory:
@@ -159,6 +162,53 @@ class LogitReadout:
         self.pointer = ctypes.pointer(self.given)
 
 
+class Interrupts:
+    """Ctrl-C while the library runs: it asks once in a while whether it may go on, in the main thread, where Python
+    handles signals.
+
+    Attributes:
+        raised: what signal handlers raised; none of it passes through the library.
+    """
+
+    def __init__(self) -> None:
+        self.raised: list[BaseException] = []
+        self._none = QUESTION()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._answers: Any = _handled(self.raised)
+        next(self._answers)
+        self._ask = QUESTION(self._answers.send)  # of what it is called with, it takes no notice
+
+    def question(self) -> Any:
+        """For a run that begins: none in other threads than the main one."""
+        if get_ident() != _main[0]:
+            return self._none
+        self.raised.clear()
+        if self._answers.gi_frame is None:  # closed by a second signal beside the first
+            self._begin()
+        return self._ask
+
+
+def _handled(raised: list[BaseException]) -> Generator[int, None, None]:
+    """Has Python handle the signals that came, whenever it is asked to go on; 0 if a handler raised something, else 1.
+
+    Python handles them as soon as any code of it runs. A function that the library calls would not have entered its try
+    by then; a generator is in it.
+    """
+    answer = 1
+    while True:
+        try:
+            yield answer
+            ctypes.pythonapi.PyErr_CheckSignals()
+            answer = 1
+        except GeneratorExit:
+            return
+        except BaseException as error:
+            raised.append(error)
+            answer = 0
+
+
 class Session:
     """The states and the memory that runs of a plan work on; of one caller at a time.
 
@@ -173,7 +223,7 @@ class Session:
         self._compiled, self._functions = compiled, compiled.functions
         self._session = self._functions.make_session(compiled._plan)
         self._run = self._functions.run
-        self._interrupts, self.runs = Interrupts(QUESTION), False
+        self._interrupts, self.runs = Interrupts(), False
 
     def run(
         self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, to: Written,

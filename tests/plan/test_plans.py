@@ -20,8 +20,7 @@ from proxykernels.kernels.cpu import sources
 from proxykernels.kernels.rounding import LARGEST_SUM, PRECISIONS
 from proxykernels.kernels.table import NEURONS, OPERATION, WINDOW, Kind
 from proxykernels.plan import file
-from proxykernels.plan.description import described
-from proxykernels.plan.file_reader import plan_of
+from proxykernels.plan.description import described, plan_of
 from proxykernels.plan.follow import follow
 from proxykernels.plan.operations import Operation, PlannedNeurons, Window
 from proxykernels.plan.plan import Plan
