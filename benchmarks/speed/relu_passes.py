@@ -74,15 +74,12 @@ class Passes:
     @cached_property
     def _compiled(self) -> Logits:
         """The same network by torch.compile, weights frozen; a first call with batches of another size compiles."""
-        import torch._inductor.config as settings
-
         net = copy.deepcopy(self.net).to(memory_format=torch.channels_last)
-        compiled = torch.compile(net, dynamic=False)
+        compiled = torch.compile(net, dynamic=False, options={"freezing": True})
 
         @torch.inference_mode()
         def run(images: Tensor) -> Tensor:
-            with settings.patch(freezing=True):
-                return compiled(images.contiguous(memory_format=torch.channels_last))
+            return compiled(images.contiguous(memory_format=torch.channels_last))
 
         def of_any_number(images: Tensor) -> Tensor:
             if len(images) <= AT_ONCE:
