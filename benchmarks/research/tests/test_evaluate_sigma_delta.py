@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from accuracy import sigma_delta, sigma_delta_controls, sigma_delta_loop, sigma_delta_table, sigma_delta_time
-from common import cost, data, relu_networks, subjects
+from common import cost, data, relu_networks, subjects, weights_file
 from torch import nn
 from training import relu
 
@@ -161,3 +161,17 @@ def test_a_network_is_trained_loaded_and_measured(fashion, monkeypatch, capsys):
 def test_images_in_folders_are_needed_for_cifar10(tmp_path):
     with pytest.raises(SystemExit, match="--data folder needs --root PATH"):
         relu.main(["--net", "vgg11-cifar10", "--root", str(tmp_path)])
+
+
+def test_seeds_have_files_of_their_own_and_rows_of_one_table(fashion):
+    train = ["--net", "lenet5", "--epochs", "1", "--root", str(fashion), "--out", str(fashion)]
+    for seed in ("1", "0", "1"):
+        relu.main([*train, "--seed", seed])
+    rows = list(csv.DictReader((fashion / "train_relu.csv").open()))
+    assert [(row["net"], row["seed"], row["images"]) for row in rows] == [
+        ("lenet5", "0", "128"),
+        ("lenet5", "1", "128"),
+    ]
+    assert all(0 <= float(row["right"]) <= 100 and float(row["million_products"]) == 0.407 for row in rows)
+    weights = [weights_file.read(fashion / f"lenet5{end}.safetensors")[0]["0.weight"] for end in ("", "-1")]
+    assert not torch.equal(*weights)
