@@ -64,9 +64,9 @@ def inputs(kind: str, T: int, generator) -> torch.Tensor | pk.Spikes:
 @pytest.mark.costly
 @pytest.mark.parametrize("kind", ["images", "held", "currents", "events", "frames"])
 def test_a_run_is_a_graph_and_equals_simulate(monkeypatch, generator, kind):
-    """Of two chunks, a whole and a short one; each of three inputs, and what the first gave is not overwritten."""
+    """Of two chunks, a whole and a short one; each of two inputs, and what the first gave is not overwritten."""
     T, net = 75, network("convolutions" if kind == "images" else "linear")
-    given = [inputs(kind, T, generator) for _ in range(3)]
+    given = [inputs(kind, T, generator) for _ in range(2)]
     expected = [pk.simulate(net, x, T) for x in given]
     with pretend_gpu(monkeypatch) as card:
         there = [card.on_card(x) for x in given]
@@ -117,7 +117,7 @@ def test_precision(monkeypatch, generator):
 
 
 @pytest.mark.usefixtures("fused")
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, weights", [(None, "float32"), ("int8", "int8")], ids=str)
 def test_launches_of_the_papers_network(monkeypatch, precision, weights):
     """What the table of modelled times counts: of a graph of one chunk, and of what is around it."""

@@ -89,7 +89,7 @@ def test_launches_and_waits_of_the_papers_network(monkeypatch):
     assert launches["conv2d"] == 1 and launches["_int8_digits_kernel"] == 6
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("fused")
 def test_whole_weights_are_made_once_a_run(monkeypatch):
     launches, waits = paper_run(monkeypatch, 192, precision="int16")

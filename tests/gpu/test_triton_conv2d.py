@@ -18,7 +18,7 @@ from proxykernels.kernels.neuron_models import if_neuron
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("kernels_can_run")]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-STEPS = (1, 16, 31, 33, 64)
+STEPS = (1, 16, 32, 33)
 PLAIN = dict(stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -418,7 +418,7 @@ def test_pooling_and_counts(generator, T):
 
 
 @pytest.mark.usefixtures("fused")
-@pytest.mark.parametrize("T", [1, 4, 16, 33])
+@pytest.mark.parametrize("T", [1, 4, 33])
 def test_currents_are_those_of_the_neurons(generator, T):
     """To the bit, of any weights: a scan of them fires as the convolution did."""
     x = spikes(T, 2, 20, 3, 5, generator=generator)

@@ -139,6 +139,7 @@ def test_no_gradient_of_the_last_state(instruction_set, generator, model):
 
 
 @pytest.mark.triton
+@pytest.mark.costly
 @pytest.mark.parametrize("held", [False, True], ids=["sequence", "held"])
 @pytest.mark.parametrize("shape", [(3, 2, 5, 13), (2, 1, 9, 64)], ids=str)  # the second is over a block
 @pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES)

@@ -76,6 +76,7 @@ def test_the_kernel_is_bit_equal(instruction_set, generator, model, recurrence, 
 
 
 @pytest.mark.triton
+@pytest.mark.costly
 @pytest.mark.parametrize("size", [(3, 3, 5), (1, 2, 33), (2, 9, 1), (2, 2, 70)], ids=str)  # N, T, C
 @pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("recurrence", RECURRENCES)

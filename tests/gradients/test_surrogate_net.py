@@ -38,6 +38,7 @@ def gradients(net, output, generator):
     return torch.autograd.grad((output * weights).sum(), list(net.parameters()))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("memory", [0, 256 << 20], ids=["again", "kept"])
 @pytest.mark.parametrize("frames", [1, 4, 18, 1000])
 @pytest.mark.parametrize("kind", ["held", "dense", "spikes"])

@@ -201,6 +201,7 @@ def test_running_maxima_of_half_precision():
     assert equal(*counts) and counts[0].any()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("steps", [1, 33, 70])
 @pytest.mark.parametrize("first", ["averages", "running maxima", "larger", "concatenated", "same padding"])
 def test_of_any_number_of_steps(first, steps):

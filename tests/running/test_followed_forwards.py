@@ -46,6 +46,7 @@ def own(forward, **attributes) -> nn.Module:
     return net
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("samples, T", [(1, 9), (3, 40)])
 @pytest.mark.parametrize("name", FORWARDS)
 def test_a_plan_gives_what_the_layers_give(name, samples, T):

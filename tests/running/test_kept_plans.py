@@ -97,27 +97,18 @@ def test_a_layer_alone_that_goes_is_freed_at_once():
 
 
 @pytest.mark.parametrize("make", [sequence, graph])
-@pytest.mark.parametrize("refer", REFERENCES)
-def test_a_network_that_refers_to_itself_is_freed(refer, make):
-    net = make()
-    refer(net)
-    run(net)
-    parts = parts_of(net)
-    del net
-    gc.collect()
-    assert [part() for part in parts] == [None] * len(parts)
-
-
-def test_one_that_comes_to_refer_to_itself_is_freed():
-    """After the last call, which nobody sees any more."""
+def test_a_network_that_refers_to_itself_is_freed(make):
+    """Also one that comes to, after the last call, which nobody sees any more."""
+    parts = {}
     for refer in REFERENCES:
-        net = sequence()
-        run(net)
-        refer(net)
-        part = weakref.ref(net)
-        del net
-        gc.collect()
-        assert part() is None
+        first, last = make(), make()
+        refer(first)
+        run(first), run(last)
+        refer(last)
+        parts[refer.__name__] = [*parts_of(first), *parts_of(last)]
+    del first, last
+    gc.collect()
+    assert not [name for name, refs in parts.items() if any(part() is not None for part in refs)]
 
 
 def test_engines_of_a_few_sizes_are_kept():
@@ -259,6 +250,7 @@ def test_memory_stays(kind, count):
 
 KINDS = {"sequence": sequence, "graph": graph}
 TABLE = [("sequence", name) for name in CHANGES] + [("graph", name) for name in (*CHANGES, *OF_SUMS)]
+TURNS = {([*KINDS][k % 2], name) for k, name in enumerate(CHANGES)}  # the other kind is slow
 
 
 def called(net: nn.Module, x) -> torch.Tensor:
@@ -273,7 +265,10 @@ def called_by_layers(net: nn.Module, x) -> torch.Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize(("kind", "name"), TABLE)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [pytest.param(*case, marks=[] if case in TURNS or case[1] in OF_SUMS else pytest.mark.slow) for case in TABLE],
+)
 @torch.no_grad()
 def test_a_change_is_noticed(kind, name):
     """By simulate, by a call, and by a copy that is made of the network and simulated."""

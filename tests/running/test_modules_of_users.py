@@ -271,6 +271,7 @@ def test_it_is_what_layers_give(name):
         assert expected.any() and not expected.all() and equal(y, expected)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("name", FORWARDS)
 def test_a_simulation_by_layers_gives_what_a_call_gives(name, samples):
@@ -295,6 +296,7 @@ TRAINED = {"proxy": pk.ProxyNet, "surrogate": pk.SurrogateNet}
 WITH_TWINS = [name for name in FORWARDS if name != "view"]  # whose activations lie channels last
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("how", TRAINED)
 @pytest.mark.parametrize("name", WITH_TWINS)
 def test_training_gives_the_spikes_and_a_gradient(name, how):
@@ -305,6 +307,7 @@ def test_training_gives_the_spikes_and_a_gradient(name, how):
         assert "net.a.weight" in found and all(grad.isfinite().all() and grad.any() for grad in found.values())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("how", TRAINED)
 @pytest.mark.parametrize("name", [name for name in LIKE if name in WITH_TWINS])
 def test_the_gradient_is_that_of_layers(name, how):
