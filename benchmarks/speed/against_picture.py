@@ -23,7 +23,12 @@ def draw(folder: Path, table: str) -> None:
     """against_relu_TABLE.png, of the table of that name."""
     rows = read_csv(folder / f"against_relu_{table}.csv", COLUMNS)
     batches = levels.batches(rows)
-    figure, panels = figures.new_figure(6.0, len(batches) + 1, sharey=True)
+    count = len(batches) + 1
+    lines = math.ceil(count / 2)
+    figure, panels = figures.new_figure(2.4 + 3.0 * lines, min(count, 2), lines, sharey=True)
+    for empty in panels[count:]:
+        empty.axis("off")
+    panels = panels[:count]
     for batch, panel in zip(batches, panels, strict=False):
         _panel(panel, [row | {"x": row["ms"]} for row in levels.of_batch(rows, batch) if row["ms"]])
         panel.set(title="one image" if batch == "1" else f"{batch} images a call", xlabel="ms an image")
