@@ -17,7 +17,11 @@ from speed import levels
 PAGE = RESULTS.parents[1] / "docs" / "when.md"
 LIKE = {"avx512": "AVX-512", "avx2": "AVX2"}
 NUMBERS = "rate", "million_additions", "million_products"
-SPIKING = levels.IF, levels.EARLY, levels.SIGMA_DELTA
+KINDS = {
+    "a pass": (levels.RELU,),
+    "smaller ReLU networks, cascades": (levels.CASCADE, *levels.SMALLER),
+    "spiking": (levels.IF, levels.EARLY, levels.SIGMA_DELTA),
+}
 FOR_SPIKES = "small", "paper"  # networks that were trained for spikes
 HEAD = "network", "ReLU network, right, %"
 
@@ -116,29 +120,28 @@ def headline(found: dict[str, levels.Rows]) -> str:
 
 
 def fastest(found: dict[str, levels.Rows]) -> str:
-    """Of each kind of contender the fastest that is level, for each number of images a call."""
-    lines = []
+    """Of each of KINDS the fastest that is level, for each number of images a call."""
+    head = [cell for kind in KINDS for cell in (kind, "ms", "right, %")]
+    lines = [["network", "a call", *head]]
     for net, rows in found.items():
         for batch in levels.batches(rows):
             timed = [row for row in levels.of_batch(rows, batch) if row["ms"]]
-            level = [row for row in timed if levels.is_level(row, levels.reference(rows))]
-            kinds = (levels.RELU,), (levels.CASCADE, *levels.SMALLER), SPIKING
             cells = [net, levels.images(batch)]
-            for kind in kinds:
-                found_level = [row for row in level if row["contender"] in kind]
-                if found_level:
-                    cells += named(min(found_level, key=lambda row: float(row["ms"])))
+            for names_of_kind in KINDS.values():
+                of_kind = [row for row in timed if row["contender"] in names_of_kind]
+                level = [row for row in of_kind if levels.is_level(row, levels.reference(rows))]
+                if level:
+                    cells += named(min(level, key=lambda row: float(row["ms"])))
                 else:
-                    cells += ["none is level" if any(row["contender"] in kind for row in timed) else "not timed", ""]
+                    cells += ["none is level" if of_kind else "not timed", "", ""]
             lines.append(cells)
-    head = ["a pass", "ms", "smaller ReLU networks, cascades", "ms", "spiking", "ms"]
-    return markdown([["network", "a call", *head], *lines])
+    return markdown(lines)
 
 
-def named(row: dict[str, str]) -> tuple[str, str]:
-    """A row's name with its steps, and the milliseconds an image."""
+def named(row: dict[str, str]) -> tuple[str, str, str]:
+    """A row's name with its steps, the milliseconds an image and the accuracy."""
     steps = levels.steps(row)
-    return f"{label(row)}{steps and ', '}{steps}", f"{float(row['ms']):.3g}"
+    return f"{label(row)}{steps and ', '}{steps}", f"{float(row['ms']):.3g}", row["right"]
 
 
 def plain(found: dict[str, levels.Rows]) -> str:
