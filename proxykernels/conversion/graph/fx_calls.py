@@ -1,17 +1,19 @@
 """Traces a model by torch.fx, and reads calls in the trace: their arguments, place, and a module that does the same.
 
-Also has the remedies that error messages name for modules and functions without a counterpart in spikes.
+Also has the remedies that error messages name for modules and functions without a counterpart in spikes. All such parts
+of a ReLU network are named at once, since changing one takes another training.
 """
 
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import fx, nn
 
-from .functions import FIRST, function_as_module
-from .sample_runs import called
+from .functions import FIRST, function_as_module, is_known
+from .sample_runs import CASTS, called, constant_of, is_constant
 
 _SMOOTH = "; a firing rate approximates a ReLU: replace it by nn.ReLU and continue training"
 _NORM = "; it normalises by the values of each sample: replace it by BatchNorm and continue training"
@@ -57,9 +59,24 @@ _SIGNS = {  # parts of error messages of torch and Python that name no remedy
     "does not support item assignment": "; the forward pass writes into a tensor, as in y[:, 0] = 0: multiply by a "
     "mask that is a buffer, or join parts by torch.cat",
 }
+PADS = (
+    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d,
+    nn.CircularPad2d,
+)  # fmt: skip
+# Modules and functions that only put values elsewhere
+MOVING = (nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, *PADS)
+MOVES = frozenset(
+    "view view_as reshape reshape_as flatten unflatten permute transpose t swapaxes swapdims movedim moveaxis squeeze "
+    "unsqueeze chunk split split_with_sizes tensor_split unbind getitem narrow select index_select flip roll rot90 "
+    "channel_shuffle pixel_shuffle pixel_unshuffle native_channel_shuffle contiguous expand expand_as broadcast_to "
+    "repeat repeat_interleave tile clone detach".split()
+)
+PLACES = 3  # named for each kind of part without a counterpart
+BLOCK = "squeeze-and-excitation block"
+OF_BLOCKS = "; it multiplies each channel by a number computed from the same sample, which spikes cannot: remove it"
+PRODUCTS = ("mul", "multiply")
 FREE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ITS_OWN = {*dir(fx.GraphModule), "_graph", "meta"} - {*dir(nn.Module)}  # names that torch.fx needs in a model
-CASTS = frozenset("to type type_as float double half bfloat16 cpu cuda".split())
 
 
 def remedy_of_imports(name: str) -> str:
@@ -227,3 +244,110 @@ def as_module(node: fx.Node, traced: fx.GraphModule, model: str, remedy: Callabl
 def is_of_einops(module: nn.Module) -> bool:
     """Whether it is one of einops's layers, whose forward passes torch.fx cannot follow."""
     return type(module).__module__.startswith("einops.")
+
+
+def is_move(node: fx.Node, traced: fx.GraphModule) -> bool:
+    """Whether a node only puts values elsewhere, or zeros around them where no layer does."""
+    if node.op == "call_module":
+        module: Any = traced.get_submodule(str(node.target))
+        if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d):
+            return module.value == 0 and not _is_zero_pad2d(node, module.padding)
+        if isinstance(module, nn.Flatten):  # others than the usual, for which there is a layer
+            return (module.start_dim, module.end_dim) not in ((1, -1), (1, 3))
+        if isinstance(module, nn.Upsample):
+            return module.mode.startswith("nearest") and len(node.meta.get("shape", ())) != 4
+        return isinstance(module, MOVING) or (is_of_einops(module) and type(module).__name__ == "Rearrange")
+    name = called(node)
+    if name == "pad":
+        pad, mode, value = _given(node, ("pad", "mode", "value"), (None, "constant", None))
+        return mode != "constant" or (not value and not _is_zero_pad2d(node, pad))
+    if name == "interpolate":
+        (mode,) = _given(node, ("mode",), ("nearest",))
+        return str(mode).startswith("nearest") and len(node.meta["shape"]) != 4
+    return name in MOVES
+
+
+def _given(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> list[Any]:
+    """Arguments of a function behind its first one, by position or by name."""
+    by_name = dict(zip(names, defaults, strict=True)) | dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    return [by_name[name] for name in names]
+
+
+def _is_zero_pad2d(node: fx.Node, pad: Any) -> bool:
+    """Whether :class:`ZeroPad2d` puts these zeros around images."""
+    numbers = [constant_of(n) for n in pad]
+    return len(node.meta.get("shape", ())) == 4 and len(numbers) <= 4 and min(numbers) >= 0
+
+
+def with_all(error: TypeError, traced: fx.GraphModule, model: str, supported: tuple[type, ...]) -> TypeError:
+    """``error``, about the first part without a counterpart, with a list of all such parts if there are several.
+
+    ``supported``: modules that have a counterpart. A run must have noted the values of nodes (sample_runs.py).
+    """
+    found = _parts_without(traced, model, supported)
+    if "no counterpart in spikes" not in str(error) or sum(map(len, found.values())) < 2:
+        return error
+    lines = []
+    for (kind, what_to_do), places in found.items():
+        shown = ", ".join(places[:PLACES]) + (", ..." if len(places) > PLACES else "")
+        lines.append(f"  {len(places)} x {kind} ({shown}){what_to_do}")
+    total = sum(map(len, found.values()))
+    return TypeError(
+        "\n".join(
+            [f"{error}\n{model} has {total} such parts; change all of them, then continue training once:", *lines]
+        )
+    )
+
+
+def _parts_without(traced: fx.GraphModule, model: str, supported: tuple[type, ...]) -> dict[tuple[str, str], list[str]]:
+    """(kind, remedy) -> the places of such parts, in order."""
+    nodes = [node for node in needed(traced, model) if not is_constant(node)]
+    blocks = {_owner(node): node for node in nodes if _is_excitation(node) and _owner(node)}
+    found: dict[tuple[str, str], list[str]] = {}
+    for node in nodes:
+        block = next((owner for owner in blocks if _owner(node) == owner or _owner(node).startswith(f"{owner}.")), None)
+        if block is not None:
+            if node is blocks[block]:
+                found.setdefault((BLOCK, OF_BLOCKS), []).append(f"module '{block}'")
+            continue
+        kind = _kind(node, traced, supported)
+        if kind:
+            found.setdefault((kind, remedy(kind.removesuffix("()"))), []).append(path_of(node))
+    return found
+
+
+def _kind(node: fx.Node, traced: fx.GraphModule, supported: tuple[type, ...]) -> str:
+    """The class or function without a counterpart, judged by its name; "": it has one."""
+    if node.op == "call_module":
+        module = traced.get_submodule(str(node.target))
+        kind = type(module).__name__
+        return kind if remedy(kind) and not isinstance(module, supported) and not is_move(node, traced) else ""
+    name = _called(node)
+    if name in PRODUCTS:
+        return f"{name}()" if _is_product(node) else ""
+    return f"{name}()" if name and remedy(name) and not is_known(name) and not is_move(node, traced) else ""
+
+
+def _is_excitation(node: fx.Node) -> bool:
+    """Whether a node multiplies images by one number a channel, [N, C, 1, 1], computed from a sample."""
+    if _called(node) not in PRODUCTS or not _is_product(node):
+        return False
+    pixels = [shape[2:].count(1) for shape in (argument.meta.get("shape", ()) for argument in arguments(node))]
+    return len(node.meta.get("shape", ())) == 4 and sorted(pixels)[-1] == 2 and sorted(pixels)[0] < 2
+
+
+def _is_product(node: fx.Node) -> bool:
+    return sum(not is_constant(argument) for argument in arguments(node)) > 1
+
+
+def _called(node: fx.Node) -> str:
+    name = called(node)
+    return name.strip("_").removeprefix("i") if name.strip("_") == "imul" else name
+
+
+def _owner(node: fx.Node) -> str:
+    """The path of a called module, or of the module whose forward pass calls a function."""
+    if node.op == "call_module":
+        return str(node.target)
+    owners = list(node.meta.get("nn_module_stack") or {})
+    return owners[-1] if owners else ""

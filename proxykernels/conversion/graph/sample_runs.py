@@ -1,10 +1,13 @@
-"""Samples: one that runs beside a torch.fx trace, and one that is made up where the caller gives none.
+"""What a trace by torch.fx knows of sizes: from a sample that runs beside it, or only the number of dimensions.
 
-While a model is traced, the run answers questions about sizes: a forward pass may branch on them and loop over them.
-Afterwards it notes shapes, numbers, and the tensors that do not depend on the sample.
+While a model is traced, the run of a sample answers questions about sizes: a forward pass may branch on them and loop
+over them. Afterwards it notes shapes, numbers, and the tensors that do not depend on the sample. Without a sample
+(:func:`ranked`) a forward pass may ask for ``x.ndim``, and loop over the steps of its input, ``for t in
+range(x.size(0))``, of which LOOPED are traced. A sample is made up (:func:`sample_of`) where the caller gives none.
 """
 
 import itertools
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +23,11 @@ NUMBERS = ("size", "dim", "ndimension", "numel", "nelement", "len")
 ABOUT = ("shape", "ndim", "device", "dtype")  # attributes of a tensor
 SAMPLES = 2  # so that the axis of samples can be told from axes of size 1
 STEPS = 3  # of a made-up sample; a network that loops over time itself takes its own number
+LOOPED = STEPS  # steps that a traced loop runs
+CASTS = frozenset("to type type_as float double half bfloat16 cpu cuda".split())
+SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis")  # of two axes
+SIZES = ("size", "getattr", "getitem")
+KEEP_RANK = {*"add sub mul iadd isub imul truediv relu contiguous clone detach permute".split(), *SWAPS, *CASTS}
 USUAL = (32, 28, 16, 64, 8, 34, 12, 48, 24, 128, 96, 224, 256)  # pixels along an axis; the first are of small networks
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8000, 16000)
 MOST = 300  # pixels along an axis that are tried
@@ -135,6 +143,83 @@ def sized(x: Tensor) -> type[fx.Tracer]:
             return attribute(*arguments, **options) if node.op == "call_module" else attribute
 
     return SizedTracer
+
+
+class RankedProxy(fx.Proxy):
+    """A value whose number of dimensions may be known. Its sizes are not: one that must be a number, as in a loop, is
+    taken for the number of steps."""
+
+    @property
+    def rank(self) -> int | None:
+        return self.node.meta.get("rank")
+
+    @property
+    def ndim(self) -> Any:
+        return super().__getattr__("ndim") if self.rank is None else self.rank
+
+    @property
+    def shape(self) -> Any:
+        shape: Any = super().__getattr__("shape")
+        if self.rank is None:
+            return shape
+        return tuple(shape[axis] for axis in range(self.rank))
+
+    def dim(self) -> Any:
+        return super().__getattr__("dim")() if self.rank is None else self.rank
+
+    ndimension = dim
+
+    def __index__(self) -> int:
+        source: Any = self.node if of_sizes(self.node) else None
+        while isinstance(source, fx.Node) and source.op != "placeholder":
+            source = (
+                source.args[0]
+                if source.args and called(source) in ("size", "getattr", "getitem", "permute", *SWAPS)
+                else None
+            )
+        if source is None:
+            raise TypeError("what is computed of its values or sizes cannot be used as a number")
+        self.tracer.is_looped_over()  # type: ignore[attr-defined]
+        return LOOPED
+
+    def __len__(self) -> int:
+        steps: Any = self.shape[0] if self.rank else self.size(0)
+        return operator.index(steps)
+
+
+class LoopTracer(fx.Tracer):
+    loops = False  # whether the forward pass has asked how many steps there are
+
+
+def ranked(rank: int | None) -> type[LoopTracer]:
+    """A tracer of models whose input has this many dimensions; None: torch.fx's own."""
+
+    class RankedTracer(LoopTracer):
+        def is_looped_over(self) -> None:
+            RankedTracer.loops = True
+
+        def iter(self, obj: Any) -> Iterator:
+            if obj.node.op != "placeholder":
+                return super().iter(obj)
+            self.is_looped_over()
+            return iter([obj[step] for step in range(LOOPED)])
+
+        def proxy(self, node: fx.Node) -> fx.Proxy:
+            node.meta["rank"] = self._rank(node)
+            return RankedProxy(node, self)
+
+        def _rank(self, node: fx.Node) -> int | None:
+            if node.op == "placeholder":
+                return rank
+            if node.op == "call_module":
+                reshapes = "latten" in type(self.root.get_submodule(str(node.target))).__name__  # Flatten, Unflatten
+                keeps = not reshapes
+            else:
+                keeps = called(node) in KEEP_RANK
+            inputs = [value for value in node.args if isinstance(value, fx.Node)]
+            return inputs[0].meta.get("rank") if keeps and inputs else None
+
+    return RankedTracer
 
 
 class Notes(fx.Interpreter):

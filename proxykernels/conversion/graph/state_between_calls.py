@@ -3,18 +3,22 @@
 torch.fx follows a forward pass once; what Python computes there is a constant of the translation.
 """
 
+import dataclasses
 import random
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from .prepared import copied
 from .reach import PLAIN, has_foreign_code, has_own_code, kept
 
 KNOWN = 4  # calls of a module that later ones are compared with
+CALLS = 101  # of a ReLU network that keeps something: a prime, so that no short cycle ends with it
+FEW_CALLS = 16  # of a ReLU network in which no value that can be reached changes
 REMEDY = "a translation would stay as in the first call; take it out"
 
 Place = tuple[str, str]  # a module's path, and what it has
@@ -193,3 +197,79 @@ def _same_tensors(old: Tensor, new: Tensor) -> bool:
     if old.layout != torch.strided or old.is_meta:
         return True
     return torch.equal(old, new) or bool(((old == new) | ((old != old) & (new != new))).all())
+
+
+class Steady:
+    """Calls a copy of ``ann`` repeatedly on ``samples`` [N, ...]; networks with only torch's modules are not called."""
+
+    def __init__(self, ann: nn.Module, samples: Tensor):
+        self.name, self.samples = type(ann).__name__, samples
+        self.net = copied(ann, {}) if has_foreign_code(ann) else None
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Check that outputs do not change from call to call; values that the network keeps may change.
+
+        The samples are given in both orders.
+
+        Raises:
+            Changed: an output changes; the message names the module that causes it.
+        """
+        if self.net is None:
+            return
+        steady, changed, _ = self._called(self.net)
+        if steady:
+            return
+        if changed:
+            raise changed
+        _, changed, state = self._called(self.net, watches=True)  # slower: to name the module
+        if changed:
+            raise changed
+        state.explain()
+        raise Changed(f"{self.name} has a state: it does not always give the same for the same input; take it out")
+
+    def _called(self, net: nn.Module, watches: bool = False) -> tuple[bool, Changed | None, State]:
+        """Whether outputs stayed the same, and the first change of a kept value; ``watches``: look at each module."""
+        state = State(net, self.name)
+        known: dict[int, list[Tensor]] = {}
+        changed: Changed | None = None
+        steady, drew = True, False
+        with generators_kept() as draws, state.watched() if watches else nullcontext():
+            for call, turned in enumerate(random.Random(0).choices((0, 1), k=CALLS), 1):
+                given = tensors_of(net(self.samples.flip(0) if turned else self.samples.clone()))
+                before = known.setdefault(turned, [y.clone() for y in given])
+                steady &= len(before) == len(given) and all(map(_equal, before, given))
+                drew |= draws()
+                is_still = steady and not drew and not changed and not watches
+                last = call == (FEW_CALLS if is_still else CALLS)
+                try:
+                    state.check(last=last)
+                except Changed as error:
+                    changed = changed or error
+                if last and not changed:
+                    break
+        return steady, changed, state
+
+
+def _equal(known: Tensor, y: Tensor) -> bool:
+    largest = known.nan_to_num().abs().max().item() if known.numel() else 0.0
+    return known.shape == y.shape and torch.allclose(known, y, rtol=1e-3, atol=1e-4 * largest, equal_nan=True)
+
+
+def tensors_of(returned: Any) -> list[Tensor]:
+    """All tensors in what a model returned, in order."""
+    if isinstance(returned, Tensor):
+        return [returned]
+    return [tensor for item in items_of(returned) for tensor in tensors_of(item)]
+
+
+def items_of(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, name) for name in keys_of(value)]
+    return list(value) if isinstance(value, tuple | list) else []
+
+
+def keys_of(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, dict) else [field.name for field in dataclasses.fields(value)]

@@ -16,14 +16,14 @@ from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation, fold_gains, fold_inputs, fold_norms, untie
 from ..graph.prepared import check_model, in_evaluation, let_go, prepared, without_autocast
 from ..graph.rewrites import CARRIED, build_layer, build_recurrent, multiply
+from ..graph.sample_runs import LOOPED
 from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
 from .beside import Original, takes_all_steps
 from .described import Described, Find, constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
-from .ranked_trace import LOOPED, followed
-from .time_loops import ONE_STEP, TimeAxes, one_step, steps_first
+from .time_loops import ONE_STEP, TimeAxes, followed, one_step, steps_first
 
 UNCLEAR = {  # what torch says of a trace, and what it means
     "non-empty TensorList": f"returns none of the {LOOPED} steps for which its loop is followed; return all steps, "

@@ -6,21 +6,71 @@ step, with the potentials of its last call. If all steps are the same except for
 """
 
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from ..graph.fx_calls import path_of
-from ..graph.sample_runs import called, of_sizes
+from ..graph.fx_calls import path_of, trace
+from ..graph.sample_runs import SWAPS, called, of_sizes, ranked
 
-SWAPS = ("transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
+RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
 ONE_STEP = (
     "write one step in a module of its own: a forward that calls the layers once, shortcuts too, neurons without their "
     "potentials, self.lif1(self.fc1(x)), and returns what the last give"
 )
 STACKED_LAST = "stack behind the samples"
 ZEROS = ("zeros", "zeros_like", "new_zeros")
+
+
+def rank_of_input(model: nn.Module) -> int | None:
+    """The dimensions of one step's input [N, ...], as the model's first layer with weights takes it."""
+    ranks = (rank for module in model.modules() for kind, rank in RANKS if isinstance(module, kind))
+    return next(ranks, None)
+
+
+@contextmanager
+def zeros_of_sizes() -> Iterator[None]:
+    """Within this context torch.zeros takes sizes that a trace does not know, as in ``torch.zeros(x.size(1), 16)``."""
+    plain = torch.zeros
+
+    def zeros(*sizes: Any, **options: Any) -> Any:
+        unknown = next((value for value in (*sizes, *options.values()) if isinstance(value, fx.Proxy)), None)
+        if unknown is None:
+            return plain(*sizes, **options)
+        return unknown.tracer.create_proxy("call_function", plain, sizes, options)
+
+    torch.zeros = zeros
+    try:
+        yield
+    finally:
+        torch.zeros = plain
+
+
+@zeros_of_sizes()
+def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx.GraphModule:
+    """The graph of a forward pass. It takes one step [N, ...], or all steps [T, N, ...] if its neurons do
+    (``multi_step``) or if it loops over them."""
+    rank = rank_of_input(model)
+    tracer = ranked(rank + multi_step if rank else None)
+    try:
+        traced = trace(model, leaves, tracer)
+        if not tracer.loops or multi_step or rank is None:
+            return traced
+    except TypeError:
+        if multi_step or rank is None:
+            raise
+        of_steps = ranked(rank + 1)
+        try:
+            traced = trace(model, leaves, of_steps)
+        except TypeError:
+            of_steps.loops = False
+        if not of_steps.loops:
+            raise
+        return traced
+    return trace(model, leaves, ranked(rank + 1))
 
 
 class TimeAxes(NamedTuple):

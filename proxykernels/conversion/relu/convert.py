@@ -19,15 +19,14 @@ from ...layers import SpikingLayer
 from ...layers.parametrized import is_parametrized
 from ...network import Network
 from ...neurons import IFNeuron, SigmaDelta
-from ..graph.fx_calls import needed, trace
+from ..graph.fx_calls import needed, trace, with_all
 from ..graph.graph_values import ModelPopulation, fold_norms, untie
 from ..graph.prepared import borrowed, check_model, copied, let_go, without_autocast
 from ..graph.rewrites import CARRIED, build_layer
 from ..graph.sample_runs import Notes, sized
-from ..graph.state_between_calls import naming_what_is_kept
+from ..graph.state_between_calls import Steady, naming_what_is_kept, tensors_of
 from . import sigma_delta
-from .obstacles import Steady, with_all
-from .relu_graph import ReluGraph, one_output, parts_of, tensors_of
+from .relu_graph import ReluGraph, one_output, parts_of
 from .scales import METHODS, Distribution, check_shareable, limit, rescale, scales_of, watched
 from .side_by_side import FEWEST, HALF, INPUTS, SAMPLES, OriginalValues, calibrate_potentials, check, samples_of
 from .sizes import OtherSizes, check_samples, rounding_of

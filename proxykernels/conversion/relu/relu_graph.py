@@ -15,11 +15,12 @@ from ...layers import Flatten
 from ...network import Network, Part
 from ..graph import rewrites
 from ..graph.functions import Add, Cat, Mean, Scaled
-from ..graph.fx_calls import arguments, as_module, path_of
+from ..graph.fx_calls import arguments, as_module, is_move, path_of
 from ..graph.fx_graph import Values, named, shape_of
 from ..graph.graph_values import Current, Projection, Signal
 from ..graph.sample_runs import called, is_constant
-from .viewed_graph import MOST_VALUES, NOTHING, NormsBehind, as_given, is_move, of_samples
+from ..graph.state_between_calls import items_of, keys_of
+from .viewed_graph import MOST_VALUES, NOTHING, NormsBehind, as_given, of_samples
 
 MONOTONE = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid)  # of the logits, at the end
 MONOTONE_NAMES = frozenset("softmax log_softmax sigmoid logsigmoid".split())
@@ -307,13 +308,6 @@ def one_output(traced: fx.GraphModule, model: str) -> None:
     traced.recompile()
 
 
-def tensors_of(returned: Any) -> list[Tensor]:
-    """All tensors in what a model returned, in order."""
-    if isinstance(returned, Tensor):
-        return [returned]
-    return [tensor for item in _items(returned) for tensor in tensors_of(item)]
-
-
 def parts_of(returned: Any) -> Part | None:
     """The places in a network's output of what the model returned; None: the model returned one tensor, the output.
 
@@ -327,24 +321,12 @@ def parts_of(returned: Any) -> Part | None:
             start += value[0].numel()
             return Part((start - value[0].numel(), start), tuple(value.shape[1:]))
         if isinstance(value, dict) or dataclasses.is_dataclass(value):
-            return {key: part(item) for key, item in zip(_keys(value), _items(value), strict=True)}
+            return {key: part(item) for key, item in zip(keys_of(value), items_of(value), strict=True)}
         if isinstance(value, tuple | list):  # torch.fx's own kind of a list
             return (tuple if isinstance(value, tuple) else list)(map(part, value))
         return None
 
     return None if isinstance(returned, Tensor) and returned.ndim > 1 else part(returned)
-
-
-def _keys(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, dict) else [field.name for field in dataclasses.fields(value)]
-
-
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    if dataclasses.is_dataclass(value):
-        return [getattr(value, name) for name in _keys(value)]
-    return list(value) if isinstance(value, tuple | list) else []
 
 
 def _leaves(returned: Any) -> list[fx.Node]:

@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from ...network import Network
 from ..graph.fx_calls import path_of
 from ..graph.sample_runs import called, is_asked, of_sizes
-from .relu_graph import ReluGraph, tensors_of
+from ..graph.state_between_calls import tensors_of
+from .relu_graph import ReluGraph
 from .scales import Scales
 from .side_by_side import layer_value, spread
 

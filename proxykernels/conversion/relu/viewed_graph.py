@@ -24,7 +24,7 @@ from ...kernels import heap
 from ...layers.synapses import WEIGHTED
 from ...network import Network, free_name
 from ...running.simulate import simulate
-from ..graph.fx_calls import arguments, is_of_einops, path_of
+from ..graph.fx_calls import arguments, path_of
 from ..graph.fx_graph import AVERAGES, MAXIMA, Graph, Values, named
 from ..graph.graph_values import Affine, Current, Signal
 from ..graph.rewrites import Spread
@@ -32,17 +32,6 @@ from ..graph.sample_runs import called, constant_of
 
 NOTHING = -1  # the place of a zero
 MOST_VALUES = 1 << 15  # values along an axis that Unflatten makes
-PADS = (
-    nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d,
-    nn.CircularPad2d,
-)  # fmt: skip
-MOVING = (nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle, *PADS)
-MOVES = frozenset(
-    "view view_as reshape reshape_as flatten unflatten permute transpose t swapaxes swapdims movedim moveaxis squeeze "
-    "unsqueeze chunk split split_with_sizes tensor_split unbind getitem narrow select index_select flip roll rot90 "
-    "channel_shuffle pixel_shuffle pixel_unshuffle native_channel_shuffle contiguous expand expand_as broadcast_to "
-    "repeat repeat_interleave tile clone detach".split()
-)
 FLATTENINGS = ("flatten", "view", "reshape")  # to [N, features], in the order that there is
 STEPS = 8  # in which the operations of a network are counted
 
@@ -244,39 +233,6 @@ def _change_places(affine: Affine, module: nn.Module) -> bool:
         padded = any(module.padding) if isinstance(module.padding, tuple) else module.padding
         return not padded and getattr(module, "divisor_override", None) is None
     return isinstance(module, (*AVERAGES, nn.Flatten))
-
-
-def is_move(node: fx.Node, traced: fx.GraphModule) -> bool:
-    """Whether a node only puts values elsewhere, or zeros around them where no layer does."""
-    if node.op == "call_module":
-        module: Any = traced.get_submodule(str(node.target))
-        if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d):
-            return module.value == 0 and not _is_zero_pad2d(node, module.padding)
-        if isinstance(module, nn.Flatten):  # others than the usual, for which there is a layer
-            return (module.start_dim, module.end_dim) not in ((1, -1), (1, 3))
-        if isinstance(module, nn.Upsample):
-            return module.mode.startswith("nearest") and len(node.meta.get("shape", ())) != 4
-        return isinstance(module, MOVING) or (is_of_einops(module) and type(module).__name__ == "Rearrange")
-    name = called(node)
-    if name == "pad":
-        pad, mode, value = _given(node, ("pad", "mode", "value"), (None, "constant", None))
-        return mode != "constant" or (not value and not _is_zero_pad2d(node, pad))
-    if name == "interpolate":
-        (mode,) = _given(node, ("mode",), ("nearest",))
-        return str(mode).startswith("nearest") and len(node.meta["shape"]) != 4
-    return name in MOVES
-
-
-def _given(node: fx.Node, names: tuple[str, ...], defaults: tuple) -> list[Any]:
-    """Arguments of a function behind its first one, by position or by name."""
-    by_name = dict(zip(names, defaults, strict=True)) | dict(zip(names, node.args[1:], strict=False)) | node.kwargs
-    return [by_name[name] for name in names]
-
-
-def _is_zero_pad2d(node: fx.Node, pad: Any) -> bool:
-    """Whether :class:`ZeroPad2d` puts these zeros around images."""
-    numbers = [constant_of(n) for n in pad]
-    return len(node.meta.get("shape", ())) == 4 and len(numbers) <= 4 and min(numbers) >= 0
 
 
 def moved(node: fx.Node, traced: fx.GraphModule, view: Tensor) -> Any:
