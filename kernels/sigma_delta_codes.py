@@ -1,7 +1,7 @@
 """Spikes of sigma-delta neurons: at most one signed power of two a neuron and step, as a code of one byte.
 
 A code is 0 for silence, else +-(k + 1) for a spike of +-2**-k; thresholds are 1, for the weights hold all others
-(conversion/relu/sigma_delta.py). Codes are int8 ``[N, T, P, C]``. They are not packed over time or channels, as
+(conversion/relu/scales.py). Codes are int8 ``[N, T, P, C]``. They are not packed over time or channels, as
 binary spikes are: such networks are run for few steps (T up to 8), in which every second neuron sends something, and a
 kernel finds what is not silent among 64 bytes in one comparison. Four planes of bits would hold as much in half the
 memory, and each spike would have to be put together from four places.

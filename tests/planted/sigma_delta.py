@@ -34,7 +34,7 @@ DEFECTS = {
         SIGMA_DELTA_ENGINES,
     ),
     "sigma-delta: a pooling that others see through": Defect(
-        "proxykernels/conversion/relu/sigma_delta.py",
+        "proxykernels/conversion/relu/scales.py",
         "!= [reader]",
         "== []",
         "tests/conversion/relu/test_sigma_delta_pools.py",

@@ -172,11 +172,8 @@ class RankedProxy(fx.Proxy):
     def __index__(self) -> int:
         source: Any = self.node if of_sizes(self.node) else None
         while isinstance(source, fx.Node) and source.op != "placeholder":
-            source = (
-                source.args[0]
-                if source.args and called(source) in ("size", "getattr", "getitem", "permute", *SWAPS)
-                else None
-            )
+            is_size = called(source) in (*SIZES, *SWAPS, "permute")
+            source = source.args[0] if source.args and is_size else None
         if source is None:
             raise TypeError("what is computed of its values or sizes cannot be used as a number")
         self.tracer.is_looped_over()  # type: ignore[attr-defined]

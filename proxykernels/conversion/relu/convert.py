@@ -25,9 +25,20 @@ from ..graph.prepared import borrowed, check_model, copied, let_go, without_auto
 from ..graph.rewrites import CARRIED, build_layer
 from ..graph.sample_runs import Notes, sized
 from ..graph.state_between_calls import Steady, naming_what_is_kept, tensors_of
-from . import sigma_delta
 from .relu_graph import ReluGraph, one_output, parts_of
-from .scales import METHODS, Distribution, check_shareable, limit, rescale, scales_of, watched
+from .scales import (
+    METHODS,
+    Distribution,
+    check_shareable,
+    layer_of,
+    limit,
+    neuron_of,
+    pool_before_neurons,
+    rescale,
+    scales_of,
+    thresholds,
+    watched,
+)
 from .side_by_side import FEWEST, HALF, INPUTS, SAMPLES, OriginalValues, calibrate_potentials, check, samples_of
 from .sizes import OtherSizes, check_samples, rounding_of
 from .viewed_graph import warn_of_products
@@ -124,7 +135,7 @@ def convert(
     if not isinstance(percentile, numbers.Real) or not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile!r}")
     neuron_checks.neuron(1.0, v_reset)
-    changes = sigma_delta.neuron_of(
+    changes = neuron_of(
         neuron, share, method=(method, "percentile"), percentile=(percentile, 99.9), v_reset=(v_reset, None),
         v_init=(v_init, None),
     )  # fmt: skip
@@ -163,7 +174,7 @@ def convert(
         check_samples(model, traced, few, name, rounding)
         others = OtherSizes(model, traced, returned, few, rounding)
         if changes:
-            sigma_delta.pool_before_neurons(graph)
+            pool_before_neurons(graph)
         if share:
             check_shareable(graph, model)
         original = OriginalValues(traced, graph, samples_of(batches.first))
@@ -178,7 +189,7 @@ def convert(
             if sum(map(len, samples)) < SAMPLES and batch.shape[1:] == batches.first.shape[1:]:
                 samples.append(batch)  # samples of other sizes count in the scales only
         if changes:
-            scales = sigma_delta.thresholds(graph, distributions)
+            scales = thresholds(graph, distributions)
         else:
             scales = scales_of(graph, distributions, method, percentile)
     untie(graph.populations)
@@ -188,7 +199,7 @@ def convert(
 
     def layer(name: str, population: ModelPopulation) -> nn.Module:
         if changes:
-            return sigma_delta.layer_of(population, scales[name], changes)
+            return layer_of(population, scales[name], changes)
         if not population.fires:
             return build_layer(population.modules, CARRIED)
         built: Any = build_layer(

@@ -1,14 +1,24 @@
-"""The scale of each channel: the activation of the ReLU network that one spike per step stands for.
+"""The value of a spike in a channel: the scale of firing rates, or the threshold of sigma-delta neurons.
 
-Maximum: Diehl et al., "Fast-classifying, high-accuracy spiking deep networks", IJCNN 2015. Percentile: Rueckauer et
-al., Frontiers in Neuroscience 11:682, 2017, doi 10.3389/fnins.2017.00682. A scale for each channel: Kim et al.,
-"Spiking-YOLO", AAAI 2020, arXiv:1903.06530.
+A scale is the activation of the ReLU network that one spike per step stands for. Maximum: Diehl et al.,
+"Fast-classifying, high-accuracy spiking deep networks", IJCNN 2015. Percentile: Rueckauer et al., Frontiers in
+Neuroscience 11:682, 2017, doi 10.3389/fnins.2017.00682. A scale for each channel: Kim et al., "Spiking-YOLO", AAAI
+2020, arXiv:1903.06530. A spiking network may share the ReLU network's own parameters only if each of its weights is a
+parameter of one layer of that network, since weights are rescaled in place, and if its normalisations are modules,
+since they are folded.
 
-A spiking network may share the ReLU network's own parameters only if each of its weights is a parameter of one layer of
-that network, since weights are rescaled in place, and if its normalisations are modules, since they are folded.
+A threshold of sigma-delta neurons is the largest activation of its channel on the calibration data, or for a layer
+without a ReLU the largest absolute value. The weights contain it, as they contain the scales of rates: a spike of 1 is
+one threshold. Neurons of an identity shortcut keep their own thresholds, and the ratio becomes the shortcut's weight.
+
+An increasing activation and a maximum can be exchanged, max(relu(z)) = relu(max(z)). So sigma-delta neurons come behind
+max pooling: there are fewer of them, and their spikes are additions in the next layer. This needs neurons whose output
+only the pooling takes, directly or in a concatenation. Otherwise the neurons stay in front, and the pooling passes on
+real values: the change of the maximum of everything sent so far.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +26,11 @@ from torch import Tensor, fx, nn
 
 from ... import layers
 from ...kernels import heap
+from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
+from ...layers.synapses import synapse_of
 from ...network import Network
-from ..graph.graph_values import ModelPopulation, Projection, tied
+from ...neurons import SigmaDelta
+from ..graph.graph_values import ModelPopulation, Projection, Signal, tied
 from ..graph.rewrites import scaled_identity
 from .relu_graph import ReluGraph
 
@@ -31,6 +44,18 @@ KEEP_CHANNELS = (
     layers.RunningMaxPool2d,
 )  # fmt: skip
 Scales = dict[str, Tensor]  # population -> [C], or no dimensions: one for all channels
+SIGMA_DELTA = "sigma-delta"
+# No channel's threshold is smaller than this share of the layer's largest activation. A channel that is hardly active
+# on the calibration data would otherwise send many spikes on other data.
+LEAST_THRESHOLD = 1 / 4
+RUNNING: dict[type, Any] = {
+    layers.MaxPool1d: layers.RunningMaxPool1d,
+    layers.MaxPool2d: layers.RunningMaxPool2d,
+    layers.MaxRatePool1d: layers.RunningMaxPool1d,
+    layers.MaxRatePool2d: layers.RunningMaxPool2d,
+    layers.RunningMaxPool1d: layers.RunningMaxPool1d,
+    layers.RunningMaxPool2d: layers.RunningMaxPool2d,
+}
 
 
 class Distribution:
@@ -84,9 +109,7 @@ def scales_of(graph: ReluGraph, distributions: dict[str, Distribution], method: 
     last = list(distributions)[-1]
     scales = {}
     for name, distribution in distributions.items():
-        path, largest = graph.populations[name].current.path, distribution.maximum.max().item()
-        if not math.isfinite(largest):
-            raise ValueError(f"{graph.model}: {path} overflows on the calibration data")
+        path, largest = graph.populations[name].current.path, _largest(graph, name, distribution)
         whole = largest if method == "max" else distribution.percentile(percentile)
         if name == last:
             whole = largest if method == "max" else _range(distribution)
@@ -98,8 +121,20 @@ def scales_of(graph: ReluGraph, distributions: dict[str, Distribution], method: 
         one = torch.tensor(whole, dtype=torch.float32, device=heap.CPU)
         scales[name] = one if name == last else (ROOM * distribution.maximum).clamp(one * LEAST, one)
     _tie(graph, scales, last)
-    one = torch.ones((), dtype=torch.float32, device=heap.CPU)
-    return {**dict.fromkeys(graph.populations, one), **scales, Network.INPUT: one}
+    return _unscaled(graph) | scales
+
+
+def _largest(graph: ReluGraph, name: str, distribution: Distribution) -> float:
+    """The largest activation of a population; refuses infinity."""
+    largest = distribution.maximum.max().item()
+    if not math.isfinite(largest):
+        raise ValueError(f"{graph.model}: {graph.populations[name].current.path} overflows on the calibration data")
+    return largest
+
+
+def _unscaled(graph: ReluGraph) -> Scales:
+    """A scale of 1 for the input and all populations."""
+    return dict.fromkeys([*graph.populations, Network.INPUT], torch.ones((), dtype=torch.float32, device=heap.CPU))
 
 
 def _range(outputs: Distribution) -> float:
@@ -224,3 +259,129 @@ def check_shareable(graph: ReluGraph, ann: nn.Module) -> None:
 def _keeps_scale(population: ModelPopulation, projection: Projection) -> bool:
     """Whether an identity joins values of one scale: both are of neurons, or neither is."""
     return population.fires == (projection.source.neurons != Network.INPUT)
+
+
+def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelta | None:
+    """The neurons that the caller asks for; None: IF neurons. ``options``: those of IF neurons, and their defaults.
+
+    Raises:
+        TypeError, ValueError: the neurons are unknown, or an option is for IF neurons only.
+    """
+    if neuron == "if":
+        return None
+    if neuron == SIGMA_DELTA:
+        neuron = SigmaDelta()
+    if not isinstance(neuron, SigmaDelta):
+        raise ValueError(
+            f"neuron must be 'if', {SIGMA_DELTA!r} or proxykernels.neurons.SigmaDelta(exponents=...), got {neuron!r}"
+        )
+    for name, (value, default) in options.items():
+        if value != default:
+            raise ValueError(f"{name} is an option for IF neurons, got {value!r} for {neuron}; leave it out")
+    if share:
+        raise ValueError(f"share=True is not supported for {neuron}; leave it out")
+    return neuron
+
+
+def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scales:
+    """The thresholds of each population, [C] or one for all channels []; 1 where there are no neurons."""
+    found: Scales = {}
+    for name, distribution in distributions.items():
+        population, largest = graph.populations[name], _largest(graph, name, distribution)
+        if population.neuron is None and not population.signed:
+            continue
+        if largest == 0:
+            path = population.current.path
+            raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs more samples")
+        found[name] = distribution.maximum.clamp(min=LEAST_THRESHOLD * largest)
+    scales = _unscaled(graph) | found
+    for name in rearranged(graph):  # whose channels are others' features
+        scales[name] = scales[name].max()
+    changed = True
+    while changed:  # groups may overlap
+        changed = False
+        for group in graph.one_scale:
+            shared = torch.stack([scales[name].max() for name in group]).max()
+            for name in group:
+                changed = changed or not torch.equal(scales[name], shared)
+                scales[name] = shared
+    return scales
+
+
+def layer_of(population: ModelPopulation, scale: Tensor, neuron: SigmaDelta) -> SigmaDeltaNeurons:
+    """The layer of a population: neurons, or one that passes the sum on as real values."""
+    modules = [synapse_of(module).plain() for module in population.modules]
+    return SigmaDeltaNeurons(
+        *modules, neuron=neuron, scale=scale, limit=limit(population.neuron), rectifies=population.neuron is not None,
+        fires=is_fired(population), pool=population.pool,
+    )  # fmt: skip
+
+
+def is_fired(population: ModelPopulation) -> bool:
+    """Whether sigma-delta neurons send the population's values; the last layer passes real values on."""
+    return population.signed or (population.fires and population.neuron is not None)
+
+
+def pool_before_neurons(graph: ReluGraph) -> None:
+    """Put each max pooling in front of the neurons whose spikes it takes, or let it pool what was sent so far."""
+    for name in list(graph.order):
+        old, (source, *_) = graph.others.get(name, (None, ("",)))
+        if type(old) not in RUNNING:
+            continue
+        taken = _taken_alone(graph, source, name)
+        if taken is None:
+            graph.others[name] = _running(old), (source,)
+            continue
+        for neurons in taken & set(graph.populations):
+            graph.populations[neurons].pool = _running(old)
+        _leave_out(graph, name, source, taken)
+
+
+def _running(pool: Any) -> layers.RunningMaxPool2d:
+    return RUNNING[type(pool)](pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)
+
+
+def _taken_alone(graph: ReluGraph, name: str, reader: str) -> set[str] | None:
+    """A layer that only ``reader`` takes, and the layers before it up to neurons; None: other layers take one of them,
+    or one is neither neurons nor a concatenation."""
+    if [other for other in graph.order if name in _sources(graph, other)] != [reader]:
+        return None
+    if name in graph.populations:
+        population = graph.populations[name]
+        return {name} if is_fired(population) and population.pool is None else None
+    layer, sources = graph.others.get(name, (None, ()))
+    if not isinstance(layer, layers.Concatenate):
+        return None
+    found = [_taken_alone(graph, source, name) for source in sources]
+    parts = [part for part in found if part is not None]
+    return {name}.union(*parts) if len(parts) == len(found) else None
+
+
+def _sources(graph: ReluGraph, name: str) -> tuple[str, ...]:
+    if name in graph.others:
+        return graph.others[name][1]
+    return tuple(projection.source.layer for projection in graph.populations[name].current.projections)
+
+
+def _leave_out(graph: ReluGraph, name: str, source: str, pooled: set[str]) -> None:
+    """Remove the pooling ``name``: ``source`` now gives its values, and no layer gives those of ``pooled`` any more."""
+    graph.order.remove(name)
+    del graph.others[name]
+    for other, (layer, sources) in graph.others.items():
+        graph.others[other] = layer, tuple(source if taken == name else taken for taken in sources)
+    for population in graph.populations.values():
+        for projection in population.current.projections:
+            if projection.source.layer == name:
+                projection.source = replace(projection.source, layer=source)
+    for nodes in (graph.values, graph.carried):
+        _rename(nodes, name, source, pooled)
+
+
+def _rename(nodes: dict[fx.Node, Any], name: str, source: str, pooled: set[str]) -> None:
+    for node, value in list(nodes.items()):
+        if not isinstance(value, Signal):
+            continue
+        if value.layer in pooled:
+            del nodes[node]
+        elif value.layer == name:
+            nodes[node] = replace(value, layer=source)
