@@ -83,7 +83,7 @@ def test_states_go_on(pooled):
     last = pk.simulate(net, x, 4, state=first.state)
     assert equal(torch.cat([first.potentials, last.potentials]), expected)
     assert not torch.equal(expected[1], expected[2])
-    with pytest.raises(ValueError, match=r"layer stem_0: state must be two tensors \[\[4, 324, 12\], \[4, 81, 12\]\]"):
+    with pytest.raises(ValueError, match=r"stem_0.*must be two tensors \[\[8, 324, 12\], \[8, 81, 12\]\]"):
         pk.simulate(net, x, 1, state=first.state | {"stem_0": [a, a]})
 
 

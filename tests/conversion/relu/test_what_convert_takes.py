@@ -311,7 +311,7 @@ def test_casts_that_change_nothing(name):
 
 
 def test_casts_that_change_something():
-    with pytest.raises(TypeError, match=r"Model: half\(\) makes torch.float16 on cpu of torch.float32 on cpu; convert"):
+    with pytest.raises(TypeError, match=r"Forwarding: half\(\) makes torch.float16 on cpu of torch.float32 on cpu; convert"):
         pk.convert(Forwarding(lambda m, x: m.b(hidden(m, x).half().float())), small_images())
 
 
@@ -350,7 +350,7 @@ def test_a_forward_pass_may_depend_on_sizes(forward):
     lambda m, x: m.b(x) if x.sum() > 0 else x, lambda m, x: m.a(x)[:, : int(x.max())], lambda m, x: m.a(x[len(x):]),
 ])  # fmt: skip
 def test_a_forward_pass_may_not_depend_on_values(forward):
-    with pytest.raises(TypeError, match="torch.fx cannot follow the forward pass of Model, which may not depend on va"):
+    with pytest.raises(TypeError, match="torch.fx cannot follow the forward pass of Forwarding, which may not"):
         pk.convert(Forwarding(forward), small_images())
 
 
