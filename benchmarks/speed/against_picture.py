@@ -51,8 +51,8 @@ def draw(folder: Path, table: str) -> None:
 def _panel(panel, rows: levels.Rows) -> None:
     passes = [row for row in rows if row["contender"] == levels.RELU]
     names = [f"{levels.RELU}, {row['by']} {row['precision']}" for row in passes]
-    others = [row for row in rows if row["contender"] in levels.UNTIMED]
-    others += [row for row in rows if row["contender"] in levels.SMALLER and row["precision"] == "int8"]
+    others = [row for row in rows if row["contender"] in levels.SMALLER and row["precision"] == "int8"]
+    others += [row for row in rows if row["contender"] in levels.UNTIMED]
     names += [row["contender"] + " int8" * (row["contender"] in levels.SMALLER) for row in others]
     markers = [*POINTS[: len(passes)], *OTHERS[: len(others)]]
     for marker, name, row in zip(markers, names, passes + others, strict=False):
