@@ -220,8 +220,8 @@ def test_scan_of_every_model(generator, T, name):
 @pytest.mark.parametrize("T", [3, 12, 34])
 def test_convolution(generator, T, pool, name):
     neuron = channelwise(5, generator)[name]
-    x, weight = spikes(T, 2, 3, 2, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
-    v0 = state(neuron, (2, 5, 2, 2), generator)
+    x, weight = spikes(T, 2, 3, 4, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
+    v0 = state(neuron, (2, 5, 4, 2), generator)
     expected, v_expected = reference.conv2d(x, weight, None, v0, neuron.on(5, x.device), 1, 1)
     actual, v = pk.calls.neuron_ops.conv2d(pk.pack(x), weight, None, v0, neuron, 1, 1, pool_follows=pool)
     assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
