@@ -15,6 +15,7 @@ from common.tables import read_csv
 from speed import levels
 
 PAGE = RESULTS.parents[1] / "docs" / "when.md"
+NEXT = "## In operations and energy"  # the heading behind the networks' parts
 LIKE = {"avx512": "AVX-512", "avx2": "AVX2"}
 NUMBERS = "rate", "million_additions", "million_products"
 KINDS = {
@@ -36,11 +37,13 @@ def measured(like: str = "") -> dict[str, levels.Rows]:
 
 
 def update(page: Path = PAGE) -> None:
-    """Put all tables into the page."""
+    """Put all tables into the page; networks that it has no part of come last."""
     text = page.read_text()
     for name, table in tables().items():
         text = put_table(text, name, table)
     for name, block in blocks().items():
+        if f"### {name}\n" not in text:
+            text = text.replace(f"\n{NEXT}", f"\n{block}\n\n{NEXT}")
         text = re.sub(rf"### {re.escape(name)}(?=\n).*?(?=\n\n##)", lambda _, block=block: block, text, flags=re.DOTALL)
     page.write_text(text)
 
