@@ -188,16 +188,14 @@ def test_networks_have_the_tables_of_their_csvs(name):
 
 def test_tables_are_put_in_their_places(tmp_path, monkeypatch):
     page = tmp_path / "when.md"
-    page.write_text(
-        "# A\n\n<!-- table: a -->\n\n| old |\n|---|\n\nB\n\n### net, AVX2\n\n### net\n\nold\n\n| old |\n\n## End\n"
-    )
-    monkeypatch.setattr(when_page, "tables", lambda: {"a": "| new |\n|---|", "elsewhere": "| x |"})
+    page.write_text("<!-- table: a -->\n\n| old |\n|-|\n\nB\n\n### net, AVX2\n\n### net\n\nold\n\n| old |\n\n## End\n")
+    monkeypatch.setattr(when_page, "tables", lambda: {"a": "| new |\n|-|", "elsewhere": "| x |"})
     found = {"net": "### net\n\nnew", "net, AVX2": "### net, AVX2\n\nx", "two": "### two\n\ny"}
     monkeypatch.setattr(when_page, "blocks", lambda: found)
     monkeypatch.setattr(when_page, "NEXT", "## End")
     when_page.update(page)
     assert page.read_text() == (
-        "# A\n\n<!-- table: a -->\n\n| new |\n|---|\n\nB\n\n### net, AVX2\n\nx\n\n### net\n\nnew\n\n### two\n\ny\n\n## End\n"
+        "<!-- table: a -->\n\n| new |\n|-|\n\nB\n\n### net, AVX2\n\nx\n\n### net\n\nnew\n\n### two\n\ny\n\n## End\n"
     )
 
 
