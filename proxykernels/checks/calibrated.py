@@ -1,7 +1,7 @@
 """Warns once where the input of a converted network is far from its calibration data, or where no neuron fires.
 
 A look at the input costs as much as a few of the steps of a small network. So inputs of the first calls are looked at,
-and later only some; and once a network has fired, nobody listens any more.
+and later only some; and once a network has fired, its outputs are not checked any more.
 """
 
 import math

@@ -12,7 +12,7 @@ from ..spikes.spike_tensor import dense_like, packed
 class Dropout(nn.Module):
     """Drops each unit of each sample with probability p in training, at all steps of a call; in evaluation nothing.
 
-    A mask drawn anew at each step, as nn.Dropout would draw it, averages out over the steps; one that stays trains
+    A mask drawn at each step, as nn.Dropout would draw it, averages out over the steps; one that stays trains
     subnetworks, as dropout should. In :class:`ProxyNet` both twins drop the same units in a forward pass; there and in
     :class:`SurrogateNet` the mask outlasts the parts in which the steps are computed. :func:`simulate` drops nothing,
     whatever ``training`` says.

@@ -76,7 +76,7 @@ class Fused(Neurons):
 
     @torch.no_grad()
     def _moments_of_means(self, x: Spikes | Tensor) -> tuple[Tensor, Tensor, int]:
-        """The same for the currents' means over the steps, which are the currents of the mean input."""
+        """Mean and variance of the currents' means over the steps, which are the currents of the mean input."""
         if self.weight.ndim == 2:
             checks.features(x.shape, self.weight)
         else:

@@ -51,7 +51,7 @@ def _times(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def _times_in_parts(weight: Tensor, scale: Tensor) -> Tensor:
-    """The same, a few channels at a time, so that the float64 products stay in the cache."""
+    """Multiplies a few channels at a time, so that the float64 products stay in the cache."""
     products = heap.in_huge_pages(torch.empty_like(weight))
     step = max(1, CACHED_BYTES // (8 * max(1, weight[:1].numel())))
     for part, factor, rounded in zip(weight.split(step), scale.split(step), products.split(step), strict=True):

@@ -69,7 +69,7 @@ class Changes:
         return backends.backend_of(self.values.device.type).sigma_delta(*identity, None, self.steps, None, window)[0]
 
     def dense(self) -> Tensor:
-        """The same as [N, steps, C, ...]."""
+        """The changes as [N, steps, C, ...]."""
         values = self.real()
         return values.transpose(2, 3).unflatten(3, self.size) if self.size else values.squeeze(2)
 
@@ -240,7 +240,7 @@ class SigmaDeltaNeurons(SpikingLayer):
 
 @lru_cache(256)
 def _same(channels: int, value: float, device: torch.device) -> Tensor:
-    """One value for each channel, made once: nobody writes to it."""
+    """One value for each channel, made once, and never written to."""
     with torch.inference_mode(False):  # from a CPU: a copy that is waited for, so that any stream may read it
         return torch.full((channels,), value, dtype=torch.float32, device=CPU).to(device)
 

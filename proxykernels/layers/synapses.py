@@ -87,7 +87,7 @@ class Synapse:
         return module(**options)
 
     def plain(self) -> Any:
-        """The same as a torch module."""
+        """The synapses as a torch module."""
         return self.into(self.plain_class)
 
 

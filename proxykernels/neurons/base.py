@@ -127,7 +127,7 @@ class AnyNeuron:
     def on(self, channels: int, device: torch.device, *, kept: bool = False) -> Neuron:
         """The parameters as the kernels take them, for ``channels`` channels.
 
-        ``kept``: whether the same tensor may serve several calls: of numbers, on a CPU where nobody follows.
+        ``kept``: whether the same tensor may serve several calls: of numbers, on a CPU, not while operators are traced.
         """
         if self.in_python:
             python_step.warn_once(type(self))
@@ -180,7 +180,7 @@ def _of_numbers(neuron: AnyNeuron, channels: int) -> Neuron:
 
 @lru_cache(256)
 def _of_numbers_on(neuron: AnyNeuron, channels: int, device: torch.device) -> Neuron:
-    """The same on a GPU. The copy is waited for, so that any stream may read it."""
+    """:func:`_of_numbers` on a GPU. The copy is waited for, so that any stream may read it."""
     made = _of_numbers(neuron, channels)
     with torch.inference_mode(False):
         return made._replace(channels=made.channels.to(device))

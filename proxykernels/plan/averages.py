@@ -62,7 +62,7 @@ def _can_be_merged(plan: Plan, window: Window) -> bool:
 
 
 def _merged(plan: Plan, window: Window) -> Window:
-    """What reads the spikes in the place of their average."""
+    """The window that reads the spikes instead of their average."""
     pool = plan.operations[window.slot - 1]
     (of_pool,), weight = pool.windows, window.weight
     height, width = plan.source(of_pool)[1:]

@@ -28,7 +28,7 @@ Put = Callable[[str, Tensor | None], str | None]  # names a tensor
 
 
 def described(plan: Plan) -> tuple[str, dict[str, Tensor]]:
-    """The text, and the tensors by their names, contiguous. Of equal plans the text is equal."""
+    """The text, and the tensors by their names, contiguous. Equal plans give equal texts."""
     tensors: dict[str, Tensor] = {}
 
     def put(name: str, tensor: Tensor | None) -> str | None:
@@ -46,7 +46,7 @@ def described(plan: Plan) -> tuple[str, dict[str, Tensor]]:
 
 def _operation(plan: Plan, k: int, op: Operation, put: Put) -> dict[str, Any]:
     def fields(of: Any, listed: tuple[Field, ...], within: str = "") -> dict[str, Any]:
-        """Those of ``listed`` that are written; tensors are named after the operation and their place in it."""
+        """The fields of ``listed`` that are written; tensors are named after the operation and their place in it."""
         about = {}
         for field in listed:
             value = getattr(of, field.name)

@@ -5,7 +5,7 @@
     "plan"     as description.py writes it
     "checksum" of the plan and all tensors: 16 hexadecimal digits. Another hash would be another version
 
-Weights lie in their plain layout and are packed for the machine that loads them. Of equal engines the bytes are equal.
+Weights lie in their plain layout and are packed for the machine that loads them. Equal engines give equal bytes.
 Nothing of a file is executed; what is not as described here is refused before any of it is used, by the reader of the
 C library, kernels/cpu/c/read_plan.cpp.
 """
@@ -49,7 +49,7 @@ def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
 
 
 def _sorted_header(content: bytes) -> bytes:
-    """The same file with the entries of its header in order: safetensors writes metadata in any."""
+    """The file with the entries of its header sorted: safetensors writes metadata in any order."""
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(_header(content), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)

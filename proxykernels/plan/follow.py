@@ -185,7 +185,7 @@ class Follower:
         return replace(x, shape=(prod(x.shape),), flat=image_of(x.shape)[1:] != (1, 1))
 
     def flattened(self, x: Value, path: str) -> Value:
-        """The same with its values in the order of its shape."""
+        """The value with its pixels in the order of its shape."""
         if not x.flat:
             return x
         if x.slot not in self._flattened:

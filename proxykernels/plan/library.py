@@ -47,7 +47,7 @@ class Memory:
 
 
 def readout_for(readout: Readout, C: int, pixels: int) -> Any:
-    """A readout of so many channels as the library takes it; its tensors must live as long."""
+    """A readout of ``C`` channels in the library's form; the tensors of ``readout`` must live as long."""
     threshold, start, scale, lowest, highest = readout
     return CReadout(threshold.data_ptr(), start.data_ptr(), scale.data_ptr(), C, pixels, lowest, highest)
 
@@ -142,7 +142,7 @@ class Rule(Protocol):
 
     @property
     def error(self) -> BaseException | None:
-        """What it raised in the place of an answer."""
+        """What it raised instead of an answer."""
 
     def put(self, run: Any, functions: Any) -> None:
         """Write itself into a run."""
@@ -214,7 +214,7 @@ class Session:
 
     Attributes:
         runs: whether a run is under way; of the caller itself, whose signal handlers Python calls in the middle of it.
-        took: int64 of each operation, which runs add the nanoseconds to that it took; None: nobody asks.
+        took: int64 of each operation, which runs add the nanoseconds to that it took; None: they are not measured.
     """
 
     took: Any = None

@@ -58,7 +58,7 @@ class Window:
         _make_plain(self, "kernel", "stride", "padding", "dilation", "groups")
 
     def taps_inside(self, source: tuple[int, ...], out: tuple[int, ...]) -> int:
-        """Of all windows of an image ``out``, the taps that lie in the image that is read, and not in its padding."""
+        """How many taps lie in the image that is read, not in its padding, over all windows of an image ``out``."""
         inside = 1
         for n, windows, *window in zip(source, out, self.kernel, self.stride, self.padding, self.dilation, strict=True):
             kernel, stride, padding, dilation = window
@@ -107,7 +107,7 @@ class PlannedNeurons:
 
     @property
     def forgets(self) -> bool:
-        """Whether what they give are the currents of each step alone."""
+        """Whether what they give in a step depends only on the currents of that step."""
         model = MODELS[self.model]
         scalars = dict(zip(model.scalars, self.scalars, strict=True))
         leaky = model.channels == ("theta", "decay") and scalars.keys() <= {"v_reset", "v_rest"}

@@ -201,7 +201,7 @@ class _Run:
         return self.call(function, compute, args, options)
 
     def _plain(self, args: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Arguments with values in the place of those that stand for them."""
+        """Arguments with the values themselves instead of the objects that stand for them."""
 
         def plain(x: Any) -> Any:
             if type(x) is Followed:

@@ -48,7 +48,7 @@ class Readout(NamedTuple):
 
 
 def readout_of(op: Operation) -> Readout | None:
-    """Of the last layer of neurons; None: it was not converted, or loses charge."""
+    """The readout of the last layer of neurons; None: it was not converted, or loses charge."""
     neurons = op.neurons
     if neurons is None or not neurons.has_logits:
         return None
@@ -68,7 +68,8 @@ class Plan:
 
     Attributes:
         shape: of a sample of the input; image: the same as C, H, W.
-        real: whether its input may be values, and not only spikes. Of operations that pass on what they read, too.
+        real: whether its input may be values, and not only spikes; likewise for operations that pass on what
+            they read.
         precision: of the weights, which are rounded to it; a name in rounding.PRECISIONS, or None.
         calibrated: of a converted network, the least and the largest value of its calibration data.
     """
@@ -116,7 +117,7 @@ class Plan:
         return self.operations[window.slot - 1].real if window.slot else self.real
 
     def state_shape(self, operation: Operation) -> Shape:
-        """Of a sample's states: those of its outputs, or of a pooling of sums those of its input."""
+        """The shape of a sample's states: that of its outputs, or for a pooling of sums that of its input."""
         if operation.kind not in SUM_POOLS:
             return operation.shape
         C, H, W = self.source(operation.windows[0])  # what is read may have had another number of axes
@@ -143,7 +144,7 @@ class Plan:
             checks.spike_counts(name, states)
 
     def without_weights(self) -> "Plan":
-        """The same, whose weights have a shape and no values."""
+        """A copy whose weights have a shape and no values."""
         operations = []
         for op in self.operations:
             windows = (replace(w, weight=None if w.weight is None else w.weight.to("meta")) for w in op.windows)
@@ -241,7 +242,7 @@ class Plan:
         return slots
 
     def products(self, given: Slot, samples: int, sample_steps: int) -> list[int]:
-        """Of each operation, multiplications of a real value by a weight: of values that are held once a sample."""
+        """For each operation, how often a real value is multiplied by a weight; held values count once a sample."""
         slots = self.slots(given)
 
         def of(window: Window) -> int:
@@ -253,5 +254,5 @@ class Plan:
         return [prod(op.image) * sum(map(of, op.windows)) for op in self.operations]
 
     def additions(self, k: int, added: int) -> int:
-        """Of operation k, additions of a weight for a spike, of those ``added`` by the library."""
+        """How many of operation k's additions of a weight, ``added`` by the library, are for a spike."""
         return 0 if any(window.averages for window in self.operations[k].windows) else added

@@ -154,7 +154,7 @@ def _outputs(n: int, kernel: int, stride: int, padding: int, ceil_mode: bool) ->
     """Windows of a pooling along one axis."""
     rest = n + 2 * padding - kernel
     windows = (-(-rest // stride) if ceil_mode else rest // stride) + 1
-    if ceil_mode and (windows - 1) * stride >= n + padding:  # it would lie in the padding alone
+    if ceil_mode and (windows - 1) * stride >= n + padding:  # it would lie only in the padding
         windows -= 1
     if windows < 1:
         raise ValueError(f"a pooling window of {kernel} is larger than its input of {n} padded by {padding}")

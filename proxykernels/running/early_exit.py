@@ -77,12 +77,12 @@ def margin(
     report.
 
     Args:
-        lead: above 0. Of spikes: by how many the class that fired most must be ahead of the second. Of logits: by how
-            much the first must be ahead, times the steps.
+        lead: above 0. For spikes: by how many the class that fired most must be ahead of the second. For logits: by
+            how much the first must be ahead, times the steps.
         of: "spikes": looks at the counts of output spikes, every 8 steps or at the end of each chunk. "logits": looks
             at the logits, of a network that :func:`convert` made with soft reset. On a CPU samples that are not decided
             then start again, with more steps, which takes less time than to keep the states of all.
-        at: of logits alone: the steps after which they are looked at, ascending. Default: 1, 4, 16 and 64.
+        at: for logits only: the steps after which they are looked at, ascending. Default: 1, 4, 16 and 64.
 
     Returns:
         A function (seen, t) -> bool [n] with the spikes so far, int32 [n, classes], or the logits, float32, of the n

@@ -77,8 +77,8 @@ class Engine:
                 something else than neurons.
             T: number of steps.
             stop: a rule by which samples stop early: ``pk.stop.margin(8)``, asked every 8 steps, or
-                ``pk.stop.margin(0.5, of="logits")``, asked after 1, 4, 16, 64 steps. Of sigma-delta neurons one such as
-                ``pk.stop.settled()``, asked every 2 steps.
+                ``pk.stop.margin(0.5, of="logits")``, asked after 1, 4, 16, 64 steps. Networks of sigma-delta neurons
+                take rules such as ``pk.stop.settled()``, asked every 2 steps.
 
         Returns:
             A :class:`Result`, with the spikes or potentials, counts, rates, logits and steps that simulate's has.
@@ -116,7 +116,7 @@ class Engine:
         later = keep == self.stateful and start is None and not self._states_are_read
         if later:  # a rule of the caller's own need not decide alike again; sigma-delta neurons keep what is asked for
             later = not self.plan.changes and (stop is None or isinstance(stop, Margin))
-        if later and given.kind != InputKind.PACKED_SPIKES:  # nobody writes to packed spikes
+        if later and given.kind != InputKind.PACKED_SPIKES:  # packed spikes are never written to
             given = Given(given.x.clone(), *given[1:])
         asked = None if stop is None else self._asked(stop, T, every)
         states, session = self._with_logits if later else keep, self.session()
@@ -153,7 +153,7 @@ class Engine:
             batch: number of samples.
             stop: a rule by which samples stop, as of a run: ``pk.stop.margin(8)``, asked after every 8 steps of a
                 sample, or ``pk.stop.margin(0.5, of="logits")``. They are silent and stay as they are until
-                :meth:`Stream.reset`. Of networks whose output are spikes.
+                :meth:`Stream.reset`. Only for networks whose output is spikes.
 
         Raises:
             TypeError, ValueError: an argument has the wrong type or value; the message names it.
@@ -161,7 +161,7 @@ class Engine:
         return Stream(self, batch, stop)
 
     def __reduce_ex__(self, protocol):
-        """Copies and pickles: the plan, whose weights are packed anew for the machine at hand."""
+        """Copies and pickles: the plan. Its weights are packed again, for the machine at hand."""
         return type(self)._again, (self.plan, self._rates)
 
     @classmethod
@@ -179,7 +179,7 @@ class Engine:
         return Session(self._compiled)
 
     def session(self) -> Session:
-        """A session that nobody uses, for :meth:`give_back`."""
+        """A session that is not in use; :meth:`give_back` returns it."""
         try:
             return self._sessions.pop()
         except IndexError:
@@ -202,8 +202,8 @@ class Engine:
         counts: Tensor | None = None, keep: tuple[int, ...] = (), goes_on: bool = True,
         asked: Asked | AskedLead | None = None, steps: c_int64 | None = None,
     ) -> Written:  # fmt: skip
-        """What T steps give, from where the session is, with the states of the operations ``keep``, each sample's after
-        its last step.
+        """Run T steps from where the session is. What is written includes the states of the operations ``keep``: each
+        sample's after its last step.
 
         ``tally``, ``counts``: of the operations and of the output's spikes so far, which are added to; None: new ones.
         ``goes_on``: whether the session is needed as it is after them. ``asked``: the rule by which samples stop.
@@ -235,7 +235,7 @@ class Engine:
         try:
             threads = torch.get_num_threads()
             finite = session.run(given, T, threads, fresh, goes_on, written, tally, readout, asked, steps)
-        finally:  # the memory is another's after an interrupt
+        finally:  # after an interrupt the memory may be reused
             if layout.gaps:
                 written.forbid_gaps(False)
         if not finite:
@@ -247,7 +247,7 @@ class Engine:
         return next((self.state_of(session, k, N) for k in self._with_logits), None)
 
     def last_state_in(self, states: dict[int, Tensor]) -> Tensor | None:
-        """The same of those that are to be written, by the numbers of operations."""
+        """The states that tell logits, from states that are to be written, by the numbers of operations."""
         return next((self.plan.as_simulated(k, states[k]) for k in self._with_logits), None)
 
     def state_of(self, session: Session, k: int, N: int) -> Tensor:

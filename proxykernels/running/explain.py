@@ -30,7 +30,7 @@ class Row:
         layer: its name.
         kernel: what took it: a way of the engine ("patterns", "rows", "tables", "tiles", "pixel tiles", "depthwise"),
             "im2col" (windows of few channels, gathered first), "product" (of real values), "recurrent", "unfused"
-            (torch's convolution, then the neurons), "scan" (neurons alone), on a GPU "Triton convolution", "pooled
+            (torch's convolution, then the neurons), "scan" (only neurons), on a GPU "Triton convolution", "pooled
             Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took
             several.
         input_rate: firing rate of its input; None if that is real-valued.
@@ -76,7 +76,7 @@ def explain(net: nn.Module, x: Tensor | Spikes, T: int, *, precision: str | None
 
     Returns:
         An :class:`Explanation`: ``.rows``, and a table when it is printed. Its times include the packing of weights
-        that are used for the first time: explain twice to see the kernels alone.
+        that are used for the first time: explain twice to see only the kernels.
 
     Raises:
         TypeError, ValueError: as :func:`simulate`.

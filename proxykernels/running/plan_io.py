@@ -108,8 +108,8 @@ class PlanInputs:
         return sequence
 
     def _sequence(self, x: Tensor, repeated: bool) -> tuple[Tensor | Spikes, bool]:
-        """A sequence as simulate takes it, and whether it is one: a step that is repeated is held, as an image is; of 0
-        and 1 alone, it is spikes."""
+        """A sequence as simulate takes it, and whether it still is one: a repeated step is held, as an image is. Values
+        that are all 0 and 1 are spikes."""
         if repeated and (self.takes_floats or (is_binary(x[0]) and not self._needs_spikes)):
             return x[0], False
         spikes = pack_if_binary(x)

@@ -218,8 +218,8 @@ def _layers(plan: Plan) -> list[tuple[int, Operation]]:
 def logits_of(
     plan: Plan, counts: Tensor, state: Tensor | None, steps: Tensor | int, start: Tensor | None
 ) -> Tensor:  # fmt: skip
-    """Of the ReLU network that a network was converted from: running/result.py. ``start``: the state that the counts
-    started from; None: rest."""
+    """The logits of the ReLU network that a network was converted from (running/result.py). ``start``: the state that
+    the counts started from; None: rest."""
     if plan.readout is None or state is None:
         neurons = next((op.neurons for op in reversed(plan.operations) if op.neurons), None)
         raise AttributeError(NOT_CONVERTED if neurons is None or neurons.scale is None else LOSES_CHARGE)

@@ -139,7 +139,7 @@ def why_by_layers(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | N
 def run_changes(
     net: LayerGraph, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
 ) -> Result | None:  # fmt: skip
-    """The same for a network of sigma-delta neurons; x, in float32, and what the state has were looked at."""
+    """:func:`run` for a network of sigma-delta neurons. ``x``, in float32, and the values of the state are checked."""
     known = _known_of(net) if _may_run(x) else None
     engine = None if known is None else _engine(net, known, (x.shape[1 + sequence :], True, None))
     if engine is None:

@@ -37,7 +37,7 @@ class PreparedNetwork:
 
     Attributes:
         stateful_layers: layer name -> its stateful.
-        repeats: whether nobody looks into a chunk, and no chunk changes anything but potentials and counts.
+        repeats: whether nothing else looks into a chunk, and no chunk changes anything but potentials and counts.
     """
 
     def __init__(

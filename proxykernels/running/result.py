@@ -60,7 +60,7 @@ class Result:
     Attributes:
         spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
         potentials: float32 [T, N, ...], in place of spikes: those after every step of the readout (:class:`LI`,
-            :class:`FusedLILinear`) that the network ends in. Of sigma-delta neurons the ReLU network's outputs as far
+            :class:`FusedLILinear`) that the network ends in. For sigma-delta neurons, the ReLU network's outputs as far
             as each step tells them.
         rates: layer name -> firing rate (spikes a neuron and step), over all samples and the steps each was simulated.
             Layers that do not fire, such as readouts, are not in it. Without samples rates are nan.
@@ -154,7 +154,7 @@ class Result:
 
     @property
     def logits(self) -> Tensor:
-        """Of a network that :func:`convert` made: the ReLU network's outputs as far as the steps tell them, float32
+        """The outputs of the ReLU network that :func:`convert` was given, as far as the steps tell them, float32
         [N, ...]; negative ones too, unless it ends in a ReLU (:mod:`proxykernels.running.result`)."""
         return self._figures.logits(self)
 

@@ -29,7 +29,7 @@ BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is ne
 
 
 class SigmaDeltaFigures(LayerFigures):
-    """Of a network of sigma-delta neurons."""
+    """The figures of a network of sigma-delta neurons."""
 
     @cached_property
     def rates(self) -> dict[str, float]:

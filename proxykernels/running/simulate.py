@@ -137,7 +137,7 @@ def run(
 def _by_layers(
     net, x, T, *, chunk, state, stop, record, precision, batch_statistics, masks, watch, with_synops
 ) -> Result:  # fmt: skip
-    """The same, of layers that are called one by one."""
+    """A simulation that calls the layers one by one."""
     check_rule(stop)
     if state and isinstance(stop, LogitMargin):
         raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")

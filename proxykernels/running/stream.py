@@ -325,7 +325,7 @@ class Stream:
         return logits_of(self.engine.plan, counts, state, past.steps.clamp(min=1), past.start)
 
     def _outputs(self) -> Tensor:
-        """Of a network of sigma-delta neurons, after the last step."""
+        """The outputs of a network of sigma-delta neurons after the last step."""
         op = self.engine.plan.last
         sums = read_sums(self.engine.plan, self._session, self.batch)
         return sums * op.scale.view(-1, *[1] * (len(op.shape) - 1))

@@ -21,7 +21,7 @@ from ..plan.library import PlanTally, Session
 from ..plan.operations import Shape
 from ..plan.plan import Plan
 
-# Of sigma-delta neurons, as simulate has it: of each layer z and a [N, P, C], under "" the last frame and the outputs.
+# The state of sigma-delta neurons in simulate: z and a [N, P, C] of each layer; under "" the last frame and outputs.
 State = dict[str, list[Tensor]]
 
 
@@ -78,8 +78,8 @@ class Past:
 
 
 class StreamState(dict[str, Any]):
-    """``stream.state``: layer name -> its states, float32 [N, ...], of several states [N, states, ...]. Of sigma-delta
-    neurons it is that of :func:`proxykernels.simulate`, two tensors a layer.
+    """``stream.state``: layer name -> its states, float32 [N, ...], of several states [N, states, ...]. For
+    sigma-delta neurons it is that of :func:`proxykernels.simulate`, two tensors a layer.
 
     ``stream.state = kept`` takes the stream back to where it was: outputs, counts, logits and steps too. Layers may be
     changed before: logits take nothing of that for input. :func:`proxykernels.simulate` takes it for its ``state``.
@@ -111,7 +111,7 @@ class StreamState(dict[str, Any]):
         return StreamState, (dict(self), {name: getattr(self, name) for name in StreamState.__annotations__})
 
     def of_simulate(self) -> dict[str, list[Tensor]]:
-        """The same as simulate has it, without counts and steps.
+        """The state in the form that simulate takes, without counts and steps.
 
         Raises:
             ValueError: sigma-delta neurons of some samples are at rest, where their biases are still to come.

@@ -1,7 +1,7 @@
 """Recurrent neurons as one function of autograd: forward and back a piece of steps at a time.
 
 Kept for the backward pass: what fire.py keeps, the layer's own spikes as bits, and the states before each piece. Going
-back, the currents of a piece are computed anew, and one kernel runs its steps forward and back
+back, the currents of a piece are computed again, and one kernel runs its steps forward and back
 (ops.recurrent_scan_backward). So no more than a piece of currents is ever in memory.
 """
 
