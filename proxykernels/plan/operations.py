@@ -107,7 +107,7 @@ class PlannedNeurons:
 
     @property
     def forgets(self) -> bool:
-        """Whether what they give in a step depends only on the currents of that step."""
+        """Whether the outputs of a step are its currents: readouts without memory."""
         model = MODELS[self.model]
         scalars = dict(zip(model.scalars, self.scalars, strict=True))
         leaky = model.channels == ("theta", "decay") and scalars.keys() <= {"v_reset", "v_rest"}
