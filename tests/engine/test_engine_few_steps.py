@@ -336,6 +336,7 @@ def traced(modules: str, given: str) -> tuple:
     return net, x, *trace(net, x)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("modules", BETWEEN)

@@ -384,6 +384,7 @@ def test_memory_of_real_values_is_bounded():
     assert equal(stream(x.expand(64, *x.shape)).dense()[:, 60:], some)
 
 
+@pytest.mark.slow
 def test_steps_of_few_samples_are_bounded():
     """A step of the sample takes more than an eighth of the memory: early exit asks after several segments."""
     net = held_in_real_values(64, 512)

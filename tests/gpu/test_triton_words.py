@@ -46,6 +46,7 @@ TYPES = [*PACKABLE]
 VALUES = {"channels first": (0, 1, 2, 3), "channels last": (0, 1, 3, 2), "steps last": (3, 2, 1, 0)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [*TYPES, torch.complex64], ids=str)
 @pytest.mark.parametrize("T, shape", [(5, (2, 3, 7)), (33, (1, 70, 45)), (4, (3, 600, 1)), (64, (1, 1, 1200))], ids=str)
 def test_unpack_to_any_type(generator, dtype, T, shape):
@@ -54,6 +55,7 @@ def test_unpack_to_any_type(generator, dtype, T, shape):
     assert found.dtype == dtype and found.is_contiguous() and equal(found, dense.to(dtype)) and dense.any()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("order", VALUES)
 @pytest.mark.parametrize("T, shape", [(5, (2, 3, 2, 7)), (33, (1, 40, 9, 5)), (2, (3, 600, 1, 1))], ids=str)

@@ -73,7 +73,8 @@ def test_sum_without_shortcuts_runs_in_one_pass(generator, monkeypatch):
     one_pass = "identity", "pointwise-stride", "same-stride", "pointwise-main", "dilation", "same-even", "linear"
     for name in (*one_pass, "identity-first", "linear-second", "same-even-second"):
         synapses, shapes = SUMS[name]
-        pk.FusedIFSum(*synapses)(tuple(pk.pack(spikes(3, 1, *shape, generator=generator)) for shape in shapes))
+        y = pk.FusedIFSum(*synapses)(tuple(pk.pack(spikes(3, 1, *shape, generator=generator)) for shape in shapes))
+        assert isinstance(y, pk.Spikes) and y.shape[:2] == (3, 1), name
 
 
 @pytest.mark.parametrize("name", ["identity", "linear", "upsampled"])

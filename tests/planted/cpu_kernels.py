@@ -6,27 +6,29 @@ CONV, ENGINE = "kernels/cpu/src/conv2d", "kernels/cpu/src/engine"
 NEURONS = "tests/cpu/test_neurons.py"
 MAX_RATE_POOL = "tests/cpu/test_sigma_delta_kernels.py"
 SUMS = "tests/cpu/test_sums.py"
+NEURONS_SOURCE = "kernels/cpu/src/neurons.h"
+SET_BITS = "kernels/cpu/src/set_bits.h"
+CPU_KERNELS_TESTS = "tests/cpu/test_cpu_kernels.py"
+MAX_RATE_POOL_SOURCE = "kernels/cpu/src/max_rate_pool.h"
+ROUNDING = "kernels/rounding.py"
+PLANS_TESTS = "tests/plan/test_plans.py"
 
 DEFECTS = {
     "step: the edge": Defect(
-        "kernels/cpu/src/neurons.h",
-        "const auto fires = h >= p.theta;",
-        "const auto fires = h - p.theta >= all<V>(1e-6f);",
+        NEURONS_SOURCE, "const auto fires = h >= p.theta;", "const auto fires = h - p.theta >= all<V>(1e-6f);"
     ),
     "leaky step: the rest": Defect(
-        "kernels/cpu/src/neurons.h", "p.decay * (v - p.v_rest) + current", "p.decay * v + current", NEURONS
+        NEURONS_SOURCE, "p.decay * (v - p.v_rest) + current", "p.decay * v + current", NEURONS
     ),
     "states: the next image's": Defect(
-        "kernels/cpu/src/neurons.h",
+        NEURONS_SOURCE,
         "(image * Model::states * n.P + pixel)",
         "(image * n.P + pixel + (Model::states - 1) * (image > 0))",
         NEURONS,
     ),
-    "start: that of each pixel": Defect("kernels/cpu/src/neurons.h", "pixel * n.start_pixel", "n.start_pixel", KERNELS),
-    "lists of spikes: more than half a word": Defect(
-        "kernels/cpu/src/set_bits.h", "if (count > 32) _mm512", "if (count > 40) _mm512"
-    ),
-    "lists of spikes: by bytes": Defect("kernels/cpu/src/set_bits.h", "first += 8 * scale) {", "first += 7 * scale) {"),
+    "start: that of each pixel": Defect(NEURONS_SOURCE, "pixel * n.start_pixel", "n.start_pixel", KERNELS),
+    "lists of spikes: more than half a word": Defect(SET_BITS, "if (count > 32) _mm512", "if (count > 40) _mm512"),
+    "lists of spikes: by bytes": Defect(SET_BITS, "first += 8 * scale) {", "first += 7 * scale) {"),
     "window lists: another image's row": Defect(
         f"{CONV}/window_lists.h", "(place.image - in.image) * in.rows + y - in.row;", "y - in.row;"
     ),
@@ -70,16 +72,16 @@ DEFECTS = {
         f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),
     "im2col: a window that ends in the next word": Defect(
-        f"{CONV}/im2col.h", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", "tests/cpu/test_cpu_kernels.py"
+        f"{CONV}/im2col.h", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", CPU_KERNELS_TESTS
     ),
     "im2col: bits of the next window": Defect(
-        f"{CONV}/im2col.h", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", "tests/cpu/test_cpu_kernels.py"
+        f"{CONV}/im2col.h", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", CPU_KERNELS_TESTS
     ),
     "im2col: a row of the image before": Defect(
         f"{CONV}/im2col.h",
         "for (int64_t i = 0; i < kept; i++)",
         "for (int64_t i = 1; i < kept; i++)",
-        "tests/cpu/test_cpu_kernels.py",
+        CPU_KERNELS_TESTS,
     ),
     "tiles: the joined digits": Defect(
         f"{CONV}/amx.h", "_mm512_slli_epi32(sum(digit + 1), 8)", "_mm512_slli_epi32(sum(digit + 1), 7)"
@@ -96,38 +98,35 @@ DEFECTS = {
         "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
     ),
     "max rate pool: a count of the last step": Defect(
-        "kernels/cpu/src/max_rate_pool.h",
+        MAX_RATE_POOL_SOURCE,
         "for (int64_t t = 0; t < T; t++) {\n            const uint32_t fired = load_block_bits(x + t * frame, bytes);",
         "for (int64_t t = 0; t < T - (T > 32); t++) {\n"
         "            const uint32_t fired = load_block_bits(x + t * frame, bytes);",
         MAX_RATE_POOL,
     ),
     "max rate pool: what was the highest before": Defect(
-        "kernels/cpu/src/max_rate_pool.h",
+        MAX_RATE_POOL_SOURCE,
         "highest.v[i] = greater(highest.v[i], counts[tap].v[i]);",
         "if (tap) highest.v[i] = greater(highest.v[i], counts[tap].v[i]);",
         MAX_RATE_POOL,
     ),
     "max rate pool: the image's last row": Defect(
-        "kernels/cpu/src/max_rate_pool.h",
+        MAX_RATE_POOL_SOURCE,
         "y < least(top + p.kernel_h, p.H)",
         "y < least(top + p.kernel_h, p.H - (p.padding_h > 0))",
         MAX_RATE_POOL,
     ),
     "rounding: the negative half": Defect(
-        "kernels/rounding.py", "torch.maximum(positive, total - positive)", "positive", "tests/plan/test_plans.py"
+        ROUNDING, "torch.maximum(positive, total - positive)", "positive", PLANS_TESTS
     ),
     "rounding on a CPU: the negative half": Defect(
         "kernels/cpu/src/rounding.h",
         "most(weights.positive, weights.all - weights.positive)",
         "weights.positive",
-        "tests/plan/test_plans.py",
+        PLANS_TESTS,
     ),
     "rounding: what rounding adds": Defect(
-        "kernels/rounding.py",
-        "self.largest_half - inputs / 2",
-        "self.largest_half - inputs / 4",
-        "tests/plan/test_plans.py",
+        ROUNDING, "self.largest_half - inputs / 2", "self.largest_half - inputs / 4", PLANS_TESTS
     ),
     "words: a partial byte": Defect(
         "kernels/cpu/src/packed_spikes.h",
@@ -136,10 +135,7 @@ DEFECTS = {
         "tests/spikes/test_spikes.py",
     ),
     "recurrent neurons: what fired last": Defect(
-        f"{ENGINE}/recurrent.cpp",
-        "memmove(memory.fired, fired, op.bytes());",
-        "",
-        "tests/cpu/test_neurons.py",
+        f"{ENGINE}/recurrent.cpp", "memmove(memory.fired, fired, op.bytes());", "", "tests/cpu/test_neurons.py"
     ),
     "recurrent neurons: the gradient that comes back": Defect(
         "kernels/cpu/src/recurrent/backward.h",

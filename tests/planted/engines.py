@@ -6,6 +6,8 @@ ENGINE = "kernels/cpu/src/engine"
 SCATTERED = "tests/engine/test_engine_scatter.py"
 MANY_STEPS = "tests/engine/test_engine_many_steps.py"
 ENGINE_KERNELS = "tests/engine/test_engine_kernels.py"
+ENGINE_FEW_STEPS_TESTS = "tests/engine/test_engine_few_steps.py"
+SLICED_WAY = "kernels/cpu/src/engine/sliced_way.h"
 
 DEFECTS = {
     "scattered spikes: a silent step of a leak too few": Defect(
@@ -51,23 +53,19 @@ DEFECTS = {
         "kernels/cpu/src/conv2d/weight_units.h",
         "half > largest_byte_sum",
         "half > 2 * largest_byte_sum",
-        "tests/engine/test_engine_few_steps.py",
+        ENGINE_FEW_STEPS_TESTS,
     ),
     "engine: rows that add nothing": Defect(
         "kernels/cpu/src/engine/rows_to_add.h",
         "j < most_group; j++) end[j]",
         "j < most_group - 2; j++) end[j]",
-        "tests/engine/test_engine_few_steps.py",
+        ENGINE_FEW_STEPS_TESTS,
     ),
-    "engine: inputs of a group": Defect(
-        "kernels/cpu/src/engine/sliced_way.h", "* (c.C_in / 8);", "* (c.C_in / 16);", ENGINE_KERNELS
-    ),
+    "engine: inputs of a group": Defect(SLICED_WAY, "* (c.C_in / 8);", "* (c.C_in / 16);", ENGINE_KERNELS),
     "engine: images of a long input": Defect(
         "kernels/cpu/src/work.h", "return c.x_image ? c.x_image :", "return c.x_image < 0 ? c.x_image :", ENGINE_KERNELS
     ),
-    "engine: additions by one of several parts": Defect(
-        "kernels/cpu/src/engine/sliced_way.h", "(!first || parts > 1)", "!first", ENGINE_KERNELS
-    ),
+    "engine: additions by one of several parts": Defect(SLICED_WAY, "(!first || parts > 1)", "!first", ENGINE_KERNELS),
     "recurrent neurons of an engine: rows of the last block": Defect(
         f"{ENGINE}/recurrent.cpp", "w.block(b), list,", "w.block(b > 0), list,", "tests/plan/test_quantize.py"
     ),

@@ -2,6 +2,17 @@
 
 from planted.defect import Defect
 
+STATEFUL_LAYER = "proxykernels/running/stateful_layer.py"
+SNAPSHOT = "proxykernels/running/snapshot.py"
+KEPT_PLANS_TESTS = "tests/running/test_kept_plans.py"
+FOLLOWED_FORWARDS_TESTS = "tests/running/test_followed_forwards.py"
+SYNAPSES = "proxykernels/layers/synapses.py"
+SYNAPSES_TESTS = "tests/layers/test_synapses.py"
+TWIN = "proxykernels/training/twin.py"
+PROXY_MODES_TESTS = "tests/training/test_proxy_modes.py"
+VIEWED_GRAPH = "proxykernels/conversion/relu/viewed_graph.py"
+CONVERT_TESTS = "tests/conversion/relu/test_convert.py"
+
 DEFECTS = {
     "unfused: chunks": Defect(
         "kernels/unfused.py",
@@ -13,10 +24,7 @@ DEFECTS = {
         "kernels/weight_cache.py", "known[key][0] != ", "False and known[key][0] != ", "tests/cpu"
     ),
     "simulation: samples in order": Defect(
-        "proxykernels/running/stateful_layer.py",
-        "torch.cat(indices).argsort()",
-        "torch.cat(indices)",
-        "tests/running/test_anytime.py",
+        STATEFUL_LAYER, "torch.cat(indices).argsort()", "torch.cat(indices)", "tests/running/test_anytime.py"
     ),
     "functional: the state": Defect(
         "proxykernels/spikes/storage.py", "(v.float(),", "(v.float().relu(),", "tests/cpu/test_exactness.py"
@@ -31,100 +39,80 @@ DEFECTS = {
         "proxykernels/layers/attributes.py", 'self.__dict__.pop("_made", None)', "pass", "tests/calls/test_hops.py"
     ),
     "plans: tensors that are read in another order": Defect(
-        "proxykernels/running/snapshot.py",
-        "Tensor.data_ptr, Tensor.stride, attrgetter",
-        "Tensor.data_ptr, attrgetter",
-        "tests/running/test_kept_plans.py",
+        SNAPSHOT, "Tensor.data_ptr, Tensor.stride, attrgetter", "Tensor.data_ptr, attrgetter", KEPT_PLANS_TESTS
     ),
     "plans: modules in another order": Defect(
-        "proxykernels/running/snapshot.py",
+        SNAPSHOT,
         "or [*map(tuple, dicts)] != self._keys",
         "or [*map(len, dicts)] != [*map(len, self._keys)]",
-        "tests/running/test_kept_plans.py",
+        KEPT_PLANS_TESTS,
     ),
     "plans: the end of a tensor is not hashed": Defect(
         "proxykernels/plan/library.py",
         "min(PIECE, size - at)) for start",
         "min(PIECE, size - at - 4)) for start",
-        "tests/running/test_kept_plans.py",
+        KEPT_PLANS_TESTS,
     ),
     "plans: forward passes of a former call": Defect(
         "proxykernels/running/planned.py",
         "or found[0] != weights or not alike:",
         "or found[0] != weights:",
-        "tests/running/test_followed_forwards.py",
+        FOLLOWED_FORWARDS_TESTS,
     ),
     "plans: attributes that only a forward pass reads": Defect(
-        "proxykernels/running/snapshot.py",
-        "(self._follow(thing) or self._all)",
-        "self._follow(thing)",
-        "tests/running/test_followed_forwards.py",
+        SNAPSHOT, "(self._follow(thing) or self._all)", "self._follow(thing)", FOLLOWED_FORWARDS_TESTS
     ),
     "plans: factors of a sum": Defect(
         "proxykernels/plan/followed_functions.py",
         "((value, alpha * factor) for value, factor in parts_of(other))",
         "((value, factor) for value, factor in parts_of(other))",
-        "tests/running/test_followed_forwards.py",
+        FOLLOWED_FORWARDS_TESTS,
     ),
     "synapses: paddings swapped": Defect(
-        "proxykernels/layers/synapses.py",
-        "((0, *padding[2:]), (1, *padding[:2]))",
-        "((0, *padding[:2]), (1, *padding[2:]))",
-        "tests/layers/test_synapses.py",
+        SYNAPSES, "((0, *padding[2:]), (1, *padding[:2]))", "((0, *padding[:2]), (1, *padding[2:]))", SYNAPSES_TESTS
     ),
     "synapses: the tap of a dilation": Defect(
-        "proxykernels/layers/synapses.py",
+        SYNAPSES,
         "torch.arange(kernel, device=heap.CPU) * dilation",
         "torch.arange(kernel, device=heap.CPU)",
-        "tests/layers/test_synapses.py",
+        SYNAPSES_TESTS,
     ),
     "simulation: a chunk's start": Defect(
-        "proxykernels/running/stateful_layer.py",
+        STATEFUL_LAYER,
         "[start : start + len(x)]",
         "[0 : len(x)]",
         "tests/running/test_simulate.py tests/running/test_anytime.py",
     ),
     "training: clipping": Defect(
-        "proxykernels/training/twin.py",
+        TWIN,
         "F.hardtanh(current, 0.0, theta)",
         "F.relu(current)",
         "tests/training/test_proxy.py tests/training/test_proxy_modes.py",
     ),
-    "training: outputs below zero": Defect(
-        "proxykernels/training/twin.py", "(y < 0) & (gradient > 0)", "y < 0", "tests/training/test_proxy.py"
-    ),
+    "training: outputs below zero": Defect(TWIN, "(y < 0) & (gradient > 0)", "y < 0", "tests/training/test_proxy.py"),
     "training: a silent layer's passes": Defect(
         "proxykernels/training/watch.py",
         "self._silent[name] + 1 for name in silent",
         "1 for name in silent",
-        "tests/training/test_proxy_modes.py",
+        PROXY_MODES_TESTS,
     ),
     "training: unknown neurons": Defect(
-        "proxykernels/training/twin.py",
-        "type(neuron) not in KNOWN",
-        "not isinstance(neuron, KNOWN)",
-        "tests/training/test_proxy_modes.py",
+        TWIN, "type(neuron) not in KNOWN", "not isinstance(neuron, KNOWN)", PROXY_MODES_TESTS
     ),
     "conversion: a shift beside padding": Defect(
-        "proxykernels/conversion/relu/viewed_graph.py",
-        "not pads or not affine.shift.any()",
-        "True",
-        "tests/conversion/relu/test_convert.py",
+        VIEWED_GRAPH, "not pads or not affine.shift.any()", "True", CONVERT_TESTS
     ),
     "conversion: a maximum of negative factors": Defect(
-        "proxykernels/conversion/relu/viewed_graph.py",
-        "(affine.factor >= 0).all()",
-        "(affine.factor >= 0).any()",
-        "tests/conversion/relu/test_convert.py",
+        VIEWED_GRAPH, "(affine.factor >= 0).all()", "(affine.factor >= 0).any()", CONVERT_TESTS
     ),
     "conversion: pooling of rates": Defect(
         "proxykernels/conversion/graph/fx_graph.py",
         "rewrites.MAX_RATE_POOLS if x.binary else rewrites.RUNNING_MAX_POOLS",
         "rewrites.MAX_POOLS if x.binary else rewrites.RUNNING_MAX_POOLS",
-        "tests/conversion/relu/test_convert.py",
+        CONVERT_TESTS,
     ),
     "conversion: shuffled channels": Defect(
-        "proxykernels/conversion/relu/viewed_graph.py",
+        VIEWED_GRAPH,
         "layers.Channels(channels)",
         "layers.Channels(channels.sort().values)",
         "tests/conversion/relu/test_convert_graphs.py",

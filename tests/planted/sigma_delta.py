@@ -4,6 +4,9 @@ from planted.defect import Defect
 
 SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
 SIGMA_DELTA_ENGINES = "tests/engine/test_engine_sigma_delta.py"
+MAXIMUM = "kernels/cpu/src/sigma_delta/maximum.cpp"
+CHANGES = "kernels/cpu/src/engine/changes.h"
+SIGMA_DELTA_TESTS = "tests/running/test_sigma_delta.py"
 
 DEFECTS = {
     "sigma-delta: states go on": Defect(
@@ -15,17 +18,15 @@ DEFECTS = {
     "sigma-delta: a bias at each step": Defect(
         "kernels/cpu/src/sigma_delta/senders.h", "t || !s.bias", "!s.bias", SIGMA_DELTA
     ),
-    "sigma-delta maxima: of this step alone": Defect(
-        "kernels/cpu/src/sigma_delta/maximum.cpp", "        last = most;", "", SIGMA_DELTA
-    ),
+    "sigma-delta maxima: of this step alone": Defect(MAXIMUM, "        last = most;", "", SIGMA_DELTA),
     "sigma-delta maxima: neurons start anew": Defect(
-        "kernels/cpu/src/sigma_delta/maximum.cpp", "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
+        MAXIMUM, "        if (kept) store_block(kept, neurons.a, n);", "", SIGMA_DELTA
     ),
     "sigma-delta engines: neurons that have not settled": Defect(
-        "kernels/cpu/src/engine/changes.h", "    if (restless) memcpy", "    if (false) memcpy", SIGMA_DELTA_ENGINES
+        CHANGES, "    if (restless) memcpy", "    if (false) memcpy", SIGMA_DELTA_ENGINES
     ),
     "sigma-delta engines: pixels beside those that change": Defect(
-        "kernels/cpu/src/engine/changes.h", "row[w.padding_w + x] |=", "row[x] |=", SIGMA_DELTA_ENGINES
+        CHANGES, "row[w.padding_w + x] |=", "row[x] |=", SIGMA_DELTA_ENGINES
     ),
     "sigma-delta engines: states of samples that go on": Defect(
         "kernels/cpu/src/engine/memory.h",
@@ -43,18 +44,15 @@ DEFECTS = {
         "proxykernels/layers/sigma_delta_neurons.py",
         "0.0 if self.rectifies else",
         "0.0 if True else",
-        "tests/running/test_sigma_delta.py",
+        SIGMA_DELTA_TESTS,
     ),
     "sigma-delta: samples that have stopped": Defect(
-        "proxykernels/running/sigma_delta_layers.py",
-        "self.index = self.index[~decided]",
-        "pass",
-        "tests/running/test_sigma_delta.py",
+        "proxykernels/running/sigma_delta_layers.py", "self.index = self.index[~decided]", "pass", SIGMA_DELTA_TESTS
     ),
     "sigma-delta: inputs between the windows of a pooling": Defect(
-        "kernels/cpu/src/engine/changes.h",
+        CHANGES,
         "if (maxima && keeps && s.T_in) add_up_inputs",
         "if (count && maxima && keeps && s.T_in) add_up_inputs",
-        "tests/running/test_sigma_delta.py",
+        SIGMA_DELTA_TESTS,
     ),
 }
