@@ -114,30 +114,6 @@ def test_an_operator_compiles(generator):
         assert equal(actual, expected)
 
 
-LAYERS = [  # from the ground up; a folder stands where all of its files stand
-    "_version",
-    "kernels",
-    "spikes",
-    "checks",
-    "surrogates",
-    "neurons",
-    "encode",
-    "calls",
-    "functional",
-    "layers",
-    "sequences",
-    "plan",
-    "running",
-    "network",
-    "_loadable",
-    "stop",
-    "training",
-    "conversion",
-    "plot",
-    "samples",
-]
-
-
 @cache
 def modules() -> dict[tuple[str, ...], Path]:
     """Every module of the package by its path within it: ("kernels", "cpu", "abi")."""
@@ -156,14 +132,6 @@ def imported(module: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         if isinstance(node, ast.ImportFrom) and node.level:
             names = [node.module.split(".")] if node.module else [[alias.name] for alias in node.names]
             yield from ((*module[: len(module) - node.level], *name) for name in names)
-
-
-@pytest.mark.parametrize("module", sorted(modules()), ids="/".join)
-def test_imports_run_downward(module):
-    for target in imported(module):
-        assert module[0] != "kernels" or target[0] == "kernels", f"{module} imports {target}"
-        if module[0] != target[0]:
-            assert LAYERS.index(target[0]) < LAYERS.index(module[0]), f"{module} imports {target}"
 
 
 def test_no_files_of_a_folder_import_each_other():
