@@ -83,6 +83,7 @@ def test_the_oracle(layer, rate, T, N, target):
     check(network(layer), given(layer, T, N, rate), target)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("rate", [0.05, 0.9])
 @pytest.mark.parametrize("layer", LAYERS)
@@ -98,6 +99,7 @@ def test_an_input_of_several_segments(layer, rate, target):
     check(net, 2 * given(layer, 70, 2, rate), target)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("T", [8, 64, 70])
 @pytest.mark.parametrize("layer", LAYERS)

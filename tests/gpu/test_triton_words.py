@@ -70,6 +70,7 @@ def test_pack_and_look(generator, dtype, order, T, shape):
     assert binary and finite and equal(words, words_over_time(dense.flatten(3))) and words.any()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "dtype, value, binary, finite",
     [(torch.float32, -0.0, True, True), (torch.float16, -0.0, True, True), (torch.float32, -1.0, False, True)]
