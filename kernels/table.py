@@ -101,6 +101,15 @@ class Way(StrEnum):
     PIXEL_TILES = "pixel tiles"
 
 
+class Runner(IntEnum):
+    """Who runs a call of a layer: its plan; its plan, once windows of few channels are gathered into pixels; or torch's
+    convolution, step by step, where most inputs fire."""
+
+    PLAN = 0
+    GATHERED_PLAN = 1
+    TORCH = 2
+
+
 class InputKind(IntEnum):
     """Kinds of a plan's input: packed spikes, values that are the same at each step, values of each step."""
 
@@ -266,6 +275,7 @@ namespace engine {{
 enum : int64_t {{ PK_KINDS(KIND) }};
 #undef KIND
 enum : int64_t {{ {", ".join(f"By{_camel(way)}" for way in Way)} }};  // how neurons are run
+enum : int64_t {{ {", ".join(f"By{_camel(runner)}" for runner in Runner)} }};  // who runs a call of a layer
 enum : int64_t {{ {", ".join(map(_camel, InputKind))} }};  // kinds of inputs
 enum : int64_t {{ {", ".join(map(_camel, Outcome))} }};  // of a run
 constexpr int64_t tallies = {TALLIES};  // numbers that are counted of an operation

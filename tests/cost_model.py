@@ -23,7 +23,7 @@ class Layer(NamedTuple):
 
     def for_library(self) -> Any:
         _, C_in, *kernel = self.weight
-        return declared.Layer(self.T, *self.neurons, *self.size, C_in, *kernel, self.padding[1], *self.dilation)
+        return declared.ConvSizes(self.T, *self.neurons, *self.size, C_in, *kernel, self.padding[1], *self.dilation)
 
 
 @cache

@@ -25,8 +25,8 @@ def build(folder: str | Path, compiler: str = "c++") -> Path:
     program = Path(folder, "other_machine")
     flags = [*sources.FLAGS, *sources.OPENMP[0][0], "-static-libstdc++"]
     flags += [f"-I{sources.FOLDER}", "-DPK_TARGET=portable", "-pthread"]
-    names = "cost_model", "lines", *sources.KERNELS, *sources.TASKS, *sources.ENGINE
-    files = [*(str(sources.FOLDER / f"{name}.cpp") for name in names), str(sources.LIBRARY / "layer.cpp"), str(PROGRAM)]
+    names = "cost_model", *sources.KERNELS, *sources.TASKS, *sources.ENGINE
+    files = [*(str(sources.FOLDER / f"{name}.cpp") for name in names), str(PROGRAM)]
     subprocess.run([*shlex.split(compiler), *flags, *files, "-o", str(program)], check=True)
     return program
 

@@ -1,8 +1,7 @@
 """Convolutions with neurons: of spikes by a plan of one operation, or by torch where most inputs fire."""
 
-from ctypes import byref
-from functools import lru_cache
 from math import inf, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,21 +10,18 @@ from .. import heap, unfused
 from ..neuron_models import current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
-from ..table import InputKind
+from ..table import InputKind, Runner
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from ..weight_layouts import is_finite, refuse_infinite
-from . import abi, im2col
-from .layer_plans import MOST_KEPT, LayerPlans, dense_rate
+from . import abi
+from .layer_plans import MOST_KEPT, LayerPlans, described
 from .weight_packing import BLOCK, pack_columns, padded, start_for_library
 
-# Kernels that sum slices of weights (src/engine/convolution.h, run.h): their least and most steps, and the least
-# samples * pixels * steps of a segment.
-LEAST_STEPS, MOST_STEPS, LEAST_USES = 8, 64, 256
 MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which reads all weights for each pixel
 DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")
 ONE_PIXEL = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation of a 1x1 kernel
-dense_rate = lru_cache(1024)(dense_rate)
+FORCED = {"dense": Runner.TORCH, "im2col": Runner.GATHERED_PLAN, "plan": Runner.PLAN, None: None}
 
 
 class Convolutions:
@@ -54,30 +50,30 @@ class Convolutions:
         return self._table.fingerprint(values.data_ptr(), values.numel() * values.element_size())
 
     def if_conv2d(
-        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, shortcut: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups,
+        shortcut: Tensor | None = None, periodic: bool = False,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
 
-        ``shortcut``: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their neuron's current.
+        ``shortcut``: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their neuron's current. ``periodic``:
+        whether all inputs fire periodically from rest.
         """
-        window = stride, padding, dilation
-        if self._is_dense(words, T, size, weight, v, window, groups):
-            note(DENSE)
+        layer = words, T, size, weight, bias, v, neuron, (stride, padding, dilation), groups
+        found = self._run_plan(*layer, shortcut, periodic=periodic)
+        if found is None:
             with recording():  # hides the choices for its parts
-                return unfused.if_conv2d(self, words, T, size, weight, bias, v, neuron, *window, groups, shortcut)
-        if shortcut is not None:
-            shortcut = shortcut.contiguous()
-        return self._run_plan(words, T, size, weight, bias, v, neuron, window, groups, shortcut=shortcut)
+                return unfused.if_conv2d(self, *layer[:7], stride, padding, dilation, groups, shortcut)
+        return found
 
-    def conv2d_currents(self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups) -> Tensor:
+    def conv2d_currents(
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, periodic: bool = False
+    ) -> Tensor:
         """Only the currents, [T, N, P_out, C_out]."""
-        window = stride, padding, dilation
-        if self._is_dense(words, T, size, weight, v, window, groups):
-            note(DENSE)
+        currents, window = heap.empty(T, v.shape[0], *v.shape[-2:]), (stride, padding, dilation)
+        layer = words, T, size, weight, bias, v, neuron, window, groups
+        if self._run_plan(*layer, currents=currents, periodic=periodic) is None:
             with recording():
                 return unfused.conv2d_currents(self, words, T, len(v), size, weight, bias, *window, groups)
-        currents = heap.empty(T, v.shape[0], *v.shape[-2:])
-        self._run_plan(words, T, size, weight, bias, v, neuron, window, groups, currents=currents)
         return currents
 
     def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
@@ -88,55 +84,41 @@ class Convolutions:
         return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
 
     def _run_plan(
-        self, words, T, size, weight, bias, v, neuron, window, groups, *,
-        shortcut: Tensor | None = None, currents: Tensor | None = None, periodic: bool = False,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Spikes and states by the plan of a layer. ``currents`` [T, N, P_out, C_out]: if given, written as well.
-        ``periodic``: whether all inputs fire periodically from rest."""
+        self, words, T, size, weight, bias, v, neuron, window, groups, shortcut: Tensor | None = None, *,
+        currents: Tensor | None = None, periodic: bool = False,
+    ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+        """Spikes and states by the plan of a layer; None: torch's convolution is faster.
+
+        ``currents`` [T, N, P_out, C_out]: if given, written as well.
+        """
         neurons, spikes, after, held = start_for_library(T, v, neuron)
         words, size, window = words.contiguous(), tuple(size), tuple(map(tuple, window))
-        if currents is not None:
-            neurons.currents = currents.data_ptr()
-        few = weight.shape[1] <= im2col.MOST_CHANNELS and groups == 1 and not periodic
-        gathers = few and self._gathers(T, neurons.N * neurons.P, weight, window)
+        conv = described(neurons, size, weight.shape, window, groups)
+        conv.x = words.data_ptr()
+        choice = self._plans.choice(conv, FORCED[self._forced], periodic)
+        if choice.runner == Runner.TORCH:
+            note(DENSE)
+            return None
+        gathers = choice.runner == Runner.GATHERED_PLAN
         if gathers:
             note(IM2COL)
-            words = im2col.gather(self._table, words, neurons, size, weight.shape, window)
-            size, window, groups = output_size(size, weight.shape[2:], *window), ONE_PIXEL, 1
-        enough = T >= LEAST_STEPS or groups > 1 or periodic
-        uses = neurons.N * neurons.P * min(T, MOST_STEPS) if enough else 0
-        extra = shortcut is not None, periodic, neurons.P > 1 and uses >= LEAST_USES
+            words = gather(self._table, words, conv)
+            size, window = output_size(size, weight.shape[2:], *window), ONE_PIXEL
+        if currents is not None:
+            neurons.currents = currents.data_ptr()
+        if shortcut is not None:
+            shortcut = shortcut.contiguous()
+        extra = shortcut is not None, periodic, bool(choice.is_long)
 
         def make(weight: Tensor, bias: Tensor | None):
-            weight = im2col.gathered(weight) if gathers else weight
-            return self._plans.conv2d(neurons, size, weight, bias, window, groups, *extra)
+            weight = gathered(weight) if gathers else weight
+            return self._plans.conv2d(neuron, size, weight, bias, window, groups, *extra)
 
-        alike = self._plans.thresholds(byref(neurons.neuron), neurons.C)
-        key = "plan", neuron.model, alike, size, window, groups, extra, gathers
+        key = "plan", neuron.model, choice.thresholds, size, window, groups, extra, gathers
         plan = self._packed.get(key, make, weight, bias, most=MOST_KEPT)
         plan.run(words, InputKind.PACKED_SPIKES, neurons, shortcut)
         del held  # the memory behind the pointers lived until here
         return spikes, after
-
-    def _gathers(self, T: int, pixels: int, weight: Tensor, window: tuple) -> bool:
-        """Whether windows of few channels are gathered first."""
-        if not im2col.is_possible(weight.shape, window[2], T * pixels):
-            return False
-        return self._forced == "im2col" or im2col.pays(weight.shape, T)
-
-    def _is_dense(self, words: Tensor, T: int, size, weight: Tensor, v: Tensor, window: tuple, groups: int) -> bool:
-        """Whether torch's convolution is faster, by the cost model and the rate of a few pixels. It also takes images
-        without pixels."""
-        if self._forced or groups > 1 or 0 in size:
-            return self._forced == "dense" or 0 in size
-        sizes = T, (v.shape[0], *v.shape[-2:]), tuple(size), weight.shape, tuple(map(tuple, window))
-        least = dense_rate(*sizes, self._plans.target)
-        if least >= 1:
-            return False
-        words = words if words.stride(3) == 1 else words.contiguous()
-        sample = abi.Sample(words.data_ptr(), *words.shape[:3], weight.shape[1], *words.stride()[:3])
-        self._table.sample_rates(sample)
-        return sample.rows > least
 
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF; 1x1 convolutions take one pass."""
@@ -177,3 +159,22 @@ def _padded_bias(bias: Tensor | None, C: int) -> Tensor:
     if not is_finite(bias):
         refuse_infinite("bias", bias)
     return padded(bias, 0.0)
+
+
+# Convolutions with few channels as 1x1 convolutions. A byte of packed spikes holds eight channels: a window of 7 x 7
+# pixels with two or three channels has 49 bytes that are mostly empty, and the kernels visit each. Gathered into one
+# pixel, it has 13 or 19 full bytes.
+
+
+def gather(table: abi.Kernels, words: Tensor, conv: Any) -> Tensor:
+    """The windows [N, T, P, bytes] of contiguous spikes [N, T, H * W, 1]; ``conv``: an abi.Conv2d of them."""
+    neurons = conv.neurons
+    bits = conv.kernel_h * conv.kernel_w * conv.C_in
+    windows = heap.empty(neurons.N, neurons.T, neurons.P, -(-bits // 8), dtype=torch.uint8)
+    table.im2col(conv, windows.data_ptr())
+    return windows
+
+
+def gathered(weight: Tensor) -> Tensor:
+    """Weights [C_out, C_in, h, w] of the 1x1 convolution of gathered windows."""
+    return weight.permute(0, 2, 3, 1).flatten(1)[:, :, None, None].contiguous()

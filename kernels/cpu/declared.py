@@ -86,7 +86,7 @@ class Events(Structure):
      ("numerator", c_int64), ("denominator", c_int64), ("T", c_int64), ("H", c_int64), ("W", c_int64), ("spikes",
      c_void_p)]
 
-class Layer(Structure):
+class ConvSizes(Structure):
     _fields_ = [("T", c_int64), ("N", c_int64), ("P", c_int64), ("C", c_int64), ("H", c_int64), ("W", c_int64), ("C_in",
      c_int64), ("kernel_h", c_int64), ("kernel_w", c_int64), ("padding_w", c_int64), ("dilation_h", c_int64),
      ("dilation_w", c_int64)]
@@ -124,11 +124,11 @@ class Machine(Structure):
      c_int64)]
 
 class Model(Structure):
-    _fields_ = [("machines", Machine * 2), ("count", CFUNCTYPE(None, POINTER(Layer), c_double, c_int64, c_int64,
-     POINTER(Work))), ("cycles", CFUNCTYPE(None, POINTER(Layer), c_double, c_int64, c_int64, POINTER(Cycles))), ("join",
-     CFUNCTYPE(c_int64, c_int64, c_int64, c_int64))]
+    _fields_ = [("machines", Machine * 2), ("count", CFUNCTYPE(None, POINTER(ConvSizes), c_double, c_int64, c_int64,
+     POINTER(Work))), ("cycles", CFUNCTYPE(None, POINTER(ConvSizes), c_double, c_int64, c_int64, POINTER(Cycles))),
+     ("join", CFUNCTYPE(c_int64, c_int64, c_int64, c_int64))]
 
-class Line(Structure):
+class Cost(Structure):
     _fields_ = [("silent", c_double), ("busy", c_double)]
 
 class Kept(Structure):
@@ -162,6 +162,9 @@ class Piece(Structure):
 
 class Handed(Structure):
     _fields_ = [("name", c_char_p), ("data", c_void_p), ("type", c_int64), ("dims", c_int64), ("shape", c_int64 * 4)]
+
+class LayerChoice(Structure):
+    _fields_ = [("runner", c_int64), ("is_long", c_int64), ("thresholds", c_int64)]
 
 class Functions(Structure):
     _fields_ = [("make_plan", CFUNCTYPE(c_void_p, c_void_p, c_int64)), ("free_plan", CFUNCTYPE(None, c_void_p)),

@@ -49,15 +49,14 @@ class PeriodicSpikes(Convolutions):
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
     ) -> Tensor:
         """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
-        currents, words = heap.empty(T, v.shape[0], *v.shape[-2:]), self.expand_periods(periods, start, T)
-        layer = words, T, size, weight, bias, v, neuron, (stride, padding, dilation), 1
-        self._run_plan(*layer, currents=currents, periodic=not start)
-        return currents
+        words = self.expand_periods(periods, start, T)
+        layer = words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1
+        return self.conv2d_currents(*layer, periodic=not start)
 
     def if_period_conv2d(
         self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
     ) -> tuple[Tensor, Tensor]:
         """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
         words = self.expand_periods(periods, start, T)
-        layer = words, T, size, weight, bias, v, neuron, (stride, padding, dilation), 1
-        return self._run_plan(*layer, periodic=not start)
+        layer = words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1
+        return self.if_conv2d(*layer, periodic=not start)

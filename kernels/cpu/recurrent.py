@@ -30,7 +30,7 @@ class Recurrences:
         note(ROWS)
         current, time_stride = _steps(current)
         neurons, words, last, held = start_for_library(len(current), v, neuron)
-        make, key = partial(self._plans.recurrent, neurons), ("plan", neuron.model)
+        make, key = partial(self._plans.recurrent, neuron), ("plan", neuron.model)
         plan = self._packed.get(key, make, recurrent, name="recurrent_weight", most=MOST_KEPT)
         plan.run(current, InputKind.VALUES if time_stride else InputKind.HELD_VALUES, neurons)
         del held  # the memory behind the pointers lived until here

@@ -5,7 +5,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "src"
 # Compiled once.
-COMMON = ("dispatch", "cost_model", "lines")
+COMMON = ("dispatch", "cost_model")
 # Compiled for each instruction set: kernels of layers called one by one, with OpenMP; the engine, which has its own
 # threads; and tasks of both, which know nothing of threads.
 KERNELS = ("gradients", "scans", "spikes", "target", "sigma_delta")
@@ -26,7 +26,7 @@ ENGINE = (
     "engine/target",
     "engine/pools_and_moves",
     "engine/recurrent",
-    "engine/changes",
+    "engine/sigma_delta",
 )
 # The engine's interface for programs without Python, once for all instruction sets.
 LIBRARY = FOLDER.parent / "c"

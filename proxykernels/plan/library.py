@@ -8,20 +8,17 @@ from ctypes import c_int64
 from threading import get_ident, main_thread
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-import torch
 from torch import Tensor
 
 from ..kernels.cpu import abi, compiled
-from ..kernels.cpu.declared import Handed, Kept, Piece, Run, Sizes
+from ..kernels.cpu.declared import Kept, Piece, Run, Sizes
 from ..kernels.cpu.declared import Readout as CReadout
-from ..kernels.cpu.engine import load
+from ..kernels.cpu.engine import C_NO_MEMORY, Error, load, made_plan
 from ..kernels.table import TALLIES, Outcome, Way
 from .description import described
 from .plan import Plan, Readout
 from .written import Written
 
-C_NO_MEMORY = 4  # PK_NO_MEMORY, a pk_status
-TYPES = torch.float32, torch.int64  # of a plan's tensors, in the order of Type in kernels/cpu/c/tensors.h
 PIECE = 1 << 18  # bytes that a thread hashes at a time
 STOP, QUESTION = ({name: of for name, of, *_ in Run._fields_}[name] for name in ("stop", "may_go_on"))
 _main = [main_thread().ident]
@@ -52,12 +49,6 @@ def readout_for(readout: Readout, C: int, pixels: int) -> Any:
     return CReadout(threshold.data_ptr(), start.data_ptr(), scale.data_ptr(), C, pixels, lowest, highest)
 
 
-class _Error(ctypes.Structure):
-    """pk_error of kernels/cpu/c/include/proxykernels.h."""
-
-    _fields_ = [("status", ctypes.c_int32), ("sentence", ctypes.c_char * 512)]
-
-
 def problem_of_file(content: bytes) -> str | None:
     """Why the bytes of a file are no engine's, in a sentence on "the file"; None: they are one's.
 
@@ -67,8 +58,8 @@ def problem_of_file(content: bytes) -> str | None:
         MemoryError: there is too little of it.
     """
     load()  # or says why there is no library
-    check, error = compiled.opened(abi.LIBRARY).proxykernels_check_file, _Error()
-    check.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(_Error)]
+    check, error = compiled.opened(abi.LIBRARY).proxykernels_check_file, Error()
+    check.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(Error)]
     if check(content, len(content), error) == C_NO_MEMORY:
         raise MemoryError(error.sentence.decode())
     return error.sentence.decode() or None
@@ -97,23 +88,14 @@ class Compiled:
 
 
 def _made(plan: Plan, target: str) -> ctypes.c_void_p:
-    """A plan of the library, which copies what it is handed: the description of a file, and tensors where they lie."""
-    text, tensors = described(plan)
-    handed = (Handed * len(tensors))()
-    for to, (name, tensor) in zip(handed, tensors.items(), strict=True):
-        to.name, to.data = name.encode(), tensor.data_ptr()
-        to.type, to.dims = TYPES.index(tensor.dtype), tensor.ndim
-        to.shape[: tensor.ndim] = tensor.shape
-    make, made, error = compiled.opened(abi.LIBRARY).proxykernels_make_plan, ctypes.c_void_p(), _Error()
-    status = make(text.encode(), handed, c_int64(len(handed)), target.encode(), ctypes.byref(made), ctypes.byref(error))
-    if status == C_NO_MEMORY:
+    """A plan of the library."""
+    made = made_plan(*described(plan), target)
+    if made is None:
         plain = sum(weight.nbytes for op in plan.operations for weight in op.weights)
         raise MemoryError(
             f"there is no memory to pack the {plain / 2**30:.3g} GiB of the network's weights; free some, or "
             "take a smaller network"
         )
-    if status:  # what made the plan is wrong, and no caller
-        raise RuntimeError(error.sentence.decode())
     return made
 
 

@@ -11,7 +11,7 @@ from proxykernels.kernels.cpu import sources
 
 STEPS = 64  # line_steps of src/engine/engine.h
 KERNELS = "events", "shorts", "bytes", "lookup"  # the first lines
-PROGRAM = Path(__file__).parents[1] / "cpu" / "lines.cpp"
+PROGRAM = Path(__file__).parents[1] / "cpu" / "kernel_costs.cpp"
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not inst
 @pytest.fixture(scope="module")
 def lines_of(tmp_path_factory):
     """A function of C, C_in, groups and tiles: the groups that are joined, and the lines."""
-    program = tmp_path_factory.mktemp("lines") / "lines"
-    files = [PROGRAM, sources.FOLDER / "lines.cpp", sources.FOLDER / "cost_model.cpp"]
+    program = tmp_path_factory.mktemp("costs") / "costs"
+    files = [PROGRAM, sources.FOLDER / "cost_model.cpp"]
     subprocess.run(["g++", "-std=c++17", "-O1", f"-I{sources.FOLDER}", *files, "-o", program], check=True)
 
     def lines(*numbers: int) -> tuple[int, list[tuple[float, ...]]]:

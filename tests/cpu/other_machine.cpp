@@ -8,6 +8,22 @@
 
 namespace {
 
+// The plan of a layer, as a description of it gives one.
+engine::Plan* plan_of(const Conv2d& c, bool has_shortcut, bool is_long) {
+    engine::Window reads[2];
+    engine::Window& w = reads[0];
+    w.kernel_h = c.kernel_h, w.kernel_w = c.kernel_w, w.stride_h = c.stride_h, w.stride_w = c.stride_w;
+    w.padding_h = c.padding_h, w.padding_w = c.padding_w, w.dilation_h = c.dilation_h, w.dilation_w = c.dilation_w;
+    w.groups = c.groups, w.weight = (const float*)c.weight;
+    reads[1].slot = 2;
+    engine::Operation op;
+    op.kind = engine::Fire, op.reads = reads, op.count = 1 + has_shortcut, op.has_neurons = true;
+    op.C = c.neurons.C, op.H = c.neurons.P / c.W_out, op.W = c.W_out;
+    op.neurons.model = c.neurons.neuron.model, op.neurons.channels = c.neurons.neuron.channels, op.neurons.bias = c.bias;
+    const engine::Description described{{c.C_in, c.H, c.W, true, false, is_long}, 24, &op, 1};
+    return functions->make_plan(&described, false);
+}
+
 // One convolution by a plan: "floats", "shorts" and "bytes" by the rows that its weights fit, or "depthwise".
 void convolve(const std::string& kernel) {
     const bool depthwise = kernel == "depthwise";
@@ -49,7 +65,7 @@ void convolve(const std::string& kernel) {
     c.C_in = g.C_in, c.H = g.H, c.W = g.W, c.W_out = g.out[1];
     c.kernel_h = g.kernel[0], c.kernel_w = g.kernel[1], c.stride_h = g.stride[0], c.stride_w = g.stride[1];
     c.padding_h = g.padding[0], c.padding_w = g.padding[1], c.dilation_h = g.dilation[0], c.dilation_w = g.dilation[1];
-    engine::Plan* const plan = proxykernels_plan_of_conv(functions, &c, shortcut, false, draw(0, 1), false);
+    engine::Plan* const plan = plan_of(c, shortcut, draw(0, 1));
     engine::Session* const session = functions->make_session(plan);
     engine::Run run{};
     run.x = x.packed.data(), run.kind = engine::PackedSpikes, run.T = T, run.N = N, run.threads = draw(1, 2);

@@ -18,9 +18,6 @@ extern const Kernels kernels;
 extern const engine::Functions functions;
 }  // namespace portable
 
-extern "C" engine::Plan* proxykernels_plan_of_conv(const engine::Functions*, const Conv2d*, int64_t has_shortcut,
-                                                   int64_t is_periodic, int64_t is_long, int64_t has_tiles);
-
 namespace {
 
 const Kernels* kernels;

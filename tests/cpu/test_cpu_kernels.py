@@ -9,9 +9,13 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
-from proxykernels.kernels.cpu import abi, im2col
+from proxykernels.kernels.cpu import abi
+from proxykernels.kernels.cpu.conv2d import gather, gathered
+from proxykernels.kernels.cpu.layer_plans import described
+from proxykernels.kernels.cpu.weight_packing import start_for_library
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
+from proxykernels.kernels.table import Runner
 from proxykernels.kernels.unfused import output_size
 from proxykernels.spikes.storage import Periods, Words
 
@@ -323,12 +327,13 @@ def test_a_window_holds_its_own_bits_alone(generator, target):
         words = kernels.pack(x.flatten(3).bool())
         window = stride, padding, dilation
         out = output_size(size, kernel, *window)
-        neurons = abi.Neurons(T=5, N=2, P=out[0] * out[1], C=C_out)
-        windows = im2col.gather(kernels._table, words, neurons, size, weight.shape, window)
+        conv = described(abi.Neurons(T=5, N=2, P=out[0] * out[1], C=C_out), size, weight.shape, window)
+        conv.x = words.data_ptr()
+        windows = gather(kernels._table, words, conv)
         columns = torch.nn.functional.unfold(x.flatten(0, 1).float(), kernel, dilation, padding, stride)
         columns = columns.view(5, 2, C_in, -1, out[0] * out[1]).transpose(2, 3).flatten(2, 3)
         assert columns.any() and equal(windows, kernels.pack(columns.bool()))
-        assert equal(im2col.gathered(weight).flatten(1), weight.flatten(2).transpose(1, 2).flatten(1))
+        assert equal(gathered(weight).flatten(1), weight.flatten(2).transpose(1, 2).flatten(1))
 
 
 @needs_library
@@ -346,7 +351,13 @@ def test_a_window_holds_its_own_bits_alone(generator, target):
     ],
 )
 def test_which_layers_can_be_gathered(weight, dilation, pixels, possible):
-    assert im2col.is_possible(weight, dilation, pixels) == possible
+    """By pixels in one row, of one image and step."""
+    C_out, _, height, width = weight
+    size = dilation[0] * (height - 1) + 1, pixels + dilation[1] * (width - 1)
+    neurons, *_ = start_for_library(1, torch.zeros(1, 1, 1).expand(1, pixels, C_out), if_neuron(torch.ones(C_out), 0.0))
+    conv = described(neurons, size, weight, ((1, 1), (0, 0), dilation))
+    chosen = cpu.load(TARGETS[0])._plans.choice(conv, Runner.GATHERED_PLAN, False)
+    assert (chosen.runner == Runner.GATHERED_PLAN) == possible
 
 
 @needs_library

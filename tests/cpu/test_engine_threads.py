@@ -17,7 +17,7 @@ SANITIZED = ["-O1", "-g1", "-fsanitize=thread"]
 def build(folder: Path) -> Path:
     program, threads = folder / "engine_threads", "-pthread"
     flags = [*sources.FLAGS, *SANITIZED, threads, "-Wno-unknown-pragmas", "-DPK_TARGET=portable", f"-I{sources.FOLDER}"]
-    units = (sources.FOLDER / f"{name}.cpp" for name in ("cost_model", "lines", *sources.ENGINE, *sources.TASKS))
+    units = (sources.FOLDER / f"{name}.cpp" for name in ("cost_model", *sources.ENGINE, *sources.TASKS))
     files = ["-include", HERE / "late_wakes.h", *units, HERE / "engine_threads.cpp"]
     subprocess.run(["g++", *flags, *files, "-o", program], check=True)
     return program

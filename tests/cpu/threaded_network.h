@@ -8,7 +8,7 @@
 
 namespace {
 
-bool changes = false;  // whether the neurons are sigma-delta
+bool is_sigma_delta = false;  // whether the neurons are sigma-delta
 
 // 2 x 8 x 8, a convolution, maxima, a convolution, a layer of classes.
 constexpr int64_t C = 2, H = 8, W = 8, hidden = 24, classes = 10, most_N = 8, most_T = 32;

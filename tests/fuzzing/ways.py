@@ -9,6 +9,7 @@ import torch
 
 from proxykernels.kernels import backends, cpu
 from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.table import Runner
 
 TARGETS = tuple(target for target in cpu.TARGETS if cpu.load(target))  # fastest first
 if not TARGETS:
@@ -54,14 +55,14 @@ def kernels(way: str):
     if backend is None:
         raise RuntimeError(f"this machine cannot run {target}")
     backend._table = Counted(target, backend._table)
-    is_dense = backend._is_dense
+    choice = backend._plans.choice
 
-    def count_dense(*arguments):
-        found = is_dense(*arguments)
-        executed[target, "torch's convolution"] += found
+    def count_torch(*arguments):
+        found = choice(*arguments)
+        executed[target, "torch's convolution"] += found.runner == Runner.TORCH
         return found
 
-    backend._is_dense = count_dense
+    backend._plans.choice = count_torch
     return backend
 
 

@@ -7,7 +7,7 @@ SCATTERED = "tests/engine/test_engine_scatter.py"
 MANY_STEPS = "tests/engine/test_engine_many_steps.py"
 ENGINE_KERNELS = "tests/engine/test_engine_kernels.py"
 ENGINE_FEW_STEPS_TESTS = "tests/engine/test_engine_few_steps.py"
-SLICED_WAY = "kernels/cpu/src/engine/sliced_way.h"
+SLICED_WAY = "kernels/cpu/src/engine/ways.h"
 
 DEFECTS = {
     "scattered spikes: a silent step of a leak too few": Defect(

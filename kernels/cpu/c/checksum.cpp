@@ -1,4 +1,4 @@
-#include "checksum.h"
+#include "tensors.h"
 
 #include <cinttypes>
 #include <cstring>

@@ -38,8 +38,9 @@ pk_status pk_network_info(const pk_network* network, pk_info* info, pk_error* er
         to.C = in.C, to.H = in.H, to.W = in.W, to.out_C = out.C, to.out_H = out.H, to.out_W = out.W;
         to.dims = (int64_t)plan.shape.size(), to.layers = plan.count(), to.packed_bytes = network->packed_bytes;
         for (const Operation& op : plan.operations) to.parameters += plan.parameters(op);
-        to.takes_values = network->takes_values(), to.takes_spikes = !plan.changes(), to.is_sigma_delta = plan.changes();
-        to.fires = !plan.last().real, to.has_logits = plan.changes() || plan.with_logits() >= 0;
+        to.takes_values = network->takes_values(), to.takes_spikes = !plan.is_sigma_delta(),
+        to.is_sigma_delta = plan.is_sigma_delta();
+        to.fires = !plan.last().real, to.has_logits = plan.is_sigma_delta() || plan.with_logits() >= 0;
         copy_text(to.precision, plan.precision.empty() ? "float32" : plan.precision);
         copy_text(to.target, network->target);
         *info = to;

@@ -1,40 +1,33 @@
-// Plans of one operation, for layers that Python calls by themselves (../layer_plans.py).
+// What Python asks about a layer that it calls by itself (../layer_plans.py): who runs it, and which plans can. Neither the C
+// library nor the browser asks.
+#if !defined(PK_ENGINE_ONLY)
 #include "../src/cost_model.h"
 #include "../src/engine/engine.h"
 #include "include/proxykernels.h"
 
+#include <algorithm>
 #include <cmath>
-#include <vector>
+#include <cstring>
+
+extern "C" const Kernels* proxykernels_cpu(const char* target);  // ../src/dispatch.cpp
 
 namespace proxykernels {
 
-// Thresholds rounded down to powers of two, so that a plan serves neurons whose thresholds differ by little.
-static std::vector<float> least_thresholds(const Neuron& neuron, int64_t C) {
-    std::vector<float> least(neuron.channels, neuron.channels + C);
-    for (float& theta : least)
-        if (std::isfinite(theta)) theta = std::ldexp(1.0f, std::ilogb(theta));
-    return least;
-}
-
-// A number that two layers of C channels share only if one plan serves the thresholds of both.
-extern "C" PK_API int64_t proxykernels_thresholds(const Neuron* neuron, int64_t C) {
+// A number that two layers share only if one plan serves the thresholds of both: make_plan rounds them down to powers of two.
+static int64_t hash_of_thresholds(const Neurons& neurons) {
     uint64_t hash = 0;
-    for (const float theta : least_thresholds(*neuron, C))
+    for (int64_t c = 0; c < neurons.C; c++) {
+        const float theta = neurons.neuron.channels[c];
         hash = (hash ^ (uint64_t)(std::isfinite(theta) ? std::ilogb(theta) + 1000 : 0)) * 0x9e3779b97f4a7c15u;
+    }
     return (int64_t)hash;
 }
 
-static costs::Layer layer_of(const Conv2d& c) {
-    return {1,          1,          c.neurons.P, c.neurons.C,  c.H,         c.W, c.C_in / c.groups,
-            c.kernel_h, c.kernel_w, c.padding_w, c.dilation_h, c.dilation_w};
-}
-
 // The share of inputs that fire at a step from which on torch's convolution takes less time than any kernel of spikes, by the
-// cost model. The sizes of `conv` count, and T and N of its neurons.
-extern "C" PK_API double proxykernels_dense_rate(const Conv2d* conv, int64_t has_tiles, int64_t has_tables) {
-    if (conv->groups > 1) return INFINITY;
-    costs::Layer layer = layer_of(*conv);
-    layer.T = conv->neurons.T, layer.N = conv->neurons.N;
+// cost model.
+static double dense_rate(const Conv2d& c, bool has_tiles, bool has_tables) {
+    const costs::ConvSizes layer{c.neurons.T, c.neurons.N, c.neurons.P, c.neurons.C, c.H,          c.W,
+                                 c.C_in,      c.kernel_h,  c.kernel_w,  c.padding_w, c.dilation_h, c.dilation_w};
     const costs::Work& cost = costs::machine_with(has_tiles).costs;
     const double dense = costs::cycles(cost.dense, costs::dense(layer));
     if (has_tiles && costs::tiles_hold(layer) && costs::cycles(cost.tiles, costs::tiles(layer, 4)) < dense) return INFINITY;
@@ -46,46 +39,53 @@ extern "C" PK_API double proxykernels_dense_rate(const Conv2d* conv, int64_t has
     return (dense - rows(0)) / (rows(1) - rows(0));
 }
 
-static engine::Plan* made(const engine::Functions* functions, const engine::Input& input, const engine::Operation& op,
-                          int64_t has_tiles) {
-    constexpr int64_t bits = 24;  // rows are of integers where the weights are few bits
-    const engine::Description described{input, bits, &op, 1};
-    return functions->make_plan(&described, has_tiles);
+// Whether torch's convolution is faster, by the rate of a few pixels.
+static bool torch_pays(const Conv2d& c, const char* target) {
+    if (c.groups > 1) return false;
+    const bool has_tiles = !strcmp(target, "amx");
+    const double least = dense_rate(c, has_tiles, has_tiles || !strcmp(target, "avx512"));
+    if (least >= 1) return false;
+    const int64_t pixel = (c.C_in + 7) / 8, step = c.H * c.W * pixel;
+    Sample sample{c.x, c.neurons.N, c.neurons.T, c.H * c.W, c.C_in, c.neurons.T * step, step, pixel, 0, 0, 0};
+    proxykernels_cpu(target)->sample_rates(&sample);
+    return sample.rows > least;
 }
 
-// Makes the plan of neurons behind a convolution. `conv`: plain weights [C, C_in / groups, taps], a bias [C] or null, and the
-// sizes; of its neurons the model, thresholds [C], P and C. `has_shortcut`: whether spikes of its output's shape add to the
-// currents.
-// `is_periodic`, `is_long`: Input of ../src/engine/description.h.
-extern "C" PK_API engine::Plan* proxykernels_plan_of_conv(const engine::Functions* functions, const Conv2d* conv,
-                                                          int64_t has_shortcut, int64_t is_periodic, int64_t is_long,
-                                                          int64_t has_tiles) {
+// Whether windows of few channels, and of more than one pixel, can be gathered into pixels first (../src/conv2d/im2col.h).
+static bool can_gather(const Conv2d& c) {
+    constexpr int64_t most_channels = 4;  // with more, bytes are more than half full
+    constexpr int64_t most_row_bits = 57, most_bytes = 1 << 26;  // of a row of a window; of all windows together
+    const int64_t taps = c.kernel_h * c.kernel_w;
+    if (c.groups > 1 || c.C_in > most_channels || c.kernel_w * c.C_in > most_row_bits || c.dilation_w != 1) return false;
+    const double windows = (double)c.neurons.N * (double)c.neurons.T * (double)c.neurons.P;
+    return taps > 1 && windows * (double)((taps * c.C_in + 7) / 8) <= most_bytes;
+}
+
+// Whether gathering saves more time than it takes: the least number of taps depends on the number of steps.
+static bool gathering_pays(const Conv2d& c) { return c.kernel_h * c.kernel_w >= (c.neurons.T >= 8 ? 25 : 49); }
+
+// Whether runs have enough samples, pixels and steps for kernels that sum slices of weights (is_enough of
+// ../src/engine/convolution.h).
+static bool is_long(const Conv2d& c, bool is_periodic) {
+    constexpr int64_t least_steps = 8, most_steps = 64, least_uses = 256;  // of a segment; samples * pixels * steps
+    const Neurons& n = c.neurons;
+    if (n.P == 1 || !(n.T >= least_steps || c.groups > 1 || is_periodic)) return false;
+    return n.N * n.P * std::min(n.T, most_steps) >= least_uses;
+}
+
+// Chooses who runs a call. `conv`: its contiguous spikes, its sizes and its neurons. `forced`: the Runner of every call that it
+// can run; if that is ByPlan, torch never runs; -1: the fastest.
+extern "C" PK_API void proxykernels_choose_runner(const Conv2d* conv, const char* target, int64_t forced, int64_t is_periodic,
+                                                  engine::LayerChoice* choice) {
     const Conv2d& c = *conv;
-    const std::vector<float> least = least_thresholds(c.neurons.neuron, c.neurons.C), none((size_t)c.neurons.C);
-    engine::Window reads[2];
-    engine::Window& window = reads[0];
-    window.kernel_h = c.kernel_h, window.kernel_w = c.kernel_w, window.stride_h = c.stride_h, window.stride_w = c.stride_w;
-    window.padding_h = c.padding_h, window.padding_w = c.padding_w;
-    window.dilation_h = c.dilation_h, window.dilation_w = c.dilation_w;
-    window.groups = c.groups, window.weight = (const float*)c.weight;
-    reads[1].slot = 2;
-    engine::Operation op;
-    op.kind = engine::Fire, op.reads = reads, op.count = 1 + has_shortcut, op.has_neurons = true;
-    op.C = c.neurons.C, op.H = c.neurons.P / c.W_out, op.W = c.W_out;
-    op.neurons.model = c.neurons.neuron.model, op.neurons.channels = least.data();
-    op.neurons.bias = c.bias ? c.bias : none.data();
-    return made(functions, {c.C_in, c.H, c.W, true, is_periodic != 0, is_long != 0}, op, has_tiles);
-}
-
-// Makes the plan of recurrent neurons on given currents: their model and C count. `weight`: plain, [C][C] if `full`, else [C].
-extern "C" PK_API engine::Plan* proxykernels_plan_of_recurrent(const engine::Functions* functions, const Neurons* neurons,
-                                                               const float* weight, int64_t full) {
-    const engine::Window currents;
-    engine::Operation op;
-    op.kind = engine::Recur, op.reads = &currents, op.count = 1, op.has_neurons = true;
-    op.C = neurons->C, op.H = op.W = 1;
-    op.neurons.model = neurons->neuron.model, op.recurrent = weight, op.recurrent_full = full;
-    return made(functions, {neurons->C, 1, 1, true}, op, false);
+    choice->runner = engine::ByPlan;
+    choice->is_long = is_long(c, is_periodic);
+    choice->thresholds = hash_of_thresholds(c.neurons);
+    if (!c.H || !c.W) choice->runner = engine::ByTorch;  // plans have no images without pixels
+    else if (is_periodic) return;
+    else if (forced == engine::ByTorch || (forced < 0 && torch_pays(c, target))) choice->runner = engine::ByTorch;
+    else if (can_gather(c) && (forced == engine::ByGatheredPlan || gathering_pays(c))) choice->runner = engine::ByGatheredPlan;
 }
 
 }  // namespace proxykernels
+#endif

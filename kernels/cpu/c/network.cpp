@@ -5,7 +5,6 @@
 #include <memory>
 #include <new>
 
-#include "checksum.h"
 #include "read_plan.h"
 
 // Containers of GCC 11 and later ask for it, and the libstdc++ of manylinux_2_28 does not have it.
@@ -70,8 +69,10 @@ engine::Plan* pack(const Plan& plan, const engine::Functions& functions, const c
         const std::vector<Window>& windows = plan.operations[k].windows;
         operations[k].reads = windows.data(), operations[k].count = (int64_t)windows.size();
     }
-    const int64_t bits = plan.precision == "int8" ? 8 : plan.precision == "int16" ? 16 : 0;
-    const engine::Description described{{plan.image.C, plan.image.H, plan.image.W}, bits, operations.data(), plan.count()};
+    constexpr int64_t bits_of_layer = 24;  // rows are of integers if the weights have few bits
+    const int64_t bits = plan.is_layer ? bits_of_layer : plan.precision == "int8" ? 8 : plan.precision == "int16" ? 16 : 0;
+    const engine::Input input{plan.image.C, plan.image.H, plan.image.W, plan.is_layer, plan.is_periodic, plan.is_long};
+    const engine::Description described{input, bits, operations.data(), plan.count()};
     engine::Plan* const packed = functions.make_plan(&described, !strcmp(target, "amx"));
     if (!packed) failure.set(PK_NO_MEMORY, "there is no memory to pack the weights; take a smaller network");
     return packed;
@@ -153,7 +154,7 @@ static bool read_file(const char* path, std::vector<uint64_t>& words, size_t& si
 }
 
 int32_t gives(const Plan& plan, int64_t layer) {
-    if (plan.changes()) return plan.operations[layer].real ? PK_GIVES_VALUES : PK_GIVES_SIGNED;
+    if (plan.is_sigma_delta()) return plan.operations[layer].real ? PK_GIVES_VALUES : PK_GIVES_SIGNED;
     const bool of_values = plan.slots({true, true})[layer + 1].real, of_spikes = plan.slots({false, false})[layer + 1].real;
     if (of_values != of_spikes) return PK_GIVES_EITHER;
     return of_values ? PK_GIVES_VALUES : PK_GIVES_SPIKES;

@@ -100,12 +100,12 @@ pk_status pk_counts(pk_stream* stream, int32_t* counts, size_t size, pk_error* e
 pk_status pk_logits(pk_stream* stream, float* logits, size_t size, pk_error* error) {
     return use(stream, logits, error, [&](pk_stream& s, Failure& failure) {
         const Plan& plan = s.plan();
-        if (!plan.changes() && plan.with_logits() < 0)
+        if (!plan.is_sigma_delta() && plan.with_logits() < 0)
             return failure.set(PK_NOT_HERE,
                                "logits are those of a network that was converted, with a soft reset; take pk_counts");
         if (!check_size("logits", size, (__int128)s.N * plan.last().image().size(), failure)) return false;
         if (!s.steps) return failure.set(PK_NOT_HERE, "logits need at least one step");
-        if (plan.changes()) return put_sums(s, logits, failure);
+        if (plan.is_sigma_delta()) return put_sums(s, logits, failure);
         put_logits(s, logits);
         return true;
     });
@@ -118,7 +118,7 @@ pk_status pk_layer_spikes(pk_stream* stream, int64_t layer, int8_t* spikes, size
         if (given->real)
             return failure.set(PK_NOT_HERE, "layer %lld gave values, and not spikes: take pk_layer_values", (long long)layer);
         const Image out = s.plan().operations[layer].image();
-        if (s.plan().changes()) spread_codes(s, *given, out, spikes, [](int8_t code) { return code; });
+        if (s.plan().is_sigma_delta()) spread_codes(s, *given, out, spikes, [](int8_t code) { return code; });
         else unpack_spikes(s, *given, out, spikes, 1, 1);
         return true;
     });
@@ -132,7 +132,7 @@ pk_status pk_layer_values(pk_stream* stream, int64_t layer, float* values, size_
         constexpr uint64_t one = 0x3f800000;  // the bits of 1.0f
         if (given->real)
             transpose(given->values.data, s.last_T * s.N, out.P(), out.C, values, [](float value) { return value; });
-        else if (s.plan().changes())
+        else if (s.plan().is_sigma_delta())
             spread_codes(s, *given, out, values, [](int8_t code) { return PK_TARGET::value_of(code); });
         else unpack_spikes(s, *given, out, values, sizeof(float), one);
         return true;

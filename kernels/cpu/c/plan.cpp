@@ -52,7 +52,7 @@ int64_t Plan::states(const Operation& op) const {
 }
 
 int64_t Plan::state_size(const Operation& op) const {
-    if (changes()) {
+    if (is_sigma_delta()) {
         if (op.ends()) return op.image().size();
         if (op.kind == engine::SendMaxima) return source(op.windows[0]).P() * op.C + op.image().size();
         return op.has_senders ? 2 * op.image().size() : 0;
@@ -76,7 +76,7 @@ std::vector<Slot> Plan::slots(Slot given) const {
         bool held = true, real = false;
         for (const Window& window : op.windows) held &= slots[window.slot].held, real |= slots[window.slot].real;
         const bool alike = op.has_neurons ? op.forgets() : !engine::changes_in_time(op.kind);
-        slots.push_back({engine::passes_on(op.kind) && !changes() ? real : op.real, held && alike});
+        slots.push_back({engine::passes_on(op.kind) && !is_sigma_delta() ? real : op.real, held && alike});
     }
     return slots;
 }

@@ -19,9 +19,9 @@ struct Model {
     int64_t states, channels, scalars;
 };
 #define MODEL(name, states, channels, scalars) {#name, states, channels, scalars},
-constexpr Model neuron_models[] = {PK_MODELS(MODEL)};
+constexpr Model neuron_models[] = {PK_MODELS(MODEL){"CurrentSums", 2, 1, 0}};
 #undef MODEL
-constexpr int64_t model_count = sizeof neuron_models / sizeof *neuron_models;
+constexpr int64_t model_count = models::CurrentSums;  // that networks have
 
 #define KIND(name, text) text,
 constexpr const char* kind_names[] = {PK_KINDS(KIND)};  // in a file
@@ -62,11 +62,13 @@ struct Plan {
     Image image{};
     bool real = false;
     std::string precision;  // "": weights are as they were
+    // Whether it is one layer, with what engine::Input says of it.
+    bool is_layer = false, is_periodic = false, is_long = false;
     std::vector<Operation> operations;
 
     int64_t count() const { return (int64_t)operations.size(); }
     const Operation& last() const { return operations.back(); }
-    bool changes() const { return !operations.empty() && operations[0].kind == engine::Changes; }
+    bool is_sigma_delta() const { return !operations.empty() && operations[0].kind == engine::Changes; }
     Image source(const Window& window) const { return window.slot ? operations[window.slot - 1].image() : image; }
     bool is_real(const Window& window) const { return window.slot ? operations[window.slot - 1].real : real; }
     bool is_moderate() const;   // whether a step works on no more values than most_growth allows

@@ -100,6 +100,11 @@ bool PlanReader::read(Json about) {
     if (precision.is_text()) plan.precision = precision.text();
     if (!shape_of(about["shape"], plan.shape) || !truth(about["real"], plan.real)) return false;
     plan.image = image_of(plan.shape);
+    if (!is_file && about["layer"].is_object()) {
+        plan.is_layer = true;
+        if (!truth(about["layer"]["periodic"], plan.is_periodic) || !truth(about["layer"]["long"], plan.is_long)) return false;
+        NEED(operations.is_list() && operations.size() == 1, "a layer is one operation");
+    }
     NEED(operations.is_list() && operations.size(), "it has no operations");
     bool sound = true;
     operations.each_item([&](Json op) { sound = sound && operation(op); });
@@ -111,8 +116,8 @@ bool PlanReader::read(Json about) {
 
 bool PlanReader::is_whole_network() {
     NEED(plan.is_moderate(), "its layers give more than 16384 times the values that they are made of");
-    if (const char* const problem = problem_of_changes(plan)) return damaged(problem);
-    if (plan.changes()) return true;
+    if (const char* const problem = problem_of_sigma_delta(plan)) return damaged(problem);
+    if (plan.is_sigma_delta()) return true;
     const Operation& last = plan.last();
     bool any = false;
     for (const Operation& op : plan.operations) any |= op.has_neurons;
@@ -151,12 +156,14 @@ bool PlanReader::operation(Json about) {
 #undef FINITE
 #undef CHECKED_BELOW
     if (op.kind == engine::Delay && !delays(about["delays"], op)) return false;
-    const bool by_other_rules = is_of_changes(plan, op.kind);
+    const bool by_other_rules = is_of_sigma_delta(plan, op.kind);
     plan.operations.push_back(std::move(op));
-    return by_other_rules || gives_what_it_says(plan.last());  // problem_of_changes looks at the others
+    return by_other_rules || gives_what_it_says(plan.last());  // problem_of_sigma_delta looks at the others
 }
 
 bool PlanReader::gives_what_it_says(const Operation& op) {
+    NEED(!plan.is_layer || (op.has_neurons && !op.real), "a layer gives no spikes");
+    if (plan.is_layer) return true;
     bool reads_values = false;
     for (const Window& window : op.windows) reads_values |= plan.is_real(window);
     bool expected = reads_values;
@@ -171,10 +178,10 @@ bool PlanReader::gives_what_it_says(const Operation& op) {
 bool PlanReader::neurons(Json about, Operation& op) {
     NEED(about.is_object() && about["model"].is_text(), "neurons are missing");
     Population& to = op.neurons;
-    to.model = model_count;
-    for (int64_t k = 0; k < model_count; k++)
+    to.model = model_count + 1;
+    for (int64_t k = 0; k < model_count + plan.is_layer; k++)
         if (about["model"].text() == neuron_models[k].name) to.model = k;
-    NEED(to.model < model_count, "neurons are not known");
+    NEED(to.model < model_count + plan.is_layer, "neurons are not known");
     const Json scalars = about["scalars"];
     NEED(scalars.is_list() && scalars.size() == model_of(to).scalars, "neurons have other parameters");
     bool sound = true;
@@ -215,6 +222,7 @@ bool PlanReader::recurrent(Json name, Operation& op) {
     NEED(op.shape.size() == 1 && op.neurons.fires, "recurrent neurons are images, or never fire");
     NEED(weight.has_shape({C, C}) || weight.has_shape({C}), "a recurrent weight has another shape");
     op.recurrent_full = weight.shape.size() == 2;
+    if (plan.is_layer) return true;  // it reads the currents that each run brings
     const int64_t slot = op.windows[0].slot;
     NEED(slot && plan.operations[slot - 1].has_neurons && plan.operations[slot - 1].forgets(),
          "recurrent neurons read no currents");

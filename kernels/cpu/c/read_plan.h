@@ -5,7 +5,7 @@
 
 #include "json.h"
 #include "plan.h"
-#include "sound.h"
+#include "tensors.h"
 
 namespace proxykernels {
 
@@ -16,11 +16,11 @@ enum class Source { File, Python };
 // The plan refers to the container's tensors.
 bool read_plan(const Container& container, Source source, Plan& plan, Failure& failure);
 
-// change_file.cpp: why a plan whose operations are sound by themselves is no network of sigma-delta neurons; null: it is one, or
+// sigma_delta_file.cpp: why a plan whose operations are sound by themselves is no network of sigma-delta neurons; null: it is one, or
 // has none of it.
-const char* problem_of_changes(const Plan& plan);
+const char* problem_of_sigma_delta(const Plan& plan);
 // Whether the rules of such networks, and not the others, are those of an operation that comes next.
-bool is_of_changes(const Plan& plan, int64_t kind);
+bool is_of_sigma_delta(const Plan& plan, int64_t kind);
 
 // What a file has, one operation after another. A function returns whether what it read is sound.
 class PlanReader {

@@ -21,6 +21,10 @@ bool PlanReader::windows(Json about, Operation& op) {
 bool PlanReader::window(Json about, const Operation& op, Window& to) {
     NEED(about.is_object(), "a window is no object");
     if (!fields(about, to)) return false;
+    if (plan.is_layer && to.slot == 2) {  // behind its output: a shortcut, whose spikes come with each run
+        NEED(op.kind == engine::Fire && is_plain(to), "a shortcut has a window");
+        return true;
+    }
     NEED(to.slot <= plan.count(), "an operation reads what comes later");
     NEED(!to.weight || can_be_summed(tensor_of(about["weight"])), "a weight holds NaN, infinite or too large values");
     const Tensor* const bias = to.bias ? &tensor_of(about["bias"]) : nullptr;

@@ -38,7 +38,7 @@ static bool check(const pk_stream& s, const Asked& asked, Failure& failure) {
         if (s.network->takes_values()) return true;
         return failure.set(PK_BAD_ARGUMENT, "input must be PK_SPIKES, as in the sample that the network was compiled with");
     }
-    if (s.plan().changes())
+    if (s.plan().is_sigma_delta())
         return failure.set(PK_BAD_ARGUMENT,
                            "input must be images or frames for a network of sigma-delta neurons, got PK_SPIKES");
     if (!check_size("data", asked.size, frames * in.P() * ((in.C + 7) / 8), failure)) return false;
@@ -51,7 +51,7 @@ static bool check(const pk_stream& s, const Asked& asked, Failure& failure) {
 static bool make_room(const pk_stream& s, int64_t layer, bool real, int64_t T, engine::Shown& to) {
     Given& given = s.given[layer];
     const Image out = s.plan().operations[layer].image();
-    const __int128 frames = (__int128)T * s.N, pixel = s.plan().changes() ? out.C : (out.C + 7) / 8;
+    const __int128 frames = (__int128)T * s.N, pixel = s.plan().is_sigma_delta() ? out.C : (out.C + 7) / 8;
     given.real = real;
     if (frames * out.size() > INT64_MAX / 8) return false;
     if (real) to.values = given.values.try_reserve((int64_t)frames * out.size());
@@ -110,7 +110,7 @@ static bool run(pk_stream& s, const Asked& asked, bool goes_on, Failure& failure
     s.is_fresh = !goes_on, s.last_T = T;
     for (int64_t k = 0; k < count; k++) s.given[k].is_there = s.given[k].wanted;
     const std::vector<int64_t> products = plan.products(slot, s.N, s.N * T);
-    for (int64_t k = 0; k < count && !plan.changes(); k++) s.products[k] += products[k];
+    for (int64_t k = 0; k < count && !plan.is_sigma_delta(); k++) s.products[k] += products[k];
     return true;
 }
 

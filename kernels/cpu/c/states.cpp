@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "sound.h"
 #include "stream.h"
 
 namespace proxykernels {
@@ -150,7 +149,7 @@ static bool restore(pk_stream& s, const char* from, Failure& failure) {
 static bool reset_sample(pk_stream& s, int64_t sample, Failure& failure) {
     if (sample < 0 || sample >= s.N)
         return failure.set(PK_BAD_ARGUMENT, "sample must be 0 to %lld, got %lld", (long long)s.N - 1, (long long)sample);
-    if (s.plan().changes() && !s.is_fresh)
+    if (s.plan().is_sigma_delta() && !s.is_fresh)
         return failure.set(
             PK_NOT_HERE,
             "samples of sigma-delta neurons start from rest together, with their biases: call pk_reset, or open a "

@@ -1,5 +1,7 @@
-// The tensors and texts of a safetensors container, in memory.
+// The tensors and texts of a safetensors container, in memory, and whether they can be used.
 #pragma once
+#include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -31,5 +33,27 @@ struct Container {
 
 // `bytes` lie on a boundary of 8, and must outlive the tensors. The container is whole when this returns true.
 bool read_container(const uint8_t* bytes, size_t size, Container& to, Failure& failure);
+
+using Fingerprint = uint64_t (*)(const uint8_t* bytes, int64_t n);  // of engine::Functions
+
+// 16 hexadecimal digits that tell a damaged file: proxykernels/plan/file.py has the definition.
+std::string checksum(const Container& container, Fingerprint fingerprint);
+
+static inline bool is_finite(const float* values, int64_t n) {
+    return std::all_of(values, values + n, [](float value) { return std::isfinite(value); });
+}
+static inline bool is_finite(const Tensor& tensor) { return is_finite(tensor.floats(), tensor.size); }
+static inline bool has_no_nan(const float* values, int64_t n) {
+    return std::none_of(values, values + n, [](float value) { return std::isnan(value); });
+}
+// 2^27 such values stay finite.
+static inline bool can_be_summed(const Tensor& tensor) {
+    const float* const values = tensor.floats();
+    return std::all_of(values, values + tensor.size, [](float value) { return std::fabs(value) <= 0x1p100f; });
+}
+static inline bool lie_within(const Tensor& tensor, int64_t least, int64_t end) {
+    const int64_t* const values = tensor.whole();
+    return std::all_of(values, values + tensor.size, [&](int64_t value) { return least <= value && value < end; });
+}
 
 }  // namespace proxykernels

@@ -95,7 +95,7 @@ struct Product {
 // they send to `codes`, and keeps the sum of that in a.
 struct SigmaDelta {
     const void* x;  // [N, T_in, H * W, C_in]: int8 codes, or float values if `real`; null: only `added` arrives
-    const float* weight;  // sigma_delta/row_weights.h; for a depthwise convolution [tap][ceil(C / 32) * 32]
+    const float* weight;  // sigma_delta/call.h; for a depthwise convolution [tap][ceil(C / 32) * 32]
     const float* bias;  // [C], added at the first step; null: none
     const float* added;  // [N, T, P, C], further input to z; null: none
     const float* limit;  // [C], the largest activation

@@ -1,5 +1,7 @@
 #include "cost_model.h"
 
+#include "engine/engine.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -38,11 +40,11 @@ constexpr Machine with_tiles = {
 
 static int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-static int64_t taps(const Layer& layer) { return layer.kernel_h * layer.kernel_w; }
-static int64_t inputs(const Layer& layer) { return layer.C_in * taps(layer); }  // inputs of a neuron
-static int64_t pixels(const Layer& layer) { return layer.N * layer.P; }
+static int64_t taps(const ConvSizes& layer) { return layer.kernel_h * layer.kernel_w; }
+static int64_t inputs(const ConvSizes& layer) { return layer.C_in * taps(layer); }  // inputs of a neuron
+static int64_t pixels(const ConvSizes& layer) { return layer.N * layer.P; }
 // Words of the input in one step; a word is 64 channels of a pixel.
-static int64_t input_words(const Layer& layer) { return layer.N * layer.H * layer.W * up(layer.C_in, 64); }
+static int64_t input_words(const ConvSizes& layer) { return layer.N * layer.H * layer.W * up(layer.C_in, 64); }
 
 // Bytes of weights that are fetched from memory: if they exceed the caches, they are fetched each time they are used again.
 static double fetched(int64_t size, int64_t times) {
@@ -50,7 +52,7 @@ static double fetched(int64_t size, int64_t times) {
     return size > cache_bytes ? (double)size * (double)times : 0;
 }
 
-Adding adding(const Layer& layer, double rate, int64_t row, int64_t slice_rows) {
+Adding adding(const ConvSizes& layer, double rate, int64_t row, int64_t slice_rows) {
     constexpr int64_t row_bytes = 64, segment = 64, uses = 512;
     // A slice holds a few taps of a window (conv2d/slices.h).
     const int64_t chunks = up(layer.C_in, slice_rows), window = taps(layer);
@@ -78,7 +80,7 @@ Adding adding(const Layer& layer, double rate, int64_t row, int64_t slice_rows) 
     return counts;
 }
 
-Lookup lookup(const Layer& layer) {
+Lookup lookup(const ConvSizes& layer) {
     const int64_t eights = up(layer.C, 8), fours = up(inputs(layer), 4), uses = pixels(layer) * up(layer.T, 16);
     Lookup counts{};
     counts.look_up = (double)(eights * fours) * (double)uses;
@@ -91,7 +93,7 @@ Lookup lookup(const Layer& layer) {
     return counts;
 }
 
-Tiles tiles(const Layer& layer, int64_t digits) {
+Tiles tiles(const ConvSizes& layer, int64_t digits) {
     constexpr int64_t tile_bytes = 16 * 64;
     constexpr int64_t span_bytes = 1 << 20;  // weights of a span; spikes are expanded again for each span (conv2d/amx_inputs.h)
     int64_t tile_inputs = taps(layer) * up(layer.C_in, 64);
@@ -109,7 +111,7 @@ Tiles tiles(const Layer& layer, int64_t digits) {
     return counts;
 }
 
-bool tiles_hold(const Layer& layer) {
+bool tiles_hold(const ConvSizes& layer) {
     // With more inputs the joined 32-bit sums of two digits of -128 (conv2d/amx.h) could overflow.
     constexpr int64_t most_inputs = (((int64_t)1 << 31) - 1) / (128 * 256 + 128);
     constexpr int64_t most_bytes = 1 << 30;  // memory of a thread; offsets within it have 32 bits
@@ -120,7 +122,7 @@ bool tiles_hold(const Layer& layer) {
     return inputs(layer) <= most_inputs && expanded <= (double)most_bytes;
 }
 
-Dense dense(const Layer& layer) {
+Dense dense(const ConvSizes& layer) {
     constexpr int64_t scanned = 32;  // channels that the scan handles together
     const int64_t steps = pixels(layer) * layer.T;
     Dense counts{};
@@ -132,7 +134,7 @@ Dense dense(const Layer& layer) {
     return counts;
 }
 
-Patterns patterns(const Layer& layer, double rate, int64_t row) {
+Patterns patterns(const ConvSizes& layer, double rate, int64_t row) {
     const double steps = (double)(pixels(layer) * layer.T);
     return {(double)up(layer.C, row) * (double)inputs(layer) * rate * steps, steps, (double)up(layer.C, 16) * steps};
 }
@@ -150,7 +152,52 @@ int64_t join(int64_t C, int64_t C_in, int64_t groups) {
     return first;
 }
 
-static void count(const Layer* layer, double rate, int64_t digits, int64_t has_tiles, Work* counts) {
+void find_costs(ConvSizes layer, int64_t groups, int64_t row, bool has_tiles, engine::Cost* found) {
+    const Machine& machine = machine_with(has_tiles);
+    const int64_t joined = join_in_rows(layer.C, layer.C_in, groups), parts = joined ? groups / joined : 1;
+    layer.T = engine::cost_steps;
+    const auto taken = [&](const auto& cost, auto counts) {
+        counts.call = 0;  // an operation of an engine is none
+        if (layer.P == 1) counts.fetch = 0;  // samples share the weights, which patterns fetch as well
+        return cycles(cost, counts);
+    };
+    ConvSizes part = layer;
+    part.C /= parts, part.C_in = layer.C_in * groups / parts;
+    const auto put_row = [&](int64_t kernel, const Adding& cost, int64_t channels) {
+        const auto at = [&](double rate) {
+            return (double)parts * taken(cost, adding(part, rate, channels, machine.slice_rows));
+        };
+        found[kernel] = {at(0), at(1)};
+    };
+    put_row(engine::FloatRow, machine.costs.events, float_row);
+    put_row(engine::ShortRow, machine.costs.shorts, short_row);
+    put_row(engine::ByteRow, machine.costs.bytes, byte_row);
+    const double looked_up = taken(machine.costs.lookup, lookup(layer));
+    found[engine::Tables] = {looked_up, looked_up};
+    const bool can = has_tiles && groups == 1 && tiles_hold(layer);
+    for (int64_t digits = 1; digits <= 4; digits++) {
+        Tiles counts = tiles(layer, digits);
+        const double tiled = can ? taken(machine.engine_tiles, counts) : INFINITY;
+        found[engine::Tiles + digits - 1] = {tiled, tiled};
+        if (digits > 2) continue;
+        counts.fetch = counts.fetch * engine::cost_steps / 4;
+        const double by_pixels = can ? taken(machine.pixel_tiles, counts) : INFINITY;
+        found[engine::PixelTiles + digits - 1] = {by_pixels, by_pixels};
+    }
+    if (can)
+        found[engine::Patterns] = {cycles(machine.patterns, patterns(layer, 0, row)),
+                                   cycles(machine.patterns, patterns(layer, 1, row))};
+}
+
+int64_t join_in_rows(int64_t C, int64_t C_in, int64_t groups) {
+    constexpr int64_t most_joined = 64;  // inputs of all groups, which are joined where no part of them can be
+    const int64_t joined = join(C / groups, C_in, groups);
+    if (joined && (joined == groups || joined * (C / groups) % float_row == 0)) return joined;
+    const bool depthwise = C == groups && C_in == 1;
+    return groups > 1 && !depthwise && groups * C_in <= most_joined ? groups : 0;
+}
+
+static void count(const ConvSizes* layer, double rate, int64_t digits, int64_t has_tiles, Work* counts) {
     const int64_t slice_rows = machine_with(has_tiles).slice_rows;
     counts->events = adding(*layer, rate, float_row, slice_rows);
     counts->shorts = adding(*layer, rate, short_row, slice_rows);
@@ -160,7 +207,7 @@ static void count(const Layer* layer, double rate, int64_t digits, int64_t has_t
     counts->dense = dense(*layer);
 }
 
-static void all_cycles(const Layer* layer, double rate, int64_t digits, int64_t has_tiles, Cycles* to) {
+static void all_cycles(const ConvSizes* layer, double rate, int64_t digits, int64_t has_tiles, Cycles* to) {
     const Work& cost = machine_with(has_tiles).costs;
     Work counts;
     count(layer, rate, digits, has_tiles, &counts);

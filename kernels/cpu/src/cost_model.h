@@ -1,17 +1,19 @@
 // A cost model of the kernels: the clock cycles that each takes for a layer on one core.
 //
 // A kernel's time is a sum over its operations: their number, which is counted here, times their cost on a kind of machine.
-// Engines choose their kernel by it for each segment of steps (lines.h), and layers that are called by themselves know
+// Engines choose their kernel by it for each segment of steps (find_costs), and layers that are called by themselves know
 // from it when torch's convolution is faster (../c/layer.cpp). Only the ratios of costs matter. It is compiled once. headers.py
 // reads the structs from this file.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
+namespace engine { struct Cost; }
+
 namespace costs {
 
 // A convolution. If it has groups, C counts the channels of all groups, C_in those of one group.
-struct Layer {
+struct ConvSizes {
     int64_t T, N;
     int64_t P, C;  // output pixels of an image, output channels
     int64_t H, W, C_in;  // input pixels, and input channels
@@ -68,17 +70,17 @@ int64_t join(int64_t C, int64_t C_in, int64_t groups);
 
 // The event kernel: for each spike in a window, a row of weights is loaded and added. `rate`: rows per input and step; a steady
 // input counts once for a span (conv2d/steady_inputs.h).
-Adding adding(const Layer& layer, double rate, int64_t row, int64_t slice_rows);
+Adding adding(const ConvSizes& layer, double rate, int64_t row, int64_t slice_rows);
 // The lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel.
-Lookup lookup(const Layer& layer);
+Lookup lookup(const ConvSizes& layer);
 // The tile kernel: 16 steps of 16 channels at a time, whatever the firing rate.
-Tiles tiles(const Layer& layer, int64_t digits);
+Tiles tiles(const ConvSizes& layer, int64_t digits);
 // Whether the tile kernel's sums and memory are large enough for a layer.
-bool tiles_hold(const Layer& layer);
+bool tiles_hold(const ConvSizes& layer);
 // torch's convolution of dense spikes, with all conversions, and the scan.
-Dense dense(const Layer& layer);
+Dense dense(const ConvSizes& layer);
 // An engine's kernel for few steps (engine/patterns.h).
-Patterns patterns(const Layer& layer, double rate, int64_t row);
+Patterns patterns(const ConvSizes& layer, double rate, int64_t row);
 
 // The cycles of counted operations. Both structs are read as rows of numbers.
 template <class Counts>
@@ -89,13 +91,20 @@ double cycles(const Counts& costs, const Counts& counts) {
     return sum;
 }
 
-// What Python asks: ../cost_model.py.
+// How many groups an engine joins, so that each convolution has whole rows of output channels; 0: it joins none.
+int64_t join_in_rows(int64_t C, int64_t C_in, int64_t groups);
+
+// The cost of each kernel for a layer of one sample, whatever its T says, in the order of engine::FloatRow and what follows it.
+// Infinite: it cannot run. `row`: output channels that a row of patterns has.
+void find_costs(ConvSizes sizes, int64_t groups, int64_t row, bool has_tiles, engine::Cost* found);
+
+// What tests ask: tests/cost_model.py.
 struct Model {
     Machine machines[2];  // without matrix tiles, and with them
-    void (*count)(const Layer* layer, double rate, int64_t digits, int64_t has_tiles, Work* counts);
+    void (*count)(const ConvSizes* layer, double rate, int64_t digits, int64_t has_tiles, Work* counts);
     // Writes the cycles of each kernel; infinite for tiles that cannot take the layer. `digits`: digits of the weights in
     // tiles; 0 rules tiles out.
-    void (*cycles)(const Layer* layer, double rate, int64_t digits, int64_t has_tiles, Cycles* cycles);
+    void (*cycles)(const ConvSizes* layer, double rate, int64_t digits, int64_t has_tiles, Cycles* cycles);
     int64_t (*join)(int64_t C, int64_t C_in, int64_t groups);
 };
 

@@ -4,12 +4,12 @@
 // for both, and each has its own table.
 #include "abi.h"
 #include "conv2d/amx_weights.h"
-#include "conv2d/sampled_rates.h"
+#include "conv2d/input_lists.h"
 #include "conv2d/slices.h"
 #include "conv2d/weight_units.h"
 #include "fingerprint.h"
 #include "packed_spikes.h"
-#include "sigma_delta/row_weights.h"
+#include "sigma_delta/call.h"
 
 namespace PK_TARGET {
 

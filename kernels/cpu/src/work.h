@@ -60,7 +60,6 @@ struct SpikeFrames {
     int64_t image, step, pixel;
     const uint8_t* at(int64_t n, int64_t t, int64_t p) const { return data + n * image + t * step + p * pixel; }
 };
-static inline SpikeFrames frames_of(const Conv2d& c) { return {c.x, x_image(c), x_frame(c), (c.C_in + 7) / 8}; }
 
 // A region of a layer's output or input: some images, rows and steps; the first of each and their number.
 struct Region {

@@ -1,22 +1,18 @@
 // Chooses the way in which a convolution and its neurons are run, and runs it by a kernel of ../conv2d.
-#include "depthwise_way.h"
-#include "lookup_way.h"
-#include "sliced_way.h"
 #include "operations.h"
-#include "tiles_way.h"
 #include "watch.h"
-#include "../conv2d/sampled_rates.h"
+#include "ways.h"
 
 namespace PK_TARGET {
 
 bool has_kernel(const Op& op, int64_t N, int64_t steps) {
     if (Depthwise::fits(op) || Sliced::fits(op, N, steps)) return true;
-    return op.conv.groups > 1 && LookedUp::fits(op, N, steps);
+    return op.conv.groups > 1 && Lookup::fits(op, N, steps);
 }
 
 int64_t kernel_room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
     int64_t room = Depthwise::room(op);
-    for (const int64_t kernel : {Sliced::room(op, N, steps, threads), LookedUp::room(op, N, steps, threads),
+    for (const int64_t kernel : {Sliced::room(op, N, steps, threads), Lookup::room(op, N, steps, threads),
                                  Tiled::room(op, N, steps, threads), PixelTiled::room(op, N, steps, threads)})
         room = most(room, kernel);
     return room;
@@ -68,24 +64,24 @@ static int64_t in_whole_tiles(int64_t steps) {
 static int64_t way_of_one_pixel(const Op& op, const View& x, int64_t N, int64_t steps) {
     const bool tiled = Tiled::fits(op, N, steps), sliced = Sliced::fits(op, N, steps);
     if (!tiled) return sliced && slices_pay(op, x, N, steps) ? engine::BySlices : engine::ByPatterns;
-    const engine::Line &patterns = op.lines[engine::Patterns], &tiles = op.lines[engine::Tiles + op.digits - 1];
+    const engine::Cost &patterns = op.costs[engine::Patterns], &tiles = op.costs[engine::Tiles + op.digits - 1];
     const double rate = rates_of(x, op, N, steps).spikes;
     const double by_patterns = (patterns.silent + rate * (patterns.busy - patterns.silent)) * (double)steps;
     return tiles.busy * (double)in_whole_tiles(steps) < by_patterns ? engine::ByTiles : engine::ByPatterns;
 }
 
-// The ways that can run a layer, with their cycles as a function of the rate (../lines.h).
+// The ways that can run a layer, with their cycles as a function of the rate (../cost_model.h).
 class Candidates {
 public:
     Candidates(const Op& op, int64_t N, int64_t steps) {
         const double whole = (double)in_whole_tiles(steps);
-        if (!has_kernel(op, N, steps)) add(engine::ByPatterns, op.lines[engine::Patterns], (double)steps);
-        if (Sliced::fits(op, N, steps)) add(engine::BySlices, op.lines[op.row_line()], (double)steps);
-        if (LookedUp::fits(op, N, steps)) add(engine::ByTables, op.lines[engine::Tables], whole);
-        if (Tiled::fits(op, N, steps)) add(engine::ByTiles, op.lines[engine::Tiles + op.digits - 1], whole);
+        if (!has_kernel(op, N, steps)) add(engine::ByPatterns, op.costs[engine::Patterns], (double)steps);
+        if (Sliced::fits(op, N, steps)) add(engine::BySlices, op.costs[op.row_cost()], (double)steps);
+        if (Lookup::fits(op, N, steps)) add(engine::ByTables, op.costs[engine::Tables], whole);
+        if (Tiled::fits(op, N, steps)) add(engine::ByTiles, op.costs[engine::Tiles + op.digits - 1], whole);
         if (PixelTiled::fits(op, N, steps)) {
             const double cycles = PixelTiled::cycles(op, steps);
-            add(engine::ByPixelTiles, {cycles, cycles}, engine::line_steps);
+            add(engine::ByPixelTiles, {cycles, cycles}, engine::cost_steps);
         }
     }
     // The fastest way at a rate; of several, the first. Cycles are linear in the rate, so a way that is fastest at rates 0 and
@@ -100,13 +96,13 @@ public:
 private:
     static constexpr int64_t most_ways = 5;
     int64_t way[most_ways] = {}, count = 0;
-    engine::Line line[most_ways] = {};
+    engine::Cost cost[most_ways] = {};
 
-    void add(int64_t its_way, const engine::Line& its_line, double steps) {
+    void add(int64_t its_way, const engine::Cost& its_cost, double steps) {
         way[count] = its_way;
-        line[count++] = {its_line.silent * steps, its_line.busy * steps};
+        cost[count++] = {its_cost.silent * steps, its_cost.busy * steps};
     }
-    double at(int64_t i, double rate) const { return line[i].silent + rate * (line[i].busy - line[i].silent); }
+    double at(int64_t i, double rate) const { return cost[i].silent + rate * (cost[i].busy - cost[i].silent); }
 };
 
 int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps) {
@@ -154,7 +150,7 @@ void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t ste
     switch (way) {
         case engine::ByDepthwise: return run_by<Depthwise>(session, k, N, steps, fresh);
         case engine::BySlices: return run_by<Sliced>(session, k, N, steps, fresh);
-        case engine::ByTables: return run_by<LookedUp>(session, k, N, steps, fresh);
+        case engine::ByTables: return run_by<Lookup>(session, k, N, steps, fresh);
         case engine::ByPixelTiles: return run_by<PixelTiled>(session, k, N, steps, fresh, goes_on);
         default: return run_by<Tiled>(session, k, N, steps, fresh);
     }

@@ -18,10 +18,10 @@ namespace engine {
 // 4 digits; the same of few steps, of 1 and 2 digits; and patterns of few steps.
 enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles, PixelTiles = Tiles + 4, Patterns = PixelTiles + 2 };
 
-// What a kernel takes for a segment of line_steps steps of a sample, in cycles: if nothing fires, and if all inputs do at each
-// step. Between them it is as much as rows are added (../lines.h).
-constexpr int64_t line_steps = 64, line_count = Patterns + 1;
-struct Line {
+// What a kernel takes for a segment of cost_steps steps of a sample, in cycles: if nothing fires, and if all inputs do at each
+// step. Between them it is as much as rows are added (../cost_model.h).
+constexpr int64_t cost_steps = 64, cost_count = Patterns + 1;
+struct Cost {
     double silent, busy;
 };
 
@@ -114,6 +114,13 @@ struct Handed {
     const char* name;
     const void* data;
     int64_t type, dims, shape[4];  // type: a proxykernels::Type
+};
+
+// How a call of a layer is run (../../c/layer.cpp).
+struct LayerChoice {
+    int64_t runner;  // a Runner of ../table.h
+    int64_t is_long;  // Input.is_long of its plan
+    int64_t thresholds;  // two calls share a plan only if these numbers are equal
 };
 
 struct Functions {

@@ -106,10 +106,10 @@ static int64_t pack_slices(Op& op, bool periodic) {
 static int64_t pack_in_tiles([[maybe_unused]] Op& op) {
 #if defined(__AMX_INT8__)
     const Window& w = op.windows[op.weighted];
-    if (!op.is_conv || w.groups > 1 || std::isinf(op.lines[engine::Tiles].busy)) return 0;
+    if (!op.is_conv || w.groups > 1 || std::isinf(op.costs[engine::Tiles].busy)) return 0;
     if (op.is_layer && std::isinf(op.neuron.channels[0])) return 0;  // its currents are wanted, which tiles do not write
     op.digits = count_digits(w.weight, op.neuron.channels, op.C, w.rows);
-    if (!op.digits || std::isinf(op.lines[engine::Tiles + op.digits - 1].busy)) return 0;
+    if (!op.digits || std::isinf(op.costs[engine::Tiles + op.digits - 1].busy)) return 0;
     Conv2d c = op.conv;
     c.digits = op.digits;
     const int64_t bytes = ceil_div(op.C, tile_channels) * tiles_size(&c);
@@ -129,7 +129,7 @@ static int64_t pack_tables(Op& op) {
     const Window& w = op.windows[op.weighted];
     if (!has_tables || !op.is_conv || op.P() == 1 || op.tiles || w.is_depthwise(op.C)) return 0;
     if (w.groups > 1 && op.C / w.groups % table_group) return 0;
-    if (op.sliced && op.lines[op.row_line()].busy <= op.lines[engine::Tables].busy) return 0;
+    if (op.sliced && op.costs[op.row_cost()].busy <= op.costs[engine::Tables].busy) return 0;
     const int64_t inputs = w.C / w.groups;
     op.tables = columns_of(w.weight, inputs, w.taps(), op);
     return op.tables ? ceil_div(op.C, Vec::width) * Vec::width * inputs * w.taps() * (int64_t)sizeof(float) : no_memory;

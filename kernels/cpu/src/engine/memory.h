@@ -133,7 +133,7 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.window_sums = carver.take<Block>(room.window);
     s.exact = carver.take<double>(columns);
     s.kernel = carver.take<char>(room.kernel);
-    s.changes = carver.take<char>(room.changes);
+    s.sigma_delta = carver.take<char>(room.sigma_delta);
     s.marks = carver.take<uint64_t>(room.marks);
     s.currents = carver.take<float>(room.currents);
     s.key = -1;
@@ -198,7 +198,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
     for (int64_t k = 0; k < plan.count; k++) {
         const Op& op = plan.ops[k];
         for (int64_t i = 0; i < op.count && (op.kind == engine::Send || op.kind == engine::SendMaxima); i++)
-            room.changes = most(room.changes, change_room(op, op.windows[i], steps));
+            room.sigma_delta = most(room.sigma_delta, sigma_delta_room(op, op.windows[i], steps));
         if (op.kind != engine::Fire && op.states) room.window = most(room.window, op.windows[0].taps());
         if (op.kind == engine::Recur) room.kernel = most(room.kernel, recurrent_room(op));
         if (op.kind != engine::Fire) continue;
@@ -213,7 +213,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
 }
 
 // Takes working memory for networks of sigma-delta neurons, in addition to their slots.
-static void cut_changes(Session& session, int64_t N, int64_t steps, Carver& carver) {
+static void cut_sigma_delta(Session& session, int64_t N, int64_t steps, Carver& carver) {
     const Plan& plan = session.plan;
     int64_t places = 0, row = 0, added = 0, brought = 0;
     for (int64_t k = 0; k < plan.count; k++) {
@@ -249,8 +249,8 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         Carver carver{memory};
         char* const slots = carver.take<char>(cut_slots(session, N, steps, nullptr));
         if (memory) cut_slots(session, N, steps, slots);
-        if (plan.changes()) cut_changes(session, N, steps, carver);
-        session.change_bytes = room.changes;
+        if (plan.is_sigma_delta()) cut_sigma_delta(session, N, steps, carver);
+        session.sigma_delta_bytes = room.sigma_delta;
         for (int64_t i = 0; i < crew; i++) cut_scratch(session.scratch[i], room, carver);
         cut_lists(session, N, steps, crew, carver);
         return carver.bytes;

@@ -34,9 +34,9 @@ void run_between(Session& session, int64_t k, int64_t N, int64_t steps, bool fre
 void run_recurrent(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh);
 int64_t recurrent_room(const Op& op);  // memory per thread
 
-// changes.cpp: all operations of a network of sigma-delta neurons.
-void run_change(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on);
-int64_t change_room(const Op& op, const Window& w, int64_t steps);  // memory per thread
+// sigma_delta.cpp: all operations of a network of sigma-delta neurons.
+void run_sigma_delta(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on);
+int64_t sigma_delta_room(const Op& op, const Window& w, int64_t steps);  // memory per thread
 int64_t mark_room(const Op& op, const Window& w);  // bytes of marks for one row of the window's input
 
 }  // namespace PK_TARGET

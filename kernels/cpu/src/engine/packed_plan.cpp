@@ -1,8 +1,9 @@
 // Makes a plan of what is described. Everything that a run reads is copied, and weights are packed.
 #include <algorithm>
+#include <cmath>
 
-#include "../lines.h"
-#include "../sigma_delta/row_weights.h"
+#include "../cost_model.h"
+#include "../sigma_delta/call.h"
 #include "kernel_weights.h"
 #include "operations.h"
 
@@ -96,6 +97,9 @@ static bool pack_windows(Plan& plan, Op& op) {
     return true;
 }
 
+// A threshold rounded down to a power of two, so that the plan of a layer serves neurons whose thresholds differ by little.
+static float least_threshold(float theta) { return std::isfinite(theta) ? std::ldexp(1.0f, std::ilogb(theta)) : theta; }
+
 // Copies the parameters of an operation's neurons, for the kernels; false if there is no memory.
 static bool copy_neurons(Op& op) {
     int64_t parameters = 0;
@@ -111,6 +115,7 @@ static bool copy_neurons(Op& op) {
     if (!channels) return false;
     for (int64_t k = 0; k < parameters; k++)
         memcpy(channels + k * op.neuron.stride, op.neurons.channels + k * op.C, (size_t)op.C * sizeof(float));
+    for (int64_t c = 0; c < op.C && op.is_layer && parameters; c++) channels[c] = least_threshold(channels[c]);
     for (int64_t c = op.C; c < op.neuron.stride && parameters; c++) channels[c] = INFINITY;  // the padding never fires
     op.neurons.channels = channels, op.neurons.scale = nullptr;
     if (!op.copy(op.neurons.start, op.states * op.C) || !op.copy(op.neurons.bias, op.C, op.blocks() * columns)) return false;
@@ -138,7 +143,7 @@ static bool pack_recurrent(Plan& plan, Op& op) {
 }
 
 // Copies and packs the parameters of an operation of a sigma-delta network; false if there is no memory.
-static bool copy_changes(Plan& plan, Op& op) {
+static bool copy_sigma_delta(Plan& plan, Op& op) {
     const bool pools = op.kind == engine::SendMaxima;
     int64_t most_inputs = -1;
     for (int64_t i = 0; i < op.count && op.kind == engine::Send; i++) {
@@ -206,7 +211,7 @@ static bool make_reach(Op& op, const float* weight) {
 }
 
 // Finds which groups of a window can be joined, and what kernels take for neurons with the weights of one input.
-static void find_costs(Op& op, int64_t bits, bool has_tiles) {
+static void find_kernel_costs(Op& op, int64_t bits, bool has_tiles) {
     const Window* weighted = nullptr;
     int64_t count = 0;
     for (int64_t i = 0; i < op.count; i++) {
@@ -217,10 +222,10 @@ static void find_costs(Op& op, int64_t bits, bool has_tiles) {
     }
     if (count != 1) return;
     const Window& w = *weighted;
-    const costs::Layer layer{1,          1,          op.P(),      op.C,         w.H,         w.W, w.C / w.groups,
-                             w.kernel_h, w.kernel_w, w.padding_w, w.dilation_h, w.dilation_w};
+    const costs::ConvSizes layer{1,          1,          op.P(),      op.C,         w.H,         w.W, w.C / w.groups,
+                                 w.kernel_h, w.kernel_w, w.padding_w, w.dilation_h, w.dilation_w};
     const int64_t row = bits == 8 ? costs::byte_row : bits == 16 ? costs::short_row : costs::float_row;
-    costs::find_lines(layer, w.groups, row, has_tiles, op.lines);
+    costs::find_costs(layer, w.groups, row, has_tiles, op.costs);
 }
 
 // Makes operation k of a plan, after those before it. False if there is no memory.
@@ -239,11 +244,11 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
         if (i) w.channel = op.windows[i - 1].channel + op.windows[i - 1].C;
         if (op.kind == engine::Fire && w.weight) w.rows = w.groups > 1 ? 0 : w.C * w.taps();
     }
-    op.changes = plan.changes(), op.is_layer = plan.input.is_layer, op.is_long = plan.input.is_long;
-    if (op.kind == engine::Fire) find_costs(op, described.bits, has_tiles);
+    op.is_sigma_delta = plan.is_sigma_delta(), op.is_layer = plan.input.is_layer, op.is_long = plan.input.is_long;
+    if (op.kind == engine::Fire) find_kernel_costs(op, described.bits, has_tiles);
     if ((op.kind == engine::Fire || op.kind == engine::Recur) && !copy_neurons(op)) return false;
-    if (op.changes && !copy_changes(plan, op)) return false;
-    if (!op.changes && !pack_windows(plan, op)) return false;
+    if (op.is_sigma_delta && !copy_sigma_delta(plan, op)) return false;
+    if (!op.is_sigma_delta && !pack_windows(plan, op)) return false;
     op.spikes_that_move = true;
     for (int64_t i = 0; i < op.count && !op.is_layer; i++) {
         const Op* const read = op.windows[i].slot ? &plan.ops[op.windows[i].slot - 1] : nullptr;
@@ -264,7 +269,7 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
     }
     if (op.kind == engine::Fire && !make_reach(op, operation.reads[0].weight)) return false;
     if (op.kind == engine::Recur && !pack_recurrent(plan, op)) return false;
-    if (!op.changes) op.state_size = op.states * op.state_P * op.C;
+    if (!op.is_sigma_delta) op.state_size = op.states * op.state_P * op.C;
     return true;
 }
 

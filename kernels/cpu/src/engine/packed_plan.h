@@ -20,7 +20,7 @@ using engine::Operation;
 using engine::Run;
 using engine::Sizes;
 
-// Whether a register can hold a lookup table (lookup_way.h); a group then needs a multiple of `table_group` output channels.
+// Whether a register can hold a lookup table (ways.h); a group then needs a multiple of `table_group` output channels.
 constexpr int64_t table_group = 8;
 #if defined(__AVX512F__)
 constexpr bool has_tables = true;
@@ -81,7 +81,7 @@ struct Op : Operation {
     Window* windows = nullptr;  // instead of `reads`
     Neuron neuron{};  // the neurons for the kernels: parameters [stride] of each channel, of which the padding never fires
     bool exact = false;  // whether real values times weights are summed in double, and rounded once
-    engine::Line lines[engine::line_count] = {};  // of Fire with weights of one input, by the kernel; infinite: it cannot run
+    engine::Cost costs[engine::cost_count] = {};  // of Fire with weights of one input, by the kernel; infinite: it cannot run
     void* copies[most_windows + 3] = {};  // what the pointers of the description point to
     int64_t copied = 0;
     Window back{};  // recurrent neurons: the weights of their own spikes; one row of floats unless `recurrent_full`
@@ -91,10 +91,10 @@ struct Op : Operation {
     bool is_conv = false;
     int64_t weighted = 0, parts = 1;
     Conv2d conv{};
-    // The weights in slices (sliced_way.h) with their units, and the columns for lookup tables (lookup_way.h); or null.
+    // The weights in slices (ways.h) with their units, and the columns for lookup tables (ways.h); or null.
     char* sliced = nullptr;
     float *unit = nullptr, *tables = nullptr;
-    // The weights in matrix tiles (tiles_way.h), or null; their units, and the number of digits.
+    // The weights in matrix tiles (ways.h), or null; their units, and the number of digits.
     int8_t* tiles = nullptr;
     float* tile_unit = nullptr;
     int64_t digits = 0;
@@ -102,7 +102,7 @@ struct Op : Operation {
     bool restarts = false;  // whether a spike resets the neurons to the state in which a run starts
     bool moves = false,
          spikes_that_move = false;  // whether its output is never held; whether all its inputs are spikes that are never held
-    bool changes = false;  // whether it belongs to a network of sigma-delta neurons
+    bool is_sigma_delta = false;  // whether it belongs to a network of sigma-delta neurons
     int64_t main_window = 0;  // sigma-delta neurons: the window with the most weights per neuron
     int64_t state_size = 0, sent_size = 0;  // floats per sample: of the potentials, or of z; of a
     bool is_long = false;  // Input.is_long
@@ -124,13 +124,13 @@ struct Op : Operation {
         return copy(pointer, n, n);
     }
     // Whether its output is of the kind of its input: spikes for spikes, values for values.
-    bool passes_on() const { return !changes && engine::passes_on(kind); }
-    int64_t row_line() const {  // the index in `lines` of the rows that its slices have
+    bool passes_on() const { return !is_sigma_delta && engine::passes_on(kind); }
+    int64_t row_cost() const {  // the index in `costs` of the rows that its slices have
         if (conv.row_channels == FloatRows::channels) return engine::FloatRow;
         return conv.row_channels == ShortRows::channels ? engine::ShortRow : engine::ByteRow;
     }
     int64_t P() const { return H * W; }
-    int64_t bytes() const { return changes ? C : (C + 7) / 8; }
+    int64_t bytes() const { return is_sigma_delta ? C : (C + 7) / 8; }
     int64_t blocks() const { return ceil_div(C, columns); }
     // Registers of block `number`; the last block may have fewer.
     int vecs_of(int64_t number) const { return (int)least(block_vecs, ceil_div(C - number * columns, Vec::width)); }
@@ -142,7 +142,7 @@ struct Plan {
     Input input;
     int64_t bytes;  // of packed weights
 
-    bool changes() const { return ops[0].kind == engine::Changes; }
+    bool is_sigma_delta() const { return ops[0].kind == engine::Changes; }
 };
 
 // The convolution with the inputs of one of `parts` parts, and without groups.

@@ -3,7 +3,6 @@
 #pragma once
 #include "../units.h"
 #include "hand_over.h"
-#include "readout.h"
 
 namespace PK_TARGET {
 
@@ -182,7 +181,7 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
 
 // Whether the rule is asked after step t.
 static bool asks_after(const Plan& plan, const Run& run, int64_t t) {
-    return t == run.T ? !plan.changes() : t % run.stop_every == 0;
+    return t == run.T ? !plan.is_sigma_delta() : t % run.stop_every == 0;
 }
 
 // Sets the view of a layer's shortcut in a segment. The kernels read it without gaps between samples. False if there is no

@@ -60,14 +60,14 @@ static void run_op(Session& session, int64_t k, int64_t N, int64_t steps, bool f
 template <class Show>
 static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, const engine::Kept* kept,
                         int64_t* tally, int64_t* took, Show show) {
-    const bool changes = session.plan.changes();
-    if (!changes) look_at_slots(session, steps, fresh);
+    const bool is_sigma_delta = session.plan.is_sigma_delta();
+    if (!is_sigma_delta) look_at_slots(session, steps, fresh);
     for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
     for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += engine::tallies) {
         for (int64_t i = 0; i < session.threads; i++) memset(session.scratch[i].tally, 0, sizeof session.scratch[i].tally);
-        const auto run = changes ? run_change : run_op;
+        const auto run = is_sigma_delta ? run_sigma_delta : run_op;
         const int64_t began = took ? nanoseconds() : 0;
-        if (changes || !run_listed(session, k, N, steps, fresh))
+        if (is_sigma_delta || !run_listed(session, k, N, steps, fresh))
             run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
         for (int64_t i = 0; i < session.threads && session.counts; i++)
             for (int64_t j = 0; j < engine::tallies; j++) tally[j] += session.scratch[i].tally[j];

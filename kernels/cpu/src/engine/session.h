@@ -81,8 +81,8 @@ struct Scratch {
     Block* window_sums;  // sums of the inputs of a pooling window
     double* exact;  // [columns]
     int64_t key;  // identifies what the lists describe
-    char* kernel;  // memory of a kernel of ../conv2d: sliced_way.h, lookup_way.h, depthwise_way.h
-    char* changes;  // memory of changes.h
+    char* kernel;  // memory of a kernel of ../conv2d: ways.h, ways.h, ways.h
+    char* sigma_delta;  // memory of sigma_delta.h
     uint64_t* marks;  // [pixel of a band]: bits, zeros between uses; scatter.h
     float* currents;  // [pixel of a band][channel], zeros between uses; scatter.h
     int64_t tally[engine::tallies];
@@ -91,12 +91,12 @@ struct Scratch {
 // Sizes of the scratch arrays, in elements.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
-            window = 0, kernel = 0, changes = 0, taps = 0, whole = 0, marks = 0, currents = 0;
+            window = 0, kernel = 0, sigma_delta = 0, taps = 0, whole = 0, marks = 0, currents = 0;
 
     void include(const Room& o) {
         for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed,
                                      &Room::items, &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::kernel,
-                                     &Room::changes, &Room::taps, &Room::whole, &Room::marks, &Room::currents})
+                                     &Room::sigma_delta, &Room::taps, &Room::whole, &Room::marks, &Room::currents})
             this->*size = most(this->*size, o.*size);
     }
 };
@@ -221,12 +221,12 @@ struct Session {
     const Neurons* neurons = nullptr;
     float* currents = nullptr;
     bool counts = true;  // whether spikes and additions are counted
-    // Sigma-delta networks: the contents of the slots; and working memory of changes.h, shared by all threads.
+    // Sigma-delta networks: the contents of the slots; and working memory of sigma_delta.h, shared by all threads.
     Change* changes;
     int64_t* places = nullptr;  // [N, P]
     uint8_t *marks = nullptr, *mark_row = nullptr;  // [N, P]; one padded input row
     float *added = nullptr, *brought = nullptr;  // [N, steps, P, C]
-    int64_t change_bytes = 0;  // per thread
+    int64_t sigma_delta_bytes = 0;  // per thread
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // counts operations that were run by patterns
     int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds on one thread, samples times steps

@@ -1,5 +1,5 @@
 // The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP. With AMX its functions are those
-// of AVX-512: what kernels take decides whether tiles are taken (Op::lines).
+// of AVX-512: what kernels take decides whether tiles are taken (Op::costs).
 #include "run.h"
 
 #include "../fingerprint.h"

@@ -1,7 +1,6 @@
 // For convolutions in which many inputs are active at a step: a matrix product of the values in the windows of some output
 // pixels and the weights. Each sum is added up in the order of rows.cpp, so the results are bit-equal.
-#include "places.h"
-#include "row_weights.h"
+#include "senders.h"
 
 namespace PK_TARGET {
 

@@ -1,5 +1,5 @@
 // Depthwise convolutions of the codes of sigma-delta neurons.
-#include "places.h"
+#include "senders.h"
 
 namespace PK_TARGET {
 

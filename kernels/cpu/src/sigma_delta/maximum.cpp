@@ -1,6 +1,6 @@
 // Max pooling of the sums of all input so far: at each step the change of a window's maximum, or what the neurons behind the
 // pool send.
-#include "places.h"
+#include "senders.h"
 
 namespace PK_TARGET {
 

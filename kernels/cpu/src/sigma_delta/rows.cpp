@@ -1,7 +1,6 @@
 // Convolution of the codes of sigma-delta neurons: for each input that is not silent, adds its row of weights times its power
 // of two. Float values, such as images, are handled in the same way.
-#include "places.h"
-#include "row_weights.h"
+#include "senders.h"
 
 namespace PK_TARGET {
 

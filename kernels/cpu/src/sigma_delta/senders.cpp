@@ -1,5 +1,5 @@
 // The steps of sigma-delta neurons, for all kinds of synapses. Compiled once for each number of vectors of a pass.
-#include "places.h"
+#include "senders.h"
 
 namespace PK_TARGET {
 

@@ -3,13 +3,13 @@
 
 namespace proxykernels {
 
-static bool is_kind_of_changes(int64_t kind) {
+static bool is_kind_of_sigma_delta(int64_t kind) {
     return kind == engine::Changes || kind == engine::Sum || kind == engine::Send || kind == engine::SendMaxima ||
            kind == engine::AveragePool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move;
 }
 
-bool is_of_changes(const Plan& plan, int64_t kind) {
-    return is_kind_of_changes(kind) && (kind == engine::Changes || plan.changes());
+bool is_of_sigma_delta(const Plan& plan, int64_t kind) {
+    return is_kind_of_sigma_delta(kind) && (kind == engine::Changes || plan.is_sigma_delta());
 }
 
 static const char* problem_of(const Plan& plan, const Operation& op) {
@@ -30,14 +30,14 @@ static const char* problem_of(const Plan& plan, const Operation& op) {
     return op.real == gives_values ? nullptr : "an operation gives other values than it says";
 }
 
-const char* problem_of_changes(const Plan& plan) {
+const char* problem_of_sigma_delta(const Plan& plan) {
     bool any = false, sends = false;
     for (const Operation& op : plan.operations) any |= op.ends() || op.sends(), sends |= op.kind == engine::Send;
     if (!any) return nullptr;
     if (!plan.precision.empty() || !plan.real) return "a network of sigma-delta neurons has no precision, and takes values";
     for (int64_t k = 0; k < plan.count(); k++) {
         const Operation& op = plan.operations[k];
-        if (!is_kind_of_changes(op.kind)) return "an operation is none of sigma-delta neurons";
+        if (!is_kind_of_sigma_delta(op.kind)) return "an operation is none of sigma-delta neurons";
         if ((op.kind == engine::Changes) != (k == 0) || (op.kind == engine::Sum) != (k == plan.count() - 1))
             return "it does not begin with what its input changes by, and end in what its outputs add up to";
         for (const Window& window : op.windows)

@@ -1,7 +1,7 @@
 // Operations between sigma-delta neurons, and at the ends of their networks, where values become changes and changes are summed
 // again. Linear operations treat changes like values.
 #include "../sigma_delta/codes.h"
-#include "changes.h"
+#include "sigma_delta.h"
 #include "pools.h"
 
 namespace PK_TARGET {
@@ -217,7 +217,7 @@ static void run_ends(Session& session, int64_t k, int64_t N, int64_t T, bool fre
     count_active(y, N * op.P());
 }
 
-void run_change(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
+void run_sigma_delta(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
     const int64_t kind = session.plan.ops[k].kind;
     if (kind == engine::Send || kind == engine::SendMaxima) run_send(session, k, N, T, fresh, goes_on);
     else if (kind == engine::Changes || kind == engine::Sum) run_ends(session, k, N, T, fresh, goes_on);

@@ -8,7 +8,7 @@
 
 namespace PK_TARGET {
 
-enum class ChangeKernel { Rows, Dense, Depthwise, Maxima };
+enum class SigmaDeltaKernel { Rows, Dense, Depthwise, Maxima };
 
 // The arguments of a sigma-delta kernel for one window of an operation and T steps; with biases if these are the first steps.
 static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Window& w, int64_t N, int64_t T, bool fresh) {
@@ -25,7 +25,7 @@ static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Win
     return s;
 }
 
-int64_t change_room(const Op& op, const Window& w, int64_t steps) {
+int64_t sigma_delta_room(const Op& op, const Window& w, int64_t steps) {
     SigmaDelta s{};
     s.T_in = steps, s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w;
     Carver taps{nullptr}, dense{nullptr}, maximum{nullptr};
@@ -39,46 +39,46 @@ int64_t change_room(const Op& op, const Window& w, int64_t steps) {
 struct SharedCall {
     const Session& session;
     const SigmaDeltaCall& call;
-    const ChangeKernel kernel;
+    const SigmaDeltaKernel kernel;
 
     void run(int64_t task, Carver& carver, Counted& counted) const {
-        if (kernel == ChangeKernel::Dense) {
+        if (kernel == SigmaDeltaKernel::Dense) {
             DenseScratch scratch(call.s, carver);
             return dense_task(call, task, scratch, counted);
         }
-        if (kernel == ChangeKernel::Maxima) {
+        if (kernel == SigmaDeltaKernel::Maxima) {
             MaximumScratch scratch(call.s, carver);
             return maximum_task(call, task, scratch, counted);
         }
         SigmaDeltaTaps taps(call.s, carver);
-        (kernel == ChangeKernel::Rows ? rows_task : depthwise_task)(call, task, taps, counted);
+        (kernel == SigmaDeltaKernel::Rows ? rows_task : depthwise_task)(call, task, taps, counted);
     }
     void run(int64_t task, int64_t thread) const {
         Scratch& scratch = session.scratch[thread];
-        Carver carver{scratch.changes};
+        Carver carver{scratch.sigma_delta};
         Counted counted;
         run(task, carver, counted);
-        PK_ASSERT(carver.bytes <= session.change_bytes);
+        PK_ASSERT(carver.bytes <= session.sigma_delta_bytes);
         scratch.tally[0] += counted.spikes;
         scratch.tally[call.s.real ? 2 : 1] += counted.additions;
     }
 };
 
-static void run_call(Session& session, const SigmaDeltaCall& call, ChangeKernel kernel) {
+static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKernel kernel) {
     SharedCall shared{session, call, kernel};
-    const int64_t tasks = kernel == ChangeKernel::Dense ? dense_tasks(call) : place_tasks(call);
+    const int64_t tasks = kernel == SigmaDeltaKernel::Dense ? dense_tasks(call) : place_tasks(call);
     share(session, tasks, &shared,
           [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
 }
 
 // The fastest kernel for a call. If only some pixels are visited, the others hold nothing, so the measured rate is scaled.
-static ChangeKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const Change& x) {
-    if (w.by_channel) return ChangeKernel::Depthwise;
+static SigmaDeltaKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const Change& x) {
+    if (w.by_channel) return SigmaDeltaKernel::Depthwise;
     const double rate = dense_rate(call);
-    if (rate > 1) return ChangeKernel::Rows;
+    if (rate > 1) return SigmaDeltaKernel::Rows;
     const double found = rate_of(call.s);
     const double share = (double)most(x.count, 1) / (double)(call.s.N * call.s.H * call.s.W);
-    return found >= rate * share ? ChangeKernel::Dense : ChangeKernel::Rows;
+    return found >= rate * share ? SigmaDeltaKernel::Dense : SigmaDeltaKernel::Rows;
 }
 
 // Counts the pixels that hold something.
@@ -219,7 +219,7 @@ static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fre
         else s.codes = (int8_t*)session.slots[k];
         SigmaDeltaCall call = listed(session, s, count);
         call.sent = y.active, call.last = keeps ? state.restless : nullptr;
-        run_call(session, call, maxima ? ChangeKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
+        run_call(session, call, maxima ? SigmaDeltaKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
         count_active(y, N * op.P());
     }
     // Needed even if nothing is visited, since changed inputs may lie between the windows of the pooling.
