@@ -48,6 +48,9 @@ MACROS = [
     "-DPK_ENGINE_ONLY",
 ]
 
+# WASI has one thread, which never ends, and no function that notes what to destroy then.
+NO_THREAD_ENDS = 'extern "C" int __cxa_thread_atexit(void (*)(void*), void*, void*) { return 0; }\n'
+
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,7 +157,7 @@ def is_current(out: Path) -> bool:
 
 def command() -> str:
     """By what, and of what, the engine is compiled."""
-    return f"{sources.fingerprint()} {FLAGS} {LINKED}"
+    return f"{sources.fingerprint()} {FLAGS} {LINKED} {NO_THREAD_ENDS}"
 
 
 def compile_engine(out: Path) -> None:
@@ -166,7 +169,9 @@ def compile_engine(out: Path) -> None:
     names = *sources.COMMON, *sources.ENGINE, *sources.TASKS
     engine = [sources.FOLDER / f"{name}.cpp" for name in names]
     with tempfile.TemporaryDirectory() as folder:
-        objects = {source: Path(folder) / f"{k}.o" for k, source in enumerate([*engine, *sources.interface()])}
+        ends = Path(folder) / "ends.cpp"
+        ends.write_text(NO_THREAD_ENDS)
+        objects = {source: Path(folder) / f"{k}.o" for k, source in enumerate([*engine, *sources.interface(), ends])}
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             list(pool.map(compile_one, *zip(*objects.items(), strict=True)))
         functions = re.findall(r"^PK_API [^(]*?\b(pk_\w+)\(", HEADER.read_text(), re.MULTILINE)
