@@ -373,3 +373,12 @@ def test_the_hash_in_files_stays(target):
     kernels = cpu.load(target)
     assert kernels.fingerprint(torch.arange(100_003, dtype=torch.float32)) == 0x4361E907C17A23F0
     assert kernels.fingerprint(torch.arange(7, dtype=torch.float32)) == 0x1F592993548CCF06
+
+
+def test_a_wrong_layer_is_refused_by_the_reader_of_plans():
+    """The engine looks at nothing: neurons of fewer channels than the weights have would be read beyond their end."""
+    make, window = cpu.load()._plans.conv2d, ((1, 1), (0, 0), (1, 1))
+    operands = (4, 4), torch.ones(6, 2, 3, 3), None, window, 1, False, False, False
+    assert make(if_neuron(torch.ones(6), 0.0), *operands)
+    with pytest.raises(RuntimeError, match="^the plan cannot be made: neurons have other parameters$"):
+        make(if_neuron(torch.ones(5), 0.0), *operands)
