@@ -214,11 +214,7 @@ def test_scan_of_every_model(generator, T, name):
     assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
 
 
-@pytest.mark.costly
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("pool", [False, True], ids=["plain", "pooled"])
-@pytest.mark.parametrize("T", [3, 12, 34])
-def test_convolution(generator, T, pool, name):
+def check_convolution(generator, T, pool, name):
     neuron = channelwise(5, generator)[name]
     x, weight = spikes(T, 2, 3, 4, 2, generator=generator), fine(5, 3, 3, 3, generator=generator)
     v0 = state(neuron, (2, 5, 4, 2), generator)
@@ -227,6 +223,20 @@ def test_convolution(generator, T, pool, name):
     assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
     pooled = reference.max_pool2d(expected, 2)
     assert equal(pk.max_pool2d(actual, 2).dense(), pooled)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("pool", [False, True], ids=["plain", "pooled"])
+@pytest.mark.parametrize("T", [3, 12, 34])
+def test_convolution(generator, T, pool, name):
+    check_convolution(generator, T, pool, name)
+
+
+@pytest.mark.parametrize("name", ["Loihi", "ALIF-soft"])
+def test_second_states_of_few_steps(generator, name):
+    """They are read behind the main loop."""
+    check_convolution(generator, 3, False, name)
 
 
 @pytest.mark.slow

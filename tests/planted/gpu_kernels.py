@@ -109,7 +109,7 @@ DEFECTS = {
         CONV2D_KERNEL,
         "if STATES_LATER:\n            state = read_states(",
         "if STATES_LATER and COUNTS_ONLY:\n            state = read_states(",
-        TRITON_CONV2D_TESTS,
+        TRITON_SCAN_TESTS,
     ),
     "Triton recurrent neurons: who sends": Defect(
         RECURRENT_SCAN,
