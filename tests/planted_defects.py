@@ -51,6 +51,8 @@ def noticed(defect: Defect, options: list[str]) -> tuple[bool, str]:
         ]
         environment = {**os.environ, "PYTHONPATH": str(copy)}
         done = subprocess.run(command, cwd=copy, capture_output=True, text=True, env=environment)
+    if done.returncode not in (0, 1, 2, 5):
+        raise RuntimeError(f"the tests did not run:\n{done.stdout}{done.stderr}")
     failed = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
     return done.returncode not in (0, 5), failed or f"the tests ended with status {done.returncode}"  # 5: none ran
 
