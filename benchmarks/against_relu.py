@@ -16,10 +16,9 @@ a quarter of the width before the small network, the small one before the paper'
 
 IF networks are what pk.convert makes of the ReLU network, in float32 and int8, compiled by pk.compile, at each T of
 --T; and with early exit by logits, for up to 4 and up to 8 steps, by the least lead with which 0.1 % of held-out images
-end with another answer. Networks of sigma-delta neurons run for up to four steps. Two signed powers are the same
-activations sent in one pass (evaluate.py sigma-delta --controls), and small activations cut are a pass of the ReLU
-network whose activations below a tenth of their layer's 99th percentile are 0; there are no kernels for them, so they
-have no time.
+end with another answer. Networks of sigma-delta neurons run for up to four steps, those of
+graded neurons for one: a pass whose small activations are cut. Two signed powers are the same activations sent in one
+pass (evaluate.py sigma-delta --controls); there is no kernel for them, so they have no time.
 
 Accuracy is that of the logits on all test images, with Wilson's 95 % interval: 10,000 of Fashion-MNIST or CIFAR-10, or
 the crops of photographs of EfficientNet-Lite0. Times are medians (of early exit means) and quartiles of calls, each of

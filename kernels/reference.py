@@ -35,6 +35,13 @@ Sigma-delta neurons send what their activation has become, less what they have s
 q(x) is the one nearest to x of +-theta 2**-k, 0 <= k < K (3/4 of a power is rounded up to it), and 0 where |x| is less
 than 3/4 of the smallest. So a comes as near as that to the ReLU network's activation, and the neuron is silent then.
 
+Graded neurons send the change itself, as a value, where it is large enough:
+
+    s[t] = f(z[t]) - a[t-1] where that is at least theta in size, else 0
+    a[t] = f(z[t]) where a value is sent, else a[t-1]
+
+Of a constant input that is one pass of the ReLU network in which activations below theta count as 0.
+
 Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here; states are float32 whatever the input's type, ``[N,
 C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data every kernel is bit-equal to these
 functions.
@@ -43,7 +50,6 @@ functions.
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -232,15 +238,51 @@ def sigma_delta(
     ``pool``: max pooling of z, whose maxima have the neurons; since it changes places with any activation that grows
     with z, it is that of the activations. Then a and what they send are of the pooled shape.
     """
-    options: Any = {"dtype": torch.float32, "device": arrived.device}
-    theta, highest = (torch.as_tensor(v, **options).view(-1, *[1] * (arrived.ndim - 3)) for v in (theta, highest))
-    rest = torch.zeros(arrived.shape[1:], **options)
+    theta = _of_channels(theta, arrived)
+
+    def send(activation: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        s = theta * nearest_power((activation - a) / theta, exponents)
+        return s, a + s
+
+    return _changes(arrived, send, lowest, highest, state, pool)
+
+
+def graded(
+    arrived: Tensor,
+    theta: float | Tensor = 0.0,
+    lowest: float = 0.0,
+    highest: float | Tensor = math.inf,
+    state: tuple[Tensor, Tensor] | None = None,
+    pool: Callable[[Tensor], Tensor] = lambda z: z,
+) -> Tensor:
+    """Graded neurons on what arrives: as :func:`sigma_delta`, with the least change that is sent for ``theta``."""
+    theta = _of_channels(theta, arrived)
+
+    def send(activation: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        change = activation - a
+        sends = change.abs() >= theta
+        return torch.where(sends, change, 0.0), torch.where(sends, activation, a)
+
+    return _changes(arrived, send, lowest, highest, state, pool)
+
+
+def _of_channels(value: float | Tensor, arrived: Tensor) -> Tensor:
+    value = torch.as_tensor(value, dtype=torch.float32, device=arrived.device)
+    return value.view(-1, *[1] * (arrived.ndim - 3))
+
+
+def _changes(
+    arrived: Tensor, send: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], lowest: float, highest: float | Tensor,
+    state: tuple[Tensor, Tensor] | None, pool: Callable[[Tensor], Tensor],
+) -> Tensor:  # fmt: skip
+    """Neurons that send changes; ``send``: of an activation, and of what was sent before, to what is sent, and a."""
+    highest = _of_channels(highest, arrived)
+    rest = torch.zeros(arrived.shape[1:], dtype=torch.float32, device=arrived.device)
     z, a = state or (rest, torch.zeros_like(pool(rest)))
     sent = []
     for step in arrived.float():
         z = z + step
-        s = theta * nearest_power((pool(z).minimum(highest).clamp(min=lowest) - a) / theta, exponents)
-        a = a + s
+        s, a = send(pool(z).minimum(highest).clamp(min=lowest), a)
         sent.append(s)
     if state is not None:
         state[0].copy_(z), state[1].copy_(a)

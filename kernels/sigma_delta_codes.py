@@ -1,5 +1,7 @@
 """Spikes of sigma-delta neurons: at most one signed power of two a neuron and step, as a code of one byte.
 
+Graded neurons send values instead, float32 ``[N, T, P, C]``.
+
 A code is 0 for silence, else +-(k + 1) for a spike of +-2**-k; thresholds are 1, for the weights hold all others
 (conversion/relu/scales.py). Codes are int8 ``[N, T, P, C]``. They are not packed over time or channels, as
 binary spikes are: such networks are run for few steps (T up to 8), in which every second neuron sends something, and a
@@ -7,8 +9,9 @@ kernel finds what is not silent among 64 bytes in one comparison. Four planes of
 memory, and each spike would have to be put together from four places.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +27,24 @@ State = tuple[Tensor, Tensor]  # z, what has arrived, and a, what was sent
 
 
 class Senders(NamedTuple):
-    """Neurons of a layer: how many exponents, and between what values the activation is clipped.
+    """Neurons of a layer: what they send, and between what values the activation is clipped.
 
     Attributes:
         exponents: K, spikes are from 2**-(K-1) to 1.
         lowest: 0 for a ReLU, -infinity for an identity.
         highest: float32 [C]; infinity: not clipped.
+        threshold: of graded neurons, which send values: the least that they send; None: they send powers of two.
     """
 
     exponents: int
     lowest: float
     highest: Tensor
+    threshold: float | None = None
+
+    @property
+    def type(self) -> torch.dtype:
+        """Of what they send."""
+        return torch.int8 if self.threshold is None else torch.float32
 
 
 class Counts(NamedTuple):
@@ -199,16 +209,24 @@ def pooled_sigma_delta(
         state: z [N, P, C], what has arrived, and a [N, P_out, C], what was sent: as in :func:`sigma_delta`.
 
     Returns:
-        Codes int8 [N, T, P_out, C], and the number of spikes.
+        Codes int8 [N, T, P_out, C], or values of graded neurons, float32; and the number of spikes.
     """
     arrived = padded(values_of(x) if x.dtype == torch.int8 else x, T)
-    spikes = reference.sigma_delta(
-        arrived.permute(1, 0, 3, 2).unflatten(3, size), neuron.exponents, lowest=neuron.lowest, highest=neuron.highest,
-        state=None if state is None else (_as_images(state[0], size), _as_images(state[1], size_out)),
+    sent = _sent(
+        neuron, arrived.permute(1, 0, 3, 2).unflatten(3, size),
+        None if state is None else (_as_images(state[0], size), _as_images(state[1], size_out)),
         pool=lambda z: _maxima(z, size_out, kernel, stride, padding),
     )  # fmt: skip
-    codes = codes_of(spikes).flatten(3).permute(1, 0, 3, 2).contiguous()
-    return codes, int(codes.count_nonzero())
+    sent = sent.flatten(3).permute(1, 0, 3, 2).contiguous()
+    return sent, int(sent.count_nonzero())
+
+
+def _sent(neuron: Senders, arrived: Tensor, state: State | None, **pool: Callable) -> Tensor:
+    """Codes of what neurons send, or the values of graded ones, of ``arrived`` [T, N, C, ...]."""
+    options: dict[str, Any] = {"lowest": neuron.lowest, "highest": neuron.highest, "state": state} | pool
+    if neuron.threshold is None:
+        return codes_of(reference.sigma_delta(arrived, neuron.exponents, **options))
+    return reference.graded(arrived, neuron.threshold, **options)
 
 
 def _as_images(state: Tensor, size: Pair) -> Tensor:
@@ -231,16 +249,13 @@ def sigma_delta(
             None: zeros, and not kept.
 
     Returns:
-        Codes int8 [N, T, P_out, C_out]; without neurons what arrives, float32 of the same shape.
+        Codes int8 [N, T, P_out, C_out]; of graded neurons values, without neurons what arrives, float32 of that shape.
     """
     arrived, additions = all_that_arrives(x, size, weight, bias, added, window)
     arrived = padded(arrived, T)
     if neuron is None:
         result = arrived.contiguous()
         return result.clone() if result is x or result is added else result, Counts(0, additions)
-    spikes = reference.sigma_delta(
-        arrived.permute(1, 0, 3, 2), neuron.exponents, lowest=neuron.lowest, highest=neuron.highest,
-        state=None if state is None else (state[0].transpose(1, 2), state[1].transpose(1, 2)),
-    )  # fmt: skip
-    codes = codes_of(spikes).permute(1, 0, 3, 2).contiguous()
-    return codes, Counts(int(codes.count_nonzero()), additions)
+    state = None if state is None else (state[0].transpose(1, 2), state[1].transpose(1, 2))
+    sent = _sent(neuron, arrived.permute(1, 0, 3, 2), state).permute(1, 0, 3, 2).contiguous()
+    return sent, Counts(int(sent.count_nonzero()), additions)

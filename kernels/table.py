@@ -209,6 +209,13 @@ SENDERS = (
     Field("exponents", "whole", least=1, default="1"),
     Field("rectifies", "truth", default="true"),
     Field("limit", "floats", "[C]"),
+    Field(
+        "threshold",
+        "limit",
+        "of graded neurons, which send values; null: they send powers of two",
+        written="given",
+        null=True,
+    ),
 )
 # An operation, besides its "kind", "name", "shape", "windows", "neurons" and, of sigma-delta neurons, "senders".
 OPERATION = (

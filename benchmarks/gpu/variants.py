@@ -145,8 +145,9 @@ _COUNT = {"words_pointer": "i32", "counts_pointer": "i32"}
 _BOOL, _FLOAT = ({"dense_pointer": kind, "words_pointer": "i32", "found_pointer": "i32"} for kind in ("u8", "i32"))
 _TILE = {"PIXELS": 32, "CHANNELS": 32}
 _PARTS = {"high_pointer": "fp16", "low_pointer": "fp16", "unit_pointer": "fp32"}
-_SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "codes_pointer": "i8", "fired_pointer": "i32"}
-_SIGMA_DELTA |= {"lowest": "fp32"}
+_SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "sent_pointer": "i8", "fired_pointer": "i32"}
+_SIGMA_DELTA |= {"lowest": "fp32", "threshold": "fp32"}
+_POWERS = {"BLOCK": 512, "GRADED": False}
 _STATE = dict.fromkeys(("z_pointer", "a_pointer", "bias_pointer", "added_pointer"), "fp32")
 _CURRENTS = ("z_pointer", "bias_pointer", "added_pointer")  # which the neurons of a pool have not
 _MAXIMA, _SIZES = _SIGMA_DELTA | {"a_pointer": "fp32"}, ("places", "channels")
@@ -168,10 +169,13 @@ SMALL: dict[str, dict[str, Arguments]] = {
         for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
     },
     "sigma_delta": {
-        "aligned": Arguments(_SIGMA_DELTA | _STATE, {"BLOCK": 512, "IS_Z": False}, _SIZES),
-        "odd": Arguments(_SIGMA_DELTA | _STATE, {"BLOCK": 512, "IS_Z": False}),
-        "from-rest": Arguments(_SIGMA_DELTA, {"BLOCK": 512, "IS_Z": False} | dict.fromkeys(_STATE), _SIZES),
-        "maxima": Arguments(_MAXIMA, {"BLOCK": 512, "IS_Z": True} | dict.fromkeys(_CURRENTS), _SIZES),
+        "aligned": Arguments(_SIGMA_DELTA | _STATE, _POWERS | {"IS_Z": False}, _SIZES),
+        "odd": Arguments(_SIGMA_DELTA | _STATE, _POWERS | {"IS_Z": False}),
+        "from-rest": Arguments(_SIGMA_DELTA, _POWERS | {"IS_Z": False} | dict.fromkeys(_STATE), _SIZES),
+        "maxima": Arguments(_MAXIMA, _POWERS | {"IS_Z": True} | dict.fromkeys(_CURRENTS), _SIZES),
+        "graded": Arguments(
+            _SIGMA_DELTA | _STATE | {"sent_pointer": "fp32"}, _POWERS | {"IS_Z": False, "GRADED": True}, _SIZES
+        ),
     },
     "values": {
         "codes": Arguments(_CODES, {"BLOCK": 512, "stride_c": 1}),

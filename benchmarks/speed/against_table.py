@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 import proxykernels as pk
 from proxykernels.running.result import Result
-from speed import against_picture, answers, cascades, cut_activations, levels, logit_exit, relu_passes, turns, when_page
+from speed import against_picture, answers, cascades, levels, logit_exit, relu_passes, turns, when_page
 from speed.answers import Answers
-from speed.levels import CASCADE, CUT, EARLY, HALF, IF, POWERS, QUARTER, RELU, SIGMA_DELTA, SMALL, UNTIMED
+from speed.levels import CASCADE, EARLY, GRADED, HALF, IF, POWERS, QUARTER, RELU, SIGMA_DELTA, SMALL, UNTIMED
 from speed.relu_passes import Logits
 from speed.rivals import NotOffered
 
@@ -109,7 +109,6 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int], root:
         yield from smaller_contenders(small, SMALLER_THAN[subject.name][small.name])
     if (first := smaller.get(cascades.SMALL_OF.get(subject.name, ""))) is not None:
         yield from cascade_contenders(subject, first, passes, chosen_on(subject))
-    yield Contender(CUT, "float32", None, "torch", partial(in_a_cut_pass, subject))
     net = pk.convert(subject.ann, subject.calibration)
     for precision in (None, "int8"):
         yield from spiking_contenders(console, IF, net, subject.images, precision, steps)
@@ -118,6 +117,8 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int], root:
     few = [T for T in SIGMA_DELTA_STEPS if T <= max(steps)]
     yield from spiking_contenders(console, SIGMA_DELTA, net, subject.images, None, few)
     yield Contender(POWERS, "float32", None, "torch", partial(in_one_pass, net))
+    net = pk.convert(subject.ann, subject.calibration, neuron="graded")
+    yield from spiking_contenders(console, GRADED, net, subject.images, None, [1])
 
 
 def chosen_on(subject: subjects.Subject) -> Tensor:
@@ -181,14 +182,6 @@ def cascade_contenders(
     for precision in ("float32", "int8"):
         for share, cascade in cascades.cascades(first, large, f"OpenVINO {precision}", held_out).items():
             yield Contender(CASCADE, precision, share, "OpenVINO", partial(answers_of, cascade), cascade.run)
-
-
-def in_a_cut_pass(subject: subjects.Subject, images: Tensor) -> Answers:
-    """The ReLU network whose small activations are 0; products with them are left out."""
-    net = cut_activations.cut(subject.ann, subject.calibration)
-    with torch.inference_mode():
-        outputs = answers.relu(net, images, CUT)
-    return Answers(outputs, 0.0, 0.0, cost.of_relu(net, images[:COUNTED])[1].products)
 
 
 def spiking_contenders(

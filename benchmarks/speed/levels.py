@@ -13,17 +13,18 @@ from collections.abc import Iterable
 
 NORMAL = 1.96  # standard deviations of 95 %
 LEVEL = 0.1  # points below the ReLU network's accuracy that are level with it
-RELU, CASCADE, CUT, IF, EARLY, SIGMA_DELTA, POWERS = (
-    "ReLU network", "cascade of ReLU networks", "ReLU network, small activations cut", "IF", "IF, early exit",
-    "sigma-delta", "two signed powers, one pass",
+RELU, CASCADE, IF, EARLY, SIGMA_DELTA, GRADED, POWERS = (
+    "ReLU network", "cascade of ReLU networks", "IF", "IF, early exit", "sigma-delta", "graded",
+    "two signed powers, one pass",
 )  # fmt: skip
 HALF, QUARTER, SMALL = "ReLU network, half the width", "ReLU network, a quarter of the width", "the small ReLU network"
 SMALLER = HALF, QUARTER, SMALL  # trained by themselves
-UNTIMED = CUT, POWERS  # no kernel computes them
+UNTIMED = (POWERS,)  # no kernel computes them
 LINES = (  # spiking networks and cascades, and what they compute in
     *((CASCADE, precision) for precision in ("float32", "int8")),
     *((name, precision) for name in (IF, EARLY) for precision in ("float32", "int8")),
     (SIGMA_DELTA, "float32"),
+    (GRADED, "float32"),
 )
 PASSES = ("float32", "bfloat16", "int8")  # which times are compared with
 

@@ -1,5 +1,6 @@
 """The C++ kernels of sigma-delta neurons: tensors in, tensors out."""
 
+import math
 from functools import partial
 
 import torch
@@ -48,15 +49,14 @@ class SigmaDeltas:
             require_finite("bias", bias)
             bias = bias.float()
         highest = heap.zeros(C) if neuron is None else neuron.highest
-        y = heap.empty(N, T, P, C, dtype=torch.float32 if neuron is None else torch.int8)
+        y = heap.empty(N, T, P, C, dtype=torch.float32 if neuron is None else neuron.type)
         counts = heap.zeros(2, dtype=torch.int64)
         given = [None if t is None else t.contiguous() for t in (x, packed, bias, added, highest)]
-        written = (None, y) if neuron is None else (y, None)
+        written = (None, y) if y.is_floating_point() else (y, None)
         pointers = _pointers(*given, *written, *(state or (None, None)), counts)
-        lowest, exponents = (0.0, 1) if neuron is None else (neuron.lowest, neuron.exponents)
         real = x is not None and x.dtype != torch.int8
         sizes = N, T, steps, P, C, C_in, *size, width, *kernel, *stride, *padding, *dilation, groups
-        launch(abi.SigmaDelta(*pointers, lowest, exponents, real, *sizes))
+        launch(abi.SigmaDelta(*pointers, *_scalars(neuron), real, *sizes))
         del given  # the memory behind the pointers lived until here
         return y, Counts(int(counts[0]), int(counts[1]))
 
@@ -76,7 +76,7 @@ class SigmaDeltas:
         y, counts = heap.empty(N, T, P, C, dtype=torch.float32), heap.zeros(2, dtype=torch.int64)
         pointers = _pointers(x, None, None, None, None, None, y, *(state or (None, None)), counts)
         sizes = N, T, T, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1, 1
-        self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, 0.0, 1, real, *sizes))
+        self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, *_scalars(None), real, *sizes))
         return y
 
     def pooled_sigma_delta(
@@ -86,11 +86,19 @@ class SigmaDeltas:
         """kernels/sigma_delta_codes.py has arguments and results."""
         x, highest = x.contiguous(), neuron.highest.contiguous()
         (N, steps, _, C), P, real = x.shape, size_out[0] * size_out[1], x.dtype != torch.int8
-        y, counts = heap.empty(N, T, P, C, dtype=torch.int8), heap.zeros(2, dtype=torch.int64)
-        pointers = _pointers(x, None, None, None, highest, y, None, *(state or (None, None)), counts)
+        y, counts = heap.empty(N, T, P, C, dtype=neuron.type), heap.zeros(2, dtype=torch.int64)
+        written = (None, y) if y.is_floating_point() else (y, None)
+        pointers = _pointers(x, None, None, None, highest, *written, *(state or (None, None)), counts)
         sizes = N, T, steps, P, C, C, *size, size_out[1], *kernel, *stride, *padding, 1, 1, 1
-        self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, neuron.lowest, neuron.exponents, real, *sizes))
+        self._table.sigma_delta_maximum(abi.SigmaDelta(*pointers, *_scalars(neuron), real, *sizes))
         return y, int(counts[0])
+
+
+def _scalars(neuron: Senders | None) -> tuple[float, float, int]:
+    """The lowest activation, the threshold of graded neurons, and the exponents of others."""
+    if neuron is None:
+        return 0.0, math.inf, 1
+    return neuron.lowest, math.inf if neuron.threshold is None else neuron.threshold, neuron.exponents
 
 
 # Of the pointers of abi.SigmaDelta, in their order: what C++ takes each for.

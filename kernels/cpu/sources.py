@@ -14,6 +14,7 @@ TASKS = (
     "conv2d/fire_sums",
     "sigma_delta/senders",
     "sigma_delta/rows",
+    "sigma_delta/messages",
     "sigma_delta/dense",
     "sigma_delta/depthwise",
     "sigma_delta/maximum",

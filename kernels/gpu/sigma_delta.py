@@ -97,13 +97,13 @@ def _running_sums_kernel(
 
 
 # The numbers of steps are not in the specialisation key: a new T does not recompile the kernel.
-@triton.jit(do_not_specialize=["T", "T_in", "T_added", "exponents"])
+@triton.jit(do_not_specialize=["T", "T_in", "T_added", "exponents", "threshold"])
 def _sigma_delta_kernel(
     arrived_pointer,  # [N, T_in, places], float32: the input of each step (none after T_in); if IS_Z, z at each step
     bias_pointer,  # [channels], float32, added at the first step; None: none
     added_pointer,  # [N, T_added, places], float32: further input; None: none
     highest_pointer,  # [channels], float32, the largest activation
-    codes_pointer,  # [N, T, places], int8, written
+    sent_pointer,  # [N, T, places], written: codes int8, or values float32 of graded neurons
     fired_pointer,  # [programs], int32, written: the number of spikes
     z_pointer,  # [N, places], float32: the sum of all input so far, updated in place; None: starts at 0, not kept
     a_pointer,  # the same for the sum of what was sent
@@ -114,7 +114,9 @@ def _sigma_delta_kernel(
     channels,
     exponents,
     lowest,  # float, 0 or -infinity: the lowest activation
+    threshold,  # float: the least change that graded neurons send
     IS_Z: tl.constexpr,  # whether z is given instead of the input
+    GRADED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     programs = tl.cdiv(places, BLOCK)  # of a sample
@@ -132,7 +134,7 @@ def _sigma_delta_kernel(
         a = tl.load(a_pointer + sample * places + offsets, mask=mask, other=0.0)
     fired = tl.zeros((BLOCK,), tl.int32)
     arrived_row = arrived_pointer + sample * T_in * places
-    codes_row = codes_pointer + sample * T * places
+    sent_row = sent_pointer + sample * T * places
     if added_pointer is not None:
         added_row = added_pointer + sample * T_added * places
     for t in range(0, T):
@@ -150,19 +152,26 @@ def _sigma_delta_kernel(
             added_row += places
         if not IS_Z:
             z += arrived
-        left = tl.maximum(tl.minimum(z, highest), lowest) - a
-        bits = left.to(tl.int32, bitcast=True)
-        size = bits & 0x7FFFFFFF
-        power = tl.minimum((size + 0x400000) & 0x7F800000, 0x3F800000)  # three quarters round up; at most 1
-        fires = power >= least
-        sent = tl.where(fires, power | (bits ^ size), 0)
-        a += sent.to(tl.float32, bitcast=True)
-        code = 128 - (power >> 23)
-        code = tl.where(fires, tl.where(bits < 0, -code, code), 0)
-        tl.store(codes_row + offsets, code.to(tl.int8), mask=mask)
+        activation = tl.maximum(tl.minimum(z, highest), lowest)
+        left = activation - a
+        if GRADED:
+            fires = tl.abs(left) >= threshold
+            tl.store(sent_row + offsets, tl.where(fires, left, 0.0), mask=mask)
+            a = tl.where(fires, activation, a)
+            fires = fires & (left != 0)
+        else:
+            bits = left.to(tl.int32, bitcast=True)
+            size = bits & 0x7FFFFFFF
+            power = tl.minimum((size + 0x400000) & 0x7F800000, 0x3F800000)  # three quarters round up; at most 1
+            fires = power >= least
+            sent = tl.where(fires, power | (bits ^ size), 0)
+            a += sent.to(tl.float32, bitcast=True)
+            code = 128 - (power >> 23)
+            code = tl.where(fires, tl.where(bits < 0, -code, code), 0)
+            tl.store(sent_row + offsets, code.to(tl.int8), mask=mask)
         fired += (fires & mask).to(tl.int32)
         arrived_row += places
-        codes_row += places
+        sent_row += places
     if z_pointer is not None:
         tl.store(z_pointer + sample * places + offsets, z, mask=mask)
     if a_pointer is not None:
@@ -176,16 +185,16 @@ def scan(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run all T steps of neurons on their input ``arrived``, float32 [N, T_in, P, C].
 
-    Returns codes int8 [N, T, P, C], and the number of spikes. ``state``: as in ../sigma_delta_codes.py. ``bias`` [C] is
-    added at the first step, ``added`` [N, steps, P, C] at every step. ``is_z``: ``arrived`` is the sum of all input up
-    to each step, and only a of the state is used.
+    Returns codes int8 [N, T, P, C], of graded neurons values float32, and the number of spikes. ``state``: as in
+    ../sigma_delta_codes.py. ``bias`` [C] is added at the first step, ``added`` [N, steps, P, C] at every step.
+    ``is_z``: ``arrived`` is the sum of all input up to each step, and only a of the state is used.
     """
     N, T_in, P, C = arrived.shape
-    codes = torch.empty((N, T, P, C), dtype=torch.int8, device=arrived.device)
+    sent = torch.empty((N, T, P, C), dtype=neuron.type, device=arrived.device)
     programs = N * triton.cdiv(P * C, BLOCK)
     fired = torch.empty(programs, dtype=torch.int32, device=arrived.device)
     z, a = state or (None, None)
-    if codes.numel():  # an empty grid is an error of the driver
+    if sent.numel():  # an empty grid is an error of the driver
         # One program owns BLOCK neighbouring neurons of a sample for all steps.
         with torch.cuda.device_of(arrived):
             _sigma_delta_kernel[(programs,)](
@@ -193,7 +202,7 @@ def scan(
                 bias_pointer=None if bias is None else bias.float().contiguous(),
                 added_pointer=None if added is None else added.contiguous(),
                 highest_pointer=neuron.highest.to(arrived.device).contiguous(),
-                codes_pointer=codes,
+                sent_pointer=sent,
                 fired_pointer=fired,
                 z_pointer=z,
                 a_pointer=a,
@@ -204,13 +213,15 @@ def scan(
                 channels=C,
                 exponents=neuron.exponents,
                 lowest=float(neuron.lowest),
+                threshold=neuron.threshold or 0.0,
                 IS_Z=is_z,
+                GRADED=neuron.threshold is not None,
                 BLOCK=BLOCK,
                 num_warps=NUM_WARPS,
                 # Spikes must not depend on a default that differs between Triton releases.
                 enable_fp_fusion=False,
             )
-    return codes, fired.sum()
+    return sent, fired.sum()
 
 
 def values(x: Tensor, fan_out: int, reach: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -285,8 +296,8 @@ def sigma_delta(
     else:
         arrived, additions = _convolved(x, size, weight, window)
     if neuron is not None:
-        codes, spikes = scan(arrived, T, neuron, state, bias, added)
-        return codes, Counts(spikes, additions)
+        sent, spikes = scan(arrived, T, neuron, state, bias, added)
+        return sent, Counts(spikes, additions)
     if bias is not None:  # only a convolution has one, and its result is a new tensor
         arrived[:, :1].add_(bias.float())
     if added is not None:

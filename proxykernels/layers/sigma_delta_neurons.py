@@ -1,8 +1,8 @@
-"""Layers of sigma-delta neurons, as conversion makes them, and what flows between them.
+"""Layers of sigma-delta and of graded neurons, as conversion makes them, and what flows between them.
 
-Equations: proxykernels/kernels/reference.py. A spike changes what its neuron has sent by a signed power of two. Real
-values, such as images and the output of a layer without a ReLU, are passed on as changes; a constant input changes
-once.
+Equations: proxykernels/kernels/reference.py. A spike changes what its neuron has sent by a signed power of two; a
+graded neuron sends the change itself. Real values, such as images and the output of a layer without a ReLU, are passed
+on as changes; a constant input changes once.
 """
 
 import math
@@ -18,7 +18,7 @@ from ..checks import window_checks
 from ..kernels import backends, sigma_delta_codes
 from ..kernels.heap import CPU
 from ..kernels.sigma_delta_codes import Counts, Pair
-from ..neurons import SigmaDelta
+from ..neurons import Graded, SigmaDelta
 from .base import SpikingLayer
 from .pooling import RunningMaxPool2d
 from .synapses import Convolution, Product, Synapse, synapse_of
@@ -32,7 +32,7 @@ class Changes:
     """What a layer gives at each of its first steps; nothing after them.
 
     Attributes:
-        values: [N, steps, P, C]: codes of spikes (kernels/sigma_delta_codes.py), or real values in float32.
+        values: [N, steps, P, C]: codes of spikes (kernels/sigma_delta_codes.py), or values in float32.
         size: (H, W), (L,) or () of the P pixels.
     """
 
@@ -138,14 +138,14 @@ class SigmaDeltaNeurons(SpikingLayer):
         pool: max pooling of z, whose maxima the neurons send; None: there is none.
 
     Attributes:
-        scale: what a spike of 1 stands for in the ReLU network: the threshold, of all channels or one of each [C].
+        scale: what a spike of 1, or a value of 1, stands for in the ReLU network: of all channels, or one of each [C].
         limit: of the activation in the ReLU network (ReLU6); None: it has none.
     """
 
     scale: Tensor
 
     def __init__(
-        self, *synapses: nn.Module, neuron: SigmaDelta, scale: Tensor, limit: float | None = None,
+        self, *synapses: nn.Module, neuron: SigmaDelta | Graded, scale: Tensor, limit: float | None = None,
         rectifies: bool = True, fires: bool = True, pool: RunningMaxPool2d | None = None,
     ):  # fmt: skip
         super().__init__()
@@ -182,7 +182,8 @@ class SigmaDeltaNeurons(SpikingLayer):
         backend = backends.backend_of(inputs[0].values.device.type)
         parts = list(zip(map(synapse_of, self.synapses), inputs, strict=True))
         synapse, x = parts.pop(max(range(len(parts)), key=lambda k: parts[k][0].fan_in))
-        steps = T if self.fires and self.pool is None else max(part.steps for part in inputs)
+        arriving = max(part.steps for part in inputs)
+        steps = self._steps(arriving, T) if self.pool is None else arriving
         operands, window = _operands(synapse, x, fresh), _window(synapse, x)
         C, *size = synapse.output_shape((1, 1, x.values.shape[3], *x.size))[2:]
         added = None
@@ -206,14 +207,19 @@ class SigmaDeltaNeurons(SpikingLayer):
             pooled, pooling = pooling_of(self.pool, size)
             arrived, counts = backend.sigma_delta(*operands, added, steps, None, window)
             kept = self._state(state, shape, (shape[0], math.prod(pooled), C))
-            y, spikes = backend.pooled_sigma_delta(arrived, image_of(size), *pooling, T, neuron, kept)
+            sending = self._steps(arriving, T)
+            y, spikes = backend.pooled_sigma_delta(arrived, image_of(size), *pooling, sending, neuron, kept)
             counts, size = counts._replace(spikes=spikes), list(pooled)
         tally.add(_of_weights(counts, synapse, x), x)
         if neuron:
             tally.fires = True
-            tally.places += y.numel()
+            tally.places += len(y) * y.shape[2] * y.shape[3] * T
             tally.sums += math.prod(shape) * T
         return Changes(y, tuple(size))
+
+    def _steps(self, arriving: int, T: int) -> int:
+        """The steps of ``T`` in which something may be sent, if something arrives in the first ``arriving``."""
+        return T if self.fires and isinstance(self.neuron, SigmaDelta) else arriving
 
     def products(self, inputs: Sequence[Changes]) -> int:
         """Multiplications by a weight of the ReLU network's layer in one pass, zeros not skipped."""
@@ -229,13 +235,18 @@ class SigmaDeltaNeurons(SpikingLayer):
         """The neurons of ``channels`` channels, in units of their thresholds."""
         highest = _same(channels, torch.inf if self.limit is None else self.limit, self.scale.device)
         highest = highest if self.limit is None else (highest / self.scale).float()
-        return sigma_delta_codes.Senders(self.neuron.exponents, 0.0 if self.rectifies else -torch.inf, highest)
+        lowest = 0.0 if self.rectifies else -torch.inf
+        if isinstance(self.neuron, Graded):
+            return sigma_delta_codes.Senders(1, lowest, highest, self.neuron.threshold)
+        return sigma_delta_codes.Senders(self.neuron.exponents, lowest, highest)
 
     def extra_repr(self) -> str:
         if not self.fires:
             return "passes real values on"
         limit = "" if self.limit is None else f", limit={self.limit:g}"
-        return f"exponents={self.neuron.exponents}{limit}" + ("" if self.rectifies else ", signed")
+        graded = isinstance(self.neuron, Graded)
+        sends = f"threshold={self.neuron.threshold:g}" if graded else f"exponents={self.neuron.exponents}"
+        return sends + limit + ("" if self.rectifies else ", signed")
 
 
 @lru_cache(256)

@@ -11,6 +11,7 @@ from .base import AnyNeuron, Value
 from .models import (
     ALIFNeuron,
     CubaLIFNeuron,
+    Graded,
     IFNeuron,
     LIFNeuron,
     LINeuron,
@@ -23,6 +24,7 @@ __all__ = [
     "ALIFNeuron",
     "AnyNeuron",
     "CubaLIFNeuron",
+    "Graded",
     "IFNeuron",
     "LIFNeuron",
     "LINeuron",

@@ -1,6 +1,7 @@
 """The models, each with its equation."""
 
 import math
+import numbers
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -301,3 +302,38 @@ class SigmaDelta:
             raise ValueError(f"exponents must be from 1 to {Most.EXPONENTS}, got {self.exponents}")
         if not isinstance(self.signed, bool):
             raise TypeError(f"signed must be a bool, got {self.signed!r}")
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Neurons that send the change of their activation as one value, for :func:`convert`: graded spikes.
+
+    z adds up what arrives; a is what the neuron has sent; theta is ``threshold`` times the layer's ``scale``, the power
+    of two nearest to the activation that 99 % are not above on the calibration data:
+
+        s[t] = relu(z[t]) - a[t-1] where that is at least theta in size, else 0
+        a[t] = relu(z[t]) where a value is sent, else a[t-1]
+
+    A constant input is answered in one step: that is a pass of the ReLU network in which activations below theta count
+    as 0, and what is 0 is not computed with. Of frames, only what changes is sent. Sources: Kurtz et al., "Inducing and
+    exploiting activation sparsity for fast neural network inference", ICML 2020 (a threshold in a ReLU); Loihi 2's
+    graded spikes. No layer takes them as its ``neuron``.
+
+    Attributes:
+        threshold: theta in scales of the layer, at least 0; 0 sends everything that is not 0.
+
+    Raises:
+        TypeError, ValueError: threshold is no such number.
+    """
+
+    threshold: float = 0.0
+
+    fires: ClassVar[bool] = True
+    signed: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if not isinstance(self.threshold, numbers.Real) or isinstance(self.threshold, bool):
+            raise TypeError(f"threshold must be a number, got {self.threshold!r}")
+        if not 0 <= self.threshold < math.inf:
+            raise ValueError(f"threshold must be at least 0 and finite, got {self.threshold!r}")
+        object.__setattr__(self, "threshold", float(self.threshold))

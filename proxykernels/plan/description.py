@@ -71,6 +71,7 @@ class _Senders:
 
     def __init__(self, senders: Senders):
         self.exponents, self.rectifies, self.limit = senders.exponents, senders.lowest == 0, senders.highest
+        self.threshold = senders.threshold
 
 
 def plan_of(about: Any, tensors: dict[str, Tensor]) -> Plan:
@@ -121,5 +122,5 @@ def _neurons_of(about: Any, tensors: dict[str, Tensor]) -> PlannedNeurons:
     )
 
 
-def _senders_of(exponents: int, rectifies: bool, limit: Tensor) -> Senders:
-    return Senders(exponents, 0.0 if rectifies else -math.inf, limit)
+def _senders_of(exponents: int, rectifies: bool, limit: Tensor, threshold: float | None = None) -> Senders:
+    return Senders(exponents, 0.0 if rectifies else -math.inf, limit, threshold)

@@ -87,11 +87,12 @@ class _Follower(Follower):
             windows.append(replace(window, bias=bias))
         senders = layer.neurons(shape[0]) if layer.fires else None
         senders = senders and senders._replace(highest=senders.highest.detach().cpu().clone())
+        real = senders is None or senders.threshold is not None
         if senders is None or layer.pool is None:
-            return self.append(Operation(Kind.SEND, path, tuple(windows), shape, senders is None, senders=senders))
+            return self.append(Operation(Kind.SEND, path, tuple(windows), shape, real, senders=senders))
         arrived = self.append(Operation(Kind.SEND, path, tuple(windows), shape, True))
         window, shape = pools_and_moves.pooling(path, layer.pool, arrived)
-        return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, senders=senders))
+        return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, real, senders=senders))
 
     def _maxima(self, path: str, module: layers.RunningMaxPool2d, x: Value) -> Value:
         window, shape = pools_and_moves.pooling(path, module, x)

@@ -22,6 +22,23 @@ def test_trace_by_hand():
     assert sent.flatten().tolist() == [1.0, 0.5, -1.0, 0.25, 0.0, -1.0, 0.25]
 
 
+def test_a_trace_of_graded_neurons_by_hand():
+    arrived = torch.tensor([1.7, 0.0, -1.0, 0.25, 0.25, -5.0, 0.0]).view(-1, 1, 1)
+    state = torch.zeros(1, 1), torch.zeros(1, 1)
+    sent = reference.graded(arrived, 0.5, state=state)
+    # z: 1.7, 1.7, 0.7, 0.95, 1.2, -3.8, -3.8; a: 1.7, 1.7, 0.7, 0.7, 1.2, 0, 0; 0.5 is sent, 0.25 is not
+    assert torch.allclose(sent.flatten(), torch.tensor([1.7, 0.0, -1.0, 0.0, 0.5, -1.2, 0.0]), atol=1e-6)
+    assert sent.count_nonzero() == 4 and state[1].item() == 0
+
+
+def test_graded_neurons_are_a_relu_that_cuts_what_is_small(generator):
+    value = torch.randn(1, 9, 3, 40, generator=generator)
+    theta = torch.tensor([0.0, 0.5, 3.0])
+    value[0, 0, 1, 0], value[0, 0, 1, 1] = 0.5, torch.nextafter(torch.tensor(0.5), torch.tensor(0.0))
+    sent = reference.graded(value, theta)
+    assert equal(sent, torch.where(value >= theta.view(3, 1), value.relu(), 0.0)) and sent[:, :, 2].any()
+
+
 def test_three_quarters_of_a_power_are_rounded_up_to_it():
     below = torch.nextafter(torch.tensor(0.75), torch.tensor(0.0))
     x = torch.tensor([0.75, below, -0.75, -below, 3 / 32, 3 / 32 * below, 0.0, -0.0, 9.0, math.inf])
@@ -76,25 +93,28 @@ def test_kernels_equal_the_definition(target, case, given, T, generator):
     x = x.to(torch.int8) if given == "spikes" else x / 8
     weight, bias = dyadic(C_out, C_in // groups, *kernel, generator=generator), dyadic(C_out, generator=generator)
     highest = torch.where(torch.rand(C_out, generator=generator) < 0.5, math.inf, 1.5)
-    neuron = sigma_delta_codes.Senders(1 + T, 0.0 if T == 1 else -math.inf, highest)
+    lowest = 0.0 if T == 1 else -math.inf
+    neuron = sigma_delta_codes.Senders(1 + T, lowest, highest)
+    graded = sigma_delta_codes.Senders(1, lowest, highest, threshold=0.25)
     kernels = cpu.load(target)
     for added in (None, dyadic(*sigma_delta_codes.arriving(x[:, :1], (H, W), weight, None, window)[0][:, 0].shape,
                                generator=generator).unsqueeze(1).repeat(1, T, 1, 1)):  # fmt: skip
-        for neurons in (neuron, None):
+        for neurons in (neuron, graded, None):
             operands = x, (H, W), weight, bias, added, T, neurons, window
             expected, counts = sigma_delta_codes.sigma_delta(*operands)
             actual, counted = kernels.sigma_delta(*operands)
             assert expected.count_nonzero() > 0
             assert equal(actual, expected) and actual.dtype == expected.dtype
             assert counted == counts
-        states = [[torch.zeros(expected[:, 0].shape) for _ in range(2)] for _ in range(2)]
-        first, last = (x, bias, added, T), (x, None, added, T)
-        for x_, bias_, added_, T_ in (first, last):  # neurons go on from where they were
-            operands = x_, (H, W), weight, bias_, added_, T_, neuron, window
-            expected, _ = sigma_delta_codes.sigma_delta(*operands, tuple(states[0]))
-            actual, _ = kernels.sigma_delta(*operands, tuple(states[1]))
-            assert equal(actual, expected) and expected.any() and states[0][1].any()
-            assert all(map(torch.equal, *states))
+        for neurons in (neuron, graded):
+            states = [[torch.zeros(expected[:, 0].shape) for _ in range(2)] for _ in range(2)]
+            first, last = (x, bias, added, T), (x, None, added, T)
+            for x_, bias_, added_, T_ in (first, last):  # neurons go on from where they were
+                operands = x_, (H, W), weight, bias_, added_, T_, neurons, window
+                expected, _ = sigma_delta_codes.sigma_delta(*operands, tuple(states[0]))
+                actual, _ = kernels.sigma_delta(*operands, tuple(states[1]))
+                assert equal(actual, expected) and expected.any() and states[0][1].any()
+                assert all(map(torch.equal, *states))
 
 
 @pytest.mark.parametrize("target", INSTRUCTION_SETS)

@@ -26,6 +26,7 @@ class SigmaDelta(Windows, Case):
     rate: float = 0.5
     most: int = 1  # units of the largest weight
     exponents: int = 8
+    threshold: float | None = None  # of graded neurons
     fires: bool = True
     identity: bool = False  # in the place of a ReLU
     clipped: bool = False
@@ -50,7 +51,7 @@ class SigmaDelta(Windows, Case):
         return cls(
             **common, **sizes, T=T, N=N, given=random.choice(GIVEN[:1] * 4 + GIVEN), rate=draw.rate(random),
             most=max(1, min(most, draw.EXACT // (2048 * T * (inputs + 2)))),
-            exponents=random.randint(1, Most.EXPONENTS),
+            exponents=random.randint(1, Most.EXPONENTS), threshold=random.choice((None, None, 0.0, 0.5)),
             fires=random.random() < 0.8, identity=random.random() < 0.3, clipped=random.random() < 0.3,
             bias=random.random() < 0.6, added=random.random() < 0.4, goes_on=random.random() < 0.3,
         )  # fmt: skip
@@ -74,7 +75,9 @@ class SigmaDelta(Windows, Case):
         highest = torch.full((C_out,), torch.inf)
         if self.clipped:
             highest = torch.randint(1, 300, (C_out,), generator=g) / 128
-        neuron = sigma_delta_codes.Senders(self.exponents, -torch.inf if self.identity else 0.0, highest)
+        neuron = sigma_delta_codes.Senders(
+            self.exponents, -torch.inf if self.identity else 0.0, highest, self.threshold
+        )
         operands = x, self.size, weight, bias
         if self.given == "nothing":
             operands = None, self.size, None, None
@@ -99,6 +102,7 @@ class SigmaDeltaPool(Pool):
     """Max pooling of what neurons have sent; ``of_rates``: of real values. ``begun``: what was sent before, at most."""
 
     exponents: int = 0  # of neurons behind it; 0: there are none
+    threshold: float | None = None  # of graded neurons
     identity: bool = False  # in the place of a ReLU
     clipped: bool = False
     constant: bool = False  # all comes at the first step
@@ -107,6 +111,7 @@ class SigmaDeltaPool(Pool):
     def draw(cls, random: Random, **common) -> "SigmaDeltaPool":
         return super().draw(
             random, **common, exponents=random.choice((0, random.randint(1, Most.EXPONENTS))),
+            threshold=random.choice((None, None, 0.0, 0.5)),
             identity=random.random() < 0.3, clipped=random.random() < 0.3, constant=random.random() < 0.3,
         )  # fmt: skip
 
@@ -142,7 +147,9 @@ class SigmaDeltaPool(Pool):
         highest = torch.full((self.C,), torch.inf)
         if self.clipped:
             highest = torch.randint(1, 300, (self.C,), generator=g) / 128
-        neuron = sigma_delta_codes.Senders(self.exponents, -torch.inf if self.identity else 0.0, highest)
+        neuron = sigma_delta_codes.Senders(
+            self.exponents, -torch.inf if self.identity else 0.0, highest, self.threshold
+        )
         x, *pooling = operands
         x = x[:, :1] if self.constant else x
         expected, spikes = sigma_delta_codes.pooled_sigma_delta(x, *pooling, T, neuron, states[0])

@@ -34,6 +34,7 @@ class SigmaDeltaEngine(Case):
     N: int = 1
     exponents: int = 8
     signed: bool = False
+    threshold: float | None = None  # of graded neurons, in the place of sigma-delta neurons
     exact: bool = True  # weights whose sums are not rounded; then the oracle is the definition
     moving: float = 0.0  # share of the input that changes from frame to frame; 0: held
     lead: int = 0  # of early exit; 0: none
@@ -44,7 +45,8 @@ class SigmaDeltaEngine(Case):
         return cls(
             **common | {"seed": random.randint(0, 10_000_000)}, operations=random.choice((1, 2, 3, 4, 5, 6, 8, 10)),
             size=random.choice(SIZES), T=random.choice((1, 2, 3, 4, 7, 12, 40)), N=random.choice((1, 1, 2, 5, 70)),
-            exponents=random.choice((1, 4, 8, 12)), signed=random.random() < 0.5, exact=random.random() < 0.5,
+            exponents=random.choice((1, 4, 8, 12)), signed=random.random() < 0.5,
+            threshold=random.choice((None, None, 0.0, 0.125, 1.0)), exact=random.random() < 0.5,
             moving=random.choice((0.0, 0.02, 0.3)), lead=random.choice((0, 0, 1, 4)),
             target=random.choice(ways.TARGETS),
         )  # fmt: skip
@@ -91,7 +93,9 @@ class SigmaDeltaEngine(Case):
         return bool(expected.potentials.any())
 
     @property
-    def neuron(self) -> pk.neurons.SigmaDelta:
+    def neuron(self) -> pk.neurons.SigmaDelta | pk.neurons.Graded:
+        if self.threshold is not None:
+            return pk.neurons.Graded(self.threshold)
         return pk.neurons.SigmaDelta(self.exponents, signed=self.signed)
 
     @property

@@ -25,19 +25,26 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def definition(arrived: torch.Tensor, T: int, neuron: sigma_delta_codes.Senders, state=None) -> torch.Tensor:
     steps = sigma_delta_codes.padded(arrived, T).permute(1, 0, 3, 2)
     state = state and tuple(part.transpose(1, 2) for part in state)
-    sent = reference.sigma_delta(steps, neuron.exponents, lowest=neuron.lowest, highest=neuron.highest, state=state)
-    return sigma_delta_codes.codes_of(sent).permute(1, 0, 3, 2)
+    options = {"lowest": neuron.lowest, "highest": neuron.highest, "state": state}
+    if neuron.threshold is not None:
+        return reference.graded(steps, neuron.threshold, **options).permute(1, 0, 3, 2)
+    return sigma_delta_codes.codes_of(reference.sigma_delta(steps, neuron.exponents, **options)).permute(1, 0, 3, 2)
+
+
+def senders(exponents: int | None, lowest: float, highest: torch.Tensor) -> sigma_delta_codes.Senders:
+    """Sigma-delta neurons; without exponents graded ones."""
+    return sigma_delta_codes.Senders(exponents or 1, lowest, highest, None if exponents else 0.3)
 
 
 @pytest.mark.parametrize("T, T_in", [(1, 1), (4, 4), (8, 1), (7, 3)])
-@pytest.mark.parametrize("exponents", [1, 3, 8])
+@pytest.mark.parametrize("exponents", [1, 3, 8, None])
 @pytest.mark.parametrize("lowest", [0.0, -math.inf])
 @pytest.mark.parametrize("places", [(1, 1), (5, 7), (3, 300), (2, 256)])
 def test_scan_of_any_floats(T, T_in, exponents, lowest, places, generator):
     """Sums go on in one order: all data give equal bits."""
     arrived = (torch.randn(2, T_in, *places, generator=generator) * 0.6).to(DEVICE)
     highest = torch.where(torch.rand(places[1], generator=generator) < 0.5, math.inf, 0.8).to(DEVICE)
-    neuron = sigma_delta_codes.Senders(exponents, lowest, highest)
+    neuron = senders(exponents, lowest, highest)
     codes, spikes = gpu.scan(arrived, T, neuron)
     expected = definition(arrived, T, neuron)
     assert expected.any() or places == (1, 1)
@@ -61,15 +68,15 @@ def test_what_lies_on_an_edge(generator):
 
 
 @pytest.mark.parametrize("given", ["spikes", "values", "one step of values", "nothing"])
-@pytest.mark.parametrize("fires", [True, False])
+@pytest.mark.parametrize("sends", ["powers", "values", "nothing"])
 @pytest.mark.parametrize("groups", [1, 2, 6])
-def test_layers_equal_the_definition(given, fires, groups, generator):
+def test_layers_equal_the_definition(given, sends, groups, generator):
     steps, size, window = 1 if given.startswith("one") else 5, (6, 5), ((2, 1), (1, 2), (1, 1), groups)
     x = torch.randint(-12, 13, (2, steps, 30, 6), generator=generator)
     x = x.to(torch.int8) if given == "spikes" else x / 8
     weight, bias = dyadic(12, 6 // groups, 3, 3, generator=generator), dyadic(12, generator=generator)
     added = dyadic(2, 5, 21, 12, generator=generator)
-    neuron = sigma_delta_codes.Senders(6, 0.0, torch.full((12,), 1.5)) if fires else None
+    neuron = None if sends == "nothing" else senders(6 if sends == "powers" else None, 0.0, torch.full((12,), 1.5))
     operands = (None, size, None, None) if given == "nothing" else (x, size, weight, bias)
     expected, counts = sigma_delta_codes.sigma_delta(*operands, added, 5, neuron, window)
     on_device = [part.to(DEVICE) if isinstance(part, torch.Tensor) else part for part in (*operands, added)]
@@ -79,17 +86,19 @@ def test_layers_equal_the_definition(given, fires, groups, generator):
 
 @pytest.mark.parametrize("given", ["spikes", "values", "one step of values"])
 @pytest.mark.parametrize("lowest", [0.0, -math.inf])
-def test_neurons_behind_maxima_equal_the_definition(given, lowest, generator):
+@pytest.mark.parametrize("exponents", [4, None])
+def test_neurons_behind_maxima_equal_the_definition(given, lowest, exponents, generator):
     steps, pooling = 1 if given.startswith("one") else 5, ((7, 5), (4, 3), (2, 3), (2, 2), (0, 1))
     x = torch.randint(-9, 10, (2, steps, 35, 20), generator=generator)
     x = x.to(torch.int8) if given == "spikes" else x / 8
-    neuron = sigma_delta_codes.Senders(4, lowest, torch.full((20,), 1.5, device=DEVICE))
+    neuron = senders(exponents, lowest, torch.full((20,), 1.5, device=DEVICE))
     states = [[torch.randint(-9, 10, (2, P, 20), generator=generator) / 8 for P in (35, 12)]] * 2
     states[1] = [part.clone().to(DEVICE) for part in states[0]]
     on_cpu = neuron._replace(highest=neuron.highest.cpu())
     for of_definition, ours in ((None, None), map(tuple, states)):
-        expected, spikes = sigma_delta_codes.pooled_sigma_delta(x, *pooling, 5, on_cpu, of_definition)
-        codes, counted = gpu.pooled_sigma_delta(x.to(DEVICE), *pooling, 5, neuron, ours)
+        T = 5 if exponents else steps
+        expected, spikes = sigma_delta_codes.pooled_sigma_delta(x, *pooling, T, on_cpu, of_definition)
+        codes, counted = gpu.pooled_sigma_delta(x.to(DEVICE), *pooling, T, neuron, ours)
         assert equal(codes.cpu(), expected) and counted == spikes > 0
     assert all(torch.equal(theirs, ours.cpu()) for theirs, ours in zip(*states, strict=True))
 
@@ -100,14 +109,14 @@ def test_of_nothing():
     assert codes.shape == (0, 5, 4, 3) and spikes == 0
 
 
-def converted(generator) -> tuple[nn.Module, torch.Tensor]:
+def converted(generator, neuron="sigma-delta") -> tuple[nn.Module, torch.Tensor]:
     """A network of sigma-delta neurons on a dyadic grid, and images."""
     ann = nn.Sequential(
         nn.Conv2d(2, 8, 3, padding=1), nn.ReLU6(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(),
         nn.Conv2d(8, 4, 1), nn.Conv2d(4, 6, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 5),
     )  # fmt: skip
     x = dyadic(3, 2, 8, 8, generator=generator)
-    net = pk.convert(ann.eval(), x, neuron="sigma-delta")
+    net = pk.convert(ann.eval(), x, neuron=neuron)
     for parameter in net.parameters():
         parameter.data = (parameter.data * 16).round() / 16
     for layer in net.modules():
@@ -145,8 +154,9 @@ def test_sums_so_far(generator, values, T, before):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
-def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, generator):
-    net, x = converted(generator)
+@pytest.mark.parametrize("neuron", ["sigma-delta", pk.neurons.Graded(0.25)], ids=str)
+def test_a_network_on_a_gpu_is_the_network_on_a_cpu(monkeypatch, neuron, generator):
+    net, x = converted(generator, neuron)
     expected = pk.simulate(net, x, 5)
     with pretend_gpu(monkeypatch) as card:
         result = pk.simulate(card.moved(net), card.on_card(x), 5)

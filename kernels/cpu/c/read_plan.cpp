@@ -26,7 +26,8 @@ bool PlanReader::truth(Json value, bool& to) {
     return true;
 }
 
-bool PlanReader::limit(Json value, float& to) {
+bool PlanReader::limit(Json value, bool may_be_missing, float& to) {
+    if (may_be_missing && !value.is_there()) return true;
     NEED(value.is_null() || (value.is_number() && value.number() >= 0), "a limit is no number of at least 0");
     if (value.is_number()) to = (float)value.number();
     return true;
@@ -58,8 +59,8 @@ bool PlanReader::numbers(Json name, bool may_be_missing, bool may_be_null, const
     if (!pair(about[#name], least, to.name##_h, to.name##_w)) return false;
 #define TRUTH(name, ...) \
     if (!truth(about[#name], to.name)) return false;
-#define LIMIT(name, ...) \
-    if (!limit(about[#name], to.name)) return false;
+#define LIMIT(name, least, missing, ...) \
+    if (!limit(about[#name], missing, to.name)) return false;
 #define NUMBERS(name, least, missing, null, kinds) \
     if ((!kinds || kinds >> kind & 1) && !numbers(about[#name], missing, null, to.name)) return false;
 #define READ(Struct, FIELDS)                                                         \

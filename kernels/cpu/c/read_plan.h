@@ -45,7 +45,7 @@ private:
     bool whole(Json value, int64_t least, bool may_be_missing, int64_t& to);
     bool pair(Json values, int64_t least, int64_t& height, int64_t& width);
     bool truth(Json value, bool& to);
-    bool limit(Json value, float& to);
+    bool limit(Json value, bool may_be_missing, float& to);
     bool numbers(Json name, bool may_be_missing, bool may_be_null, const float*& to);
     bool numbers(Json name, bool may_be_missing, bool may_be_null, const int64_t*& to);
     bool tensor(Json name, Type type, const Tensor*& to);

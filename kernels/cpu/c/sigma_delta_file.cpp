@@ -24,7 +24,7 @@ static const char* problem_of(const Plan& plan, const Operation& op) {
         reads_values |= plan.is_real(window);
     }
     bool gives_values = op.kind != engine::Flatten || reads_values;
-    if (op.sends()) gives_values = !op.has_senders;
+    if (op.sends()) gives_values = !op.has_senders || op.senders.threshold < INFINITY;
     if (op.kind == engine::Move || op.kind == engine::Unflatten)
         gives_values = op.real || reads_values;  // codes may become values
     return op.real == gives_values ? nullptr : "an operation gives other values than it says";

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#define PK_TABLE "0db401c55b4e51d088d2260db1d1be3f827eab847f3cff71f2881ff6d949a5ad"  // a hash of the table, which Python compares
+#define PK_TABLE "c3568be32426425ddb87da5b27da76393a556c01db411eb7ddb9b5e2754a3faa"  // a hash of the table, which Python compares
 
 // The surrogate derivatives, which surrogates.h defines; Surrogate.shape is an index into this list.
 #define PK_SURROGATES(SURROGATE) \
@@ -102,11 +102,13 @@ constexpr int64_t most_exponents = 12;
 #define PK_SENDERS_MEMBERS \
     int64_t exponents = 1; \
     bool rectifies = true; \
-    const float* limit = nullptr;  /* [C] */
+    const float* limit = nullptr;  /* [C] */ \
+    float threshold = INFINITY;  /* of graded neurons, which send values; null: they send powers of two */
 #define PK_SENDERS_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
     WHOLE(exponents, 1, 0, 0, 0) \
     TRUTH(rectifies, 0, 0, 0, 0) \
-    FLOATS(limit, 0, 0, 0, 0)
+    FLOATS(limit, 0, 0, 0, 0) \
+    LIMIT(threshold, 0, 1, 1, 0)
 #define PK_OPERATION_MEMBERS \
     bool real = false;  /* whether it gives values, and not spikes */ \
     int64_t divisor = 0;  /* of an average; 0: the size of the window, */ \

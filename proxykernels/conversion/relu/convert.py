@@ -18,13 +18,14 @@ from ...checks import neuron_checks
 from ...layers import SpikingLayer
 from ...layers.parametrized import is_parametrized
 from ...network import Network
-from ...neurons import IFNeuron, SigmaDelta
+from ...neurons import Graded, IFNeuron, SigmaDelta
 from ..graph.fx_calls import needed, trace, with_all
 from ..graph.graph_values import ModelPopulation, fold_norms, untie
 from ..graph.prepared import borrowed, check_model, copied, let_go, without_autocast
 from ..graph.rewrites import CARRIED, build_layer
 from ..graph.sample_runs import Notes, sized
 from ..graph.state_between_calls import Steady, naming_what_is_kept, tensors_of
+from . import graded
 from .relu_graph import ReluGraph, one_output, parts_of
 from .scales import (
     METHODS,
@@ -57,12 +58,15 @@ def convert(
     v_reset: float | None = None,
     v_init: float | None = None,
     share: bool = False,
-    neuron: str | SigmaDelta = "if",
+    neuron: str | SigmaDelta | Graded = "if",
+    tolerance: float | None = None,
 ) -> Network:
     """Convert a ReLU network to a spiking network whose firing rates approximate its activations.
 
     Or, with ``neuron="sigma-delta"``, to one whose neurons send their activations in signed powers of two, and which
-    gives the ReLU network's outputs after few steps.
+    gives the ReLU network's outputs after few steps. Or, with ``neuron="graded"``, to one whose neurons send their
+    activations as values, where they are large enough to matter: one step is a pass of the ReLU network that computes
+    with what is left.
 
     Supported modules, and the functions of the same names:
 
@@ -111,7 +115,11 @@ def convert(
             them. Max pooling comes before the neurons whose activations it takes, into their layer; where others take
             these too, it becomes :class:`RunningMaxPool2d`. Such networks are for :func:`simulate` only. Their
             ``result.potentials`` are the outputs of ``ann`` as far as each step tells them, ``result.logits`` those of
-            the last step.
+            the last step. "graded": graded neurons, which are run in the same way; ``pk.neurons.Graded(threshold=0.1)``
+            have a threshold that is given.
+        tolerance: for "graded": the threshold of all layers is the largest with which at most this share of the
+            calibration samples, up to 2048, get another class; of other outputs than classes, the largest mean error,
+            as a share of the mean output. None: 0.01.
 
     Returns:
         A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, with all thresholds 1. Layers have the
@@ -139,6 +147,8 @@ def convert(
         neuron, share, method=(method, "percentile"), percentile=(percentile, 99.9), v_reset=(v_reset, None),
         v_init=(v_init, None),
     )  # fmt: skip
+    tolerance = graded.tolerance_of(neuron, tolerance)
+    wanted = SAMPLES if tolerance is None else graded.SAMPLES
     if v_init is not None:
         if isinstance(v_init, Tensor):  # which checks.start takes for the channels of one layer
             raise TypeError(
@@ -186,10 +196,10 @@ def convert(
             seen += len(batch)
             shapes.add(tuple(batch.shape[1:]))
             ranges.append(tuple(value.item() for value in batch.aminmax()))
-            if sum(map(len, samples)) < SAMPLES and batch.shape[1:] == batches.first.shape[1:]:
+            if sum(map(len, samples)) < wanted and batch.shape[1:] == batches.first.shape[1:]:
                 samples.append(batch)  # samples of other sizes count in the scales only
         if changes:
-            scales = thresholds(graph, distributions)
+            scales = thresholds(graph, distributions, changes)
         else:
             scales = scales_of(graph, distributions, method, percentile)
     untie(graph.populations)
@@ -214,7 +224,6 @@ def convert(
     net.input_dims, net._parts = few.ndim, parts_of(followed)
     net.calibrated = min(least for least, _ in ranges), max(largest for _, largest in ranges)
     net._made = {"converted from": graph.model, "calibration samples": f"{seen:,}"}
-    net._made |= {"neurons": f"{changes}"} if changes else _in_words(method, percentile, v_reset)
     check(net, graph, scales, original)
     if others.is_constant_of(net, graph, scales):
         net.input_shape = others.shape
@@ -223,6 +232,10 @@ def convert(
                 f"calibration has samples of the shapes {list(others.shape)} and {list(strange)}, and {graph.model} "
                 "computes constants from the size of its input: take samples of one size"
             )
+    if tolerance is not None:
+        some = torch.cat(samples)[: max(1, min(graded.SAMPLES, graded.VALUES // samples[0][0].numel()))]
+        changes = Graded(graded.choose_threshold(net, some, tolerance))
+    net._made |= {"neurons": f"{changes}"} if changes else _in_words(method, percentile, v_reset)
     warn_of_products(net, graph, original.x)
     del original
     if v_init is None and v_reset is None and not changes:

@@ -29,7 +29,7 @@ from ...kernels import heap
 from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...layers.synapses import synapse_of
 from ...network import Network
-from ...neurons import SigmaDelta
+from ...neurons import Graded, SigmaDelta
 from ..graph.graph_values import ModelPopulation, Projection, Signal, tied
 from ..graph.rewrites import scaled_identity
 from .relu_graph import ReluGraph
@@ -44,7 +44,8 @@ KEEP_CHANNELS = (
     layers.RunningMaxPool2d,
 )  # fmt: skip
 Scales = dict[str, Tensor]  # population -> [C], or no dimensions: one for all channels
-SIGMA_DELTA = "sigma-delta"
+SIGMA_DELTA, GRADED = "sigma-delta", "graded"
+COMMON = 99  # percent of the activations are not above the scale of graded neurons, rounded to a power of two
 # No channel's threshold is smaller than this share of the layer's largest activation. A channel that is hardly active
 # on the calibration data would otherwise send many spikes on other data.
 LEAST_THRESHOLD = 1 / 4
@@ -261,7 +262,7 @@ def _keeps_scale(population: ModelPopulation, projection: Projection) -> bool:
     return population.fires == (projection.source.neurons != Network.INPUT)
 
 
-def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelta | None:
+def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelta | Graded | None:
     """The neurons that the caller asks for; None: IF neurons. ``options``: those of IF neurons, and their defaults.
 
     Raises:
@@ -269,11 +270,12 @@ def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelt
     """
     if neuron == "if":
         return None
-    if neuron == SIGMA_DELTA:
-        neuron = SigmaDelta()
-    if not isinstance(neuron, SigmaDelta):
+    if isinstance(neuron, str):
+        neuron = {SIGMA_DELTA: SigmaDelta(), GRADED: Graded()}.get(neuron, neuron)
+    if not isinstance(neuron, SigmaDelta | Graded):
         raise ValueError(
-            f"neuron must be 'if', {SIGMA_DELTA!r} or proxykernels.neurons.SigmaDelta(exponents=...), got {neuron!r}"
+            f"neuron must be 'if', {SIGMA_DELTA!r}, {GRADED!r}, or proxykernels.neurons.SigmaDelta(exponents=...) or "
+            f"Graded(threshold=...), got {neuron!r}"
         )
     for name, (value, default) in options.items():
         if value != default:
@@ -283,8 +285,11 @@ def neuron_of(neuron: Any, share: bool, **options: tuple[Any, Any]) -> SigmaDelt
     return neuron
 
 
-def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scales:
-    """The thresholds of each population, [C] or one for all channels []; 1 where there are no neurons."""
+def thresholds(graph: ReluGraph, distributions: dict[str, Distribution], neuron: SigmaDelta | Graded) -> Scales:
+    """The thresholds of each population, [C] or one for all channels []; 1 where there are no neurons.
+
+    Of graded neurons a power of two, so that no weight is rounded.
+    """
     found: Scales = {}
     for name, distribution in distributions.items():
         population, largest = graph.populations[name], _largest(graph, name, distribution)
@@ -293,7 +298,11 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
         if largest == 0:
             path = population.current.path
             raise ValueError(f"{graph.model}: {path} is silent on the calibration data; it needs more samples")
-        found[name] = distribution.maximum.clamp(min=LEAST_THRESHOLD * largest)
+        if isinstance(neuron, Graded):
+            exponent = round(math.log2(distribution.percentile(COMMON) or largest))
+            found[name] = torch.tensor(2.0**exponent, dtype=torch.float32, device=heap.CPU)
+        else:
+            found[name] = distribution.maximum.clamp(min=LEAST_THRESHOLD * largest)
     scales = _unscaled(graph) | found
     for name in rearranged(graph):  # whose channels are others' features
         scales[name] = scales[name].max()
@@ -308,7 +317,7 @@ def thresholds(graph: ReluGraph, distributions: dict[str, Distribution]) -> Scal
     return scales
 
 
-def layer_of(population: ModelPopulation, scale: Tensor, neuron: SigmaDelta) -> SigmaDeltaNeurons:
+def layer_of(population: ModelPopulation, scale: Tensor, neuron: SigmaDelta | Graded) -> SigmaDeltaNeurons:
     """The layer of a population: neurons, or one that passes the sum on as real values."""
     modules = [synapse_of(module).plain() for module in population.modules]
     return SigmaDeltaNeurons(

@@ -38,5 +38,6 @@ int64_t recurrent_room(const Op& op);  // memory per thread
 void run_sigma_delta(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on);
 int64_t sigma_delta_room(const Op& op, const Window& w, int64_t steps);  // memory per thread
 int64_t mark_room(const Op& op, const Window& w);  // bytes of marks for one row of the window's input
+bool has_messages(const Op& source, const Window& w);  // whether what is not 0 in the window's input may be listed
 
 }  // namespace PK_TARGET

@@ -171,7 +171,7 @@ static bool copy_sigma_delta(Plan& plan, Op& op) {
         return false;
     }
     const Window& first = op.windows[0];
-    const bool sends = op.kind == engine::Send && !op.real, ends = op.kind == engine::Changes || op.kind == engine::Sum;
+    const bool sends = op.kind == engine::Send && op.has_senders, ends = op.kind == engine::Changes || op.kind == engine::Sum;
     op.state_size = pools ? first.H * first.W * first.C : sends || ends ? op.P() * op.C : 0;
     op.sent_size = pools || sends ? op.P() * op.C : 0;
     return true;

@@ -8,7 +8,7 @@
 
 namespace PK_TARGET {
 
-enum class SigmaDeltaKernel { Rows, Dense, Depthwise, Maxima };
+enum class SigmaDeltaKernel { Rows, Messages, Dense, Depthwise, Maxima };
 
 // The arguments of a sigma-delta kernel for one window of an operation and T steps; with biases if these are the first steps.
 static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Window& w, int64_t N, int64_t T, bool fresh) {
@@ -18,6 +18,7 @@ static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Win
     s.real = session.plan.ops[w.slot - 1].real;
     s.weight = w.matrix, s.bias = fresh ? w.bias : nullptr;
     s.limit = op.senders.limit, s.lowest = op.senders.rectifies ? 0 : -INFINITY, s.exponents = op.senders.exponents;
+    s.threshold = op.has_senders ? op.senders.threshold : INFINITY;
     s.N = N, s.T = T, s.P = op.P(), s.C = op.C, s.C_in = w.C, s.H = w.H, s.W = w.W, s.W_out = op.W;
     s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w, s.stride_h = w.stride_h, s.stride_w = w.stride_w;
     s.padding_h = w.padding_h, s.padding_w = w.padding_w, s.dilation_h = w.dilation_h, s.dilation_w = w.dilation_w;
@@ -51,7 +52,10 @@ struct SharedCall {
             return maximum_task(call, task, scratch, counted);
         }
         SigmaDeltaTaps taps(call.s, carver);
-        (kernel == SigmaDeltaKernel::Rows ? rows_task : depthwise_task)(call, task, taps, counted);
+        const auto task_of = kernel == SigmaDeltaKernel::Rows       ? rows_task
+                             : kernel == SigmaDeltaKernel::Messages ? messages_task
+                                                                    : depthwise_task;
+        task_of(call, task, taps, counted);
     }
     void run(int64_t task, int64_t thread) const {
         Scratch& scratch = session.scratch[thread];
@@ -64,9 +68,28 @@ struct SharedCall {
     }
 };
 
+// Whether the input of a window may be listed.
+bool has_messages(const Op& source, const Window& w) {
+    constexpr int64_t fewest = 16;  // inputs of a group
+    return source.real && source.kind != engine::Changes && !w.by_channel && w.C / w.groups >= fewest && w.C < (1ll << 32);
+}
+
+static void list_all_messages(Session& session, const SigmaDeltaCall& call) {
+    constexpr int64_t some = 16;  // pixels of a task
+    share(session, ceil_div(call.s.N * call.s.T_in * call.s.H * call.s.W, some), (void*)&call,
+          [](void* given, int64_t task, int64_t) {
+              const SigmaDeltaCall& call = *(const SigmaDeltaCall*)given;
+              const int64_t pixels = call.s.N * call.s.T_in * call.s.H * call.s.W;
+              list_messages(call, task * some, least((task + 1) * some, pixels));
+          });
+}
+
 static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKernel kernel) {
     SharedCall shared{session, call, kernel};
-    const int64_t tasks = kernel == SigmaDeltaKernel::Dense ? dense_tasks(call) : place_tasks(call);
+    const bool by_messages = kernel == SigmaDeltaKernel::Messages;
+    if (by_messages) list_all_messages(session, call);
+    const int64_t tasks =
+        kernel == SigmaDeltaKernel::Dense ? dense_tasks(call) : place_tasks(call, by_messages ? message_pass : row_pass);
     share(session, tasks, &shared,
           [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
 }
@@ -75,10 +98,11 @@ static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKer
 static SigmaDeltaKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const Change& x) {
     if (w.by_channel) return SigmaDeltaKernel::Depthwise;
     const double rate = dense_rate(call);
-    if (rate > 1) return SigmaDeltaKernel::Rows;
+    const SigmaDeltaKernel rows = call.messages.of ? SigmaDeltaKernel::Messages : SigmaDeltaKernel::Rows;
+    if (rate > 1) return rows;
     const double found = rate_of(call.s);
     const double share = (double)most(x.count, 1) / (double)(call.s.N * call.s.H * call.s.W);
-    return found >= rate * share ? SigmaDeltaKernel::Dense : SigmaDeltaKernel::Rows;
+    return found >= rate * share ? SigmaDeltaKernel::Dense : rows;
 }
 
 // Counts the pixels that hold something.
@@ -153,8 +177,9 @@ static void add_brought(const SigmaDeltaCall& call, const float* brought, float*
 }
 
 // A call for `count` listed pixels, or for all of them.
-static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, int64_t count) {
+static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, const Window& w, int64_t count) {
     SigmaDeltaCall call(s);
+    if (s.x && s.T_in && has_messages(session.plan.ops[w.slot - 1], w)) call.messages = session.messages;
     if (count != everywhere) call.places = session.places, call.count = count;
     return call;
 }
@@ -167,8 +192,8 @@ static const float* add_others(Session& session, const Op& op, int64_t N, int64_
         const Change& x = session.changes[w.slot];
         if (i == op.main_window || (x.silent && !(fresh && w.bias))) continue;
         SigmaDelta s = sigma_delta_of(session, op, w, N, T, fresh);
-        s.arrived = added ? session.brought : session.added;
-        const SigmaDeltaCall call = listed(session, s, count);
+        s.arrived = added ? session.brought : session.added, s.threshold = INFINITY;
+        const SigmaDeltaCall call = listed(session, s, w, count);
         run_call(session, call, kernel_of(call, w, x));
         if (added) add_brought(call, s.arrived, added);
         else added = s.arrived;
@@ -217,7 +242,7 @@ static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fre
         if (op.count > 1) s.added = add_others(session, op, N, y.steps, count, fresh);
         if (op.real) s.arrived = (float*)session.slots[k];
         else s.codes = (int8_t*)session.slots[k];
-        SigmaDeltaCall call = listed(session, s, count);
+        SigmaDeltaCall call = listed(session, s, w, count);
         call.sent = y.active, call.last = keeps ? state.restless : nullptr;
         run_call(session, call, maxima ? SigmaDeltaKernel::Maxima : kernel_of(call, w, session.changes[w.slot]));
         count_active(y, N * op.P());

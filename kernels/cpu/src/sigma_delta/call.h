@@ -2,12 +2,16 @@
 // tasks over threads, and provides the scratch memory of each. The tasks are in rows.cpp, depthwise.cpp, dense.cpp and
 // maximum.cpp.
 #pragma once
+#include <cmath>
+
 #include "../simd.h"
 #include "../work.h"
+#include "messages.h"
 
 namespace PK_TARGET {
 
-constexpr int row_pass = Vec::width == 16 ? 64 : 32;  // channels of a pass: their sums are in registers
+// Channels of a pass, whose sums are in registers: of some steps together, or of one.
+constexpr int row_pass = Vec::width == 16 ? 64 : 32, message_pass = 64;
 constexpr int64_t place_group = 16;  // output pixels of a task
 
 // The number of spikes in all steps, and in the last one.
@@ -20,8 +24,12 @@ struct Counted {
     int64_t spikes = 0, additions = 0;
 };
 
+// Whether there are no neurons, so that all that arrives is passed on.
+static inline bool passes_on(const SigmaDelta& s) { return s.arrived && s.threshold == INFINITY; }
+
 struct SigmaDeltaCall {
     const SigmaDelta& s;
+    Messages messages;
     const int64_t* places = nullptr;  // the output pixels, as image * P + pixel, ascending; null: all
     int64_t count;  // the number of output pixels
     uint8_t *sent = nullptr, *last = nullptr;  // [N, P] or null: set to 1 where anything is sent, or is sent at the last step
@@ -30,7 +38,7 @@ struct SigmaDeltaCall {
     int64_t place(int64_t i) const { return places ? places[i] : i; }
     // Marks that some channels of this pixel sent something. Several threads may write the marks of one pixel.
     void note(int64_t place, const Fired& fired) const {
-        if (sent && (fired.all || s.arrived)) __atomic_store_n(sent + place, 1, __ATOMIC_RELAXED);
+        if (sent && (fired.all || passes_on(s))) __atomic_store_n(sent + place, 1, __ATOMIC_RELAXED);
         if (last && fired.last) __atomic_store_n(last + place, 1, __ATOMIC_RELAXED);
     }
 };
@@ -40,27 +48,29 @@ static inline int64_t channels_left(const SigmaDelta& s, int64_t channel) {
     return s.groups == 1 ? s.C - channel : s.C / s.groups - channel % (s.C / s.groups);
 }
 
-// The passes of a call. Each computes up to row_pass output channels of one group.
+// The passes of a call. Each computes up to `most` output channels of one group.
 struct Passes {
-    int64_t of_group, count;
-    explicit Passes(const SigmaDelta& s) : of_group(ceil_div(s.C / s.groups, row_pass)), count(of_group * s.groups) {}
+    int64_t most, of_group, count;
+    explicit Passes(const SigmaDelta& s, int64_t most = row_pass)
+        : most(most), of_group(ceil_div(s.C / s.groups, most)), count(of_group * s.groups) {}
     int64_t channel(const SigmaDelta& s, int64_t pass) const {
-        return pass / of_group * (s.C / s.groups) + pass % of_group * row_pass;
+        return pass / of_group * (s.C / s.groups) + pass % of_group * most;
     }
 };
 
 // The taps of a window that lie inside the image, as offsets of their values (relative to `first`) and of their weights.
 struct SigmaDeltaTaps {
-    int64_t *x, *weight;
+    int64_t *x, *pixel, *weight;
     // `inside`: the tap_weights for which the taps of a whole window were listed, and can be reused; -1: they were not.
-    int64_t first = 0, count = 0, inside = -1;
-    SigmaDeltaTaps(const SigmaDelta& s, Carver& carver)
-        : x(carver.take<int64_t>(s.kernel_h * s.kernel_w)), weight(carver.take<int64_t>(s.kernel_h * s.kernel_w)) {}
+    int64_t first = 0, first_pixel = 0, count = 0, inside = -1;
+    SigmaDeltaTaps(const SigmaDelta& s, Carver& carver) {
+        for (int64_t** list : {&x, &pixel, &weight}) *list = carver.take<int64_t>(s.kernel_h * s.kernel_w);
+    }
     void find(const SigmaDelta& s, int64_t row, int64_t column, int64_t tap_weights) {
         const int64_t top = row * s.stride_h - s.padding_h, left = column * s.stride_w - s.padding_w;
         const bool whole = top >= 0 && top + (s.kernel_h - 1) * s.dilation_h < s.H && left >= 0 &&
                            left + (s.kernel_w - 1) * s.dilation_w < s.W;
-        first = (top * s.W + left) * s.C_in;
+        first_pixel = top * s.W + left, first = first_pixel * s.C_in;
         if (whole && inside == tap_weights) return;
         inside = whole ? tap_weights : -1;
         count = 0;
@@ -68,7 +78,7 @@ struct SigmaDeltaTaps {
             if (top + y < 0 || top + y >= s.H) continue;
             for (int64_t kx = 0, x_ = 0; kx < s.kernel_w; kx++, x_ += s.dilation_w) {
                 if (left + x_ < 0 || left + x_ >= s.W) continue;
-                x[count] = (y * s.W + x_) * s.C_in;
+                pixel[count] = y * s.W + x_, x[count] = pixel[count] * s.C_in;
                 weight[count++] = (ky * s.kernel_w + kx) * tap_weights;
             }
         }
@@ -76,12 +86,14 @@ struct SigmaDeltaTaps {
     }
 };
 
-static inline int64_t place_tasks(const SigmaDeltaCall& call) {
-    return ceil_div(call.count, place_group) * Passes(call.s).count;
+static inline int64_t place_tasks(const SigmaDeltaCall& call, int64_t most = row_pass) {
+    return ceil_div(call.count, place_group) * Passes(call.s, most).count;
 }
 
-// Runs a task of a convolution (rows_task), or of a depthwise convolution (depthwise_task).
+// Runs a task of a convolution (rows_task; or, after list_messages, messages_task), or of a depthwise convolution
+// (depthwise_task).
 void rows_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted);
+void messages_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted);
 void depthwise_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted);
 
 constexpr int64_t dense_rows = 24;  // output pixels of a task, and windows that are multiplied together
@@ -105,6 +117,9 @@ void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch,
 // The share of active inputs above which matrix products are faster; and that share, estimated from a sample of the inputs.
 double dense_rate(const SigmaDeltaCall& call);
 double rate_of(const SigmaDelta& s);
+
+// Lists the messages of the input pixels first .. last - 1, numbered (image * T_in + t) * H * W + pixel.
+void list_messages(const SigmaDeltaCall& call, int64_t first, int64_t last);
 
 // The scratch memory of a thread.
 struct MaximumScratch {

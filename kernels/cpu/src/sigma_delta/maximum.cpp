@@ -39,10 +39,10 @@ static Fired pool_place(const SigmaDelta& s, int64_t image, int64_t pixel, int64
     float* const kept = s.a ? s.a + (image * s.P + pixel) * s.C + channel : nullptr;
     int64_t at = (image * s.T * s.P + pixel) * s.C + channel;
     Fired fired;
-    if (s.codes) {
+    if (!passes_on(s)) {
         Senders<channels> neurons(s, channel, kept);
         maxima_of_place<channels>(s, image, channel, taps, sums, [&](const Sums& most) {
-            fired.all += fired.last = neurons.send(most, s.codes + at);
+            fired.all += fired.last = s.arrived ? neurons.send_values(most, s.arrived + at) : neurons.send(most, s.codes + at);
             at += s.P * s.C;
         });
         if (kept) store_block(kept, neurons.a, n);

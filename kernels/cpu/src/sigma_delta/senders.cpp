@@ -18,12 +18,12 @@ OUT_OF_LINE static Fired fire_channels(const SigmaDelta& s, int64_t image, int64
         for (int k = 0; k < steps; k++) sums[k] = besides<channels>(s, t + k, (image * s.T + t + k) * s.P + pixel, channel, n);
         if (arriving > 0) arrive(t, arriving, sums);
         for (int k = 0; k < steps; k++, at += s.P * s.C) {
-            if (s.arrived) {
+            if (passes_on(s)) {
                 store_block(s.arrived + at, sums[k], n);
                 continue;
             }
             add(z, sums[k]);
-            fired.all += fired.last = neurons.send(z, s.codes + at);
+            fired.all += fired.last = s.arrived ? neurons.send_values(z, s.arrived + at) : neurons.send(z, s.codes + at);
         }
     }
     if (s.z) store_block(s.z + place, z, n), store_block(s.a + place, neurons.a, n);
@@ -32,7 +32,10 @@ OUT_OF_LINE static Fired fire_channels(const SigmaDelta& s, int64_t image, int64
 
 Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const Arrive& arrive) {
     Fired fired;
-    with_channels(s, channel, [&](auto channels) { fired = fire_channels<channels>(s, image, pixel, channel, arrive); });
+    each<message_pass / Vec::width>([&](auto before) {
+        constexpr int channels = (before + 1) * Vec::width;
+        if (arrive.channels == channels) fired = fire_channels<channels>(s, image, pixel, channel, arrive);
+    });
     return fired;
 }
 

@@ -56,12 +56,13 @@ static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t pl
 template <int channels>
 struct Senders {
     Lanes<channels> limit, a;
-    Vec lowest;
+    Vec lowest, threshold;
     uint32_t smallest;
     int n;  // number of channels that exist
     // `before`: a before the steps; null: 0.
     Senders(const SigmaDelta& s, int64_t channel, const float* before)
         : lowest(broadcast(s.lowest)),
+          threshold(broadcast(s.threshold)),
           smallest((128u - (uint32_t)s.exponents) << 23),
           n((int)least(channels_left(s, channel), channels)) {
         limit = load_block<channels>(s.limit + channel, n);
@@ -81,6 +82,21 @@ struct Senders {
         if (n < channels) memcpy(codes, last, n);
         return spikes;
     }
+    // Graded neurons: sends the change of the activation, where it is at least the threshold; returns the number of changes.
+    __attribute__((always_inline)) int64_t send_values(const Lanes<channels>& z, float* values) {
+        int64_t spikes = 0;
+        Lanes<channels> sent;
+        each<channels / Vec::width>([&](auto i) __attribute__((always_inline)) {
+            const Vec activation = greater(lesser(z.v[i], limit.v[i]), lowest), change = activation - a.v[i];
+            const Vec zero = broadcast(0.0f), size = greater(change, zero - change);
+            const Vec::Mask sends = size >= threshold;
+            sent.v[i] = select(sends, change, zero);
+            a.v[i] = select(sends, activation, a.v[i]);
+            spikes += __builtin_popcount(bits(sends) & ~bits(zero >= size));
+        });
+        store_block(values, sent, n);
+        return spikes;
+    }
 };
 
 constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  // as many steps as have sums in registers
@@ -89,9 +105,10 @@ constexpr int steps_together = Vec::width == 16 ? 4 : Vec::width == 8 ? 2 : 1;  
 // integral constant. Its type is erased, so that the code of the neurons is compiled once for all synapses.
 class Arrive {
 public:
+    const int channels;  // of the pass
     template <int channels, class Add>
     static Arrive of(const Add& add) {
-        return {&add, [](const void* add, int64_t t, int steps, void* sums) {
+        return {channels, &add, [](const void* add, int64_t t, int steps, void* sums) {
                     each<steps_together>([&](auto before) {
                         if (steps == before + 1)
                             (*(const Add*)add)(t, std::integral_constant<int, before + 1>(), (Lanes<channels>*)sums);
@@ -105,7 +122,7 @@ public:
 
 private:
     using Call = void (*)(const void*, int64_t, int, void*);
-    Arrive(const void* add, Call call) : add(add), call(call) {}
+    Arrive(int channels, const void* add, Call call) : channels(channels), add(add), call(call) {}
     const void* const add;
     const Call call;
 };
@@ -115,11 +132,11 @@ Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_
 
 // Walks over the output pixels of a task, with the channels of its pass in registers.
 // Calls work(channels) with the number of channels of the pass that begins at `channel`, rounded up to whole vectors, as an
-// integral constant.
-template <class Work>
+// integral constant. `most`: of any pass.
+template <int most = row_pass, class Work>
 static inline void with_channels(const SigmaDelta& s, int64_t channel, Work work) {
-    const int64_t vecs = ceil_div(least(channels_left(s, channel), row_pass), Vec::width);
-    each<row_pass / Vec::width>([&](auto before) {
+    const int64_t vecs = ceil_div(least(channels_left(s, channel), most), Vec::width);
+    each<most / Vec::width>([&](auto before) {
         if (vecs == before + 1) work(std::integral_constant<int, (before + 1) * Vec::width>());
     });
 }
@@ -127,13 +144,13 @@ static inline void with_channels(const SigmaDelta& s, int64_t channel, Work work
 // Calls fire(channels, image, pixel, channel, taps) for each output pixel of a task, with the number of channels of its pass as
 // an integral constant; it returns the number of weights added, and the spikes. tap_weights(channel): weights from one tap to
 // the next.
-template <class TapWeights, class Fire>
+template <int most = row_pass, class TapWeights, class Fire>
 static void each_place(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted, TapWeights tap_weights,
                        Fire fire) {
     const SigmaDelta& s = call.s;
     const int64_t groups = ceil_div(call.count, place_group), begin = task % groups * place_group;
-    const int64_t channel = Passes(s).channel(s, task / groups), weights = tap_weights(channel);
-    with_channels(s, channel, [&](auto channels) {
+    const int64_t channel = Passes(s, most).channel(s, task / groups), weights = tap_weights(channel);
+    with_channels<most>(s, channel, [&](auto channels) {
         int64_t image = 0, row = 0, column = -1, before = -2;
         for (int64_t i = begin; i < least(begin + place_group, call.count); i++) {
             const int64_t place = call.place(i);
