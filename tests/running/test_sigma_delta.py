@@ -118,7 +118,7 @@ def test_the_state_dict_is_the_network(nets):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"neuron": "sigma"}, "neuron must be 'if', 'sigma-delta' or"),
+        ({"neuron": "sigma"}, "neuron must be 'if', 'sigma-delta', 'graded', or"),
         ({"neuron": "sigma-delta", "v_init": 0.5}, "v_init is an option for IF neurons"),
         ({"neuron": "sigma-delta", "method": "max"}, "method is an option for IF neurons"),
         ({"neuron": "sigma-delta", "share": True}, "share=True is not supported"),
