@@ -382,3 +382,18 @@ def test_a_wrong_layer_is_refused_by_the_reader_of_plans():
     assert make(if_neuron(torch.ones(6), 0.0), *operands)
     with pytest.raises(RuntimeError, match="^the plan cannot be made: neurons have other parameters$"):
         make(if_neuron(torch.ones(5), 0.0), *operands)
+
+
+@pytest.mark.parametrize("T", [320, 321, 600])
+def test_many_steps_of_periodic_inputs(T, generator):
+    """Only the first segment of steps is periodic, and may be longer than the others."""
+    first, second = (pk.FusedIFConv2d(*channels, 3, padding=1).eval() for channels in ((1, 8), (8, 16)))
+    for layer in (first, second):
+        layer.weight.data = dyadic(*layer.weight.shape, generator=generator)
+        layer.bias.data = dyadic(*layer.bias.shape, generator=generator)
+    x = (torch.rand(1, 1, 12, 12, generator=generator) * 64).round() / 64
+    with torch.no_grad():
+        spikes = second(first(x.expand(T, *x.shape)))
+        with pk.use_reference():
+            expected = second(first(x.expand(T, *x.shape)))
+    assert 0.01 < expected.mean() < 0.9 and equal(spikes + 0, expected + 0)

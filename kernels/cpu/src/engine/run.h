@@ -240,7 +240,8 @@ static int64_t run_on(Session& session, const Run& run, Running& running, int64_
     int64_t outcome = engine::Ran;
     for (int64_t start = 0, end; start < run.T && running.n && outcome == engine::Ran; start = end) {
         const int64_t unasked = run.stop ? run.stop_every - start % run.stop_every : run.T;
-        const int64_t steps = least(least(most_here, unasked), run.T - start);
+        const int64_t here = start ? least(most_here, most_steps) : most_here;  // only the first segment may be periodic
+        const int64_t steps = least(least(here, unasked), run.T - start);
         end = start + steps;
         outcome = run_steps(session, run, running, start, steps, run.T);
         const bool asks = outcome == engine::Ran && run.stop && asks_after(session.plan, run, end);
