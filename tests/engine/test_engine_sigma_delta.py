@@ -9,6 +9,7 @@ from sigma_delta_nets import Skip, by_layers, exact, nets_fixture, pooled_fixtur
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.kernels import backends, cpu
 from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.running.engine import Engine
 
@@ -71,12 +72,15 @@ def test_spikes_that_an_average_leaves_as_they_are_stay_spikes(unmoved, generato
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("net_of", ["nets", "pooled"])
 @pytest.mark.parametrize("neuron", [pk.neurons.SigmaDelta(9, True), pk.neurons.Graded(0.5)], ids=str)
-def test_instruction_sets(request, net_of, target, neuron, generator):
+def test_instruction_sets(request, monkeypatch, net_of, target, neuron, generator):
+    """Of values, whose products are rounded, beside layers of the same instruction set."""
     net, x = exact(*request.getfixturevalue(net_of), neuron)
     try:
         engine = Engine(follow_changes(net, tuple(x.shape[1:])), target=target)
     except RuntimeError:
         pytest.skip(f"this machine has no {target}")
+    if isinstance(neuron, pk.neurons.Graded):
+        monkeypatch.setattr(backends, "cpu_backend", lambda: cpu.load(target))
     frames = video(x, 6, generator)
     same_results(engine(frames, 6), by_layers(net, frames, 6), graded=isinstance(neuron, pk.neurons.Graded))
 
