@@ -316,8 +316,8 @@ class Graded:
 
     A constant input is answered in one step: that is a pass of the ReLU network in which activations below theta count
     as 0, and what is 0 is not computed with. Of frames, only what changes is sent. Sources: Kurtz et al., "Inducing and
-    exploiting activation sparsity for fast neural network inference", ICML 2020 (a threshold in a ReLU); Loihi 2's
-    graded spikes. No layer takes them as its ``neuron``.
+    exploiting activation sparsity for fast inference on deep neural networks", ICML 2020 (a threshold in a ReLU);
+    Loihi 2's graded spikes. No layer takes them as its ``neuron``.
 
     Attributes:
         threshold: theta in scales of the layer, at least 0; 0 sends everything that is not 0.

@@ -148,7 +148,6 @@ def convert(
         v_init=(v_init, None),
     )  # fmt: skip
     tolerance = graded.tolerance_of(neuron, tolerance)
-    wanted = SAMPLES if tolerance is None else graded.SAMPLES
     if v_init is not None:
         if isinstance(v_init, Tensor):  # which checks.start takes for the channels of one layer
             raise TypeError(
@@ -196,6 +195,7 @@ def convert(
             seen += len(batch)
             shapes.add(tuple(batch.shape[1:]))
             ranges.append(tuple(value.item() for value in batch.aminmax()))
+            wanted = SAMPLES if tolerance is None else graded.samples_of(batch[0])
             if sum(map(len, samples)) < wanted and batch.shape[1:] == batches.first.shape[1:]:
                 samples.append(batch)  # samples of other sizes count in the scales only
         if changes:
@@ -233,7 +233,7 @@ def convert(
                 "computes constants from the size of its input: take samples of one size"
             )
     if tolerance is not None:
-        some = torch.cat(samples)[: max(1, min(graded.SAMPLES, graded.VALUES // samples[0][0].numel()))]
+        some = torch.cat(samples)[: graded.samples_of(samples[0][0])]
         changes = Graded(graded.choose_threshold(net, some, tolerance))
     net._made |= {"neurons": f"{changes}"} if changes else _in_words(method, percentile, v_reset)
     warn_of_products(net, graph, original.x)

@@ -1,10 +1,11 @@
 """The threshold of graded neurons: the largest at which a converted network still answers as its ReLU network does.
 
-A threshold is a share of each layer's scale, the same of all layers: in networks with different layers one number did
-as well as thresholds that were chosen layer by layer from the same samples (Kurtz et al., ICML 2020, section 3).
+It is a share of each layer's scale, the same for all layers. Source: Kurtz et al., "Inducing and exploiting activation
+sparsity for fast inference on deep neural networks", ICML 2020, whose networks are trained with the threshold.
 """
 
 import numbers
+import warnings
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,11 @@ from .scales import GRADED
 TOLERANCE = 1e-2  # of the answers, or of the mean output
 SAMPLES, VALUES = 2048, 1 << 24  # of the calibration data that the search looks at, and numbers in them, at most
 FINEST, A_DOUBLING = -10, 4  # thresholds are tried from 1 down to 2**FINEST, so many between one and its double
+
+
+def samples_of(first: Tensor) -> int:
+    """How many samples like the first, [...], the search looks at."""
+    return max(1, min(SAMPLES, VALUES // max(1, first.numel())))
 
 
 def tolerance_of(neuron: object, tolerance: float | None) -> float | None:
@@ -61,7 +67,9 @@ def choose_threshold(net: Network, x: Tensor, tolerance: float) -> float:
 
 def _outputs(net: Network, x: Tensor, threshold: float) -> Tensor:
     _set(net, threshold)
-    return simulate(net, x, 1).logits
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a threshold that silences a layer
+        return simulate(net, x, 1).logits
 
 
 def _set(net: Network, threshold: float) -> None:
