@@ -244,9 +244,8 @@ class SigmaDeltaNeurons(SpikingLayer):
         if not self.fires:
             return "passes real values on"
         limit = "" if self.limit is None else f", limit={self.limit:g}"
-        graded = isinstance(self.neuron, Graded)
-        sends = f"threshold={self.neuron.threshold:g}" if graded else f"exponents={self.neuron.exponents}"
-        return sends + limit + ("" if self.rectifies else ", signed")
+        sends = "exponents={0.exponents}" if isinstance(self.neuron, SigmaDelta) else "threshold={0.threshold:g}"
+        return sends.format(self.neuron) + limit + ("" if self.rectifies else ", signed")
 
 
 @lru_cache(256)
