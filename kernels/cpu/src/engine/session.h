@@ -197,6 +197,7 @@ struct Arena {
 struct Session {
     const Plan& plan;
     Team* team = nullptr;
+    const bool owns_team;  // kept here, since Python may free the plan before the session, if both end at once
     Arena own;
     Arena* arena = &own;  // for a layer that is called by itself, the arena of the calling thread (memory.h)
     const char* cut_from = nullptr;  // the memory of the arena for which the pointers below were set
@@ -238,7 +239,7 @@ struct Session {
     Grown<float> rounded;  // the rounded input of a run
     Grown<uint8_t> shortcut;  // of a segment that is not the whole run
 
-    explicit Session(const Plan& plan) : plan(plan) {
+    explicit Session(const Plan& plan) : plan(plan), owns_team(!plan.input.is_layer) {
         views = new View[plan.count + 2];  // a layer has a shortcut behind its output
         changes = new Change[plan.count + 1];
         slots = new char*[plan.count]();
@@ -250,7 +251,7 @@ struct Session {
         for (int64_t k = 0; k < plan.count; k++) real[k] = plan.ops[k].real;
     }
     ~Session() {
-        if (!plan.input.is_layer) delete team;
+        if (owns_team) delete team;
         free(state_arena);
         delete[] views;
         delete[] changes;
