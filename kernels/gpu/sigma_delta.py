@@ -97,7 +97,7 @@ def _running_sums_kernel(
 
 
 # The numbers of steps are not in the specialisation key: a new T does not recompile the kernel.
-@triton.jit(do_not_specialize=["T", "T_in", "T_added", "exponents", "threshold"])
+@triton.jit(do_not_specialize=["T", "T_in", "T_added", "exponents"])
 def _sigma_delta_kernel(
     arrived_pointer,  # [N, T_in, places], float32: the input of each step (none after T_in); if IS_Z, z at each step
     bias_pointer,  # [channels], float32, added at the first step; None: none
