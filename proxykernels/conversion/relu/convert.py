@@ -117,9 +117,9 @@ def convert(
             ``result.potentials`` are the outputs of ``ann`` as far as each step tells them, ``result.logits`` those of
             the last step. "graded": graded neurons, which are run in the same way; ``pk.neurons.Graded(threshold=0.1)``
             have a threshold that is given.
-        tolerance: for "graded": the threshold of all layers is the largest with which at most this share of the
-            calibration samples, up to 2048, get another class; of other outputs than classes, the largest mean error,
-            as a share of the mean output. None: 0.01.
+        tolerance: for "graded": the largest share of the calibration samples that may get another class than from
+            ``ann``; up to 2048 samples are looked at. For other outputs than classes: the largest mean error, as a
+            share of the mean output. The threshold is the largest that keeps within it. None: 0.01.
 
     Returns:
         A network for :func:`simulate` and :class:`ProxyNet`, in evaluation mode, with all thresholds 1. Layers have the
@@ -189,13 +189,13 @@ def convert(
         original = OriginalValues(traced, graph, samples_of(batches.first))
         distributions, nodes = watched(graph)
         watcher = _Watcher(traced, nodes)
+        wanted = SAMPLES if tolerance is None else graded.most_samples(batches.first[0])
         samples, seen, shapes, ranges = [], 0, set(), []
         for batch in batches:
             _run(watcher, batch, graph.model)
             seen += len(batch)
             shapes.add(tuple(batch.shape[1:]))
             ranges.append(tuple(value.item() for value in batch.aminmax()))
-            wanted = SAMPLES if tolerance is None else graded.samples_of(batch[0])
             if sum(map(len, samples)) < wanted and batch.shape[1:] == batches.first.shape[1:]:
                 samples.append(batch)  # samples of other sizes count in the scales only
         if changes:
@@ -233,8 +233,7 @@ def convert(
                 "computes constants from the size of its input: take samples of one size"
             )
     if tolerance is not None:
-        some = torch.cat(samples)[: graded.samples_of(samples[0][0])]
-        changes = Graded(graded.choose_threshold(net, some, tolerance))
+        changes = Graded(graded.choose_threshold(net, torch.cat(samples)[:wanted], tolerance))
     net._made |= {"neurons": f"{changes}"} if changes else _in_words(method, percentile, v_reset)
     warn_of_products(net, graph, original.x)
     del original

@@ -22,9 +22,9 @@ SAMPLES, VALUES = 2048, 1 << 24  # of the calibration data that the search looks
 FINEST, A_DOUBLING = -10, 4  # thresholds are tried from 1 down to 2**FINEST, so many between one and its double
 
 
-def samples_of(first: Tensor) -> int:
-    """How many samples like the first, [...], the search looks at."""
-    return max(1, min(SAMPLES, VALUES // max(1, first.numel())))
+def most_samples(sample: Tensor) -> int:
+    """How many samples like this one [...] the search looks at, at most."""
+    return max(1, min(SAMPLES, VALUES // max(1, sample.numel())))
 
 
 def tolerance_of(neuron: object, tolerance: float | None) -> float | None:
