@@ -17,7 +17,7 @@ from ...kernels import heap
 from ...layers import Neurons
 from ...layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ...network import Network
-from ...neurons import IFNeuron
+from ...neurons import Graded, IFNeuron
 from ...running.result import Result, logits, table
 from ...running.sigma_delta_layers import simulate
 from ...spikes import Spikes
@@ -48,7 +48,7 @@ class Row:
         activation: the ReLU network's mean activation, in scales: what the rate should be. Of sigma-delta neurons: the
             mean size of what they should have sent.
         clipped: share of the activations above the scale, which no rate can reach; sigma-delta neurons take a spike
-            more for each scale.
+            more for each scale, graded neurons clip nothing.
         error: mean distance of a neuron's rate, or of what it has sent, from its activation, as a share of the mean.
     """
 
@@ -199,8 +199,9 @@ def _of_sent(name: str, layer: SigmaDeltaNeurons, sent: Tensor, wanted: Tensor, 
     """The row of a layer whose neurons have ``sent`` [N, P, C]; ``wanted``: the activations [N, C, ...]."""
     wanted = wanted.flatten(2).transpose(1, 2) if wanted.ndim > 2 else wanted.unsqueeze(1)
     size = wanted.abs().mean()
-    clipped, error = (wanted.abs() > 1).float().mean(), (sent - wanted).abs().mean() / size
-    return Row(name, layer.scale.float().mean().item(), rate, size.item(), clipped.item(), error.item())
+    clipped = 0.0 if isinstance(layer.neuron, Graded) else (wanted.abs() > 1).float().mean().item()
+    error = (sent - wanted).abs().mean() / size
+    return Row(name, layer.scale.float().mean().item(), rate, size.item(), clipped, error.item())
 
 
 def _outputs(layer: Neurons, found: Tensor, current: Tensor, *, one_tensor: bool) -> Outputs:

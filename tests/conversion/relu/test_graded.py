@@ -147,3 +147,10 @@ def test_saved_and_loaded(classifier, tmp_path):
     loaded = pk.load(tmp_path / "net.safetensors")(x, 1)
     assert equal(loaded.logits, expected.logits) and loaded.rates == expected.rates
     assert "graded" in pk.model_card(net, expected).lower()
+
+
+@torch.no_grad()
+def test_the_report_compares_what_was_sent(classifier):
+    ann, x = classifier
+    report = pk.conversion_report(pk.convert(ann, x, neuron=pk.neurons.Graded(0.02)), x, 1)
+    assert report.settled and all(0 < row.rate < 1 and 0 < row.error < 0.1 and not row.clipped for row in report.rows)
