@@ -43,7 +43,7 @@ class Senders(NamedTuple):
 
     @property
     def type(self) -> torch.dtype:
-        """Of what they send."""
+        """The type of what they send."""
         return torch.int8 if self.threshold is None else torch.float32
 
 

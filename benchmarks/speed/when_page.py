@@ -123,7 +123,7 @@ def headline(found: dict[str, levels.Rows]) -> str:
 
 
 def fastest(found: dict[str, levels.Rows]) -> str:
-    """Of each of KINDS the fastest that is level, for each number of images a call."""
+    """The fastest of each of KINDS that is level, for each number of images a call."""
     head = [cell for kind in KINDS for cell in (kind, "ms", "right, %")]
     lines = [["network", "a call", *head]]
     for net, rows in found.items():

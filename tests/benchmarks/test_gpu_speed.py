@@ -234,7 +234,7 @@ def test_layer_by_layer_counts_the_same_spikes(triton_kernels, monkeypatch, gene
 @pytest.mark.triton
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 def test_scan_is_that_of_the_definition(triton_kernels, generator, v_reset):
-    """Of 1030 neurons, two programs, that leak; currents of 7 steps, then the same at every step."""
+    """Two programs run 1030 leaky neurons: currents of 7 steps, then the same at every step."""
     from common.stages import Stage
     from gpu.multi_step_scan import scan
 

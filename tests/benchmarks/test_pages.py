@@ -200,7 +200,7 @@ def test_tables_are_put_in_their_places(tmp_path, monkeypatch):
 
 
 def test_what_other_pages_cite():
-    """Of one image of the paper's network: four steps in float32, and early exit with int8 weights."""
+    """The figures of one image of the paper's network: four steps in float32, and early exit with int8 weights."""
     rows, root = levels.of_batch(read_csv(when_page.table_of("paper")), "1"), RESULTS.parents[1]
     readme, few_steps = ((root / name).read_text().replace("\n", " ") for name in ("README.md", "docs/few_steps.md"))
     level = levels.first_level(rows, levels.IF, "float32")
@@ -256,7 +256,7 @@ OF_ALL, OF_THE_RUN = "right of 10,000 images, %", "right of the "  # how rows of
 
 
 def accuracy(net: str, T: str) -> str:
-    """Of the shipped network, in % of the test images; "" where it is not known."""
+    """The accuracy of the shipped network, in % of the test images; "" where it is not known."""
     found = {
         row["right"]
         for row in read_csv(RESULTS / "engine_times.csv")

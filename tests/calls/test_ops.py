@@ -334,7 +334,7 @@ def test_one_value_for_an_argument():
 
 
 def test_no_layer_has_more_positions_than_torchs_module():
-    """Those of neurons and of pooling: what torch's class of that name has by position, in its order."""
+    """A layer takes by position, in torch's order, what torch's module of that name does; the rest by name."""
     positional, compared = inspect.Parameter.POSITIONAL_OR_KEYWORD, set[str]()
     for name in pk.__all__:
         kind = getattr(pk, name)

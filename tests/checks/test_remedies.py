@@ -180,7 +180,7 @@ def test_a_wrong_state_is_refused(between, wrong):
 @pytest.mark.parametrize("wrong", [0.5, -1.0, 2.0**24 + 2])
 @pytest.mark.parametrize("between", ["rates", "rates, ceil"])
 def test_counts_of_spikes_are_whole(between, wrong):
-    """Of others a plan and layers would make different spikes."""
+    """Other types would give other spikes by a plan than by layers."""
     net = two_layers(BETWEEN[between]())
     kept = pk.simulate(net, image(), T).state
     stream = pk.compile(net, image()).stream(3)
