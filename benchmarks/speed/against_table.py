@@ -22,11 +22,25 @@ import proxykernels as pk
 from proxykernels.running.result import Result
 from speed import against_picture, answers, cascades, levels, logit_exit, relu_passes, turns, when_page
 from speed.answers import Answers
-from speed.levels import CASCADE, EARLY, GRADED, HALF, IF, POWERS, QUARTER, RELU, SIGMA_DELTA, SMALL, UNTIMED
+from speed.levels import (
+    CASCADE,
+    EARLY,
+    GRADED,
+    GRADED_CASCADE,
+    HALF,
+    IF,
+    POWERS,
+    QUARTER,
+    RELU,
+    SIGMA_DELTA,
+    SMALL,
+    UNTIMED,
+)
 from speed.relu_passes import Logits
 from speed.rivals import NotOffered
 
 SIGMA_DELTA_STEPS = (1, 2, 3, 4)
+GRADED_PRECISIONS = (None,)  # weights of graded networks
 SMALLER_THAN = {"small": {"small-half": HALF, "small-quarter": QUARTER}, "paper": {"small": SMALL}}
 COUNTED = 500  # images whose messages are counted, the first ones
 QUICK = 64  # images of --quick
@@ -107,7 +121,8 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int], root:
     smaller = smaller_subjects(console, subject, root)
     for small in smaller.values():
         yield from smaller_contenders(small, SMALLER_THAN[subject.name][small.name])
-    if (first := smaller.get(cascades.SMALL_OF.get(subject.name, ""))) is not None:
+    first = smaller.get(cascades.SMALL_OF.get(subject.name, ""))
+    if first is not None:
         yield from cascade_contenders(subject, first, passes, chosen_on(subject))
     net = pk.convert(subject.ann, subject.calibration)
     for precision in (None, "int8"):
@@ -118,7 +133,10 @@ def line_up(console: Console, subject: subjects.Subject, steps: list[int], root:
     yield from spiking_contenders(console, SIGMA_DELTA, net, subject.images, None, few)
     yield Contender(POWERS, "float32", None, "torch", partial(in_one_pass, net))
     net = pk.convert(subject.ann, subject.calibration, neuron="graded")
-    yield from spiking_contenders(console, GRADED, net, subject.images, None, [1])
+    for precision in GRADED_PRECISIONS:
+        yield from spiking_contenders(console, GRADED, net, subject.images, precision, [1])
+    if first is not None:
+        yield from graded_cascades(pk.convert(first.ann, first.calibration, neuron="graded"), net, subject)
 
 
 def chosen_on(subject: subjects.Subject) -> Tensor:
@@ -182,6 +200,39 @@ def cascade_contenders(
     for precision in ("float32", "int8"):
         for share, cascade in cascades.cascades(first, large, f"OpenVINO {precision}", held_out).items():
             yield Contender(CASCADE, precision, share, "OpenVINO", partial(answers_of, cascade), cascade.run)
+
+
+class Compiled:
+    """A graded network as cascades take it: compiled, a pass for each precision of its weights."""
+
+    any_batch = True
+
+    def __init__(self, net: nn.Module, images: Tensor):
+        self.neurons = answers.neurons_of(net, images)
+        self.engines = {of or "float32": pk.compile(net, images[:1], precision=of) for of in GRADED_PRECISIONS}
+
+    def of(self, name: str, batch: int | None = None) -> Logits:
+        return lambda images: self.engines[name](images, T=1).logits
+
+    def answers(self, name: str, images: Tensor) -> Answers:
+        run, told = partial(self.engines[name], T=1), f"{GRADED}, {name}"
+        return answers.spiking(run, images, self.neurons, lambda result: result.logits, told)
+
+
+def graded_cascades(small: nn.Module, large: nn.Module, subject: subjects.Subject) -> Iterator[Contender]:
+    """A small graded network before the large one, both compiled."""
+    first, last = (Compiled(net, subject.images) for net in (small, large))
+
+    def answers_of(cascade: cascades.Cascade, images: Tensor) -> Answers:
+        found = first.answers(cascade.name, images)
+        unsure = cascades.leads(found.outputs) < cascade.lead
+        more, share = last.answers(cascade.name, images[unsure]), unsure.float().mean().item()
+        outputs = found.outputs.masked_scatter(unsure[:, None], more.outputs)
+        return Answers(outputs, 0.0, 0.0, found.products + share * more.products)
+
+    for precision in first.engines:
+        for share, cascade in cascades.cascades(first, last, precision, chosen_on(subject)).items():
+            yield Contender(GRADED_CASCADE, precision, share, "engine", partial(answers_of, cascade), cascade.run)
 
 
 def spiking_contenders(

@@ -1,4 +1,6 @@
-"""The rival that is two ReLU networks: a small one answers, and images of which it is not sure go to the large one.
+"""Two networks in a row: a small one answers, and images of which it is not sure go to the large one.
+
+Both are ReLU networks, the rival, or both are converted ones.
 
 It is sure of an image if its first class leads by enough. The lead is a quantile over held-out training images, which
 trained neither network; their labels are not looked at.
@@ -6,14 +8,27 @@ trained neither network; their labels are not looked at.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from speed.relu_passes import Logits, Passes
+from speed.relu_passes import Logits
 
 SMALL_OF = {"paper": "small", "small": "small-quarter"}  # the network that stands before a larger one
 SHARES = (5, 10, 15, 20, 30)  # % of the held-out images that go on to the large network
+
+
+class Source(Protocol):
+    """The passes of one network.
+
+    Attributes:
+        any_batch: a pass takes as long as its images, however many; else those of a number are compiled for it.
+    """
+
+    any_batch: bool
+
+    def of(self, name: str, batch: int | None = None) -> Logits: ...
 
 
 @dataclass(frozen=True)
@@ -24,15 +39,15 @@ class Cascade:
         lead: logits by which the small network's first class must be ahead of the second.
     """
 
-    small: Passes
-    large: Passes
+    small: Source
+    large: Source
     name: str
     lead: float
 
     def run(self, batch: int | None) -> Logits:
         """Logits of batches of ``batch`` images; None: of any number.
 
-        The large network has a compiled pass for 1, 2, 4, ... images, and repeats the last image to fill one up.
+        A large network with passes of fixed batches has them for 1, 2, 4, ... images; the last image fills one up.
         """
         first, last = self.small.of(self.name, batch), self.passes(batch)
 
@@ -52,7 +67,7 @@ class Cascade:
         return run
 
     def passes(self, batch: int | None) -> dict[float, Logits]:
-        if batch is None:
+        if batch is None or self.large.any_batch:
             return {ANY: self.large.of(self.name)}
         sizes = [2**k for k in range(batch.bit_length()) if 2**k < batch]
         return {size: self.large.of(self.name, size) for size in [*sizes, batch]}
@@ -76,12 +91,12 @@ def leads(logits: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def logits_of(passes: Passes, name: str, images: Tensor) -> Tensor:
+def logits_of(passes: Source, name: str, images: Tensor) -> Tensor:
     run = passes.of(name)
     return torch.cat([run(part).clone() for part in images.split(AT_ONCE)])  # OpenVINO writes over the last one
 
 
-def cascades(small: Passes, large: Passes, name: str, held_out: Tensor) -> dict[int, Cascade]:
+def cascades(small: Source, large: Source, name: str, held_out: Tensor) -> dict[int, Cascade]:
     """A cascade for each of SHARES."""
     found = leads(logits_of(small, name, held_out))
     return {share: Cascade(small, large, name, found.quantile(share / 100).item()) for share in SHARES}

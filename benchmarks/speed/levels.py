@@ -4,8 +4,8 @@ A pass is the fastest that was timed in a precision, whatever runs it.
 
 The steps are chosen on held-out images, where there are some, and the accuracy is that of the test images.
 
-A cascade of two ReLU networks is compared in the same way: for its T stands the percentage of held-out images that go
-on to the large one.
+A cascade of two networks is compared in the same way: for its T stands the percentage of held-out images that go on to
+the large one.
 """
 
 import math
@@ -13,10 +13,11 @@ from collections.abc import Iterable
 
 NORMAL = 1.96  # standard deviations of 95 %
 LEVEL = 0.1  # points below the ReLU network's accuracy that are level with it
-RELU, CASCADE, IF, EARLY, SIGMA_DELTA, GRADED, POWERS = (
+RELU, CASCADE, IF, EARLY, SIGMA_DELTA, GRADED, GRADED_CASCADE, POWERS = (
     "ReLU network", "cascade of ReLU networks", "IF", "IF, early exit", "sigma-delta", "graded",
-    "two signed powers, one pass",
+    "cascade of graded networks", "two signed powers, one pass",
 )  # fmt: skip
+CASCADES = CASCADE, GRADED_CASCADE
 HALF, QUARTER, SMALL = "ReLU network, half the width", "ReLU network, a quarter of the width", "the small ReLU network"
 SMALLER = HALF, QUARTER, SMALL  # trained by themselves
 UNTIMED = (POWERS,)  # no kernel computes them
@@ -25,6 +26,7 @@ LINES = (  # spiking networks and cascades, and what they compute in
     *((name, precision) for name in (IF, EARLY) for precision in ("float32", "int8")),
     (SIGMA_DELTA, "float32"),
     (GRADED, "float32"),
+    (GRADED_CASCADE, "float32"),
 )
 PASSES = ("float32", "bfloat16", "int8")  # which times are compared with
 
@@ -33,7 +35,7 @@ Rows = list[dict[str, str]]
 
 def steps(row: dict[str, str]) -> str:
     """As tables show it: the most steps, and the mean, if samples end early; of cascades, what goes on."""
-    if row["contender"] == CASCADE:
+    if row["contender"] in CASCADES:
         return f"{row['T']} %"
     return f"{row['T']}, mean {row['mean_T']}" if row.get("mean_T") else row["T"]
 

@@ -86,6 +86,7 @@ def braille(T: int, rounds: int) -> Iterator[dict]:
         spikes = pk.pack(x)
         with torch.no_grad():
             tune(net[0], spikes)
+            tune(net[1], net[0](spikes))
         loops, rivals = [Loop(part) for part in net], {"snnTorch": snntorch(net), "Norse": norse(net)}
         contenders: Work = {
             "proxykernels": lambda spikes=spikes: pk.simulate(net, spikes, T).spikes.dense(),
@@ -96,7 +97,7 @@ def braille(T: int, rounds: int) -> Iterator[dict]:
             yield from compared(contenders, rounds, "forward", batch)
 
 
-def tune(net: pk.FusedRecurrentLinear, x: pk.Spikes) -> None:
+def tune(net: pk.FusedRecurrentLinear | pk.FusedLinear, x: pk.Spikes) -> None:
     """The bias with which neurons fire in RATE of the steps."""
     low, high = -1.0, 3.0
     for _ in range(14):

@@ -44,6 +44,8 @@ class Passes:
         images: [N, C, H, W], by which int8 is calibrated.
     """
 
+    any_batch = False
+
     def __init__(self, net: nn.Module, images: Tensor):
         self.net, self.images = net.eval(), images[:CALIBRATION]
 

@@ -21,7 +21,7 @@ NUMBERS = "rate", "million_additions", "million_products"
 KINDS = {
     "a pass": (levels.RELU,),
     "smaller ReLU networks, cascades": (levels.CASCADE, *levels.SMALLER),
-    "spiking": (levels.IF, levels.EARLY, levels.SIGMA_DELTA, levels.GRADED),
+    "spiking": (levels.IF, levels.EARLY, levels.SIGMA_DELTA, levels.GRADED, levels.GRADED_CASCADE),
 }
 FOR_SPIKES = "small", "paper"  # networks that were trained for spikes
 HEAD = "network", "ReLU network, right, %"

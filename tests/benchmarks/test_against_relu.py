@@ -58,6 +58,8 @@ def test_every_contender_has_its_rows(subject, tmp_path, monkeypatch, capsys):
             for name, T in ((levels.IF, "1"), (levels.IF, "8"), (levels.EARLY, "8"))
         ),
         *((levels.SIGMA_DELTA, "float32", T) for T in "1234"),
+        (levels.GRADED, "float32", "1"),
+        (levels.GRADED_CASCADE, "float32", "20"),
     ]
     assert len(timed) == 2 * len(of_one) and [row["contender"] for row in rows if not row["batch"]] == [*levels.UNTIMED]
     medians = [row for row in timed if row["contender"] != levels.EARLY]
@@ -132,6 +134,8 @@ def test_smaller_networks_without_weights_are_left_out(subject, monkeypatch, cap
 class OfTorch:
     """Passes that run a module, of whichever name and batch; ``sizes``: of the batches that they were given."""
 
+    any_batch = False
+
     def __init__(self, net):
         self.net, self.sizes = net, []
 
@@ -166,6 +170,25 @@ def test_a_cascade_gives_unsure_images_to_the_large_network(subject):
             given = [int(part.sum()) for part in unsure.split(batch or len(images)) if part.any()]
             sizes = [min(size for size in (1, 2, 4, batch) if size >= count) for count in given] if batch else given
             assert cascade.large.sizes == sizes and given
+
+
+def test_a_cascade_of_graded_networks_counts_what_goes_on(subject):
+    """Products are those of all images in the small network, and of the unsure ones in the large one."""
+    torch.manual_seed(1)
+    small = subject._replace(ann=nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Linear(9, 5)).eval())
+    nets = [pk.convert(one.ann, one.calibration, neuron="graded") for one in (small, subject)]
+    for contender in against_table.graded_cascades(*nets, subject):
+        found = contender.answers(subject.images)
+        first, last = (pk.simulate(net, subject.images, 1) for net in nets)
+        unsure = (contender.timed(80)(subject.images) != first.logits).any(1)
+        share = unsure.float().mean().item()
+        assert share == pytest.approx(int(contender.T) / 100, abs=0.05) and 0 < share < 1
+        torch.testing.assert_close(found.outputs, torch.where(unsure[:, None], last.logits, first.logits))
+        work = [
+            first.synops.multiply_accumulates,
+            pk.simulate(nets[1], subject.images[unsure], 1).synops.multiply_accumulates,
+        ]
+        assert found.products == pytest.approx(sum(sum(part.values()) for part in work) / 80) and found.additions == 0
 
 
 def test_small_activations_are_cut(subject):
