@@ -50,6 +50,7 @@ def test_rows_and_page(run, capsys):
     rows, page = run(relu, refused, port)
     assert list(rows) == [refused, relu, port]
     assert 0 < float(rows[relu]["error_64"]) < 0.1 and not rows[relu]["error_1024"]
+    assert 0 < float(rows[relu]["sigma_delta_4"]) < 0.1 and not rows[port]["sigma_delta_4"]
     assert float(rows[port]["differing_spikes"]) < 0.01 and float(rows[port]["rate"]) > 0.05
     assert rows[refused]["converts"] == "no" and "module 'features.0.2' is a Hardswish" in rows[refused]["reason"]
     assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page

@@ -21,9 +21,11 @@ from zoo import relu_nets, spiking_nets
 
 SHORT, LONG = names.ZOO_STEPS
 COLUMNS = (
-    "source", "net", "converts", "error_64", "error_1024", "differing_spikes", "rate", "T", "input", "reason", "date",
+    "source", "net", "converts", "error_64", "error_1024", "sigma_delta_4", "differing_spikes", "rate", "T", "input",
+    "reason", "date",
 )  # fmt: skip
 REFUSALS = (TypeError, ValueError)
+FEW = 4  # steps of sigma-delta neurons
 NEAR = 0.1  # the largest error of a network that converts
 BEGIN, END = "<!-- supported_models.py writes from here -->", "<!-- to here -->"
 
@@ -50,7 +52,7 @@ def run(options: argparse.Namespace) -> None:
     print_table(
         console,
         f"{len(rows)} models, of which {sum(verdict(row) == 'yes' for row in rows)} convert",
-        ["net", "converts", "error, T = 64", "T = 1024", "differing spikes"],
+        ["net", "converts", "error, T = 64", "T = 1024", "sigma-delta, T = 4", "differing spikes"],
         [[row["net"], *cells(row)[1:-1]] for row in rows],
         left=2,
     )
@@ -67,11 +69,8 @@ def row_of(net: relu_nets.ReluNet | spiking_nets.SpikingNet, longest: int) -> di
 
 
 def relu_row(net: relu_nets.ReluNet, longest: int) -> dict:
-    """How far the logits are off after some steps, of one run."""
-    torch.manual_seed(0)
-    ann, inputs = net.make(), net.inputs()
-    ann = relu_nets.see(ann, inputs) if takes(ann, inputs[:2]) else ann
-    calibration, x = inputs[: relu_nets.CALIBRATION], inputs[relu_nets.CALIBRATION :][: relu_nets.TESTED]
+    """How far the logits are off after some steps, of one run; and by sigma-delta neurons."""
+    ann, calibration, x = prepared(net)
     converted = pk.convert(ann, calibration)
     with torch.no_grad():
         expected = logits_of(ann)(x)
@@ -83,8 +82,26 @@ def relu_row(net: relu_nets.ReluNet, longest: int) -> dict:
     rates = list(result.rates.values())
     return {
         "error_64": f"{errors[SHORT]:.4f}", "error_1024": f"{errors[LONG]:.4f}" if LONG in errors else "",
+        "sigma_delta_4": sigma_delta(ann, calibration, x, expected),
         "rate": f"{sum(rates) / len(rates):.4f}", "T": longest, "input": size(x[0]),
     }  # fmt: skip
+
+
+def prepared(net: relu_nets.ReluNet) -> tuple[nn.Module, Tensor, Tensor]:
+    """The network in evaluation mode, the inputs that it is calibrated on, and those that it is tested on."""
+    torch.manual_seed(0)
+    ann, inputs = net.make(), net.inputs()
+    ann = relu_nets.see(ann, inputs) if takes(ann, inputs[:2]) else ann
+    return ann, inputs[: relu_nets.CALIBRATION], inputs[relu_nets.CALIBRATION :][: relu_nets.TESTED]
+
+
+def sigma_delta(ann: nn.Module, calibration: Tensor, x: Tensor, expected: Tensor) -> str:
+    """How far the logits of sigma-delta neurons are off; empty where the network has a module that they do not take."""
+    try:
+        converted = pk.convert(ann, calibration, neuron="sigma-delta")
+    except REFUSALS:
+        return ""
+    return f"{relative(pk.simulate(converted, x, FEW).logits, expected):.4f}"
 
 
 def takes(ann: nn.Module, inputs: Tensor) -> bool:
@@ -141,8 +158,8 @@ def size(x: Tensor) -> str:
 
 
 def cells(row: dict) -> list[str]:
-    """A row as the page has it: the net, the verdict, three figures, and the reason."""
-    figures = [percent(float(row[key])) if row[key] else "" for key in ("error_64", "error_1024")]
+    """A row as the page has it: the net, the verdict, the errors, the share of differing spikes, and the reason."""
+    figures = [percent(float(row[key])) if row[key] else "" for key in ("error_64", "error_1024", "sigma_delta_4")]
     share = float(row["differing_spikes"]) if row["differing_spikes"] else None
     differing = "" if share is None else "none" if share == 0 else f"{1e6 * share:.2g} in a million"
     return [row["net"], verdict(row), *figures, differing, row["reason"]]
@@ -169,11 +186,13 @@ def table(rows: list[dict]) -> str:
     """The rows in Markdown, one table per source; of each reason the part before the remedy."""
     lines = []
     for source in dict.fromkeys(row["source"] for row in rows):
-        named = "differing spikes" if "snnTorch" in source or "SpikingJelly" in source else "error, T = 64 | T = 1024"
+        named = "error, T = 64 | T = 1024 | sigma-delta, T = 4"
+        if "snnTorch" in source or "SpikingJelly" in source:
+            named = "differing spikes"
         lines += ["", f"| {source} | converts | {named} | why not |", f"|---|---|{'---|' * (named.count('|') + 2)}"]
         for row in (row for row in rows if row["source"] == source):
             net, converts, *figures, reason = cells(row)
-            figures = figures[2:] if named.startswith("differing") else figures[:2]
+            figures = figures[3:] if named.startswith("differing") else figures[:3]
             lines.append(
                 "| " + " | ".join([net, converts, *figures, _escaped(re.split(r";|\. Supported:", reason)[0])]) + " |"
             )
