@@ -88,6 +88,7 @@ from . import _checkout as _checkout
 from . import _loadable as _loadable
 from . import encode, functional, layers, neurons, samples, stop, surrogates
 from ._version import __version__ as __version__
+from .encode import events
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d
 from .kernels.backends import use_reference
 from .layers import (
@@ -128,12 +129,11 @@ from .layers import (
 from .network import Network
 from .running.compiling import compile
 from .running.engine import Engine, load
-from .running.events import events
 from .running.explain import explain
+from .running.inputs import time_first
 from .running.shards import Shards
 from .running.simulate import simulate
 from .running.stream import Stream
-from .sequences import time_first
 from .spikes import Spikes, pack
 from .surrogates import ATan, FastSigmoid, Sigmoid, Triangle
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from . import checks
 from .calls import neuron_ops
 from .calls.spike_ops import max_pool2d
-from .checks import chunked_passes
+from .layers.base import check_function
 from .neurons import IFNeuron
 from .spikes import Spikes, pack
 from .surrogates import Triangle
@@ -49,7 +49,7 @@ def if_scan(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    chunked_passes.check_function("if_scan", "IF", v)
+    check_function("if_scan", "IF", v)
     return neuron_ops.scan(current, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
@@ -74,7 +74,7 @@ def if_hold(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    chunked_passes.check_function("if_hold", "IF", v)
+    check_function("if_hold", "IF", v)
     return neuron_ops.hold(current, T, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
@@ -109,7 +109,7 @@ def if_conv2d(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    chunked_passes.check_function("if_conv2d", "FusedIFConv2d", v)
+    check_function("if_conv2d", "FusedIFConv2d", v)
     window = stride, padding, dilation, groups
     return neuron_ops.conv2d(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset), *window)
 
@@ -138,7 +138,7 @@ def if_linear(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    chunked_passes.check_function("if_linear", "FusedIFLinear", v)
+    check_function("if_linear", "FusedIFLinear", v)
     return neuron_ops.linear(x, weight, bias, v, IFNeuron(v_threshold=v_threshold, v_reset=v_reset))
 
 
@@ -162,7 +162,7 @@ def if_scan_surrogate(current: Tensor, *, v_threshold: float | Tensor = 1.0, v_r
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    chunked_passes.check_function("if_scan_surrogate", "IF", takes_state=False)
+    check_function("if_scan_surrogate", "IF", takes_state=False)
     checks.no_gradient("v_threshold", v_threshold)
     neuron = IFNeuron(v_threshold=v_threshold, v_reset=v_reset)
     return neuron_ops.scan(current, None, neuron, Triangle(detach_reset=True))[0].dense()

@@ -15,8 +15,9 @@ kernels/gpu/neurons_backward.py.
 import math
 from dataclasses import dataclass
 
-from .checks import is_number, neuron_checks
+from .checks import is_number
 from .kernels import neuron_models as kernels
+from .neurons import neuron_checks
 
 __all__ = ["ATan", "FastSigmoid", "Sigmoid", "Surrogate", "Triangle"]
 

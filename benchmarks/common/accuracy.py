@@ -11,8 +11,8 @@ from tqdm import tqdm
 import proxykernels as pk
 from proxykernels.layers import Neurons, SpikingLayer
 from proxykernels.running.prepared_network import replace_neurons
-from proxykernels.running.synops import SynOps
-from proxykernels.training.from_data import silenced
+from proxykernels.running.result import SynOps
+from proxykernels.training.proxy import silenced
 
 BATCH = 100
 PRECISIONS = {"float32": None, "int16": "int16", "int8": "int8"}  # names of options -> pk.simulate's

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BITS = 32  # steps in a word
-COUNTED = 16  # tensors of words whose spikes one launch counts (running/synops.py)
+COUNTED = 16  # tensors of words whose spikes one launch counts (running/stateful_layer.py)
 COUNTERS = 1024  # programs of that launch, each with its own counts: about eight per multiprocessor of a large card
 
 

@@ -10,17 +10,27 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..checks import window_checks
 from ..kernels import constant_cache, operators, ops, reference, unfused
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, storage
 from ..spikes.storage import Periods, PooledWords, channels, to_channels_last
 from ..surrogates import Surrogate
-from .currents import carrying, currents_in_parts, scaled, wants_gradient
-from .gradients import input_kinds, recurrent
+from . import window_checks
+from .currents import (
+    ConstantCurrents,
+    Currents,
+    ImageWindow,
+    SpikeWords,
+    carrying,
+    currents_in_parts,
+    input_of,
+    scaled,
+    wants_gradient,
+)
+from .gradients import RecurrentInput, RecurrentOperands, fire_recurrent, run_recurrent
 from .neuron_values import Fired, NeuronsOfCall, neurons_of
 
-_ONE_PIXEL = input_kinds.ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
+_ONE_PIXEL = ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
@@ -35,7 +45,7 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
         return _integrate([current], neurons, surrogate, own=False)
     pixels = to_channels_last(current, 2)
     if differentiable:
-        return neurons.with_gradient(input_kinds.Currents(T), None, pixels, surrogate)
+        return neurons.with_gradient(Currents(T), None, pixels, surrogate)
     return neurons.fired(T, *neurons.kernels.if_scan(pixels.detach(), neurons.start, neurons.parameters))
 
 
@@ -55,7 +65,7 @@ def hold(
         return _integrate([checks.repeated(current, T)], neurons, surrogate, own=False)
     pixels = to_channels_last(current)
     if differentiable:
-        return neurons.with_gradient(input_kinds.ConstantCurrents(T, neurons.repeat(T)), None, pixels, surrogate)
+        return neurons.with_gradient(ConstantCurrents(T, neurons.repeat(T)), None, pixels, surrogate)
     return _fire_constant(pixels.detach(), T, neurons)
 
 
@@ -91,7 +101,7 @@ def conv2d(
         size, C_in, weight, stride, padding, dilation, groups
     )  # fmt: skip
     shape = x.shape[1], weight.shape[0], *size_out
-    window = input_kinds.ImageWindow(tuple(size), stride, padding, dilation, groups)
+    window = ImageWindow(tuple(size), stride, padding, dilation, groups)
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
     neurons = neurons_of(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
     if differentiable or not neuron.fires:
@@ -143,7 +153,7 @@ def _behind(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    window: input_kinds.ImageWindow,
+    window: ImageWindow,
     neurons: NeuronsOfCall,
     shortcut: Spikes | None = None,
     pool_follows: bool = False,
@@ -176,7 +186,7 @@ def _behind_with_gradient(
     x: Spikes | Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    window: input_kinds.ImageWindow,
+    window: ImageWindow,
     neurons: NeuronsOfCall,
     surrogate: Surrogate | None,
 ) -> Fired:
@@ -187,7 +197,7 @@ def _behind_with_gradient(
         currents = currents_in_parts(x, weight, bias, window.convolution, surrogate)
         return _integrate(currents, neurons, surrogate)
     weight = scaled(weight, x) if isinstance(x, Spikes) else weight
-    given = input_kinds.input_of(x, window, neurons.repeat(x.shape[0]))
+    given = input_of(x, window, neurons.repeat(x.shape[0]))
     return neurons.with_gradient(*given, surrogate, weight, bias)
 
 
@@ -225,9 +235,7 @@ def _copied(current: Tensor) -> Tensor:
     return current.to(torch.float32, copy=True)
 
 
-def _fire_real(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: input_kinds.ImageWindow, neurons: NeuronsOfCall
-) -> Fired:
+def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: ImageWindow, neurons: NeuronsOfCall) -> Fired:
     """Spikes and potentials of neurons for real-valued inputs x [T, N, C_in, H, W]."""
     x, T = x.detach(), x.shape[0]
     followed = neurons.kernels is ops
@@ -285,21 +293,21 @@ def recurrent_linear(
     checks.recurrent_state(v, shape, neuron.states, x.device)
     start, ready = _recurrent_start(v, shape, neuron, x.device), neuron.on(shape[1], x.device)
     if isinstance(x, Spikes):
-        given: recurrent.Input = input_kinds.SpikeWords(x.T, _ONE_PIXEL)
+        given: RecurrentInput = SpikeWords(x.T, _ONE_PIXEL)
         handle, values, weight = x._handle, x._words, scaled(weight, x)
     else:
         values = x[..., None, None]
-        given, handle, values = input_kinds.input_of(values, _ONE_PIXEL, False)  # type: ignore[assignment]
-    operands: Any = recurrent.Operands(
+        given, handle, values = input_of(values, _ONE_PIXEL, False)  # type: ignore[assignment]
+    operands: Any = RecurrentOperands(
         handle, values, weight[:, :, None, None], None if bias is None else bias.float(), start, ready.channels,
         recurrent_weight,
     )  # fmt: skip
     if wants_gradient(surrogate, x, weight, bias, v, recurrent_weight, *tensors):
-        words, handle, after = recurrent.fire(given, operands, ready, surrogate.kernel)  # type: ignore[union-attr]
+        words, handle, after = fire_recurrent(given, operands, ready, surrogate.kernel)  # type: ignore[union-attr]
         return Spikes(words, (x.shape[0], *shape), handle=handle), after.squeeze(2)
     detached: Any = [operand if operand is None else operand.detach() for operand in operands]
-    plain = recurrent.Operands(*detached)
-    words, after, _ = recurrent.run(given, plain.x, plain.weight, plain.bias, plain.v, ready.detach(), plain.recurrent)
+    plain = RecurrentOperands(*detached)
+    words, after, _ = run_recurrent(given, plain.x, plain.weight, plain.bias, plain.v, ready.detach(), plain.recurrent)
     return Spikes(words, (x.shape[0], *shape)), after.squeeze(2)
 
 

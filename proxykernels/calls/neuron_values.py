@@ -15,8 +15,8 @@ from ..kernels.neuron_models import Neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..spikes.storage import Periods, channels, start, state_of
-from .gradients import input_kinds
-from .gradients.fire import Operands, fire
+from .currents import Input
+from .gradients import Operands, fire
 
 FEW = 1 << 24  # neurons times steps; so few need no check of the memory
 Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
@@ -53,14 +53,14 @@ class NeuronsOfCall:
 
     def with_gradient(
         self,
-        given: input_kinds.Input,
+        given: Input,
         handle: Tensor | None,
         x: Tensor,
         surrogate: Any,
         weight: Any = None,
         bias: Any = None,
     ) -> Fired:
-        """Run the neurons on an input (gradients/fire.py) with gradients for the input, the weights and the neurons."""
+        """Run the neurons on an input (gradients.py) with gradients for the input, the weights and the neurons."""
         bias = None if bias is None else bias.float()
         operands = Operands(handle, x, weight, bias, self.start, self.parameters.channels)
         words, handle, after = fire(given, operands, self.parameters, surrogate.kernel)

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from .. import checks
-from ..checks import window_checks
 from ..kernels import ops, unfused
 from ..spikes import Spikes, spike_autograd, storage
 from ..spikes.storage import PooledWords, from_channels_last, to_channels_last
+from . import window_checks
 
 Output = TypeVar("Output", Spikes, Tensor)
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks, surrogates
-from ..checks import neuron_checks
 from ..kernels import heap
-from ..neurons import AnyNeuron
+from ..neurons import AnyNeuron, neuron_checks
 
 LARGEST = torch.finfo(torch.float32).max
 SOFT = math.inf  # in a state_dict, of a v_reset that is None

@@ -7,15 +7,16 @@ from the state ``v`` and returns ``(y, v)``.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .. import checks
-from ..checks import chunked_passes
 from ..kernels import value_checks_cache
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
@@ -40,7 +41,7 @@ class SpikingLayer(nn.Module):
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
         if v is None:
-            chunked_passes.check_layer(self)
+            check_layer(self)
         if self.training:
             self._warn_without_gradient(x)
         given = x if type(x) is Tensor or type(x) is Spikes else packed(x)
@@ -224,3 +225,62 @@ def each_step_of_spikes(function: Callable[[Tensor], Tensor], x: Spikes | Tensor
     for start in range(steps, x.T, steps):
         y[start : start + steps] = each_step(function, x[start : start + steps].dense())
     return value_checks_cache.note(y)
+
+
+_chunked: ContextVar[nn.Module | None] = ContextVar("chunked", default=None)
+
+
+@contextmanager
+def chunked_pass(net: nn.Module) -> Iterator[None]:
+    """A block in which a simulation runs ``net`` a chunk of steps at a time.
+
+    Its layers are replaced by others that keep their state from chunk to chunk. A function with neurons, or a layer
+    that was not replaced, would start at rest in each chunk, so it is refused.
+    """
+    token = _chunked.set(net)
+    try:
+        yield
+    finally:
+        _chunked.reset(token)
+
+
+def is_in_chunked_pass() -> bool:
+    """Whether the caller is within such a block."""
+    return _chunked.get() is not None
+
+
+def check_layer(layer: nn.Module) -> None:
+    """Refuse a call of a layer from rest within such a block.
+
+    Raises:
+        ValueError: within such a block; the message names the layer.
+    """
+    if torch.compiler.is_compiling():  # simulations run no compiled modules, see uncompiled()
+        return
+    if (net := _chunked.get()) is not None:
+        _refuse_layer(layer, net)
+
+
+def check_function(name: str, layer: str, v: Any = None, *, takes_state: bool = True) -> None:
+    """Refuse a call of a function with neurons without a state ``v`` within such a block.
+
+    Raises:
+        ValueError: there is no state; the message names the function, and the ``layer`` to use instead.
+    """
+    if v is None and not torch.compiler.is_compiling() and _chunked.get() is not None:
+        passed_on = ", or keep its potentials in your module and pass them as v, 0.0 at the start" * takes_state
+        raise ValueError(
+            f"{name} was called without a state in a network that is simulated a chunk of steps at a time, and its "
+            f"neurons would start at rest in every chunk: use the layer {layer}{passed_on}"
+        )
+
+
+def _refuse_layer(layer: nn.Module, net: nn.Module) -> NoReturn:
+    kind = type(layer).__name__
+    name = next((name for name, module in net.named_modules() if module is layer), None)
+    who = f"a {kind} that is no submodule of the network" if name is None else f"layer {name or kind} ({kind})"
+    raise ValueError(
+        f"{who} was called past its attribute, from a plain list for example: a simulation runs a chunk of steps at a "
+        "time, keeps the state of the layers that are attributes, and this one would start again in every chunk; call "
+        "it as self.name, or keep it in an nn.ModuleList"
+    )

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..checks import chunked_passes
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
+from .base import check_layer
 
 
 class Dropout(nn.Module):
@@ -49,7 +49,7 @@ class Dropout(nn.Module):
         checks.steps_of(x, None, "(T, N, ...)")
         if not self.drops:
             return x
-        chunked_passes.check_layer(self)
+        check_layer(self)
         bits = packed(x)
         if isinstance(x, Tensor) and isinstance(bits, Spikes) and x.dtype == torch.float32:
             return dense_like(bits._of(self.draw(bits), 1 / (1 - self.p)), x)

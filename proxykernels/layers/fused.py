@@ -7,15 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
-from ..calls import neuron_ops
+from ..calls import neuron_ops, window_checks
 from ..calls.currents import batch_moments
-from ..checks import window_checks
-from ..checks.keywords import flag, taken_by_position
 from ..kernels import unfused, value_checks_cache
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..surrogates import Surrogate
 from .base import Neurons, as_images, as_row, each_step
+from .keywords import flag, taken_by_position
 from .normalisation import as_before, fold, fold_values, gain_and_offset, normalised
 from .synapses import Convolution, Convolution1d, Product
 

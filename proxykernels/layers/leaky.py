@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ..checks.keywords import explain_other_names, taken_by_position
 from ..neurons import LIFNeuron, LINeuron
 from .fused import FusedConv1d, FusedConv2d, FusedConvolution, FusedLinear, Population
+from .keywords import explain_other_names, taken_by_position
 from .sums import FusedSum
 
 

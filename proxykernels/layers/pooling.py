@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
-from ..calls import spike_ops
-from ..checks import window_checks
-from ..checks.keywords import flag, taken_by_position
+from ..calls import spike_ops, window_checks
 from ..kernels import value_checks_cache
 from ..spikes import Spikes, pack
 from ..spikes.spike_tensor import dense_like, found, keeps_packed
 from ..spikes.spikes import flatten
 from .base import WithoutSynapses, each_step, each_step_of_spikes, kept_values
+from .keywords import flag, taken_by_position
 
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # torch pools only these
 

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
-from ..checks import window_checks
-from ..checks.keywords import flag, taken_by_position
+from ..calls import window_checks
 from ..spikes import Spikes
 from ..spikes.spike_tensor import keeps_packed
 from .base import as_images, as_row, each_step_of_spikes, kept_values
+from .keywords import flag, taken_by_position
 from .pooling import MaxOfSums, described, max_pool, max_rate_pool
 
 

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
-from ..calls import spike_ops
-from ..checks import window_checks
-from ..checks.keywords import taken_by_position
+from ..calls import spike_ops, window_checks
 from ..spikes import Spikes
 from ..spikes.spike_tensor import SpikeTensor, dense_like, keeps_packed, packed, view_of
 from ..spikes.spikes import rearrange, side_by_side
 from .base import each_step, each_step_of_spikes
+from .keywords import taken_by_position
 
 
 class ZeroPad2d(nn.ZeroPad2d):

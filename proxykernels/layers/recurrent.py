@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..calls import neuron_ops
-from ..checks.keywords import flag, whole_neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from .base import Neurons
 from .fused import PARAMETERS_BY_NAME
+from .keywords import flag, whole_neuron
 from .synapses import Product, Returning, Synapse
 
 RECURRENCES = "full", "elementwise"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import window_checks
+from ..calls import window_checks
 from ..kernels import backends, sigma_delta_codes
 from ..kernels.heap import CPU
 from ..kernels.sigma_delta_codes import Counts, Pair

@@ -13,7 +13,6 @@ from torch.func import functional_call
 from .. import checks
 from ..calls import neuron_ops, spike_ops
 from ..calls.currents import wants_gradient
-from ..checks import chunked_passes
 from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights
@@ -22,7 +21,7 @@ from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..spikes.spike_tensor import dense_like, packed
 from ..spikes.spikes import cat_steps, side_by_side
-from .base import Neurons, each_step
+from .base import Neurons, check_layer, each_step
 from .parametrized import with_plain_weights
 from .synapses import Convolution, Product, Synapse, both_sides, synapse_of
 
@@ -68,7 +67,7 @@ class FusedSum(Neurons):
 
     def forward(self, x: Sequence[Spikes | Tensor], v: Tensor | None = None):  # type: ignore[override]  # several inputs
         if v is None:
-            chunked_passes.check_layer(self)
+            check_layer(self)
         self._check_inputs(x)
         if self.training:
             self._warn_without_gradient(*x)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
+from ..calls import window_checks
 from ..calls.currents import currents_of
-from ..checks import window_checks
 from ..kernels import heap, unfused
 from ..spikes import Spikes
 
@@ -62,7 +62,7 @@ class Synapse:
     def accumulates(self, x: Spikes) -> Tensor:
         """How many weights the spikes x add to potentials, on a CPU: int64 without dimensions.
 
-        On a GPU, running/synops.py counts them for all layers together.
+        On a GPU, running/stateful_layer.py counts them for all layers together.
         """
         reach = self.reach(x)
         totals = x._total_of_pixels()

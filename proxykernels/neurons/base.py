@@ -1,5 +1,6 @@
 """The base of all neuron models: their parameters, as the kernels take them."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -8,11 +9,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from ..checks import keywords, neuron_checks
 from ..kernels import backends, constant_cache, value_checks_cache
 from ..kernels.neuron_models import Neuron, neuron
 from ..kernels.weight_cache import CONSTANTS
-from . import python_step
+from . import neuron_checks, python_step
 
 Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
 
@@ -74,7 +74,7 @@ class AnyNeuron:
         if cls.in_python and cls._added is not cls:
             python_step.add(cls)
         if by_position:
-            keywords.warn_of_positions(cls.__name__, cls.names(), by_position)
+            warn_of_positions(cls.__name__, cls.names(), by_position)
         return super().__new__(cls)
 
     @classmethod
@@ -184,3 +184,13 @@ def _of_numbers_on(neuron: AnyNeuron, channels: int, device: torch.device) -> Ne
     made = _of_numbers(neuron, channels)
     with torch.inference_mode(False):
         return made._replace(channels=made.channels.to(device))
+
+
+def warn_of_positions(kind: str, names: Sequence[str], given: Sequence[Any]) -> None:
+    """Warn at the caller's caller that arguments should be given by name."""
+    shown = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=False))
+    warnings.warn(
+        f"{kind} was given {', '.join(names[: len(given)])} by position, which the next version refuses: write {shown}",
+        DeprecationWarning,
+        stacklevel=3,
+    )

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..checks import neuron_checks
 from ..kernels import constant_cache
 from ..kernels.neuron_models import Neuron, neuron
 from ..kernels.table import Most
+from . import neuron_checks
 from .base import AnyNeuron, Value
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import layers
-from ..checks import at, window_checks
+from ..calls import window_checks
+from ..checks import at
 from ..kernels import heap
 from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite

@@ -6,15 +6,17 @@ import sys
 from collections.abc import Generator, Iterable
 from ctypes import c_int64
 from threading import get_ident, main_thread
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
+import torch
 from torch import Tensor
 
 from ..kernels.cpu import abi, compiled
-from ..kernels.cpu.declared import Kept, Piece, Run, Sizes
+from ..kernels.cpu.declared import Kept, Lead, Piece, Run, Sizes
 from ..kernels.cpu.declared import Readout as CReadout
 from ..kernels.cpu.engine import C_NO_MEMORY, Error, load, made_plan
 from ..kernels.table import TALLIES, Outcome, Way
+from ..stop import STOP_EVERY, STOP_EVERY_CHANGES, LogitMargin, Stop, decided_by
 from .description import described
 from .plan import Plan, Readout
 from .written import Written
@@ -119,17 +121,6 @@ class Given(NamedTuple):
     constant: bool = False
 
 
-class Rule(Protocol):
-    """By which samples stop early, as engine.h has it."""
-
-    @property
-    def error(self) -> BaseException | None:
-        """What it raised instead of an answer."""
-
-    def put(self, run: Any, functions: Any) -> None:
-        """Write itself into a run."""
-
-
 class LogitReadout:
     """What a plan's logits are read from: scale (theta count + v - start) / t.
 
@@ -209,7 +200,7 @@ class Session:
 
     def run(
         self, given: Given, T: int, threads: int, fresh: bool, goes_on: bool, to: Written,
-        tally: PlanTally | None = None, readout: LogitReadout | None = None, asked: Rule | None = None,
+        tally: PlanTally | None = None, readout: LogitReadout | None = None, asked: "Asked | AskedLead | None" = None,
         steps: c_int64 | None = None,
     ) -> bool:  # fmt: skip
         """T steps, as engine.h has it; False: the input is not finite, and nothing ran.
@@ -294,3 +285,85 @@ class Session:
     def __del__(self, is_finalizing=sys.is_finalizing):  # at exit Python may have set the name `sys` to None
         if getattr(self, "_session", None) and not is_finalizing():
             self._functions.free_session(self._session)
+
+
+NONE_GIVEN = 2  # instead of an answer, as run.h has it
+
+
+class Asked:
+    """A rule as the library asks it, of a network.
+
+    Args:
+        every: steps between two looks; None: as many as are usual.
+
+    Attributes:
+        runs: the steps of runs from rest; None: there is one of each sample.
+        values: float32 [T, N, P, C], what the library writes, if the rule looks at it; None: it looks at counts.
+        error: what the rule raised, which is no answer: the run ends, and the error goes on from there.
+    """
+
+    runs: tuple[int, ...] | None = None
+
+    def __init__(self, stop: Stop, plan: Plan, every: int | None = None):
+        self._stop, self._shape = stop, plan.last.shape
+        self._every = every or (STOP_EVERY_CHANGES if plan.changes else STOP_EVERY)
+        self.values: Tensor | None = None
+        self.error: BaseException | None = None
+
+    def put(self, run: Any, functions: Any) -> None:
+        run.stop, run.stop_every = STOP(self), self._every
+
+    def __call__(
+        self, context: Any, counts: int | None, v: int | None, samples: int, n: int, t: int, decided: int
+    ) -> None:  # fmt: skip
+        """As engine.h has it: ``counts``, ``v``, ``samples`` and ``decided`` are addresses."""
+        try:
+            told = decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
+            torch.frombuffer((ctypes.c_uint8 * n).from_address(decided), dtype=torch.uint8).copy_(told)
+        except BaseException as error:  # none passes through the library
+            ctypes.memset(decided, NONE_GIVEN, n)  # a signal may come once the answer stands there
+            self.error = error
+
+    def _seen(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
+        """What the rule looks at: counts [n, ...], or the outputs after each step [t, n, ...]."""
+        if self.values is None:
+            assert counts is not None
+            return _int32(counts, (n, *self._shape))
+        index = torch.frombuffer((ctypes.c_int64 * n).from_address(samples), dtype=torch.int64)
+        return self.values[:t, index].transpose(2, 3).reshape(t, n, *self._shape)
+
+
+class AskedLead:
+    """``margin(..., of="logits")``, which the library decides by itself, for up to T steps.
+
+    Attributes: as of :class:`Asked`.
+    """
+
+    values: Tensor | None = None
+    error: BaseException | None = None
+
+    def __init__(self, stop: LogitMargin, plan: Plan, readout: LogitReadout | None, T: int):
+        """Raises:
+        ValueError: the network has no logits, or not of at least two classes.
+        """
+        shape = plan.last.shape
+        if readout is None or len(shape) != 1 or shape[0] < 2:
+            raise ValueError(
+                "margin(of='logits') needs logits [N, classes] of at least 2 classes, of a network of IF neurons that "
+                f"convert made, with soft reset; this one gives {['N', *shape]}"
+                f"{' and has no logits' if readout is None else ''}; of sigma-delta neurons take pk.stop.settled()"
+            )
+        self.of, self._readout, self.runs = (stop, T), readout, tuple(stop.runs(T))
+        self._lead = Lead(readout.given, stop.lead)
+        self._at = (ctypes.c_int64 * len(self.runs))(*self.runs)
+        self._places = ctypes.addressof(self._at), len(self._at), ctypes.addressof(self._lead)
+
+    def put(self, run: Any, functions: Any) -> None:
+        run.stop, run.stop_reads = functions.leads, self._readout.operation + 1
+        run.stop_at, run.stops, run.context = self._places
+
+
+def _int32(address: int, shape: tuple[int, ...]) -> Tensor:
+    """A copy of the numbers that lie there."""
+    size = torch.Size(shape).numel()
+    return torch.frombuffer((ctypes.c_int32 * size).from_address(address), dtype=torch.int32).view(shape).clone()

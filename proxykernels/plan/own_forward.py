@@ -24,8 +24,7 @@ from ..layers import SpikingLayer
 from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import shallow_copy
 from ..spikes.operators import Arithmetic
-from .followed_functions import FUNCTIONS, SAMPLES, STEPS, Extent
-from .followed_values import CannotFollowError, Sum, Value, parts_of, refuse
+from .followed_values import FUNCTIONS, SAMPLES, STEPS, CannotFollowError, Extent, Sum, Value, parts_of, refuse
 
 KEPT = "_kept_plans"  # the attribute of a network in which simulations keep what they know of it
 PLAIN = numbers.Number, str, bytes, type(None), torch.dtype, slice

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .. import layers
-from ..checks import window_checks
+from ..calls import window_checks
 from ..kernels import heap
 from ..kernels.table import Kind, Most
 from .followed_values import Value, refuse, refuse_shape

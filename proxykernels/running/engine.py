@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..checks.calibrated import look_at_input
 from ..kernels import heap
 from ..kernels.cpu.words import pixel_bytes
 from ..kernels.table import InputKind, Kind
+from ..layers.layer_graph import look_at_input
 from ..plan import file
-from ..plan.library import Compiled, Given, LogitReadout, Memory, PlanTally, Session
+from ..plan.library import Asked, AskedLead, Compiled, Given, LogitReadout, Memory, PlanTally, Session
 from ..plan.operations import image_of
 from ..plan.own_forward import OwnForward
 from ..plan.plan import Plan
 from ..plan.written import Layout, Written
 from ..spikes import Spikes
-from .early_exit import Asked, AskedLead, LogitMargin, Margin, Stop, check_rule
-from .plan_io import PlanInputs
+from ..stop import LogitMargin, Margin, Stop, check_rule
+from .inputs import PlanInputs
 from .plan_result import ChangesFigures, LaterStates, PlanFigures
 from .result import Result, listen, table
 from .stream import Stream

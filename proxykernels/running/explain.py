@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.recording import Choice, recording
+from ..plan.follow import followed
+from ..plan.follow_sigma_delta import follow_changes
+from ..plan.followed_values import CannotFollowError
 from ..spikes import Spikes
-from .planned import why_by_layers
+from .inputs import input_of
+from .planned import known_of, may_run
 from .result import Result
 from .simulate import run
 
@@ -171,3 +175,25 @@ def _lines(rows: list[Row]) -> str:
         name, *cells = _cells(row)
         blocks.append("\n".join([name, *(f"  {title}: {cell}" for title, cell in zip(TITLES[1:], cells, strict=True))]))
     return "\n".join(blocks)
+
+
+def why_by_layers(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> str | None:
+    """Why a simulation of an input, which has run, calls the layers one by one; None: it does not, or is on a GPU."""
+    if x.device.type != "cpu":
+        return None
+    known = known_of(net) if may_run(x) else None
+    if known is None:
+        return (
+            "code from outside watches the run, such as global hooks, or a tensor of the network is no plain one on a "
+            "CPU, or is computed from others (parametrizations)"
+        )
+    given = input_of(net, x, T, None, looks=False)
+    try:
+        if known.changes:
+            follow_changes(net, tuple(given.shape[2:]), copies=False)
+        else:
+            real = isinstance(given, Tensor) and given.dtype != torch.bool
+            followed(net, tuple(given.shape[2:]), real, precision, copies=False)
+    except CannotFollowError as error:
+        return str(error).removesuffix("; proxykernels.simulate may take it")
+    return None

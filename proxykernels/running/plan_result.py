@@ -13,9 +13,8 @@ from ..kernels.table import TALLIES, InputKind, Kind
 from ..plan.operations import Operation, Slot
 from ..plan.plan import Plan
 from ..plan.written import Written
-from .result import LOSES_CHARGE, NOT_CONVERTED, Result
+from .result import LOSES_CHARGE, MULTIPLY_ACCUMULATE_JOULES, NOT_CONVERTED, Result, SynOps
 from .stream_state import as_state
-from .synops import MULTIPLY_ACCUMULATE_JOULES, SynOps
 
 
 class LaterStates(Mapping[int, Tensor]):

@@ -1,11 +1,18 @@
 """Simulations by the plan of a network: made at the first call, and run until something of the network changes.
 
-A network holds its plans itself: they are freed with it, and a copy of it begins without any.
+A network holds its plans itself: they are freed with it, and a copy of it begins without any. What modules hold is
+compared one by one. The values of tensors are compared by a hash of all their bytes, at each look: NumPy, other
+processes and ``tensor.data`` write to memory without any count of it.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, repeat
+from numbers import Number
+from operator import attrgetter, call, is_, itemgetter
+from types import FunctionType
 from typing import Any
 from weakref import ReferenceType, ref
 
@@ -14,29 +21,28 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import checks
-from ..checks import chunked_passes
 from ..kernels import backends, locks
 from ..kernels.heap import keep_freed
 from ..kernels.table import InputKind
 from ..kernels.value_checks_cache import nobody_follows
 from ..kernels.weight_layouts import is_finite
 from ..layers import Neurons
-from ..layers.base import SpikingLayer
+from ..layers.base import SpikingLayer, is_in_chunked_pass
 from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import is_parametrized
+from ..neurons import AnyNeuron
 from ..plan.follow import followed
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import CannotFollowError
-from ..plan.library import Given
+from ..plan.library import Given, Memory
+from ..plan.own_forward import KEPT, has_own_forward
 from ..plan.plan import Plan
-from ..sequences import constant_dims
 from ..spikes import Spikes, pack_if_binary
 from ..spikes.spike_tensor import dense_like
-from .early_exit import Stop
+from ..stop import Stop
 from .engine import Engine
-from .plan_io import input_of, lies_ready
+from .inputs import constant_dims, input_of, lies_ready
 from .result import Result
-from .snapshot import KEPT, CannotWatchError, Snapshot
 from .stream_state import has_sigma_delta, ready_state
 
 Key = tuple[tuple[int, ...], bool, str | None]  # shape of a sample, whether of values, precision
@@ -56,7 +62,7 @@ class _Known:
     """
 
     of: ReferenceType[nn.Module]
-    snapshot: Snapshot | None
+    snapshot: "Snapshot | None"
     dims: tuple[int, ...] = ()
     spiking: tuple[SpikingLayer, ...] = ()
     trains: bool = False
@@ -83,8 +89,8 @@ def run(
     ``every``: steps between two looks of ``stop``; None: as many as are usual. ``known``: of a network that was just
     looked at; None: of others. ``keeps``: whether states are wanted.
     """
-    if known is None and isinstance(net, nn.Module) and _may_run(x):
-        known = _known_of(net)
+    if known is None and isinstance(net, nn.Module) and may_run(x):
+        known = known_of(net)
     if known is None or known.changes:
         return None
     given: Any = x
@@ -114,33 +120,11 @@ def run(
     return engine.simulate(given, T, stop, keep=engine.stateful if keeps else (), start=start, every=every)
 
 
-def why_by_layers(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> str | None:
-    """Why a simulation of an input, which has run, calls the layers one by one; None: it does not, or is on a GPU."""
-    if x.device.type != "cpu":
-        return None
-    known = _known_of(net) if _may_run(x) else None
-    if known is None:
-        return (
-            "code from outside watches the run, such as global hooks, or a tensor of the network is no plain one on a "
-            "CPU, or is computed from others (parametrizations)"
-        )
-    given = input_of(net, x, T, None, looks=False)
-    try:
-        if known.changes:
-            follow_changes(net, tuple(given.shape[2:]), copies=False)
-        else:
-            real = isinstance(given, Tensor) and given.dtype != torch.bool
-            followed(net, tuple(given.shape[2:]), real, precision, copies=False)
-    except CannotFollowError as error:
-        return str(error).removesuffix("; proxykernels.simulate may take it")
-    return None
-
-
 def run_changes(
     net: LayerGraph, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
 ) -> Result | None:  # fmt: skip
     """:func:`run` for a network of sigma-delta neurons. ``x``, in float32, and the values of the state are checked."""
-    known = _known_of(net) if _may_run(x) else None
+    known = known_of(net) if may_run(x) else None
     engine = None if known is None else _engine(net, known, (x.shape[1 + sequence :], True, None))
     if engine is None:
         return None
@@ -152,12 +136,12 @@ def run_changes(
 
 def output(net: LayerGraph, x: Any) -> Spikes | Tensor | None:
     """net(x) by a plan, x (T, N, ...); None: the layers are to be run."""
-    if not _may_run(x) or chunked_passes.is_within() or net._forward_hooks or net._forward_pre_hooks:
+    if not may_run(x) or is_in_chunked_pass() or net._forward_hooks or net._forward_pre_hooks:
         return None
     before = _kept(net)
     if net.training or _wants_gradient(x, before):  # without a look: training changes weights at each step
         return None
-    known = _known_of(net)
+    known = known_of(net)
     if known is None or known.trains or len(x.shape) in known.dims or len(x.shape) - 1 not in known.dims or not len(x):
         return None
     if known is not before and _wants_gradient(x, known):
@@ -185,7 +169,7 @@ def _wants_gradient(x: Tensor | Spikes, known: _Known | None) -> bool:
     return x.requires_grad or (known is not None and any(layer.surrogate is not None for layer in known.spiking))
 
 
-def _may_run(x: Any) -> bool:
+def may_run(x: Any) -> bool:
     """Whether nothing but the plan has to see the run."""
     if not nobody_follows() or any(_GLOBAL_HOOKS) or backends.reference_is_asked():
         return False
@@ -200,7 +184,7 @@ def _kept(net: nn.Module) -> _Known | None:
     return known if isinstance(known, _Known) and known.of() is net else None
 
 
-def _known_of(net: nn.Module) -> _Known | None:
+def known_of(net: nn.Module) -> _Known | None:
     """What is known of a network with the modules and attributes that it has now; None: it cannot have plans."""
     known = _kept(net)
     if known is None or known.snapshot is None or not known.snapshot.holds(net):
@@ -289,3 +273,127 @@ def _start(plan: Plan, state: dict, N: int) -> dict[int, Tensor] | None:
         plan.check_state(f"layer {op.name}: v", op, v)
         start[k] = plan.as_run(k, v)
     return start
+
+
+UNREAD = {  # attributes of torch's modules that a run without gradients does not read, or only beside other hooks
+    KEPT, "_non_persistent_buffers_set", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+    "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs",
+}  # fmt: skip
+PLAIN = Number, str, bytes, type(None), torch.dtype, torch.device, type, FunctionType  # NumPy's numbers, too
+
+
+class CannotWatchError(Exception):
+    """A network holds a tensor whose bytes are not its values, or are not on a CPU."""
+
+
+class Snapshot:
+    """The modules, attributes and tensors of a network.
+
+    It holds all of them but the network itself, so that a network that holds its snapshot is freed like any other.
+
+    Attributes:
+        memory: the bytes of all tensors.
+
+    Raises:
+        CannotWatchError: the network cannot be watched.
+    """
+
+    def __init__(self, net: nn.Module):
+        self._net = ref(net)
+        self._objects: list[Any] = []
+        self._dicts: list[dict] = []  # without that of the network, which would hold this snapshot
+        self._known: list[Callable[[dict], tuple]] = []  # what gives the values of a dict that are of known kinds
+        self._lists: list[tuple[list, tuple]] = []
+        self._empty: list[Any] = []
+        self._tensors: list[Tensor] = []
+        self._seen = {id(net)}
+        # Code of the user's own may read attributes of any kind.
+        self._all = any(has_own_forward(module) for module in net.modules())
+        self._follow_dict(vars(net))
+        assert self._dicts.pop(0) is vars(net)
+        self._kinds = [type(net), *map(type, self._objects)]
+        self._classes = [kind for kind in dict.fromkeys(self._kinds) if issubclass(kind, nn.Module)]
+        self._forwards = [*map(_forward, self._classes)]
+        dicts = [vars(net), *self._dicts]
+        self._keys = [*map(tuple, dicts)]
+        self._were = [*chain.from_iterable(map(call, self._known, dicts))]
+        self._layout = self._layout_now()
+        self._storages = [t.untyped_storage() for t in self._tensors]  # the memory stays until the next look
+        self.memory = Memory([(t.data_ptr(), _extent(t)) for t in self._tensors])
+
+    def holds(self, net: nn.Module) -> bool:
+        """Whether this is the network, and all of it but the values of tensors is as it was."""
+        if self._net() is not net or any(self._empty):
+            return False
+        dicts = [vars(net), *self._dicts]
+        if [type(net), *map(type, self._objects)] != self._kinds or [*map(tuple, dicts)] != self._keys:
+            return False
+        if not all(map(is_, chain.from_iterable(map(call, self._known, dicts)), self._were)):
+            return False
+        for listed, were in self._lists:
+            if len(listed) != len(were) or not all(map(is_, listed, were)):
+                return False
+        return [*map(_forward, self._classes)] == self._forwards and self._layout_now() == self._layout
+
+    def _layout_now(self) -> list[Any]:
+        """How each tensor lies in memory."""
+        return [*chain.from_iterable(map(map, _LAYOUT, repeat(self._tensors)))]
+
+    def _follow(self, thing: Any) -> bool:
+        """Whether it is of a kind that is known: others are not what layers compute with."""
+        if isinstance(thing, PLAIN):
+            return not isinstance(thing, FunctionType) or not thing.__closure__
+        if isinstance(thing, AnyNeuron) and not thing.tensors():  # frozen
+            return True
+        if id(thing) in self._seen:
+            return True
+        self._seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            self._follow_tensor(thing)
+        elif isinstance(thing, dict):
+            self._follow_dict(thing)
+        elif isinstance(thing, list | tuple):
+            known = [self._follow(part) for part in thing]
+            if isinstance(thing, list):
+                self._lists.append((thing, tuple(thing)))
+            return all(known)
+        elif isinstance(thing, set | frozenset) and not thing:
+            self._empty.append(thing)
+        elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("proxykernels."):
+            self._objects.append(thing)
+            self._follow_dict(vars(thing))
+        else:
+            return False
+        return True
+
+    def _follow_dict(self, things: dict) -> None:
+        if not things:
+            self._empty.append(things)
+            return
+        k = len(self._dicts)
+        self._dicts.append(things)
+        self._known.append(_no_values)
+        known = [key for key, thing in things.items() if key not in UNREAD and (self._follow(thing) or self._all)]
+        if known:
+            self._known[k] = itemgetter(*known, known[0])  # with one key only it would give no tuple
+
+    def _follow_tensor(self, t: Tensor) -> None:
+        plain = type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided and t.is_cpu
+        if not plain or t.is_neg() or torch._C._functorch.is_functorch_wrapped_tensor(t):
+            raise CannotWatchError
+        self._tensors.append(t)
+
+
+def _extent(t: Tensor) -> int:
+    """Bytes from a tensor's first value to its last one; values between them, of other tensors, are hashed too."""
+    last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+    return t.element_size() * (last + 1) if t.numel() else 0
+
+
+def _no_values(things: dict) -> tuple:
+    return ()
+
+
+_forward = attrgetter("forward")
+_LAYOUT: tuple[Any, ...] = Tensor.data_ptr, Tensor.stride, attrgetter("shape", "dtype"), Tensor.is_neg

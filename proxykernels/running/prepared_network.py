@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..checks import chunked_passes
 from ..kernels import constant_cache, value_checks_cache
 from ..layers import Dropout, FusedConv2d, MaxPool2d, Neurons, SpikingLayer
-from ..layers.base import BatchStatistics
+from ..layers.base import BatchStatistics, chunked_pass
 from ..layers.fused import Fused
 from ..layers.layer_graph import LayerGraph
 from ..layers.parametrized import shallow_copy, uncompiled, with_plain_weights
@@ -21,8 +20,18 @@ from ..plan.plain_modules import check_forward, with_path
 from ..plan.quantize import Rounded, quantized
 from ..spikes import Spikes
 from ..spikes.spike_tensor import InputMemory, SpikeTensor
-from .stateful_layer import HeldDropout, Masks, StatefulLayer, Watch, ask, check_calls, check_layers, unwatched
-from .synops import Counters, LayerTally
+from .stateful_layer import (
+    Counters,
+    HeldDropout,
+    LayerTally,
+    Masks,
+    StatefulLayer,
+    Watch,
+    ask,
+    check_calls,
+    check_layers,
+    unwatched,
+)
 
 
 class PreparedNetwork:
@@ -85,7 +94,7 @@ class PreparedNetwork:
             stateful.start_chunk(start)
         for dropout in self._dropouts:
             dropout.start_chunk()
-        with chunked_passes.of(self.net):
+        with chunked_pass(self.net):
             y = self.network(self._given(x))
         for name, stateful in self.stateful_layers.items():
             if start == 0:

@@ -14,13 +14,12 @@ from ..kernels.heap import keep_freed
 from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.layer_graph import LayerGraph
 from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
-from ..sequences import is_sequence
 from ..spikes import Spikes
+from ..stop import Stop, decided_by
 from . import planned as plans
-from .early_exit import Stop, decided_by
-from .result import LayerFigures, Result
+from .inputs import is_sequence
+from .result import LayerFigures, Result, SynOps
 from .stateful_layer import States, check_layers
-from .synops import SynOps
 
 CHUNK, STOP_CHUNK = 32, 2  # steps at a time, and between two looks at which samples are decided
 FIRST = 4  # samples that are run first, which tell how many more go at a time

@@ -5,26 +5,26 @@ is a short one where the input is large.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..checks.calibrated import look_at_input
 from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
-from ..spikes import Spikes, pack
+from ..layers.layer_graph import look_at_input
+from ..spikes import Spikes, pack, spike_autograd, storage
 from ..spikes.spikes import cat_steps
+from ..stop import STOP_EVERY, LogitMargin, Stop, check_rule, decided_by
 from . import planned as plans
 from . import sigma_delta_layers
-from .early_exit import STOP_EVERY, Batch, LogitMargin, Stop, check_rule
-from .plan_io import input_of
+from .inputs import input_of
 from .prepared_network import PreparedNetwork, check_runnable
 from .replay import Replay
 from .result import LayerFigures, Result, listen, logits
-from .stateful_layer import StatefulLayer, unwatched
+from .stateful_layer import StatefulLayer, States, unwatched
 from .stream_state import StreamState, has_sigma_delta
 
 CHUNK = 64  # steps: two words of a GPU, and a size at which a CPU's launch costs vanish
@@ -207,7 +207,7 @@ def check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop
 def _result(
     output: Spikes | Tensor,
     stateful_layers: dict[str, StatefulLayer],
-    batch: Batch,
+    batch: "Batch",
     given: Sequence[Tensor],
     constant: bool,
 ) -> Result:
@@ -262,3 +262,49 @@ def _checked(chunk: int) -> int:
         return checks.steps(chunk)
     except (TypeError, ValueError) as error:
         raise type(error)(str(error).replace("T must", "chunk must")) from None
+
+
+def samples(x: Spikes | Tensor, index: Tensor) -> Spikes | Tensor:
+    """The samples ``index`` [n] of a sequence (T, N, ...)."""
+    if isinstance(x, Spikes):
+        handle = spike_autograd.Chosen.apply(x._handle, 1, index) if x._differentiable else None
+        return x._like(storage.samples(x._words, index), (x.T, len(index), *x.shape[2:]), handle)
+    return checks.repeated(x[0][index], len(x)) if checks.is_repeated(x) else x[:, index]
+
+
+class Batch:
+    """The samples that are simulated: all at first, fewer after ``stop`` has decided some."""
+
+    def __init__(self, N: int, T: int, stop: Stop | None, device: torch.device):
+        self.N, self.stop = N, stop
+        self.index = torch.arange(N, dtype=torch.int64, device=device)
+        self.steps = torch.full((N,), T, dtype=torch.int64, device=device)
+        self.counts: Tensor | int = 0
+
+    def active(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        """The samples of x (T, N, ...) that are still simulated."""
+        return x if len(self.index) == self.N else samples(x, self.index)
+
+    def whole(self, y: Spikes) -> Spikes:
+        """The output of all samples, silent where they are not simulated any more."""
+        if len(self.index) == self.N:
+            return y
+        return y._like(storage.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
+
+    def retire(self, y: Spikes, t: int, states: Iterable[States], logits: Callable[[Tensor, int], Tensor]) -> None:
+        """Stop the samples that are decided after step ``t``. ``logits``: of counts [n, ...] after that many steps."""
+        if self.stop is None:
+            return
+        self.counts = self.counts + y.count()
+        seen = self.counts.clone()  # which the rule may change
+        if isinstance(self.stop, LogitMargin):
+            if t not in self.stop.at:
+                return
+            seen = logits(seen, t)
+        decided = decided_by(self.stop, seen, t, len(self.index))
+        if not decided.any():
+            return
+        self.steps[self.index[decided]] = t
+        for state in states:
+            state.retire(decided, self.index)
+        self.index, self.counts = self.index[~decided], self.counts[~decided]

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..checks.calibrated import STEPS, has_fired, look_at_input, warn_of_silence
 from ..kernels import heap, locks
 from ..kernels.cpu.words import pixel_bytes
 from ..kernels.table import TALLIES, InputKind
-from ..plan.library import Given, Session
+from ..layers.layer_graph import STEPS, has_fired, look_at_input, warn_of_silence
+from ..plan.library import AskedLead, Given, Session
 from ..plan.plan import Plan
 from ..spikes import Spikes
 from ..spikes.spikes import cat_steps
-from .early_exit import STOP_EVERY, AskedLead, LogitMargin, Stop, check_rule, decided_by
+from ..stop import STOP_EVERY, LogitMargin, Stop, check_rule, decided_by
 from .plan_result import logits_of
 from .stream_state import Past, StreamState, check_whole, read_state, read_sums, ready_layers, samples_of
 

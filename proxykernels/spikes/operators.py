@@ -1,7 +1,7 @@
 """The operators of torch that a network's own forward pass may use between its layers.
 
 Each has a function for Spikes (spikes.py), and one for what stands for Spikes while a forward pass is followed
-(plan/followed_functions.py).
+(plan/followed_values.py).
 """
 
 from collections.abc import Callable

@@ -10,20 +10,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import checks, surrogates
-from ..checks import chunked_passes
 from ..kernels import constant_cache
 from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
+from ..layers.base import chunked_pass
 from ..layers.parametrized import shallow_copy, with_plain_weights
-from ..running.early_exit import samples
+from ..running.inputs import is_sequence
 from ..running.prepared_network import look, replace_neurons
-from ..running.stateful_layer import HeldDropout, Masks, StatefulLayer, check_calls, check_layers
-from ..running.synops import Counters
-from ..sequences import is_sequence
+from ..running.simulate import samples
+from ..running.stateful_layer import Counters, HeldDropout, Masks, StatefulLayer, check_calls, check_layers
 from ..spikes import Spikes, pack_if_binary
 from ..surrogates import ATan, Surrogate
-from .from_data import silenced
-from .proxy import READOUTS
+from .proxy import READOUTS, silenced
 from .watch import PASSES, Watch
 
 # Bytes of the largest layer's currents in a part: large enough to make the cost of a call small, and on a CPU small
@@ -249,7 +247,7 @@ class _Part:
                 stateful.start_chunk(first)
             for dropout in dropouts:
                 dropout.start_chunk()
-            with chunked_passes.of(self.model.net):
+            with chunked_pass(self.model.net):
                 y = network(checks.frames(x[first : first + self.steps]))
             if counters is not None:
                 counters.end_chunk()
@@ -308,7 +306,7 @@ class _Sizes:
             return stateful_layers[-1]
 
         network = replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))
-        with chunked_passes.of(model.net):
+        with chunked_pass(model.net):
             network(checks.frames(x))
         return stateful_layers
 

@@ -7,7 +7,7 @@ from cases import CONVOLUTIONS, RESETS, STEPS, dyadic, spikes, thresholds
 from equality import equal
 
 import proxykernels as pk
-from proxykernels.checks import window_checks
+from proxykernels.calls import window_checks
 from proxykernels.kernels import cpu, reference
 
 

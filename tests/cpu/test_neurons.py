@@ -219,7 +219,7 @@ def test_real_values_and_constant_ones(instruction_set, generator):
 
 def test_pieces_of_steps(instruction_set, generator, monkeypatch):
     """Of so many neurons that the currents of all steps are made in several pieces."""
-    from proxykernels.calls.gradients import recurrent
+    from proxykernels.calls import gradients as recurrent
 
     monkeypatch.setattr(recurrent, "PIECE_BYTES", 1 << 12)
     parameters, neuron = weights(6, 50, "full", generator), IFNeuron(v_threshold=2.0)

@@ -22,7 +22,7 @@ import proxykernels as pk
 from proxykernels.kernels import cpu
 from proxykernels.plan import library
 from proxykernels.plan.follow import follow
-from proxykernels.running.early_exit import Asked
+from proxykernels.plan.library import Asked
 from proxykernels.running.engine import Engine
 
 TARGETS = [target for target in cpu.TARGETS if cpu.load(target)]

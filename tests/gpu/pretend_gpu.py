@@ -256,7 +256,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     import triton
     from triton.runtime import driver
 
-    from proxykernels.checks import inputs
+    from proxykernels import checks
     from proxykernels.kernels.gpu import (
         conv2d_launch,
         counters,
@@ -310,7 +310,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))
-    caches = (inputs.memory, architecture, convolutions, synapses._reach_of_pixels, sigma_delta._reach)  # of devices
+    caches = (checks.memory, architecture, convolutions, synapses._reach_of_pixels, sigma_delta._reach)  # of devices
     caches += (sigma_delta_neurons._same, base._of_numbers_on)
     for cache in caches:
         cache.cache_clear()

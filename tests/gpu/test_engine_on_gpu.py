@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
-from proxykernels.running import cuda_graph_engine, replay
+from proxykernels.running import compiling, replay
 
 pytestmark = [
     pytest.mark.triton,
@@ -170,7 +170,7 @@ def test_other_ways_to_run(monkeypatch, generator):
     net, x, rule = network("linear"), inputs("held", 64, generator), pk.stop.margin(4)
     with pretend_gpu(monkeypatch, executes=False) as card:
         engine, asked = pk.compile(card.moved(net), card.on_card(x)), []
-        monkeypatch.setattr(cuda_graph_engine, "simulate", lambda net, x, T, **options: asked.append((T, options)))
+        monkeypatch.setattr(compiling, "simulate", lambda net, x, T, **options: asked.append((T, options)))
         engine(card.on_card(x), 64, stop=rule)
         monkeypatch.setenv("PROXYKERNELS_CUDA_GRAPHS", "0")
         engine(card.on_card(x), 9)

@@ -12,8 +12,8 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels import checks
-from proxykernels.checks import neuron_checks
 from proxykernels.kernels import reference, value_checks_cache
+from proxykernels.neurons import neuron_checks
 from proxykernels.running import replay
 
 NOT_FINITE = "weight must be finite .* holds NaN or infinite values; load or train it again"

@@ -9,7 +9,7 @@ from gradient_cases import EXACT, SURROGATES, close, neuron_of, start_of
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.calls.gradients import recurrent
+from proxykernels.calls import gradients as recurrent
 from proxykernels.kernels import backends, reference_gradients
 from proxykernels.kernels.neuron_models import MODELS
 from proxykernels.neurons import ALIFNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron

@@ -152,9 +152,9 @@ def test_a_gradient_penalty_reaches_the_weights(generator):
 
 
 def test_without_create_graph_the_kernels_compute_the_gradient(generator, monkeypatch):
-    from proxykernels.calls.gradients import fire
+    from proxykernels.calls import gradients
 
-    monkeypatch.setattr(fire, "followed_gradients", None)
+    monkeypatch.setattr(gradients, "followed_gradients", None)
     layer = pk.use_surrogate(pk.FusedIFLinear(6, 4, v_threshold=0.25), pk.ATan())
     layer(torch.rand(5, 3, 6, generator=generator)).sum().backward()
     assert layer.weight.grad.any()

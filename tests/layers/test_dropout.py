@@ -8,7 +8,7 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.running.early_exit import samples
+from proxykernels.running.simulate import samples
 from proxykernels.spikes import storage
 
 T, N = 40, 6

@@ -16,7 +16,7 @@ def test_rooms_are_few_and_on_several_floors():
     assert 12 <= len(rooms.floors()) < 22
     assert list(rooms.floors())[-1] in ("kernels/", "_version.py")
     assert sum(map(len, rooms.imports().values())) > 40
-    assert {"checks/", "spikes/"} <= rooms.imports()["layers/"].keys()
+    assert {"checks.py", "spikes/"} <= rooms.imports()["layers/"].keys()
 
 
 def test_a_circle_is_named(monkeypatch):

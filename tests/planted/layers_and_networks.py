@@ -3,7 +3,7 @@
 from planted.defect import Defect
 
 STATEFUL_LAYER = "proxykernels/running/stateful_layer.py"
-SNAPSHOT = "proxykernels/running/snapshot.py"
+SNAPSHOT = "proxykernels/running/planned.py"
 KEPT_PLANS_TESTS = "tests/running/test_kept_plans.py"
 FOLLOWED_FORWARDS_TESTS = "tests/running/test_followed_forwards.py"
 SYNAPSES = "proxykernels/layers/synapses.py"
@@ -63,7 +63,7 @@ DEFECTS = {
         SNAPSHOT, "(self._follow(thing) or self._all)", "self._follow(thing)", FOLLOWED_FORWARDS_TESTS
     ),
     "plans: factors of a sum": Defect(
-        "proxykernels/plan/followed_functions.py",
+        "proxykernels/plan/followed_values.py",
         "((value, alpha * factor) for value, factor in parts_of(other))",
         "((value, factor) for value, factor in parts_of(other))",
         FOLLOWED_FORWARDS_TESTS,

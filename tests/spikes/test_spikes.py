@@ -342,7 +342,7 @@ def test_memory_is_counted_in_the_bytes_of_packed_spikes(monkeypatch):
     """Of one channel a byte a pixel and step, as of eight."""
     x = torch.full((2, 1, 3, 3), 0.5)
     bytes_of = {T: encode.poisson(x, T)._words.nbytes + x.nbytes for T in (100, 101)}
-    monkeypatch.setattr("proxykernels.checks.inputs.memory", lambda device: bytes_of[100])
+    monkeypatch.setattr("proxykernels.checks.memory", lambda device: bytes_of[100])
     encode.poisson(x, 100)
     with pytest.raises(ValueError, match=r"T = 101 steps of \[2, 1, 3, 3\] neurons take"):
         encode.poisson(x, 101)

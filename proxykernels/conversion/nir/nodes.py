@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import checks, layers
-from ...checks import neuron_checks
-from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value
+from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value, neuron_checks
 from ..graph.rewrites import NEGLIGIBLE
 
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import checks, layers
-from ...checks import window_checks
+from ...calls import window_checks
 from ...layers.layer_graph import check_sample
 from ...layers.synapses import Convolution, Convolution1d, Product, Synapse
 from ...network import Network, free_name

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...checks import neuron_checks
 from ...layers import SpikingLayer
 from ...layers.parametrized import is_parametrized
 from ...network import Network
-from ...neurons import Graded, IFNeuron, SigmaDelta
+from ...neurons import Graded, IFNeuron, SigmaDelta, neuron_checks
 from ..graph.fx_calls import needed, trace, with_all
 from ..graph.graph_values import ModelPopulation, fold_norms, untie
 from ..graph.prepared import borrowed, check_model, copied, let_go, without_autocast

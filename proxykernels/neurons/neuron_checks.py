@@ -7,9 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..checks import as_float32, is_integer, is_number, same_device, start, strided
 from ..kernels import value_checks_cache
-from .inputs import start
-from .tensors import as_float32, is_integer, is_number, same_device, strided
 
 
 def neuron(v_threshold: float | Tensor, v_reset: float | None) -> float | None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checks import is_integer
 from ..kernels import unfused
-from .tensors import is_integer
 
 Pair = tuple[int, int]
 

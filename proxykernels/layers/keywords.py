@@ -1,10 +1,11 @@
 """Keyword arguments of layers: accepted by position for one more release, and their names in other libraries."""
 
 import inspect
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
+
+from ..neurons.base import warn_of_positions
 
 Arguments = ParamSpec("Arguments")
 LAYERS = "proxykernels.layers."
@@ -68,16 +69,6 @@ def whole_neuron(init: Callable[Arguments, None]) -> Callable[Arguments, None]:
         init(*args, **kwargs)  # type: ignore[arg-type]
 
     return named
-
-
-def warn_of_positions(kind: str, names: Sequence[str], given: Sequence[Any]) -> None:
-    """Warn at the caller's caller that arguments should be given by name."""
-    shown = ", ".join(f"{name}={value}" for name, value in zip(names, given, strict=False))
-    warnings.warn(
-        f"{kind} was given {', '.join(names[: len(given)])} by position, which the next version refuses: write {shown}",
-        DeprecationWarning,
-        stacklevel=3,
-    )
 
 
 def flag(name: str, value: Any, hint: str = "") -> None:

@@ -1,1 +1,0 @@
-"""Backpropagation through time: neurons with a surrogate derivative, and spikes that carry a gradient."""
