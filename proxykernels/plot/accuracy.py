@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import checks
 from ..conversion.relu.report import share_right
-from ..running.result import LayerFigures, Result, logits
+from ..running.result import LayerResult, Result, logits
 from ..spikes import Spikes
 from .pictures import given_or_new, legend
 
@@ -109,10 +109,10 @@ def _logits_of_step(result: Result) -> Callable[[Tensor, int], Tensor] | None:
     except AttributeError:  # the network was not converted, or its last layer loses charge
         return None
     name = f"{list(result.places)[-1]}.v"
-    v, figures = result.records.get(name), result._figures
-    if not isinstance(v, Tensor) or not isinstance(figures, LayerFigures):
+    v = result.records.get(name)
+    if not isinstance(v, Tensor) or not isinstance(result, LayerResult):
         raise ValueError(
             f"the logits of each step need the last layer's potentials: simulate with record=[{name!r}]; or give "
             "result.spikes, whose counts are right less often"
         )
-    return lambda counts, t: logits(figures.layer, counts, [v[t]], figures.given, torch.full_like(result.steps, t + 1))
+    return lambda counts, t: logits(result._layer, counts, [v[t]], result._given, torch.full_like(result.steps, t + 1))

@@ -29,7 +29,7 @@ from . import replay
 from .engine import LOOK_STEPS, Engine
 from .inputs import input_of, is_sequence
 from .prepared_network import PreparedNetwork, check_runnable
-from .result import LayerFigures, Result, table
+from .result import LayerResult, Result, table
 from .simulate import Chunks, check_output, simulate
 from .stateful_layer import unwatched
 from .stream_state import has_sigma_delta
@@ -203,8 +203,8 @@ class _Graph:
         self._again()
         last = [v.clone() for v in self._last]
         constant = isinstance(x, Tensor) and checks.is_constant(x)
-        figures = LayerFigures(self._prepared.tallies(), self._layer, None, (), last, constant)
-        result = Result(replay.copied(self._output), None, figures)
+        output, tallies = replay.copied(self._output), self._prepared.tallies()
+        result = LayerResult(output, None, tallies, self._layer, None, (), last, constant)
         # Waited for: then the next run, of whatever thread or stream, may overwrite the memory.
         if not math.isfinite(self._end.item()):
             checks.finite("x", x)

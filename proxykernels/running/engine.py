@@ -23,7 +23,7 @@ from ..plan.written import Layout, Written
 from ..spikes import Spikes
 from ..stop import LogitMargin, Margin, Stop, check_rule
 from .inputs import PlanInputs
-from .plan_result import ChangesFigures, LaterStates, PlanFigures
+from .plan_result import ChangesResult, LaterStates, PlanResult
 from .result import Result, listen, table
 from .stream import Stream
 from .stream_state import room_for
@@ -58,7 +58,7 @@ class Engine:
         readout, k = plan.readout, plan.with_logits
         self.readout = None if readout is None or k is None else LogitReadout(k, plan.operations[k].image, readout)
         self._layouts: dict[tuple, Layout] = {}
-        self._figures = ChangesFigures if plan.changes else PlanFigures
+        self._result = ChangesResult if plan.changes else PlanResult
         self._lead: AskedLead | None = None  # the last one
         self.inputs = PlanInputs(plan)
         C, H, W = plan.last.image
@@ -129,13 +129,12 @@ class Engine:
         kept: Mapping[int, Tensor] = written.kept
         if later:
             kept = LaterStates(keep, partial(self._states_again, given, T, stop, every))
-        about = None if asked is None else asked.runs, given.kind, given.scaled, given.constant
-        return Result(written, None, self._figures(self.plan, written, *about, kept, start or {}))
+        return self._result(self.plan, written, None if asked is None else asked.runs, given, kept, start or {})
 
     def _states_again(self, given: Given, T: int, stop: Stop | None, every: int | None) -> dict[int, Tensor]:
         self._states_are_read = True  # and kept from now on
-        figures: Any = self.simulate(given, T, stop, keep=self.stateful, every=every)._figures
-        return {k: figures.states(k) for k in self.stateful}
+        result: Any = self.simulate(given, T, stop, keep=self.stateful, every=every)
+        return {k: result._states_of(k) for k in self.stateful}
 
     def _asked(self, stop: Stop, T: int, every: int | None) -> Asked | AskedLead:
         """A rule as the library asks it."""

@@ -1,8 +1,7 @@
-"""The figures of a network that the library ran."""
+"""The result of a network that the library ran."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -10,9 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.table import TALLIES, InputKind, Kind
+from ..plan.library import Given
 from ..plan.operations import Operation, Slot
 from ..plan.plan import Plan
 from ..plan.written import Written
+from ..spikes import Spikes
 from .result import LOSES_CHARGE, MULTIPLY_ACCUMULATE_JOULES, NOT_CONVERTED, Result, SynOps
 from .stream_state import as_state
 
@@ -40,138 +41,137 @@ class LaterStates(Mapping[int, Tensor]):
         return len(self._numbers)
 
 
-@dataclass(eq=False)
-class PlanFigures:
-    """The figures of a network that the library ran, as running/result.py has them.
+class PlanResult(Result):
+    """The result of a network that the library ran."""
 
-    Attributes:
-        written: the output, and what was counted and kept with it.
-        looks: the steps of the runs from rest that samples had in turn, up to their last; None: each had one.
-        kind: of the input, an InputKind. scaled: whether it was spikes that a Dropout had scaled. constant: whether its
-            steps were alike.
-        kept: the states of some operations, by their numbers, as the library has them. start: those at the start; none
-            of them: at rest.
-    """
-
-    plan: Plan
-    written: Written
-    looks: tuple[int, ...] | None
-    kind: int
-    scaled: bool
-    constant: bool
-    kept: Mapping[int, Tensor]
-    start: dict[int, Tensor]
+    def __init__(
+        self, plan: Plan, written: Written, looks: tuple[int, ...] | None, given: Given,
+        kept: Mapping[int, Tensor], start: dict[int, Tensor],
+    ):  # fmt: skip
+        """
+        Args:
+            written: the output, and what was counted and kept with it.
+            looks: the steps of the runs from rest that samples had in turn, up to their last; None: each had one.
+            given: the input.
+            kept: the states of some operations, by their numbers, as the library has them. start: those at the start;
+                none of them: at rest.
+        """
+        self._plan, self._written, self._looks, self._kept, self._start = plan, written, looks, kept, start
+        self._input = Slot(given.kind != InputKind.PACKED_SPIKES, given.kind == InputKind.HELD_VALUES, given.scaled)
+        self._constant, self.records = given.constant, {}
 
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
         counted = {name: getattr(self, name) for name in ("rates", "places", "sums", "synops", "relu_joules")}
-        return self.__dict__ | counted | {"plan": self.plan.without_weights(), "kept": dict(self.kept)}
+        return self.__dict__ | counted | {"_plan": self._plan.without_weights(), "_kept": dict(self._kept)}
 
     @cached_property
-    def tally(self) -> list[int]:
+    def output(self) -> Spikes | Tensor:  # type: ignore[override]  # made when it is asked for: a call may take less
+        return self._written.tensor()
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return self._written.shape
+
+    @property
+    def _total_counts(self) -> Tensor:
+        counted = self._written.counts
+        return self.spikes.count() if counted is None else counted
+
+    @cached_property
+    def steps(self) -> Tensor:
+        return self._written.steps.clone() if self._written.layout.stops else super().steps
+
+    @cached_property
+    def _tally(self) -> list[int]:
         """For each operation its spikes, and then its additions of a weight to a potential."""
-        return self.written.tally
-
-    @property
-    def _input(self) -> Slot:
-        """What the input was run as."""
-        return Slot(self.kind != InputKind.PACKED_SPIKES, self.kind == InputKind.HELD_VALUES, self.scaled)
-
-    @property
-    def samples(self) -> int:
-        return self.written.shape[1]
+        return self._written.tally
 
     @cached_property
     def _ran(self) -> tuple[int, int]:
         """Steps, and runs from rest, of all samples."""
-        T, N = self.written.shape[:2]
-        if not self.written.layout.stops:
+        T, N = self._written.shape[:2]
+        if not self._written.layout.stops:
             return N * T, N
-        if self.looks is None:
-            return int(self.written.steps.sum()), N
-        runs = [[run for run in self.looks if run <= steps] for steps in self.written.steps.tolist()]
+        if self._looks is None:
+            return int(self._written.steps.sum()), N
+        runs = [[run for run in self._looks if run <= steps] for steps in self._written.steps.tolist()]
         return sum(map(sum, runs)), sum(map(len, runs))
 
-    @property
-    def sample_steps(self) -> int:
-        """Steps times samples."""
-        return self._ran[0]
-
-    def states(self, k: int) -> Tensor | None:
+    def _states_of(self, k: int) -> Tensor | None:
         """The states of an operation, as the library has them, if they were kept."""
-        if k == self.plan.with_logits and self.written.layout.state is not None:
-            return self.written.state
-        return self.kept.get(k)
+        if k == self._plan.with_logits and self._written.layout.state is not None:
+            return self._written.state
+        return self._kept.get(k)
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        slots = self.plan.slots(self._input)
-        return {op.name: self._rate(k, op) for k, op in self.plan.stateful() if not slots[k + 1].gives_values}
+        slots = self._plan.slots(self._input)
+        return {op.name: self._rate(k, op) for k, op in self._plan.stateful() if not slots[k + 1].gives_values}
 
     def _rate(self, k: int, op: Operation) -> float:
-        return self.tally[TALLIES * k] / (prod(op.shape) * self.sample_steps) if self.sample_steps else math.nan
+        return self._tally[TALLIES * k] / (prod(op.shape) * self._ran[0]) if self._ran[0] else math.nan
 
     @cached_property
     def places(self) -> dict[str, int]:
-        slots = self.plan.slots(self._input)
+        slots = self._plan.slots(self._input)
         return {
-            op.name: 0 if slots[k + 1].gives_values else prod(op.shape) * self.sample_steps
-            for k, op in self.plan.stateful()
+            op.name: 0 if slots[k + 1].gives_values else prod(op.shape) * self._ran[0]
+            for k, op in self._plan.stateful()
         }
 
     @cached_property
-    def sums(self) -> dict[str, int]:
-        return {}
-
-    @cached_property
     def synops(self) -> SynOps:
-        done, products = SynOps(), self.plan.products(self._input, self._ran[1], self.sample_steps)
-        for k, op in self.plan.stateful():
-            parts = self.plan.parts(k)
-            done.accumulates[op.name] = sum(self.plan.additions(part, self.tally[TALLIES * part + 1]) for part in parts)
+        done, products = SynOps(), self._plan.products(self._input, self._ran[1], self._ran[0])
+        for k, op in self._plan.stateful():
+            parts = self._plan.parts(k)
+            done.accumulates[op.name] = sum(
+                self._plan.additions(part, self._tally[TALLIES * part + 1]) for part in parts
+            )
             done.multiply_accumulates[op.name] = sum(products[part] for part in parts)
         return done
 
     @cached_property
     def relu_joules(self) -> float | None:
-        if not self.constant or not self._stands_for_a_relu_network():
+        if not self._constant or not self._stands_for_a_relu_network():
             return None
-        return MULTIPLY_ACCUMULATE_JOULES * (self.samples * self.plan.relu_products)
+        return MULTIPLY_ACCUMULATE_JOULES * (self._shape[1] * self._plan.relu_products)
 
     def _stands_for_a_relu_network(self) -> bool:
-        _, last = self.plan.stateful()[-1]
+        _, last = self._plan.stateful()[-1]
         return last.neurons is not None and last.neurons.scale is not None
 
     @cached_property
     def state(self) -> dict[str, list[Tensor]]:
         found = {}
-        for k, op in self.plan.stateful():
-            states = self.states(k)
+        for k, op in self._plan.stateful():
+            states = self._states_of(k)
             if states is None:
                 raise AttributeError(
                     "a run of an engine keeps no states: take engine.stream(), or proxykernels.simulate"
                 )
-            found[op.name] = [self.plan.as_simulated(k, states)]
+            found[op.name] = [self._plan.as_simulated(k, states)]
         return found
 
-    def logits(self, result: Result) -> Tensor:
-        if self.written.logits is not None:
-            return self.written.logits
-        k = self.plan.with_logits
+    @property
+    def logits(self) -> Tensor:
+        if self._written.logits is not None:
+            return self._written.logits
+        k, steps = self._plan.with_logits, self.steps if self._written.layout.stops else self._shape[0]
         state, start = (
-            None if k is None or states is None else self.plan.as_simulated(k, states)
-            for states in ((None, None) if k is None else (self.states(k), self.start.get(k)))
+            None if k is None or states is None else self._plan.as_simulated(k, states)
+            for states in ((None, None) if k is None else (self._states_of(k), self._start.get(k)))
         )
-        return logits_of(self.plan, result._total_counts, state, result._steps_or_T, start)
+        return logits_of(self._plan, self._total_counts, state, steps, start)
 
 
-class ChangesFigures(PlanFigures):
-    """The figures of a network of sigma-delta neurons: rates and operations are its layers'."""
+class ChangesResult(PlanResult):
+    """The result of a network of sigma-delta neurons: rates and operations are its layers'."""
 
     def _of_layers(self, value: Callable[[int, Operation], Any]) -> dict[str, Any]:
         """Layer name -> the value of its neurons, which are an operation of their own behind a pooling."""
-        values = {op.name: value(k, op) for k, op in enumerate(self.plan.operations) if op.senders}
-        return {op.name: values[op.name] for _, op in _layers(self.plan) if op.name in values}
+        values = {op.name: value(k, op) for k, op in enumerate(self._plan.operations) if op.senders}
+        return {op.name: values[op.name] for _, op in _layers(self._plan) if op.name in values}
 
     @cached_property
     def rates(self) -> dict[str, float]:
@@ -179,34 +179,35 @@ class ChangesFigures(PlanFigures):
 
     @cached_property
     def places(self) -> dict[str, int]:
-        return {op.name: 0 for _, op in _layers(self.plan)} | self._of_layers(
-            lambda k, op: prod(op.shape) * self.sample_steps
+        return {op.name: 0 for _, op in _layers(self._plan)} | self._of_layers(
+            lambda k, op: prod(op.shape) * self._ran[0]
         )
 
     @cached_property
     def sums(self) -> dict[str, int]:
-        return {op.name: 0 for _, op in _layers(self.plan)} | self._of_layers(
-            lambda k, op: prod(self.plan.change_states(op)[0]) * self.sample_steps
+        return {op.name: 0 for _, op in _layers(self._plan)} | self._of_layers(
+            lambda k, op: prod(self._plan.change_states(op)[0]) * self._ran[0]
         )
 
     @cached_property
     def synops(self) -> SynOps:
         accumulates, multiply_accumulates = (
-            {op.name: self.tally[TALLIES * k + number] for k, op in _layers(self.plan)} for number in (1, 2)
+            {op.name: self._tally[TALLIES * k + number] for k, op in _layers(self._plan)} for number in (1, 2)
         )
         return SynOps(accumulates, multiply_accumulates)
 
     def _stands_for_a_relu_network(self) -> bool:
-        last = self.plan.operations[-2]
+        last = self._plan.operations[-2]
         return last.kind == Kind.SEND or last.senders is not None
 
     @cached_property
     def state(self) -> dict[str, list[Tensor]]:
         """Empty where none was asked for."""
-        return as_state(self.plan, self.kept.__getitem__, self.samples) if self.kept else {}
+        return as_state(self._plan, self._kept.__getitem__, self._shape[1]) if self._kept else {}
 
-    def logits(self, result: Result) -> Tensor:
-        return result.potentials[-1]
+    @property
+    def logits(self) -> Tensor:
+        return self.potentials[-1]
 
 
 def _layers(plan: Plan) -> list[tuple[int, Operation]]:

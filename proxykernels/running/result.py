@@ -12,7 +12,7 @@ Where the ReLU network ends in a ReLU, its outputs are the positive part of this
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from torch import Tensor
 from ..layers import SpikingLayer
 from ..layers.layer_graph import STEPS, Range, has_fired, warn_of_silence
 from ..neurons import IFNeuron
-from ..plan.written import Written
 from ..spikes import Spikes
 
 # 32-bit floating point in 45 nm CMOS, 0.9 V: an addition takes 0.9 pJ, a multiplication 3.7 pJ. Horowitz, "Computing's
@@ -61,30 +60,6 @@ LOSES_CHARGE = "logits need a last layer with the soft reset, v_reset=None, whic
 COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
 
 
-class Figures(Protocol):
-    """What a run counted and kept: all that a :class:`Result` shows beside its output, which says what they are."""
-
-    @property
-    def rates(self) -> dict[str, float]: ...
-
-    @property
-    def places(self) -> dict[str, int]: ...
-
-    @property
-    def sums(self) -> dict[str, int]: ...
-
-    @property
-    def synops(self) -> SynOps: ...
-
-    @property
-    def relu_joules(self) -> float | None: ...
-
-    @property
-    def state(self) -> dict[str, list[Tensor]]: ...
-
-    def logits(self, result: "Result") -> Tensor: ...
-
-
 class Result:
     """The result of a simulation; ``print(result)`` shows its size, and the rate and operations of each layer. It marks
     layers that are silent, and those that pass on real values, whose inputs are multiplied.
@@ -111,66 +86,32 @@ class Result:
             where the network or its images are not known, as of an input that changes.
     """
 
-    def __init__(
-        self, output: Spikes | Tensor | Written, steps: Tensor | None, figures: Figures,
-        records: Mapping[str, Spikes | Tensor] | None = None,
-    ):  # fmt: skip
-        """``steps``: of each sample; None: those that were written, or all."""
-        self._output, self._steps, self._figures = output, steps, figures
-        self.records = dict(records or {})
+    output: Spikes | Tensor
+    rates: dict[str, float]
+    places: dict[str, int]
+    synops: SynOps
+    relu_joules: float | None
+    state: dict[str, list[Tensor]]
+    records: dict[str, Spikes | Tensor]
 
-    @cached_property
-    def output(self) -> Spikes | Tensor:  # made when it is asked for: a call may take less
-        return self._output.tensor() if isinstance(self._output, Written) else self._output
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of the output, which need not be made for it."""
+        return tuple(self.output.shape)
 
     @property
     def _total_counts(self) -> Tensor:
         """As ``count()``, not to be written to."""
-        counted = self._output.counts if isinstance(self._output, Written) else None
-        return self.spikes.count() if counted is None else counted
-
-    @property
-    def _steps_or_T(self) -> Tensor | int:
-        """As ``steps``, or T where all samples ran T steps."""
-        return self._output.shape[0] if self._are_all else self.steps
-
-    @property
-    def _are_all(self) -> bool:
-        """Whether all samples ran T steps."""
-        return self._steps is None and not (isinstance(self._output, Written) and self._output.layout.stops)
+        return self.spikes.count()
 
     @cached_property
     def steps(self) -> Tensor:
-        T, N = self._output.shape[:2]
-        if self._steps is not None:
-            return self._steps
-        if isinstance(self._output, Written) and self._output.layout.stops:
-            return self._output.steps.clone()
-        return torch.full((N,), T, dtype=torch.int64, device=self._output.device)
+        T, N = self._shape[:2]
+        return torch.full((N,), T, dtype=torch.int64, device=self.output.device)
 
-    @property
-    def rates(self) -> dict[str, float]:  # a GPU is waited for when they are first asked for
-        return self._figures.rates
-
-    @property
-    def places(self) -> dict[str, int]:
-        return self._figures.places
-
-    @property
+    @cached_property
     def sums(self) -> dict[str, int]:
-        return self._figures.sums
-
-    @property
-    def synops(self) -> SynOps:
-        return self._figures.synops
-
-    @property
-    def relu_joules(self) -> float | None:
-        return self._figures.relu_joules
-
-    @property
-    def state(self) -> dict[str, list[Tensor]]:
-        return self._figures.state
+        return {}
 
     @property
     def spikes(self) -> Spikes:
@@ -188,7 +129,7 @@ class Result:
     def logits(self) -> Tensor:
         """The outputs of the ReLU network that :func:`convert` was given, as far as the steps tell them, float32
         [N, ...]; negative ones too, unless it ends in a ReLU (:mod:`proxykernels.running.result`)."""
-        return self._figures.logits(self)
+        raise NotImplementedError
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
@@ -198,57 +139,58 @@ class Result:
         return summary(self)
 
 
-@dataclass(eq=False)
-class LayerFigures:
-    """The figures of a network whose layers were called one by one.
+class LayerResult(Result):
+    """The result of a network whose layers were called one by one."""
 
-    Attributes:
-        tallies: layer name -> its counts. layer: the last one of neurons.
-        kept: layer name -> its state; None: nothing was kept.
-        given: the last layer's state at the start, if any. last: that at the end.
-        constant: whether the input was.
-    """
-
-    tallies: Mapping[str, Any]
-    layer: SpikingLayer
-    kept: dict[str, list[Tensor]] | None
-    given: Sequence[Tensor]
-    last: Sequence[Tensor]
-    constant: bool
-
-    @cached_property
-    def rates(self) -> dict[str, float]:
-        return {name: tally.rate for name, tally in self.tallies.items() if tally.fires}
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        return {name: tally.places for name, tally in self.tallies.items()}
+    def __init__(
+        self, output: Spikes | Tensor, steps: Tensor | None, tallies: Mapping[str, Any], layer: SpikingLayer,
+        kept: dict[str, list[Tensor]] | None, given: Sequence[Tensor], last: Sequence[Tensor], constant: bool,
+        records: Mapping[str, Spikes | Tensor] | None = None,
+    ):  # fmt: skip
+        """
+        Args:
+            steps: of each sample; None: all.
+            tallies: layer name -> its counts. layer: the last one of neurons.
+            kept: layer name -> its state; None: nothing was kept.
+            given: the last layer's state at the start, if any. last: that at the end.
+            constant: whether the input was.
+        """
+        self.output, self.records = output, dict(records or {})
+        self._tallies, self._layer, self._kept = tallies, layer, kept
+        self._given, self._last, self._constant = given, last, constant
+        if steps is not None:
+            self.steps = steps
 
     @cached_property
-    def sums(self) -> dict[str, int]:
-        return {}
+    def rates(self) -> dict[str, float]:  # type: ignore[override]  # a GPU is waited for when they are first asked for
+        return {name: tally.rate for name, tally in self._tallies.items() if tally.fires}
 
     @cached_property
-    def synops(self) -> SynOps:
+    def places(self) -> dict[str, int]:  # type: ignore[override]
+        return {name: tally.places for name, tally in self._tallies.items()}
+
+    @cached_property
+    def synops(self) -> SynOps:  # type: ignore[override]
         return SynOps(
-            {name: tally.accumulates for name, tally in self.tallies.items()},
-            {name: tally.multiply_accumulates for name, tally in self.tallies.items()},
+            {name: tally.accumulates for name, tally in self._tallies.items()},
+            {name: tally.multiply_accumulates for name, tally in self._tallies.items()},
         )
 
     @cached_property
-    def relu_joules(self) -> float | None:
-        if not self.constant or getattr(self.layer, "scale", None) is None:
+    def relu_joules(self) -> float | None:  # type: ignore[override]
+        if not self._constant or getattr(self._layer, "scale", None) is None:
             return None
-        return MULTIPLY_ACCUMULATE_JOULES * sum(tally.products for tally in self.tallies.values())
+        return MULTIPLY_ACCUMULATE_JOULES * sum(tally.products for tally in self._tallies.values())
 
-    @cached_property
-    def state(self) -> dict[str, list[Tensor]]:
-        if self.kept is None:
+    @property
+    def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]
+        if self._kept is None:
             raise AttributeError("a run of an engine keeps no states: take proxykernels.simulate")
-        return self.kept
+        return self._kept
 
-    def logits(self, result: Result) -> Tensor:
-        return logits(self.layer, result.count(), self.last, self.given, result.steps)
+    @property
+    def logits(self) -> Tensor:
+        return logits(self._layer, self.count(), self._last, self._given, self.steps)
 
 
 def logits(
@@ -322,7 +264,7 @@ def listen(owner: Any, known: Range | None, result: Result) -> None:
 
     ``owner``, ``known``: as of look_at_input, which says where silence is worth a warning.
     """
-    T, rates = result._output.shape[0], result.rates.values()
+    T, rates = result._shape[0], result.rates.values()
     if any(rates):
         has_fired(owner)
     elif rates and T >= STEPS:

@@ -18,7 +18,7 @@ from ..spikes import Spikes
 from ..stop import Stop, decided_by
 from . import planned as plans
 from .inputs import is_sequence
-from .result import LayerFigures, Result, SynOps
+from .result import LayerResult, Result, SynOps
 from .stateful_layer import States, check_layers
 
 CHUNK, STOP_CHUNK = 32, 2  # steps at a time, and between two looks at which samples are decided
@@ -27,25 +27,26 @@ FIRST_ON_GPU = 128  # the same times their steps: launches cost more there than 
 BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
 
 
-class SigmaDeltaFigures(LayerFigures):
-    """The figures of a network of sigma-delta neurons."""
+class SigmaDeltaResult(LayerResult):
+    """The result of a network of sigma-delta neurons."""
 
     @cached_property
     def rates(self) -> dict[str, float]:
-        read(self.tallies.values())  # a GPU is waited for when they are first asked for
+        read(self._tallies.values())  # a GPU is waited for when they are first asked for
         return super().rates
 
     @cached_property
     def synops(self) -> SynOps:
-        read(self.tallies.values())
+        read(self._tallies.values())
         return super().synops
 
     @cached_property
     def sums(self) -> dict[str, int]:
-        return {name: tally.sums for name, tally in self.tallies.items()}
+        return {name: tally.sums for name, tally in self._tallies.items()}
 
-    def logits(self, result: Result) -> Tensor:
-        return result.potentials[-1]
+    @property
+    def logits(self) -> Tensor:
+        return self.potentials[-1]
 
 
 @torch.no_grad()
@@ -104,7 +105,7 @@ def simulate(
     kept = {} if state is None else _together([part.state() for part in parts])
     output, taken = _joined([part.potentials for part in parts], 1), _joined([part.steps for part in parts])
     last: Any = net.layers()[-1][1]
-    return Result(output, taken, SigmaDeltaFigures(tallies, last, kept, (), (), not sequence))
+    return SigmaDeltaResult(output, taken, tallies, last, kept, (), (), not sequence)
 
 
 def _check_state(net: LayerGraph, state: dict, frame: Tensor) -> list[str]:

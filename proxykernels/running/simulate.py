@@ -23,7 +23,7 @@ from . import sigma_delta_layers
 from .inputs import input_of
 from .prepared_network import PreparedNetwork, check_runnable
 from .replay import Replay
-from .result import LayerFigures, Result, listen, logits
+from .result import LayerResult, Result, listen, logits
 from .stateful_layer import StatefulLayer, States, unwatched
 from .stream_state import StreamState, has_sigma_delta
 
@@ -216,9 +216,9 @@ def _result(
     called = {name: stateful for name, stateful in stateful_layers.items() if stateful.states.now}
     state = {name: stateful.states.whole(batch.index) for name, stateful in called.items()}
     tallies = {name: stateful.tally for name, stateful in called.items()}
-    figures = LayerFigures(tallies, layer, state, given, list(state.values())[-1], constant)
     records = {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()}
-    return Result(output, batch.steps, figures, records)
+    last = list(state.values())[-1]
+    return LayerResult(output, batch.steps, tallies, layer, state, given, last, constant, records)
 
 
 class Chunks:

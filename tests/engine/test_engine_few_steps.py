@@ -195,11 +195,11 @@ def test_logits_are_those_of_the_equation(rectifies):
         readout, k = engine.plan.readout, engine.plan.with_logits
         for T in (1, 3, 7):
             result = engine(images, T)
-            state = engine.plan.as_simulated(k, result._figures.states(k))
+            state = engine.plan.as_simulated(k, result._states_of(k))
             wanted = readout.logits(result.count(), state, T)
             assert torch.equal(result.logits, wanted) and result.logits.any()
         stopped = engine(images, 40, stop=lambda counts, t: torch.arange(len(counts)) < 2)
-        state, steps = engine.plan.as_simulated(k, stopped._figures.states(k)), stopped.steps
+        state, steps = engine.plan.as_simulated(k, stopped._states_of(k)), stopped.steps
         assert torch.equal(stopped.logits, readout.logits(stopped.count(), state, steps))
         assert len(set(steps.tolist())) == (3 if CHECKED else 5) and stopped.logits.any()  # which has shorter segments
 

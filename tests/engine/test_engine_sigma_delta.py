@@ -185,7 +185,7 @@ def test_simulate_runs_the_plan(request, net_of, generator):
         return potentials[-1, :, 0] > middle
 
     results = [run(net, x, 12, stop=stop, state={}) for run in (pk.simulate, by_layers)]
-    assert [type(result._figures).__name__ for result in results] == ["ChangesFigures", "SigmaDeltaFigures"]
+    assert [type(result).__name__ for result in results] == ["ChangesResult", "SigmaDeltaResult"]
     assert 2 <= results[1].steps.min() < results[1].steps.max()
     same_results(*results)
     states = [result.state for result in results]

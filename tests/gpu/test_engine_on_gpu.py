@@ -98,8 +98,8 @@ def test_what_else_a_result_has(monkeypatch, generator, kind):
         if kind == "readout":
             assert expected.potentials.any() and equal(result.potentials.host, expected.potentials)
         else:
-            assert result._figures.layer.scale is not None  # all that logits are of; as_tensor would ask the driver
-            torch.testing.assert_close(result._figures.last[0].host, list(expected.state.values())[-1][0])
+            assert result._layer.scale is not None  # all that logits are of; as_tensor would ask the driver
+            torch.testing.assert_close(result._last[0].host, list(expected.state.values())[-1][0])
         assert result.relu_joules == expected.relu_joules and bool(result.relu_joules) == (kind == "converted")
         assert result.steps.host.tolist() == [9] * 3
         with pytest.raises(AttributeError, match="keeps no states"):
