@@ -105,7 +105,7 @@ class PlanResult(Result):
         return self._kept.get(k)
 
     @cached_property
-    def rates(self) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:  # type: ignore[override]
         slots = self._plan.slots(self._input)
         return {op.name: self._rate(k, op) for k, op in self._plan.stateful() if not slots[k + 1].gives_values}
 
@@ -113,7 +113,7 @@ class PlanResult(Result):
         return self._tally[TALLIES * k] / (prod(op.shape) * self._ran[0]) if self._ran[0] else math.nan
 
     @cached_property
-    def places(self) -> dict[str, int]:
+    def places(self) -> dict[str, int]:  # type: ignore[override]
         slots = self._plan.slots(self._input)
         return {
             op.name: 0 if slots[k + 1].gives_values else prod(op.shape) * self._ran[0]
@@ -121,7 +121,7 @@ class PlanResult(Result):
         }
 
     @cached_property
-    def synops(self) -> SynOps:
+    def synops(self) -> SynOps:  # type: ignore[override]
         done, products = SynOps(), self._plan.products(self._input, self._ran[1], self._ran[0])
         for k, op in self._plan.stateful():
             parts = self._plan.parts(k)
@@ -132,7 +132,7 @@ class PlanResult(Result):
         return done
 
     @cached_property
-    def relu_joules(self) -> float | None:
+    def relu_joules(self) -> float | None:  # type: ignore[override]
         if not self._constant or not self._stands_for_a_relu_network():
             return None
         return MULTIPLY_ACCUMULATE_JOULES * (self._shape[1] * self._plan.relu_products)
@@ -142,7 +142,7 @@ class PlanResult(Result):
         return last.neurons is not None and last.neurons.scale is not None
 
     @cached_property
-    def state(self) -> dict[str, list[Tensor]]:
+    def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]
         found = {}
         for k, op in self._plan.stateful():
             states = self._states_of(k)
@@ -174,11 +174,11 @@ class ChangesResult(PlanResult):
         return {op.name: values[op.name] for _, op in _layers(self._plan) if op.name in values}
 
     @cached_property
-    def rates(self) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:  # type: ignore[override]
         return self._of_layers(self._rate)
 
     @cached_property
-    def places(self) -> dict[str, int]:
+    def places(self) -> dict[str, int]:  # type: ignore[override]
         return {op.name: 0 for _, op in _layers(self._plan)} | self._of_layers(
             lambda k, op: prod(op.shape) * self._ran[0]
         )
@@ -190,7 +190,7 @@ class ChangesResult(PlanResult):
         )
 
     @cached_property
-    def synops(self) -> SynOps:
+    def synops(self) -> SynOps:  # type: ignore[override]
         accumulates, multiply_accumulates = (
             {op.name: self._tally[TALLIES * k + number] for k, op in _layers(self._plan)} for number in (1, 2)
         )
@@ -201,7 +201,7 @@ class ChangesResult(PlanResult):
         return last.kind == Kind.SEND or last.senders is not None
 
     @cached_property
-    def state(self) -> dict[str, list[Tensor]]:
+    def state(self) -> dict[str, list[Tensor]]:  # type: ignore[override]
         """Empty where none was asked for."""
         return as_state(self._plan, self._kept.__getitem__, self._shape[1]) if self._kept else {}
 

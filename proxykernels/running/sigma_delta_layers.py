@@ -31,12 +31,12 @@ class SigmaDeltaResult(LayerResult):
     """The result of a network of sigma-delta neurons."""
 
     @cached_property
-    def rates(self) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:  # type: ignore[override]
         read(self._tallies.values())  # a GPU is waited for when they are first asked for
         return super().rates
 
     @cached_property
-    def synops(self) -> SynOps:
+    def synops(self) -> SynOps:  # type: ignore[override]
         read(self._tallies.values())
         return super().synops
 
