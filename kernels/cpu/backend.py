@@ -19,7 +19,7 @@ from .gradients import Gradients
 from .layer_plans import LayerPlans
 from .periods import PeriodicSpikes
 from .recurrent import Recurrences
-from .sigma_delta_calls import SigmaDeltas
+from .sigma_delta import SigmaDeltas
 from .weight_packing import start_for_library
 from .words import PACKABLE, pixel_bytes
 

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from ctypes import byref, c_char_p, c_int64, c_void_p, pointer
+from ctypes import addressof, byref, c_char_p, c_int64, c_void_p, pointer
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 from .. import heap, unfused
 from ..neuron_models import Neuron
 from ..recording import Choice, note, recorded
-from ..table import InputKind, Kind, Outcome, Runner, Way
+from ..sigma_delta_codes import Counts
+from ..table import TALLIES, InputKind, Kind, Outcome, Runner, Way
 from . import abi, compiled, engine
 from .declared import LayerChoice, Run
 
@@ -31,23 +32,32 @@ class LayerPlan:
 
     def run(self, x: Tensor, kind: InputKind, neurons: Any, shortcut: Tensor | None = None) -> None:
         """All steps of ``neurons``, an abi.Neurons, on an input as the engine takes it."""
-        if not neurons.T or not neurons.N:
-            return
+        if neurons.T and neurons.N:
+            self._run(Run(
+                x=x.data_ptr(), kind=kind, T=neurons.T, N=neurons.N, neurons=pointer(neurons),
+                shortcut=None if shortcut is None else shortcut.data_ptr(),
+            ))  # fmt: skip
+
+    def run_changes(self, changes: Any) -> Counts:
+        """All steps of sigma-delta neurons, an abi.SigmaDelta without weights and sizes; the counts of the call."""
+        tally = (c_int64 * TALLIES)()
+        self._run(Run(T=changes.T, N=changes.N, changes=pointer(changes), tally=addressof(tally)))
+        spikes, *additions = tally
+        return Counts(spikes, sum(additions))
+
+    def _run(self, run: Run) -> None:
         functions = self._functions
         try:
             session = self._sessions.pop()
         except IndexError:  # threads use all that there are
             session = functions.make_session(self._plan)
-        run = Run(
-            x=x.data_ptr(), kind=kind, T=neurons.T, N=neurons.N, threads=torch.get_num_threads(),
-            neurons=pointer(neurons), shortcut=None if shortcut is None else shortcut.data_ptr(),
-        )  # fmt: skip
+        run.threads = torch.get_num_threads()
         outcome = functions.run(session, run)
-        if recorded() is not None:
+        if run.neurons and recorded() is not None:
             note(_WAYS[functions.way(session, 0)])
         if outcome == Outcome.NO_MEMORY:
             functions.free_session(session)
-            raise MemoryError(f"there is no memory to run a layer on N = {neurons.N} samples; take fewer at a time")
+            raise MemoryError(f"there is no memory to run a layer on N = {run.N} samples; take fewer at a time")
         self._sessions.append(session)
 
     def __del__(self, is_finalizing=sys.is_finalizing):  # at exit Python may have set the name `sys` to None
@@ -102,6 +112,28 @@ class LayerPlans:
         op: dict[str, Any] = {"kind": Kind.FIRE, "shape": [C, height, width], "windows": windows}
         return self._made([inputs * groups, *size], op, neuron, bias, {"weight": weight}, is_periodic, is_long)
 
+    def sigma_delta(self, size: Sequence[int], weight: Tensor, window: tuple, gives_values: bool) -> LayerPlan:
+        """The plan of a convolution of what sigma-delta neurons send, with or without neurons behind it.
+
+        ``gives_values``: whether it gives values, and not codes. Else as in :meth:`conv2d`.
+        """
+        C, inputs, *kernel = weight.shape
+        stride, padding, dilation, groups = window
+        shape = [C, *unfused.output_size(size, kernel, stride, padding, dilation)]
+        windows = [_window(0, kernel, stride, padding, dilation, groups, "weight")]
+        op: dict[str, Any] = {"kind": Kind.SEND, "shape": shape, "windows": windows, "real": gives_values}
+        return self._made_of([inputs * groups, *size], op, {"weight": weight})
+
+    def sigma_delta_maxima(
+        self, C: int, size: Sequence[int], size_out: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
+        padding: Sequence[int], gives_values: bool,
+    ) -> LayerPlan:  # fmt: skip
+        """The plan of a max pooling of ``C`` channels of what sigma-delta neurons have sent; the arguments are those of
+        kernels/sigma_delta_codes.py."""
+        windows = [_window(0, kernel, stride, padding)]
+        op: dict[str, Any] = {"kind": Kind.SEND_MAXIMA, "shape": [C, *size_out], "windows": windows, "real": gives_values}
+        return self._made_of([C, *size], op, {})
+
     def _made(
         self, shape: list[int], op: dict[str, Any], neuron: Neuron, bias: Tensor | None, tensors: dict[str, Tensor],
         is_periodic: bool = False, is_long: bool = False,
@@ -114,8 +146,15 @@ class LayerPlans:
         names = {name: name for name in ("channels", "bias", "start")}
         neurons: dict[str, Any] = {"model": neuron.model, "scalars": list(neuron.scalars), **names}
         neurons |= {"fires": True, "rectifies": False, "limit": None, "scale": None}
-        op |= {"name": "layer", "neurons": neurons, "real": False}
-        op |= {"divisor": 0, "count_padding": True, "adaptive": False}
+        op |= {"neurons": neurons, "real": False}
+        return self._made_of(shape, op, tensors, is_periodic, is_long)
+
+    def _made_of(
+        self, shape: list[int], op: dict[str, Any], tensors: dict[str, Tensor], is_periodic: bool = False,
+        is_long: bool = False,
+    ) -> LayerPlan:  # fmt: skip
+        """The plan of an operation that has all but what is the same for every layer."""
+        op |= {"name": "layer", "divisor": 0, "count_padding": True, "adaptive": False}
         about: dict[str, Any] = {"shape": shape, "real": False, "precision": None, "operations": [op]}
         about["layer"] = {"periodic": is_periodic, "long": is_long}
         return LayerPlan(self._functions, engine.made_plan(json.dumps(about), tensors, self.target))
@@ -125,8 +164,9 @@ def _window(
     slot: int, kernel: Sequence[int] = (1, 1), stride: Sequence[int] = (1, 1), padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1), groups: int = 1, weight: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    names = "slot", "kernel", "stride", "padding", "dilation", "groups", "weight"
-    return dict(zip(names, (slot, kernel, stride, padding, dilation, groups, weight), strict=True))
+    names, pairs = ("kernel", "stride", "padding", "dilation"), (kernel, stride, padding, dilation)
+    sizes = {name: list(map(int, pair)) for name, pair in zip(names, pairs, strict=True)}  # of layers some are numpy's
+    return {"slot": slot, "groups": groups, "weight": weight, **sizes}
 
 
 def described(neurons: Any, size, weight: tuple[int, ...], window: tuple, groups: int = 1) -> Any:

@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent / "src"
 COMMON = ("dispatch", "cost_model")
 # Compiled for each instruction set: kernels of layers called one by one, with OpenMP; the engine, which has its own
 # threads; and tasks of both, which know nothing of threads.
-KERNELS = ("gradients", "scans", "spikes", "target", "sigma_delta")
+KERNELS = ("gradients", "scans", "spikes", "target")
 TASKS = (
     "conv2d/amx",
     "conv2d/fire_sums",

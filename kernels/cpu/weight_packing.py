@@ -13,11 +13,6 @@ from . import abi
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 
 
-def pack_taps(weight: Tensor) -> Tensor:
-    """Weights [C, 1, ...] for the depthwise kernel: [tap][C, a multiple of BLOCK]."""
-    return torch.nn.functional.pad(weight.flatten(1).t(), (0, -len(weight) % BLOCK)).contiguous()
-
-
 def pack_columns(weight: Tensor) -> Tensor:
     """Weights for the product of real values: [blocks of C_out][C_in][BLOCK]."""
     columns = torch.nn.functional.pad(weight.flatten(1), (0, 0, 0, -len(weight) % BLOCK))

@@ -9,7 +9,7 @@ static bool is_kind_of_sigma_delta(int64_t kind) {
 }
 
 bool is_of_sigma_delta(const Plan& plan, int64_t kind) {
-    return is_kind_of_sigma_delta(kind) && (kind == engine::Changes || plan.is_sigma_delta());
+    return is_kind_of_sigma_delta(kind) && (kind == engine::Changes || plan.is_sigma_delta() || plan.is_layer);
 }
 
 static const char* problem_of(const Plan& plan, const Operation& op) {

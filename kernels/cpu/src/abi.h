@@ -103,7 +103,6 @@ struct SigmaDelta {
     float* arrived;  // [N, T, P, C], written instead of codes by graded neurons, and by a layer without neurons; or null
     float* z;  // [N, P, C], the sum of all input so far, updated in place; null: starts at 0 and is not kept
     float* a;  // [N, P, C], the sum of all that was sent so far, likewise
-    int64_t* counts;  // [2], increased by the spikes, and by the weights that were added to a sum
     float lowest;  // the lowest activation: 0, or -infinity
     float threshold;  // of graded neurons, the least value that they send; infinity: there are none
     int64_t exponents;  // at most 12

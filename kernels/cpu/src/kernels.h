@@ -7,11 +7,6 @@ KERNEL(void, recurrent_scan_backward, const RecurrentBackward*)
 KERNEL(void, conv2d_weight_gradient, const WeightGradient*)
 KERNEL(void, max_pool2d_backward, const PoolBackward*)
 KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are used: conv2d/im2col.h
-KERNEL(void, sigma_delta_conv2d, const SigmaDelta*)
-KERNEL(void, sigma_delta_depthwise, const SigmaDelta*)
-KERNEL(void, sigma_delta_maximum, const SigmaDelta*)
-// weight [C, inputs of a group, taps] -> rows of sigma_delta_conv2d: sigma_delta/call.h
-KERNEL(void, pack_sigma_delta, const float* weight, float* packed, int64_t C, int64_t inputs, int64_t taps, int64_t groups)
 KERNEL(void, real_product, const Product*)
 KERNEL(void, round_weights, const Rounding*)
 KERNEL(void, max_pool2d, const Pool2d*)

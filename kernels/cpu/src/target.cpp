@@ -9,7 +9,6 @@
 #include "conv2d/weight_units.h"
 #include "fingerprint.h"
 #include "packed_spikes.h"
-#include "sigma_delta/call.h"
 
 namespace PK_TARGET {
 

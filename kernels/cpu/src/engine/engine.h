@@ -87,6 +87,7 @@ struct Run {
     const Neurons* neurons;
     const uint8_t*
         shortcut;  // [N, T, P, ceil(C / 8)]: spikes that add 1 to the current of their own neuron, of layers with two terms
+    const SigmaDelta* changes;  // the same for a layer of sigma-delta neurons; the plan has its weights and sizes
 };
 
 // A sample is decided if the largest of its logits, times the steps, is ahead of all others by so much.

@@ -58,7 +58,7 @@ struct HandOver {
 };
 
 static void hand_over(Session& session, const Run& run, const Running& running, int64_t start, int64_t steps) {
-    if (run.neurons && session.slots[0] == (char*)run.spikes) return;  // it was written there
+    if (run.changes || (run.neurons && session.slots[0] == (char*)run.spikes)) return;  // it was written there
     make_bits(session, session.plan.count);
     const Op& last = session.plan.ops[session.plan.count - 1];
     const int64_t bytes = running.n * steps * slot_bytes(last);

@@ -89,7 +89,10 @@ static void keep_states(Session& session, const uint8_t* leaves, int64_t N, int6
 static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memory) {
     const Plan& plan = session.plan;
     int64_t *const at = session.slot_at, *const last = at + plan.count, all = 0;
-    const auto size = [&](int64_t k) { return ceil_div(N * steps * slot_bytes(plan.ops[k], session.real[k]) + 1, 64) * 64; };
+    const auto size = [&](int64_t k) {
+        if (plan.ops[k].is_sigma_delta && plan.input.is_layer) return int64_t(0);  // the caller has it
+        return ceil_div(N * steps * slot_bytes(plan.ops[k], session.real[k]) + 1, 64) * 64;
+    };
     for (int64_t k = 0; k < plan.count; k++) {
         last[k] = k;
         for (int64_t reader = k + 1; reader < plan.count; reader++)
@@ -256,7 +259,7 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         Carver carver{memory};
         char* const slots = carver.take<char>(cut_slots(session, N, steps, nullptr));
         if (memory) cut_slots(session, N, steps, slots);
-        if (plan.is_sigma_delta()) cut_sigma_delta(session, N, steps, carver);
+        if (plan.is_sigma_delta() && !plan.input.is_layer) cut_sigma_delta(session, N, steps, carver);
         session.sigma_delta_bytes = room.sigma_delta;
         for (int64_t i = 0; i < crew; i++) cut_scratch(session.scratch[i], room, carver);
         cut_lists(session, N, steps, crew, carver);

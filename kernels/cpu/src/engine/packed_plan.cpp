@@ -170,6 +170,7 @@ static bool copy_sigma_delta(Plan& plan, Op& op) {
     } else if (!op.copy(op.senders.limit, op.C)) {
         return false;
     }
+    if (op.is_layer) return true;  // its neurons and their states come with each run
     const Window& first = op.windows[0];
     const bool sends = op.kind == engine::Send && op.has_senders, ends = op.kind == engine::Changes || op.kind == engine::Sum;
     op.state_size = pools ? first.H * first.W * first.C : sends || ends ? op.P() * op.C : 0;

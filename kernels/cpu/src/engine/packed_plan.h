@@ -142,7 +142,9 @@ struct Plan {
     Input input;
     int64_t bytes;  // of packed weights
 
-    bool is_sigma_delta() const { return ops[0].kind == engine::Changes; }
+    bool is_sigma_delta() const {
+        return ops[0].kind == engine::Changes || ops[0].kind == engine::Send || ops[0].kind == engine::SendMaxima;
+    }
 };
 
 // The convolution with the inputs of one of `parts` parts, and without groups.

@@ -24,6 +24,7 @@ struct Portion {
 };
 
 static Portion portion_of(Session& session, const Run& run) {
+    if (run.changes) return {run.N, run.T};
     const bool kept = run.goes_on || !run.fresh;  // the session holds states of all samples
     const int64_t longest = session.plan.input.is_periodic ? most_periodic_steps : most_steps;
     Portion p{kept ? run.N : least(run.N, most_samples),
@@ -279,7 +280,7 @@ static int64_t guessed_time(const Op& op, int64_t work) {
 static int64_t run(Session* session, const Run* asked) {
     Run run = *asked;
     if (run.neurons) run.fresh = run.goes_on = 1, run.spikes = run.neurons->spikes;
-    session->neurons = run.neurons, session->currents = nullptr, session->counts = run.tally;
+    session->neurons = run.neurons, session->currents = nullptr, session->given = run.changes, session->counts = run.tally;
     if (!run.neurons && run.kind != engine::PackedSpikes && !is_finite(session->plan.input, run)) return engine::NotFinite;
     if (!run.N) return engine::Ran;
     if (run.rounds && !(run.x = rounded(*session, run))) return engine::NoMemory;
@@ -287,7 +288,7 @@ static int64_t run(Session* session, const Run* asked) {
     Team& team = team_of(*session, run.threads);
     const int64_t work = run.N * run.T;
     const int64_t expected = session->last_work ? (int64_t)((double)session->last_time * work / session->last_work)
-                             : run.neurons      ? guessed_time(session->plan.ops[0], work)
+                             : run.neurons || run.changes ? guessed_time(session->plan.ops[0], work)
                                                 : 0;
     team.begin(expected);
     const Portion p = portion_of(*session, run);

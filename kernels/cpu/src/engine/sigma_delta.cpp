@@ -219,7 +219,8 @@ static void run_ends(Session& session, int64_t k, int64_t N, int64_t T, bool fre
 
 void run_sigma_delta(Session& session, int64_t k, int64_t N, int64_t T, bool fresh, bool goes_on) {
     const int64_t kind = session.plan.ops[k].kind;
-    if (kind == engine::Send || kind == engine::SendMaxima) run_send(session, k, N, T, fresh, goes_on);
+    if (session.plan.input.is_layer) run_layer(session);
+    else if (kind == engine::Send || kind == engine::SendMaxima) run_send(session, k, N, T, fresh, goes_on);
     else if (kind == engine::Changes || kind == engine::Sum) run_ends(session, k, N, T, fresh, goes_on);
     else run_moves(session, k, N);
 }

@@ -10,19 +10,26 @@ namespace PK_TARGET {
 
 enum class SigmaDeltaKernel { Rows, Messages, Dense, Depthwise, Maxima };
 
-// The arguments of a sigma-delta kernel for one window of an operation and T steps; with biases if these are the first steps.
-static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Window& w, int64_t N, int64_t T, bool fresh) {
-    SigmaDelta s{};
-    const Change& x = session.changes[w.slot];
-    s.x = session.slots[w.slot - 1], s.T_in = x.silent ? 0 : x.steps;
-    s.real = session.plan.ops[w.slot - 1].real;
-    s.weight = w.matrix, s.bias = fresh ? w.bias : nullptr;
-    s.limit = op.senders.limit, s.lowest = op.senders.rectifies ? 0 : -INFINITY, s.exponents = op.senders.exponents;
-    s.threshold = op.has_senders ? op.senders.threshold : INFINITY;
-    s.N = N, s.T = T, s.P = op.P(), s.C = op.C, s.C_in = w.C, s.H = w.H, s.W = w.W, s.W_out = op.W;
+// Sets what a plan knows of a window of an operation: its weights and sizes.
+static void set_window(SigmaDelta& s, const Op& op, const Window& w) {
+    s.weight = w.matrix;
+    s.P = op.P(), s.C = op.C, s.C_in = w.C, s.H = w.H, s.W = w.W, s.W_out = op.W;
     s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w, s.stride_h = w.stride_h, s.stride_w = w.stride_w;
     s.padding_h = w.padding_h, s.padding_w = w.padding_w, s.dilation_h = w.dilation_h, s.dilation_w = w.dilation_w;
     s.groups = w.by_channel ? 1 : w.groups;
+}
+
+// The arguments of a sigma-delta kernel for one window of an operation and T steps; with biases if these are the first steps.
+static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Window& w, int64_t N, int64_t T, bool fresh) {
+    SigmaDelta s{};
+    set_window(s, op, w);
+    const Change& x = session.changes[w.slot];
+    s.x = session.slots[w.slot - 1], s.T_in = x.silent ? 0 : x.steps;
+    s.real = session.plan.ops[w.slot - 1].real;
+    s.bias = fresh ? w.bias : nullptr;
+    s.limit = op.senders.limit, s.lowest = op.senders.rectifies ? 0 : -INFINITY, s.exponents = op.senders.exponents;
+    s.threshold = op.has_senders ? op.senders.threshold : INFINITY;
+    s.N = N, s.T = T;
     return s;
 }
 
@@ -210,8 +217,22 @@ static void add_up_inputs(Session& session, const SigmaDelta& s, const Change& x
     share(session, s.N * s.H, &context, [](void* given, int64_t row, int64_t) {
         const Context& c = *(const Context*)given;
         for (int64_t place = row * c.s.W; place < (row + 1) * c.s.W; place++)
-            if (c.x.active[place]) add_up_sent(c.s, place, place + 1);
+            if (!c.x.active || c.x.active[place]) add_up_sent(c.s, place, place + 1);
     });
+}
+
+// Runs a layer that is called by itself, for all samples and steps.
+static void run_layer(Session& session) {
+    const Op& op = session.plan.ops[0];
+    const Window& w = op.windows[0];
+    SigmaDelta s = *session.given;
+    set_window(s, op, w);
+    const SigmaDeltaCall call(s);
+    Change x;
+    x.count = s.N * s.H * s.W;
+    const bool maxima = op.kind == engine::SendMaxima;
+    run_call(session, call, maxima ? SigmaDeltaKernel::Maxima : kernel_of(call, w, x));
+    if (maxima && s.z) add_up_inputs(session, s, x);
 }
 
 // Runs sigma-delta neurons behind synapses or behind a max pooling. Without neurons, gives the sums that arrive, or the changes
