@@ -90,7 +90,7 @@ COMMON = {
 
 class Way(StrEnum):
     """How neurons are run in a segment of steps: the rows of weights of a pattern of spikes are added (PATTERNS), or
-    those of each spike where it reaches (SCATTERING), or a kernel of cpu/src/conv2d runs."""
+    those of each spike where it reaches (SCATTERING), or a kernel of cpu/src/conv2d runs; PRODUCTS takes values."""
 
     PATTERNS = "patterns"
     DEPTHWISE = "depthwise"
@@ -99,6 +99,7 @@ class Way(StrEnum):
     TILES = "tiles"
     SCATTERING = "scattered"
     PIXEL_TILES = "pixel tiles"
+    PRODUCTS = "product"
 
 
 class Runner(IntEnum):

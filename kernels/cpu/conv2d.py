@@ -1,5 +1,6 @@
 """Convolutions with neurons: of spikes by a plan of one operation, or by torch where most inputs fire."""
 
+from functools import partial
 from math import inf, prod
 from typing import Any
 
@@ -13,12 +14,11 @@ from ..rounding import Precision, room_for
 from ..table import InputKind, Runner
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
-from ..weight_layouts import is_finite, refuse_infinite
 from . import abi
 from .layer_plans import MOST_KEPT, LayerPlans, described
-from .weight_packing import BLOCK, pack_columns, padded, start_for_library
+from .weight_packing import start_for_library
 
-MOST_PRODUCT_WEIGHTS = 1 << 20  # of a product of real values, which reads all weights for each pixel
+MOST_PRODUCT_WEIGHTS = 1 << 20  # which a product of real values reads for each pixel: as src/engine/ways.h has it
 DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")
 ONE_PIXEL = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation of a 1x1 kernel
 FORCED = {"dense": Runner.TORCH, "im2col": Runner.GATHERED_PLAN, "plan": Runner.PLAN, None: None}
@@ -123,18 +123,17 @@ class Convolutions:
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF; 1x1 convolutions take one pass."""
         one_pixel = (*weight.shape[2:], *stride, *padding, groups) == (1, 1, 1, 1, 0, 0, 1)
-        can = one_pixel and weight.dtype != torch.float64 and weight.numel() <= MOST_PRODUCT_WEIGHTS
+        can = one_pixel and weight.dtype != torch.float64 and weight.numel() <= MOST_PRODUCT_WEIGHTS and x.numel()
         if not can or self._forced == "dense":
             return unfused.if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups)
-        note(Choice("product", "real-valued input"))
-        T, C_in = x.shape[0], x.shape[2]
+        size = tuple(x.shape[3:])
+        neurons, spikes, after, held = start_for_library(len(x), v, neuron)
         x = x.float().flatten(3).transpose(2, 3).contiguous()
-        neurons, spikes, v, held = start_for_library(T, v, neuron)
-        bias = _padded_bias(bias, v.shape[-1])
-        columns = self._packed.get("columns", pack_columns, weight)
-        self._table.real_product(abi.Product(neurons, x.data_ptr(), columns.data_ptr(), bias.data_ptr(), C_in))
+        make = partial(self._plans.product, neuron, size)
+        plan = self._packed.get(("product", neuron.model, size), make, weight, bias, most=MOST_KEPT)
+        plan.run(x, InputKind.VALUES, neurons)
         del held  # the memory behind the pointers lived until here
-        return spikes, v
+        return spikes, after
 
     def round_weights(
         self, weight: Tensor, bias: Tensor | None, precision: Precision
@@ -149,16 +148,6 @@ class Convolutions:
         bounds = precision.largest, room, 0 if half_room == inf else half_room
         self._table.round_weights(abi.Rounding(*pointers, C, inputs, *bounds))
         return rounded, rounded_bias, unit
-
-
-def _padded_bias(bias: Tensor | None, C: int) -> Tensor:
-    """A bias as the library takes it."""
-    if bias is None:
-        return heap.zeros(-(-C // BLOCK) * BLOCK)
-    bias = bias.float()
-    if not is_finite(bias):
-        refuse_infinite("bias", bias)
-    return padded(bias, 0.0)
 
 
 # Convolutions with few channels as 1x1 convolutions. A byte of packed spikes holds eight channels: a window of 7 x 7

@@ -34,16 +34,13 @@ class Conv2d(Structure):
      c_int64), ("kernel_w", c_int64), ("stride_h", c_int64), ("stride_w", c_int64), ("padding_h", c_int64),
      ("padding_w", c_int64), ("dilation_h", c_int64), ("dilation_w", c_int64), ("x_image", c_int64)]
 
-class Product(Structure):
-    _fields_ = [("neurons", Neurons), ("x", c_void_p), ("weight", c_void_p), ("bias", c_void_p), ("C_in", c_int64)]
-
 class SigmaDelta(Structure):
     _fields_ = [("x", c_void_p), ("weight", c_void_p), ("bias", c_void_p), ("added", c_void_p), ("limit", c_void_p),
-     ("codes", c_void_p), ("arrived", c_void_p), ("z", c_void_p), ("a", c_void_p), ("counts", c_void_p), ("lowest",
-     c_float), ("threshold", c_float), ("exponents", c_int64), ("real", c_int64), ("N", c_int64), ("T", c_int64),
-     ("T_in", c_int64), ("P", c_int64), ("C", c_int64), ("C_in", c_int64), ("H", c_int64), ("W", c_int64), ("W_out",
-     c_int64), ("kernel_h", c_int64), ("kernel_w", c_int64), ("stride_h", c_int64), ("stride_w", c_int64), ("padding_h",
-     c_int64), ("padding_w", c_int64), ("dilation_h", c_int64), ("dilation_w", c_int64), ("groups", c_int64)]
+     ("codes", c_void_p), ("arrived", c_void_p), ("z", c_void_p), ("a", c_void_p), ("lowest", c_float), ("threshold",
+     c_float), ("exponents", c_int64), ("real", c_int64), ("N", c_int64), ("T", c_int64), ("T_in", c_int64), ("P",
+     c_int64), ("C", c_int64), ("C_in", c_int64), ("H", c_int64), ("W", c_int64), ("W_out", c_int64), ("kernel_h",
+     c_int64), ("kernel_w", c_int64), ("stride_h", c_int64), ("stride_w", c_int64), ("padding_h", c_int64),
+     ("padding_w", c_int64), ("dilation_h", c_int64), ("dilation_w", c_int64), ("groups", c_int64)]
 
 class Rounding(Structure):
     _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("rounded", c_void_p), ("rounded_bias", c_void_p), ("unit",
@@ -149,7 +146,7 @@ class Run(Structure):
      ("stop_at", c_void_p), ("stops", c_int64), ("context", c_void_p), ("steps", c_void_p), ("may_go_on",
      CFUNCTYPE(c_int64, c_void_p)), ("steps_so_far", c_void_p), ("shown", POINTER(Shown)), ("took", c_void_p),
      ("logits", c_void_p), ("readout", POINTER(Readout)), ("logits_of", c_int64), ("neurons", POINTER(Neurons)),
-     ("shortcut", c_void_p)]
+     ("shortcut", c_void_p), ("changes", POINTER(SigmaDelta))]
 
 class Lead(Structure):
     _fields_ = [("of", Readout), ("least", c_float)]
@@ -179,18 +176,15 @@ class Kernels(Structure):
     _fields_ = [("if_scan", CFUNCTYPE(None, POINTER(Scan))), ("scan_backward", CFUNCTYPE(None, POINTER(ScanBackward))),
      ("recurrent_scan_backward", CFUNCTYPE(None, POINTER(RecurrentBackward))), ("conv2d_weight_gradient",
      CFUNCTYPE(None, POINTER(WeightGradient))), ("max_pool2d_backward", CFUNCTYPE(None, POINTER(PoolBackward))),
-     ("im2col", CFUNCTYPE(None, POINTER(Conv2d), c_void_p)), ("sigma_delta_conv2d", CFUNCTYPE(None,
-     POINTER(SigmaDelta))), ("sigma_delta_depthwise", CFUNCTYPE(None, POINTER(SigmaDelta))), ("sigma_delta_maximum",
-     CFUNCTYPE(None, POINTER(SigmaDelta))), ("pack_sigma_delta", CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64,
-     c_int64, c_int64)), ("real_product", CFUNCTYPE(None, POINTER(Product))), ("round_weights", CFUNCTYPE(None,
-     POINTER(Rounding))), ("max_pool2d", CFUNCTYPE(None, POINTER(Pool2d))), ("max_rate_pool2d", CFUNCTYPE(None,
-     POINTER(MaxRatePool))), ("row_channels", CFUNCTYPE(c_int64, c_void_p, c_int64, c_int64, c_void_p)),
-     ("count_digits", CFUNCTYPE(c_int64, c_void_p, c_void_p, c_int64, c_int64)), ("first_and_last", CFUNCTYPE(None,
-     POINTER(Column), c_int64, c_void_p)), ("pack_events", CFUNCTYPE(c_int64, POINTER(Events))), ("pack",
-     CFUNCTYPE(c_int64, POINTER(DenseSpikes))), ("unpack", CFUNCTYPE(None, POINTER(DenseSpikes))), ("count",
-     CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)), ("flatten", CFUNCTYPE(None,
-     c_void_p, c_void_p, c_int64, c_int64, c_int64)), ("total", CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64,
-     c_int64)), ("sample_rates", CFUNCTYPE(None, POINTER(Sample))), ("find_periods", CFUNCTYPE(None, POINTER(Periods))),
-     ("expand_periods", CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
-     ("total_periods", CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)),
-     ("fingerprint", CFUNCTYPE(c_uint64, c_void_p, c_int64)), ("max_threads", CFUNCTYPE(c_int64))]
+     ("im2col", CFUNCTYPE(None, POINTER(Conv2d), c_void_p)), ("round_weights", CFUNCTYPE(None, POINTER(Rounding))),
+     ("max_pool2d", CFUNCTYPE(None, POINTER(Pool2d))), ("max_rate_pool2d", CFUNCTYPE(None, POINTER(MaxRatePool))),
+     ("row_channels", CFUNCTYPE(c_int64, c_void_p, c_int64, c_int64, c_void_p)), ("count_digits", CFUNCTYPE(c_int64,
+     c_void_p, c_void_p, c_int64, c_int64)), ("first_and_last", CFUNCTYPE(None, POINTER(Column), c_int64, c_void_p)),
+     ("pack_events", CFUNCTYPE(c_int64, POINTER(Events))), ("pack", CFUNCTYPE(c_int64, POINTER(DenseSpikes))),
+     ("unpack", CFUNCTYPE(None, POINTER(DenseSpikes))), ("count", CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64,
+     c_int64, c_int64, c_int64)), ("flatten", CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64, c_int64)), ("total",
+     CFUNCTYPE(None, c_void_p, c_void_p, c_int64, c_int64, c_int64)), ("sample_rates", CFUNCTYPE(None,
+     POINTER(Sample))), ("find_periods", CFUNCTYPE(None, POINTER(Periods))), ("expand_periods", CFUNCTYPE(None,
+     c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)), ("total_periods", CFUNCTYPE(None, c_void_p,
+     c_void_p, c_int64, c_int64, c_int64, c_int64, c_int64)), ("fingerprint", CFUNCTYPE(c_uint64, c_void_p, c_int64)),
+     ("max_threads", CFUNCTYPE(c_int64))]

@@ -112,6 +112,12 @@ class LayerPlans:
         op: dict[str, Any] = {"kind": Kind.FIRE, "shape": [C, height, width], "windows": windows}
         return self._made([inputs * groups, *size], op, neuron, bias, {"weight": weight}, is_periodic, is_long)
 
+    def product(self, neuron: Neuron, size: Sequence[int], weight: Tensor, bias: Tensor | None) -> LayerPlan:
+        """The plan of neurons behind a 1x1 convolution of values; the arguments are those of :meth:`conv2d`."""
+        C, inputs = weight.shape[:2]
+        op: dict[str, Any] = {"kind": Kind.FIRE, "shape": [C, *size], "windows": [_window(0, weight="weight")]}
+        return self._made([inputs, *size], op, neuron, bias, {"weight": weight}, real=True)
+
     def sigma_delta(self, size: Sequence[int], weight: Tensor, window: tuple, gives_values: bool) -> LayerPlan:
         """The plan of a convolution of what sigma-delta neurons send, with or without neurons behind it.
 
@@ -131,12 +137,17 @@ class LayerPlans:
         """The plan of a max pooling of ``C`` channels of what sigma-delta neurons have sent; the arguments are those of
         kernels/sigma_delta_codes.py."""
         windows = [_window(0, kernel, stride, padding)]
-        op: dict[str, Any] = {"kind": Kind.SEND_MAXIMA, "shape": [C, *size_out], "windows": windows, "real": gives_values}
+        op: dict[str, Any] = {
+            "kind": Kind.SEND_MAXIMA,
+            "shape": [C, *size_out],
+            "windows": windows,
+            "real": gives_values,
+        }
         return self._made_of([C, *size], op, {})
 
     def _made(
         self, shape: list[int], op: dict[str, Any], neuron: Neuron, bias: Tensor | None, tensors: dict[str, Tensor],
-        is_periodic: bool = False, is_long: bool = False,
+        is_periodic: bool = False, is_long: bool = False, real: bool = False,
     ) -> LayerPlan:  # fmt: skip
         """The plan of an operation with neurons, in the words of proxykernels/plan/description.py."""
         C, states = neuron.channels.shape[1], neuron.states + (op["kind"] == Kind.RECUR)
@@ -147,15 +158,16 @@ class LayerPlans:
         neurons: dict[str, Any] = {"model": neuron.model, "scalars": list(neuron.scalars), **names}
         neurons |= {"fires": True, "rectifies": False, "limit": None, "scale": None}
         op |= {"neurons": neurons, "real": False}
-        return self._made_of(shape, op, tensors, is_periodic, is_long)
+        return self._made_of(shape, op, tensors, is_periodic, is_long, real)
 
     def _made_of(
         self, shape: list[int], op: dict[str, Any], tensors: dict[str, Tensor], is_periodic: bool = False,
-        is_long: bool = False,
+        is_long: bool = False, real: bool = False,
     ) -> LayerPlan:  # fmt: skip
         """The plan of an operation that has all but what is the same for every layer."""
         op |= {"name": "layer", "divisor": 0, "count_padding": True, "adaptive": False}
-        about: dict[str, Any] = {"shape": shape, "real": False, "precision": None, "operations": [op]}
+        op["shape"] = list(map(int, op["shape"]))
+        about: dict[str, Any] = {"shape": list(map(int, shape)), "real": real, "precision": None, "operations": [op]}
         about["layer"] = {"periodic": is_periodic, "long": is_long}
         return LayerPlan(self._functions, engine.made_plan(json.dumps(about), tensors, self.target))
 
@@ -166,7 +178,7 @@ def _window(
 ) -> dict[str, Any]:  # fmt: skip
     names, pairs = ("kernel", "stride", "padding", "dilation"), (kernel, stride, padding, dilation)
     sizes = {name: list(map(int, pair)) for name, pair in zip(names, pairs, strict=True)}  # of layers some are numpy's
-    return {"slot": slot, "groups": groups, "weight": weight, **sizes}
+    return {"slot": slot, "groups": int(groups), "weight": weight, **sizes}
 
 
 def described(neurons: Any, size, weight: tuple[int, ...], window: tuple, groups: int = 1) -> Any:

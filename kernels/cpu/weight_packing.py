@@ -13,12 +13,6 @@ from . import abi
 BLOCK = 32  # channels that the kernels handle at a time: src/simd.h
 
 
-def pack_columns(weight: Tensor) -> Tensor:
-    """Weights for the product of real values: [blocks of C_out][C_in][BLOCK]."""
-    columns = torch.nn.functional.pad(weight.flatten(1), (0, 0, 0, -len(weight) % BLOCK))
-    return columns.unflatten(0, (-1, BLOCK)).transpose(1, 2).contiguous()
-
-
 def padded_rows(weight: Tensor) -> Tensor:
     """A matrix [C, C] with rows filled up to whole blocks of channels."""
     return torch.nn.functional.pad(weight, (0, -weight.shape[1] % BLOCK)).contiguous()

@@ -93,7 +93,7 @@ DEFECTS = {
         "tests/engine/test_engine_many_steps.py",
     ),
     "depthwise: the last steps": Defect(
-        f"{CONV}/pixel_steps.h",
+        f"{CONV}/pixel_by_pixel.h",
         "for (Block& sum : current) sum = bias;",
         "for (Block& sum : current) sum = n.T - t < together ? Block{} : bias;",
     ),

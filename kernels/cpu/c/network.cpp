@@ -70,8 +70,12 @@ engine::Plan* pack(const Plan& plan, const engine::Functions& functions, const c
         operations[k].reads = windows.data(), operations[k].count = (int64_t)windows.size();
     }
     constexpr int64_t bits_of_layer = 24;  // rows are of integers if the weights have few bits
-    const int64_t bits = plan.is_layer ? bits_of_layer : plan.precision == "int8" ? 8 : plan.precision == "int16" ? 16 : 0;
-    const engine::Input input{plan.image.C, plan.image.H, plan.image.W, plan.is_layer, plan.is_periodic, plan.is_long};
+    const int64_t bits = plan.is_layer               ? (plan.real ? 0 : bits_of_layer)
+                         : plan.precision == "int8"  ? 8
+                         : plan.precision == "int16" ? 16
+                                                     : 0;
+    const engine::Input input{plan.image.C,     plan.image.H, plan.image.W, plan.is_layer,
+                              plan.is_periodic, plan.is_long, plan.real};
     const engine::Description described{input, bits, operations.data(), plan.count()};
     engine::Plan* const packed = functions.make_plan(&described, !strcmp(target, "amx"));
     if (!packed) failure.set(PK_NO_MEMORY, "there is no memory to pack the weights; take a smaller network");

@@ -81,14 +81,6 @@ struct Conv2d {
     int64_t x_image;  // bytes from one image of x to the next; 0: T steps, without a gap
 };
 
-struct Product {
-    Neurons neurons;
-    const float* x;  // [T, N, P, C_in]
-    const float* weight;  // [ceil(C / 32)][C_in][32]
-    const float* bias;  // [ceil(C / 32) * 32]
-    int64_t C_in;
-};
-
 // A layer of sigma-delta neurons with its synapses; sigma_delta/codes.h defines the codes of their spikes. The same struct
 // describes max pooling of x with C channels: z then holds the sums of each input [N, H * W, C]. Without neurons it writes the
 // change of each maximum to `arrived`, with T_in = T steps, and keeps the maxima in a. With neurons behind it, it writes what

@@ -1,5 +1,5 @@
 // Max pooling of spike counts (max_rate_pool.py): an output fires when the highest count in its window grows. Lanes are
-// channels, as in conv2d/depthwise.h. The counts of a window's inputs stay in the first-level cache for all steps.
+// channels, as in conv2d/pixel_by_pixel.h. The counts of a window's inputs stay in the first-level cache for all steps.
 #pragma once
 #include "neurons.h"
 #include "packed_spikes.h"

@@ -1,4 +1,3 @@
-// Neurons on given currents, and layers whose currents never leave the registers.
-#include "conv2d/pointwise_real.h"
+// Neurons on given currents.
 #include "if_scan.h"
 #include "periodic_spikes.h"

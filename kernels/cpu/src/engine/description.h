@@ -40,11 +40,12 @@ struct Input {
     int64_t C, H, W;
     // Whether the plan is a layer that is called by itself: one operation, of Fire, Recur, Send or SendMaxima, whose neurons come
     // with each run. Of Fire's neurons the plan takes the model, the bias and the least thresholds, of Recur's the model, of
-    // others nothing. Fire then reads packed spikes only: of slot 0, and of slot 2 a shortcut.
+    // others nothing. Fire then reads either values [T, N, P, C], or packed spikes of slot 0 and, as a shortcut, of slot 2.
     bool is_layer = false;
     // Of such a layer: all inputs fire periodically from rest, at the steps t where the period divides t + 1; and runs have enough
     // samples, pixels and steps for kernels that sum slices, for which alone weights of several pixels are then packed.
     bool is_periodic = false, is_long = false;
+    bool is_real = false;  // Fire and Recur: whether the input of such a layer is values
 };
 
 struct Description {

@@ -152,6 +152,7 @@ static void find_conv(Op& op) {
 // Packs the weights of a convolution for all kernels of ../conv2d that can run it; false if there is no memory.
 static bool pack_for_kernels(Plan& plan, Op& op, bool periodic) {
     find_conv(op);
+    if (op.is_layer && plan.input.is_real) return true;  // the matrix serves its kernel
     const auto add = [&](int64_t bytes) {
         plan.bytes += bytes == no_memory ? 0 : bytes;
         return bytes != no_memory;

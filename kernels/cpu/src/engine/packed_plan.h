@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "../conv2d/depthwise.h"
+#include "../conv2d/pixel_by_pixel.h"
 #include "../neurons.h"
 #include "engine.h"
 #include "reach.h"

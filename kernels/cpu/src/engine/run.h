@@ -77,7 +77,8 @@ static View view_of(const Input& in, int64_t kind, const void* x, int64_t N, int
         view.pixel = (in.C + 7) / 8, view.step = P * view.pixel, view.image = T * view.step;
     } else {
         view.values = (const float*)x;
-        view.image = in.C * P, view.step = kind == engine::HeldValues ? 0 : N * in.C * P, view.pixel = 1, view.channel = P;
+        view.image = in.C * P, view.step = kind == engine::HeldValues ? 0 : N * in.C * P;
+        view.pixel = in.is_layer ? in.C : 1, view.channel = in.is_layer ? 1 : P;
     }
     return view;
 }
@@ -287,9 +288,9 @@ static int64_t run(Session* session, const Run* asked) {
     look_at_kinds(*session, run.kind != engine::PackedSpikes);
     Team& team = team_of(*session, run.threads);
     const int64_t work = run.N * run.T;
-    const int64_t expected = session->last_work ? (int64_t)((double)session->last_time * work / session->last_work)
+    const int64_t expected = session->last_work           ? (int64_t)((double)session->last_time * work / session->last_work)
                              : run.neurons || run.changes ? guessed_time(session->plan.ops[0], work)
-                                                : 0;
+                                                          : 0;
     team.begin(expected);
     const Portion p = portion_of(*session, run);
     int64_t outcome = make_room(*session, run, p, team.crew()) ? engine::Ran : engine::NoMemory;

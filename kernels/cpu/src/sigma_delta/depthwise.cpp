@@ -32,7 +32,7 @@ static OUT_OF_LINE int64_t add_depthwise(const SigmaDeltaTaps& taps, const Value
     return additions;
 }
 
-// Output channel c reads only input channel c. The weights are in the order of pack_taps (../conv2d/depthwise.h).
+// Output channel c reads only input channel c. The weights are in the order of pack_taps (../conv2d/pixel_by_pixel.h).
 template <class Value>
 static void depthwise_task_of(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted) {
     const SigmaDelta& s = call.s;

@@ -1,9 +1,39 @@
-// Depthwise convolution with the IF neuron in the same pass: output channel c reads only input channel c. Lanes are
-// channels, and the bits of an input pixel mask an addition, so nothing is unpacked.
+// Convolutions that run the neurons of a pixel through all steps, with the currents of a few steps in registers: depthwise ones
+// of spikes, and 1x1 ones of values.
 #pragma once
-#include "pixel_steps.h"
+#include <type_traits>
+
+#include "../neurons.h"
+#include "../work.h"
 
 namespace PK_TARGET {
+
+// Runs all steps of 32 channels of an output pixel. add(t, steps, current) adds to the currents of `steps` steps from t on,
+// which hold the bias already; steps is an integral constant, 1 or `together`.
+template <int together, class Model, class Add>
+static inline void fire_pixel(const Neurons& n, const float* biases, Model, int64_t place, int64_t channel, Add add) {
+    const int channels = (int)least(n.C - channel, block);
+    const int64_t bytes = (n.C + 7) / 8, image = place / n.P;
+    uint8_t* const out = n.spikes + (image * n.T * n.P + place % n.P) * bytes + channel / 8;
+    float* const kept = states_of<Model>(n, image, place % n.P, channel);
+    const Block bias = load_block(biases + channel);
+    const NeuronBlock<Model, block> neurons(n.neuron, channel);
+    NeuronStates<Model::states, block> state;
+    load_states<Model>(state, n, 0, image, place % n.P, channel, channels);
+    for (int64_t t = 0; t < n.T;) {
+        Block current[together];
+        for (Block& sum : current) sum = bias;
+        const int64_t steps = n.T - t < together ? 1 : together;
+        if (steps == 1) add(t, std::integral_constant<int, 1>(), current);
+        else add(t, std::integral_constant<int, together>(), current);
+        for (int64_t i = 0; i < steps; i++, t++)
+            store_spikes(out + t * n.P * bytes, step_block(neurons, state, current[i]), channels);
+    }
+    store_states(kept, n, state, channels);
+}
+
+// Depthwise: output channel c reads only input channel c. Lanes are channels, and the bits of an input pixel mask an addition,
+// so nothing is unpacked.
 
 // The taps of a window that lie inside the image, as offsets of their bits and of their weights.
 struct DepthwiseTaps {
@@ -76,6 +106,30 @@ static void fire_depthwise_pixels(const Conv2d& c, Model model, int64_t first, i
         taps.find(c, place % c.neurons.P);
         for (int64_t channel = 0; channel < c.neurons.C; channel += block) fire_depthwise(c, model, place, channel, taps);
     }
+}
+
+// 1x1: adds the products to the currents of a few successive steps, whose values are `next` floats apart. `width`: weights from
+// one row to the next. Each row is read once for all of these steps.
+template <int steps>
+static inline void add_products(const float* x, int64_t next, const float* weight, int64_t width, int64_t inputs,
+                                Block* current) {
+    for (int64_t k = 0; k < inputs; k++, weight += width) {
+        const Block w = load_block(weight);
+        for (int t = 0; t < steps; t++) {
+            const Vec value = broadcast(x[t * next + k]);
+            for (int i = 0; i < vecs; i++) current[t].v[i] = multiply_add(value, w.v[i], current[t].v[i]);
+        }
+    }
+}
+
+// All steps of 32 channels of a pixel, whose values at the first step are at x.
+template <class Model>
+static void fire_product(const Conv2d& c, Model model, int64_t place, int64_t channel, const float* x, int64_t next,
+                         const float* weight, int64_t width) {
+    constexpr int together = Vec::width >= 16 ? 8 : Vec::width >= 8 ? 3 : 1;  // as many steps as have sums in registers
+    fire_pixel<together>(c.neurons, c.bias, model, place, channel, [&](int64_t t, auto steps, Block* current) {
+        add_products<steps>(x + t * next, next, weight, width, c.C_in, current);
+    });
 }
 
 }  // namespace PK_TARGET
