@@ -152,6 +152,20 @@ def test_what_c_would_misread_is_refused(changed, name):
         )
 
 
+@pytest.mark.parametrize("sizes", [(0, 4, 3), (2, 0, 3), (2, 4, 0)], ids=str)
+def test_what_plans_have_no_sizes_for(sizes):
+    """No samples, no pixels, or no channels: nothing is sent, and nothing is counted."""
+    N, P, C = sizes
+    x, neuron, window = (
+        torch.ones(N, 3, P, C),
+        sigma_delta_codes.Senders(4, 0.0, torch.ones(C)),
+        ((1, 1), (0, 0), (1, 1), C),
+    )
+    state = torch.zeros(N, P, C), torch.zeros(N, P, C)
+    codes, counts = cpu.load(None).sigma_delta(x, (1, P), None, None, None, 3, neuron, window, state)
+    assert codes.shape == x.shape and counts == (0, 0)
+
+
 @pytest.mark.parametrize("target", INSTRUCTION_SETS)
 @pytest.mark.parametrize("threads", [2, 5])
 @pytest.mark.parametrize("size", [(1, 1), (9, 5)])

@@ -10,7 +10,7 @@ from neuron_cases import NAMES, channelwise, state
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.recording import recording
-from proxykernels.neurons import IFNeuron
+from proxykernels.neurons import IFNeuron, LINeuron
 
 
 def with_a_background(x, generator):
@@ -224,3 +224,21 @@ def test_currents_of_many_inputs(monkeypatch, generator, target, T):
     (choice,) = choices
     assert choice.kernel in (("patterns",) if T == 1 else ("rows", "tables"))
     assert error < (2.5 if choice.kernel == "tables" else 1.2) * theirs
+
+
+@pytest.mark.parametrize("T", [1, 7, 70])
+@pytest.mark.parametrize("C_out", [5, 40, 130])
+def test_an_engine_behind_a_linear_bottleneck(instruction_set, generator, C_out, T):
+    """Neurons that never fire and forget give values, each step others: products in an engine, and in simulate."""
+    first, second = pk.FusedIFConv2d(6, 9, 3, padding=1), pk.FusedConv2d(9, 20, 1, neuron=LINeuron(decay=0.0))
+    net = torch.nn.Sequential(first, second, pk.FusedIFConv2d(20, C_out, 1, bias=True)).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(dyadic(*parameter.shape, generator=generator))
+        x = spikes(T, 2, 6, 5, 4, generator=generator)
+        engine = pk.compile(net, x)
+        with pk.use_reference():
+            expected = pk.simulate(net, x, T).spikes.dense()
+        assert expected.any() and equal(engine(x, T).spikes.dense(), expected)
+        assert equal(pk.simulate(net, x, T).spikes.dense(), expected)
+    assert "product" in str(engine)
