@@ -29,14 +29,13 @@ class SigmaDeltas:
         """A convolution, or each input by itself, and neurons."""
         given = x if x is not None else added
         assert given is not None
-        (N, _, P, C), stride, padding, dilation = given.shape, *window[:3]
+        N, _, P, C = given.shape
         if weight is not None:
-            C, kernel = len(weight), tuple(weight.shape[2:])
-            P = math.prod(output_size(size, kernel, stride, padding, dilation))
+            C, P = len(weight), math.prod(output_size(size, weight.shape[2:], *window[:3]))
         if not P * given.numel():  # plans have no images without pixels
             return sigma_delta_codes.sigma_delta(x, size, weight, bias, added, T, neuron, window, state)
         if weight is None:
-            weight, size, window = _ones(C), size if x is not None else (1, P), (stride, padding, dilation, C)
+            weight, size, window = _ones(C), (1, P), ((1, 1), (0, 0), (1, 1), C)
         if bias is not None:
             require_finite("bias", bias)
             bias = bias.float().contiguous()

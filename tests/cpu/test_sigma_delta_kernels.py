@@ -152,6 +152,14 @@ def test_what_c_would_misread_is_refused(changed, name):
         )
 
 
+def test_neurons_on_sums_alone_have_no_window(generator):
+    """What arrives without a convolution has the size of the neurons, whatever window is named."""
+    added, neuron = dyadic(2, 3, 6, 5, generator=generator), sigma_delta_codes.Senders(4, 0.0, torch.ones(5))
+    operands = None, (2, 3), None, None, added, 3, neuron, ((1, 1), (1, 0), (1, 1), 1)
+    expected, _ = sigma_delta_codes.sigma_delta(*operands)
+    assert expected.any() and equal(cpu.load(None).sigma_delta(*operands)[0], expected)
+
+
 @pytest.mark.parametrize("sizes", [(0, 4, 3), (2, 0, 3), (2, 4, 0)], ids=str)
 def test_what_plans_have_no_sizes_for(sizes):
     """No samples, no pixels, or no channels: nothing is sent, and nothing is counted."""
