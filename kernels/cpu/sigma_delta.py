@@ -88,8 +88,8 @@ def _run(
     """What a layer gives, [N, T, P, C], and the counts of the call."""
     N, T, _, C = shape
     y = heap.empty(*shape, dtype=torch.float32 if neuron is None else neuron.type)
-    highest = heap.zeros(C) if neuron is None else neuron.highest
-    x, added, highest = (None if t is None else t.contiguous() for t in (x, added, highest))
+    highest = (heap.zeros(C) if neuron is None else neuron.highest).contiguous()
+    x, added = (None if t is None else t.contiguous() for t in (x, added))
     written = (None, y) if y.is_floating_point() else (y, None)
     x_, bias_, *pointers = _pointers(x, bias, added, highest, *written, *(state or (None, None)))
     lowest, threshold, exponents = 0.0, math.inf, 1
