@@ -76,7 +76,7 @@ def pytest_generate_tests(metafunc):
     yield
     option = metafunc.config.option
     if not (option.exhaustive or any("[" in argument for argument in metafunc.config.args)):
-        selection.thin(metafunc, strength=1 if option.quick else 2)
+        selection.thin(metafunc, option.quick, bool(option.slow))
 
 
 @pytest.hookimpl(tryfirst=True)  # before the options -m and -k choose

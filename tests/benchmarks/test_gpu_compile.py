@@ -1,12 +1,12 @@
 """gpu_speed.py compile: what kernels take when they are compiled, with no GPU."""
 
 import ast
-import csv
 from dataclasses import asdict
 from pathlib import Path
 
 import gpu_speed
 import pytest
+from common.tables import read_csv
 from gpu import compile_report, compile_variants, variants
 from gpu.kernel_resources import one_slot_stores
 from gpu.main_loop import MainLoop, fused_or_flushed, loop_spills, loop_types, main_loop, programs
@@ -32,11 +32,6 @@ SOUND = {
     "loop_conversions": 0,
     "loop": asdict(MainLoop(207, 8, 3, 3, 0, 0, 122, 4736)),
 }
-
-
-def read(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_every_kernel_is_in_the_list():
@@ -69,7 +64,7 @@ def test_quick_report_has_a_row_a_variant(tmp_path, capsys):
     pytest.importorskip("triton")
     out = tmp_path / "folder" / "compile_report.csv"
     gpu_speed.main(["compile", "--out", str(out.parent)])
-    rows = read(out)
+    rows = read_csv(out)
     assert [f"{row['kernel']}/{row['target']}/{row['variant']}" for row in rows] == variants.QUICK
     assert list(rows[0]) == compile_report.COLUMNS
     compiled = [row for row in rows if "multiplies" not in row["note"]]  # what its target has
@@ -108,7 +103,7 @@ def test_faulty_variant_is_named_and_ends_with_status_1(tmp_path, monkeypatch, c
         gpu_speed.main(["compile", "--out", str(tmp_path)])
     message = str(ending.value)  # a text makes Python end with status 1 and print it
     assert "1 of 2 variants at fault" in message and f"sm_80/odd/one-product/hard/words: {fault}" in message
-    assert [bool(row["note"]) for row in read(tmp_path / "compile_report.csv")] == [False, True]
+    assert [bool(row["note"]) for row in read_csv(tmp_path / "compile_report.csv")] == [False, True]
 
 
 TWO_LOOPS = """

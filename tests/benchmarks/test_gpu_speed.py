@@ -12,6 +12,7 @@ import pytest
 import torch
 from cases import dyadic
 from common import nets
+from common.tables import read_csv
 from equality import equal
 from gpu import differences, kernel_speed, measure, operand_layouts, operand_report, self_check
 from gpu import rivals as gpu_rivals
@@ -353,13 +354,8 @@ def test_blocks_are_those_of_triton():
         assert [[basis for basis in bases["register"] if any(basis)], bases["lane"], bases["warp"]] == json.loads(line)
 
 
-def read(path: Path) -> list[dict]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_kernels_list_is_the_table():
-    rows = read(TABLE)
+    rows = read_csv(TABLE)
     assert {(row["triton"], row["target"]) for row in rows} == {
         (version, target) for version in TRITONS for target in operand_report.TARGETS
     }

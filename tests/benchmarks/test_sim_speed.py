@@ -13,6 +13,7 @@ import torch
 from common import checkout, data, nets, weights_file
 from common.checkout import RESULTS
 from common.memory import PeakMemory
+from common.tables import read_csv
 from equality import equal
 from speed import ops_cases, ops_parts, ops_table, prepare, report, rivals
 from speed import options as speed_options
@@ -306,11 +307,6 @@ TINY = [
 tiny = pytest.mark.parametrize("shape", TINY, ids=["conv", "depthwise", "linear"])
 
 
-def read(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 # Shapes and counts
 
 
@@ -389,7 +385,7 @@ def test_wrong_kernel_is_found_and_nothing_is_written(tmp_path, monkeypatch, par
 @compiled
 def test_rates_have_a_row_a_kernel_and_a_plot(tmp_path, capsys):
     ops_speed.main(["--quick", "--parts", "rates", "--out", str(tmp_path)])
-    rows, shown = read(tmp_path / "ops_speed_rates.csv"), capsys.readouterr().out
+    rows, shown = read_csv(tmp_path / "ops_speed_rates.csv"), capsys.readouterr().out
     assert list(rows[0]) == ops_table.COLUMNS["rates"]
     named = {*ops_parts.KERNELS, "chosen", "torch fp32"}
     assert named <= {row["kernel"] for row in rows}
@@ -415,7 +411,7 @@ def test_rates_have_a_row_a_kernel_and_a_plot(tmp_path, capsys):
 def test_shapes_have_their_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(ops_table, "QUICK_SHAPES", TINY)
     ops_speed.main(["--quick", "--rounds", "1", "--parts", "shapes", "--out", str(tmp_path)])
-    shapes = read(tmp_path / "ops_speed_shapes.csv")
+    shapes = read_csv(tmp_path / "ops_speed_shapes.csv")
     assert [row["layer"] for row in shapes] == [str(shape) for shape in TINY]
     assert shapes[1]["kernel"] == "depthwise" and shapes[1]["groups"] == "8"
     for row in shapes:

@@ -53,38 +53,43 @@ def test_an_installed_package_named_kernels_is_not_hidden(tmp_path):
     python(["-c", code + "; assert not hasattr(proxykernels.kernels, 'theirs')"])
 
 
+@pytest.fixture(scope="module")
+def made(copy, tmp_path_factory):
+    """What setup.py puts into a wheel, and an sdist, unpacked."""
+    wheel, folder = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("sdist")
+    python(["setup.py", "-q", "build_py", "--build-lib", str(wheel), "sdist", "--dist-dir", str(folder)], copy)
+    (archive,) = folder.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(folder, filter="data")
+    (sdist,) = (path for path in folder.iterdir() if path.is_dir())
+    return wheel, sdist
+
+
 @pytest.mark.long
 @checkout
-def test_a_wheel_holds_the_package_and_its_sources(copy, tmp_path):
-    python(["setup.py", "-q", "build_py", "--build-lib", str(tmp_path)], copy)
+def test_a_wheel_holds_the_package_and_its_sources(copy, made):
     expected = files(copy / "proxykernels", "*.py", "py.typed", "*.safetensors", "*.gz", "ORIGIN.md")
     expected |= {f"kernels/{name}" for name in files(copy / "kernels", "*.py", "*.cpp", "*.c", "*.h", "*.txt", "*.in")}
     assert len(expected) > 50
-    assert {name for name in files(tmp_path / "proxykernels", "*") if "." in Path(name).name} == expected
+    assert {name for name in files(made[0] / "proxykernels", "*") if "." in Path(name).name} == expected
 
 
 @pytest.mark.long
 @checkout
-def test_an_sdist_holds_what_its_tests_need(copy, tmp_path):
-    python(["setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)], copy)
-    (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as file:
-        file.extractall(tmp_path, filter="data")
-    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+def test_an_sdist_holds_what_its_tests_need(copy, made):
     folders = ("proxykernels", "kernels", "tests", "benchmarks", "docs")
     expected = {str(path.relative_to(copy)) for name in folders for path in (copy / name).rglob("*") if path.is_file()}
-    made = "docs/api/names/", "docs/extra/demo/built/"  # by the site's build, and the browser page's
-    expected = {path for path in expected if not path.startswith(made)}
+    built = "docs/api/names/", "docs/extra/demo/built/"  # by the site's build, and the browser page's
+    expected = {path for path in expected if not path.startswith(built)}
     expected |= {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "setup.py", "MANIFEST.in"}
     assert len(expected) > 150
-    assert not expected - files(unpacked, "*")
+    assert not expected - files(made[1], "*")
 
 
+@pytest.mark.long
 @checkout
-def test_an_index_shows_no_link_that_leads_nowhere(copy, tmp_path):
-    python(["setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)], copy)
-    (information,) = tmp_path.rglob("PKG-INFO")
-    about, _, page = information.read_text().partition("\n\n")
+def test_an_index_shows_no_link_that_leads_nowhere(copy, made):
+    about, _, page = (made[1] / "PKG-INFO").read_text().partition("\n\n")
     assert {"License-Expression: MIT", "Description-Content-Type: text/markdown"} <= set(about.splitlines())
     assert re.findall(r"\]\((?!https:)", (copy / "README.md").read_text()) and "](https:" in page
     assert not re.findall(r"\]\((?!https:)", page) and "![" not in page

@@ -9,6 +9,7 @@ import pytest
 import torch
 from equality import equal
 from own_forwards import FORWARDS, Layers, dyadic, image, inputs, network
+from test_simulate_plans import is_planned
 from torch import nn
 
 import proxykernels as pk
@@ -18,11 +19,6 @@ from proxykernels.running import planned as plans
 
 def dense(y):
     return y.dense() if isinstance(y, pk.Spikes) else y
-
-
-def is_planned(net: nn.Module) -> bool:
-    known = plans._kept(net)
-    return known is not None and any(found is not None for found in known.engines.values())
 
 
 def check(net: nn.Module, x, T: int = 9, **options):
