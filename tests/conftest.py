@@ -106,6 +106,15 @@ def backend(request, monkeypatch):
 
 
 @pytest.fixture
+def short_proof(monkeypatch):
+    """Imported networks are compared with their originals in fewer steps: in tests that compare them, too."""
+    from proxykernels.conversion.libraries import port_proof
+
+    for name, steps in {"SHORT": 12, "LONG": 32, "AGAIN": 4}.items():
+        monkeypatch.setattr(port_proof, name, steps)
+
+
+@pytest.fixture
 def kernels_can_run(pytestconfig, monkeypatch):
     """Without a GPU the Triton kernels run only in Triton's interpreter, chosen at their import, or in the emulator."""
     if pytestconfig.getoption("--emulate"):

@@ -246,6 +246,7 @@ def test_networks_without_weights(tmp_path, monkeypatch, options, message):
         against_relu.main([*options.split(), "--out", str(tmp_path)])
 
 
+@pytest.mark.slow  # of the imports that come before any timing
 def test_what_is_refused_before_any_timing(subject, tmp_path, monkeypatch):
     monkeypatch.setattr(subjects, "load", lambda name, root: subject)
     with pytest.raises(SystemExit, match="--batch must be at most the 64 test images, got 65"):

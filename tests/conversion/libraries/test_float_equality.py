@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import proxykernels as pk
 from proxykernels.neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 T, N = 64, 8
 LAYERS = (1, 3, 6)  # of neurons
 

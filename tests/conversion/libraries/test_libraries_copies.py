@@ -13,6 +13,8 @@ from torch.nn.utils.parametrizations import weight_norm
 import proxykernels as pk
 from proxykernels.conversion.libraries import port_proof
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 T = 12
 
 
@@ -268,7 +270,7 @@ def test_networks_that_run_for_few_steps_only():
         assert len(x) < 30, "thirty steps at most"
         return torch.stack([net.sn(net.fc(x[t])) for t in range(len(x))])
 
-    with pytest.raises(ValueError, match="Net cannot be compared .* does not run for 40 steps of 4 samples: thirty"):
+    with pytest.raises(ValueError, match="Net cannot be compared .* does not run for 32 steps of 1 sample: thirty"):
         pk.from_spikingjelly(linear_net(forward))
 
 

@@ -14,6 +14,8 @@ from torch import nn
 
 import proxykernels as pk
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 T = 8  # a power of two, of whose means none is rounded
 
 

@@ -15,6 +15,8 @@ from torch import nn
 import proxykernels as pk
 from proxykernels import neurons
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 T = 24
 FEW = 8  # steps of leaky neurons: each adds a bit to what float32 must hold
 

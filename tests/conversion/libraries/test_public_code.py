@@ -13,6 +13,8 @@ from torch import nn
 
 import proxykernels as pk
 
+pytestmark = pytest.mark.usefixtures("short_proof")
+
 T = 8
 
 
