@@ -42,6 +42,9 @@ Graded neurons send the change itself, as a value, where it is large enough:
 
 Of a constant input that is one pass of the ReLU network in which activations below theta count as 0.
 
+Graded neurons of 8 bits send whole multiples of a unit, a power of two: the same equations with f(z) rounded to the
+nearest multiple, half a unit to the even one. From its lowest to its highest value f has at most 127 units.
+
 Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here; states are float32 whatever the input's type, ``[N,
 C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data every kernel is bit-equal to these
 functions.
@@ -254,11 +257,17 @@ def graded(
     highest: float | Tensor = math.inf,
     state: tuple[Tensor, Tensor] | None = None,
     pool: Callable[[Tensor], Tensor] = lambda z: z,
+    unit: float | None = None,
 ) -> Tensor:
-    """Graded neurons on what arrives: as :func:`sigma_delta`, with the least change that is sent for ``theta``."""
+    """Graded neurons on what arrives: as :func:`sigma_delta`, with the least change that is sent for ``theta``.
+
+    ``unit``: of neurons of 8 bits; None: values are not rounded.
+    """
     theta = _of_channels(theta, arrived)
 
     def send(activation: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        if unit is not None:
+            activation = torch.round(activation / unit) * unit
         change = activation - a
         sends = change.abs() >= theta
         return torch.where(sends, change, 0.0), torch.where(sends, activation, a)

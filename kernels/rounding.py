@@ -80,6 +80,38 @@ def unit_of(rows: Tensor, biases: Tensor | None, precision: Precision, ones: int
     return unit
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Values that weights are multiplied by: multiples of ``unit``, a power of two, up to ``largest`` units."""
+
+    unit: float
+    largest: int
+
+
+def units_of_values(rows: list[Tensor], bias: Tensor | None, grids: list[Grid], largest: int) -> list[Tensor]:
+    """The units [C] of weights [C, inputs] (float64) of several inputs whose values are on ``grids``: powers of two, of
+    which no weight has more than ``largest``, and in which any sum of values times weights and a bias [C] is exact in
+    float32. Biases are multiples of the smallest product of a weight's unit and a value's.
+
+    Raises:
+        ValueError: a neuron has more inputs than exact sums are for.
+    """
+    units = [power_of_two(row.abs().amax(1) / largest) for row in rows]
+    total = rows[0].new_zeros(len(rows[0])) if bias is None else power_of_two(bias.abs())
+    room = float(2**FLOAT_BITS - 2)
+    for row, unit, grid in zip(rows, units, grids, strict=True):
+        # Weights are rounded by half a unit at most. A sum of whole grains is the same in any order.
+        grain = power_of_two(row.abs().amax(1, keepdim=True)) * 2.0**-28
+        sums = torch.ceil(row.abs() / grain).sum(1) * grain[:, 0]
+        total = total + (sums + unit * row.shape[1] / 2) * (grid.unit * grid.largest)
+        room -= row.shape[1] * grid.largest / 2
+    if room <= 0:
+        inputs = sum(row.shape[1] for row in rows)
+        raise ValueError(f"exact sums of values are for fewer inputs a neuron, got {inputs}")
+    finest = power_of_two(total / room)
+    return [torch.maximum(unit, finest / grid.unit) for unit, grid in zip(units, grids, strict=True)]
+
+
 def room_for(inputs: int, biases: int) -> int:
     """The largest sum of a neuron before rounding, since rounding adds up to half a unit to each weight and bias.
 

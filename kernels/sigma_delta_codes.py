@@ -1,6 +1,6 @@
 """Spikes of sigma-delta neurons: at most one signed power of two a neuron and step, as a code of one byte.
 
-Graded neurons send values instead, float32 ``[N, T, P, C]``.
+Graded neurons send values instead, float32 ``[N, T, P, C]``; those of 8 bits multiples of a unit.
 
 A code is 0 for silence, else +-(k + 1) for a spike of +-2**-k; thresholds are 1, for the weights hold all others
 (conversion/relu/scales.py). Codes are int8 ``[N, T, P, C]``. They are not packed over time or channels, as
@@ -20,6 +20,7 @@ from torch import Tensor
 from . import heap, reference
 from .table import Most
 from .unfused import exact
+from .weight_cache import WHOLE_BITS
 
 Pair = tuple[int, int]  # of height and width
 Window = tuple[Pair, Pair, Pair, int]  # stride, padding, dilation, groups
@@ -34,12 +35,15 @@ class Senders(NamedTuple):
         lowest: 0 for a ReLU, -infinity for an identity.
         highest: float32 [C]; infinity: not clipped.
         threshold: of graded neurons, which send values: the least that they send; None: they send powers of two.
+        unit: of graded neurons of 8 bits, what their values are multiples of, a power of two; activations are then at
+            most Most.CODE units apart. None: values are not rounded.
     """
 
     exponents: int
     lowest: float
     highest: Tensor
     threshold: float | None = None
+    unit: float | None = None
 
     @property
     def type(self) -> torch.dtype:
@@ -85,7 +89,7 @@ def arriving(
     stride, padding, dilation, groups = window
     images = values.transpose(2, 3).flatten(0, 1).unflatten(2, size)
     with exact(x.device):
-        y = F.conv2d(images, weight.float(), None, stride, padding, dilation, groups)
+        y = convolved(images, weight, window)
     not_zero = torch.count_nonzero(images, (0, 1))  # of each pixel
     reach = windows_of_pixels(size, tuple(weight.shape[2:]), stride, padding, dilation)
     additions = int((not_zero * reach.to(x.device)).sum()) * (len(weight) // groups)
@@ -93,6 +97,13 @@ def arriving(
     if bias is not None:
         y[:, :1] += bias.float()
     return y, additions
+
+
+def convolved(images: Tensor, weight: Tensor, window: Window) -> Tensor:
+    """torch's convolution; in float64 of rounded weights, whose sums torch's fast algorithms would not keep exact."""
+    if weight.untyped_storage() in WHOLE_BITS:
+        return F.conv2d(images.double(), weight.double(), None, *window).float()
+    return F.conv2d(images, weight.float(), None, *window)
 
 
 @cache
@@ -226,7 +237,7 @@ def _sent(neuron: Senders, arrived: Tensor, state: State | None, **pool: Callabl
     options: dict[str, Any] = {"lowest": neuron.lowest, "highest": neuron.highest, "state": state} | pool
     if neuron.threshold is None:
         return codes_of(reference.sigma_delta(arrived, neuron.exponents, **options))
-    return reference.graded(arrived, neuron.threshold, **options)
+    return reference.graded(arrived, neuron.threshold, unit=neuron.unit, **options)
 
 
 def _as_images(state: Tensor, size: Pair) -> Tensor:

@@ -140,6 +140,8 @@ class Most(IntEnum):
     SIZE = 1 << 31  # of anything; below it
     GROWTH = 1 << 14  # values that operations read or give at a step, for each of the input, of weights and of windows
     EXPONENTS = 12  # of sigma-delta neurons
+    CODE = 127  # units that graded neurons of 8 bits send, with a ReLU
+    SIGNED_CODE = 63  # the same of an identity, to either side
 
 
 class Field(NamedTuple):
@@ -231,6 +233,8 @@ OPERATION = (
     Field("recurrent", "floats", "[C, C], row i: what neuron i receives; or [C], what it receives of itself",
           written="given", kinds=(Kind.RECUR,)),
     Field("scale", "floats", "[C], of SUM: what 1 stands for", written="changes", null=True, size="C"),
+    Field("grid", "limit", "of CHANGES and graded neurons: what values are rounded to multiples of; null: of nothing",
+          written="given", null=True),
     Field("delays", "integers", "[C]: steps", written="given", kinds=(Kind.DELAY,), size="C"),
 )  # fmt: skip
 

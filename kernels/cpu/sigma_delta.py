@@ -92,13 +92,13 @@ def _run(
     x, added = (None if t is None else t.contiguous() for t in (x, added))
     written = (None, y) if y.is_floating_point() else (y, None)
     x_, bias_, *pointers = _pointers(x, bias, added, highest, *written, *(state or (None, None)))
-    lowest, threshold, exponents = 0.0, math.inf, 1
+    lowest, threshold, unit, exponents = 0.0, math.inf, math.inf, 1
     if neuron is not None:
         lowest, exponents = neuron.lowest, neuron.exponents
-        threshold = math.inf if neuron.threshold is None else neuron.threshold
+        threshold, unit = (math.inf if value is None else value for value in (neuron.threshold, neuron.unit))
     steps, real = 0 if x is None else x.shape[1], x is not None and x.dtype != torch.int8
     counts = plan.run_changes(
-        abi.SigmaDelta(x_, None, bias_, *pointers, lowest, threshold, exponents, real, N, T, steps)
+        abi.SigmaDelta(x_, None, bias_, *pointers, lowest, threshold, unit, exponents, real, N, T, steps)
     )
     return y, counts
 

@@ -15,6 +15,7 @@ TASKS = (
     "sigma_delta/senders",
     "sigma_delta/rows",
     "sigma_delta/messages",
+    "sigma_delta/byte_rows",
     "sigma_delta/dense",
     "sigma_delta/depthwise",
     "sigma_delta/maximum",

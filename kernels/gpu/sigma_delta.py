@@ -8,7 +8,6 @@ stay there, as tensors.
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -115,6 +114,7 @@ def _sigma_delta_kernel(
     exponents,
     lowest,  # float, 0 or -infinity: the lowest activation
     threshold,  # float: the least change that graded neurons send
+    rounds,  # float, added and taken away to round the activations of graded neurons of 8 bits; 0: not rounded
     IS_Z: tl.constexpr,  # whether z is given instead of the input
     GRADED: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -153,6 +153,8 @@ def _sigma_delta_kernel(
         if not IS_Z:
             z += arrived
         activation = tl.maximum(tl.minimum(z, highest), lowest)
+        if GRADED:
+            activation = (activation + rounds) - rounds
         left = activation - a
         if GRADED:
             fires = tl.abs(left) >= threshold
@@ -214,6 +216,7 @@ def scan(
                 exponents=neuron.exponents,
                 lowest=float(neuron.lowest),
                 threshold=neuron.threshold or 0.0,
+                rounds=1.5 * 2**23 * (neuron.unit or 0.0),
                 IS_Z=is_z,
                 GRADED=neuron.threshold is not None,
                 BLOCK=BLOCK,
@@ -312,7 +315,7 @@ def _convolved(x: Tensor, size: Pair, weight: Tensor, window: Window) -> tuple[T
     dense, additions = values(x, len(weight) // window[3], reach)
     images = dense.flatten(0, 1).unflatten(1, size).permute(0, 3, 1, 2)  # channels last in memory
     with exact(x.device):
-        y = F.conv2d(images, weight.float(), None, *window)
+        y = definition.convolved(images, weight, window)
     return y.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2]), additions
 
 

@@ -33,6 +33,7 @@ class LayerGraph(nn.Module):
     input_dims: int | None = None  # of a constant input [N, ...], where it is known
     input_shape: tuple[int, ...] | None = None  # of a sample, where the network is right for no other
     calibrated: tuple[float, float] | None = None  # by convert: the least and the largest value of its samples
+    unit: float | None = None  # of a network with rounded weights: what its input is rounded to multiples of
 
     def __init__(self):
         super().__init__()

@@ -18,6 +18,7 @@ from ..calls import window_checks
 from ..kernels import backends, sigma_delta_codes
 from ..kernels.heap import CPU
 from ..kernels.sigma_delta_codes import Counts, Pair
+from ..kernels.table import Most
 from ..neurons import Graded, SigmaDelta
 from .base import SpikingLayer
 from .pooling import RunningMaxPool2d
@@ -140,9 +141,11 @@ class SigmaDeltaNeurons(SpikingLayer):
     Attributes:
         scale: what a spike of 1, or a value of 1, stands for in the ReLU network: of all channels, or one of each [C].
         limit: of the activation in the ReLU network (ReLU6); None: it has none.
+        unit: of graded neurons of 8 bits, in scales of the layer (plan/quantize.py); None: values are not rounded.
     """
 
     scale: Tensor
+    unit: float | None = None
 
     def __init__(
         self, *synapses: nn.Module, neuron: SigmaDelta | Graded, scale: Tensor, limit: float | None = None,
@@ -237,7 +240,11 @@ class SigmaDeltaNeurons(SpikingLayer):
         highest = highest if self.limit is None else (highest / self.scale).float()
         lowest = 0.0 if self.rectifies else -torch.inf
         if isinstance(self.neuron, Graded):
-            return sigma_delta_codes.Senders(1, lowest, highest, self.neuron.threshold)
+            if self.unit is not None:
+                most = Most.CODE if self.rectifies else Most.SIGNED_CODE
+                highest = highest.clamp(max=most * self.unit)
+                lowest = max(lowest, -most * self.unit)
+            return sigma_delta_codes.Senders(1, lowest, highest, self.neuron.threshold, self.unit)
         return sigma_delta_codes.Senders(self.neuron.exponents, lowest, highest)
 
     def extra_repr(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from ..kernels.sigma_delta_codes import Senders
-from ..kernels.table import NEURONS, OPERATION, SENDERS, WINDOW, Field, Kind
+from ..kernels.table import NEURONS, OPERATION, SENDERS, WINDOW, Field, Kind, Most
 from .operations import Operation, PlannedNeurons, Window
 from .plan import Plan
 
@@ -97,7 +97,7 @@ def _operation_of(about: Any, tensors: dict[str, Tensor]) -> Operation:
     return Operation(
         kind, about["name"], windows, tuple(about["shape"]), **_fields_of(about, tensors, OPERATION, kind),
         neurons=_neurons_of(about["neurons"], tensors) if kind in (Kind.FIRE, Kind.RECUR) else None,
-        senders=None if senders is None else _senders_of(**_fields_of(senders, tensors, SENDERS)),
+        senders=None if senders is None else _senders_of(about.get("grid"), **_fields_of(senders, tensors, SENDERS)),
     )  # fmt: skip
 
 
@@ -122,5 +122,8 @@ def _neurons_of(about: Any, tensors: dict[str, Tensor]) -> PlannedNeurons:
     )
 
 
-def _senders_of(exponents: int, rectifies: bool, limit: Tensor, threshold: float | None = None) -> Senders:
-    return Senders(exponents, 0.0 if rectifies else -math.inf, limit, threshold)
+def _senders_of(
+    unit: float | None, exponents: int, rectifies: bool, limit: Tensor, threshold: float | None = None
+) -> Senders:
+    lowest = 0.0 if rectifies else -math.inf if unit is None else -Most.SIGNED_CODE * unit
+    return Senders(exponents, lowest, limit, threshold, unit)

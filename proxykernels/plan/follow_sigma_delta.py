@@ -26,13 +26,14 @@ from .followed_values import CannotFollowError, Value, refuse
 from .operations import Operation, Shape, Window
 from .own_forward import has_own_forward
 from .plan import Plan
+from .quantize_graded import rounded_network
 
 
 @torch.no_grad()
-def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan:
+def follow_changes(net: nn.Module, shape: Shape, precision: str | None = None, *, copies: bool = True) -> Plan:
     """The plan of a network from ``convert(..., neuron="sigma-delta")`` for samples of ``shape``.
 
-    ``copies``: as of :func:`follow`.
+    ``precision``: of graded neurons, see quantize_graded.py. ``copies``: as of :func:`follow`.
 
     Raises:
         CannotFollowError: it has a module that the engine does not take.
@@ -42,8 +43,10 @@ def follow_changes(net: nn.Module, shape: Shape, *, copies: bool = True) -> Plan
     if 0 in shape:
         raise CannotFollowError(f"the engine does not take samples of the shape {shape}, which have no values")
     check_sample(net, shape)
-    follower = _Follower(Plan(shape, True, calibrated=net.calibrated), copies)
-    values = {LayerGraph.INPUT: follower.append(Operation(Kind.CHANGES, "", (Window(0),), shape, True))}
+    net = net if precision is None else rounded_network(net)
+    follower = _Follower(Plan(shape, True, precision, calibrated=net.calibrated), copies)
+    first = Operation(Kind.CHANGES, "", (Window(0),), shape, True, grid=net.unit)
+    values = {LayerGraph.INPUT: follower.append(first)}
     scales, name = {LayerGraph.INPUT: torch.ones((), dtype=torch.float32, device=heap.CPU)}, LayerGraph.INPUT
     for name, layer, sources in net.layers():
         given = tuple(values[source] for source in sources)
@@ -88,11 +91,12 @@ class _Follower(Follower):
         senders = layer.neurons(shape[0]) if layer.fires else None
         senders = senders and senders._replace(highest=senders.highest.detach().cpu().clone())
         real = senders is None or senders.threshold is not None
+        grid = senders and senders.unit
         if senders is None or layer.pool is None:
-            return self.append(Operation(Kind.SEND, path, tuple(windows), shape, real, senders=senders))
+            return self.append(Operation(Kind.SEND, path, tuple(windows), shape, real, senders=senders, grid=grid))
         arrived = self.append(Operation(Kind.SEND, path, tuple(windows), shape, True))
         window, shape = pools_and_moves.pooling(path, layer.pool, arrived)
-        return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, real, senders=senders))
+        return self.append(Operation(Kind.SEND_MAXIMA, path, (window,), shape, real, senders=senders, grid=grid))
 
     def _maxima(self, path: str, module: layers.RunningMaxPool2d, x: Value) -> Value:
         window, shape = pools_and_moves.pooling(path, module, x)

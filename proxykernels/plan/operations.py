@@ -130,6 +130,7 @@ class Operation:
             weights of what neuron i receives, or one value a neuron [C].
         senders: of SEND, None: what arrives is passed on; of SEND_MAXIMA, None: what the maxima change by.
         scale: float32 [C], of SUM: what 1 stands for in the outputs.
+        grid: of graded neurons of 8 bits and of the inputs of their networks: what values are rounded to multiples of.
         delays: int64 [C], of DELAY: by how many steps. Its states are the inputs of the last steps, the oldest first.
     """
 
@@ -147,6 +148,7 @@ class Operation:
     recurrent: Tensor | None = None
     senders: Senders | None = None
     scale: Tensor | None = None
+    grid: float | None = None
     delays: Tensor | None = None
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from ..plan.follow import follow
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import refuse
 from ..plan.quantize import round_input
+from ..plan.quantize_graded import check_precision
 from ..spikes import Spikes
 from ..spikes.spikes import cat_steps
 from ..stop import Stop
@@ -50,7 +51,8 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
             Of Spikes or bool, the engine takes spikes only, unless neurons take the input; else spikes, event counts
             and real values.
         precision: None: float32. "int16", "int8": weights rounded to 14 or 7 bits. Sums are then exact, and the spikes
-            are those of simulate with this ``precision``, on every machine.
+            are those of simulate with this ``precision``, on every machine. Of graded neurons "int8" rounds what they
+            send as well.
 
     Raises:
         TypeError: a module is not supported; the message names its path. Or samples have no values.
@@ -72,15 +74,16 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
     samples = x[:T] if sequence else x[:1]
     shape = tuple(x.shape[2 if sequence else 1 :])
     changes = has_sigma_delta(net)
-    if changes and (precision is not None or x.device.type != "cpu"):
-        name, got = ("x", f"on {x.device}") if precision is None else ("precision", repr(precision))
-        raise ValueError(f"an engine of sigma-delta neurons takes float32 weights and a CPU, got {name} {got}")
+    if changes:
+        check_precision(net, precision)
+        if x.device.type != "cpu":
+            raise ValueError(f"an engine of sigma-delta neurons runs on a CPU, got x on {x.device}")
     if x.device.type == "cuda":
         return GraphEngine(net, samples, T, precision)  # type: ignore[return-value]  # called as one; no files, no streams
     if x.device.type != "cpu":
         raise ValueError(f"x must be on a CPU or a GPU, where an engine can run, got {x.device}")
     real = isinstance(x, Tensor) and x.dtype != torch.bool
-    engine = Engine(follow_changes(net, shape) if changes else follow(net, shape, real, precision))
+    engine = Engine(follow_changes(net, shape, precision) if changes else follow(net, shape, real, precision))
     engine._rates = engine(samples, T).rates
     return engine
 

@@ -190,7 +190,7 @@ def why_by_layers(net: nn.Module, x: Tensor | Spikes, T: int, precision: str | N
     given = input_of(net, x, T, None, looks=False)
     try:
         if known.changes:
-            follow_changes(net, tuple(given.shape[2:]), copies=False)
+            follow_changes(net, tuple(given.shape[2:]), precision, copies=False)
         else:
             real = isinstance(given, Tensor) and given.dtype != torch.bool
             followed(net, tuple(given.shape[2:]), real, precision, copies=False)

@@ -207,7 +207,7 @@ class PlanInputs:
 
     def __init__(self, plan: Plan):
         self._shape, self._changes, self._needs_spikes = plan.shape, plan.changes, plan.needs_spikes
-        self.rounds = plan.precision is not None
+        self.rounds = plan.precision is not None and not plan.changes  # whose first operation rounds
         self.takes_floats = plan.real or plan.takes_any
 
     def given(self, x: Any) -> Given:

@@ -121,11 +121,12 @@ def run(
 
 
 def run_changes(
-    net: LayerGraph, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None
+    net: LayerGraph, x: Tensor, sequence: bool, T: int, state: dict | None, stop: Stop | None, every: int | None,
+    precision: str | None,
 ) -> Result | None:  # fmt: skip
     """:func:`run` for a network of sigma-delta neurons. ``x``, in float32, and the values of the state are checked."""
     known = known_of(net) if may_run(x) else None
-    engine = None if known is None else _engine(net, known, (x.shape[1 + sequence :], True, None))
+    engine = None if known is None else _engine(net, known, (x.shape[1 + sequence :], True, precision))
     if engine is None:
         return None
     N = x.shape[int(sequence)]
@@ -243,7 +244,7 @@ def _made(net: nn.Module, changes: bool, key: Key) -> Engine | None:
     shape, real, precision = key
     try:
         plan, forwards = (
-            (follow_changes(net, tuple(shape), copies=False), [])
+            (follow_changes(net, tuple(shape), precision, copies=False), [])
             if changes
             else followed(net, tuple(shape), real, precision, copies=False)
         )

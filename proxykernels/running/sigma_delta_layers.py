@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from ..kernels.heap import keep_freed
 from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.layer_graph import LayerGraph
 from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
+from ..plan.quantize_graded import check_precision, round_values, rounded_network
 from ..spikes import Spikes
 from ..stop import Stop, decided_by
 from . import planned as plans
@@ -52,13 +53,13 @@ class SigmaDeltaResult(LayerResult):
 @torch.no_grad()
 def simulate(
     net: nn.Module, x: Tensor | Spikes, T: int, *, chunk: int | None, state: dict | None, stop: Stop | None,
-    **unknown: Any,
+    precision: str | None = None, **unknown: Any,
 ) -> Result:  # fmt: skip
     """``T`` steps of a network from ``convert(..., neuron="sigma-delta")``.
 
     Args:
         x: constant [N, ...], or frames [T, N, ...], of which each step takes what has changed.
-        chunk, state, stop: as :func:`proxykernels.simulate` has them.
+        chunk, state, stop, precision: as :func:`proxykernels.simulate` has them.
         unknown: its options that these networks do not take.
 
     Raises:
@@ -70,6 +71,7 @@ def simulate(
         if value:
             got = "" if value is True else f", got {value!r}; leave it out"
             raise ValueError(f"{name} is not supported for networks of sigma-delta neurons{got}")
+    check_precision(net, precision)
     if stop is not None and not callable(stop):
         raise TypeError(f"stop must be a rule such as proxykernels.stop.settled(), got {stop!r}")
     if not isinstance(x, Tensor) or not x.is_floating_point():
@@ -86,9 +88,12 @@ def simulate(
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
     if x.device.type == "cpu":
-        planned = plans.run_changes(net, x, sequence, T, state, stop, chunk)
+        planned = plans.run_changes(net, x, sequence, T, state, stop, chunk, precision)
         if planned is not None:
             return planned
+    if precision is not None:
+        net = rounded_network(net)
+        frames = round_values(frames, cast(float, net.unit))
     steps = chunk or (CHUNK if stop is None else STOP_CHUNK)
     tallies = {name: ChangesTally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     parts, start, samples = list[_Samples](), 0, FIRST

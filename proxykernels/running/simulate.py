@@ -73,7 +73,8 @@ def simulate(
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
             rounded weights sums are exact, so spikes are the same on every machine, for every batch and number of
-            threads (:mod:`proxykernels.plan.quantize`), and a CPU is faster.
+            threads (:mod:`proxykernels.plan.quantize`), and a CPU is faster. Networks of sigma-delta neurons take None,
+            those of graded neurons also "int8", which rounds what the neurons send as well.
 
     Returns:
         A :class:`Result`: ``.count(until=t)``, ``.spikes``, ``.rates``, ``.steps``, ``.state``, ``.synops``,

@@ -162,12 +162,13 @@ def test_averages_in_weights_are_counted_as_products(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("net_of", ["nets", "pooled"])
 @pytest.mark.parametrize("frames", [False, True])
-def test_sigma_delta(request, net_of, frames, generator, tmp_path):
-    """Outputs after each step, codes of layers, states, and operations."""
+@pytest.mark.parametrize("precision", [None, "int8"])
+def test_sigma_delta(request, net_of, frames, precision, generator, tmp_path):
+    """Outputs after each step, codes of layers, states, and operations; in 8 bits of graded neurons."""
     ann, x = request.getfixturevalue(net_of)
-    net, x = exact(ann, x, pk.neurons.SigmaDelta(6, True))
+    net, x = exact(ann, x, pk.neurons.SigmaDelta(6, True) if precision is None else pk.neurons.Graded(0.25))
     given = torch.stack([x, x, x + (torch.rand(x.shape, generator=generator) < 0.1), x]) if frames else x
-    engine, path = saved(net, given, tmp_path)
+    engine, path = saved(net, given, tmp_path, precision)
     T = 4
     expected, stream = engine(given, T), Network(path).stream(len(x))
     stream.watch()

@@ -31,6 +31,15 @@ def test_a_trace_of_graded_neurons_by_hand():
     assert sent.count_nonzero() == 4 and state[1].item() == 0
 
 
+def test_a_trace_of_graded_neurons_of_8_bits_by_hand():
+    arrived = torch.tensor([1.3, 0.25, -0.5, 0.26, -9.0, 40.0]).view(-1, 1, 1)
+    sent = reference.graded(arrived, 0.5, highest=2.0, unit=0.5)
+    # z: 1.3, 1.55, 1.05, 1.31, -7.69, 32.31; in units: 1.5, 1.5, 1.0, 1.5, 0, 2.0; half a unit goes to the even one
+    assert sent.flatten().tolist() == [1.5, 0.0, -0.5, 0.5, -1.5, 2.0]
+    halves = torch.tensor([0.25, 0.75, 1.25]).view(1, 1, 3)
+    assert reference.graded(halves, 0.0, unit=0.5).flatten().tolist() == [0.0, 1.0, 1.0]
+
+
 def test_graded_neurons_are_a_relu_that_cuts_what_is_small(generator):
     value = torch.randn(1, 9, 3, 40, generator=generator)
     theta = torch.tensor([0.0, 0.5, 3.0])
@@ -96,17 +105,18 @@ def test_kernels_equal_the_definition(target, case, given, T, generator):
     lowest = 0.0 if T == 1 else -math.inf
     neuron = sigma_delta_codes.Senders(1 + T, lowest, highest)
     graded = sigma_delta_codes.Senders(1, lowest, highest, threshold=0.25)
+    rounded = graded._replace(unit=0.25, lowest=max(lowest, -63 / 4), highest=highest.clamp(max=63 / 4))
     kernels = cpu.load(target)
     for added in (None, dyadic(*sigma_delta_codes.arriving(x[:, :1], (H, W), weight, None, window)[0][:, 0].shape,
                                generator=generator).unsqueeze(1).repeat(1, T, 1, 1)):  # fmt: skip
-        for neurons in (neuron, graded, None):
+        for neurons in (neuron, graded, rounded, None):
             operands = x, (H, W), weight, bias, added, T, neurons, window
             expected, counts = sigma_delta_codes.sigma_delta(*operands)
             actual, counted = kernels.sigma_delta(*operands)
             assert expected.count_nonzero() > 0
             assert equal(actual, expected) and actual.dtype == expected.dtype
             assert counted == counts
-        for neurons in (neuron, graded):
+        for neurons in (neuron, graded, rounded):
             states = [[torch.zeros(expected[:, 0].shape) for _ in range(2)] for _ in range(2)]
             first, last = (x, bias, added, T), (x, None, added, T)
             for x_, bias_, added_, T_ in (first, last):  # neurons go on from where they were

@@ -73,8 +73,9 @@ class Damaged(Input, Case):
             x = torch.rand(6, *size, generator=g)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                net = pk.convert(Drawn(random.randint(1, 6), self.seed, x), x, neuron="sigma-delta")
-            return follow_changes(net, size)
+                neuron = random.choice(("sigma-delta", pk.neurons.Graded(0.1)))
+                net = pk.convert(Drawn(random.randint(1, 6), self.seed, x), x, neuron=neuron)
+            return follow_changes(net, size, None if neuron == "sigma-delta" else random.choice((None, "int8")))
         x = (draw.whole(self.shape, 4, g) * UNIT).expand(6, *self.shape)
         return follow(Graph(self.layers, self.seed, self.plain).build(x), tuple(self.shape[1:]), True)
 

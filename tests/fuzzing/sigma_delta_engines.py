@@ -16,6 +16,7 @@ from proxykernels.kernels.table import Kind
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.plan.followed_values import CannotFollowError
+from proxykernels.plan.plan import Plan
 from proxykernels.running.engine import Engine
 
 from . import draw, ways
@@ -24,6 +25,18 @@ from .models import Drawn
 from .translations import SIZES
 
 AVERAGES = pk.layers.AvgPool1d, pk.AvgPool2d, pk.layers.AdaptiveAvgPool1d, pk.AdaptiveAvgPool2d
+
+
+def all_on_grids(plan: Plan) -> bool:
+    """Whether all weights are multiplied by multiples of a unit, so that no sum is rounded."""
+    grids: list[bool] = []
+    for op in plan.operations:
+        read = all(grids[window.slot - 1] for window in op.windows if window.slot)
+        if op.kind == Kind.SEND and not read:
+            return False
+        moved = op.kind not in (Kind.SEND, Kind.AVERAGE_POOL) and read
+        grids.append(op.grid is not None or moved)
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +48,7 @@ class SigmaDeltaEngine(Case):
     exponents: int = 8
     signed: bool = False
     threshold: float | None = None  # of graded neurons, in the place of sigma-delta neurons
+    rounds: bool = False  # of graded neurons: in 8 bits
     exact: bool = True  # weights whose sums are not rounded; then the oracle is the definition
     moving: float = 0.0  # share of the input that changes from frame to frame; 0: held
     lead: int = 0  # of early exit; 0: none
@@ -46,7 +60,8 @@ class SigmaDeltaEngine(Case):
             **common | {"seed": random.randint(0, 10_000_000)}, operations=random.choice((1, 2, 3, 4, 5, 6, 8, 10)),
             size=random.choice(SIZES), T=random.choice((1, 2, 3, 4, 7, 12, 40)), N=random.choice((1, 1, 2, 5, 70)),
             exponents=random.choice((1, 4, 8, 12)), signed=random.random() < 0.5,
-            threshold=random.choice((None, None, 0.0, 0.125, 1.0)), exact=random.random() < 0.5,
+            threshold=random.choice((None, None, 0.0, 0.125, 1.0)), rounds=random.random() < 0.5,
+            exact=random.random() < 0.5,
             moving=random.choice((0.0, 0.02, 0.3)), lead=random.choice((0, 0, 1, 4)),
             target=random.choice(ways.TARGETS),
         )  # fmt: skip
@@ -59,7 +74,7 @@ class SigmaDeltaEngine(Case):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 net = pk.convert(Drawn(self.operations, self.seed, x), x, neuron=self.neuron)
-            plan = follow_changes(net, self.size)
+            plan = follow_changes(net, self.size, self.precision)
         except (TypeError, ValueError) as error:
             if not isinstance(error, CannotFollowError) and "Drawn" not in str(error):
                 raise Mismatch(f"refused without the place: {error}") from None
@@ -72,15 +87,17 @@ class SigmaDeltaEngine(Case):
         exact = self.exact or any(averages)
         if exact:
             x = self.make_exact(net, x)
-            plan = follow_changes(net, self.size)
+            plan = follow_changes(net, self.size, self.precision)
         given = self.frames(x[: self.N], g) if self.moving else x[: self.N]
         oracle = self.target
         averages = any(isinstance(layer, AVERAGES) for layer in net.modules())
-        if exact and self.threshold is None and not averages:  # products of values of graded neurons are rounded
+        rounded = not averages and exact and self.threshold is None
+        if rounded or (self.precision and all_on_grids(plan)):  # else products of values of graded neurons are rounded
             oracle = ways.FALLBACK
         with ways.use(oracle, self.threads):
-            expected = by_layers(net, given, self.T, state={})
-            stopped = by_layers(net, given, self.T, stop=self.stop) if self.stops(expected) else None
+            expected = by_layers(net, given, self.T, state={}, precision=self.precision)
+            stops = self.stops(expected)
+            stopped = by_layers(net, given, self.T, stop=self.stop, precision=self.precision) if stops else None
         ways.executed[self.target, "engine"] += 1
         with ways.use(self.target, self.threads):
             engine = Engine(plan, target=self.target)
@@ -98,6 +115,10 @@ class SigmaDeltaEngine(Case):
         if self.threshold is not None:
             return pk.neurons.Graded(self.threshold)
         return pk.neurons.SigmaDelta(self.exponents, signed=self.signed)
+
+    @property
+    def precision(self) -> str | None:
+        return "int8" if self.rounds and self.threshold is not None else None
 
     @property
     def stop(self):

@@ -27,17 +27,19 @@ def definition(arrived: torch.Tensor, T: int, neuron: sigma_delta_codes.Senders,
     state = state and tuple(part.transpose(1, 2) for part in state)
     options = {"lowest": neuron.lowest, "highest": neuron.highest, "state": state}
     if neuron.threshold is not None:
-        return reference.graded(steps, neuron.threshold, **options).permute(1, 0, 3, 2)
+        return reference.graded(steps, neuron.threshold, unit=neuron.unit, **options).permute(1, 0, 3, 2)
     return sigma_delta_codes.codes_of(reference.sigma_delta(steps, neuron.exponents, **options)).permute(1, 0, 3, 2)
 
 
 def senders(exponents: int | None, lowest: float, highest: torch.Tensor) -> sigma_delta_codes.Senders:
-    """Sigma-delta neurons; without exponents graded ones."""
+    """Sigma-delta neurons; without exponents graded ones, and for 0 those of 8 bits."""
+    if exponents == 0:
+        return sigma_delta_codes.Senders(1, max(lowest, -63 / 16), highest.clamp(max=63 / 16), 0.3, 1 / 16)
     return sigma_delta_codes.Senders(exponents or 1, lowest, highest, None if exponents else 0.3)
 
 
 @pytest.mark.parametrize("T, T_in", [(1, 1), (4, 4), (8, 1), (7, 3)])
-@pytest.mark.parametrize("exponents", [1, 3, 8, None])
+@pytest.mark.parametrize("exponents", [1, 3, 8, None, 0])
 @pytest.mark.parametrize("lowest", [0.0, -math.inf])
 @pytest.mark.parametrize("places", [(1, 1), (5, 7), (3, 300), (2, 256)])
 def test_scan_of_any_floats(T, T_in, exponents, lowest, places, generator):

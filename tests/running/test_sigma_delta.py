@@ -138,10 +138,11 @@ def test_wrong_exponents(value, error):
 def test_what_these_networks_do_not_take(nets):
     ann, x = nets
     net = pk.convert(ann, x, neuron="sigma-delta")
-    unknown = {"record": ["stem_0"], "precision": "int8"}
-    for name, value in unknown.items():
-        with pytest.raises(ValueError, match=f"{name} is not supported for networks of sigma-delta"):
-            pk.simulate(net, x, 2, **{name: value})
+    with pytest.raises(ValueError, match="record is not supported for networks of sigma-delta"):
+        pk.simulate(net, x, 2, record=["stem_0"])
+    for run in (lambda: pk.simulate(net, x, 2, precision="int8"), lambda: pk.compile(net, x, precision="int8")):
+        with pytest.raises(ValueError, match="precision must be None for a network of sigma-delta neurons.*'int8'"):
+            run()
     with pytest.raises(TypeError, match="x must be floating point for a network of sigma-delta"):
         pk.simulate(net, pk.pack(torch.ones(2, 8, 2, 16, 16)), 2)
     with pytest.raises(TypeError, match="x must be floating point for a network of sigma-delta"):

@@ -164,6 +164,7 @@ bool PlanReader::operation(Json about) {
 
 bool PlanReader::gives_what_it_says(const Operation& op) {
     NEED(!plan.is_layer || (op.has_neurons && !op.real), "a layer gives no spikes");
+    NEED(!(op.grid < INFINITY), "an operation has a unit that it cannot have");
     if (plan.is_layer) return true;
     bool reads_values = false;
     for (const Window& window : op.windows) reads_values |= plan.is_real(window);

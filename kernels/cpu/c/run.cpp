@@ -98,7 +98,7 @@ static bool run(pk_stream& s, const Asked& asked, bool goes_on, Failure& failure
     run.x = asked.is_bytes() ? from_bytes(s, asked) : asked.data;
     if (!run.x) return no_memory(s, T, failure);
     run.kind = asked.is_spikes() ? engine::PackedSpikes : asked.is_held() ? engine::HeldValues : engine::Values;
-    run.rounds = !plan.precision.empty() && !asked.is_spikes();
+    run.rounds = !plan.precision.empty() && !asked.is_spikes() && !plan.is_sigma_delta();
     run.T = T, run.N = s.N, run.threads = s.threads, run.fresh = s.is_fresh, run.goes_on = goes_on;
     run.spikes = shown[count - 1].spikes, run.values = shown[count - 1].values;
     shown[count - 1] = engine::Shown{};

@@ -1,4 +1,6 @@
 // What a file must be that holds a network of sigma-delta neurons.
+#include <cmath>
+
 #include "read_plan.h"
 
 namespace proxykernels {
@@ -30,11 +32,26 @@ static const char* problem_of(const Plan& plan, const Operation& op) {
     return op.real == gives_values ? nullptr : "an operation gives other values than it says";
 }
 
+// Of precision "int8" the input and all neurons have units, of which their values are not more than a code holds.
+static const char* problem_of_unit(const Plan& plan, const Operation& op) {
+    const bool has_unit = op.grid < INFINITY;
+    if (has_unit != (!plan.precision.empty() && (op.kind == engine::Changes || op.has_senders)))
+        return "a unit is missing, or of nothing";
+    if (!has_unit) return nullptr;
+    int exponent = 0;
+    if (frexpf(op.grid, &exponent) != 0.5f) return "a unit is no power of two";
+    if (op.kind == engine::Changes) return nullptr;
+    const float largest = (float)(op.senders.rectifies ? most_code : most_signed_code) * op.grid;
+    for (int64_t c = 0; c < op.C; c++)
+        if (!(op.senders.limit[c] <= largest)) return "a limit is above the largest code";
+    return op.senders.threshold < INFINITY ? nullptr : "neurons with a unit send powers of two";
+}
+
 const char* problem_of_sigma_delta(const Plan& plan) {
     bool any = false, sends = false;
     for (const Operation& op : plan.operations) any |= op.ends() || op.sends(), sends |= op.kind == engine::Send;
     if (!any) return nullptr;
-    if (!plan.precision.empty() || !plan.real) return "a network of sigma-delta neurons has no precision, and takes values";
+    if (plan.precision == "int16" || !plan.real) return "a network of sigma-delta neurons is not of int16, and takes values";
     for (int64_t k = 0; k < plan.count(); k++) {
         const Operation& op = plan.operations[k];
         if (!is_kind_of_sigma_delta(op.kind)) return "an operation is none of sigma-delta neurons";
@@ -43,6 +60,7 @@ const char* problem_of_sigma_delta(const Plan& plan) {
         for (const Window& window : op.windows)
             if ((window.slot == 0) != (k == 0)) return "an operation reads the input";
         if (const char* const problem = problem_of(plan, op)) return problem;
+        if (const char* const problem = problem_of_unit(plan, op)) return problem;
     }
     return sends ? nullptr : "it has no neurons";
 }

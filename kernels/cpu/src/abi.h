@@ -97,6 +97,7 @@ struct SigmaDelta {
     float* a;  // [N, P, C], the sum of all that was sent so far, likewise
     float lowest;  // the lowest activation: 0, or -infinity
     float threshold;  // of graded neurons, the least value that they send; infinity: there are none
+    float unit;  // of graded neurons of 8 bits, a power of two: what they send are multiples of it; infinity: any values
     int64_t exponents;  // at most 12
     int64_t real;  // 1: x holds float values
     int64_t N, T, T_in, P, C, C_in, H, W, W_out;

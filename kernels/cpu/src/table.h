@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#define PK_TABLE "54c35f3ca65af7b4492e078d1882d197bb201d2384dc9e2b2b83adcb5aca015b"  // a hash of the table, which Python compares
+#define PK_TABLE "35708789fa6d775f423f72e5d83a61436c02ae783423d5133937880a32f45693"  // a hash of the table, which Python compares
 
 // The surrogate derivatives, which surrogates.h defines; Surrogate.shape is an index into this list.
 #define PK_SURROGATES(SURROGATE) \
@@ -60,6 +60,8 @@ constexpr int64_t most_delay = 4096;
 constexpr int64_t most_size = 2147483648;
 constexpr int64_t most_growth = 16384;
 constexpr int64_t most_exponents = 12;
+constexpr int64_t most_code = 127;
+constexpr int64_t most_signed_code = 63;
 
 // The fields of a plan's description, and how its reader takes them: TYPE(name, least, may be missing, may be null,
 // kinds that have it, as bits; 0: all).
@@ -118,6 +120,7 @@ constexpr int64_t most_exponents = 12;
     const int64_t* channels = nullptr;  /* [C]: the same, counted on through all inputs */ \
     const float* recurrent = nullptr;  /* [C, C], row i: what neuron i receives; or [C], what it receives of itself */ \
     const float* scale = nullptr;  /* [C], of SUM: what 1 stands for */ \
+    float grid = INFINITY;  /* of CHANGES and graded neurons: what values are rounded to multiples of; null: of nothing */ \
     const int64_t* delays = nullptr;  /* [C]: steps */
 #define PK_OPERATION_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
     TRUTH(real, 0, 0, 0, 0) \
@@ -128,6 +131,7 @@ constexpr int64_t most_exponents = 12;
     INTEGERS(channels, 0, 0, 1, 128) \
     FLOATS(recurrent, 0, 0, 0, 256) \
     FLOATS(scale, 0, 1, 1, 0) \
+    LIMIT(grid, 0, 1, 1, 0) \
     INTEGERS(delays, 0, 0, 0, 8192)
 
 // The tensors of an operation that have one number for each of its C channels or P() pixels.

@@ -218,7 +218,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
 // Takes working memory for networks of sigma-delta neurons, in addition to their slots.
 static void cut_sigma_delta(Session& session, int64_t N, int64_t steps, Carver& carver) {
     const Plan& plan = session.plan;
-    int64_t places = 0, row = 0, added = 0, brought = 0, messages = 0, message_counts = 0;
+    int64_t places = 0, row = 0, added = 0, brought = 0, messages = 0, message_counts = 0, codes = 0, code_lists = 0;
     for (int64_t k = 0; k < plan.count; k++) {
         const Op& op = plan.ops[k];
         session.changes[k + 1].active = carver.take<uint8_t>(N * op.P());
@@ -228,8 +228,13 @@ static void cut_sigma_delta(Session& session, int64_t N, int64_t steps, Carver& 
             const Window& w = op.windows[i];
             row = most(row, mark_room(op, w));
             if (op.kind != engine::Send || !has_messages(plan.ops[w.slot - 1], w)) continue;
+            const int64_t lists = N * steps * w.H * w.W * w.groups;
+            if (w.kind == RowKind::Bytes) {
+                codes = most(codes, lists * list_room(w.C / w.groups) + codes_at_once), code_lists = most(code_lists, lists);
+                continue;
+            }
             messages = most(messages, N * steps * w.H * w.W * w.C);
-            message_counts = most(message_counts, N * steps * w.H * w.W * w.groups);
+            message_counts = most(message_counts, lists);
         }
         const int64_t values = N * steps * op.P() * op.C;
         if (op.count > 1) added = most(added, values);
@@ -239,6 +244,8 @@ static void cut_sigma_delta(Session& session, int64_t N, int64_t steps, Carver& 
     session.marks = carver.take<uint8_t>(places), session.mark_row = carver.take<uint8_t>(row);
     session.added = carver.take<float>(added), session.brought = carver.take<float>(brought);
     session.messages = {carver.take<Message>(messages), carver.take<uint32_t>(message_counts)};
+    session.codes = {carver.take<uint32_t>(codes), carver.take<int8_t>(codes), carver.take<uint32_t>(code_lists),
+                     carver.take<int32_t>(code_lists)};
 }
 
 // Lays out the arena for N images and `steps` steps, with the work cut for `threads` threads, which is 1 or `all_threads`.

@@ -144,25 +144,75 @@ static bool pack_recurrent(Plan& plan, Op& op) {
     return true;
 }
 
-// Copies and packs the parameters of an operation of a sigma-delta network; false if there is no memory.
-static bool copy_sigma_delta(Plan& plan, Op& op) {
-    const bool pools = op.kind == engine::SendMaxima;
-    int64_t most_inputs = -1;
-    for (int64_t i = 0; i < op.count && op.kind == engine::Send; i++) {
-        Window& w = op.windows[i];
-        const int64_t inputs = w.weight ? w.C / w.groups * w.taps() : 0;
-        if (!w.weight) w.groups = w.C;  // depthwise, with weights of 1
-        w.by_channel = w.is_depthwise(op.C);
+// The unit of what an operation of a sigma-delta network gives, if that are codes of 8 bits times it; else infinity.
+static float code_unit_of(const Plan& plan, const Op& op) {
+    if (op.has_senders) return op.grid;
+    if (op.is_layer || op.kind == engine::Send || op.kind == engine::AveragePool || op.kind == engine::Changes ||
+        op.kind == engine::Sum)
+        return INFINITY;
+    const float unit = plan.ops[op.windows[0].slot - 1].code_unit;  // it moves values, or takes their largest
+    for (int64_t i = 1; i < op.count; i++)
+        if (plan.ops[op.windows[i].slot - 1].code_unit != unit) return INFINITY;
+    return unit;
+}
+
+// Whether the weights of a window, [C, inputs], are whole multiples that bytes hold, of units that are written.
+static bool fits_bytes(const Window& w, int64_t C, int64_t inputs, float* unit) {
+    for (int64_t c = 0; c < C; c++) {
+        unit[c] = unit_of(w.weight + c * inputs, inputs);
+        if (unit[c] == 0 || largest_of(w.weight + c * inputs, inputs) > largest_byte_weight * unit[c]) return false;
+    }
+    return true;
+}
+
+// Packs the weights of a window in rows of bytes, if its input are codes; w.kind tells. False if there is no memory.
+static bool pack_bytes(const Plan& plan, Window& w, const Op& op) {
+    const Op& source = plan.ops[w.slot - 1];
+    const int64_t inputs = w.C / w.groups, taps = w.taps(), filled = w.groups * ceil_div(op.C / w.groups, byte_row) * byte_row;
+    if (!(source.code_unit < INFINITY) || !has_messages(source, w) || inputs * taps > most_byte_rows) return true;
+    w.unit = allocate_zeros<float>(filled + byte_row);
+    if (!w.unit) return false;
+    if (!fits_bytes(w, op.C, inputs * taps, w.unit)) {
+        free(w.unit), w.unit = nullptr;
+        return true;
+    }
+    w.kind = RowKind::Bytes, w.bytes = filled * inputs * taps;
+    w.matrix = (float*)allocate_large<char>(w.bytes);
+    if (!w.matrix) return false;
+    pack_byte_rows(w.weight, w.unit, (uint8_t*)w.matrix, op.C, inputs, taps, w.groups);
+    for (int64_t c = 0; c < op.C; c++) w.unit[c] *= source.code_unit;
+    return true;
+}
+
+// Packs the weights of a window of a sigma-delta network; false if there is no memory.
+static bool pack_changes(Plan& plan, Window& w, const Op& op) {
+    if (!w.weight) w.groups = w.C;  // depthwise, with weights of 1
+    w.by_channel = w.is_depthwise(op.C);
+    if (w.weight && !w.by_channel && !op.is_layer && !pack_bytes(plan, w, op)) return false;
+    if (w.kind == RowKind::Floats) {
         const int64_t channels = w.by_channel ? ceil_div(w.C, block) * block : w.C * sigma_delta_filled(op.C / w.groups);
         const int64_t size = w.taps() * channels;
+        w.bytes = size * (int64_t)sizeof(float);
         w.matrix = allocate_large<float>(size);
         if (!w.matrix) return false;
         if (!w.weight) std::fill(w.matrix, w.matrix + size, 1.0f);
         else if (w.by_channel) pack_taps(w.weight, w.matrix, op.C, w.taps());
         else pack_sigma_delta(w.weight, w.matrix, op.C, w.C / w.groups, w.taps(), w.groups);
-        w.weight = w.matrix;
-        if (!op.copy(w.bias, op.C)) return false;
-        plan.bytes += size * (int64_t)sizeof(float);
+    }
+    w.weight = w.matrix;
+    plan.bytes += w.bytes;
+    return true;
+}
+
+// Copies and packs the parameters of an operation of a sigma-delta network; false if there is no memory.
+static bool copy_sigma_delta(Plan& plan, Op& op) {
+    const bool pools = op.kind == engine::SendMaxima;
+    op.code_unit = code_unit_of(plan, op);
+    int64_t most_inputs = -1;
+    for (int64_t i = 0; i < op.count && op.kind == engine::Send; i++) {
+        Window& w = op.windows[i];
+        const int64_t inputs = w.weight ? w.C / w.groups * w.taps() : 0;
+        if (!pack_changes(plan, w, op) || !op.copy(w.bias, op.C)) return false;
         if (inputs > most_inputs) most_inputs = inputs, op.main_window = i;
     }
     if (!op.has_senders) {

@@ -103,6 +103,7 @@ struct Op : Operation {
     bool moves = false,
          spikes_that_move = false;  // whether its output is never held; whether all its inputs are spikes that are never held
     bool is_sigma_delta = false;  // whether it belongs to a network of sigma-delta neurons
+    float code_unit = INFINITY;  // likewise: of values that are codes of 8 bits times it; infinity: of others
     int64_t main_window = 0;  // sigma-delta neurons: the window with the most weights per neuron
     int64_t state_size = 0, sent_size = 0;  // floats per sample: of the potentials, or of z; of a
     bool is_long = false;  // Input.is_long

@@ -1,6 +1,7 @@
 // Everything that a run works on: slots, states of neurons, scratch memory per thread, and the threads. All memory is allocated
 // before the first operation of a run.
 #pragma once
+#include "../sigma_delta/byte_rows.h"
 #include "../sigma_delta/messages.h"
 #include "packed_plan.h"
 #include "team.h"
@@ -230,6 +231,7 @@ struct Session {
     uint8_t *marks = nullptr, *mark_row = nullptr;  // [N, P]; one padded input row
     float *added = nullptr, *brought = nullptr;  // [N, steps, P, C]
     Messages messages;  // of the input of an operation
+    CodeLists codes;  // likewise, for rows of bytes
     int64_t sigma_delta_bytes = 0;  // per thread
     Scratch* scratch = nullptr;
     int64_t serial = 0;  // counts operations that were run by patterns

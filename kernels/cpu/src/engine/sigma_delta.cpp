@@ -33,7 +33,8 @@ static void changes_of_row(Session& session, int64_t k, int64_t image, int64_t r
         for (int64_t c = 0; c < C; c++) {
             float before = fresh ? 0.0f : kept[c];
             for (int64_t t = 0; t < y.steps; t++) {
-                const float now = x.values_at(image, t, p)[c * x.channel], change = now - before;
+                const float value = x.values_at(image, t, p)[c * x.channel];
+                const float now = op.grid < INFINITY ? nearbyintf(value / op.grid) * op.grid : value, change = now - before;
                 to[t * P * C + c] = change, before = now;
                 moved |= change != 0;
             }

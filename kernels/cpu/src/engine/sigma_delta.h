@@ -8,7 +8,7 @@
 
 namespace PK_TARGET {
 
-enum class SigmaDeltaKernel { Rows, Messages, Dense, Depthwise, Maxima };
+enum class SigmaDeltaKernel { Rows, Messages, Bytes, Dense, Depthwise, Maxima };
 
 // Sets what a plan knows of a window of an operation: its weights and sizes.
 static void set_window(SigmaDelta& s, const Op& op, const Window& w) {
@@ -27,7 +27,8 @@ static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Win
     s.x = session.slots[w.slot - 1], s.T_in = x.silent ? 0 : x.steps;
     s.real = session.plan.ops[w.slot - 1].real;
     s.bias = fresh ? w.bias : nullptr;
-    s.limit = op.senders.limit, s.lowest = op.senders.rectifies ? 0 : -INFINITY, s.exponents = op.senders.exponents;
+    s.limit = op.senders.limit, s.lowest = op.senders.rectifies ? 0 : -most_signed_code * op.grid;
+    s.exponents = op.senders.exponents, s.unit = op.grid;
     s.threshold = op.has_senders ? op.senders.threshold : INFINITY;
     s.N = N, s.T = T;
     return s;
@@ -35,12 +36,14 @@ static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Win
 
 int64_t sigma_delta_room(const Op& op, const Window& w, int64_t steps) {
     SigmaDelta s{};
-    s.T_in = steps, s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w;
-    Carver taps{nullptr}, dense{nullptr}, maximum{nullptr};
+    s.T_in = steps, s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w, s.C_in = w.C, s.groups = w.groups;
+    Carver taps{nullptr}, bytes{nullptr}, dense{nullptr}, maximum{nullptr};
     SigmaDeltaTaps(s, taps);
+    ByteScratch(s, bytes);
     DenseScratch(s, dense);
     MaximumScratch(s, maximum);
     if (op.kind == engine::SendMaxima) return maximum.bytes;
+    if (w.kind == RowKind::Bytes) return bytes.bytes;
     return w.by_channel ? taps.bytes : most(taps.bytes, dense.bytes);
 }
 
@@ -57,6 +60,10 @@ struct SharedCall {
         if (kernel == SigmaDeltaKernel::Maxima) {
             MaximumScratch scratch(call.s, carver);
             return maximum_task(call, task, scratch, counted);
+        }
+        if (kernel == SigmaDeltaKernel::Bytes) {
+            ByteScratch scratch(call.s, carver);
+            return byte_rows_task(call, task, scratch, counted);
         }
         SigmaDeltaTaps taps(call.s, carver);
         const auto task_of = kernel == SigmaDeltaKernel::Rows       ? rows_task
@@ -81,22 +88,23 @@ bool has_messages(const Op& source, const Window& w) {
     return source.real && source.kind != engine::Changes && !w.by_channel && w.C / w.groups >= fewest && w.C < (1ll << 32);
 }
 
-static void list_all_messages(Session& session, const SigmaDeltaCall& call) {
+// Lists what is not 0 in the input of a call, for rows of floats or of bytes.
+static void list_input(Session& session, const SigmaDeltaCall& call) {
     constexpr int64_t some = 16;  // pixels of a task
     share(session, ceil_div(call.s.N * call.s.T_in * call.s.H * call.s.W, some), (void*)&call,
           [](void* given, int64_t task, int64_t) {
               const SigmaDeltaCall& call = *(const SigmaDeltaCall*)given;
               const int64_t pixels = call.s.N * call.s.T_in * call.s.H * call.s.W;
-              list_messages(call, task * some, least((task + 1) * some, pixels));
+              (call.bytes.weight ? list_codes : list_messages)(call, task * some, least((task + 1) * some, pixels));
           });
 }
 
 static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKernel kernel) {
     SharedCall shared{session, call, kernel};
-    const bool by_messages = kernel == SigmaDeltaKernel::Messages;
-    if (by_messages) list_all_messages(session, call);
+    const bool by_lists = kernel == SigmaDeltaKernel::Messages || kernel == SigmaDeltaKernel::Bytes;
+    if (by_lists) list_input(session, call);
     const int64_t tasks =
-        kernel == SigmaDeltaKernel::Dense ? dense_tasks(call) : place_tasks(call, by_messages ? message_pass : row_pass);
+        kernel == SigmaDeltaKernel::Dense ? dense_tasks(call) : place_tasks(call, by_lists ? message_pass : row_pass);
     share(session, tasks, &shared,
           [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
 }
@@ -104,6 +112,7 @@ static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKer
 // The fastest kernel for a call. If only some pixels are visited, the others hold nothing, so the measured rate is scaled.
 static SigmaDeltaKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const Change& x) {
     if (w.by_channel) return SigmaDeltaKernel::Depthwise;
+    if (call.bytes.weight) return SigmaDeltaKernel::Bytes;
     const double rate = dense_rate(call);
     const SigmaDeltaKernel rows = call.messages.of ? SigmaDeltaKernel::Messages : SigmaDeltaKernel::Rows;
     if (rate > 1) return rows;
@@ -186,7 +195,11 @@ static void add_brought(const SigmaDeltaCall& call, const float* brought, float*
 // A call for `count` listed pixels, or for all of them.
 static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, const Window& w, int64_t count) {
     SigmaDeltaCall call(s);
-    if (s.x && s.T_in && has_messages(session.plan.ops[w.slot - 1], w)) call.messages = session.messages;
+    if (w.kind == RowKind::Bytes) {
+        call.bytes = {(const uint8_t*)w.matrix, w.unit, session.plan.ops[w.slot - 1].code_unit}, call.codes = session.codes;
+    } else if (s.x && s.T_in && has_messages(session.plan.ops[w.slot - 1], w)) {
+        call.messages = session.messages;
+    }
     if (count != everywhere) call.places = session.places, call.count = count;
     return call;
 }

@@ -6,6 +6,7 @@
 
 #include "../simd.h"
 #include "../work.h"
+#include "byte_rows.h"
 #include "messages.h"
 
 namespace PK_TARGET {
@@ -30,6 +31,8 @@ static inline bool passes_on(const SigmaDelta& s) { return s.arrived && s.thresh
 struct SigmaDeltaCall {
     const SigmaDelta& s;
     Messages messages;
+    ByteWeights bytes;  // instead of s.weight, for an input that is listed in `codes`; or none
+    CodeLists codes;
     const int64_t* places = nullptr;  // the output pixels, as image * P + pixel, ascending; null: all
     int64_t count;  // the number of output pixels
     uint8_t *sent = nullptr, *last = nullptr;  // [N, P] or null: set to 1 where anything is sent, or is sent at the last step
@@ -120,6 +123,23 @@ double rate_of(const SigmaDelta& s);
 
 // Lists the messages of the input pixels first .. last - 1, numbered (image * T_in + t) * H * W + pixel.
 void list_messages(const SigmaDeltaCall& call, int64_t first, int64_t last);
+
+// Lists the codes of the input pixels first .. last - 1, numbered as for list_messages.
+void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last);
+
+// The scratch memory of a thread: the entries of a window.
+struct ByteScratch {
+    SigmaDeltaTaps taps;
+    uint32_t* row;
+    int8_t* code;
+    ByteScratch(const SigmaDelta& s, Carver& carver) : taps(s, carver) {
+        const int64_t most_entries = s.kernel_h * s.kernel_w * (s.C_in / s.groups) + codes_at_once;
+        row = carver.take<uint32_t>(most_entries), code = carver.take<int8_t>(most_entries);
+    }
+};
+
+// The same as messages_task, after list_codes.
+void byte_rows_task(const SigmaDeltaCall& call, int64_t task, ByteScratch& scratch, Counted& counted);
 
 // The scratch memory of a thread.
 struct MaximumScratch {

@@ -52,17 +52,21 @@ static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t pl
     return sum;
 }
 
+// A number that is added and taken away to round smaller numbers to multiples of a unit; 0, which rounds nothing, for infinity.
+static inline float rounding_to(float unit) { return unit < INFINITY ? 0x1.8p23f * unit : 0.0f; }
+
 // The neurons of some channels, with a, the sum of what they have sent.
 template <int channels>
 struct Senders {
     Lanes<channels> limit, a;
-    Vec lowest, threshold;
+    Vec lowest, threshold, rounds;
     uint32_t smallest;
     int n;  // number of channels that exist
     // `before`: a before the steps; null: 0.
     Senders(const SigmaDelta& s, int64_t channel, const float* before)
         : lowest(broadcast(s.lowest)),
           threshold(broadcast(s.threshold)),
+          rounds(broadcast(rounding_to(s.unit))),
           smallest((128u - (uint32_t)s.exponents) << 23),
           n((int)least(channels_left(s, channel), channels)) {
         limit = load_block<channels>(s.limit + channel, n);
@@ -87,7 +91,7 @@ struct Senders {
         int64_t spikes = 0;
         Lanes<channels> sent;
         each<channels / Vec::width>([&](auto i) __attribute__((always_inline)) {
-            const Vec activation = greater(lesser(z.v[i], limit.v[i]), lowest), change = activation - a.v[i];
+            const Vec activation = greater(lesser(z.v[i], limit.v[i]), lowest) + rounds - rounds, change = activation - a.v[i];
             const Vec zero = broadcast(0.0f), size = greater(change, zero - change);
             const Vec::Mask sends = size >= threshold;
             sent.v[i] = select(sends, change, zero);
