@@ -80,7 +80,7 @@ def round_values(x: Tensor, unit: float) -> Tensor:
 
 def _rounded_layer(layer: SigmaDeltaNeurons, grids: list[Grid]) -> SigmaDeltaNeurons:
     synapses: list[Any] = list(layer.synapses)
-    given: list[Tensor | None] = [getattr(s, name, None) for s in synapses for name in ("weight", "bias")]
+    given: list[Any] = [getattr(s, name, None) for s in synapses for name in ("weight", "bias")]
     weighted = [k for k in range(len(synapses)) if given[2 * k] is not None]
     copy = shallow_copy(layer)
     copy.unit = UNIT
