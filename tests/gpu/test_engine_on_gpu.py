@@ -5,7 +5,7 @@ Its kernels are run by Triton's interpreter, or with --emulate launched by Trito
 
 import pytest
 import torch
-from cases import dyadic
+from cases import dyadic, many
 from common import nets
 from equality import equal
 from torch import nn
@@ -62,7 +62,7 @@ def inputs(kind: str, T: int, generator) -> torch.Tensor | pk.Spikes:
 
 
 @pytest.mark.costly
-@pytest.mark.parametrize("kind", ["images", "held", "currents", "events", "frames"])
+@pytest.mark.parametrize("kind", many(["images", "held", "events", "frames", "currents"], 2))
 def test_a_run_is_a_graph_and_equals_simulate(monkeypatch, generator, kind):
     """Of two chunks, a whole and a short one; each of two inputs, and what the first gave is not overwritten."""
     T, net = 75, network("convolutions" if kind == "images" else "linear")

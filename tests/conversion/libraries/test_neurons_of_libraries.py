@@ -441,7 +441,7 @@ def is_right(net, ours, name: str) -> bool:
     return bool(ends)
 
 
-@pytest.mark.parametrize("name", many(RIGHT, 2))
+@pytest.mark.parametrize("name", many(RIGHT))
 def test_loops_that_are_right(name):
     net = network(RIGHT[name])
     with warnings.catch_warnings():
