@@ -244,7 +244,7 @@ static void cut_sigma_delta(Session& session, int64_t N, int64_t steps, Carver& 
     session.marks = carver.take<uint8_t>(places), session.mark_row = carver.take<uint8_t>(row);
     session.added = carver.take<float>(added), session.brought = carver.take<float>(brought);
     session.messages = {carver.take<Message>(messages), carver.take<uint32_t>(message_counts)};
-    session.codes = {carver.take<uint32_t>(codes), carver.take<int8_t>(codes), carver.take<uint32_t>(code_lists),
+    session.codes = {carver.take<uint16_t>(codes), carver.take<int8_t>(codes), carver.take<uint32_t>(code_lists),
                      carver.take<int32_t>(code_lists)};
 }
 

@@ -17,35 +17,35 @@ struct LaneTable {
 static constexpr LaneTable lanes_of;
 #endif
 
-// Appends the codes of the next values that are not 0, of which `n` exist, to a list of `count`; returns the new count.
-// `row`: that of the first of the values. Writes as many entries as a Vec has lanes.
-static inline int64_t append_codes(Vec values, Vec units, uint32_t row, uint32_t* rows, int8_t* codes, int64_t count,
+// Appends the codes of the next values that are not 0 to a list of `count`; returns the new count. `first`: the input of the
+// first of the values. Writes as many entries as a Vec has lanes.
+static inline int64_t append_codes(Vec values, Vec per_unit, int64_t first, uint16_t* rows, int8_t* codes, int64_t count,
                                    Ints& sum) {
 #if defined(__AVX512F__)
-    const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(values.x, units.x));
+    const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(values.x, per_unit.x));
     const __mmask16 found = _mm512_test_epi32_mask(code, code);
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i row_of = _mm512_add_epi32(_mm512_set1_epi32((int)row), _mm512_slli_epi32(lane, 6));
-    _mm512_storeu_si512(rows + count, _mm512_maskz_compress_epi32(found, row_of));
+    const __m512i row = _mm512_maskz_compress_epi32(found, _mm512_add_epi32(_mm512_set1_epi32((int)first), lane));
+    _mm256_storeu_si256((__m256i*)(rows + count), _mm512_cvtepi32_epi16(row));
     _mm_storeu_si128((__m128i*)(codes + count), _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(found, code)));
     sum.x += (Ints::Whole)code;
     return count + __builtin_popcount(found);
 #elif defined(__AVX2__)
-    const __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(values.x, units.x));
+    const __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(values.x, per_unit.x));
     const __m256i none = _mm256_cmpeq_epi32(code, _mm256_setzero_si256());
     const uint32_t found = (uint32_t)~_mm256_movemask_ps(_mm256_castsi256_ps(none)) & 255;
-    const __m256i lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)lanes_of.of[found]));
+    const __m128i lanes = _mm_loadl_epi64((const __m128i*)lanes_of.of[found]);
+    _mm_storeu_si128((__m128i*)(rows + count), _mm_add_epi16(_mm_set1_epi16((short)first), _mm_cvtepu8_epi16(lanes)));
     const __m256i low_bytes = _mm256_set1_epi32(0x0c080400);
-    const __m256i narrow = _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(code, lanes), low_bytes);
-    _mm256_storeu_si256((__m256i*)(rows + count), _mm256_add_epi32(_mm256_set1_epi32((int)row), _mm256_slli_epi32(lanes, 6)));
-    const int32_t first = _mm256_cvtsi256_si32(narrow), second = _mm256_extract_epi32(narrow, 4);
-    memcpy(codes + count, &first, 4), memcpy(codes + count + 4, &second, 4);
+    const __m256i narrow = _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(code, _mm256_cvtepu8_epi32(lanes)), low_bytes);
+    const int32_t low = _mm256_cvtsi256_si32(narrow), high = _mm256_extract_epi32(narrow, 4);
+    memcpy(codes + count, &low, 4), memcpy(codes + count + 4, &high, 4);
     sum.x += (Ints::Whole)code;
     return count + __builtin_popcount(found);
 #else
     for (int lane = 0; lane < Vec::width; lane++) {
-        const int32_t code = (int32_t)(values.x[lane] * units.x[lane]);
-        rows[count] = row + (uint32_t)(lane * byte_row), codes[count] = (int8_t)code;
+        const int32_t code = (int32_t)(values.x[lane] * per_unit.x[lane]);
+        rows[count] = (uint16_t)(first + lane), codes[count] = (int8_t)code;
         sum.x[lane] += code, count += code != 0;
     }
     return count;
@@ -55,18 +55,16 @@ static inline int64_t append_codes(Vec values, Vec units, uint32_t row, uint32_t
 void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last) {
     const SigmaDelta& s = call.s;
     const int64_t inputs = s.C_in / s.groups, room = list_room(inputs);
-    const Vec units = broadcast(1 / call.bytes.code);
+    const Vec per_unit = broadcast(1 / call.bytes.code);
     for (int64_t list = first * s.groups; list < last * s.groups; list++) {
         const float* const x = (const float*)s.x + list * inputs;
-        uint32_t* const rows = call.codes.row + list * room;
+        uint16_t* const rows = call.codes.row + list * room;
         int8_t* const codes = call.codes.code + list * room;
         Ints sums = broadcast_whole(0);
         int64_t count = 0, i = 0;
         for (; i + Vec::width <= inputs; i += Vec::width)
-            count = append_codes(load(x + i), units, (uint32_t)(i * byte_row), rows, codes, count, sums);
-        if (i < inputs)
-            count =
-                append_codes(load_first(x + i, (int)(inputs - i)), units, (uint32_t)(i * byte_row), rows, codes, count, sums);
+            count = append_codes(load(x + i), per_unit, i, rows, codes, count, sums);
+        if (i < inputs) count = append_codes(load_first(x + i, (int)(inputs - i)), per_unit, i, rows, codes, count, sums);
         for (int64_t k = count; k < count + 3; k++) rows[k] = 0, codes[k] = 0;
         PK_ASSERT(count + 3 <= room);
         int32_t sum = 0;
@@ -116,75 +114,118 @@ static inline void add_four(const uint8_t* const (&row)[4], int64_t at, Ints cod
 #endif
 }
 
-// The sums of `count` rows times their codes, for some chunks of channels. Behind the rows are three of the code 0.
-template <int chunks>
-static OUT_OF_LINE void add_rows(const uint8_t* weight, const uint32_t* rows, const int8_t* codes, int64_t count, Ints* sums) {
+// The sums of `count` rows times their codes, for some chunks of channels. Behind the rows are three of the code 0. `far`:
+// whether the weights are in no near cache; then rows are asked for some time before.
+template <int chunks, bool far>
+static OUT_OF_LINE void add_rows(const uint8_t* weight, const uint16_t* rows, const int8_t* codes, int64_t count, Ints* sums) {
+    constexpr int64_t ahead = 24;
+    static_assert(ahead < codes_at_once);
     Ints sum[4 * chunks];
     for (Ints& each : sum) each = broadcast_whole(0);
     for (int64_t i = 0; i < count; i += 4) {
         int32_t four;
         memcpy(&four, codes + i, sizeof four);
-        const uint8_t* const row[4] = {weight + rows[i], weight + rows[i + 1], weight + rows[i + 2], weight + rows[i + 3]};
+        const uint8_t* row[4];
+        for (int k = 0; k < 4; k++) row[k] = weight + rows[i + k] * byte_row;
+        for (int k = 0; k < 4 && far; k++) __builtin_prefetch(weight + rows[i + ahead + k] * byte_row);
         for (int k = 0; k < chunks; k++) add_four(row, k * byte_chunk, broadcast_whole(four), sum + 4 * k);
     }
     memcpy(sums, sum, sizeof sum);
 }
 
-// Puts the lists of a window's taps side by side; returns the number of entries, and adds up their codes.
-static inline int64_t join_lists(const SigmaDeltaTaps& taps, const CodeLists& lists, int64_t first, int64_t groups,
-                                 int64_t room, ByteScratch& scratch, int32_t& total) {
-    int64_t n = 0;
+// What is not 0 in a window.
+struct CodesOfWindow {
+    const uint16_t* row;
+    const int8_t* code;
+    int64_t count;
+    int32_t sum;  // of the codes
+};
+
+// Puts the lists of the taps of a window side by side, unless there is one only. `first`: the list of the frame's first pixel.
+static inline CodesOfWindow codes_of(const SigmaDeltaCall& call, const SigmaDeltaTaps& taps, int64_t first,
+                                     ByteScratch& scratch) {
+    const SigmaDelta& s = call.s;
+    const CodeLists& lists = call.codes;
+    const int64_t room = list_room(s.C_in / s.groups);
+    const auto list_of = [&](int64_t tap) { return first + (taps.first_pixel + taps.pixel[tap]) * s.groups; };
+    if (taps.count == 1 && taps.weight[0] == 0) {
+        const int64_t list = list_of(0);
+        return {lists.row + list * room, lists.code + list * room, lists.count[list], lists.sum[list]};
+    }
+    CodesOfWindow found{scratch.row, scratch.code, 0, 0};
     for (int64_t tap = 0; tap < taps.count; tap++) {
-        const int64_t list = first + (taps.first_pixel + taps.pixel[tap]) * groups, count = lists.count[list];
-        const Ints offset = broadcast_whole((int32_t)taps.weight[tap]);
-        const uint32_t* const rows = lists.row + list * room;
+        const int64_t list = list_of(tap), count = lists.count[list];
+        const uint16_t* const rows = lists.row + list * room;
         const int8_t* const codes = lists.code + list * room;
         for (int64_t i = 0; i < count; i += codes_at_once) {
-            for (int k = 0; k < codes_at_once; k += Vec::width)
-                store((int32_t*)scratch.row + n + i + k, load((const int32_t*)rows + i + k) + offset);
-            memcpy(scratch.code + n + i, codes + i, codes_at_once);
+            for (int64_t k = 0; k < codes_at_once; k++)
+                scratch.row[found.count + i + k] = (uint16_t)(rows[i + k] + taps.weight[tap]);
+            memcpy(scratch.code + found.count + i, codes + i, codes_at_once);
         }
-        n += count, total += lists.sum[list];
+        found.count += count, found.sum += lists.sum[list];
     }
-    for (int64_t k = n; k < n + 3; k++) scratch.row[k] = 0, scratch.code[k] = 0;
-    return n;
+    for (int64_t k = found.count; k < found.count + 3; k++) scratch.row[k] = 0, scratch.code[k] = 0;
+    return found;
+}
+
+// The passes of a task: as many as the weights of the second-level cache, so that a window is put together once for them; one
+// of several steps, and where there are few pixels.
+struct BytePasses {
+    static constexpr int64_t cache = 192 << 10, fewest_pixels = 16 * place_group;
+    Passes all;
+    int64_t weights, together, parts;  // bytes of a pass; passes of a task; tasks of a group of channels
+    explicit BytePasses(const SigmaDeltaCall& call)
+        : all(call.s, message_pass), weights(call.s.kernel_h * call.s.kernel_w * (call.s.C_in / call.s.groups) * byte_row) {
+        const bool one = call.s.T_in > 1 || call.count < fewest_pixels;
+        together = one ? 1 : least(all.of_group, most(1, cache / weights));
+        parts = ceil_div(all.of_group, together);
+    }
+};
+
+int64_t byte_row_tasks(const SigmaDeltaCall& call) {
+    return ceil_div(call.count, place_group) * BytePasses(call).parts * call.s.groups;
 }
 
 void byte_rows_task(const SigmaDeltaCall& call, int64_t task, ByteScratch& scratch, Counted& counted) {
     const SigmaDelta& s = call.s;
-    const int64_t inputs = s.C_in / s.groups, room = list_room(inputs), outputs = s.C / s.groups;
-    const int64_t of_block = s.kernel_h * s.kernel_w * inputs * byte_row;
-    each_place<message_pass>(
-        call, task, scratch.taps, counted, [&](int64_t) { return inputs * byte_row; },
-        [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
-            constexpr int chunks = (channels + byte_chunk - 1) / byte_chunk;
-            const int64_t group = channel / outputs, block = (channel - group * outputs) / byte_row;
-            const uint8_t* weight = call.bytes.weight + (group * ceil_div(outputs, byte_row) + block) * of_block;
-            const float* const unit = call.bytes.unit + channel;
-            int64_t added = 0;
-            const auto add = [&](int64_t t, auto steps, auto* sums) {
-                each<steps>([&](auto k) {
-                    const int64_t first = (image * s.T_in + t + k) * s.H * s.W * s.groups + group;
-                    int32_t total = 0;
-                    Ints found[4 * chunks];
-                    if (taps.count == 1) {
-                        const int64_t list = first + (taps.first_pixel + taps.pixel[0]) * s.groups, n = call.codes.count[list];
-                        total = call.codes.sum[list], added += n;
-                        add_rows<chunks>(weight + taps.weight[0], call.codes.row + list * room, call.codes.code + list * room,
-                                         n, found);
-                    } else {
-                        const int64_t n = join_lists(taps, call.codes, first, s.groups, room, scratch, total);
-                        added += n;
-                        add_rows<chunks>(weight, scratch.row, scratch.code, n, found);
-                    }
-                    const Ints zeros = broadcast_whole(byte_zero * total);
-                    for (int i = 0; i < sums[k].vecs; i++)
-                        sums[k].v[i] = sums[k].v[i] + to_floats(found[i] - zeros) * load(unit + i * Vec::width);
-                });
-            };
-            const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
-            return std::pair(added * least(channels_left(s, channel), channels), fired);
-        });
+    const BytePasses passes(call);
+    const int64_t inputs = s.C_in / s.groups, places = ceil_div(call.count, place_group), part = task / places;
+    const int64_t group = part / passes.parts, from = part % passes.parts * passes.together;
+    const int64_t to = least(from + passes.together, passes.all.of_group), begin = task % places * place_group;
+    const bool far = passes.weights > passes.cache;
+    for (int64_t i = begin; i < least(begin + place_group, call.count); i++) {
+        const int64_t place = call.place(i), image = place / s.P, pixel = place % s.P;
+        scratch.taps.find(s, pixel / s.W_out, pixel % s.W_out, inputs);
+        const auto codes_at = [&](int64_t t) {
+            return codes_of(call, scratch.taps, (image * s.T_in + t) * s.H * s.W * s.groups + group, scratch);
+        };
+        CodesOfWindow codes{};
+        if (s.T_in == 1) codes = codes_at(0);
+        for (int64_t pass = from; pass < to; pass++) {
+            const int64_t channel = group * (s.C / s.groups) + pass * message_pass;
+            const uint8_t* const weight = call.bytes.weight + (group * passes.all.of_group + pass) * passes.weights;
+            with_channels<message_pass>(s, channel, [&](auto channels) {
+                constexpr int chunks = (channels + byte_chunk - 1) / byte_chunk;
+                int64_t added = 0;
+                const auto add = [&](int64_t t, auto steps, auto* sums) {
+                    each<steps>([&](auto k) {
+                        if (s.T_in > 1) codes = codes_at(t + k);
+                        Ints found[4 * chunks];
+                        (far ? add_rows<chunks, true> : add_rows<chunks, false>)(weight, codes.row, codes.code, codes.count,
+                                                                                 found);
+                        const Ints zeros = broadcast_whole(byte_zero * codes.sum);
+                        for (int v = 0; v < sums[k].vecs; v++)
+                            sums[k].v[v] =
+                                sums[k].v[v] + to_floats(found[v] - zeros) * load(call.bytes.unit + channel + v * Vec::width);
+                        added += codes.count;
+                    });
+                };
+                const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
+                call.note(place, fired);
+                counted.additions += added * least(channels_left(s, channel), channels), counted.spikes += fired.all;
+            });
+        }
+    }
 }
 
 }  // namespace PK_TARGET

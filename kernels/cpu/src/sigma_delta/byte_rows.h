@@ -10,7 +10,7 @@ namespace PK_TARGET {
 constexpr int byte_zero = 64;
 constexpr float largest_byte_weight = 63;
 constexpr int64_t byte_row = 64;  // bytes of a row, and the most channels of it
-constexpr int64_t most_byte_rows = 1 << 17;  // of a window
+constexpr int64_t most_byte_rows = 1 << 16;  // of a window, whose numbers have 16 bits
 
 constexpr int byte_chunk = 4 * Vec::width;  // channels whose sums are four vectors of 32-bit integers
 // The channel, within its chunk, of a byte: bytes of four rows are interleaved within 128 bits (byte_rows.cpp).
@@ -24,9 +24,9 @@ struct ByteWeights {
 };
 
 // What is not 0 among the values of each pixel and group of channels, in the order of the channels. A list has room for
-// list_room(inputs of a group) entries. Up to three entries with the code 0 stand behind its end.
+// list_room(inputs of a group) entries. Three entries with the code 0 stand behind its end.
 struct CodeLists {
-    uint32_t* row = nullptr;  // [lists][room]: where the row of the input begins within a tap, in bytes
+    uint16_t* row = nullptr;  // [lists][room]: the input, within its group
     int8_t* code = nullptr;  // [lists][room]
     uint32_t* count = nullptr;  // [lists]
     int32_t* sum = nullptr;  // [lists]: of the codes

@@ -130,15 +130,16 @@ void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last);
 // The scratch memory of a thread: the entries of a window.
 struct ByteScratch {
     SigmaDeltaTaps taps;
-    uint32_t* row;
+    uint16_t* row;
     int8_t* code;
     ByteScratch(const SigmaDelta& s, Carver& carver) : taps(s, carver) {
         const int64_t most_entries = s.kernel_h * s.kernel_w * (s.C_in / s.groups) + codes_at_once;
-        row = carver.take<uint32_t>(most_entries), code = carver.take<int8_t>(most_entries);
+        row = carver.take<uint16_t>(most_entries), code = carver.take<int8_t>(most_entries);
     }
 };
 
-// The same as messages_task, after list_codes.
+// The same as messages_task, after list_codes. Tasks of their own number.
+int64_t byte_row_tasks(const SigmaDeltaCall& call);
 void byte_rows_task(const SigmaDeltaCall& call, int64_t task, ByteScratch& scratch, Counted& counted);
 
 // The scratch memory of a thread.
