@@ -56,7 +56,7 @@ INTERNAL = {
     **dict.fromkeys(("ATan", "FastSigmoid", "Sigmoid", "Triangle"), "kernel"),
     **dict.fromkeys(("AdaptiveAvgPool1d", "AdaptiveAvgPool2d"), "output_of"),
     **dict.fromkeys(("Channels", "MaxPool1d", "MaxPool2d", "Unflatten", "Voting", "ZeroPad2d"), "extra_repr"),
-    **dict.fromkeys(("IFNeuron", "LoihiNeuron", "RefractoryLIFNeuron"), "check"),
+    **dict.fromkeys(("IFNeuron", "IntegerLIFNeuron", "LoihiNeuron", "RefractoryLIFNeuron"), "check"),
     "ALIFNeuron": "scaled check",
     "LIFNeuron": "scaled rest check",
     "LINeuron": "rest check on",

@@ -79,7 +79,11 @@ class Backend(Protocol):
         """Max pooling of spike counts, float32 [N, P, C] so far: the output's words, and the counts after all steps."""
 
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None, /) -> Fired:
-        """IF on currents, or for T steps on a constant current [N, P, C]."""
+        """Neurons on currents [T, N, P, C], or for T steps on a constant current [N, P, C].
+
+        Returns:
+            Words, or of neurons that fire several times in a step float32 [T, N, P, C]; and states.
+        """
 
     def scan_backward(
         self, grad_spikes: Tensor, grad_v: Tensor | None, current: Tensor, v: Tensor, neuron: Neuron,

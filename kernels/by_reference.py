@@ -127,12 +127,12 @@ class ByReference(InTorch):
         self._choice = Choice("dense", why)
 
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
-        """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]: spikes, and potentials [N, P, C]
-        after the last step."""
+        """See backends.Backend."""
         note(SCAN)
         current = current if T is None else current.expand(T, *current.shape)
         spikes, v = reference.scan(current.transpose(2, 3), v.transpose(-1, -2), neuron)
-        return self.pack(spikes.bool()), v.transpose(-1, -2).contiguous()
+        sent = spikes.transpose(2, 3).contiguous() if neuron.counts else self.pack(spikes.bool())
+        return sent, v.transpose(-1, -2).contiguous()
 
     def recurrent_scan(self, *neurons) -> tuple[Tensor, Tensor]:
         """Recurrent neurons on currents [T, N, 1, C]."""

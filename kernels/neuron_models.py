@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .table import MODELS, Model
+from .table import COUNTING_MODELS, MODELS, Model
 
 IN_PYTHON: dict[str, Model] = {}  # models with a step in Python, by names of their own; they run by the reference code
 SCHEMA = "str model, Tensor channels, float[] scalars"  # of a Neuron's fields, in an operator's schema
@@ -23,7 +23,7 @@ def about(model: str) -> Model:
     Raises:
         ValueError: no neuron of this process has that model.
     """
-    found = MODELS.get(model) or IN_PYTHON.get(model)
+    found = MODELS.get(model) or COUNTING_MODELS.get(model) or IN_PYTHON.get(model)
     if found is None:
         raise ValueError(
             f"the neuron model {model!r} is not known here; give its class, a subclass of pk.neurons.AnyNeuron, a "
@@ -36,7 +36,7 @@ class Neuron(NamedTuple):
     """What a step of a layer's neurons needs in addition to their states and currents.
 
     Attributes:
-        model: a name in MODELS or IN_PYTHON.
+        model: a name in MODELS, COUNTING_MODELS or IN_PYTHON.
         channels: float32 [parameters of a channel, C], in the model's order.
         scalars: in the model's order.
     """
@@ -49,6 +49,11 @@ class Neuron(NamedTuple):
     def states(self) -> int:
         """How many values a neuron keeps. If one, states are [N, P, C]; if more, [N, states, P, C]."""
         return about(self.model).states
+
+    @property
+    def counts(self) -> bool:
+        """Whether a neuron may fire several times in a step: it then gives integers, float32, instead of bits."""
+        return self.model in COUNTING_MODELS
 
     @property
     def theta(self) -> Tensor:

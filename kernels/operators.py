@@ -37,8 +37,10 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         return operands
 
     def chosen(device: str, operands: tuple) -> backends.Backend:
-        """The backend for these operands: neurons that are written in Python need the reference code."""
-        if operands[neuron].model in IN_PYTHON:
+        """The backend for these operands: neurons that are written in Python need the reference code, and those that
+        fire several times in a step need it on a GPU."""
+        its: Neuron = operands[neuron]
+        if its.model in IN_PYTHON or (its.counts and device == "cuda"):
             return backends.reference_backend(device)
         return backend_of(device)
 

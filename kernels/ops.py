@@ -99,8 +99,11 @@ def max_rate_pool2d(words, T, counts, size, kernel_size, stride, padding):
 
 @operator("(Tensor current, Tensor v, Neuron neuron, SymInt? T=None) -> (Tensor, Tensor)")
 def if_scan(current, v, neuron, T=None):
-    """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]."""
-    return _layer(current, current.shape[0] if T is None else T, v)
+    """Neurons on currents [T, N, P, C], or for T steps on a constant current [N, P, C]: words, or float32 [T, N, P, C]
+    of neurons that fire several times in a step."""
+    T = current.shape[0] if T is None else T
+    words, after = _layer(current, T, v)
+    return v.new_empty(T, *v.shape) if neuron.counts else words, after
 
 
 @operator(

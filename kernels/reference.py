@@ -15,6 +15,12 @@ Leaky neurons with a second state:
     a[t] = adaptation_decay a[t-1] + adaptation s[t]            adaptive: each spike raises the threshold
     after a spike, for some steps h[t] = v[t-1], s[t] = 0    refractory
 
+Integer neurons, which fire up to D times in a step (I-LIF); floor(h / theta), or that rounded, half to even:
+
+    h[t] = decay v[t-1] + I[t]
+    s[t] = h[t] / theta as an integer from 0 to D
+    v[t] = h[t] - theta s[t]
+
 Loihi's integer neurons, whose products are rounded toward zero. Decays are multiples of 1/4096. Currents wrap around at
 2**23, potentials end at +-(2**23 - 1):
 
@@ -45,14 +51,15 @@ Of a constant input that is one pass of the ReLU network in which activations be
 Graded neurons of 8 bits send whole multiples of a unit, a power of two: the same equations with f(z) rounded to the
 nearest multiple, half a unit to the even one. From its lowest to its highest value f has at most 127 units.
 
-Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here; states are float32 whatever the input's type, ``[N,
-C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data every kernel is bit-equal to these
-functions.
+Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here, or of integers; states are float32 whatever the
+input's type, ``[N, C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data every kernel is
+bit-equal to these functions.
 """
 
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -63,9 +70,15 @@ from .neuron_models import Neuron, about, if_neuron
 State = tuple[Tensor, ...]  # of one neuron model: the potential, and a second one
 
 
-def fire(h: Tensor, theta: Tensor, v_reset: float | None, subtracted: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Spikes (bool) and potentials; the soft reset subtracts ``theta``, or ``subtracted``."""
-    spike = h >= theta
+def fire(
+    h: Tensor, theta: Tensor, v_reset: float | None, subtracted: Tensor | None = None,
+    whole: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Spikes (bool) and potentials; the soft reset subtracts ``theta``, or ``subtracted``.
+
+    ``whole``: of h / theta to the number of spikes, of neurons that fire several times.
+    """
+    spike = h >= theta if whole is None else whole(h / theta)
     subtracted = theta if subtracted is None else subtracted
     return spike, h - subtracted * spike if v_reset is None else torch.where(spike, v_reset, h)
 
@@ -113,6 +126,23 @@ def _refractory(state: State, current, theta, decay, *, fire, v_rest, refractory
     return spike, (torch.where(resting, v, after), left)
 
 
+def whole_number(level: Tensor, most: float, rounds: float) -> Tensor:
+    """The integer from 0 to ``most`` that is nearest to ``level``, or without ``rounds`` the next one below.
+
+    Its gradient is 1 where ``level`` is from 0 to ``most``: the straight-through estimator of I-LIF.
+    """
+    level = level.clamp(0, most)
+    return level + ((level.round() if rounds else level.floor()) - level).detach()  # this difference is exact
+
+
+def _integer(
+    state: State, current: Tensor, theta, decay, *, fire, max_spike_count: float, rounds: float
+) -> tuple[Tensor, State]:
+    (v,) = state
+    spikes, v = fire(decay * v + current, theta, None, whole=partial(whole_number, most=max_spike_count, rounds=rounds))
+    return spikes, (v,)
+
+
 HALF_RANGE = 2.0**23  # of Loihi's states, which have 24 bits
 
 
@@ -145,6 +175,7 @@ FAMILIES: dict[str, Callable] = {
     "Adaptive": _adaptive,
     "Refractory": _refractory,
     "Loihi": _loihi,
+    "Integer": _integer,
 }
 
 

@@ -7,10 +7,14 @@ With x = h - theta the distance of the potential from the threshold, a spike's d
     Sigmoid        alpha s (1 - s)                  s = 1 / (1 + exp(-alpha x))
     Triangle       max(0, w - |x|) / w^2            w = width theta
 
+Integer neurons have the straight-through estimator instead, whatever the surrogate: a derivative of 1 / theta where h
+is from 0 to D theta, and 0 elsewhere.
+
 The potential after a spike depends on the spike, v = h + s (v_reset - h) or v = h - s theta, and gradients pass that
 way too, unless the reset is detached. On exactly representable data, and the triangle, every kernel is bit-equal.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -58,11 +62,15 @@ class SurrogateSpike(torch.autograd.Function):
 
 
 def fire(
-    surrogate: Surrogate, h: Tensor, theta: Tensor, v_reset: float | None, subtracted: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    surrogate: Surrogate, h: Tensor, theta: Tensor, v_reset: float | None, subtracted: Tensor | None = None,
+    whole: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """reference.fire, differentiable; spikes are float32."""
     subtracted = theta if subtracted is None else subtracted
-    spike = SurrogateSpike.apply(h - theta, subtracted.detach(), surrogate)
+    if whole is None:
+        spike = SurrogateSpike.apply(h - theta, subtracted.detach(), surrogate)
+    else:
+        spike = whole(h / theta)
     resets = spike.detach() if surrogate.detach_reset else spike
     if v_reset is None:
         return spike, h - subtracted * resets

@@ -44,6 +44,11 @@ _MODELS = {
 }
 MODELS: Mapping[str, Model] = MappingProxyType(_MODELS)  # nothing can be added: the kernels would not know it
 
+# Models whose neurons fire several times in a step, and so give integers.
+COUNTING_MODELS: Mapping[str, Model] = MappingProxyType(
+    {"IntegerSoftReset": Model(1, ("theta", "decay"), ("max_spike_count", "rounds"))}
+)
+
 SURROGATES = ("ATan", "FastSigmoid", "Sigmoid", "Triangle")  # shapes of surrogate derivatives
 
 
@@ -243,23 +248,22 @@ TALLIES = 3
 
 
 def _headers(told: str) -> dict[str, str]:
-    models = (
-        f"MODEL({name}, {m.states}, {len(m.channels)}, {len(m.scalars)})  /* {' '.join(m.channels + m.scalars)} */"
-        for name, m in MODELS.items()
-    )
     return {
         "models.h": f"""{_MADE}
 #pragma once
 #include <cstdint>
 
 // The neuron models, which neurons.h defines; Neuron.model is an index into this list. Each has its name and the
-// numbers of its states, parameters of a channel and scalars. The last index is CurrentSums, which a convolution runs
-// instead of neurons to sum up its currents.
-#define PK_MODELS(MODEL) {_lines(models)}
+// numbers of its states, parameters of a channel and scalars.
+#define PK_MODELS(MODEL) {_lines(map(_model, MODELS, MODELS.values()))}
+
+// The models whose neurons fire several times in a step. Their indices follow. The last index is CurrentSums, which a
+// convolution runs instead of neurons to sum up its currents.
+#define PK_COUNTING_MODELS(MODEL) {_lines(map(_model, COUNTING_MODELS, COUNTING_MODELS.values()))}
 
 namespace models {{
 #define MODEL(name, ...) name,
-enum : int64_t {{ PK_MODELS(MODEL) CurrentSums }};
+enum : int64_t {{ PK_MODELS(MODEL) PK_COUNTING_MODELS(MODEL) CurrentSums }};
 #undef MODEL
 }}  // namespace models
 """,
@@ -310,6 +314,11 @@ constexpr int64_t tallies = {TALLIES};  // numbers that are counted of an operat
 DESCRIBED = {"WINDOW": WINDOW, "NEURONS": NEURONS, "SENDERS": SENDERS, "OPERATION": OPERATION}
 _MADE = """// Made by kernels/table.py: change the table there. A build writes this file anew.
 // clang-format off: lists"""
+
+
+def _model(name: str, model: Model) -> str:
+    parameters = " ".join(model.channels + model.scalars)
+    return f"MODEL({name}, {model.states}, {len(model.channels)}, {len(model.scalars)})  /* {parameters} */"
 
 
 def _lines(items: Iterator[str]) -> str:

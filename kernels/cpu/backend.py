@@ -128,15 +128,16 @@ class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
         return pooled, counts
 
     def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
-        """IF on currents [T, N, P, C], or for T steps on a constant current [N, P, C]: spikes, and potentials [N, P, C]
-        after the last step."""
+        """See backends.Backend."""
         note(SCAN)
         current = current.float().contiguous()
         steps, time_stride = (current.shape[0], current.stride(0)) if T is None else (T, 0)
         neurons, words, v, held = start_for_library(steps, v, neuron)
-        self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride))
+        counts = heap.empty(steps, *v.shape) if neuron.counts else None
+        written = None if counts is None else counts.data_ptr()
+        self._table.if_scan(abi.Scan(neurons, current.data_ptr(), time_stride, written))
         del held
-        return words, v
+        return words if counts is None else counts, v
 
 
 def _column(values: np.ndarray) -> Any:

@@ -13,7 +13,7 @@ class Neurons(Structure):
      c_int64), ("currents", c_void_p)]
 
 class Scan(Structure):
-    _fields_ = [("neurons", Neurons), ("current", c_void_p), ("time_stride", c_int64)]
+    _fields_ = [("neurons", Neurons), ("current", c_void_p), ("time_stride", c_int64), ("counts", c_void_p)]
 
 class Surrogate(Structure):
     _fields_ = [("shape", c_int64), ("numbers", c_float * 2), ("detach_reset", c_int64)]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from .. import heap
-from ..neuron_models import MODELS, Neuron
+from ..neuron_models import Neuron
+from ..table import COUNTING_MODELS, MODELS
 from ..weight_cache import CONSTANTS
 from . import abi
 
@@ -58,7 +59,7 @@ def for_library(neuron: Neuron) -> tuple[abi.Neuron, Tensor]:
     return kept[key]
 
 
-_NUMBERS = {name: number for number, name in enumerate([*MODELS, "CurrentSums"])}  # as C++ has them
+_NUMBERS = {name: number for number, name in enumerate([*MODELS, *COUNTING_MODELS, "CurrentSums"])}  # as C++ has them
 _kept: WeakKeyDictionary[UntypedStorage, dict] = WeakKeyDictionary()  # of constants
 
 

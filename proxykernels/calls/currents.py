@@ -173,7 +173,7 @@ class SpikeWords:
     def currents(self, words: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Tensor:
         """[T, N, P, C]."""
         w = self.window
-        return ops.conv2d_currents(words, self.T, w.size, weight, bias, v, neuron, *w.pairs, w.groups)
+        return ops.conv2d_currents(words, self.T, w.size, weight, bias, v, _beside(neuron), *w.pairs, w.groups)
 
     def input_gradient(self, grad_current: Tensor, weight: Tensor) -> Tensor:
         """That of the spikes' handle."""
@@ -198,7 +198,8 @@ class SpikePeriods:
 
     def currents(self, periods: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Tensor:
         w = self.window
-        return ops.period_conv2d_currents(periods, self.start, self.T, w.size, weight, bias, v, neuron, *w.pairs)
+        its = _beside(neuron)
+        return ops.period_conv2d_currents(periods, self.start, self.T, w.size, weight, bias, v, its, *w.pairs)
 
     def input_gradient(self, grad_current: Tensor, weight: Tensor) -> Tensor:
         return self.window.back(grad_current, weight)
@@ -287,6 +288,20 @@ class ConstantCurrents(Currents):
 
 def _fire_constant(current: Tensor, T: int, v: Tensor, neuron: Neuron, repeats: bool) -> Fired:
     return ops.find_periods(current, T, neuron) if repeats else ops.if_scan(current, v, neuron, T)
+
+
+def fire_several_times(
+    given: "Input", x: Tensor, weight: Any, bias: Any, v: Tensor, neuron: Neuron
+) -> tuple[Tensor, Tensor]:
+    """As ``given.fire``, of neurons that fire several times in a step: float32 [T, N, P, C] and the last state. Their
+    currents are computed first, for no kernel of a convolution has these neurons."""
+    current = given.currents(x, weight, bias, v, neuron)
+    return ops.if_scan(current, v, neuron, given.T if current.ndim == 3 else None)
+
+
+def _beside(neuron: Neuron) -> Neuron:
+    """Neurons for a kernel that runs some beside the currents that are asked for."""
+    return neuron._replace(model="LeakySoftReset", scalars=(0.0,)) if neuron.counts else neuron
 
 
 Input = SpikeWords | SpikePeriods | Values | ConstantImage | Currents | ConstantCurrents

@@ -26,7 +26,17 @@ from ..kernels.reference_gradients import surrogate_recurrent_scan, surrogate_sc
 from ..neurons import IFNeuron
 from ..spikes import spike_autograd, storage
 from ..spikes.spike_autograd import Function, applied, new_handle
-from .currents import ConstantCurrents, ConstantImage, Currents, ImageWindow, Input, SpikePeriods, SpikeWords, Values
+from .currents import (
+    ConstantCurrents,
+    ConstantImage,
+    Currents,
+    ImageWindow,
+    Input,
+    SpikePeriods,
+    SpikeWords,
+    Values,
+    fire_several_times,
+)
 
 
 class Operands(NamedTuple):
@@ -52,7 +62,8 @@ def fire(given: Input, operands: Operands, neuron: Neuron, surrogate: Surrogate)
     """Run neurons on an input; ``given``: what kind it is. The neuron's ``channels`` are those of the operands.
 
     Returns:
-        Words (or periods), the handle of the spikes, and the state after the last step.
+        Words, periods, or integers of neurons that fire several times in a step; the handle of the spikes, which has
+        their gradient; and the state after the last step.
     """
     model = neuron.model, tuple(neuron.scalars)
     kept, handle, after = applied(_Fire, *operands, model, given, surrogate)
@@ -64,7 +75,9 @@ class _Fire(Function):
     def forward(
         handle, x, weight, bias, v, channels, model: tuple, given: Input, surrogate: Surrogate
     ) -> tuple[Tensor, Tensor, Tensor]:
-        kept, after = given.fire(x, weight, bias, v, Neuron(model[0], channels, model[1]))
+        neuron = Neuron(model[0], channels, model[1])
+        operands = x, weight, bias, v, neuron
+        kept, after = fire_several_times(given, *operands) if neuron.counts else given.fire(*operands)
         return kept, new_handle((given.T, after.shape[0], *after.shape[-2:]), after.device), after
 
     @staticmethod

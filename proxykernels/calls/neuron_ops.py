@@ -1,6 +1,7 @@
 """Neurons of any model over all time steps in one call. Layers call these functions; functional.py wraps them for IF.
 
-Differentiable if a surrogate derivative is given. Neurons that never fire give potentials instead of spikes.
+Differentiable if a surrogate derivative is given. Neurons that never fire give potentials instead of spikes, and those
+that fire several times in a step give integers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ from .currents import (
     SpikeWords,
     carrying,
     currents_in_parts,
+    fire_several_times,
     input_of,
     scaled,
     wants_gradient,
@@ -146,7 +148,7 @@ def linear(
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
     """Whether spikes x may be the shortcut of a call without a gradient and without groups (CPU only)."""
-    return x.device.type == "cpu" and x.scale == 1 and neuron.fires
+    return x.device.type == "cpu" and x.scale == 1 and neuron.fires and not neuron.counts
 
 
 def _behind(
@@ -165,6 +167,11 @@ def _behind(
     T = x.shape[0]
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     weight = weight if weight.ndim == 4 else weight[:, :, None, None]
+    if neurons.neuron.counts:
+        weight, bias = scaled(weight, x) if isinstance(x, Spikes) else weight, None if bias is None else bias.float()
+        given, _, values = input_of(x, window, False)
+        operands = values.detach(), weight, bias, neurons.start, neurons.parameters
+        return neurons.fired(T, *fire_several_times(given, *operands))
     if not isinstance(x, Spikes):
         if shortcut is not None:
             raise TypeError("x must be Spikes beside a shortcut, got a tensor; add the shortcut to its currents")
@@ -286,8 +293,10 @@ def recurrent_linear(
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
     checks.features(x.shape, weight)
     checks.recurrent(recurrent_weight, len(weight), x.device)
-    if not neuron.fires:
-        raise TypeError(f"neuron must fire, for its spikes come back to it, got {type(neuron).__name__}")
+    if not neuron.fires or neuron.counts:
+        raise TypeError(
+            f"neuron must fire, once at most in a step, for its spikes come back to it; got {type(neuron).__name__}"
+        )
     shape = x.shape[1], len(weight)
     checks.room(x.shape[0], shape, x.device)
     checks.recurrent_state(v, shape, neuron.states, x.device)

@@ -14,12 +14,13 @@ from ..kernels import ops
 from ..kernels.neuron_models import Neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
-from ..spikes.storage import Periods, channels, start, state_of
+from ..spikes.spike_autograd import Integers, applied
+from ..spikes.storage import Periods, channels, from_channels_last, start, state_of
 from .currents import Input
 from .gradients import Operands, fire
 
 FEW = 1 << 24  # neurons times steps; so few need no check of the memory
-Fired = tuple[Any, Tensor]  # Spikes, or the potentials [T, N, ...] of neurons that do not fire; and the state
+Fired = tuple[Any, Tensor]  # Spikes, the integers or the potentials [T, N, ...]; and the state
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class NeuronsOfCall:
 
     def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
         """The results of kernels in the form that users get."""
-        return Spikes(kept, (T, *self.shape)), state_of(after, self.shape, self.neuron)
+        sent = self._integers(kept) if self.neuron.counts else Spikes(kept, (T, *self.shape))
+        return sent, state_of(after, self.shape, self.neuron)
+
+    def _integers(self, sent: Tensor) -> Tensor:
+        """What neurons that fire several times in a step give, [T, N, P, C], as a tensor [T, N, C, ...]."""
+        T, N = sent.shape[:2]
+        return from_channels_last(sent.flatten(0, 1), (T * N, *self.shape[1:])).unflatten(0, (T, N))
 
     def with_gradient(
         self,
@@ -64,6 +71,9 @@ class NeuronsOfCall:
         bias = None if bias is None else bias.float()
         operands = Operands(handle, x, weight, bias, self.start, self.parameters.channels)
         words, handle, after = fire(given, operands, self.parameters, surrogate.kernel)
+        if self.neuron.counts:
+            sent = self._integers(applied(Integers, handle, words))
+            return sent, state_of(after, self.shape, self.neuron)
         kept = Periods(words, given.T) if getattr(given, "repeats", False) else words
         return Spikes(kept, (given.T, *self.shape), handle=handle), state_of(after, self.shape, self.neuron)
 

@@ -148,7 +148,8 @@ class NeuronAttributes(nn.Module):
         value = saved.item()
         if name == "v_reset" and value == SOFT:
             return None
-        return int(value) if name == "refractory" and math.isfinite(value) and value == int(value) else value
+        kind = type(getattr(self._kind, name, value))  # of the default
+        return kind(value) if kind in (int, bool) and math.isfinite(value) and value == int(value) else value
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)

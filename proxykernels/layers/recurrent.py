@@ -25,7 +25,7 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
     add it to ``bias``. Equations: :func:`proxykernels.kernels.reference.recurrent_scan`.
 
     Args:
-        neuron: a neuron of :mod:`proxykernels.neurons` that fires; as in :class:`FusedConv2d`.
+        neuron: a neuron of :mod:`proxykernels.neurons` that fires, once at most in a step; as in :class:`FusedConv2d`.
         recurrence: "full": R is [out, out], and row i has the weights of what neuron i receives, as nn.Linear's weight.
             "elementwise": [out], and a neuron receives only its own spikes.
         v_init: as in :class:`FusedConv2d`.
@@ -57,10 +57,10 @@ class FusedRecurrentLinear(Neurons, nn.Linear):  # type: ignore[misc]  # whose b
             raise ValueError(f"recurrence must be one of {', '.join(RECURRENCES)}, got {recurrence!r}")
         nn.Linear.__init__(self, in_features, out_features, bias, device, dtype)
         self._set_neurons(neuron, v_init)
-        if not neuron.fires:
+        if not neuron.fires or neuron.counts:
             raise TypeError(
-                f"neuron must fire, for its spikes come back to it, got {type(neuron).__name__}; FusedLILinear is a "
-                "readout"
+                "neuron must fire, once at most in a step, for its spikes come back to it; got "
+                f"{type(neuron).__name__}, which FusedLinear takes"
             )
         shape = (out_features, out_features) if recurrence == "full" else (out_features,)
         self.recurrent_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))

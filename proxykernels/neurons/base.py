@@ -59,6 +59,7 @@ class AnyNeuron:
     states: ClassVar[int] = 1  # number of state variables
     rest: ClassVar[float] = 0.0  # the initial potential of a call without a state
     fires: ClassVar[bool] = True  # False: the output are the potentials
+    counts: ClassVar[bool] = False  # True: they fire several times in a step; the output are tensors of integers
     in_python: ClassVar[bool] = False  # whether it has a step of its own, which no kernel knows
     _added: ClassVar[Any] = None  # the class itself, once its step is known to the reference code
 

@@ -228,6 +228,45 @@ class LoihiNeuron(AnyNeuron):
 
 
 @dataclass(frozen=True)
+class IntegerLIFNeuron(AnyNeuron):
+    """Neurons that fire up to D times in a step, and so give integers: h = decay v + I, v = h - v_threshold s.
+
+        s = h / v_threshold, rounded down to an integer from 0 to max_spike_count
+
+    That is what D steps of binary IF neurons add up to whose currents come in the first of them. A layer of them gives
+    float32 tensors of 0, 1, .. D, in the place of Spikes. Trained as integers and run as D binary steps they are I-LIF
+    (source: Luo et al., "Integer-valued training and spike-driven inference spiking neural network for high-performance
+    and energy-efficient object detection", ECCV 2024, arXiv:2407.20708), SpikingJelly's ILIFNode; sinabs has the same
+    as MultiSpike. Their gradient is the straight-through estimator, 1 / v_threshold where h is from 0 to D thresholds,
+    in any layer that has a surrogate derivative: of that only ``detach_reset`` matters.
+
+    Attributes:
+        v_threshold: what a spike takes off the potential, > 0: a number or one value a channel [C].
+        decay: factor of the potential per step, from 0 to 1; 1 integrates and fires: a number or one value a channel
+            [C].
+        max_spike_count: D, from 1 to 255.
+        rounds: whether s is the nearest integer, half to even, as I-LIF has it, instead of the next one below.
+    """
+
+    v_threshold: Value = 1.0
+    decay: Value = 1.0
+    max_spike_count: int = 4
+    rounds: bool = False
+
+    family: ClassVar[str] = "Integer"
+    channelwise: ClassVar[tuple[str, ...]] = ("v_threshold", "decay")
+    scalars: ClassVar[tuple[str, ...]] = ("max_spike_count", "rounds")
+    counts: ClassVar[bool] = True
+
+    def check(self) -> None:
+        neuron_checks.neuron(self.v_threshold, None)
+        neuron_checks.share("decay", self.decay)
+        neuron_checks.most_spikes("max_spike_count", self.max_spike_count)
+        if not isinstance(self.rounds, bool):
+            raise TypeError(f"rounds must be True or False, got {self.rounds!r}")
+
+
+@dataclass(frozen=True)
 class LINeuron(AnyNeuron):
     """Leaky integrators, which never fire and give their potentials: v = v_rest + decay (v - v_rest) + I.
 

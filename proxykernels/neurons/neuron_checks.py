@@ -92,6 +92,14 @@ def whole_steps(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 0 steps and below 2**24, got {value}")
 
 
+def most_spikes(name: str, value: int) -> None:
+    """The most spikes of a neuron in a step."""
+    if not is_integer(value):
+        raise TypeError(f"{name} must be an integer number of spikes, got {value!r}")
+    if not 1 <= value <= 255:
+        raise ValueError(f"{name} must be from 1 to 255 spikes, got {value}")
+
+
 def bias_of_loihi(name: str, value: float | Tensor) -> None:
     """A whole number that a potential of 24 bits can be."""
     _within(name, value, "from -2**23 to 2**23", lambda low, high: low >= -(2**23) and high <= 2**23)

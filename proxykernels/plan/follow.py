@@ -68,8 +68,8 @@ def followed(
     if not any(op.neurons for op in plan.operations):
         refuse("", net, "it has no layer of neurons")
     shaped = plan.shaped
-    if value.real and not (shaped.neurons and not shaped.neurons.fires):
-        refuse("", net, "it must end in spikes, or in a readout")
+    if value.real and not (shaped.neurons and shaped.neurons.gives_values):
+        refuse("", net, "it must end in neurons, or in a readout")
     # Rounded weights are those of the layer as it is.
     return plan if precision is not None else without_averages(plan), follower.forwards
 
@@ -233,7 +233,7 @@ class Follower:
             refuse(path, layer, f"it adds up {len(windows)} values; at most {Most.WINDOWS} are taken")
         C = shape[0]
         neurons = _planned(path, layer, C, bias)
-        return self.append(Operation(Kind.FIRE, path, tuple(windows), shape, not neurons.fires, neurons))
+        return self.append(Operation(Kind.FIRE, path, tuple(windows), shape, neurons.gives_values, neurons))
 
     def _recurrent(self, path: str, layer: layers.FusedRecurrentLinear, x: Value | Sum) -> Value:
         """What makes the currents, and the neurons behind it."""

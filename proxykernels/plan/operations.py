@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..kernels.neuron_models import about
 from ..kernels.sigma_delta_codes import Senders
-from ..kernels.table import COMMON, MODELS, Kind
+from ..kernels.table import COMMON, COUNTING_MODELS, Kind
 
 Shape = tuple[int, ...]
 
@@ -72,7 +73,7 @@ class PlannedNeurons:
     """The neurons of an operation.
 
     Attributes:
-        model: a name in MODELS.
+        model: a name in MODELS or COUNTING_MODELS.
         channels: float32 [parameters, C], thresholds first. scalars: in the model's order.
         bias: float32 [C]. start: float32 [states, C], of a run that starts at rest.
         fires: or their potentials are what is given.
@@ -92,13 +93,23 @@ class PlannedNeurons:
 
     @property
     def states(self) -> int:
-        return MODELS[self.model].states
+        return about(self.model).states
 
     @property
     def v_reset(self) -> float | None:
         """The potential after a spike; None: the threshold is subtracted."""
-        names = MODELS[self.model].scalars
+        names = about(self.model).scalars
         return self.scalars[names.index("v_reset")] if "v_reset" in names else None
+
+    @property
+    def counts(self) -> bool:
+        """Whether they fire several times in a step."""
+        return self.model in COUNTING_MODELS
+
+    @property
+    def gives_values(self) -> bool:
+        """Whether they give integers or potentials, and not spikes."""
+        return self.counts or not self.fires
 
     @property
     def has_logits(self) -> bool:
@@ -108,7 +119,7 @@ class PlannedNeurons:
     @property
     def forgets(self) -> bool:
         """Whether the outputs of a step are its currents: readouts without memory."""
-        model = MODELS[self.model]
+        model = about(self.model)
         scalars = dict(zip(model.scalars, self.scalars, strict=True))
         leaky = model.channels == ("theta", "decay") and scalars.keys() <= {"v_reset", "v_rest"}
         return leaky and not self.fires and not self.channels[1].any() and scalars["v_rest"] == 0

@@ -74,6 +74,11 @@ class PlanResult(Result):
         return self._written.shape
 
     @property
+    def _gives_integers(self) -> bool:
+        neurons = self._plan.shaped.neurons
+        return neurons is not None and neurons.counts
+
+    @property
     def _total_counts(self) -> Tensor:
         counted = self._written.counts
         return self.spikes.count() if counted is None else counted
@@ -107,7 +112,7 @@ class PlanResult(Result):
     @cached_property
     def rates(self) -> dict[str, float]:  # type: ignore[override]
         slots = self._plan.slots(self._input)
-        return {op.name: self._rate(k, op) for k, op in self._plan.stateful() if not slots[k + 1].gives_values}
+        return {op.name: self._rate(k, op) for k, op in self._plan.stateful() if _fires(op, slots[k + 1])}
 
     def _rate(self, k: int, op: Operation) -> float:
         return self._tally[TALLIES * k] / (prod(op.shape) * self._ran[0]) if self._ran[0] else math.nan
@@ -116,8 +121,7 @@ class PlanResult(Result):
     def places(self) -> dict[str, int]:  # type: ignore[override]
         slots = self._plan.slots(self._input)
         return {
-            op.name: 0 if slots[k + 1].gives_values else prod(op.shape) * self._ran[0]
-            for k, op in self._plan.stateful()
+            op.name: prod(op.shape) * self._ran[0] if _fires(op, slots[k + 1]) else 0 for k, op in self._plan.stateful()
         }
 
     @cached_property
@@ -163,6 +167,11 @@ class PlanResult(Result):
             for states in ((None, None) if k is None else (self._states_of(k), self._start.get(k)))
         )
         return logits_of(self._plan, self._total_counts, state, steps, start)
+
+
+def _fires(op: Operation, given: Slot) -> bool:
+    """Whether an operation gives spikes, one or several in a step; ``given``: its slot."""
+    return not given.gives_values or (op.neurons is not None and op.neurons.counts)
 
 
 class ChangesResult(PlanResult):

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers import SpikingLayer
+from ..layers import Neurons, SpikingLayer
 from ..layers.layer_graph import STEPS, Range, has_fired, warn_of_silence
 from ..neurons import IFNeuron
 from ..spikes import Spikes
+from ..spikes.spikes import checked_until
 
 # 32-bit floating point in 45 nm CMOS, 0.9 V: an addition takes 0.9 pJ, a multiplication 3.7 pJ. Horowitz, "Computing's
 # energy problem (and what we can do about it)", ISSCC 2014, doi 10.1109/ISSCC.2014.6757323. Memory is not counted.
@@ -56,6 +57,7 @@ class SynOps:
 
 
 NOT_CONVERTED = "logits are those of the network that convert was given; this network was not converted"
+SEVERAL = "the network ends in neurons that fire several times in a step: take result.output, their counts"
 LOSES_CHARGE = "logits need a last layer with the soft reset, v_reset=None, which loses no charge"
 COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
 
@@ -66,6 +68,8 @@ class Result:
 
     Attributes:
         spikes: Spikes (T, N, ...) of the network's output. A sample that was stopped early is silent from then on.
+        output: what the network gives: its spikes or potentials, or of neurons that fire several times in a step
+            (:class:`neurons.IntegerLIFNeuron`) how often, float32 [T, N, ...].
         potentials: float32 [T, N, ...], in place of spikes: those after every step of the readout (:class:`LI`,
             :class:`FusedLILinear`) that the network ends in. For sigma-delta neurons, the ReLU network's outputs as far
             as each step tells them.
@@ -100,6 +104,11 @@ class Result:
         return tuple(self.output.shape)
 
     @property
+    def _gives_integers(self) -> bool:
+        """Whether the last neurons fire several times in a step."""
+        return False
+
+    @property
     def _total_counts(self) -> Tensor:
         """As ``count()``, not to be written to."""
         return self.spikes.count()
@@ -115,12 +124,16 @@ class Result:
 
     @property
     def spikes(self) -> Spikes:
+        if self._gives_integers:
+            raise AttributeError(SEVERAL)
         if isinstance(self.output, Tensor):
             raise AttributeError("the network ends in a readout that does not fire: take result.potentials")
         return self.output
 
     @property
     def potentials(self) -> Tensor:
+        if self._gives_integers:
+            raise AttributeError(SEVERAL)
         if isinstance(self.output, Spikes):
             raise AttributeError("the network ends in spikes: take result.spikes, or record=['layer.v']")
         return self.output
@@ -133,6 +146,9 @@ class Result:
 
     def count(self, until: int | None = None) -> Tensor:
         """Output spikes in the first ``until`` steps (default: all): int32 [N, ...]."""
+        if self._gives_integers:
+            steps = self._shape[0] if until is None else checked_until(until, self._shape[0])
+            return self.output[:steps].sum(0, dtype=torch.int32)  # type: ignore[union-attr, call-overload]  # a tensor
         return self.spikes.count(until) if until is not None else self._total_counts.clone()
 
     def __repr__(self) -> str:
@@ -160,6 +176,10 @@ class LayerResult(Result):
         self._given, self._last, self._constant = given, last, constant
         if steps is not None:
             self.steps = steps
+
+    @property
+    def _gives_integers(self) -> bool:
+        return isinstance(self._layer, Neurons) and self._layer.neuron.counts
 
     @cached_property
     def rates(self) -> dict[str, float]:  # type: ignore[override]  # a GPU is waited for when they are first asked for
@@ -224,6 +244,7 @@ def summary(result) -> str:
     """The size of the output, the steps, and a row for each layer, marked where it is silent; no tensor's values."""
     y = result.output
     (T, N), kind = y.shape[:2], "spikes" if isinstance(y, Spikes) else "potentials"
+    kind = "counts" if result._gives_integers else kind
     lines = [f"Result of T = {T} steps, N = {N} samples: {kind} {tuple(y.shape)} on {y.device}"]
     if N and result.steps.min() < T:
         steps = result.steps

@@ -116,9 +116,9 @@ class StatefulLayer(nn.Module):
 
     @property
     def is_readout(self) -> bool:
-        """Whether the layer gives potentials."""
+        """Whether the layer gives potentials, or integers."""
         layer = self.firing.layer
-        return isinstance(layer, Neurons) and not layer.neuron.fires
+        return isinstance(layer, Neurons) and (layer.neuron.counts or not layer.neuron.fires)
 
     def start_chunk(self, start: int) -> None:
         self.calls, self.start = 0, start
@@ -381,6 +381,10 @@ class LayerTally:
                 self.counters.add(y, (self.name, "spikes"))
             else:
                 self._spikes.append(y._total())
+        elif isinstance(self.layer, Neurons) and self.layer.neuron.counts:
+            self.fires = True
+            self.places += math.prod(y.shape)
+            self._spikes.append(y.sum(dtype=torch.float64))
         for synapse, part in (*self.layer.terms(x), *self.layer.returning(y)) if self.with_synops else ():
             if first:
                 self.products += synapse.products(tuple(part.shape))

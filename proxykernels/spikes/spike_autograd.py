@@ -83,6 +83,18 @@ class Dense(_OnHandle):
         return to_channels_last(gradient.float(), 2), None, None, None
 
 
+class Integers(_OnHandle):
+    """What neurons that fire several times in a step give, [T, N, P, C]."""
+
+    @staticmethod
+    def forward(handle: Tensor, values: Tensor) -> Tensor:
+        return values.view(values.shape)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient.float(), None
+
+
 class Count(_OnHandle):
     """The number of spikes of each neuron in the first steps, float32 [N, ...]."""
 

@@ -109,12 +109,7 @@ class Spikes(Arithmetic):
         Raises:
             TypeError, ValueError: ``until`` is not an integer within 0 .. T.
         """
-        if until is None:
-            until = self.T
-        elif not isinstance(until, numbers.Integral) or isinstance(until, bool):
-            raise TypeError(f"until must be an integer number of steps, got {until!r}")
-        if not 0 <= until <= self.T:
-            raise ValueError(f"until must be within 0 .. T = {self.T}, got {until}")
+        until = self.T if until is None else checked_until(until, self.T)
         if self._differentiable:
             return spike_autograd.Count.apply(self._handle, self._words, self.shape, until)
         return ops.count(self._words, self._channels, until).view(self.shape[1:])
@@ -230,6 +225,15 @@ class Spikes(Arithmetic):
     @property
     def _channels(self) -> int:
         return self.shape[2] if len(self.shape) > 2 else 1
+
+
+def checked_until(until: int, T: int) -> int:
+    """A number of steps of T."""
+    if not isinstance(until, numbers.Integral) or isinstance(until, bool):
+        raise TypeError(f"until must be an integer number of steps, got {until!r}")
+    if not 0 <= until <= T:
+        raise ValueError(f"until must be within 0 .. T = {T}, got {until}")
+    return int(until)
 
 
 class _NoTensorError(AttributeError, TypeError):

@@ -35,9 +35,10 @@ Net = TypeVar("Net", bound=nn.Module)
 class PartTally:
     """Spikes of one layer, its neurons times steps, and the bytes that a backward pass keeps for it."""
 
-    def __init__(self, counters: Counters | None):
+    def __init__(self, counters: Counters | None, layer: SpikingLayer):
         """``counters``: shared by all layers, they count on a GPU; None: spikes are not counted."""
         self.counters, self.spikes = counters, list[Tensor]()
+        self.of_integers = isinstance(layer, Neurons) and layer.neuron.counts
         self.neurons = 0
         self.kept_bytes = 0.0
 
@@ -54,6 +55,8 @@ class PartTally:
                 self.counters.add(y, self)
             else:
                 self.spikes.append(y._total())
+        elif self.of_integers and self.counters is not None and isinstance(y, Tensor):
+            self.spikes.append(y.detach().sum(dtype=torch.float64))
         self.neurons += math.prod(y.shape)
         # Counts input and output, since a pooling layer keeps its input for the backward pass.
         self.kept_bytes += sum(_bytes(part) for part in (*(x if isinstance(x, tuple) else (x,)), y))
@@ -232,7 +235,7 @@ class _Part:
         counters, self.counters = self.counters, None
 
         def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
-            tally = tallies.setdefault(name, PartTally(counters))
+            tally = tallies.setdefault(name, PartTally(counters, layer))
             stateful_layers[name] = self.model._stateful(name, layer, self.start.get(name, []), tally)
             return stateful_layers[name]
 
@@ -254,13 +257,14 @@ class _Part:
             for name, stateful in stateful_layers.items():
                 if not first:
                     check_calls(name, len(self.start.get(name, [])), stateful.calls)
-            if not isinstance(y, Spikes) and self.model.readout != "potential":
+            counts = stateful_layers[self.model._last].firing.layer.neuron.counts  # type: ignore[attr-defined]
+            if not (isinstance(y, Spikes) or counts) and self.model.readout != "potential":
                 raise TypeError(
                     f"net must end in a layer of neurons that fire, and gave {type(y).__name__}; readout='potential' "
                     "takes the potentials of its last layer"
                 )
             if self.model.readout != "potential":
-                count = count + y.count()
+                count = count + (y.sum(0) if counts else y.count())
         self.states = {name: [v.detach() for v in stateful.states.now] for name, stateful in stateful_layers.items()}
         if self.model.readout == "potential":
             last: Any = stateful_layers[self.model._last]
@@ -302,7 +306,7 @@ class _Sizes:
         stateful_layers: list[StatefulLayer] = []
 
         def make_stateful(name: str, layer: SpikingLayer) -> StatefulLayer:
-            stateful_layers.append(model._stateful(name, layer, [], PartTally(None)))
+            stateful_layers.append(model._stateful(name, layer, [], PartTally(None, layer)))
             return stateful_layers[-1]
 
         network = replace_neurons(plain, make_stateful, lambda name, layer: HeldDropout(name, layer, None))

@@ -19,7 +19,10 @@ struct Model {
     int64_t states, channels, scalars;
 };
 #define MODEL(name, states, channels, scalars) {#name, states, channels, scalars},
-constexpr Model neuron_models[] = {PK_MODELS(MODEL){"CurrentSums", 2, 1, 0}};
+#define COUNT(...) +1
+constexpr Model neuron_models[] = {PK_MODELS(MODEL) PK_COUNTING_MODELS(MODEL){"CurrentSums", 2, 1, 0}};
+constexpr int64_t binary_models = 0 PK_MODELS(COUNT);  // their neurons fire once at most in a step
+#undef COUNT
 #undef MODEL
 constexpr int64_t model_count = models::CurrentSums;  // that networks have
 
@@ -36,6 +39,8 @@ static inline int64_t taps_of(const Window& w) { return w.kernel_h * w.kernel_w;
 bool is_plain(const Window& window);  // of one pixel, which is read as it is
 
 static inline const Model& model_of(const Population& neurons) { return neuron_models[neurons.model]; }
+static inline bool counts(const Population& neurons) { return binary_models <= neurons.model && neurons.model < model_count; }
+static inline bool gives_values(const Population& neurons) { return !neurons.fires || counts(neurons); }
 static inline bool has_logits(const Population& neurons) { return neurons.scale && neurons.model == models::SoftReset; }
 
 // An operation by its name, with the windows that it reads.

@@ -123,7 +123,7 @@ bool PlanReader::is_whole_network() {
     bool any = false;
     for (const Operation& op : plan.operations) any |= op.has_neurons;
     NEED(any, "it has no neurons");
-    NEED(!last.real || (last.has_neurons && !last.neurons.fires), "it ends in values");
+    NEED(!last.real || (last.has_neurons && gives_values(last.neurons)), "it ends in values");
     return true;
 }
 
@@ -169,7 +169,7 @@ bool PlanReader::gives_what_it_says(const Operation& op) {
     bool reads_values = false;
     for (const Window& window : op.windows) reads_values |= plan.is_real(window);
     bool expected = reads_values;
-    if (op.kind == engine::Fire) expected = !op.neurons.fires;
+    if (op.kind == engine::Fire) expected = gives_values(op.neurons);
     if (engine::gives_values(op.kind)) expected = true;
     if (op.kind == engine::MaxRatePool || op.kind == engine::Recur) expected = false;
     NEED(op.real == expected, "an operation gives other values than it says");
@@ -221,7 +221,7 @@ bool PlanReader::recurrent(Json name, Operation& op) {
     const int64_t C = op.C;
     const Tensor& weight = tensor_of(name);
     NEED(can_be_summed(weight), "a recurrent weight holds NaN, infinite or too large values");
-    NEED(op.shape.size() == 1 && op.neurons.fires, "recurrent neurons are images, or never fire");
+    NEED(op.shape.size() == 1 && !gives_values(op.neurons), "recurrent neurons are images, or give values");
     NEED(weight.has_shape({C, C}) || weight.has_shape({C}), "a recurrent weight has another shape");
     op.recurrent_full = weight.shape.size() == 2;
     if (plan.is_layer) return true;  // it reads the currents that each run brings

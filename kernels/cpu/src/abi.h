@@ -28,6 +28,7 @@ struct Scan {
     Neurons neurons;
     const float* current;  // [T, N, P, C]
     int64_t time_stride;   // floats from one step to the next; 0 for a constant current
+    float* counts;  // [T, N, P, C], written instead of spikes by neurons that fire several times in a step; null for others
 };
 
 // What replaces the derivative of a spike with respect to the potential.

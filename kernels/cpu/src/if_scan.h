@@ -41,6 +41,7 @@ constexpr int side_by_side = vecs >= 8 ? 1 : 8 / vecs;
 struct ScanBlock {
     const float* current;
     uint8_t* spikes;
+    float* counts;
     int64_t image, pixel, channel;
     int channels;
 
@@ -52,6 +53,7 @@ struct ScanBlock {
         image = place / n.P, pixel = place % n.P, channel = index % blocks * block;
         current = s.current + place * n.C + channel;
         spikes = n.spikes + (image * n.T * n.P + pixel) * bytes + channel / 8;
+        counts = s.counts ? s.counts + place * n.C + channel : nullptr;
         channels = n.C - channel < block ? (int)(n.C - channel) : block;
     }
 };
@@ -72,8 +74,13 @@ static void scan_blocks(const Scan& s, const int64_t* pixels, int64_t first, Mod
     for (int64_t t = 0; t < T; t++)
         each<count>([&](auto i) {
             const Block current = load_block(part[i].current + t * time_stride, part[i].channels);
-            const uint32_t spikes = step_block(neurons[i], state[i], current);
-            store_spikes(part[i].spikes + t * step_bytes, spikes, part[i].channels);
+            if constexpr (counts<Model>) {
+                const Block spikes = count_block(neurons[i], state[i], current);
+                store_block(part[i].counts + t * s.neurons.N * s.neurons.P * s.neurons.C, spikes, part[i].channels);
+            } else {
+                const uint32_t spikes = step_block(neurons[i], state[i], current);
+                store_spikes(part[i].spikes + t * step_bytes, spikes, part[i].channels);
+            }
         });
     each<count>([&](auto i) { store_states(kept[i], s.neurons, state[i], part[i].channels); });
 }
@@ -81,21 +88,22 @@ static void scan_blocks(const Scan& s, const int64_t* pixels, int64_t first, Mod
 // Scans some pixels, numbered through all images; null: all pixels.
 static void scan_pixels(const Scan& s, const int64_t* pixels, int64_t count) {
     const int64_t blocks = count * ceil_div(s.neurons.C, block);
-    with_model_or_sums(s.neurons.neuron, [&](auto model) {
+    const auto scan = [&](auto model) {
 #pragma omp parallel for schedule(static)
         for (int64_t first = 0; first < blocks; first += side_by_side) {
             if (first + side_by_side <= blocks) scan_blocks<side_by_side>(s, pixels, first, model);
             else
                 for (int64_t i = first; i < blocks; i++) scan_blocks<1>(s, pixels, i, model);
         }
-    });
+    };
+    if (!with_counting_model(s.neurons.neuron, scan)) with_model_or_sums(s.neurons.neuron, scan);
 }
 
 void if_scan(const Scan* scan) {
     const Scan& s = *scan;
     const Neurons& n = s.neurons;
     const bool share_a_start = !n.start_image && !n.start_pixel;
-    if (s.time_stride || !share_a_start) return scan_pixels(s, nullptr, n.N * n.P);
+    if (s.time_stride || !share_a_start || s.counts) return scan_pixels(s, nullptr, n.N * n.P);
     const auto like_the_last = [&](int64_t i) {
         return !memcmp(s.current + i * n.C, s.current + (i - 1) * n.C, n.C * sizeof(float));
     };

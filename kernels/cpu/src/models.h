@@ -4,8 +4,7 @@
 #include <cstdint>
 
 // The neuron models, which neurons.h defines; Neuron.model is an index into this list. Each has its name and the
-// numbers of its states, parameters of a channel and scalars. The last index is CurrentSums, which a convolution runs
-// instead of neurons to sum up its currents.
+// numbers of its states, parameters of a channel and scalars.
 #define PK_MODELS(MODEL) \
     MODEL(HardReset, 1, 1, 1)  /* theta v_reset */ \
     MODEL(SoftReset, 1, 1, 0)  /* theta */ \
@@ -19,8 +18,13 @@
     MODEL(RefractorySoftReset, 2, 2, 2)  /* theta decay v_rest refractory */ \
     MODEL(LoihiHardReset, 2, 4, 1)  /* theta decay current_decay v_bias v_reset */
 
+// The models whose neurons fire several times in a step. Their indices follow. The last index is CurrentSums, which a
+// convolution runs instead of neurons to sum up its currents.
+#define PK_COUNTING_MODELS(MODEL) \
+    MODEL(IntegerSoftReset, 1, 2, 2)  /* theta decay max_spike_count rounds */
+
 namespace models {
 #define MODEL(name, ...) name,
-enum : int64_t { PK_MODELS(MODEL) CurrentSums };
+enum : int64_t { PK_MODELS(MODEL) PK_COUNTING_MODELS(MODEL) CurrentSums };
 #undef MODEL
 }  // namespace models

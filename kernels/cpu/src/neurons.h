@@ -22,12 +22,15 @@ static inline V all(float a) {
 }
 static inline float select(bool where, float yes, float no) { return where ? yes : no; }
 static inline float toward_zero(float a) { return __builtin_truncf(a); }
+static inline float lesser(float a, float b) { return a < b ? a : b; }
+static inline float greater(float a, float b) { return a > b ? a : b; }
 
 // A neuron's parameters. A model uses those that it has: `second_decay` is that of its second state, `increment` what is added to a state.
 template <class V>
 struct Parameters {
     V theta, decay, second_decay, increment;  // of a channel
     V v_reset, v_rest, refractory;  // of the layer
+    V most, rounding;  // of the layer: the most spikes in a step; 2^23 where their number is rounded to the nearest, else 0
 };
 
 // The comparison of a step, s = h >= bar, and its result.
@@ -35,6 +38,12 @@ template <class V>
 struct Compared {
     V h, bar;
     decltype(V() >= V()) fires;
+};
+
+// The number of spikes of a step, of neurons that fire several times, and the potential before the reset.
+template <class V>
+struct SpikeCounts {
+    V h, spikes;
 };
 
 // Hard reset: v = v_reset where the neuron fires.
@@ -165,6 +174,19 @@ struct LoihiHardReset : Traits<Hard, 2, false, false> {
     }
 };
 
+// h = decay v + I;  s = h / theta as an integer from 0 to `most`;  v = h - theta s
+struct IntegerSoftReset {
+    static constexpr int states = 1;
+    template <class V>
+    static inline SpikeCounts<V> step(V* state, V current, const Parameters<V>& p) {
+        const V h = p.decay * state[0] + current;
+        const V level = lesser(greater(h / p.theta, all<V>(0.0f)), p.most);
+        const V spikes = toward_zero((level + p.rounding) - p.rounding);  // from 2^23 on floats are integers
+        state[0] = select(spikes >= all<V>(1.0f), h - p.theta * spikes, h);  // the thresholds of padding are infinite
+        return {h, spikes};
+    }
+};
+
 // Not a neuron: sums up the currents and their squares.
 struct CurrentSums {
     using Reset = Soft;
@@ -191,6 +213,18 @@ PK_MODELS(MODEL)
 template <>
 inline constexpr int channelwise<CurrentSums> = 1;
 
+// Whether a model's neurons fire several times in a step.
+template <class Model>
+constexpr bool counts = false;
+#define MODEL(Name, its_states, channels, scalars)     \
+    static_assert(Name::states == its_states, #Name);  \
+    template <>                                        \
+    inline constexpr int channelwise<Name> = channels; \
+    template <>                                        \
+    inline constexpr bool counts<Name> = true;
+PK_COUNTING_MODELS(MODEL)
+#undef MODEL
+
 // Calls `run` with the model that a layer's neurons have.
 template <class Run>
 static inline void with_model(const Neuron& n, Run run) {
@@ -202,7 +236,19 @@ static inline void with_model(const Neuron& n, Run run) {
     }
 }
 
-// The same, but the sums of currents may be wanted instead of neurons.
+// Calls `run` with the model that a layer's neurons have, if they fire several times in a step; returns whether they do.
+template <class Run>
+static inline bool with_counting_model(const Neuron& n, Run run) {
+    switch (n.model) {
+#define MODEL(Name, ...) \
+    case models::Name: run(Name{}); return true;
+        PK_COUNTING_MODELS(MODEL)
+#undef MODEL
+    }
+    return false;
+}
+
+// As with_model, but the sums of currents may be wanted instead of neurons.
 template <class Run>
 static inline void with_model_or_sums(const Neuron& n, Run run) {
     if (n.model == models::CurrentSums) run(CurrentSums{});
@@ -214,10 +260,15 @@ template <class Model, class V>
 static inline Parameters<V> shared_parameters(const Neuron& n) {
     Parameters<V> p{};
     const float* scalar = n.scalars;
-    if (Model::Reset::to_value) p.v_reset = all<V>(*scalar++);
-    if (Model::leaks) p.v_rest = all<V>(*scalar++);
-    if (Model::rests) p.refractory = all<V>(*scalar);
-    return p;
+    if constexpr (counts<Model>) {
+        p.most = all<V>(scalar[0]), p.rounding = all<V>(scalar[1] != 0 ? 0x1p23f : 0.0f);
+        return p;
+    } else {
+        if (Model::Reset::to_value) p.v_reset = all<V>(*scalar++);
+        if (Model::leaks) p.v_rest = all<V>(*scalar++);
+        if (Model::rests) p.refractory = all<V>(*scalar);
+        return p;
+    }
 }
 
 // The states of a block of neurons, which they keep from step to step; the potentials come first.
@@ -235,7 +286,8 @@ struct NeuronBlock {
     NeuronBlock(const Neuron& n, int64_t first) : shared(shared_parameters<Model, Vec>(n)) {
         for (int k = 0; k < channelwise<Model>; k++) of_channels[k] = load_block<channels>(n.channels + k * n.stride + first);
     }
-    inline Vec::Mask step(NeuronStates<Model::states, channels>& block, Vec current, int i) const {
+    // Returns which neurons fire, or how often.
+    inline auto step(NeuronStates<Model::states, channels>& block, Vec current, int i) const {
         Parameters<Vec> p = shared;
         p.theta = of_channels[0].v[i];
         if constexpr (channelwise<Model> > 1) p.decay = of_channels[1].v[i];
@@ -243,9 +295,10 @@ struct NeuronBlock {
         if constexpr (channelwise<Model> > 3) p.increment = of_channels[3].v[i];
         Vec state[Model::states];
         for (int k = 0; k < Model::states; k++) state[k] = block.part[k].v[i];
-        const Vec::Mask fires = Model::step(state, current, p).fires;
+        const auto result = Model::step(state, current, p);
         for (int k = 0; k < Model::states; k++) block.part[k].v[i] = state[k];
-        return fires;
+        if constexpr (counts<Model>) return result.spikes;
+        else return result.fires;
     }
 };
 
@@ -274,6 +327,15 @@ static inline uint32_t step_block(const OfBlock& neurons, NeuronStates<states, c
                                   const Lanes<channels>& current) {
     uint32_t spikes = 0;
     for (int i = 0; i < current.vecs; i++) spikes |= bits(neurons.step(state, current.v[i], i)) << (i * Vec::width);
+    return spikes;
+}
+
+// The same of neurons that fire several times; returns how often.
+template <class OfBlock, int states, int channels>
+static inline Lanes<channels> count_block(const OfBlock& neurons, NeuronStates<states, channels>& state,
+                                          const Lanes<channels>& current) {
+    Lanes<channels> spikes;
+    for (int i = 0; i < current.vecs; i++) spikes.v[i] = neurons.step(state, current.v[i], i);
     return spikes;
 }
 

@@ -142,6 +142,23 @@ struct Back<LoihiHardReset> {
     }
 };
 
+// The straight-through estimator: 1 / theta where the potential is from 0 to the most spikes, whatever the surrogate.
+template <>
+struct Back<IntegerSoftReset> {
+    template <class Derivative>
+    static inline void step(const Before<Derivative>& before, const Parameters<float>& p, Gradients& grad) {
+        float state[] = {before.v};
+        const SpikeCounts<float> s = IntegerSoftReset::step(state, before.current, p);
+        const float level = s.h / p.theta, spikes = before.grad_spike - before.pass * (grad.v * p.theta);
+        const float by_level = level >= 0 && level <= p.most ? spikes : 0.0f;
+        const float grad_h = by_level / p.theta + grad.v;
+        grad.theta = -by_level * (level / p.theta) - grad.v * s.spikes;
+        grad.current = grad_h;
+        grad.v = p.decay * grad_h;
+        grad.decay = grad_h * before.v;
+    }
+};
+
 // The values of a strip's neurons.
 struct Strip {
     alignas(64) float parameter[most_channelwise][strip_neurons];
@@ -280,7 +297,8 @@ static void scan_backward_of(const ScanBackward& s) {
 }
 
 void scan_backward(const ScanBackward* s) {
-    with_model(s->neuron, [&](auto model) { scan_backward_of<decltype(model)>(*s); });
+    const auto run = [&](auto model) { scan_backward_of<decltype(model)>(*s); };
+    if (!with_counting_model(s->neuron, run)) with_model(s->neuron, run);
 }
 
 }  // namespace PK_TARGET

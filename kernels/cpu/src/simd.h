@@ -34,6 +34,7 @@ static inline void store_first(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p
 static inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm512_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.x, b.x)}; }
+static inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {_mm512_fmadd_ps(a.x, b.x, sum.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {_mm512_min_ps(a.x, b.x)}; }
 static inline Vec toward_zero(Vec a) { return {_mm512_roundscale_ps(a.x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)}; }
@@ -62,6 +63,7 @@ static inline void store_first(float* p, Vec a, int n) { _mm256_maskstore_ps(p, 
 static inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {_mm256_sub_ps(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.x, b.x)}; }
+static inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {_mm256_fmadd_ps(a.x, b.x, sum.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {_mm256_min_ps(a.x, b.x)}; }
 static inline Vec toward_zero(Vec a) { return {_mm256_round_ps(a.x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)}; }
@@ -88,6 +90,7 @@ static inline void store(float* p, Vec a) { vst1q_f32(p, a.x); }
 static inline Vec operator+(Vec a, Vec b) { return {vaddq_f32(a.x, b.x)}; }
 static inline Vec operator-(Vec a, Vec b) { return {vsubq_f32(a.x, b.x)}; }
 static inline Vec operator*(Vec a, Vec b) { return {vmulq_f32(a.x, b.x)}; }
+static inline Vec operator/(Vec a, Vec b) { return {vdivq_f32(a.x, b.x)}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return {vfmaq_f32(sum.x, a.x, b.x)}; }
 static inline Vec lesser(Vec a, Vec b) { return {vminq_f32(a.x, b.x)}; }
 static inline Vec toward_zero(Vec a) { return {vrndq_f32(a.x)}; }
@@ -121,6 +124,7 @@ static inline void store(float* p, Vec a) { memcpy(p, &a, sizeof a); }
 static inline Vec operator+(Vec a, Vec b) { return {a.x + b.x}; }
 static inline Vec operator-(Vec a, Vec b) { return {a.x - b.x}; }
 static inline Vec operator*(Vec a, Vec b) { return {a.x * b.x}; }
+static inline Vec operator/(Vec a, Vec b) { return {a.x / b.x}; }
 static inline Vec multiply_add(Vec a, Vec b, Vec sum) { return sum + a * b; }
 static inline Vec::Mask operator>=(Vec a, Vec b) { return a.x >= b.x; }
 static inline Vec select(Vec::Mask m, Vec yes, Vec no) { return {(float4)((m & (int4)yes.x) | (~m & (int4)no.x))}; }

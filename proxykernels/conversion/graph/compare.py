@@ -364,7 +364,12 @@ def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: flo
     for step, spikes, size in zip(current, fired, largest, strict=True):
         resting = states[1] > 0 if neuron.model.startswith("Refractory") else torch.zeros_like(spikes, dtype=torch.bool)
 
-        def fire(h, theta, v_reset, subtracted=None, spikes=spikes, size=size, resting=resting):
+        def fire(h, theta, v_reset, subtracted=None, whole=None, spikes=spikes, size=size, resting=resting):
+            if whole is not None:
+                far = unit * (h.abs() + theta.abs() + size)
+                wrong.append((spikes < whole((h - far) / theta)) | (spikes > whole((h + far) / theta)))
+                wrong[-1] |= spikes != spikes.round()
+                return spikes, h - theta * spikes
             distance = torch.where(spikes != 0, theta - h, h - theta)  # above 0 where it is wrong, except if h == theta
             wrong.append((distance > unit * (h.abs() + theta.abs() + size)) & ~(resting & (spikes == 0)))
             spike = spikes != 0
@@ -372,7 +377,8 @@ def _misplaced(current: Tensor, states, neuron: Neuron, fired: Tensor, unit: flo
             return spike, h - subtracted * spike if v_reset is None else torch.where(spike, v_reset, h)
 
         _, states = reference.step(states, step, neuron, fire)
-        wrong[-1] |= ((spikes != 0) & (spikes != 1)) | (resting & (spikes != 0))
+        if not neuron.counts:
+            wrong[-1] |= ((spikes != 0) & (spikes != 1)) | (resting & (spikes != 0))
     return wrong
 
 

@@ -39,7 +39,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
     """Import a SpikingJelly network. The spikes are the same, step by step, except for rounding.
 
-    Supported: IFNode, LIFNode, ParametricLIFNode and CUBALIFNode behind Conv2d or Linear (with BatchNorm or
+    Supported: IFNode, LIFNode, ParametricLIFNode, CUBALIFNode and ILIFNode behind Conv2d or Linear (with BatchNorm or
     ThresholdDependentBatchNorm, and residual additions), torch's or SpikingJelly's; max and average pooling, products
     x * y and x * (1 - y) of spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay;
     LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron
+from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, IntegerLIFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
 from .described import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
 
 PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
 ALL_STEPS = "MultiStep"  # begins the names of clock_driven's neurons that take all steps
 CONTAINERS = ("LinearRecurrentContainer", "ElementWiseRecurrentContainer")
-INTEGERS = "ILIFNode", "STBIFNode"
 
 
 def modules() -> tuple[tuple[type, ...], tuple[type, ...], tuple[type, ...]]:
@@ -59,11 +58,6 @@ def described(node: Any, axes: int | None) -> Described:
     """
     kind = next(kind.__name__ for kind in type(node).__mro__ if is_kind(kind))  # of a derived one, SpikingJelly's
     kind = kind.removeprefix(ALL_STEPS)
-    if kind in INTEGERS:
-        raise TypeError(
-            f"{kind} gives integers, several spikes in a step, where neurons here fire once at most; replace it by "
-            "LIFNode and continue training"
-        )
     if kind not in KINDS:
         raise TypeError(
             f"{kind} has no counterpart here, only {', '.join(KINDS)} have; "
@@ -82,6 +76,15 @@ def _from_reset(node: Any, kind: type[AnyNeuron], **decays: float) -> Described:
 
 def _leaky(node: Any) -> Described:
     return _of_tau(node, node.tau)
+
+
+def _integer(node: Any) -> Described:
+    """I-LIF, which has one derivative: with another window of it, it is not differentiable here."""
+    levels = node.surrogate_function
+    most = int(levels.max_spike_count)
+    neuron = IntegerLIFNeuron(v_threshold=node.v_threshold, decay=1 - 1 / node.tau, max_spike_count=most, rounds=True)
+    straight = (levels.grad_min, levels.grad_max) == (0, most)
+    return Described(neuron, surrogate=ATan(detach_reset=node.detach_reset) if straight else None)
 
 
 def _parametric(node: Any) -> Described:
@@ -185,6 +188,7 @@ KINDS: dict[str, Callable[[Any], Described]] = {
     "SLTTLIFNode": _leaky,  # which differ only in what they learn by
     "OTTTLIFNode": _leaky,
     "ParametricLIFNode": _parametric,
+    "ILIFNode": _integer,
     "CUBALIFNode": lambda node: _from_reset(node, CubaLIFNeuron, decay=node.v_decay, current_decay=node.c_decay),
     "NonSpikingIFNode": _readout,
     "NonSpikingLIFNode": _readout,

@@ -4,6 +4,7 @@ Weights are on a grid, so that all sums are exact in float32, and spikes equal b
 """
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from exchange import make_dyadic
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.conversion.libraries import spikingjelly_neurons
 
 pytestmark = pytest.mark.usefixtures("short_proof")
 
@@ -246,13 +248,74 @@ def test_ends_that_are_refused(generator, name):
         pk.from_spikingjelly(net)
 
 
-def test_neurons_that_fire_several_times_in_a_step(generator):
+@pytest.fixture
+def several_times():
+    """SpikingJelly's neurons that fire up to 6 times in a step, of decay 1/2, as multiples of the threshold."""
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
     if not hasattr(neuron, "ILIFNode"):
         pytest.skip("this SpikingJelly has no ILIFNode")
-    net = network(lambda net, x: net.features(x), generator, "m", sn=neuron.ILIFNode())
-    with pytest.raises(TypeError, match="module 'sn': ILIFNode gives integers, several spikes in a step"):
-        pk.from_spikingjelly(net)
+    from spikingjelly.activation_based.surrogate import MultiLevelSpikeCount
+
+    def make(v_threshold=1.0, window=None, **options):
+        levels = MultiLevelSpikeCount(6, grad_window=window)
+        return neuron.ILIFNode(2.0, v_threshold, levels, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_neurons_that_fire_several_times_in_a_step(generator, several_times, mode):
+    def forward(net, x):
+        return net.features(x) if mode == "m" else stacked(net, x)
+
+    net = network(forward, generator, mode, sn=several_times(0.5), sn2=several_times(2.0))
+    x = sequence(generator)
+    given = called(net, x)
+    ours = pk.from_spikingjelly(net)
+    assert ours.get_submodule("fc").neuron == pk.neurons.IntegerLIFNeuron(
+        v_threshold=2.0, decay=0.5, max_spike_count=6, rounds=True
+    )
+    result = pk.simulate(ours, x, T)
+    assert equal(result.output, given) and len(given.unique()) > 3
+    assert result.rates["fc"] == pytest.approx(given.mean().item())
+    assert equal(pk.compile(ours, x)(x, T).output, given) and equal(ours(x), given)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_training_goes_on_with_the_same_gradients(generator, several_times, detach):
+    options = {"detach_reset": detach}
+    net = network(
+        lambda net, x: net.features(x), generator, "m", sn=several_times(0.5, **options), sn2=several_times(**options)
+    )
+    ours, x = pk.from_spikingjelly(net), sequence(generator)
+    for parameter in net.parameters():
+        parameter.requires_grad_()
+    y = net(x)
+    weight = torch.randn(y.shape, generator=generator)
+    (weight * y).sum().backward()
+    ours.requires_grad_()
+    (weight * ours(x)).sum().backward()
+    for name in ("conv.weight", "fc.weight", "fc.bias"):
+        here, there = ours.get_parameter(name).grad, net.get_parameter(name).grad
+        assert there.abs().max() > 1 and torch.allclose(here, there, 1e-4, 1e-4 * there.abs().max().item())
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": False}, {"max_spike_count": 5}, {"decay": 0.75}], ids=str)
+def test_other_integers_are_found(monkeypatch, several_times, wrong):
+    made = spikingjelly_neurons._integer
+
+    def other(node):
+        described = made(node)
+        return described._replace(neuron=replace(described.neuron, **wrong))
+
+    monkeypatch.setitem(spikingjelly_neurons.KINDS, "ILIFNode", other)
+    with pytest.raises(ValueError, match="of its spikes differ, on the same currents"):
+        pk.from_spikingjelly(nn.Sequential(nn.Linear(4, 30), several_times(0.25)))
+
+
+def test_another_window_of_the_derivative_has_none_here(several_times):
+    net = pk.from_spikingjelly(nn.Sequential(nn.Linear(4, 3), several_times(window=(-1.0, 7.0))))
+    assert net.get_submodule("0").surrogate is None
 
 
 @pytest.mark.parametrize("kind", ["Leaky", "Lapicque"])

@@ -1,6 +1,7 @@
 // The currents of a batch of pixels, one block of output channels at a time: rows of weights of the inputs that fired, and
 // inputs that are added without weights.
 #pragma once
+#include "../sigma_delta/codes.h"
 #include "rows_to_add.h"
 #include "add_rows.h"
 
@@ -70,11 +71,16 @@ private:
         int64_t n = 0;
         each_tap(w, i, [&](int64_t tap, int64_t at) {
             const float* const values = x.values_at(image_of(i), t, at);
-            for (int64_t c = 0; c < w.C; c++) {
-                const float value = values[c * x.channel];
-                s->unsorted[n] = (uint32_t)(tap * w.C + c), s->value[n] = value;
-                n += value != 0;
+            const auto add = [&](int64_t c, float value) { s->unsorted[n] = (uint32_t)(tap * w.C + c), s->value[n] = value; };
+            if (x.channel != 1) {
+                for (int64_t c = 0; c < w.C; c++) add(c, values[c * x.channel]), n += s->value[n] != 0;
+                return;
             }
+            for (int64_t c = 0; c < w.C; c += 64)
+                for (uint64_t found = not_zero(values + c, least(64, w.C - c)); found; found &= found - 1, n++) {
+                    const int64_t at = c + __builtin_ctzll(found);
+                    add(at, values[at]);
+                }
         });
         return n;
     }

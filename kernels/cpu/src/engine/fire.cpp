@@ -143,10 +143,17 @@ static inline void fire_pixels(const Firing& f, const NeuronBlock<Model, block>&
     });
     for (int64_t t = 0; t < steps; t++)
         each<together>([&](auto k) {
-            const uint32_t fired = step_block(neurons, state[k], load_block<block>(sum[k] + t * next_sum)) & is_channel;
-            if (real) store_block((float*)(out[k] + t * next), state[k].part[0], count);
-            else store_spikes((uint8_t*)out[k] + t * next, fired, count);
-            spikes[k] += __builtin_popcount(fired);
+            const Block current = load_block<block>(sum[k] + t * next_sum);
+            if constexpr (counts<Model>) {
+                float* const to = (float*)(out[k] + t * next);
+                store_block(to, count_block(neurons, state[k], current), count);
+                for (int c = 0; c < count; c++) spikes[k] += (int64_t)to[c];
+            } else {
+                const uint32_t fired = step_block(neurons, state[k], current) & is_channel;
+                if (real) store_block((float*)(out[k] + t * next), state[k].part[0], count);
+                else store_spikes((uint8_t*)out[k] + t * next, fired, count);
+                spikes[k] += __builtin_popcount(fired);
+            }
         });
     each<together>([&](auto k) {
         if (f.goes_on)
@@ -182,7 +189,8 @@ void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t s
     } context{session, op,     Tasks(op, N, steps, session.threads, all_held(session, op)), k, start, all_steps, fresh,
               goes_on, nullptr};
     session.serial++;
-    with_model_or_sums(op.neuron, [&](auto model) { context.fire_block = fire_block<decltype(model)>; });
+    const auto choose = [&](auto model) { context.fire_block = fire_block<decltype(model)>; };
+    if (!with_counting_model(op.neuron, choose)) with_model_or_sums(op.neuron, choose);
     share(session, context.cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
         Firing(c.fire_block, c.session, c.op, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);

@@ -106,8 +106,8 @@ static float least_threshold(float theta) { return std::isfinite(theta) ? std::l
 static bool copy_neurons(Op& op) {
     int64_t parameters = 0;
     op.neuron.model = op.neurons.model, op.neuron.stride = ceil_div(op.C, block) * block;
-    with_model_or_sums(op.neuron,
-                       [&](auto model) { op.states = decltype(model)::states, parameters = channelwise<decltype(model)>; });
+    const auto look = [&](auto model) { op.states = decltype(model)::states, parameters = channelwise<decltype(model)>; };
+    if (!with_counting_model(op.neuron, look)) with_model_or_sums(op.neuron, look);
     if (op.is_layer) parameters = op.kind == engine::Fire;  // the least thresholds
     op.states += op.kind == engine::Recur;
     op.state_P = op.P();
