@@ -257,7 +257,8 @@ class _Part:
             for name, stateful in stateful_layers.items():
                 if not first:
                     check_calls(name, len(self.start.get(name, [])), stateful.calls)
-            counts = stateful_layers[self.model._last].firing.layer.neuron.counts  # type: ignore[attr-defined]
+            last: Any = stateful_layers[self.model._last]
+            counts = last.firing.layer.neuron.counts
             if not (isinstance(y, Spikes) or counts) and self.model.readout != "potential":
                 raise TypeError(
                     f"net must end in a layer of neurons that fire, and gave {type(y).__name__}; readout='potential' "
@@ -267,7 +268,7 @@ class _Part:
                 count = count + (y.sum(0) if counts else y.count())
         self.states = {name: [v.detach() for v in stateful.states.now] for name, stateful in stateful_layers.items()}
         if self.model.readout == "potential":
-            last: Any = stateful_layers[self.model._last]
+            last = stateful_layers[self.model._last]
             v = last.states.now[0]
             return v if last.firing.layer.states == 1 else v[:, 0]
         return count.float() / (self.model.T if self.model.readout == "rate" else 1)
