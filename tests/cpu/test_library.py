@@ -78,7 +78,9 @@ def test_what_is_no_declaration_is_not_read(tmp_path, monkeypatch):
 
 def test_models_and_surrogates_are_those_of_the_sources():
     listed = re.findall(r"MODEL\((\w+), (\d), (\d), (\d)\)", (sources.FOLDER / "models.h").read_text())
-    expected = [(name, m.states, len(m.channels), len(m.scalars)) for name, m in (table.MODELS | table.COUNTING_MODELS).items()]
+    expected = [
+        (name, m.states, len(m.channels), len(m.scalars)) for name, m in (table.MODELS | table.COUNTING_MODELS).items()
+    ]
     assert [(name, *map(int, numbers)) for name, *numbers in listed] == expected
     shapes = re.findall(r"SURROGATE\((\w+)\)", (sources.FOLDER / "table.h").read_text())
     assert [shape for shape in shapes if shape not in ("SURROGATE", "name")] == list(table.SURROGATES)
