@@ -40,7 +40,7 @@ def can_be_read(tensor: Tensor) -> bool:
 
 def nobody_follows() -> bool:
     """Whether no compiler, tracer, torch.func transform or dispatch mode records the operators that are called now."""
-    if torch.compiler.is_compiling() or _is_tracing():
+    if torch.compiler.is_dynamo_compiling() or _is_tracing():  # any other export has a dispatch mode
         return False
     return not _dispatch_modes() and _functorch_level() is None
 

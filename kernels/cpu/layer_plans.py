@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Sequence
 from ctypes import addressof, byref, c_char_p, c_int64, c_void_p, pointer
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -181,12 +182,12 @@ def _window(
     return {"slot": slot, "groups": int(groups), "weight": weight, **sizes}
 
 
-def described(neurons: Any, size, weight: tuple[int, ...], window: tuple, groups: int = 1) -> Any:
-    """The sizes of a convolution of spikes as the library takes them.
+@lru_cache(256)
+def sizes_of(size: tuple[int, int], weight: tuple[int, ...], window: tuple, groups: int) -> tuple[int, ...]:
+    """The sizes of a convolution of spikes, as they end an abi.Conv2d.
 
-    ``neurons``: an abi.Neurons. ``weight``: [C_out, C_in / groups, h, w]. ``window``: stride, padding, dilation.
+    ``weight``: [C_out, C_in / groups, h, w]. ``window``: stride, padding, dilation.
     """
     (_, inputs, *kernel), (stride, padding, dilation) = weight, window
     width = unfused.output_size(size, kernel, stride, padding, dilation)[1]
-    sizes = groups, groups * inputs, *size, width
-    return abi.Conv2d(neurons, None, None, None, None, None, 0, 0, 0, 0, *sizes, *kernel, *stride, *padding, *dilation)
+    return groups, groups * inputs, *size, width, *kernel, *stride, *padding, *dilation

@@ -5,6 +5,7 @@ that fire several times in a step give integers.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -32,12 +33,13 @@ from .currents import (
 from .gradients import RecurrentInput, RecurrentOperands, fire_recurrent, run_recurrent
 from .neuron_values import Fired, NeuronsOfCall, neurons_of
 
+_window = lru_cache(256)(ImageWindow)
 _ONE_PIXEL = ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
 
 
 def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate: Surrogate | None = None) -> Fired:
     """:func:`proxykernels.if_scan`."""
-    tensors = neuron.check_once()
+    tensors = () if neuron.is_checked else neuron.check_once()
     checks.currents(current, "T, N")
     T, *shape = current.shape
     kernels = operators.direct(current, v, *tensors, in_python=neuron.in_python) or ops
@@ -56,7 +58,7 @@ def hold(
 ) -> Fired:
     """:func:`proxykernels.if_hold`."""
     T = checks.steps(T)
-    tensors = neuron.check_once()
+    tensors = () if neuron.is_checked else neuron.check_once()
     checks.currents(current, "N")
     kernels = operators.direct(current, v, *tensors, in_python=neuron.in_python) or ops
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
@@ -92,7 +94,7 @@ def conv2d(
     ``shortcut``: spikes of the output's shape that each add 1 to their neuron's current. Only if x is packed and
     :func:`takes_shortcut` allows it.
     """
-    tensors = neuron.check_once()
+    tensors = () if neuron.is_checked else neuron.check_once()
     held: Any = x._kept.tensor if isinstance(x, Spikes) else x
     kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
     if kernels is None or type(x) is not Spikes or len(x.shape) != 5:
@@ -103,7 +105,7 @@ def conv2d(
         size, C_in, weight, stride, padding, dilation, groups
     )  # fmt: skip
     shape = x.shape[1], weight.shape[0], *size_out
-    window = ImageWindow(tuple(size), stride, padding, dilation, groups)
+    window = (ImageWindow if kernels is ops else _window)(tuple(size), stride, padding, dilation, groups)
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
     neurons = neurons_of(neuron, shape, v, device, kernels, not tensors, T=x.shape[0], differentiable=differentiable)
     if differentiable or not neuron.fires:
@@ -121,14 +123,15 @@ def linear(
     shortcut: Spikes | None = None,
 ) -> Fired:
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
-    tensors = neuron.check_once()
+    tensors = () if neuron.is_checked else neuron.check_once()
     held: Any = x._kept.tensor if isinstance(x, Spikes) else x
     kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
     if kernels is None or type(x) is not Spikes or len(x.shape) != 3:
         x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
     device = held.device
     checks.parameters(weight, bias, 2, "[out, in]", device)
-    checks.features(x.shape, weight)
+    if x.shape[2] != weight.shape[1]:
+        checks.features(x.shape, weight)
     x = x if isinstance(x, Spikes) else x[..., None, None]
     differentiable = surrogate is not None and wants_gradient(surrogate, x, weight, bias, v, *tensors)
     neurons = neurons_of(
@@ -288,7 +291,7 @@ def recurrent_linear(
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape, device or value; the message names it.
     """
-    tensors = neuron.check_once()
+    tensors = () if neuron.is_checked else neuron.check_once()
     x = carrying(x, 3, "[T, N, features]", surrogate, None)
     checks.parameters(weight, bias, 2, "[out, in]", x.device)
     checks.features(x.shape, weight)

@@ -15,7 +15,7 @@ from ..kernels.neuron_models import Neuron
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
 from ..spikes.spike_autograd import Integers, applied
-from ..spikes.storage import Periods, channels, from_channels_last, start, state_of
+from ..spikes.storage import Periods, channels, from_channels_last, start
 from .currents import Input
 from .gradients import Operands, fire
 
@@ -48,15 +48,19 @@ class NeuronsOfCall:
         """Whether their spikes on a constant current are periodic: they start at rest and are reset to rest."""
         return T > 1 and self.v is None and self.neuron.repeats(self.device, T)
 
-    def fired(self, T: int, kept: Any, after: Tensor) -> Fired:
-        """The results of kernels in the form that users get."""
-        sent = self._integers(kept) if self.neuron.counts else Spikes(kept, (T, *self.shape))
-        return sent, state_of(after, self.shape, self.neuron)
-
-    def _integers(self, sent: Tensor) -> Tensor:
-        """What neurons that fire several times in a step give, [T, N, P, C], as a tensor [T, N, C, ...]."""
-        T, N = sent.shape[:2]
-        return from_channels_last(sent.flatten(0, 1), (T * N, *self.shape[1:])).unflatten(0, (T, N))
+    def fired(self, T: int, kept: Any, after: Tensor, handle: Tensor | None = None) -> Fired:
+        """The results of kernels in the form that users get: spikes, and the state [N, C, ...], or [N, states, C, ...]
+        with several states."""
+        shape, states = self.shape, self.neuron.states
+        if states > 1:
+            after = from_channels_last(after.flatten(0, 1), (shape[0] * states, *shape[1:]))
+            after = after.unflatten(0, (shape[0], states))
+        else:
+            after = after.view(shape) if len(shape) < 3 else from_channels_last(after, shape)
+        if self.neuron.counts:  # [T, N, P, C] of neurons that fire several times in a step
+            sent = from_channels_last(kept.flatten(0, 1), (T * shape[0], *shape[1:]))
+            return sent.unflatten(0, (T, shape[0])), after
+        return Spikes(kept, (T, *shape), handle=handle), after
 
     def with_gradient(
         self,
@@ -72,10 +76,9 @@ class NeuronsOfCall:
         operands = Operands(handle, x, weight, bias, self.start, self.parameters.channels)
         words, handle, after = fire(given, operands, self.parameters, surrogate.kernel)
         if self.neuron.counts:
-            sent = self._integers(applied(Integers, handle, words))
-            return sent, state_of(after, self.shape, self.neuron)
+            return self.fired(given.T, applied(Integers, handle, words), after)
         kept = Periods(words, given.T) if getattr(given, "repeats", False) else words
-        return Spikes(kept, (given.T, *self.shape), handle=handle), state_of(after, self.shape, self.neuron)
+        return self.fired(given.T, kept, after, handle)
 
 
 def neurons_of(

@@ -40,7 +40,7 @@ class SpikingLayer(nn.Module):
     has_twin = True  # whether ProxyNet trains it
 
     def forward(self, x: Spikes | Tensor, v: Tensor | None = None):
-        if v is None:
+        if v is None and passes:
             check_layer(self)
         if self.training:
             self._warn_without_gradient(x)
@@ -228,6 +228,7 @@ def each_step_of_spikes(function: Callable[[Tensor], Tensor], x: Spikes | Tensor
 
 
 _chunked: ContextVar[nn.Module | None] = ContextVar("chunked", default=None)
+passes: list[nn.Module] = []  # that run now, of all threads: mostly none, so that a layer's call looks no further
 
 
 @contextmanager
@@ -238,9 +239,11 @@ def chunked_pass(net: nn.Module) -> Iterator[None]:
     that was not replaced, would start at rest in each chunk, so it is refused.
     """
     token = _chunked.set(net)
+    passes.append(net)
     try:
         yield
     finally:
+        passes.pop()  # whosever it is: they are counted
         _chunked.reset(token)
 
 

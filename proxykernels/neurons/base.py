@@ -61,6 +61,7 @@ class AnyNeuron:
     fires: ClassVar[bool] = True  # False: the output are the potentials
     counts: ClassVar[bool] = False  # True: they fire several times in a step; the output are tensors of integers
     in_python: ClassVar[bool] = False  # whether it has a step of its own, which no kernel knows
+    is_checked: ClassVar[bool] = False  # of a neuron: whether its parameters, numbers, have been checked
     _added: ClassVar[Any] = None  # the class itself, once its step is known to the reference code
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -116,13 +117,11 @@ class AnyNeuron:
                 neuron_checks.number(name, value)
 
     def check_once(self) -> Sequence[Tensor]:
-        """:meth:`check`; of numbers, which cannot change, only the first time. Returns the tensors."""
-        if "_checked" in self.__dict__:
-            return ()
+        """:meth:`check`, which numbers, since they cannot change, need only once. Returns the tensors."""
         self.check()
         tensors = self.tensors()
         if not (tensors or torch.compiler.is_compiling()):
-            self.__dict__["_checked"] = True
+            self.__dict__["is_checked"] = True
         return tensors
 
     def on(self, channels: int, device: torch.device, *, kept: bool = False) -> Neuron:

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Sequence
 from ctypes import c_int64
 from threading import get_ident, main_thread
 from typing import Any, NamedTuple, NoReturn
@@ -33,11 +33,15 @@ class Memory:
 
     Args:
         places: address and bytes of each part.
+
+    Attributes:
+        is_small: whether one thread hashes it as fast as several.
     """
 
-    def __init__(self, places: Iterable[tuple[int, int]]):
+    def __init__(self, places: Sequence[tuple[int, int]]):
         pieces = [Piece(start + at, min(PIECE, size - at)) for start, size in places for at in range(0, size, PIECE)]
         self._pieces, self._count = (Piece * len(pieces))(*pieces), len(pieces)
+        self.is_small = sum(size for _, size in places) <= PIECE
         self._hash = load()[1].hash
 
     def hashed(self, session: "Session | None" = None, threads: int = 1) -> int:

@@ -116,9 +116,9 @@ class Engine:
         later = keep == self.stateful and start is None and not self._states_are_read
         if later:  # a rule of the caller's own need not decide alike again; sigma-delta neurons keep what is asked for
             later = not self.plan.changes and (stop is None or isinstance(stop, Margin))
-        if later and given.kind != InputKind.PACKED_SPIKES:  # packed spikes are never written to
-            given = Given(given.x.clone(), *given[1:])
         asked = None if stop is None else self._asked(stop, T, every)
+        # Packed spikes are never written to; other inputs may be, after this run.
+        x = given.x.clone() if later and given.kind != InputKind.PACKED_SPIKES else given.x
         states, session = self._with_logits if later else keep, self.session()
         try:
             for k, values in (start or {}).items():
@@ -128,12 +128,13 @@ class Engine:
             self.give_back(session)
         kept: Mapping[int, Tensor] = written.kept
         if later:
-            kept = LaterStates(keep, partial(self._states_again, given, T, stop, every))
+            kept = LaterStates(keep, partial(self._states_again, x, given[1:], T, stop, every))
         return self._result(self.plan, written, None if asked is None else asked.runs, given, kept, start or {})
 
-    def _states_again(self, given: Given, T: int, stop: Stop | None, every: int | None) -> dict[int, Tensor]:
+    def _states_again(self, x: Tensor, about: tuple, T: int, stop: Stop | None, every: int | None) -> dict[int, Tensor]:
+        """The states after a run; ``about``: what a Given has beside x."""
         self._states_are_read = True  # and kept from now on
-        result: Any = self.simulate(given, T, stop, keep=self.stateful, every=every)
+        result: Any = self.simulate(Given(x, *about), T, stop, keep=self.stateful, every=every)
         return {k: result._states_of(k) for k in self.stateful}
 
     def _asked(self, stop: Stop, T: int, every: int | None) -> Asked | AskedLead:

@@ -57,13 +57,16 @@ class PlanResult(Result):
                 none of them: at rest.
         """
         self._plan, self._written, self._looks, self._kept, self._start = plan, written, looks, kept, start
-        self._input = Slot(given.kind != InputKind.PACKED_SPIKES, given.kind == InputKind.HELD_VALUES, given.scaled)
-        self._constant, self.records = given.constant, {}
+        self._kind, self._scaled, self._constant, self.records = given.kind, given.scaled, given.constant, {}
 
     def __getstate__(self) -> dict:
         """What copies and pickles take: the counts as numbers, and of the plan what logits need, without weights."""
         counted = {name: getattr(self, name) for name in ("rates", "places", "sums", "synops", "relu_joules")}
         return self.__dict__ | counted | {"_plan": self._plan.without_weights(), "_kept": dict(self._kept)}
+
+    @property
+    def _input(self) -> Slot:
+        return Slot(self._kind != InputKind.PACKED_SPIKES, self._kind == InputKind.HELD_VALUES, self._scaled)
 
     @cached_property
     def output(self) -> Spikes | Tensor:  # type: ignore[override]  # made when it is asked for: a call may take less

@@ -114,7 +114,7 @@ def run(
     keep_freed()
     inputs = engine.inputs
     if usual:
-        given = Given(given, InputKind.HELD_VALUES, len(given), T, inputs.rounds, constant=True)
+        given = Given(given, InputKind.HELD_VALUES, x.shape[0], T, inputs.rounds, constant=True)
     else:
         given = inputs.as_given(given, T, sequence, constant)
     return engine.simulate(given, T, stop, keep=engine.stateful if keeps else (), start=start, every=every)
@@ -187,8 +187,8 @@ def _kept(net: nn.Module) -> _Known | None:
 
 def known_of(net: nn.Module) -> _Known | None:
     """What is known of a network with the modules and attributes that it has now; None: it cannot have plans."""
-    known = _kept(net)
-    if known is None or known.snapshot is None or not known.snapshot.holds(net):
+    known: Any = vars(net).get(KEPT)
+    if type(known) is not _Known or known.snapshot is None or not known.snapshot.holds(net):
         with _lock:
             before, known = known, _kept(net)
             by_another = known is not before and known is not None and known.snapshot is not None  # thread, meanwhile
@@ -222,7 +222,7 @@ def _engine(net: nn.Module, known: _Known, key: Key) -> Engine | None:
     found = engines.get(key)
     if found is None and key in engines:
         return None
-    weights = memory.hashed() if found is None else found[1].hashed(memory)
+    weights = memory.hashed() if found is None or memory.is_small else found[1].hashed(memory)
     alike = found is None or not found[1].forwards or all(forward.is_as_before() for forward in found[1].forwards)
     with _lock:
         found = engines.get(key)
@@ -319,7 +319,7 @@ class Snapshot:
         dicts = [vars(net), *self._dicts]
         self._keys = [*map(tuple, dicts)]
         self._were = [*chain.from_iterable(map(call, self._known, dicts))]
-        self._layout = self._layout_now()
+        self._layout = [*chain.from_iterable(map(map, _LAYOUT, repeat(self._tensors)))]
         self._storages = [t.untyped_storage() for t in self._tensors]  # the memory stays until the next look
         self.memory = Memory([(t.data_ptr(), _extent(t)) for t in self._tensors])
 
@@ -335,11 +335,8 @@ class Snapshot:
         for listed, were in self._lists:
             if len(listed) != len(were) or not all(map(is_, listed, were)):
                 return False
-        return [*map(_forward, self._classes)] == self._forwards and self._layout_now() == self._layout
-
-    def _layout_now(self) -> list[Any]:
-        """How each tensor lies in memory."""
-        return [*chain.from_iterable(map(map, _LAYOUT, repeat(self._tensors)))]
+        layout = [*chain.from_iterable(map(map, _LAYOUT, repeat(self._tensors)))]
+        return [*map(_forward, self._classes)] == self._forwards and layout == self._layout
 
     def _follow(self, thing: Any) -> bool:
         """Whether it is of a kind that is known: others are not what layers compute with."""
@@ -397,4 +394,4 @@ def _no_values(things: dict) -> tuple:
 
 
 _forward = attrgetter("forward")
-_LAYOUT: tuple[Any, ...] = Tensor.data_ptr, Tensor.stride, attrgetter("shape", "dtype"), Tensor.is_neg
+_LAYOUT: tuple[Any, ...] = Tensor.data_ptr, Tensor.stride, attrgetter("shape", "dtype"), Tensor.is_neg  # in memory

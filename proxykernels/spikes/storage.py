@@ -286,11 +286,3 @@ def start(
             return potentials
         return torch.stack([potentials, *[torch.zeros_like(potentials)] * (neuron.states - 1)], 1)
     return to_channels_last(v.float(), 1 if neuron.states == 1 else 2)
-
-
-def state_of(v: Tensor, shape: Sequence[int], neuron) -> Tensor:
-    """The state in the layout of users: [N, C, ...], or [N, states, C, ...] with several states."""
-    if neuron.states == 1:
-        return v.view(tuple(shape)) if len(shape) < 3 else from_channels_last(v, shape)
-    flat = from_channels_last(v.flatten(0, 1), (v.shape[0] * neuron.states, *shape[1:]))
-    return flat.unflatten(0, (v.shape[0], neuron.states))
