@@ -21,7 +21,6 @@ from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..neurons import IFNeuron
 from . import pools_and_moves
-from .averages import without_averages
 from .followed_values import CannotFollowError, Sum, Value, parts_of, refuse, refuse_shape, sum_of
 from .operations import SUM, Operation, PlannedNeurons, Shape, Window, image_of
 from .own_forward import OwnForward, has_own_forward
@@ -71,7 +70,7 @@ def followed(
     if value.real and not (shaped.neurons and shaped.neurons.gives_values):
         refuse("", net, "it must end in neurons, or in a readout")
     # Rounded weights are those of the layer as it is.
-    return plan if precision is not None else without_averages(plan), follower.forwards
+    return plan if precision is not None else pools_and_moves.without_averages(plan), follower.forwards
 
 
 Input = Value | Sum | tuple[Value | Sum, ...]

@@ -28,8 +28,7 @@ from ..running.prepared_network import replace_neurons
 from ..running.simulate import run, samples
 from ..running.stateful_layer import HeldDropout, Masks
 from ..spikes import Spikes
-from .twin import NotBelowZero, OutputSwap, Twin, check_twin
-from .watch import Watch
+from .twin import NotBelowZero, OutputSwap, Twin, Watch, check_twin
 
 READOUTS = ("count", "rate", "potential")
 STATISTICS = ("steps", "means")

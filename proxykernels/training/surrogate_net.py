@@ -22,7 +22,7 @@ from ..running.stateful_layer import Counters, HeldDropout, Masks, StatefulLayer
 from ..spikes import Spikes, pack_if_binary
 from ..surrogates import ATan, Surrogate
 from .proxy import READOUTS, silenced
-from .watch import PASSES, Watch
+from .twin import PASSES, Watch
 
 # Bytes of the largest layer's currents in a part: large enough to make the cost of a call small, and on a CPU small
 # enough for a block of the heap (kernels/heap.py).

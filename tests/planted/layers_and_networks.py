@@ -91,7 +91,7 @@ DEFECTS = {
     ),
     "training: outputs below zero": Defect(TWIN, "(y < 0) & (gradient > 0)", "y < 0", "tests/training/test_proxy.py"),
     "training: a silent layer's passes": Defect(
-        "proxykernels/training/watch.py",
+        TWIN,
         "self._silent[name] + 1 for name in silent",
         "1 for name in silent",
         PROXY_MODES_TESTS,

@@ -191,13 +191,14 @@ def test_an_engine_of_weights_that_are_written_meanwhile_is_not_kept(monkeypatch
 def test_nothing_is_done_twice(monkeypatch):
     """simulate after a call of an nn.Sequential: one hash, no new engine. What no engine takes is not hashed."""
     net, looks, hashes = sequence(), [], []
-    look, hashed = plans._look_at, plans.Engine.hashed
+    look, hashed = plans._look_at, plans.Memory.hashed
     monkeypatch.setattr(plans, "_look_at", lambda net: looks.append(net) or look(net))
-    monkeypatch.setattr(plans.Engine, "hashed", lambda engine, memory: hashes.append(engine) or hashed(engine, memory))
+    monkeypatch.setattr(plans.Memory, "hashed", lambda memory, *by: hashes.append(memory) or hashed(memory, *by))
     for _ in range(3):
         net(torch.stack([image()] * T))
         pk.simulate(net, image(), T)
-    assert len(looks) == 1 and len(hashes) == 2 and len(plans._kept(net).engines) == 1
+    made = 2  # hashes: before an engine is made, and after
+    assert len(looks) == 1 and len(hashes) == made + 2 and len(plans._kept(net).engines) == 1
     hashes.clear()
     net.pool.register_forward_hook(lambda *given: None)
     for _ in range(3):

@@ -11,7 +11,7 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.training.watch import PASSES
+from proxykernels.training.twin import PASSES
 
 
 def make_net(batch_norm=False, v_threshold=1.0):
