@@ -15,7 +15,7 @@ from ..table import InputKind, Runner
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from . import abi
-from .layer_plans import MOST_KEPT, LayerPlans, sizes_of
+from .layer_plans import MOST_KEPT, LayerPlans, described
 from .weight_packing import start_for_library
 
 MOST_PRODUCT_WEIGHTS = 1 << 20  # which a product of real values reads for each pixel: as src/engine/ways.h has it
@@ -93,8 +93,8 @@ class Convolutions:
         """
         neurons, spikes, after, held = start_for_library(T, v, neuron)
         words, size, window = words.contiguous(), tuple(size), tuple(map(tuple, window))
-        sizes = sizes_of(size, weight.shape, window, groups)
-        conv = abi.Conv2d(neurons, words.data_ptr(), None, None, None, None, 0, 0, 0, 0, *sizes)
+        conv = described(neurons, size, weight.shape, window, groups)
+        conv.x = words.data_ptr()
         choice = self._plans.choice(conv, FORCED[self._forced], periodic)
         if choice.runner == Runner.TORCH:
             note(DENSE)

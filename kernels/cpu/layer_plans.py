@@ -182,12 +182,19 @@ def _window(
     return {"slot": slot, "groups": int(groups), "weight": weight, **sizes}
 
 
-@lru_cache(256)
-def sizes_of(size: tuple[int, int], weight: tuple[int, ...], window: tuple, groups: int) -> tuple[int, ...]:
-    """The sizes of a convolution of spikes, as they end an abi.Conv2d.
+def described(
+    neurons: Any, size: tuple[int, int], weight: tuple[int, ...], window: tuple, groups: int = 1
+) -> Any:  # fmt: skip
+    """The sizes of a convolution of spikes as the library takes them.
 
-    ``weight``: [C_out, C_in / groups, h, w]. ``window``: stride, padding, dilation.
+    ``neurons``: an abi.Neurons. ``weight``: [C_out, C_in / groups, h, w]. ``window``: stride, padding, dilation.
     """
+    return abi.Conv2d(neurons, None, None, None, None, None, 0, 0, 0, 0, *_sizes(size, weight, window, groups))
+
+
+@lru_cache(256)
+def _sizes(size: tuple[int, int], weight: tuple[int, ...], window: tuple, groups: int) -> tuple[int, ...]:
+    """What an abi.Conv2d has behind its pointers."""
     (_, inputs, *kernel), (stride, padding, dilation) = weight, window
     width = unfused.output_size(size, kernel, stride, padding, dilation)[1]
     return groups, groups * inputs, *size, width, *kernel, *stride, *padding, *dilation

@@ -203,7 +203,7 @@ def test_nothing_is_done_twice(monkeypatch):
     net.pool.register_forward_hook(lambda *given: None)
     for _ in range(3):
         pk.simulate(net, image(), T)
-    assert len(looks) == 2 and not hashes
+    assert len(looks) == 2 and len(hashes) == 1  # before it was known that no engine takes it
 
 
 RESIDENT = """
