@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .layers.layer_graph import LayerGraph
-from .running import planned
+from .running import kept_plans
 from .spikes import Spikes
 
 
@@ -50,7 +50,7 @@ class Network(LayerGraph):
             self.train(net.training)
 
     def _whole(self, x: Any) -> Spikes | Tensor | None:
-        return planned.output(self, x)
+        return kept_plans.output(self, x)
 
     def outputs(self, y: Tensor) -> Any:
         """What :func:`convert`'s model returned, of an output here: its tuples, lists and dicts.

@@ -10,7 +10,7 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.kernels import reference
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
-from proxykernels.running import planned
+from proxykernels.running import kept_plans
 
 
 class Residual(nn.Module):
@@ -124,7 +124,7 @@ def step_loop(net: pk.Network, x: torch.Tensor, T: int) -> torch.Tensor:
 
 def by_layers(net: pk.Network, x: torch.Tensor, T: int, **options):
     """simulate layer by layer, as on a GPU."""
-    with mock.patch.object(planned, "run_changes", return_value=None):
+    with mock.patch.object(kept_plans, "run_changes", return_value=None):
         return pk.simulate(net, x, T, **options)
 
 

@@ -16,7 +16,7 @@ from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import CannotFollowError
 from ..spikes import Spikes
 from .inputs import input_of
-from .planned import known_of, may_run
+from .kept_plans import known_of, may_run
 from .result import Result
 from .simulate import run
 

@@ -17,7 +17,7 @@ from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeuron
 from ..plan.quantize_graded import check_precision, round_values, rounded_network
 from ..spikes import Spikes
 from ..stop import Stop, decided_by
-from . import planned as plans
+from . import kept_plans as plans
 from .inputs import is_sequence
 from .result import LayerResult, Result, SynOps
 from .stateful_layer import States, check_layers

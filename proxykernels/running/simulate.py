@@ -18,7 +18,7 @@ from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
 from ..spikes.spikes import cat_steps
 from ..stop import STOP_EVERY, LogitMargin, Stop, check_rule, decided_by
-from . import planned as plans
+from . import kept_plans as plans
 from . import sigma_delta_layers
 from .inputs import input_of
 from .prepared_network import PreparedNetwork, check_runnable

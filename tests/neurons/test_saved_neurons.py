@@ -10,7 +10,7 @@ from safetensors.torch import load, load_model, save, save_model
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.conversion.libraries import described
+from proxykernels.conversion.libraries import library_neurons
 
 NEURONS = {
     "hard": pk.neurons.IFNeuron(v_threshold=0.5, v_reset=0.25),
@@ -178,7 +178,7 @@ def test_a_learned_parameter_is_assigned_and_checked(parametrized):
         if parametrized:
             pk.learn_neurons(layer, name)
         else:
-            described.learn(layer, name, nn.Parameter(torch.as_tensor(getattr(layer, name))))
+            library_neurons.learn(layer, name, nn.Parameter(torch.as_tensor(getattr(layer, name))))
     parameters = list(layer.parameters())
     layer.v_threshold, layer.decay = 3.0, torch.tensor([0.25, 0.5, 0.75])
     assert layer.v_threshold.item() == pytest.approx(3) and layer.decay.tolist() == pytest.approx([0.25, 0.5, 0.75])
@@ -206,7 +206,7 @@ def test_a_good_state_dict_is_loaded_after_training_diverged(parametrized, bad):
     if parametrized:
         pk.learn_neurons(layer, "v_threshold")
     else:
-        described.learn(layer, "v_threshold", nn.Parameter(torch.tensor(0.5)))
+        library_neurons.learn(layer, "v_threshold", nn.Parameter(torch.tensor(0.5)))
     good = {key: value.clone() for key, value in layer.state_dict().items()}
     (key,) = [key for key in good if "v_threshold" in key]
     dict(layer.named_parameters())[key].data.fill_(bad if not parametrized else torch.nan)

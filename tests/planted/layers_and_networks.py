@@ -3,7 +3,7 @@
 from planted.defect import Defect
 
 STATEFUL_LAYER = "proxykernels/running/stateful_layer.py"
-SNAPSHOT = "proxykernels/running/planned.py"
+SNAPSHOT = "proxykernels/running/kept_plans.py"
 KEPT_PLANS_TESTS = "tests/running/test_kept_plans.py"
 FOLLOWED_FORWARDS_TESTS = "tests/running/test_followed_forwards.py"
 SYNAPSES = "proxykernels/layers/synapses.py"
@@ -54,7 +54,7 @@ DEFECTS = {
         KEPT_PLANS_TESTS,
     ),
     "plans: forward passes of a former call": Defect(
-        "proxykernels/running/planned.py",
+        "proxykernels/running/kept_plans.py",
         "or found[0] != weights or not alike:",
         "or found[0] != weights:",
         FOLLOWED_FORWARDS_TESTS,

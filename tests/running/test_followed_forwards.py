@@ -14,7 +14,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.plan.followed_values import CannotFollowError
-from proxykernels.running import planned as plans
+from proxykernels.running import kept_plans as plans
 
 
 def dense(y):

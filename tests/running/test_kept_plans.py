@@ -19,7 +19,7 @@ from test_simulate_plans import by_layers, network, planned
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.running import planned as plans
+from proxykernels.running import kept_plans as plans
 
 
 def refer_by_a_method(net):

@@ -129,7 +129,7 @@ def test_a_network_lets_go_of_what_nobody_will_take(generator):
 PEAK = """
 import torch, torchvision
 import proxykernels as pk
-from proxykernels.running import planned
+from proxykernels.running import kept_plans
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
 torch.manual_seed(0)
@@ -139,7 +139,7 @@ open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
 before = peak()
 state = pk.simulate(net, x, 24).state
 total = peak()
-planned.run = lambda *given: None  # the layers are run one by one
+kept_plans.run = lambda *given: None  # the layers are run one by one
 pk.simulate(net, x, 64, chunk=64)
 print(4 * sum(v.numel() for states in state.values() for v in states) / 2**20, before, total, peak())
 """

@@ -139,14 +139,14 @@ import torch
 from common import nets
 net, _ = nets.load("small", 0.0)
 import proxykernels as pk
-from proxykernels.running import planned
+from proxykernels.running import kept_plans
 x = torch.rand(32, 1, 28, 28)
 def peak(T, **options):
     open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
     pk.simulate(net, x, T, **options)
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 by_plan = peak(64), peak({T})
-planned.run = lambda *given: None  # the layers are run one by one
+kept_plans.run = lambda *given: None  # the layers are run one by one
 print(*by_plan, peak({T}, chunk={T}))
 """
 

@@ -12,7 +12,7 @@ from network_changes import N, T, dyadic, image
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.running import planned as plans
+from proxykernels.running import kept_plans as plans
 
 
 def network(v_reset: float | None = None) -> nn.Sequential:

@@ -94,7 +94,7 @@ class ModelPopulation:
         fires: whether they fire; False: real values are passed on.
         signed: whether they fire for a current that no activation follows, in spikes of either sign.
         pool: max pooling between the current and the neurons; None: there is none.
-        recurrence: what comes back to them (libraries/described.py); None: nothing.
+        recurrence: what comes back to them (libraries/library_neurons.py); None: nothing.
     """
 
     current: Current

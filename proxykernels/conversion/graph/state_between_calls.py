@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from .kept_by_code import PLAIN, has_foreign_code, has_own_code, kept
 from .prepared import copied
-from .reach import PLAIN, has_foreign_code, has_own_code, kept
 
 KNOWN = 4  # calls of a module that later ones are compared with
 CALLS = 101  # of a ReLU network that keeps something: a prime, so that no short cycle ends with it

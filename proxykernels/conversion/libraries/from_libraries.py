@@ -19,10 +19,10 @@ from ..graph.rewrites import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.sample_runs import LOOPED
 from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
-from .beside import Original, takes_all_steps
-from .described import Described, Find, constants, gain
+from .library_neurons import Described, Find, constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
+from .step_by_step import Original, takes_all_steps
 from .time_loops import ONE_STEP, TimeAxes, followed, one_step, steps_first
 
 UNCLEAR = {  # what torch says of a trace, and what it means

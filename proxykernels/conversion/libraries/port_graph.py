@@ -17,7 +17,7 @@ from ..graph.fx_graph import Graph, Values, shape_of
 from ..graph.graph_values import Affine, Current, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sample_runs import called, of_sizes
-from .described import Find, Recurrence
+from .library_neurons import Find, Recurrence
 from .spikingjelly_neurons import is_delay
 from .time_loops import ONE_STEP, over_time
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate
-from .described import Clamped, Described, Recurrence, is_learnt, learn, parameter
+from .library_neurons import Clamped, Described, Recurrence, is_learnt, learn, parameter
 
 Shift = Tensor | None  # [C], which is added to potentials: they start from it, and a constant current keeps it up
 InUnits = tuple[IFNeuron, Value, Shift]  # neurons, and how many times larger their potentials are here

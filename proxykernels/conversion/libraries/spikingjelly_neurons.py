@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, IntegerLIFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
-from .described import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
+from .library_neurons import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
 
 PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
 ALL_STEPS = "MultiStep"  # begins the names of clock_driven's neurons that take all steps

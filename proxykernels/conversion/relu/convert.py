@@ -25,6 +25,7 @@ from ..graph.rewrites import CARRIED, build_layer
 from ..graph.sample_runs import Notes, sized
 from ..graph.state_between_calls import Steady, naming_what_is_kept, tensors_of
 from . import graded
+from .input_sizes import OtherSizes, check_samples, rounding_of
 from .relu_graph import ReluGraph, one_output, parts_of
 from .scales import (
     METHODS,
@@ -40,7 +41,6 @@ from .scales import (
     watched,
 )
 from .side_by_side import FEWEST, HALF, INPUTS, SAMPLES, OriginalValues, calibrate_potentials, check, samples_of
-from .sizes import OtherSizes, check_samples, rounding_of
 from .viewed_graph import warn_of_products
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
