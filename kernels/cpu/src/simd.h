@@ -9,6 +9,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -241,11 +242,14 @@ using Block = Lanes<block>;
 using Row = Lanes<row>;
 constexpr int vecs = Block::vecs;
 
+// Without a loop, which GCC replaces by `rep stos` where `a` is 0: some 40 cycles.
+template <int channels, int... i>
+static inline Lanes<channels> broadcast_each(float a, std::integer_sequence<int, i...>) {
+    return {{((void)i, broadcast(a))...}};
+}
 template <int channels = block>
 static inline Lanes<channels> broadcast_block(float a) {
-    Lanes<channels> b;
-    for (Vec& v : b.v) v = broadcast(a);
-    return b;
+    return broadcast_each<channels>(a, std::make_integer_sequence<int, Lanes<channels>::vecs>{});
 }
 template <int channels = block>
 static inline Lanes<channels> load_block(const float* p) {

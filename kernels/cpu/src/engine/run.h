@@ -12,6 +12,7 @@ constexpr int64_t most_samples = 64;  // per group, if no states are kept
 // Limit of the bytes that a segment writes between operations, unless one step of one sample needs more. Small in the checked
 // build, so that tests have segments of few steps.
 constexpr int64_t most_slot_bytes = PK_IS_CHECKED ? 1 << 14 : 1 << 28;
+constexpr int64_t near_slot_bytes = PK_IS_CHECKED ? 1 << 14 : 1 << 23;  // that a third-level cache holds
 
 // Bytes of the input of one sample at one step.
 static int64_t input_bytes(const Input& in, bool spikes) {
@@ -31,7 +32,8 @@ static Portion portion_of(Session& session, const Run& run) {
               least(longest, least(run.T, run.stop && !run.stop_reads ? run.stop_every : longest))};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
     const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // which is copied
-    const int64_t frames = most(1, most_slot_bytes / (session.frame_bytes + input));
+    const bool is_near = session.plan.ops[0].grid < INFINITY;  // graded neurons of 8 bits are faster than memory
+    const int64_t frames = most(1, (is_near ? near_slot_bytes : most_slot_bytes) / (session.frame_bytes + input));
     if (p.samples * p.steps <= frames) return p;
     p.steps = least(p.steps, most_pattern_steps);
     if (!kept) p.samples = most(1, least(p.samples, frames / p.steps));

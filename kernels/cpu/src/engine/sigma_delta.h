@@ -103,9 +103,10 @@ static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKer
     SharedCall shared{session, call, kernel};
     const bool by_lists = kernel == SigmaDeltaKernel::Messages || kernel == SigmaDeltaKernel::Bytes;
     if (by_lists) list_input(session, call);
-    const int64_t tasks = kernel == SigmaDeltaKernel::Dense   ? dense_tasks(call)
-                          : kernel == SigmaDeltaKernel::Bytes ? byte_row_tasks(call)
-                                                              : place_tasks(call, by_lists ? message_pass : row_pass);
+    const int64_t tasks = kernel == SigmaDeltaKernel::Dense    ? dense_tasks(call)
+                          : kernel == SigmaDeltaKernel::Bytes  ? byte_row_tasks(call)
+                          : kernel == SigmaDeltaKernel::Maxima ? ceil_div(call.count, place_group)
+                                                               : place_tasks(call, by_lists ? message_pass : row_pass);
     share(session, tasks, &shared,
           [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
 }

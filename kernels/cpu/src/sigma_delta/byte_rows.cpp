@@ -121,7 +121,7 @@ static OUT_OF_LINE void add_rows(const uint8_t* weight, const uint16_t* rows, co
     constexpr int64_t ahead = 24;
     static_assert(ahead < codes_at_once);
     Ints sum[4 * chunks];
-    for (Ints& each : sum) each = broadcast_whole(0);
+    each<4 * chunks>([&](auto k) { sum[k] = broadcast_whole(0); });  // a loop would be a call
     for (int64_t i = 0; i < count; i += 4) {
         int32_t four;
         memcpy(&four, codes + i, sizeof four);

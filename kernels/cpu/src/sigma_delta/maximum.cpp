@@ -71,12 +71,19 @@ static void add_up_values(const SigmaDelta& s, int64_t first, int64_t last) {
 }
 
 void maximum_task(const SigmaDeltaCall& call, int64_t task, MaximumScratch& scratch, Counted& counted) {
-    const auto tap_weights = [](int64_t) { return 0; };
-    each_place(call, task, scratch.taps, counted, tap_weights,
-               [&](auto channels, int64_t image, int64_t pixel, int64_t channel, const auto& taps) {
-                   auto* const sums = (Lanes<channels>*)scratch.sums;
-                   return std::pair<int64_t, Fired>(0, pool_place<channels>(call.s, image, pixel, channel, taps, sums));
-               });
+    const SigmaDelta& s = call.s;
+    const Passes passes(s);
+    for (int64_t i = task * place_group; i < least((task + 1) * place_group, call.count); i++) {
+        const int64_t place = call.place(i), image = place / s.P, pixel = place % s.P;
+        scratch.taps.find(s, pixel / s.W_out, pixel % s.W_out, 0);
+        for (int64_t pass = 0; pass < passes.count; pass++)  // a pixel's channels lie side by side
+            with_channels(s, passes.channel(s, pass), [&](auto channels) {
+                auto* const sums = (Lanes<channels>*)scratch.sums;
+                const Fired fired = pool_place<channels>(s, image, pixel, passes.channel(s, pass), scratch.taps, sums);
+                call.note(place, fired);
+                counted.spikes += fired.all;
+            });
+    }
 }
 
 void add_up_sent(const SigmaDelta& s, int64_t first, int64_t last) {
