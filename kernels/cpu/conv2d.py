@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neuron_models import current_sums
+from ..neuron_models import Neuron, current_sums
 from ..recording import Choice, note, recording
 from ..rounding import Precision, room_for
 from ..table import InputKind, Runner
@@ -112,9 +112,10 @@ class Convolutions:
 
         def make(weight: Tensor, bias: Tensor | None):
             weight = gathered(weight) if gathers else weight
-            return self._plans.conv2d(neuron, size, weight, bias, window, groups, *extra)
+            its = neuron if currents is None else without_spikes(neuron)
+            return self._plans.conv2d(its, size, weight, bias, window, groups, *extra)
 
-        key = "plan", neuron.model, choice.thresholds, size, window, groups, extra, gathers
+        key = "plan", neuron.model, choice.thresholds, size, window, groups, extra, gathers, currents is None
         plan = self._packed.get(key, make, weight, bias, most=MOST_KEPT)
         plan.run(words, InputKind.PACKED_SPIKES, neurons, shortcut)
         del held  # the memory behind the pointers lived until here
@@ -148,6 +149,11 @@ class Convolutions:
         bounds = precision.largest, room, 0 if half_room == inf else half_room
         self._table.round_weights(abi.Rounding(*pointers, C, inputs, *bounds))
         return rounded, rounded_bias, unit
+
+
+def without_spikes(neuron: Neuron) -> Neuron:
+    """The neurons with infinite thresholds, by which a plan tells that its currents are wanted: it has no matrix tiles."""
+    return neuron._replace(channels=torch.cat((torch.full_like(neuron.channels[:1], inf), neuron.channels[1:])))
 
 
 # Convolutions with few channels as 1x1 convolutions. A byte of packed spikes holds eight channels: a window of 7 x 7
