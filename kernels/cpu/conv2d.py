@@ -152,7 +152,7 @@ class Convolutions:
 
 
 def without_spikes(neuron: Neuron) -> Neuron:
-    """The neurons with infinite thresholds, by which a plan tells that its currents are wanted: it has no matrix tiles."""
+    """The neurons with infinite thresholds, which tell a plan that its currents are wanted: it has no matrix tiles."""
     return neuron._replace(channels=torch.cat((torch.full_like(neuron.channels[:1], inf), neuron.channels[1:])))
 
 

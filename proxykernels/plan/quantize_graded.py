@@ -56,7 +56,7 @@ def rounded_network(net: LayerGraph) -> LayerGraph:
     rounded = shallow_copy(plain)
     rounded._modules = dict(plain._modules)
     largest = max(map(abs, net.calibrated or (1.0,)))
-    rounded.unit = power_of_two(torch.tensor(largest, dtype=torch.float64)).item() / INPUT_CODES
+    rounded.unit = power_of_two(torch.tensor(largest, dtype=torch.float64, device="cpu")).item() / INPUT_CODES
     grids = {LayerGraph.INPUT: Grid(rounded.unit, 2 * INPUT_CODES)}  # what it changes by
     for name, layer, sources in plain.layers():
         grids[name] = grids[sources[0]]

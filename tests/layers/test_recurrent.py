@@ -133,7 +133,7 @@ def test_a_saved_layer():
 
 REFUSED = {
     "shape": (lambda: layer(neuron=IFNeuron(), recurrence="all"), ValueError, "recurrence must be one of full"),
-    "readout": (lambda: layer(neuron=LINeuron()), TypeError, "neuron must fire, .*FusedLILinear is a readout"),
+    "readout": (lambda: layer(neuron=LINeuron()), TypeError, "neuron must fire, .*LINeuron, which FusedLinear takes"),
     "bias": (lambda: pk.FusedRecurrentLinear(3, 4, 1.0, neuron=IFNeuron()), TypeError, "bias must be True or False"),
     "features": (lambda: layer()(torch.zeros(4, 2, 5)), ValueError, "x must have 6 features"),
     "state-shape": (
