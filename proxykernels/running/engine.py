@@ -24,7 +24,7 @@ from ..spikes import Spikes
 from ..stop import LogitMargin, Margin, Stop, check_rule
 from .inputs import PlanInputs
 from .plan_result import ChangesResult, LaterStates, PlanResult
-from .result import Result, listen, table
+from .result import NO_SPIKES, Result, listen, table
 from .stream import Stream
 from .stream_state import room_for
 
@@ -94,7 +94,7 @@ class Engine:
         if given.T not in (None, T):
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
         if stop is not None and self.plan.last.real and not self.plan.changes:
-            raise ValueError("stop counts output spikes, and the network ends in a readout, which does not fire")
+            raise ValueError(f"stop counts output spikes, and {NO_SPIKES}; leave stop out")
         listens = look_at_input(self, self.plan.calibrated, x)
         result = self.simulate(given, T, stop, keep=self._with_logits)
         if listens:

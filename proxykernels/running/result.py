@@ -58,6 +58,7 @@ class SynOps:
 
 NOT_CONVERTED = "logits are those of the network that convert was given; this network was not converted"
 SEVERAL = "the network ends in neurons that fire several times in a step: take result.output, their counts"
+NO_SPIKES = "the network ends in a readout, which does not fire, or in neurons that fire several times in a step"
 LOSES_CHARGE = "logits need a last layer with the soft reset, v_reset=None, which loses no charge"
 COLUMNS = "layer", "rate", "accumulates", "multiply-accumulates"
 

@@ -23,7 +23,7 @@ from . import sigma_delta_layers
 from .inputs import input_of
 from .prepared_network import PreparedNetwork, check_runnable
 from .replay import Replay
-from .result import LayerResult, Result, listen, logits
+from .result import NO_SPIKES, LayerResult, Result, listen, logits
 from .stateful_layer import StatefulLayer, States, unwatched
 from .stream_state import StreamState, has_sigma_delta
 
@@ -202,7 +202,7 @@ def check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop
             f"{type(part).__name__}"
         )
     if stop is not None:
-        raise ValueError("stop counts output spikes, and net ends in a readout that does not fire; leave stop out")
+        raise ValueError(f"stop counts output spikes, and {NO_SPIKES}; leave stop out")
 
 
 def _result(

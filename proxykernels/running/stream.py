@@ -20,6 +20,7 @@ from ..spikes import Spikes
 from ..spikes.spikes import cat_steps
 from ..stop import STOP_EVERY, LogitMargin, Stop, check_rule, decided_by
 from .plan_result import logits_of
+from .result import NO_SPIKES
 from .stream_state import Past, StreamState, check_whole, read_state, read_sums, ready_layers, samples_of
 
 
@@ -301,7 +302,7 @@ class Stream:
         with self._lock:
             counts = self._settled().counts
             if counts is None:
-                raise AttributeError("the network ends in a readout, which does not fire")
+                raise AttributeError(f"{NO_SPIKES}: look at what each call returns")
             return counts.clone()
 
     @property

@@ -105,6 +105,14 @@ def test_counts_of_a_result(generator):
             result.spikes  # noqa: B018
 
 
+def test_what_counts_spikes_is_refused_and_says_why(generator):
+    net, x = network(generator), inputs(generator)
+    engine, stop = pk.compile(net, x), pk.stop.margin(1)
+    for call in (lambda: engine(x, T, stop=stop), lambda: pk.simulate(net, x, T, stop=stop), engine.stream(3).count):
+        with pytest.raises((AttributeError, ValueError), match="several times in a step"):
+            call()
+
+
 def test_one_channel_and_few_steps(generator):
     net = nn.Sequential(
         pk.FusedConv2d(1, 1, 3, neuron=IntegerLIFNeuron(max_spike_count=255)),

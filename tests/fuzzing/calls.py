@@ -18,7 +18,7 @@ from proxykernels.calls import neuron_ops
 from proxykernels.kernels import reference
 
 from . import draw, ways
-from .case import Case, Windows, same
+from .case import Case, Windows, dense, same
 from .convolutions import Convolution
 from .neurons import Neurons
 
@@ -156,7 +156,3 @@ class Calls(Neurons, Windows, Case):
         expected = reference.recurrent_scan(current, v0, neuron.on(C, x.device), recurrent)
         given = pk.pack(x) if bool(((x == 0) | (x == 1)).all()) else x
         return lambda: neuron_ops.recurrent_linear(given, weight, bias, recurrent, v, neuron), expected
-
-
-def dense(found: Tensor | pk.Spikes) -> Tensor:
-    return found.dense() if isinstance(found, pk.Spikes) else found

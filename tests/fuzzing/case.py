@@ -10,6 +10,8 @@ from random import Random
 from equality import equal
 from torch import Tensor
 
+from proxykernels import Spikes
+
 
 class Mismatch(AssertionError):
     """The library's result is not the oracle's."""
@@ -73,3 +75,7 @@ def same(name: str, actual: Tensor, expected: Tensor) -> None:
         raise Mismatch(f"{name}: {actual.dtype}, expected {expected.dtype}")
     if not (verdict := equal(actual, expected)):
         raise Mismatch(f"{name}: {verdict}")
+
+
+def dense(found: Tensor | Spikes) -> Tensor:
+    return found.dense() if isinstance(found, Spikes) else found

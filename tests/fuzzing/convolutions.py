@@ -83,6 +83,9 @@ class Convolution(Neurons, Windows, Case):
     @staticmethod
     def draw_window(random: Random) -> dict:
         kind, groups = random.random(), 1
+        if random.random() < 0.1:  # of a pixel, whose values have a kernel of their own
+            c_in, c_out = draw.channels(random), draw.channels(random)
+            return {"groups": 1, "c_in": c_in, "c_out": c_out, "kernel_size": (1, 1), "size": draw.image(random)}
         if kind < 0.55:
             c_in, c_out = draw.channels(random), draw.channels(random)
         elif kind < 0.8:  # depthwise, with a multiplier now and then

@@ -12,7 +12,7 @@ import proxykernels as pk
 
 from . import draw
 from .case import same
-from .neurons import MODELS, described, draw_model
+from .neurons import INTEGERS, MODELS, described, draw_model
 
 UNIT = 1 / 16  # of weights, and what all currents are multiples of, but for average pooling's quarters
 STEPS = 6  # that thresholds are chosen by
@@ -49,7 +49,9 @@ class Graph:
             layer, sources = self._draw_layer(random, g, values, fires, last=k == self.layers - 1)
             net.append(name, layer, sources)
             passes = isinstance(layer, pk.Flatten | pk.MaxPool2d) and fires.issuperset(sources)
-            if passes or isinstance(layer, pk.layers.Neurons | pk.MaxRatePool2d):
+            if passes or (isinstance(layer, pk.layers.Neurons) and not layer.neuron.counts):
+                fires.add(name)
+            if isinstance(layer, pk.MaxRatePool2d):
                 fires.add(name)
             values[name] = run_layer(layer.eval(), tuple(values[source] for source in sources))
         return net.eval()
@@ -128,7 +130,7 @@ class Graph:
         current = _currents(layer, fed)
         C = current.shape[1]
         theta = draw.thresholds(kind, factor, current, C, UNIT, g)
-        model = draw_model(random, {name: MODELS[name] for name in self.models})
+        model = draw_model(random, {name: (INTEGERS | MODELS)[name] for name in self.models})
         if model["reset"] not in self.resets:
             model |= {"reset": random.choice(self.resets)}
         neuron = described(theta=theta, C=C, unit=UNIT, g=g, **model)

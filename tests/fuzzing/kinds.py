@@ -7,7 +7,7 @@ from .case import Case
 from .convolutions import Convolution
 from .engine_files import Damaged
 from .engine_layers import EngineLayer
-from .engines import Compiled
+from .engines import Compiled, Integers
 from .gradients import LayerGradient, ScanGradient
 from .mixtures import Mixture
 from .networks import Invariance, Network, Proxy
@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "pools": (Pool, 2),
     "networks": (Network, 3),
     "engines": (Compiled, 3),
+    "integer neurons": (Integers, 2),
     "engine layers": (EngineLayer, 3),
     "engine files": (Damaged, 1),
     "rounding": (Rounding, 1),

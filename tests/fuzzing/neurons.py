@@ -19,6 +19,8 @@ MODELS = {  # and how often each is drawn
     "RefractoryLIFNeuron": 1,
     "LoihiNeuron": 1,
 }
+INTEGERS = {"IntegerLIFNeuron": 3, "IFNeuron": 1}  # of networks in which neurons fire several times in a step
+MOST_SPIKES = (1, 2, 4, 15)  # in a step
 DECAYS = ("half", "any", "channels", "extreme")
 
 
@@ -95,6 +97,9 @@ def described(
     if kind is neurons.LoihiNeuron:
         return loihi(theta, decay, C, g)
     values = {name: _share(decay, C, g) for name in kind.channelwise if name.endswith("decay")}
+    if kind is neurons.IntegerLIFNeuron:
+        most, rounds = (int(torch.randint(n, (), generator=g)) for n in (len(MOST_SPIKES), 2))
+        return kind(theta, **values, max_spike_count=MOST_SPIKES[most], rounds=bool(rounds))
     if "adaptation" in kind.channelwise:
         values["adaptation"] = draw.whole((C,), 4, g).abs() * unit if decay == "channels" else 3 * unit
     if "refractory" in kind.scalars:
