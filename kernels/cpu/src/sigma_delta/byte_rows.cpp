@@ -73,7 +73,15 @@ void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last) {
     }
 }
 
+#if defined(__AVX512F__)
+// Whether one instruction multiplies bytes and adds up four products. The checked build tests the other way.
+static const bool has_dot_products = !PK_IS_CHECKED && __builtin_cpu_supports("avx512vnni");
+#else
+constexpr bool has_dot_products = false;
+#endif
+
 // Adds four rows, times their codes, to the sums of a chunk of channels. `codes`: all four, repeated in each 32 bits.
+template <bool by_dot_products>
 static inline void add_four(const uint8_t* const (&row)[4], int64_t at, Ints codes, Ints* sum) {
 #if defined(__AVX512F__)
     const __m512i ones = _mm512_set1_epi16(1), a = _mm512_loadu_si512(row[0] + at), b = _mm512_loadu_si512(row[1] + at);
@@ -82,8 +90,11 @@ static inline void add_four(const uint8_t* const (&row)[4], int64_t at, Ints cod
     const __m512i cd[2] = {_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d)};
     for (int half = 0; half < 2; half++) {
         const __m512i weights[2] = {_mm512_unpacklo_epi16(ab[half], cd[half]), _mm512_unpackhi_epi16(ab[half], cd[half])};
-        for (int k = 0; k < 2; k++)
-            sum[2 * half + k].x += (Ints::Whole)_mm512_madd_epi16(_mm512_maddubs_epi16(weights[k], (__m512i)codes.x), ones);
+        for (int k = 0; k < 2; k++) {
+            Ints::Whole& to = sum[2 * half + k].x;
+            if (by_dot_products) asm("vpdpbusd %2, %1, %0" : "+v"(to) : "v"(weights[k]), "v"(codes.x));
+            else to += (Ints::Whole)_mm512_madd_epi16(_mm512_maddubs_epi16(weights[k], (__m512i)codes.x), ones);
+        }
     }
 #elif defined(__AVX2__)
     const auto load = [&](int k) { return _mm256_loadu_si256((const __m256i*)(row[k] + at)); };
@@ -116,7 +127,7 @@ static inline void add_four(const uint8_t* const (&row)[4], int64_t at, Ints cod
 
 // The sums of `count` rows times their codes, for some chunks of channels. Behind the rows are three of the code 0. `far`:
 // whether the weights are in no near cache; then rows are asked for some time before.
-template <int chunks, bool far>
+template <int chunks, bool far, bool by_dot_products>
 static OUT_OF_LINE void add_rows(const uint8_t* weight, const uint16_t* rows, const int8_t* codes, int64_t count, Ints* sums) {
     constexpr int64_t ahead = 24;
     static_assert(ahead < codes_at_once);
@@ -128,7 +139,7 @@ static OUT_OF_LINE void add_rows(const uint8_t* weight, const uint16_t* rows, co
         const uint8_t* row[4];
         for (int k = 0; k < 4; k++) row[k] = weight + rows[i + k] * byte_row;
         for (int k = 0; k < 4 && far; k++) __builtin_prefetch(weight + rows[i + ahead + k] * byte_row);
-        for (int k = 0; k < chunks; k++) add_four(row, k * byte_chunk, broadcast_whole(four), sum + 4 * k);
+        for (int k = 0; k < chunks; k++) add_four<by_dot_products>(row, k * byte_chunk, broadcast_whole(four), sum + 4 * k);
     }
     memcpy(sums, sum, sizeof sum);
 }
@@ -211,8 +222,9 @@ void byte_rows_task(const SigmaDeltaCall& call, int64_t task, ByteScratch& scrat
                     each<steps>([&](auto k) {
                         if (s.T_in > 1) codes = codes_at(t + k);
                         Ints found[4 * chunks];
-                        (far ? add_rows<chunks, true> : add_rows<chunks, false>)(weight, codes.row, codes.code, codes.count,
-                                                                                 found);
+                        (has_dot_products ? far ? add_rows<chunks, true, true> : add_rows<chunks, false, true>
+                         : far            ? add_rows<chunks, true, false>
+                                          : add_rows<chunks, false, false>)(weight, codes.row, codes.code, codes.count, found);
                         const Ints zeros = broadcast_whole(byte_zero * codes.sum);
                         for (int v = 0; v < sums[k].vecs; v++)
                             sums[k].v[v] =
