@@ -40,7 +40,7 @@ from speed.relu_passes import Logits
 from speed.rivals import NotOffered
 
 SIGMA_DELTA_STEPS = (1, 2, 3, 4)
-GRADED_PRECISIONS = (None,)  # weights of graded networks
+GRADED_PRECISIONS = (None, "int8")  # weights of graded networks
 SMALLER_THAN = {"small": {"small-half": HALF, "small-quarter": QUARTER}, "paper": {"small": SMALL}}
 COUNTED = 500  # images whose messages are counted, the first ones
 QUICK = 64  # images of --quick

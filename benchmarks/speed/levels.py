@@ -25,8 +25,7 @@ LINES = (  # spiking networks and cascades, and what they compute in
     *((CASCADE, precision) for precision in ("float32", "int8")),
     *((name, precision) for name in (IF, EARLY) for precision in ("float32", "int8")),
     (SIGMA_DELTA, "float32"),
-    (GRADED, "float32"),
-    (GRADED_CASCADE, "float32"),
+    *((name, precision) for name in (GRADED, GRADED_CASCADE) for precision in ("float32", "int8")),
 )
 PASSES = ("float32", "bfloat16", "int8")  # which times are compared with
 

@@ -28,6 +28,11 @@ PRECISION = "int8"
 INPUT_CODES = 256  # of the largest value of the input, on either side of 0
 
 
+def is_graded(net: nn.Module) -> bool:
+    """Whether all neurons are graded: of an image that is held, they send all in the first step."""
+    return all(isinstance(layer.neuron, Graded) for layer in net.modules() if isinstance(layer, SigmaDeltaNeurons))
+
+
 def check_precision(net: nn.Module, precision: str | None) -> None:
     """Refuse a precision that sigma-delta neurons do not have.
 
@@ -36,8 +41,7 @@ def check_precision(net: nn.Module, precision: str | None) -> None:
     """
     if precision is None:
         return
-    layers = [layer for layer in net.modules() if isinstance(layer, SigmaDeltaNeurons)]
-    if precision == PRECISION and all(isinstance(layer.neuron, Graded) for layer in layers):
+    if precision == PRECISION and is_graded(net):
         return
     raise ValueError(
         f"precision must be None for a network of sigma-delta neurons, None or {PRECISION!r} for one of graded "

@@ -22,7 +22,7 @@ from ..plan.follow import follow
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import refuse
 from ..plan.quantize import round_input
-from ..plan.quantize_graded import check_precision
+from ..plan.quantize_graded import check_precision, is_graded
 from ..spikes import Spikes
 from ..spikes.spikes import cat_steps
 from ..stop import Stop
@@ -70,10 +70,10 @@ def compile(net: nn.Module, x: Tensor | Spikes, *, precision: str | None = None)
     checks.values("x", x)
     if sequence and not len(x):
         raise ValueError("x must have at least one step")
-    T = min(len(x), LOOK_STEPS * 4) if sequence else LOOK_STEPS
+    changes = has_sigma_delta(net)
+    T = min(len(x), LOOK_STEPS * 4) if sequence else 1 if changes and is_graded(net) else LOOK_STEPS
     samples = x[:T] if sequence else x[:1]
     shape = tuple(x.shape[2 if sequence else 1 :])
-    changes = has_sigma_delta(net)
     if changes:
         check_precision(net, precision)
         if x.device.type != "cpu":

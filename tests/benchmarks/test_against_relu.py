@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from functools import partial
 
 import against_relu
 import pytest
@@ -58,8 +59,8 @@ def test_every_contender_has_its_rows(subject, tmp_path, monkeypatch, capsys):
             for name, T in ((levels.IF, "1"), (levels.IF, "8"), (levels.EARLY, "8"))
         ),
         *((levels.SIGMA_DELTA, "float32", T) for T in "1234"),
-        (levels.GRADED, "float32", "1"),
-        (levels.GRADED_CASCADE, "float32", "20"),
+        *((levels.GRADED, precision, "1") for precision in ("float32", "int8")),
+        *((levels.GRADED_CASCADE, precision, "20") for precision in ("float32", "int8")),
     ]
     assert len(timed) == 2 * len(of_one) and [row["contender"] for row in rows if not row["batch"]] == [*levels.UNTIMED]
     medians = [row for row in timed if row["contender"] != levels.EARLY]
@@ -180,14 +181,15 @@ def test_a_cascade_of_graded_networks_counts_what_goes_on(subject):
     nets = [pk.convert(one.ann, one.calibration, neuron="graded") for one in (small, subject)]
     for contender in against_table.graded_cascades(*nets, subject):
         found = contender.answers(subject.images)
-        first, last = (pk.simulate(net, subject.images, 1) for net in nets)
+        simulate = partial(pk.simulate, T=1, precision=None if contender.precision == "float32" else "int8")
+        first, last = (simulate(net, subject.images) for net in nets)
         unsure = (contender.timed(80)(subject.images) != first.logits).any(1)
         share = unsure.float().mean().item()
         assert share == pytest.approx(int(contender.T) / 100)
         torch.testing.assert_close(found.outputs, torch.where(unsure[:, None], last.logits, first.logits))
         work = [
             first.synops.multiply_accumulates,
-            pk.simulate(nets[1], subject.images[unsure], 1).synops.multiply_accumulates,
+            simulate(nets[1], subject.images[unsure]).synops.multiply_accumulates,
         ]
         assert found.products == pytest.approx(sum(sum(part.values()) for part in work) / 80) and found.additions == 0
 

@@ -143,7 +143,11 @@ def test_saved_and_loaded(classifier, tmp_path):
     expected = pk.simulate(net, x, 1)
     torch.save(net, tmp_path / "net.pt")
     assert equal(pk.simulate(torch.load(tmp_path / "net.pt"), x, 1).logits, expected.logits)
-    pk.compile(net, x[:1]).save(tmp_path / "net.safetensors")
+    engine = pk.compile(net, x[:1])
+    assert all(
+        f"{rate:.4f}" in repr(engine) for rate in pk.simulate(net, x[:1], 1).rates.values() if rate < 1
+    )  # one step's
+    engine.save(tmp_path / "net.safetensors")
     loaded = pk.load(tmp_path / "net.safetensors")(x, 1)
     assert equal(loaded.logits, expected.logits) and loaded.rates == expected.rates
     assert "graded" in pk.model_card(net, expected).lower()
