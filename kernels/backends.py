@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from . import cpu
+from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
 from .cpu.fallback import Fallback
-from .cpu.periods import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
 from .neuron_models import Neuron, Surrogate
 from .rounding import Precision
 from .sigma_delta_codes import Counts, Pair, Senders, State, Window
@@ -146,8 +146,8 @@ class Backend(Protocol):
     ) -> Fired:  # fmt: skip
         """Convolution of real values [T, N, C_in, H, W], then IF."""
 
-    def fingerprint(self, values: Tensor, /) -> int:
-        """A hash of the bytes of a contiguous tensor."""
+    def fingerprint(self, address: int, size: int, /) -> int:
+        """A hash of some memory of the CPU."""
 
     def conv2d_current_sums(
         self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor,
@@ -346,6 +346,6 @@ def _look_for_a_compiler() -> None:
         )
 
 
-def fingerprint(values: Tensor) -> int:
-    """A hash of the bytes of a contiguous tensor."""
-    return backend_of(values.device.type).fingerprint(values)
+def fingerprint(address: int, size: int) -> int:
+    """A hash of some memory of the CPU."""
+    return backend_of("cpu").fingerprint(address, size)

@@ -5,7 +5,7 @@ gpu/neuron_steps.py, each shape a derivative in reference_gradients.py, cpu/src/
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,19 @@ class Neuron(NamedTuple):
     def chunk(self, parts: int) -> Iterator["Neuron"]:
         """The neurons of this many groups of channels, one after another."""
         return (self._replace(channels=channels) for channels in self.channels.chunk(parts, 1))
+
+
+class Constant(Neuron):
+    """Neurons that serve several calls, and whose channels are never written to.
+
+    Attributes:
+        in_library: their form for the C++ library.
+    """
+
+    in_library: Any = None  # until their first use
+
+    def __reduce__(self) -> tuple:
+        return Neuron, tuple(self)
 
 
 class CurrentSums(Neuron):

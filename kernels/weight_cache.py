@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, UntypedStorage
 
-from . import constant_cache, heap, locks
+from . import constant_cache, forks, heap
 from .weight_layouts import is_finite, refuse_infinite, require_finite
 
 CONSTANTS: WeakSet[UntypedStorage] = WeakSet()  # of internal weights, which are never written to
@@ -45,13 +45,13 @@ class PackedWeights:
     Threads may share the cache, even while one of them writes to the weights.
 
     Args:
-        fingerprint: a hash of a contiguous tensor's bytes.
+        fingerprint: a hash of some memory of the CPU, of an address and a number of bytes.
     """
 
-    def __init__(self, fingerprint: Callable[[Tensor], int]):
+    def __init__(self, fingerprint: Callable[[int, int], int]):
         self._fingerprint = fingerprint
         self._known: WeakKeyDictionary[UntypedStorage, dict[Any, tuple[Any, dict]]] = WeakKeyDictionary()
-        self._lock = locks.lock()  # of the dictionaries
+        self._lock = forks.lock()  # of the dictionaries
 
     def get(
         self, kind: Any, pack: Callable[..., Any], weight: Tensor, *others: Tensor | None, name: str = "weight",
@@ -78,7 +78,10 @@ class PackedWeights:
             tensors.append(t)
             constant = constant and (t is None or t.untyped_storage() in CONSTANTS)
         for t in tensors:  # constants are identified by their addresses
-            fingerprints.append(t if t is None else t.data_ptr() if constant else self._fingerprint(t))
+            if t is not None:
+                fingerprints.append(t.data_ptr() if constant else self._fingerprint(t.data_ptr(), t.nbytes))
+            else:
+                fingerprints.append(None)
         key = weight.dtype, weight.storage_offset(), weight.shape, weight.stride(), len(fingerprints)
         with self._lock:
             known = self._known.setdefault(weight.untyped_storage(), {})
@@ -89,7 +92,7 @@ class PackedWeights:
             copies = tensors
             if not constant:  # another thread may write to the tensors at any time
                 copies = [t if t is None else heap.in_huge_pages(torch.empty_like(t)).copy_(t) for t in tensors]
-                if [t if t is None else self._fingerprint(t) for t in copies] != fingerprints:
+                if [t if t is None else self._fingerprint(t.data_ptr(), t.nbytes) for t in copies] != fingerprints:
                     made = {}  # written to after the fingerprint: valid for this call only
             floats = [t if t is None else t.float() for t in copies]
             for index, values in enumerate(floats):

@@ -297,7 +297,7 @@ def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | No
     if is_constant(x) if kernels is None else x.shape[0] == 1 or x.stride(0) == 0:
         finite("x", x[0], readable=kernels is not None)
         return x
-    if value_checks_cache.is_noted(x):
+    if x.is_cuda and value_checks_cache.is_noted(x):
         return x
     spikes, seen_finite = pack_and_look(x, kernels)
     if spikes is None and not seen_finite:

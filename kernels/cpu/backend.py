@@ -15,13 +15,16 @@ from .. import heap, unfused
 from ..neuron_models import Neuron
 from ..recording import SCAN, note
 from . import abi, words
+from .abi import start_for_library
+from .conv2d import Convolutions
 from .gradients import Gradients
 from .layer_plans import LayerPlans
-from .periods import PeriodicSpikes
 from .recurrent import Recurrences
 from .sigma_delta import SigmaDeltas
-from .weight_packing import start_for_library
 from .words import PACKABLE, pixel_bytes
+
+# The size of a value in bytes, whether it is floating point, and the bits of 1.
+_TYPES = {dtype: (dtype.itemsize, dtype.is_floating_point, one) for dtype, one in PACKABLE.items()}
 
 
 def load(target: str | None = None, kernel: str | None = None) -> "CpuKernels | None":
@@ -34,7 +37,7 @@ def load(target: str | None = None, kernel: str | None = None) -> "CpuKernels | 
     return CpuKernels(table, LayerPlans(target), kernel) if table else None
 
 
-class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
+class CpuKernels(Convolutions, Gradients, Recurrences, SigmaDeltas):
     """A backend (kernels/backends.py): the functions of one instruction set."""
 
     runs_plans = False
@@ -47,9 +50,9 @@ class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
     def pack_binary(self, dense: Tensor) -> tuple[Tensor, bool]:
         """Values [T, N, C, H, W] of any strides to packed spikes, and whether they are all 0 and 1, in one pass."""
         T, N, C, H, W = dense.shape
-        words = heap.empty(N, T, H * W, pixel_bytes(C), dtype=torch.uint8)
+        words = heap.empty(N, T, H * W, (C + 7) // 8, dtype=torch.uint8)
         pointers, sizes = (dense.data_ptr(), words.data_ptr()), (*dense.shape, *dense.stride())
-        return words, bool(self._table.pack(abi.DenseSpikes(*pointers, *_type(dense.dtype), *sizes)))
+        return words, bool(self._table.pack(abi.DenseSpikes(*pointers, *_TYPES[dense.dtype], *sizes)))
 
     def unpack(self, words: Tensor, T: int, C: int, dtype: torch.dtype = torch.bool) -> Tensor:
         """Packed spikes to 0 and 1 [T, N, C, P]."""
@@ -58,7 +61,7 @@ class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
         N, _, P, _ = words.shape
         words, dense = words.contiguous(), heap.empty(T, N, C, P, dtype=dtype)
         sizes = T, N, C, P, 1, *5 * (0,)
-        self._table.unpack(abi.DenseSpikes(dense.data_ptr(), words.data_ptr(), *_type(dtype), *sizes))
+        self._table.unpack(abi.DenseSpikes(dense.data_ptr(), words.data_ptr(), *_TYPES[dtype], *sizes))
         return dense
 
     def count(self, words: Tensor, C: int, until: int) -> Tensor:
@@ -142,8 +145,3 @@ class CpuKernels(PeriodicSpikes, Gradients, Recurrences, SigmaDeltas):
 
 def _column(values: np.ndarray) -> Any:
     return abi.Column(values.ctypes.data, values.strides[0], values.itemsize, values.dtype.kind == "i")
-
-
-def _type(dtype: torch.dtype) -> tuple[int, bool, int]:
-    """The size of a value in bytes, whether it is floating point, and the bits of 1."""
-    return dtype.itemsize, dtype.is_floating_point, PACKABLE[dtype]

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import struct
 from contextlib import suppress
 from ctypes import POINTER
 from functools import cache
@@ -11,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ..table import HASH
-from . import elf, sources
+from . import sources
 
 TARGETS = ("amx", "avx512", "avx2", "portable")  # fastest first, as dispatch.cpp tries them
 MOST = "PROXYKERNELS_CPU"  # an environment variable: the fastest of them that may be taken
+
+MAGIC = b"\x7fELF\x02\x01"  # of Linux's libraries (ELF files) of 64 bits, little endian
+HEADER = struct.Struct("<32xQQ6xHHHH2x")  # e_phoff, e_shoff, e_phentsize, e_phnum, e_shentsize, e_shnum
+SEGMENT = struct.Struct("<8xQ16xQ16x")  # p_offset, p_filesz
 
 
 @cache
@@ -25,7 +30,7 @@ def opened(path: Path) -> ctypes.CDLL:
         RuntimeError: it was built from other sources, is cut short, or is no library of this system.
     """
     try:
-        size, needed = path.stat().st_size, elf.needed_bytes(path)
+        size, needed = path.stat().st_size, needed_bytes(path)
     except OSError as error:
         raise RuntimeError(refusal(path, f"it cannot be read: {error}")) from error
     if size < needed:
@@ -45,6 +50,26 @@ def opened(path: Path) -> ctypes.CDLL:
     if told.get("table") != HASH:
         raise RuntimeError(refusal(path, "kernels/table.py, which lists neuron models and operations, has changed"))
     return library
+
+
+def needed_bytes(path: Path) -> int:
+    """Bytes up to the end of the last part that the tables of an ELF file name; 0 if it is of another format.
+
+    The system maps a library into memory without reading it: where the file ends too soon, since a disk was full or a
+    copy was broken off, the first access to what is missing ends the process with SIGBUS.
+    """
+    with open(path, "rb") as file:
+        start = file.read(HEADER.size)
+        if not start or start[: len(MAGIC)] != MAGIC[: len(start)]:
+            return 0
+        if len(start) < HEADER.size:
+            return HEADER.size
+        segments_at, sections_at, segment_size, segments, section_size, sections = HEADER.unpack(start)
+        ends = [segments_at + segment_size * segments, sections_at + section_size * sections]
+        if segment_size == SEGMENT.size and ends[0] <= path.stat().st_size:
+            file.seek(segments_at)
+            ends += [offset + size for offset, size in SEGMENT.iter_unpack(file.read(segment_size * segments))]
+    return max(ends)
 
 
 def table(find: Any, functions: type[ctypes.Structure], target: str | None) -> tuple[str, Any]:

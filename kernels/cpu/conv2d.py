@@ -1,5 +1,6 @@
 """Convolutions with neurons: of spikes by a plan of one operation, or by torch where most inputs fire."""
 
+from ctypes import pointer
 from functools import partial
 from math import inf, prod
 from typing import Any
@@ -9,15 +10,16 @@ from torch import Tensor
 
 from .. import heap, unfused
 from ..neuron_models import Neuron, current_sums
-from ..recording import Choice, note, recording
+from ..recording import SCAN, Choice, note, recording
 from ..rounding import Precision, room_for
 from ..table import InputKind, Runner
 from ..unfused import output_size
 from ..weight_cache import PackedWeights
 from . import abi
-from .layer_plans import MOST_KEPT, LayerPlans, described
-from .weight_packing import start_for_library
+from .abi import for_library, start_for_library
+from .layer_plans import MOST_KEPT, LayerPlans, sizes
 
+LONGEST_PERIOD = (1 << 15) - 1  # of periodic spikes (src/periodic_spikes.h): what an int16 holds
 MOST_PRODUCT_WEIGHTS = 1 << 20  # which a product of real values reads for each pixel: as src/engine/ways.h has it
 DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")
 ONE_PIXEL = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation of a 1x1 kernel
@@ -39,72 +41,43 @@ class Convolutions:
     def __init__(self, table: abi.Kernels, plans: LayerPlans, forced: str | None):
         self._table, self._plans, self._forced = table, plans, forced
         self.has_tiles = plans.target == "amx"
-        self._packed = PackedWeights(self.fingerprint)
+        self._packed = PackedWeights(table.fingerprint)
 
     def max_threads(self) -> int:
         """How many threads a kernel of the calling thread uses: torch.get_num_threads(), or 1 without OpenMP."""
         return self._table.max_threads()
 
-    def fingerprint(self, values: Tensor) -> int:
-        """A hash of the bytes of a contiguous tensor."""
-        return self._table.fingerprint(values.data_ptr(), values.numel() * values.element_size())
+    def fingerprint(self, address: int, size: int) -> int:
+        """A hash of some memory."""
+        return self._table.fingerprint(address, size)
 
     def if_conv2d(
         self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups,
-        shortcut: Tensor | None = None, periodic: bool = False,
+        shortcut: Tensor | None = None, periodic: bool = False, gives_currents: bool = False,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Convolution of spikes on images of ``size`` (H, W) and IF: spikes, and potentials [N, P_out, C_out].
 
         ``shortcut``: spikes [N, T, P_out, ceil(C_out / 8)] that each add 1 to their neuron's current. ``periodic``:
-        whether all inputs fire periodically from rest.
-        """
-        layer = words, T, size, weight, bias, v, neuron, (stride, padding, dilation), groups
-        found = self._run_plan(*layer, shortcut, periodic=periodic)
-        if found is None:
-            with recording():  # hides the choices for its parts
-                return unfused.if_conv2d(self, *layer[:7], stride, padding, dilation, groups, shortcut)
-        return found
-
-    def conv2d_currents(
-        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, periodic: bool = False
-    ) -> Tensor:
-        """Only the currents, [T, N, P_out, C_out]."""
-        currents, window = heap.empty(T, v.shape[0], *v.shape[-2:]), (stride, padding, dilation)
-        layer = words, T, size, weight, bias, v, neuron, window, groups
-        if self._run_plan(*layer, currents=currents, periodic=periodic) is None:
-            with recording():
-                return unfused.conv2d_currents(self, words, T, len(v), size, weight, bias, *window, groups)
-        return currents
-
-    def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
-        """Per channel, the sums of if_conv2d's currents and of their squares: float64 [2, C_out]."""
-        pixels = prod(output_size(size, weight.shape[2:], *window[:3]))
-        v = heap.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
-        _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
-        return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
-
-    def _run_plan(
-        self, words, T, size, weight, bias, v, neuron, window, groups, shortcut: Tensor | None = None, *,
-        currents: Tensor | None = None, periodic: bool = False,
-    ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
-        """Spikes and states by the plan of a layer; None: torch's convolution is faster.
-
-        ``currents`` [T, N, P_out, C_out]: if given, written as well.
+        whether all inputs fire periodically from rest. ``gives_currents``: the first result are the currents instead,
+        [T, N, P_out, C_out].
         """
         neurons, spikes, after, held = start_for_library(T, v, neuron)
-        words, size, window = words.contiguous(), tuple(size), tuple(map(tuple, window))
-        conv = described(neurons, size, weight.shape, window, groups)
-        conv.x = words.data_ptr()
+        words, size, window = words.contiguous(), tuple(size), (tuple(stride), tuple(padding), tuple(dilation))
+        conv = abi.Conv2d(neurons, words.data_ptr(), *sizes(size, weight.shape, window, groups))
         choice = self._plans.choice(conv, FORCED[self._forced], periodic)
-        if choice.runner == Runner.TORCH:
+        if choice.runner == Runner.TORCH:  # which is faster
             note(DENSE)
-            return None
+            with recording():  # hides the choices for its parts
+                if gives_currents:
+                    return unfused.conv2d_currents(self, words, T, len(v), size, weight, bias, *window, groups), after
+                return unfused.if_conv2d(self, words, T, size, weight, bias, v, neuron, *window, groups, shortcut)
         gathers = choice.runner == Runner.GATHERED_PLAN
         if gathers:
             note(IM2COL)
             words = gather(self._table, words, conv)
             size, window = output_size(size, weight.shape[2:], *window), ONE_PIXEL
-        if currents is not None:
+        if gives_currents:
+            currents = heap.empty(T, v.shape[0], *v.shape[-2:])
             neurons.currents = currents.data_ptr()
         if shortcut is not None:
             shortcut = shortcut.contiguous()
@@ -112,14 +85,29 @@ class Convolutions:
 
         def make(weight: Tensor, bias: Tensor | None):
             weight = gathered(weight) if gathers else weight
-            its = neuron if currents is None else without_spikes(neuron)
+            its = without_spikes(neuron) if gives_currents else neuron
             return self._plans.conv2d(its, size, weight, bias, window, groups, *extra)
 
-        key = "plan", neuron.model, choice.thresholds, size, window, groups, extra, gathers, currents is None
+        key = "plan", neuron.model, choice.thresholds, size, window, groups, extra, gathers, gives_currents
         plan = self._packed.get(key, make, weight, bias, most=MOST_KEPT)
-        plan.run(words, InputKind.PACKED_SPIKES, neurons, shortcut)
+        added = None if shortcut is None else shortcut.data_ptr()
+        plan.run(T, len(v), x=words.data_ptr(), kind=InputKind.PACKED_SPIKES, neurons=pointer(neurons), shortcut=added)
         del held  # the memory behind the pointers lived until here
-        return spikes, after
+        return (currents if gives_currents else spikes), after
+
+    def conv2d_currents(
+        self, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, periodic: bool = False
+    ) -> Tensor:
+        """Only the currents, [T, N, P_out, C_out]."""
+        layer = words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups
+        return self.if_conv2d(*layer, periodic=periodic, gives_currents=True)[0]
+
+    def conv2d_current_sums(self, words, T, size, weight, bias, *window) -> Tensor:
+        """Per channel, the sums of if_conv2d's currents and of their squares: float64 [2, C_out]."""
+        pixels = prod(output_size(size, weight.shape[2:], *window[:3]))
+        v = heap.zeros(len(weight)).expand(words.shape[0], 2, pixels, -1)
+        _, sums = self.if_conv2d(words, T, size, weight, bias, v, current_sums(len(weight), words.device), *window)
+        return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
 
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF; 1x1 convolutions take one pass."""
@@ -132,9 +120,53 @@ class Convolutions:
         x = x.float().flatten(3).transpose(2, 3).contiguous()
         make = partial(self._plans.product, neuron, size)
         plan = self._packed.get(("product", neuron.model, size), make, weight, bias, most=MOST_KEPT)
-        plan.run(x, InputKind.VALUES, neurons)
+        plan.run(len(x), len(v), x=x.data_ptr(), kind=InputKind.VALUES, neurons=pointer(neurons))
         del held  # the memory behind the pointers lived until here
         return spikes, after
+
+    def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
+        """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials.
+
+        A neuron fires at the steps t where its period divides t + 1; 0: it never does.
+        """
+        note(SCAN)
+        current = current.float().contiguous()
+        periods, v = torch.empty_like(current, dtype=torch.int16), torch.full_like(current, neuron.scalars[0])
+        (parameters, held), (N, P, C) = for_library(neuron), current.shape
+        pointers = current.data_ptr(), parameters, v.data_ptr(), periods.data_ptr()
+        self._table.find_periods(abi.Periods(*pointers, N * P, C, T))
+        del held
+        return periods, v
+
+    def expand_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
+        """Periods [N, P, C] to packed spikes of the steps start .. start + T - 1."""
+        N, P, C = periods.shape
+        words = heap.zeros(N, T, P, (C + 7) // 8, dtype=torch.uint8)
+        self._table.expand_periods(periods.data_ptr(), words.data_ptr(), start, T, N, P, C)
+        return words
+
+    def total_periods(self, periods: Tensor, start: int, T: int) -> Tensor:
+        """Spikes of each pixel in the steps start .. start + T - 1: int64 [P]."""
+        N, P, C = periods.shape
+        periods, totals = periods.contiguous(), heap.empty(P, dtype=torch.int64)
+        self._table.total_periods(periods.data_ptr(), totals.data_ptr(), start, T, N, P, C)
+        return totals
+
+    def period_conv2d_currents(
+        self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
+    ) -> Tensor:
+        """conv2d_currents of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
+        words = self.expand_periods(periods, start, T)
+        layer = words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1
+        return self.conv2d_currents(*layer, periodic=not start)
+
+    def if_period_conv2d(
+        self, periods, start, T, size, weight, bias, v, neuron, stride, padding, dilation
+    ) -> tuple[Tensor, Tensor]:
+        """if_conv2d of the spikes that periods [N, P, C_in] stand for, in the steps from ``start``."""
+        words = self.expand_periods(periods, start, T)
+        layer = words, T, size, weight, bias, v, neuron, stride, padding, dilation, 1
+        return self.if_conv2d(*layer, periodic=not start)
 
     def round_weights(
         self, weight: Tensor, bias: Tensor | None, precision: Precision

@@ -7,20 +7,14 @@ from torch import Tensor
 
 from .. import heap, unfused
 from ..neuron_models import Neuron, Surrogate
-from ..table import SURROGATES
 from . import abi
-from .weight_packing import for_library
+from .abi import for_library, surrogate_for_library
 
 ROW = 16  # output channels of a block: src/conv2d/weight_gradient.h
 # Images in which the rows that a block of channels adds are many enough, and whose offsets are 32-bit numbers of bytes.
 FEWEST_PIXELS, MOST_PIXELS = 16, 1 << 22
 MOST_RATE = 0.4  # spikes an input and step
 MOST_SUMS = 5  # of a bias and of four parameters of a channel: src/scan_backward.h
-
-
-def surrogate_for_library(surrogate: Surrogate) -> abi.Surrogate:
-    """A surrogate derivative as the library takes it."""
-    return abi.Surrogate(SURROGATES.index(surrogate.shape), tuple(surrogate.numbers), surrogate.detach_reset)
 
 
 class Gradients:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from ctypes import addressof, byref, c_char_p, c_int64, c_void_p, pointer
+from ctypes import byref, c_char_p, c_int64, c_void_p
 from functools import lru_cache
 from typing import Any
 
@@ -13,9 +13,8 @@ from torch import Tensor
 from .. import heap, unfused
 from ..neuron_models import Neuron
 from ..recording import Choice, note, recorded
-from ..sigma_delta_codes import Counts
-from ..table import TALLIES, InputKind, Kind, Outcome, Runner, Way
-from . import abi, compiled, engine
+from ..table import Kind, Outcome, Runner, Way
+from . import abi, compiled
 from .declared import LayerChoice, Run
 
 MOST_KEPT = 8  # plans of a layer's weights: of other sizes of images, other models of neurons
@@ -31,34 +30,21 @@ class LayerPlan:
         self._functions, self._plan = functions, plan
         self._sessions: list[int] = []  # that no thread uses
 
-    def run(self, x: Tensor, kind: InputKind, neurons: Any, shortcut: Tensor | None = None) -> None:
-        """All steps of ``neurons``, an abi.Neurons, on an input as the engine takes it."""
-        if neurons.T and neurons.N:
-            self._run(Run(
-                x=x.data_ptr(), kind=kind, T=neurons.T, N=neurons.N, neurons=pointer(neurons),
-                shortcut=None if shortcut is None else shortcut.data_ptr(),
-            ))  # fmt: skip
-
-    def run_changes(self, changes: Any) -> Counts:
-        """All steps of sigma-delta neurons, an abi.SigmaDelta without weights and sizes; the counts of the call."""
-        tally = (c_int64 * TALLIES)()
-        self._run(Run(T=changes.T, N=changes.N, changes=pointer(changes), tally=addressof(tally)))
-        spikes, *additions = tally
-        return Counts(spikes, sum(additions))
-
-    def _run(self, run: Run) -> None:
-        functions = self._functions
+    def run(self, T: int, N: int, **given: Any) -> None:
+        """All steps on an input as the engine takes it; ``given``: the other fields of a Run."""
+        if not (T and N):
+            return
+        functions, run = self._functions, Run(T=T, N=N, threads=torch.get_num_threads(), **given)
         try:
             session = self._sessions.pop()
         except IndexError:  # threads use all that there are
             session = functions.make_session(self._plan)
-        run.threads = torch.get_num_threads()
         outcome = functions.run(session, run)
         if run.neurons and recorded() is not None:
             note(_WAYS[functions.way(session, 0)])
         if outcome == Outcome.NO_MEMORY:
             functions.free_session(session)
-            raise MemoryError(f"there is no memory to run a layer on N = {run.N} samples; take fewer at a time")
+            raise MemoryError(f"there is no memory to run a layer on N = {N} samples; take fewer at a time")
         self._sessions.append(session)
 
     def __del__(self, is_finalizing=sys.is_finalizing):  # at exit Python may have set the name `sys` to None
@@ -74,7 +60,7 @@ class LayerPlans:
     """Makes plans for an instruction set, and chooses who runs a call."""
 
     def __init__(self, target: str | None):
-        self.target, self._functions = engine.load(target)
+        self.target, self._functions = abi.load_engine(target)
         self._choose = compiled.opened(abi.LIBRARY).proxykernels_choose_runner
         self._choose.restype, self._choose.argtypes = None, [c_void_p, c_char_p, c_int64, c_int64, c_void_p]
 
@@ -170,7 +156,7 @@ class LayerPlans:
         op["shape"] = list(map(int, op["shape"]))
         about: dict[str, Any] = {"shape": list(map(int, shape)), "real": real, "precision": None, "operations": [op]}
         about["layer"] = {"periodic": is_periodic, "long": is_long}
-        return LayerPlan(self._functions, engine.made_plan(json.dumps(about), tensors, self.target))
+        return LayerPlan(self._functions, abi.made_plan(json.dumps(about), tensors, self.target))
 
 
 def _window(
@@ -182,19 +168,13 @@ def _window(
     return {"slot": slot, "groups": int(groups), "weight": weight, **sizes}
 
 
-def described(
-    neurons: Any, size: tuple[int, int], weight: tuple[int, ...], window: tuple, groups: int = 1
-) -> Any:  # fmt: skip
-    """The sizes of a convolution of spikes as the library takes them.
-
-    ``neurons``: an abi.Neurons. ``weight``: [C_out, C_in / groups, h, w]. ``window``: stride, padding, dilation.
-    """
-    return abi.Conv2d(neurons, None, None, None, None, None, 0, 0, 0, 0, *_sizes(size, weight, window, groups))
-
-
 @lru_cache(256)
-def _sizes(size: tuple[int, int], weight: tuple[int, ...], window: tuple, groups: int) -> tuple[int, ...]:
-    """What an abi.Conv2d has behind its pointers."""
+def sizes(size: tuple[int, int], weight: tuple[int, ...], window: tuple, groups: int = 1) -> tuple[int | None, ...]:
+    """What an abi.Conv2d of spikes has behind their address: no other pointers, and the sizes.
+
+    ``weight``: [C_out, C_in / groups, h, w]. ``window``: stride, padding, dilation.
+    """
     (_, inputs, *kernel), (stride, padding, dilation) = weight, window
     width = unfused.output_size(size, kernel, stride, padding, dilation)[1]
-    return groups, groups * inputs, *size, width, *kernel, *stride, *padding, *dilation
+    behind = groups, groups * inputs, *size, width, *kernel, *stride, *padding, *dilation
+    return None, None, None, None, 0, 0, 0, 0, *behind

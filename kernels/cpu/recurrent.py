@@ -1,5 +1,6 @@
 """Recurrent neurons on a CPU, forward and back: kernels/by_reference.py has the arguments."""
 
+from ctypes import pointer
 from functools import partial
 
 import torch
@@ -11,9 +12,9 @@ from ..recording import Choice, note
 from ..table import InputKind
 from ..weight_cache import PackedWeights
 from . import abi
-from .gradients import MOST_SUMS, surrogate_for_library
+from .abi import for_library, padded, padded_rows, start_for_library, surrogate_for_library
+from .gradients import MOST_SUMS
 from .layer_plans import MOST_KEPT, LayerPlans
-from .weight_packing import for_library, padded, padded_rows, start_for_library
 
 ROWS = Choice("recurrent", "adds a row of weights for each spike that comes back")
 
@@ -32,7 +33,8 @@ class Recurrences:
         neurons, words, last, held = start_for_library(len(current), v, neuron)
         make, key = partial(self._plans.recurrent, neuron), ("plan", neuron.model)
         plan = self._packed.get(key, make, recurrent, name="recurrent_weight", most=MOST_KEPT)
-        plan.run(current, InputKind.VALUES if time_stride else InputKind.HELD_VALUES, neurons)
+        kind = InputKind.VALUES if time_stride else InputKind.HELD_VALUES
+        plan.run(len(current), len(v), x=current.data_ptr(), kind=kind, neurons=pointer(neurons))
         del held  # the memory behind the pointers lived until here
         return words, last
 

@@ -1,6 +1,7 @@
 """Sigma-delta neurons on a CPU, as plans of one operation: kernels/sigma_delta_codes.py has arguments and results."""
 
 import math
+from ctypes import addressof, c_int64, pointer
 from functools import lru_cache, partial
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from .. import heap, sigma_delta_codes
 from ..sigma_delta_codes import Counts, Pair, Senders, State, Window, sums_so_far
+from ..table import TALLIES
 from ..unfused import output_size
 from ..weight_cache import CONSTANTS, PackedWeights
 from ..weight_layouts import require_finite
@@ -97,10 +99,11 @@ def _run(
         lowest, exponents = neuron.lowest, neuron.exponents
         threshold, unit = (math.inf if value is None else value for value in (neuron.threshold, neuron.unit))
     steps, real = 0 if x is None else x.shape[1], x is not None and x.dtype != torch.int8
-    counts = plan.run_changes(
-        abi.SigmaDelta(x_, None, bias_, *pointers, lowest, threshold, unit, exponents, real, N, T, steps)
-    )
-    return y, counts
+    changes = abi.SigmaDelta(x_, None, bias_, *pointers, lowest, threshold, unit, exponents, real, N, T, steps)
+    tally = (c_int64 * TALLIES)()
+    plan.run(T, N, changes=pointer(changes), tally=addressof(tally))
+    spikes, *additions = tally
+    return y, Counts(spikes, sum(additions))
 
 
 # Of the pointers of abi.SigmaDelta, in their order: what C++ takes each for.

@@ -1,6 +1,7 @@
 """Checks of the windows of convolutions and pooling, and their padding. Each error names the argument."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from ..kernels import unfused
 
 Pair = tuple[int, int]
 
+_output_size = lru_cache(256)(unfused.output_size)  # of integers
 LARGEST_WINDOW = 2**15  # of strides, paddings and dilations too, so that sums and products fit 32 bits
 
 
@@ -80,7 +82,8 @@ def convolution(
         groups_ = groups(groups_, channels, weight)
     if not whole:
         weight, padding, dilation = symmetric(weight, padding, stride, dilation)
-    size_out = unfused.output_size(size, weight.shape[2:], stride, padding, dilation)
+    find = _output_size if whole and type(size[0]) is type(size[1]) is int else unfused.output_size
+    size_out = find(tuple(size), weight.shape[2:], stride, padding, dilation)
     if min(size_out) < 1:
         fits(size, weight.shape[2:], padding, dilation)
     return weight, stride, padding, dilation, groups_, size_out

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import backends, constant_cache, value_checks_cache
-from ..kernels.neuron_models import Neuron, neuron
-from ..kernels.weight_cache import CONSTANTS
+from ..kernels.neuron_models import Constant, Neuron, neuron
 from . import neuron_checks, python_step
 
 Value = float | Tensor  # a number, or a float tensor of one value a channel [C]
@@ -173,9 +172,7 @@ def _ready(kind: type[AnyNeuron], v_reset: float | None, others: tuple, channels
 def _of_numbers(neuron: AnyNeuron, channels: int) -> Neuron:
     """:func:`_ready` for numbers only, on a CPU, cached. The result is never written to."""
     with torch.inference_mode(False):
-        made = _ready(*neuron._operands(channels, torch.device("cpu")))
-    CONSTANTS.add(made.channels.untyped_storage())
-    return made
+        return Constant(*_ready(*neuron._operands(channels, torch.device("cpu"))))
 
 
 @lru_cache(256)

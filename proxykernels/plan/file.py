@@ -25,7 +25,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from .description import described, plan_of
-from .library import load, problem_of_file
+from .library import load_engine, problem_of_file
 from .plan import Plan
 
 FORMAT, VERSION = "proxykernels-engine", "2"
@@ -40,7 +40,7 @@ def save(plan: Plan, path: str | os.PathLike) -> None:
 
 def checksum(plan: str, tensors: dict[str, Tensor]) -> str:
     """Tells a damaged file, such as one with a flipped bit of a weight. It is no signature."""
-    fingerprint, value = load()[1].fingerprint, hashlib.blake2b(plan.encode(), digest_size=8)
+    fingerprint, value = load_engine()[1].fingerprint, hashlib.blake2b(plan.encode(), digest_size=8)
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.contiguous()
         of_bytes = fingerprint(tensor.data_ptr(), tensor.nbytes)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..kernels.cpu import abi, compiled
+from ..kernels.cpu.abi import C_NO_MEMORY, Error, load_engine, made_plan
 from ..kernels.cpu.declared import Kept, Lead, Piece, Run, Sizes
 from ..kernels.cpu.declared import Readout as CReadout
-from ..kernels.cpu.engine import C_NO_MEMORY, Error, load, made_plan
 from ..kernels.table import TALLIES, Outcome, Way
 from ..stop import STOP_EVERY, STOP_EVERY_CHANGES, LogitMargin, Stop, decided_by
 from .description import described
@@ -42,7 +42,7 @@ class Memory:
         pieces = [Piece(start + at, min(PIECE, size - at)) for start, size in places for at in range(0, size, PIECE)]
         self._pieces, self._count = (Piece * len(pieces))(*pieces), len(pieces)
         self.is_small = sum(size for _, size in places) <= PIECE
-        self._hash = load()[1].hash
+        self._hash = load_engine()[1].hash
 
     def hashed(self, session: "Session | None" = None, threads: int = 1) -> int:
         """A hash of all bytes, computed by this many threads of a session; None: by the caller's."""
@@ -63,7 +63,7 @@ def problem_of_file(content: bytes) -> str | None:
     Raises:
         MemoryError: there is too little of it.
     """
-    load()  # or says why there is no library
+    load_engine()  # or says why there is no library
     check, error = compiled.opened(abi.LIBRARY).proxykernels_check_file, Error()
     check.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(Error)]
     if check(content, len(content), error) == C_NO_MEMORY:
@@ -79,7 +79,7 @@ class Compiled:
     """
 
     def __init__(self, plan: Plan, target: str | None = None):
-        self.target, self.functions = load(target)
+        self.target, self.functions = load_engine(target)
         self._plan = _made(plan, self.target)
         count = len(plan.operations)
         self._tally, self.kept = c_int64 * (TALLIES * count), Kept * count

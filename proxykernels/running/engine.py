@@ -119,7 +119,11 @@ class Engine:
         asked = None if stop is None else self._asked(stop, T, every)
         # Packed spikes are never written to; other inputs may be, after this run.
         x = given.x.clone() if later and given.kind != InputKind.PACKED_SPIKES else given.x
-        states, session = self._with_logits if later else keep, self.session()
+        states = self._with_logits if later else keep
+        try:
+            session = self._sessions.pop()
+        except IndexError:
+            session = self.new_session()
         try:
             for k, values in (start or {}).items():
                 session.write(k, values)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from .. import checks
-from ..kernels import backends, locks
+from ..kernels import backends, forks
 from ..kernels.heap import keep_freed
 from ..kernels.table import InputKind
 from ..kernels.value_checks_cache import nobody_follows
@@ -76,7 +76,7 @@ class _Known:
         return OrderedDict, ()  # a saved network names no private class
 
 
-_lock = locks.lock()
+_lock = forks.lock()
 _GLOBAL_HOOKS = [hooks for name, hooks in vars(torch_module).items() if name.startswith("_global_forward_")]
 
 

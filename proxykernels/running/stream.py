@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import heap, locks
+from ..kernels import forks, heap
 from ..kernels.cpu.words import pixel_bytes
 from ..kernels.table import TALLIES, InputKind
 from ..layers.layer_graph import STEPS, has_fired, look_at_input, warn_of_silence
@@ -68,7 +68,7 @@ class Stream:
         if isinstance(stop, LogitMargin):
             AskedLead(stop, engine.plan, engine.readout, 1)  # refuses networks without logits
         self.engine, self.batch = engine, batch
-        self._stop, self._session, self._lock = stop, engine.new_session(), locks.lock()
+        self._stop, self._session, self._lock = stop, engine.new_session(), forks.lock()
         self.reset()
 
     @property

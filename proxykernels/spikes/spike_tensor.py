@@ -65,7 +65,7 @@ class SpikeTensor(Tensor):
     @staticmethod
     def __new__(cls, spikes: Spikes, memory: "Memory", view: Callable[[Tensor], Tensor] | None = None):
         """``view``: a function that makes this tensor from the memory's dense tensor; None: they are the same."""
-        self = _without_storage(spikes.shape, dtype=memory.dtype, device=spikes.device)
+        self = _without_storage(spikes.shape, dtype=memory.dtype, device=spikes._kept.tensor.device)
         self._memory, self._spikes, self._view, self._seen, self._source = memory, spikes, view, None, None
         return self
 

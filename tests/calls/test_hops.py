@@ -15,10 +15,10 @@ LEAD = pk.stop.margin(0.5, of="logits", at=[1])
 
 
 LAYERS = [  # each with the shape of an input, whether it is packed, and the most functions of a call
-    (pk.FusedIFLinear(100, 50), (1, 1, 100), True, 35),
-    (pk.FusedIFLinear(100, 50), (1, 1, 100), False, 56),
-    (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), True, 39),
-    (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), False, 58),
+    (pk.FusedIFLinear(100, 50), (1, 1, 100), True, 29),
+    (pk.FusedIFLinear(100, 50), (1, 1, 100), False, 53),
+    (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), True, 31),
+    (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), False, 47),
 ]
 
 
@@ -47,7 +47,7 @@ def run_of_a_network(simulated: bool, stop=None):
 
 
 @pytest.mark.parametrize(
-    ("simulated", "stop", "most"), [(False, None, 20), (False, LEAD, 25), (True, None, 29), (True, LEAD, 33)]
+    ("simulated", "stop", "most"), [(False, None, 19), (False, LEAD, 24), (True, None, 28), (True, LEAD, 32)]
 )
 def test_functions_of_a_run(simulated, stop, most):
     """Four of them compare the input with the calibration data, in the first calls and then in one of sixteen."""

@@ -10,9 +10,9 @@ from torch import nn
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference
 from proxykernels.kernels.cpu import abi
+from proxykernels.kernels.cpu.abi import start_for_library
 from proxykernels.kernels.cpu.conv2d import gather, gathered
-from proxykernels.kernels.cpu.layer_plans import described
-from proxykernels.kernels.cpu.weight_packing import start_for_library
+from proxykernels.kernels.cpu.layer_plans import sizes
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.recording import recording
 from proxykernels.kernels.table import Runner
@@ -327,8 +327,8 @@ def test_a_window_holds_its_own_bits_alone(generator, target):
         words = kernels.pack(x.flatten(3).bool())
         window = stride, padding, dilation
         out = output_size(size, kernel, *window)
-        conv = described(abi.Neurons(T=5, N=2, P=out[0] * out[1], C=C_out), size, weight.shape, window)
-        conv.x = words.data_ptr()
+        neurons = abi.Neurons(T=5, N=2, P=out[0] * out[1], C=C_out)
+        conv = abi.Conv2d(neurons, words.data_ptr(), *sizes(size, weight.shape, window))
         windows = gather(kernels._table, words, conv)
         columns = torch.nn.functional.unfold(x.flatten(0, 1).float(), kernel, dilation, padding, stride)
         columns = columns.view(5, 2, C_in, -1, out[0] * out[1]).transpose(2, 3).flatten(2, 3)
@@ -355,7 +355,7 @@ def test_which_layers_can_be_gathered(weight, dilation, pixels, possible):
     C_out, _, height, width = weight
     size = dilation[0] * (height - 1) + 1, pixels + dilation[1] * (width - 1)
     neurons, *_ = start_for_library(1, torch.zeros(1, 1, 1).expand(1, pixels, C_out), if_neuron(torch.ones(C_out), 0.0))
-    conv = described(neurons, size, weight, ((1, 1), (0, 0), dilation))
+    conv = abi.Conv2d(neurons, None, *sizes(size, weight, ((1, 1), (0, 0), dilation)))
     chosen = cpu.load(TARGETS[0])._plans.choice(conv, Runner.GATHERED_PLAN, False)
     assert (chosen.runner == Runner.GATHERED_PLAN) == possible
 

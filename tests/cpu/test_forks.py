@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reas
 PROGRAM = """
 import os, sys, threading, torch
 import proxykernels as pk
-from proxykernels.kernels import locks as kernel_locks
+from proxykernels.kernels import forks
 torch.set_num_threads(2)
 layer = pk.FusedIFConv2d(32, 32, 3).eval()
 x = torch.rand(8, 4, 32, 24, 24)
@@ -35,7 +35,7 @@ def fork(then):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 def hold_locks():
-    held, locks = threading.Event(), [*kernel_locks._locks]
+    held, locks = threading.Event(), [*forks._locks]
     def hold():
         for lock in locks:
             lock.acquire()
@@ -60,8 +60,8 @@ USES = {
 }
 
 
-def run(use, forks="check(), exit(fork(check) or check())"):
-    program = PROGRAM.format(USE=USES[use], FORKS=forks)
+def run(use, order="check(), exit(fork(check) or check())"):
+    program = PROGRAM.format(USE=USES[use], FORKS=order)
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program],
         stderr=subprocess.PIPE,

@@ -12,7 +12,7 @@ import torch
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, heap, table
-from proxykernels.kernels.cpu import abi, compiled, declared, elf, headers, sources
+from proxykernels.kernels.cpu import abi, compiled, declared, headers, sources
 from proxykernels.spikes import storage
 
 REFUSED = "does not belong to this version"
@@ -200,10 +200,10 @@ def test_what_is_no_file_is_refused(tmp_path, load):
 @pytest.mark.parametrize("length", [5, 63, 100, 0.5, -1])
 def test_a_library_that_is_cut_short_is_refused(tmp_path, load, whole, length):
     """The system would load it, and end the process at the first access to what is missing."""
-    if not elf.needed_bytes(whole):
+    if not compiled.needed_bytes(whole):
         pytest.skip("only the length of ELF files is known")
     content = whole.read_bytes()
-    assert elf.needed_bytes(whole) == len(content)
+    assert compiled.needed_bytes(whole) == len(content)
     (tmp_path / "cut.so").write_bytes(content[: int(length * len(content)) if length == 0.5 else length])
     with pytest.raises(RuntimeError, match=f"{REFUSED} .it is cut short: .* bytes of .*({ADVICE})"):
         load(tmp_path / "cut.so")

@@ -450,7 +450,7 @@ def address(functions) -> int:
 @pytest.mark.parametrize("most", TARGETS)
 def test_the_environment_names_the_fastest_that_an_engine_takes(monkeypatch, most):
     """In what it computes with, what it says and what it prints; and others are compiled, which give the same."""
-    own = {target: library.load(target)[1] for target in TARGETS}
+    own = {target: library.load_engine(target)[1] for target in TARGETS}
     assert len(set(map(address, own.values()))) == len(TARGETS)
     monkeypatch.setenv("PROXYKERNELS_CPU", most)
     net, x = network(), image()
