@@ -1,6 +1,6 @@
 """Weights with few bits: multiples of a power of two for each output channel, so that every sum is exact.
 
-Here is the definition, in torch; cpu/src/rounding.h does the same on a CPU in one pass. What for: quantize.py.
+Here is the definition, in torch; cpu/src/spikes.cpp does the same on a CPU in one pass. What for: quantize.py.
 """
 
 import math

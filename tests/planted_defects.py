@@ -35,7 +35,7 @@ def noticed(defect: Defect, options: list[str]) -> tuple[bool, str]:
         if text.count(defect.old) < 1:
             raise ValueError(f"{defect.file} does not hold {defect.old!r} any more; adapt tests/planted")
         source.write_text(text.replace(defect.old, defect.new, 1))
-        if source.suffix == ".h":
+        if source.suffix in (".h", ".cpp"):
             subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=copy, check=True,
                            capture_output=True)  # fmt: skip
         command = [

@@ -37,7 +37,7 @@ HEADINGS = [
 ]  # fmt: skip
 IMAGES, ROUNDS = 128, 30  # of each image, the fastest round counts
 BYTES = {None: 4, "int16": 2, "int8": 1}  # of a weight in a row
-NARROW = 16  # channels of a layer whose weights are floats in any case (kernels/cpu/src/engine/row_kinds.h)
+NARROW = 16  # channels of a layer whose weights are floats in any case (kernels/cpu/src/engine/packed_plan.h)
 REST = "Python, input and output"
 
 

@@ -19,7 +19,7 @@ from . import abi
 from .abi import for_library, start_for_library
 from .layer_plans import MOST_KEPT, LayerPlans, sizes
 
-LONGEST_PERIOD = (1 << 15) - 1  # of periodic spikes (src/periodic_spikes.h): what an int16 holds
+LONGEST_PERIOD = (1 << 15) - 1  # of periodic spikes (src/scans.cpp): what an int16 holds
 MOST_PRODUCT_WEIGHTS = 1 << 20  # which a product of real values reads for each pixel: as src/engine/ways.h has it
 DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")
 ONE_PIXEL = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation of a 1x1 kernel

@@ -10,7 +10,7 @@ from ..neuron_models import Neuron, Surrogate
 from . import abi
 from .abi import for_library, surrogate_for_library
 
-ROW = 16  # output channels of a block: src/conv2d/weight_gradient.h
+ROW = 16  # output channels of a block: src/gradients.cpp
 # Images in which the rows that a block of channels adds are many enough, and whose offsets are 32-bit numbers of bytes.
 FEWEST_PIXELS, MOST_PIXELS = 16, 1 << 22
 MOST_RATE = 0.4  # spikes an input and step

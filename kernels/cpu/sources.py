@@ -14,18 +14,15 @@ TASKS = (
     "conv2d/fire_sums",
     "sigma_delta/senders",
     "sigma_delta/rows",
-    "sigma_delta/messages",
     "sigma_delta/byte_rows",
     "sigma_delta/dense",
-    "sigma_delta/depthwise",
-    "sigma_delta/maximum",
 )
 ENGINE = (
     "engine/fire",
     "engine/convolutions",
     "engine/scatter",
     "engine/packed_plan",
-    "engine/target",
+    "engine/run",
     "engine/pools_and_moves",
     "engine/recurrent",
     "engine/sigma_delta",
@@ -44,9 +41,9 @@ FLAGS = [
     "-fno-asynchronous-unwind-tables",  # functions that cannot throw need none
 ]
 # Sources that ask C++ for memory, which may throw; the others need no code for that.
-MAY_THROW = ("dispatch", "engine/packed_plan", "engine/target")
+MAY_THROW = ("dispatch", "engine/packed_plan", "engine/run")
 # Sources of the interface that walk through all values of a file or an input. The others may take their time.
-LONG_LOOPS = ("checksum", "json", "packing")
+LONG_LOOPS = ("json", "packing", "tensors")
 # Flags that compile with OpenMP, and flags that link; the first that the compiler takes. Apple's has no -fopenmp.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 # Compiles with them where their runtime is the one that torch brings: GCC's on Linux, LLVM's on macOS. Beside another,

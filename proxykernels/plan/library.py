@@ -291,7 +291,7 @@ class Session:
             self._functions.free_session(self._session)
 
 
-NONE_GIVEN = 2  # instead of an answer, as run.h has it
+NONE_GIVEN = 2  # instead of an answer, as run.cpp has it
 
 
 class Asked:

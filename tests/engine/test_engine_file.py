@@ -368,7 +368,7 @@ def test_a_write_past_a_part_is_found(steps, samples):
         assert ran.returncode == 0 and ran.stdout == "ran True\n", ran.stderr
 
 
-MOST_SLOT_BYTES = 1 << 28  # kernels/cpu/src/engine/run.h
+MOST_SLOT_BYTES = 1 << 28  # kernels/cpu/src/engine/run.cpp
 
 
 def test_memory_of_real_values_is_bounded():

@@ -9,7 +9,7 @@ SUMS = "tests/cpu/test_sums.py"
 NEURONS_SOURCE = "kernels/cpu/src/neurons.h"
 SET_BITS = "kernels/cpu/src/set_bits.h"
 CPU_KERNELS_TESTS = "tests/cpu/test_cpu_kernels.py"
-MAX_RATE_POOL_SOURCE = "kernels/cpu/src/max_rate_pool.h"
+MAX_RATE_POOL_SOURCE = "kernels/cpu/src/spikes.cpp"
 ROUNDING = "kernels/rounding.py"
 PLANS_TESTS = "tests/plan/test_plans.py"
 
@@ -30,10 +30,10 @@ DEFECTS = {
     "lists of spikes: more than half a word": Defect(SET_BITS, "if (count > 32) _mm512", "if (count > 40) _mm512"),
     "lists of spikes: by bytes": Defect(SET_BITS, "first += 8 * scale) {", "first += 7 * scale) {"),
     "window lists: another image's row": Defect(
-        f"{CONV}/window_lists.h", "(place.image - in.image) * in.rows + y - in.row;", "y - in.row;"
+        f"{CONV}/slices.h", "(place.image - in.image) * in.rows + y - in.row;", "y - in.row;"
     ),
     "steady inputs: a span's last steps": Defect(
-        f"{CONV}/steady_inputs.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"
+        f"{CONV}/input_lists.h", "for (; t < steps; t++) counts", "for (; t < steps - 1; t++) counts"
     ),
     "steady inputs: a span's first silent step": Defect(
         f"{CONV}/input_lists.h", "if (any && negated)", "if (any && negated && t > first)"
@@ -45,19 +45,19 @@ DEFECTS = {
         f"{ENGINE}/kernel_weights.h", "most_thresholds * op.neuron.channels[o]", "INFINITY", SUMS
     ),
     "equal windows: where they start from": Defect(
-        f"{CONV}/equal_windows.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS
+        f"{CONV}/row_sums.h", "!c.neurons.start_image && !c.neurons.start_pixel", "!c.neurons.start_image", SUMS
     ),
     "equal pixels of a layer: where they start from": Defect(
         f"{ENGINE}/run_segment.h", "!op.is_layer || !session.neurons->start_pixel", "true", SUMS
     ),
     "equal windows: the second state": Defect(
-        f"{CONV}/equal_windows.h",
+        f"{CONV}/row_sums.h",
         "for (int64_t k = 0; k < states; k++)\n                memcpy",
         "for (int64_t k = 0; k < 1; k++)\n                memcpy",
         SUMS,
     ),
     "equal windows: what is outside the image": Defect(
-        f"{CONV}/equal_windows.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
+        f"{CONV}/row_sums.h", "x >= c.W) return -1;", "x >= c.W) return 0;"
     ),
     "lists of spikes: the pixel before": Defect(
         f"{CONV}/input_lists.h", "start[i] = last[i] + length", "start[i] = last[i]", SUMS
@@ -69,16 +69,16 @@ DEFECTS = {
         f"{CONV}/weight_rows.h", "broadcast_half((uint16_t)-offset)", "broadcast_half((uint16_t)(-offset & 0x3fff))"
     ),
     "lookup: bits put together": Defect(
-        f"{CONV}/lookup_windows.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
+        f"{CONV}/lookup.h", "(int32_t)((1ull << size) - 1)", "(int32_t)((1ull << (size - (size == 31))) - 1)"
     ),
     "im2col: a window that ends in the next word": Defect(
-        f"{CONV}/im2col.h", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", CPU_KERNELS_TESTS
+        "kernels/cpu/src/spikes.cpp", "if (shift + row_bits > 64)", "if (shift + row_bits > 65)", CPU_KERNELS_TESTS
     ),
     "im2col: bits of the next window": Defect(
-        f"{CONV}/im2col.h", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", CPU_KERNELS_TESTS
+        "kernels/cpu/src/spikes.cpp", "(1ull << bits) - 1", "(1ull << (bits + 1)) - 1", CPU_KERNELS_TESTS
     ),
     "im2col: a row of the image before": Defect(
-        f"{CONV}/im2col.h",
+        "kernels/cpu/src/spikes.cpp",
         "for (int64_t i = 0; i < kept; i++)",
         "for (int64_t i = 1; i < kept; i++)",
         CPU_KERNELS_TESTS,
@@ -120,7 +120,7 @@ DEFECTS = {
         ROUNDING, "torch.maximum(positive, total - positive)", "positive", PLANS_TESTS
     ),
     "rounding on a CPU: the negative half": Defect(
-        "kernels/cpu/src/rounding.h",
+        "kernels/cpu/src/spikes.cpp",
         "most(weights.positive, weights.all - weights.positive)",
         "weights.positive",
         PLANS_TESTS,
@@ -138,7 +138,7 @@ DEFECTS = {
         f"{ENGINE}/recurrent.cpp", "memmove(memory.fired, fired, op.bytes());", "", "tests/cpu/test_neurons.py"
     ),
     "recurrent neurons: the gradient that comes back": Defect(
-        "kernels/cpu/src/recurrent/backward.h",
+        "kernels/cpu/src/gradients.cpp",
         "grad_spikes[c] + back[c], pass",
         "grad_spikes[c], pass",
         "tests/gradients/test_recurrent_gradients.py",

@@ -11,25 +11,25 @@ SLICED_WAY = "kernels/cpu/src/engine/ways.h"
 
 DEFECTS = {
     "scattered spikes: a silent step of a leak too few": Defect(
-        f"{ENGINE}/scatter.h",
+        f"{ENGINE}/scatter.cpp",
         "pixel) * op.C, now - done);",
         "pixel) * op.C, now - done - (now > done + 1));",
         SCATTERED,
     ),
     "scattered spikes: neurons that fire again": Defect(
-        f"{ENGINE}/scatter.h", "uint64_t visited = touched | again;", "uint64_t visited = touched;", SCATTERED
+        f"{ENGINE}/scatter.cpp", "uint64_t visited = touched | again;", "uint64_t visited = touched;", SCATTERED
     ),
     "scattered spikes: a nap that biases end": Defect(
-        f"{ENGINE}/reach.h", "return v < theta ? calm : -INFINITY;", "return theta;", SCATTERED
+        f"{ENGINE}/packed_plan.h", "return v < theta ? calm : -INFINITY;", "return theta;", SCATTERED
     ),
     "scattered spikes: the steps of a nap": Defect(
         f"{ENGINE}/marks.h", "t < steps; t++) each<together>", "t + 1 < steps; t++) each<together>", SCATTERED
     ),
     "scattered spikes: currents of the step before": Defect(
-        f"{ENGINE}/scatter.h", "store_first(currents + c, broadcast(0.0f), count);", "", SCATTERED
+        f"{ENGINE}/scatter.cpp", "store_first(currents + c, broadcast(0.0f), count);", "", SCATTERED
     ),
     "scattered spikes: a row that two bands share": Defect(
-        f"{ENGINE}/scatter.h", "from += before * C, at += before,", "at += before,", SCATTERED
+        f"{ENGINE}/scatter.cpp", "from += before * C, at += before,", "at += before,", SCATTERED
     ),
     "scattered spikes: a full list": Defect(
         f"{ENGINE}/slot_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
@@ -50,7 +50,7 @@ DEFECTS = {
         f"{ENGINE}/first_spikes.h", "silent &= ~fires;", "silent &= ~(fires & -fires);", MANY_STEPS
     ),
     "engine: rows of bytes whose sums leave 16 bits": Defect(
-        "kernels/cpu/src/conv2d/weight_units.h",
+        "kernels/cpu/src/conv2d/weight_rows.h",
         "half > largest_byte_sum",
         "half > 2 * largest_byte_sum",
         ENGINE_FEW_STEPS_TESTS,

@@ -4,7 +4,7 @@ from planted.defect import Defect
 
 SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
 SIGMA_DELTA_ENGINES = "tests/engine/test_engine_sigma_delta.py"
-MAXIMUM = "kernels/cpu/src/sigma_delta/maximum.cpp"
+MAXIMUM = "kernels/cpu/src/sigma_delta/senders.cpp"
 CHANGES = "kernels/cpu/src/engine/sigma_delta.h"
 SIGMA_DELTA_TESTS = "tests/running/test_sigma_delta.py"
 

@@ -51,7 +51,7 @@ static bool torch_pays(const Conv2d& c, const char* target) {
     return sample.rows > least;
 }
 
-// Whether windows of few channels, and of more than one pixel, can be gathered into pixels first (../src/conv2d/im2col.h).
+// Whether windows of few channels, and of more than one pixel, can be gathered into pixels first (../src/spikes.cpp).
 static bool can_gather(const Conv2d& c) {
     constexpr int64_t most_channels = 4;  // with more, bytes are more than half full
     constexpr int64_t most_row_bits = 57, most_bytes = 1 << 26;  // of a row of a window; of all windows together

@@ -1,7 +1,7 @@
 // Packs inputs.
 #include "../src/dense_spikes.h"
 #include "../src/camera_events.h"
-#include "failure.h"
+#include "tensors.h"
 #include "plan.h"
 
 namespace proxykernels {

@@ -1,6 +1,8 @@
 // A network as its file describes it: proxykernels/plan/plan.py, in C++. Operations stand in the order in which they run, and
 // the k-th gives what lies in slot k + 1; slot 0 is the input.
 #pragma once
+#include <atomic>
+
 #include "../src/engine/engine.h"
 #include "../src/models.h"
 #include "tensors.h"
@@ -94,5 +96,37 @@ static inline Image image_of(const std::vector<int64_t>& shape) {
     if (shape.size() == 3) return {shape[0], shape[1], shape[2]};
     return {shape[0], 1, shape.size() == 2 ? shape[1] : 1};
 }
+
+}  // namespace proxykernels
+
+// What a pk_network is.
+
+struct pk_network {
+    static constexpr uint64_t alive = 0x6b726f7774656e70;  // or it is another thing, or was closed
+    uint64_t mark = alive;
+    mutable std::atomic<int64_t> users{1};  // the caller, and streams
+    proxykernels::Plan plan;                  // most of whose tensors are no longer there
+    std::vector<std::vector<uint64_t>> kept;  // the others
+    std::string target;
+    const engine::Functions* functions = nullptr;
+    engine::Plan* packed = nullptr;
+    int64_t packed_bytes = 0;
+
+    bool takes_values() const { return plan.real || plan.takes_any(); }
+    ~pk_network();
+};
+
+extern "C" const engine::Functions* proxykernels_engine(const char* target);  // ../src/dispatch.cpp
+
+namespace proxykernels {
+
+// Packs the weights for an instruction set, whose functions these are; null, and a sentence: there is no memory.
+engine::Plan* pack(const Plan& plan, const engine::Functions& functions, const char* target, Failure& failure);
+
+static inline bool is_network(const pk_network* network) { return network && network->mark == pk_network::alive; }
+void leave(const pk_network* network);  // the last user frees it
+
+// What a layer gives, a pk_gives.
+int32_t gives(const Plan& plan, int64_t layer);
 
 }  // namespace proxykernels

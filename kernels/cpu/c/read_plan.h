@@ -16,7 +16,7 @@ enum class Source { File, Python };
 // The plan refers to the container's tensors.
 bool read_plan(const Container& container, Source source, Plan& plan, Failure& failure);
 
-// sigma_delta_file.cpp: why a plan whose operations are sound by themselves is no network of sigma-delta neurons; null: it is one, or
+// read_parts.cpp: why a plan whose operations are sound by themselves is no network of sigma-delta neurons; null: it is one, or
 // has none of it.
 const char* problem_of_sigma_delta(const Plan& plan);
 // Whether the rules of such networks, and not the others, are those of an operation that comes next.

@@ -1,9 +1,164 @@
-// Runs a stream: checks what it is given, and makes room for what it gives.
-#include <cstring>
-
+// What a stream gives: counts, logits, spikes and values of layers, and work.
+#include "../src/sigma_delta/codes.h"
 #include "stream.h"
 
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace PK_TARGET {
+void unpack(const DenseSpikes* spikes);  // dense_spikes.h, in packing.cpp
+}
+
 namespace proxykernels {
+
+// Values [frames][P][C] to [frames][C][P].
+template <class From, class To, class Made>
+static void transpose(const From* from, int64_t frames, int64_t P, int64_t C, To* to, Made made) {
+    for (int64_t f = 0; f < frames; f++, from += P * C, to += P * C)
+        for (int64_t p = 0; p < P; p++)
+            for (int64_t c = 0; c < C; c++) to[c * P + p] = made(from[p * C + c]);
+}
+
+// Codes [N][T][P][C] to [T][N][C][P].
+template <class To, class Made>
+static void spread_codes(const pk_stream& s, const Given& given, Image out, To* to, Made made) {
+    const int64_t frame = out.size();
+    for (int64_t n = 0; n < s.N; n++)
+        for (int64_t t = 0; t < s.last_T; t++)
+            transpose((const int8_t*)given.spikes.data + (n * s.last_T + t) * frame, 1, out.P(), out.C,
+                      to + (t * s.N + n) * frame, made);
+}
+
+// Unpacks spikes to elements of `bytes` bytes: 0 and `one`.
+static void unpack_spikes(const pk_stream& s, const Given& given, Image out, void* to, int64_t bytes, uint64_t one) {
+    DenseSpikes dense{};
+    dense.dense = to, dense.spikes = given.spikes.data, dense.size = bytes, dense.one = one, dense.is_float = bytes > 1;
+    dense.T = s.last_T, dense.N = s.N, dense.C = out.C, dense.H = out.H, dense.W = out.W;
+    PK_TARGET::unpack(&dense);
+}
+
+// Finds a layer's output of the last call, and checks that it has `size` values.
+static bool find_given(const pk_stream& s, int64_t layer, size_t size, const Given*& to, Failure& failure) {
+    if (!check_layer(s, layer, failure)) return false;
+    to = &s.given[layer];
+    if (!to->is_there)
+        return failure.set(PK_NOT_HERE, "layer %lld was not kept: call pk_watch before pk_run or pk_advance", (long long)layer);
+    const Image out = s.plan().operations[layer].image();
+    return check_size("the output", size, (__int128)s.last_T * s.N * out.size(), failure);
+}
+
+// running/result.py: logit = scale (threshold count + v - v at the start) / steps.
+static void put_logits(const pk_stream& s, float* logits) {
+    const Operation& op = s.plan().operations[s.plan().with_logits()];
+    const Population& neurons = op.neurons;
+    const int64_t P = op.image().P(), C = op.C;
+    const float *const scale = neurons.scale, *const theta = neurons.channels;
+    for (int64_t n = 0; n < s.N; n++)
+        for (int64_t c = 0; c < C; c++)
+            for (int64_t p = 0; p < P; p++) {
+                const int64_t at = (n * P + p) * C + c, to = (n * C + c) * P + p;
+                const float charge = theta[c] * (float)s.counts[to] + (s.potentials[at] - s.start[at]);
+                const float output =
+                    scale[neurons.scale_by_channel ? c : 0] * charge / (float)std::max<int64_t>(s.steps_of(n), 1);
+                logits[to] = neurons.rectifies ? std::fmin(std::fmax(output, 0.0f), neurons.limit) : output;
+            }
+}
+
+// Logits of sigma-delta networks: the sums of the output's changes.
+static bool put_sums(const pk_stream& s, float* logits, Failure& failure) {
+    const int64_t last = s.plan().count() - 1, frame = s.N * s.plan().last().image().size();
+    const Image out = s.plan().last().image();
+    std::vector<float> sums((size_t)frame);
+    if (s.is_fresh && !s.given[last].is_there)
+        return failure.set(PK_NOT_HERE, "the outputs are gone, for a later call failed: run the network again");
+    if (s.is_fresh) std::copy_n(s.given[last].values.data + (s.last_T - 1) * frame, frame, sums.data());
+    else {
+        if (s.network->functions->states(s.session, last, sums.data(), nullptr, s.N) != engine::Ran)
+            return failure.set(PK_NO_MEMORY, "there is no memory for the outputs");
+        for (int64_t i = 0; i < frame; i++) sums[i] *= s.plan().last().scale[i % out.C];
+    }
+    transpose(sums.data(), s.N, out.P(), out.C, logits, [](float value) { return value; });
+    return true;
+}
+
+}  // namespace proxykernels
+
+using namespace proxykernels;
+
+extern "C" {
+
+pk_status pk_counts(pk_stream* stream, int32_t* counts, size_t size, pk_error* error) {
+    return use(stream, counts, error, [&](pk_stream& s, Failure& failure) {
+        if (s.counts.empty())
+            return failure.set(PK_NOT_HERE, "the network ends in values, and has no counts: take pk_layer_values or pk_logits");
+        if (!check_size("counts", size, (__int128)s.counts.size(), failure)) return false;
+        std::copy(s.counts.begin(), s.counts.end(), counts);
+        return true;
+    });
+}
+
+pk_status pk_logits(pk_stream* stream, float* logits, size_t size, pk_error* error) {
+    return use(stream, logits, error, [&](pk_stream& s, Failure& failure) {
+        const Plan& plan = s.plan();
+        if (!plan.is_sigma_delta() && plan.with_logits() < 0)
+            return failure.set(PK_NOT_HERE,
+                               "logits are those of a network that was converted, with a soft reset; take pk_counts");
+        if (!check_size("logits", size, (__int128)s.N * plan.last().image().size(), failure)) return false;
+        if (!s.steps) return failure.set(PK_NOT_HERE, "logits need at least one step");
+        if (plan.is_sigma_delta()) return put_sums(s, logits, failure);
+        put_logits(s, logits);
+        return true;
+    });
+}
+
+pk_status pk_layer_spikes(pk_stream* stream, int64_t layer, int8_t* spikes, size_t size, pk_error* error) {
+    return use(stream, spikes, error, [&](pk_stream& s, Failure& failure) {
+        const Given* given = nullptr;
+        if (!find_given(s, layer, size, given, failure)) return false;
+        if (given->real)
+            return failure.set(PK_NOT_HERE, "layer %lld gave values, and not spikes: take pk_layer_values", (long long)layer);
+        const Image out = s.plan().operations[layer].image();
+        if (s.plan().is_sigma_delta()) spread_codes(s, *given, out, spikes, [](int8_t code) { return code; });
+        else unpack_spikes(s, *given, out, spikes, 1, 1);
+        return true;
+    });
+}
+
+pk_status pk_layer_values(pk_stream* stream, int64_t layer, float* values, size_t size, pk_error* error) {
+    return use(stream, values, error, [&](pk_stream& s, Failure& failure) {
+        const Given* given = nullptr;
+        if (!find_given(s, layer, size, given, failure)) return false;
+        const Image out = s.plan().operations[layer].image();
+        constexpr uint64_t one = 0x3f800000;  // the bits of 1.0f
+        if (given->real)
+            transpose(given->values.data, s.last_T * s.N, out.P(), out.C, values, [](float value) { return value; });
+        else if (s.plan().is_sigma_delta())
+            spread_codes(s, *given, out, values, [](int8_t code) { return PK_TARGET::value_of(code); });
+        else unpack_spikes(s, *given, out, values, sizeof(float), one);
+        return true;
+    });
+}
+
+pk_status pk_layer_work(pk_stream* stream, int64_t layer, pk_work* work, pk_error* error) {
+    return use(stream, work, error, [&](pk_stream& s, Failure& failure) {
+        if (layer != -1 && !check_layer(s, layer, failure)) return false;
+        *work = pk_work{};
+        for (int64_t k = layer < 0 ? 0 : layer; k < (layer < 0 ? s.plan().count() : layer + 1); k++) {
+            const int64_t* const tally = s.tally.data() + k * engine::tallies;
+            work->spikes += s.plan().operations[k].real ? 0 : tally[0];
+            work->additions += s.plan().additions(k, tally[1]);
+            work->multiplications += s.products[k] + tally[2];
+        }
+        return true;
+    });
+}
+
+}  // extern "C"
+
+namespace proxykernels {
+
+// Runs a stream: checks what it is given, and makes room for what it gives.
 
 // An input as it was given, and as the engine takes it.
 struct Asked {

@@ -3,7 +3,7 @@
 #include <memory>
 
 #include "../src/work.h"
-#include "network.h"
+#include "plan.h"
 
 namespace proxykernels {
 

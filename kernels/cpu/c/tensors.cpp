@@ -1,6 +1,8 @@
 #include "tensors.h"
 
 #include <algorithm>
+#include <cinttypes>
+#include <cstring>
 
 #include "json.h"
 
@@ -87,6 +89,84 @@ const Tensor* Container::find(const std::string& name) const {
     const auto found = std::lower_bound(tensors.begin(), tensors.end(), name,
                                         [](const Tensor& tensor, const std::string& wanted) { return tensor.name < wanted; });
     return found != tensors.end() && found->name == name ? &*found : nullptr;
+}
+
+// BLAKE2b without a key, RFC 7693, of which the first 8 bytes are taken: hashlib.blake2b(digest_size=8).
+class Blake2b {
+public:
+    Blake2b() {
+        memcpy(h, start, sizeof h);
+        h[0] ^= 0x01010000 ^ digest_bytes;
+    }
+    void update(const void* bytes, size_t size) {
+        const uint8_t* from = (const uint8_t*)bytes;
+        while (size) {
+            if (used == sizeof block) compress(false);
+            const size_t some = size < sizeof block - used ? size : sizeof block - used;
+            memcpy(block + used, from, some);
+            used += some, from += some, size -= some;
+        }
+    }
+    void update(const std::string& text) { update(text.data(), text.size()); }
+    std::string hexadecimal() {
+        memset(block + used, 0, sizeof block - used);
+        compress(true);
+        char digits[2 * digest_bytes + 1];
+        for (size_t i = 0; i < digest_bytes; i++) snprintf(digits + 2 * i, 3, "%02x", (unsigned)(h[0] >> (8 * i) & 255));
+        return digits;
+    }
+
+private:
+    static constexpr size_t digest_bytes = 8;
+    static constexpr uint64_t start[8] = {0x6a09e667f3bcc908, 0xbb67ae8584caa73b, 0x3c6ef372fe94f82b, 0xa54ff53a5f1d36f1,
+                                          0x510e527fade682d1, 0x9b05688c2b3e6c1f, 0x1f83d9abfb41bd6b, 0x5be0cd19137e2179};
+    static constexpr uint8_t order[10][16] = {
+        {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, {14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
+        {11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4}, {7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
+        {9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13}, {2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
+        {12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11}, {13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
+        {6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5}, {10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0}};
+
+    static uint64_t turned(uint64_t x, int bits) { return x >> bits | x << (64 - bits); }
+    static void mix(uint64_t& a, uint64_t& b, uint64_t& c, uint64_t& d, uint64_t x, uint64_t y) {
+        a += b + x, d = turned(d ^ a, 32), c += d, b = turned(b ^ c, 24);
+        a += b + y, d = turned(d ^ a, 16), c += d, b = turned(b ^ c, 63);
+    }
+    void compress(bool last) {
+        length += used, used = 0;
+        uint64_t m[16], v[16];
+        for (int i = 0; i < 16; i++) {
+            m[i] = 0;
+            for (int byte = 0; byte < 8; byte++) m[i] |= (uint64_t)block[8 * i + byte] << (8 * byte);
+        }
+        memcpy(v, h, sizeof h), memcpy(v + 8, start, sizeof start);
+        v[12] ^= length;
+        if (last) v[14] = ~v[14];
+        for (int round = 0; round < 12; round++) {
+            const uint8_t* const s = order[round % 10];
+            for (int i = 0; i < 4; i++) mix(v[i], v[4 + i], v[8 + i], v[12 + i], m[s[2 * i]], m[s[2 * i + 1]]);
+            for (int i = 0; i < 4; i++)
+                mix(v[i], v[4 + (i + 1) % 4], v[8 + (i + 2) % 4], v[12 + (i + 3) % 4], m[s[8 + 2 * i]], m[s[9 + 2 * i]]);
+        }
+        for (int i = 0; i < 8; i++) h[i] ^= v[i] ^ v[8 + i];
+    }
+
+    uint64_t h[8], length = 0;
+    uint8_t block[128];
+    size_t used = 0;
+};
+
+std::string checksum(const Container& container, Fingerprint fingerprint) {
+    Blake2b sum;
+    sum.update(container.plan);
+    for (const Tensor& tensor : container.tensors) {
+        std::string line = tensor.name + (tensor.type == Type::Float ? " torch.float32 [" : " torch.int64 [");
+        for (size_t i = 0; i < tensor.shape.size(); i++) line += (i ? ", " : "") + std::to_string(tensor.shape[i]);
+        char digits[24];
+        snprintf(digits, sizeof digits, "] %016" PRIx64 "\n", fingerprint(tensor.bytes, tensor.size_in_bytes()));
+        sum.update(line + digits);
+    }
+    return sum.hexadecimal();
 }
 
 }  // namespace proxykernels

@@ -75,7 +75,7 @@ struct Conv2d {
     int64_t digits;  // for tile_conv2d: digits of a weight
     int64_t row_channels;  // output channels of a row of weights: conv2d/weight_rows.h
     int64_t slice_rows;  // the most rows of a slice: conv2d/slices.h
-    int64_t negated;  // for event_conv2d: 1 if slices also hold the negation of each row (conv2d/steady_inputs.h)
+    int64_t negated;  // for event_conv2d: 1 if slices also hold the negation of each row (conv2d/input_lists.h)
     int64_t groups;  // groups of channels, for lookup_conv2d; 1 for the others
     int64_t C_in, H, W, W_out;
     int64_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w;
@@ -106,7 +106,7 @@ struct SigmaDelta {
     int64_t groups;  // groups of channels; 1 for depthwise convolution and max pooling
 };
 
-// Weights to be rounded to integer multiples of a unit: rounding.h.
+// Weights to be rounded to integer multiples of a unit: spikes.cpp.
 struct Rounding {
     const float* weight;  // [C, inputs]
     const float* bias;  // [C]; null: none
@@ -139,7 +139,7 @@ struct Sample {
     int64_t image, step, pixel;  // bytes from one to the next
     double rate;  // written: spikes per input and step
     // Written: the rows that the event kernel adds per input and step, without and with negated rows. A steady input counts
-    // once for a span and, with negated rows, once for each step at which it is silent (conv2d/steady_inputs.h); other inputs
+    // once for a span and, with negated rows, once for each step at which it is silent (conv2d/input_lists.h); other inputs
     // count once for each spike.
     double rows, negated_rows;
 };

@@ -59,7 +59,7 @@ Adding adding(const ConvSizes& layer, double rate, int64_t row, int64_t slice_ro
     const int64_t runs = chunks > 1 ? window : up(window, std::max<int64_t>(1, slice_rows / layer.C_in));
     const int64_t whole = up(window, runs), taps = runs > 1 ? std::min(whole, layer.kernel_w) : whole;
     const int64_t slices = up(window, taps) * chunks, blocks = up(layer.C, row);
-    // The share of lists that are made; the others are shared with windows above or beside (conv2d/window_lists.h).
+    // The share of lists that are made; the others are shared with windows above or beside (conv2d/slices.h).
     const double different = (double)(layer.kernel_w % taps == 0 ? layer.H * layer.W * chunks : layer.P * slices);
     const double made = std::min(1.0, different / (double)std::max<int64_t>(1, layer.P * slices));
     const int64_t segments = pixels(layer) * up(layer.T, segment);
@@ -95,7 +95,7 @@ Lookup lookup(const ConvSizes& layer) {
 
 Tiles tiles(const ConvSizes& layer, int64_t digits) {
     constexpr int64_t tile_bytes = 16 * 64;
-    constexpr int64_t span_bytes = 1 << 20;  // weights of a span; spikes are expanded again for each span (conv2d/amx_inputs.h)
+    constexpr int64_t span_bytes = 1 << 20;  // weights of a span; spikes are expanded again for each span (conv2d/amx_tiles.h)
     int64_t tile_inputs = taps(layer) * up(layer.C_in, 64);
     if (layer.C_in % 64 && layer.dilation_w == 1)  // the inputs under a kernel row fill whole tiles
         tile_inputs = layer.kernel_h * up(layer.kernel_w * up(layer.C_in, 8) * 8, 64);

@@ -69,7 +69,7 @@ const Machine& machine_with(bool has_tiles);
 int64_t join(int64_t C, int64_t C_in, int64_t groups);
 
 // The event kernel: for each spike in a window, a row of weights is loaded and added. `rate`: rows per input and step; a steady
-// input counts once for a span (conv2d/steady_inputs.h).
+// input counts once for a span (conv2d/input_lists.h).
 Adding adding(const ConvSizes& layer, double rate, int64_t row, int64_t slice_rows);
 // The lookup kernel: for each four inputs, a permutation and an addition for 16 steps of a channel.
 Lookup lookup(const ConvSizes& layer);
@@ -79,7 +79,7 @@ Tiles tiles(const ConvSizes& layer, int64_t digits);
 bool tiles_hold(const ConvSizes& layer);
 // torch's convolution of dense spikes, with all conversions, and the scan.
 Dense dense(const ConvSizes& layer);
-// An engine's kernel for few steps (engine/patterns.h).
+// An engine's kernel for few steps (engine/rows_to_add.h).
 Patterns patterns(const ConvSizes& layer, double rate, int64_t row);
 
 // The cycles of counted operations. Both structs are read as rows of numbers.

@@ -6,7 +6,7 @@ KERNEL(void, scan_backward, const ScanBackward*)
 KERNEL(void, recurrent_scan_backward, const RecurrentBackward*)
 KERNEL(void, conv2d_weight_gradient, const WeightGradient*)
 KERNEL(void, max_pool2d_backward, const PoolBackward*)
-KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are used: conv2d/im2col.h
+KERNEL(void, im2col, const Conv2d*, uint8_t* y)  // only the shapes and x are used: spikes.cpp
 KERNEL(void, round_weights, const Rounding*)
 KERNEL(void, max_pool2d, const Pool2d*)
 KERNEL(void, max_rate_pool2d, const MaxRatePool*)

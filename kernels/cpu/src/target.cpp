@@ -6,7 +6,7 @@
 #include "conv2d/amx_weights.h"
 #include "conv2d/input_lists.h"
 #include "conv2d/slices.h"
-#include "conv2d/weight_units.h"
+#include "conv2d/weight_rows.h"
 #include "fingerprint.h"
 #include "packed_spikes.h"
 

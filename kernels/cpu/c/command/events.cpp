@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <fstream>
 
-#include "npy.h"
+#include "common.h"
 
 namespace {
 

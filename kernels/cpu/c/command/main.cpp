@@ -1,11 +1,160 @@
 // proxykernels info|run|bench NET: a network from a file that Engine.save wrote, without Python.
+#include "common.h"
+
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <new>
 
-#include "common.h"
+Network open_network(const Options& options) {
+    pk_network* network = nullptr;
+    const char* const target = options.target.empty() ? nullptr : options.target.c_str();
+    must([&](pk_error* error) { return pk_network_open(options.net.c_str(), target, &network, error); });
+    return Network(network);
+}
+
+Stream open_stream(const Network& network, long N, long threads) {
+    pk_stream* stream = nullptr;
+    must([&](pk_error* error) { return pk_stream_open(network.get(), N, threads, &stream, error); });
+    return Stream(stream);
+}
+
+static pk_info info_of(const Network& network) {
+    pk_info info;
+    must([&](pk_error* error) { return pk_network_info(network.get(), &info, error); });
+    return info;
+}
+
+static pk_layer layer_of(const Network& network, int64_t layer) {
+    pk_layer info;
+    must([&](pk_error* error) { return pk_layer_info(network.get(), layer, &info, error); });
+    return info;
+}
+
+static std::string size_of(int64_t C, int64_t H, int64_t W) {
+    return std::to_string(C) + "x" + std::to_string(H) + "x" + std::to_string(W);
+}
+
+void inform(const Options& options) {
+    const Network network = open_network(options);
+    const pk_info info = info_of(network);
+    printf("input %s%s, output %s, %lld parameters, %s, %s, %.1f kB packed\n", size_of(info.C, info.H, info.W).c_str(),
+           info.takes_values ? info.takes_spikes ? " of values or spikes" : " of values" : " of spikes",
+           size_of(info.out_C, info.out_H, info.out_W).c_str(), (long long)info.parameters, info.precision, info.target,
+           (double)info.packed_bytes / 1000);
+    for (int64_t k = 0; k < info.layers; k++) {
+        const pk_layer layer = layer_of(network, k);
+        const std::string kind = *layer.neuron ? std::string(layer.kind) + ", " + layer.neuron : layer.kind;
+        printf("%3lld  %-20s %-36s %14s %12lld\n", (long long)k, layer.name, kind.c_str(),
+               size_of(layer.C, layer.H, layer.W).c_str(), (long long)layer.parameters);
+    }
+}
+
+// A sample's answer: the class, and the numbers that tell it.
+static void print_sample(int64_t n, const std::vector<float>& values, size_t size) {
+    const float* const of = values.data() + (size_t)n * size;
+    printf("%lld: class %lld of", (long long)n, (long long)(std::max_element(of, of + size) - of));
+    for (size_t c = 0; c < std::min<size_t>(size, 16); c++) printf(" %.6g", of[c]);
+    printf(size > 16 ? " ...\n" : "\n");
+}
+
+static void print_layers(const Network& network, const Stream& stream, const pk_info& info, int64_t sample_steps) {
+    for (int64_t k = 0; k < info.layers; k++) {
+        const pk_layer layer = layer_of(network, k);
+        pk_work work;
+        must([&](pk_error* error) { return pk_layer_work(stream.get(), k, &work, error); });
+        const double places = (double)(layer.C * layer.H * layer.W) * (double)sample_steps;
+        printf("%3lld  %-20s rate %.4f  additions %lld  multiplications %lld\n", (long long)k, layer.name,
+               (double)work.spikes / places, (long long)work.additions, (long long)work.multiplications);
+    }
+}
+
+void run(const Options& options) {
+    const Network network = open_network(options);
+    const pk_info info = info_of(network);
+    const Input input = read_input(options, info);
+    const int64_t T = input.T ? input.T : options.T;
+    const Stream stream = open_stream(network, input.N, options.threads);
+    must([&](pk_error* error) { return pk_run(stream.get(), input.kind, input.data(), input.size(), T, error); });
+    const size_t size = (size_t)(info.out_C * info.out_H * info.out_W), all = (size_t)input.N * size;
+    std::vector<float> answer(all);
+    const std::vector<int64_t> shape = {input.N, info.out_C, info.out_H, info.out_W};
+    if (info.has_logits) must([&](pk_error* error) { return pk_logits(stream.get(), answer.data(), all, error); });
+    else if (info.fires) {
+        std::vector<int32_t> counts(all);
+        must([&](pk_error* error) { return pk_counts(stream.get(), counts.data(), all, error); });
+        std::copy(counts.begin(), counts.end(), answer.begin());
+    } else {  // a readout: its potentials after the last step
+        std::vector<float> values((size_t)T * all);
+        must([&](pk_error* e) { return pk_layer_values(stream.get(), info.layers - 1, values.data(), values.size(), e); });
+        std::copy(values.end() - (ptrdiff_t)all, values.end(), answer.begin());
+    }
+    if (!options.out.empty()) write_npy(options.out, "<f4", shape, answer.data(), all * sizeof(float));
+    printf("%s after %lld steps of %lld samples\n",
+           info.has_logits ? "logits"
+           : info.fires    ? "spikes"
+                           : "potentials",
+           (long long)T, (long long)input.N);
+    for (int64_t n = 0; n < input.N; n++) print_sample(n, answer, size);
+    if (options.layers) print_layers(network, stream, info, input.N * T);
+    if (fflush(stdout) != 0 || ferror(stdout)) throw Problem("the answers cannot be written to the standard output");
+}
+
+static double now() {
+    timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec * 1e3 + (double)time.tv_nsec * 1e-6;
+}
+
+// Random images; or spikes, a quarter of all, but none where a byte has bits of channels that are not there.
+static Input random_input(const pk_info& info, int64_t N, int64_t T) {
+    uint32_t random = 1;
+    const auto draw = [&] { return (random = random * 1664525 + 1013904223) >> 16; };
+    Input input;
+    input.N = N;
+    if (info.takes_values) {
+        input.values.resize((size_t)(N * info.C * info.H * info.W));
+        for (float& value : input.values) value = (float)(draw() & 255) / 255;
+    } else {
+        input.kind = PK_SPIKES, input.T = T;
+        input.bytes.resize((size_t)(N * T * info.H * info.W * ((info.C + 7) / 8)));
+        for (uint8_t& byte : input.bytes) byte = info.C % 8 ? 0 : (uint8_t)(draw() & draw());
+    }
+    return input;
+}
+
+void bench(const Options& given) {
+    constexpr int64_t random_samples = 64;
+    Options options = given;
+    if (!options.T) options.T = 4;
+    const Network network = open_network(options);
+    const pk_info info = info_of(network);
+    const int64_t T = options.T;
+    const Input input = options.input.empty() ? random_input(info, random_samples, T) : read_input(options, info);
+    if (!options.input.empty() && input.T) throw Problem("bench takes images, and no frames or events");
+    const Stream stream = open_stream(network, 1, options.threads);
+    const size_t width = input.is_bytes() ? 1 : sizeof(float), sample = input.size() / (size_t)input.N;
+    std::vector<double> run_times, step_times;
+    for (long i = 0; i < options.runs; i++) {  // each run has another sample than the one before
+        const char* const data = (const char*)input.data() + width * sample * (size_t)(i % input.N);
+        const auto go = [&](auto call, int64_t steps) {
+            const size_t size = input.kind == PK_SPIKES ? sample / (size_t)T * (size_t)steps : sample;
+            const double start = now();
+            must([&](pk_error* error) { return call(stream.get(), input.kind, data, size, steps, error); });
+            return now() - start;
+        };
+        run_times.push_back(go(pk_run, T));
+        step_times.push_back(go(pk_advance, 1));
+    }
+    std::sort(run_times.begin(), run_times.end()), std::sort(step_times.begin(), step_times.end());
+    const size_t middle = run_times.size() / 2;
+    printf("%s, %s, one sample, %ld runs\n", info.target, info.precision, options.runs);
+    printf("T = %lld from rest: %.4g ms (least %.4g)\n", (long long)T, run_times[middle], run_times[0]);
+    printf("a step of a stream: %.4g ms (least %.4g)\n", step_times[middle], step_times[0]);
+}
 
 static const char usage[] =
     "proxykernels runs spiking networks from files that Engine.save wrote in Python.\n"

@@ -1,4 +1,4 @@
-#include "npy.h"
+#include "common.h"
 
 #include <algorithm>
 #include <cerrno>

@@ -13,7 +13,7 @@
 // 3. fire_groups: multiplies the listed tiles, 16 output channels at a time.
 #pragma once
 #if defined(__AMX_INT8__)
-#include "amx_inputs.h"
+#include "amx_tiles.h"
 #include "amx_weights.h"
 
 namespace PK_TARGET {

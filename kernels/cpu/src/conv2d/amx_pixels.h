@@ -18,7 +18,7 @@ namespace PK_TARGET {
 constexpr int most_pixel_tile_digits = 2;
 constexpr int64_t most_pixel_tile_steps = 8;
 
-// How the inputs lie as bytes. Each input row has a plane for each tile of a run (amx_inputs.h), which holds the pixels that
+// How the inputs lie as bytes. Each input row has a plane for each tile of a run (amx_tiles.h), which holds the pixels that
 // the run reads, output pixel by output pixel. The runs of a kernel row read the same pixels, shifted, and share the planes;
 // with a stride above 1 each run has its own.
 struct PlaneLayout {

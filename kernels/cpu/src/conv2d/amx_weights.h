@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "amx_inputs.h"
+#include "amx_tiles.h"
 
 namespace PK_TARGET {
 

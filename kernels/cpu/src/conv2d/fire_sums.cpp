@@ -1,5 +1,5 @@
 // The neurons of a convolution that adds rows of weights. Compiled once for each neuron model, for all kinds of rows.
-#include "fire_sums.h"
+#include "row_sums.h"
 
 namespace PK_TARGET {
 

@@ -1,6 +1,5 @@
 // Chooses the way in which a convolution and its neurons are run, and runs it by a kernel of ../conv2d.
-#include "operations.h"
-#include "watch.h"
+#include "tasks.h"
 #include "ways.h"
 
 namespace PK_TARGET {

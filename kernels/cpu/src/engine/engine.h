@@ -110,7 +110,7 @@ struct Piece {
 struct Plan;
 struct Session;
 
-// A tensor of a plan that Python hands over (../../c/handed_plan.cpp): its name in the description, and where it lies.
+// A tensor of a plan that Python hands over (../../c/network.cpp): its name in the description, and where it lies.
 struct Handed {
     const char* name;
     const void* data;

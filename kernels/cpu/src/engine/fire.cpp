@@ -4,8 +4,7 @@
 // If a pixel's windows hold the same inputs as those of the pixel to its left, and the two pixels' neurons have been equal
 // since the start, its outputs and states are copied from there. In most images that covers the background.
 #include "currents.h"
-#include "operations.h"
-#include "watch.h"
+#include "tasks.h"
 
 namespace PK_TARGET {
 

@@ -54,7 +54,7 @@ constexpr int64_t most_kept_twice = 1 << 27;
 static bool slices_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 17) && bytes <= most_kept_twice; }
 static bool tiles_can_pay(int64_t bytes) { return bytes >= (PK_IS_CHECKED ? 1 << 12 : 1 << 21) && bytes <= most_kept_twice; }
 
-// Whether rows may be stored with their negations (../conv2d/steady_inputs.h) and then still fit the caches. Subtracting a
+// Whether rows may be stored with their negations (../conv2d/input_lists.h) and then still fit the caches. Subtracting a
 // float row from a sum again leaves a relative error of 2^-24, too much if thresholds are small compared with the sum. Integer
 // rows leave none, but sums of byte rows must fit 16 bits on the way.
 static bool can_negate(const Op& op, const Conv2d& c, int64_t part_inputs) {

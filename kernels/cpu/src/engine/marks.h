@@ -1,7 +1,7 @@
-// Bookkeeping of a scattered layer (scatter.h): which pixels fire again without input, and how many steps each pixel has done.
+// Bookkeeping of a scattered layer (scatter.cpp): which pixels fire again without input, and how many steps each pixel has done.
 // If only decay or biases change the potentials, a pixel is not updated at each step but catches up when it is next read.
 #pragma once
-#include "slot_lists.h"
+#include "session.h"
 
 namespace PK_TARGET {
 

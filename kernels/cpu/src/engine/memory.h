@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include "marks.h"
-#include "operations.h"
+#include "slot_lists.h"
 #include "tasks.h"
 
 namespace PK_TARGET {

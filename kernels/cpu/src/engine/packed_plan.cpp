@@ -5,7 +5,7 @@
 #include "../cost_model.h"
 #include "../sigma_delta/call.h"
 #include "kernel_weights.h"
-#include "operations.h"
+#include "tasks.h"
 
 namespace PK_TARGET {
 

@@ -1,8 +1,6 @@
 // Runs the operations between neurons: pooling, reshaping, moves and delays.
-#include "move.h"
-#include "operations.h"
-#include "pools.h"
-#include "watch.h"
+#include "pools_and_moves.h"
+#include "tasks.h"
 
 namespace PK_TARGET {
 

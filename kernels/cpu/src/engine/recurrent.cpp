@@ -1,9 +1,8 @@
 // Recurrent neurons, on currents that an earlier operation has computed. A task is one image, since each step depends on the
 // one before. Each neuron that fired adds a row of weights, of floats or integers, to the currents of the next step.
-#include "../recurrent/steps.h"
-#include "operations.h"
+#include "../recurrent_steps.h"
+#include "tasks.h"
 #include "add_rows.h"
-#include "watch.h"
 
 namespace PK_TARGET {
 

@@ -1,8 +1,7 @@
 // Everything that a run works on: slots, states of neurons, scratch memory per thread, and the threads. All memory is allocated
 // before the first operation of a run.
 #pragma once
-#include "../sigma_delta/byte_rows.h"
-#include "../sigma_delta/messages.h"
+#include "../sigma_delta/call.h"
 #include "packed_plan.h"
 #include "team.h"
 
@@ -85,8 +84,8 @@ struct Scratch {
     int64_t key;  // identifies what the lists describe
     char* kernel;  // memory of a kernel of ../conv2d: ways.h, ways.h, ways.h
     char* sigma_delta;  // memory of sigma_delta.h
-    uint64_t* marks;  // [pixel of a band]: bits, zeros between uses; scatter.h
-    float* currents;  // [pixel of a band][channel], zeros between uses; scatter.h
+    uint64_t* marks;  // [pixel of a band]: bits, zeros between uses; scatter.cpp
+    float* currents;  // [pixel of a band][channel], zeros between uses; scatter.cpp
     int64_t tally[engine::tallies];
 };
 
@@ -109,7 +108,7 @@ struct LayerState {
     uint8_t* restless = nullptr;  // sigma-delta neurons, [N, P]: whether some sent something at the last step
     uint8_t* alike = nullptr;  // [N, P]: the pixel has been equal to its left neighbour since the start
     bool is_looked_at = true;  // whether `alike` may contain ones
-    // For layers that can be scattered (scatter.h). `again`: bits [N, words of pixels], which pixels fire again without input.
+    // For layers that can be scattered (scatter.cpp). `again`: bits [N, words of pixels], which pixels fire again without input.
     // `done`: steps that each pixel, or word of pixels, has done, followed by the total. `due`: the step before which biases
     // alone cannot make a word of pixels fire.
     uint64_t* again = nullptr;
@@ -177,7 +176,7 @@ struct FiredList {
     }
 };
 
-// Whether to interrupt a run (watch.h).
+// Whether to interrupt a run (tasks.h).
 struct Watch {
     int64_t (*asks)(void*) = nullptr;  // null: the run is not watched
     void* context = nullptr;
@@ -237,8 +236,8 @@ struct Session {
     int64_t serial = 0;  // counts operations that were run by patterns
     int64_t last_time = 0, last_work = 0;  // of the last run: nanoseconds on one thread, samples times steps
     Watch watch;
-    Grown<char> kept;  // the session's state before a run (watch.h)
-    Grown<char> running;  // memory of a group of samples (run.h)
+    Grown<char> kept;  // the session's state before a run (tasks.h)
+    Grown<char> running;  // memory of a group of samples (run.cpp)
     Grown<float> rounded;  // the rounded input of a run
     Grown<uint8_t> shortcut;  // of a segment that is not the whole run
 

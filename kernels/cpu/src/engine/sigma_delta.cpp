@@ -2,7 +2,7 @@
 // again. Linear operations treat changes like values.
 #include "../sigma_delta/codes.h"
 #include "sigma_delta.h"
-#include "pools.h"
+#include "pools_and_moves.h"
 
 namespace PK_TARGET {
 

@@ -3,8 +3,7 @@
 // send again.
 #pragma once
 #include "../sigma_delta/call.h"
-#include "operations.h"
-#include "watch.h"
+#include "tasks.h"
 
 namespace PK_TARGET {
 

@@ -4,8 +4,8 @@
 // the step before. The sums of a span of channels stay in registers, states and the list of what fired in the first-level
 // cache. If R has one value per neuron, there is a single row, and each neuron that fired adds its own value.
 #pragma once
-#include "../neurons.h"
-#include "../work.h"
+#include "neurons.h"
+#include "work.h"
 
 namespace PK_TARGET {
 
