@@ -110,6 +110,9 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
       equals the threshold exactly fires here, but not in snnTorch.
     - "none", except for Synaptic: the same spikes always.
 
+    ``graded_spikes_factor`` is one positive number, which the next weights are multiplied by; behind the last neurons
+    ``simulate(...).potentials`` are the spikes times the factor.
+
     ``spike_grad`` is kept if it is snntorch.surrogate.atan, sigmoid or fast_sigmoid, so training can continue; batch
     normalisation then uses the statistics of all steps. Parameters of learn_beta, learn_alpha and learn_threshold stay
     learnable, except of Lapicque, and with "subtract", where only the threshold does, and only if beta is 1. A warning

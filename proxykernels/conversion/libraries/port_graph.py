@@ -18,6 +18,7 @@ from ..graph.graph_values import Affine, Current, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sample_runs import called, of_sizes
 from .library_neurons import Find, Recurrence
+from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay
 from .time_loops import ONE_STEP, over_time
 
@@ -101,6 +102,7 @@ class PortGraph(Graph):
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
         """Readouts return potentials: those of all steps, or one value for all steps as their ``decode`` says."""
         signal = super()._fire(node, x, neuron)
+        signal = replace(signal, factor=graded_factor(neuron))
         if not hasattr(neuron, "decode"):
             return signal
         if neuron.decode is not None and any(user.op != "output" for user in node.users):
@@ -323,6 +325,8 @@ class PortGraph(Graph):
         if isinstance(x, Signal) and not x.binary and x.layer not in self.populations:
             name = self._free("output")
             x = Current(name, "its output", [Projection(nn.Identity(), x)])
+        elif isinstance(x, Signal) and x.binary and x.factor != 1:
+            x = Current(self._free("output"), "its output", [self._times(x, "its output")])
         if isinstance(x, Current):
             self._carry(result, x)
 

@@ -23,7 +23,7 @@ from ..graph.graph_values import ModelPopulation
 from ..graph.sample_runs import sample_of
 from ..graph.state_between_calls import Changed, Unsteady, generators_kept
 from .library_neurons import Recurrence, gain
-from .step_by_step import Beside, Original, Steps, first, reset, takes_all_steps, tensor_of
+from .step_by_step import Beside, Original, Steps, first, reset, takes_all_steps
 from .time_loops import ONE_STEP
 
 DRIVES = 1, 4, 16, -1, -4, -16  # factors of inputs; some of them make neurons fire
@@ -54,7 +54,7 @@ def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tenso
     for factor in DRIVES:
         reset(module)
         x = factor * drawn
-        fired = torch.stack([tensor_of(module(step)) for step in x]).float()
+        fired = torch.stack([first(module, (step,), module(step)) for step in x]).float()
         if fired.any():
             break
     else:

@@ -13,6 +13,7 @@ a decay towards 0 do the same. A reset that comes a step later has no gradient.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -43,9 +44,13 @@ def described(module: Any, axes: int | None) -> Described:
         *others, last = KINDS
         why = "feeds its spikes back to itself" if kind in RECURRENT else "has no counterpart here"
         raise TypeError(f"{kind} {why}; replace it by {', '.join(others)} or {last} and continue training")
-    graded = torch.as_tensor(module.graded_spikes_factor)
-    if module.inhibition or module.state_quant or not bool((graded == 1).all()):
-        raise ValueError(f"{kind} with inhibition, state_quant or graded_spikes_factor is not supported")
+    if module.inhibition or module.state_quant:
+        raise ValueError(f"{kind} with inhibition or state_quant is not supported")
+    if module.graded_spikes_factor.numel() != 1 or not 0 < graded_factor(module) < math.inf:
+        raise ValueError(
+            f"{kind}'s graded_spikes_factor must be one positive number, got {module.graded_spikes_factor.tolist()}; "
+            "scale the weights behind it, which may differ by channel and in sign"
+        )
     if module.reset_mechanism == "subtract" and not getattr(module, "reset_delay", True):
         raise ValueError(
             f"{kind} with reset_mechanism 'subtract' and reset_delay=False needs two thresholds to fire again while it "
@@ -58,6 +63,12 @@ def described(module: Any, axes: int | None) -> Described:
         return described
     shift = shift.float()
     return described._replace(v_init=shift, shift=shift * (1 - torch.as_tensor(decay)))
+
+
+def graded_factor(module: Any) -> float:
+    """What a spike of a neuron counts, where its library has such a factor; the next weights are multiplied by it."""
+    factor = getattr(module, "graded_spikes_factor", None)
+    return 1.0 if factor is None or factor.numel() != 1 else float(factor)
 
 
 def _leaky(module: Any, axes: int | None) -> InUnits:
@@ -215,17 +226,17 @@ def recurrence(module: Any) -> Recurrence | None:
     back = getattr(module, "recurrent", None)
     if not type(module).__module__.startswith("snntorch.") or back is None:
         return None
-    kind = type(module).__name__
+    kind, factor = type(module).__name__, graded_factor(module)
     if isinstance(back, nn.Linear):
         bias = None if back.bias is None else back.bias.detach()
-        return Recurrence(module, module, back.weight.detach(), bias, learnt=back.weight.requires_grad)
+        return Recurrence(module, module, back.weight.detach() * factor, bias, learnt=back.weight.requires_grad)
     if type(back).__name__ != "RecurrentOneToOne":
         raise TypeError(
             f"{kind} with a recurrent {type(back).__name__} has no counterpart here; use linear_features, or "
             "all_to_all=False"
         )
     V = torch.as_tensor(back.V)
-    return Recurrence(module, module, V.detach().squeeze(), learnt=V.requires_grad)
+    return Recurrence(module, module, V.detach().squeeze() * factor, learnt=V.requires_grad)
 
 
 KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {

@@ -16,6 +16,7 @@ from ...network import Network
 from ..graph import compare
 from ..graph.compare import Difference, Here, Layer
 from ..graph.prepared import copied
+from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import ALL_STEPS, CONTAINERS, is_container, is_delay
 from .time_loops import TimeAxes
 
@@ -208,7 +209,7 @@ class _Neurons:
         if self.key not in handed:
             handed[self.key] = compare.Random(fired.shape[1:], self.factors, self.generator)
         spikes = handed[self.key][start : self.at].to(fired, copy=True, memory_format=torch.contiguous_format)
-        spikes = spikes if self.takes_all_steps else spikes[0]
+        spikes = (spikes if self.takes_all_steps else spikes[0]) * graded_factor(module)
         return (spikes, *given[1:]) if self.run.original.states and isinstance(given, tuple) else spikes
 
     def all_steps(self) -> tuple[Tensor, Tensor]:
@@ -290,9 +291,9 @@ def takes_all_steps(neurons: nn.Module) -> bool:
 
 
 def first(module: Any, arguments: tuple, given: Any) -> Tensor:
-    """What neurons returned: spikes, or all potentials of a readout, which may return only some of them."""
+    """What neurons returned: spikes of 1, or all potentials of a readout, which may return only some of them."""
     if not hasattr(module, "decode"):
-        return tensor_of(given)
+        return tensor_of(given) / graded_factor(module)
     decode, module.decode = module.decode, None
     try:
         return torch.stack(module.forward(*arguments))

@@ -105,6 +105,39 @@ def test_layers_of_a_module_that_loops_over_time(generator):
     assert equal(pk.simulate(pk.from_snntorch(net), x, FEW).spikes.dense(), expected)
 
 
+@pytest.mark.parametrize("steps, batch", [(40, 3), (128, 1)])
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_graded_spikes_of_snntorch(generator, factor, steps, batch):
+    """The next weights have the factor; behind the last neurons a layer gives the original's values."""
+    options = {"beta": 1.0, "reset_mechanism": "zero", "graded_spikes_factor": factor}
+    net = make_dyadic(snntorch_net("Leaky", **options), generator)
+    x = images(generator)[:batch]
+    expected = snntorch_fires(net, x, steps)
+    ours = pk.from_snntorch(net)
+    actual = pk.simulate(ours, x, steps)
+    assert (
+        equal(actual.potentials, expected) and expected.max() == factor and 0.02 < (expected > 0).float().mean() < 0.98
+    )
+    assert all(0.02 < rate < 0.98 for rate in actual.rates.values()) and len(actual.rates) == 3
+    assert torch.equal(ours.get_submodule("4").weight, factor * net[4].weight)
+
+
+@pytest.mark.parametrize("steps, batch", [(40, 3), (128, 1)])
+@pytest.mark.parametrize("connection", [{"all_to_all": False, "V": 0.25}, {"linear_features": 8}], ids=["one", "all"])
+def test_graded_spikes_come_back(generator, connection, steps, batch):
+    snn = pytest.importorskip("snntorch")
+    options = {"init_hidden": True, "reset_mechanism": "zero", "reset_delay": False}
+    neuron = snn.RLeaky(beta=1.0, **options, **connection)
+    neuron.graded_spikes_factor = torch.tensor(2.0)
+    net = make_dyadic(nn.Sequential(nn.Linear(128, 8), neuron), generator)
+    x = images(generator).flatten(1)[:batch]
+    neuron.reset_mem()
+    with torch.no_grad():
+        expected = torch.stack([net(x) for _ in range(steps)])
+    actual = pk.simulate(pk.from_snntorch(net), x, steps).potentials
+    assert equal(actual, expected) and expected.max() == 2 and 0.02 < (expected > 0).float().mean() < 0.98
+
+
 def test_channels_of_snntorch_with_values_of_their_own(generator):
     snn = pytest.importorskip("snntorch")
     beta, threshold = torch.tensor([0.5, 1.0, 0.0, 0.25]), torch.tensor([1.0, 2.0, 1.0, 0.5])
@@ -139,7 +172,9 @@ def test_channels_of_snntorch_with_values_of_their_own(generator):
             {"alpha": 0.5, "beta": torch.rand(8, 1, 1)},
             "needs one beta and one threshold for all neurons of a layer",
         ),
-        ("Leaky", {"beta": 0.5, "graded_spikes_factor": 2.0}, "graded_spikes_factor is not supported"),
+        ("Leaky", {"beta": 0.5, "graded_spikes_factor": -2.0}, "must be one positive number, got -2.0; scale"),
+        ("Leaky", {"beta": 0.5, "graded_spikes_factor": torch.ones(8, 1, 1)}, "factor must be one positive number"),
+        ("Leaky", {"beta": 0.5, "inhibition": True}, "inhibition or state_quant is not supported"),
         ("Lapicque", {"beta": 0.2, "reset_mechanism": "zero"}, "decay must be from 0 to 1, got -0.6"),
         ("Synaptic", {"alpha": 0.5, "beta": 0.5, "reset_mechanism": "zero"}, "drops the current of the step after"),
         ("Synaptic", {"alpha": 0.5, "beta": 0.5, "reset_mechanism": "none"}, "use 'zero' or 'subtract'"),
