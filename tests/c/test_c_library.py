@@ -35,6 +35,7 @@ def dense(spikes: pk.Spikes, out: tuple[int, ...]) -> torch.Tensor:
     return spikes.dense().to(torch.int8).view(*spikes.shape[:2], *out)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_each_layer_is_the_definition(neuron, target, tmp_path):

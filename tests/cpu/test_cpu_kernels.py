@@ -157,6 +157,7 @@ def test_weights_and_biases_that_are_not_finite(backend, x, value):
     assert pk.if_linear(x, weight, bias)[0].rate() == 1.0
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("v_reset", RESETS)
 @pytest.mark.parametrize("T, cuts", [(1, []), (64, [7]), (300, [256]), (600, [1, 300, 599])], ids=str)
 def test_periods(backend, generator, T, cuts, v_reset):

@@ -301,6 +301,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("N, size", [(1, 3), (3, 9)], ids=["spans of channels", "bands of rows"])
 @pytest.mark.parametrize("groups", [1, 72], ids=["whole", "depthwise"])
 def test_convolution(backend, threads, generator, N, size, groups):
@@ -311,6 +312,7 @@ def test_convolution(backend, threads, generator, N, size, groups):
     assert expected.any() and equal(actual.dense(), expected) and equal(v, v_expected)
 
 
+@pytest.mark.alike
 def test_periods_scans_and_words(backend, threads, generator):
     current, weight = dyadic(3, 20, 5, 4, generator=generator), dyadic(40, 20, 3, 3, generator=generator)
     held = pk.if_hold(current, 50)[0]

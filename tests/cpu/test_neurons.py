@@ -42,6 +42,7 @@ def test_scan(instruction_set, generator, shape, name):
     assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_convolution(backend, generator, case, name):

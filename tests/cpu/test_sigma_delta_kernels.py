@@ -89,6 +89,7 @@ def test_codes_are_values(exponents):
     assert largest == 1 and sigma_delta_codes.values_of(codes)[0] == -(2.0 ** (1 - exponents))
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("target", INSTRUCTION_SETS)
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 @pytest.mark.parametrize("given", ["spikes", "values", "one step of values"])

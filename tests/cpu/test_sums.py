@@ -21,6 +21,7 @@ def with_a_background(x, generator):
     return torch.where(plain, x[..., :1, :1], x)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("start", ["at rest", "a value a channel", "a value a pixel"])
 @pytest.mark.parametrize("stride, padding", [(1, 1), (2, 0), (1, (4, 2))], ids=str)
 @pytest.mark.parametrize("T", [1, 9, 100])
@@ -51,6 +52,7 @@ def test_windows_of_all_images_that_start_apart(backend, generator):
     assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("T", [30, 300])
 def test_windows_that_hold_the_same_periods(backend, generator, T):
     current = with_a_background(dyadic(2, 20, 9, 12, generator=generator), generator)
@@ -60,6 +62,7 @@ def test_windows_that_hold_the_same_periods(backend, generator, T):
     assert equal(actual.dense(), expected) and equal(v, v_expected)
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("v_reset", RESETS)
 def test_windows_of_neurons_with_two_states(backend, generator, v_reset):
     """They are equal in the first segment of time, and in the next only where both states are."""

@@ -255,8 +255,10 @@ def test_linear_layers_by_tiles(grain, N):
 
 
 @pytest.mark.skipif(CHECKED, reason="the checked build takes small ones by slices, too")
+@pytest.mark.alike
 @pytest.mark.parametrize("target", TARGETS)
-def test_ways_of_linear_layers(target):
+@pytest.mark.parametrize("precision", ["int8", "int16", None])
+def test_ways_of_linear_layers(precision, target):
     """By the size, the steps of a segment, and the rate.
 
     Tiles, where there are some, are for all of many spikes: what they take does not depend on their number."""
@@ -268,11 +270,10 @@ def test_ways_of_linear_layers(target):
         (3000, 750, (0.01, 0.01), few),
         (300, 80, (0.2, 0.2), few),
     ):
-        for precision in ("int8", "int16", None):
-            engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, precision), target=target)
-            for T, way in zip((33, 64, 70, 128), ways, strict=True):  # the last segment's: of 33, 64, 6 and 64 steps
-                engine(spikes_of(T, 9, inputs, *rates), T)
-                assert engine.ways[0] == way
+        engine = Engine(follow(linear_network(inputs, neurons), (inputs,), False, precision), target=target)
+        for T, way in zip((33, 64, 70, 128), ways, strict=True):  # the last segment's: of 33, 64, 6 and 64 steps
+            engine(spikes_of(T, 9, inputs, *rates), T)
+            assert engine.ways[0] == way
 
 
 @pytest.mark.skipif(CHECKED, reason="the checked build cuts runs into small segments")

@@ -36,6 +36,7 @@ def same_results(actual, expected, graded: bool = False) -> None:
     assert actual.relu_joules == expected.relu_joules
 
 
+@pytest.mark.alike
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
@@ -85,6 +86,7 @@ def test_instruction_sets(request, monkeypatch, net_of, target, neuron, generato
     same_results(engine(frames, 6), by_layers(net, frames, 6), graded=isinstance(neuron, pk.neurons.Graded))
 
 
+@pytest.mark.alike
 @torch.no_grad()
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("net_of", ["nets", "pooled"])

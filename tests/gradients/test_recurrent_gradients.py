@@ -129,6 +129,7 @@ def test_triton_of_nothing(kernels_can_run, generator, size):
     assert found[0].shape == current.shape
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("surrogate", SURROGATES)
 @pytest.mark.parametrize("neuron", NEURONS)
 @pytest.mark.parametrize("recurrence", RECURRENCES)

@@ -91,6 +91,7 @@ def test_channels_of_many_inputs_have_fewer_bits():
         assert cpu.load()._table.row_channels(weight.data_ptr(), *weight.shape, unit.data_ptr()) == row
 
 
+@pytest.mark.alike
 @pytest.mark.long
 @pytest.mark.parametrize("precision", rounding.PRECISIONS)
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
@@ -269,6 +270,7 @@ def residual_oracle(net: pk.Network, image: torch.Tensor, T: int, v_reset: float
     return values["join"]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("precision", rounding.PRECISIONS)
 @pytest.mark.parametrize("v_reset", [0.0, None], ids=["hard", "soft"])
 def test_sums_are_exact_on_any_backend(monkeypatch, generator, v_reset, precision):

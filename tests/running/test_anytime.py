@@ -346,6 +346,7 @@ TYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, tor
 FIRST = {**STAGES, "neurons": pk.IF(v_threshold=0.5)}
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("most", [1, 2], ids=["spikes", "counts"])
 @pytest.mark.parametrize("stage", FIRST)
 def test_only_the_values_count(generator, stage, most):

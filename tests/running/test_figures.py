@@ -174,7 +174,7 @@ def check(first: str, steps: int, only: set[str] | None = None) -> None:
     assert fired > 8
 
 
-@pytest.mark.parametrize("first", many(FIRST, 2))
+@pytest.mark.parametrize("first", many(FIRST, 3))
 def test_all_ways_in_tell_the_same(first):
     check(first, T)
 

@@ -13,6 +13,7 @@ from torch import nn
 import proxykernels as pk
 
 
+@pytest.mark.alike
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("signed", [False, True])
@@ -221,6 +222,7 @@ def test_errors_that_no_step_lowers_are_reported(generator):
     assert coarse.rows[-1].error > 2 * coarse.rows[0].error
 
 
+@pytest.mark.alike
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("bytes_together", [1, 1 << 30])

@@ -315,6 +315,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("target", [target for target in cpu.TARGETS if cpu.load(target)])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("order", ORDERS)

@@ -53,6 +53,7 @@ class _Join(nn.Module):
 NAMES = ["convolution", "normalised", "linear", "neurons", "max-pooling", "average", "adaptive", "sum"]
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("most", [1, 5])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_type_gives_the_same(generator, name, most):

@@ -68,8 +68,9 @@ BOUNDS = [*(("potential", bound) for bound in (-8.0, -12.0, -40.0)), *(("input",
 @pytest.mark.parametrize("place", ["sn1", "sn2"])
 @pytest.mark.parametrize("mode", ["s", "m"])
 @pytest.mark.parametrize("kind", ["IFNode", "LIFNode"])
-@pytest.mark.parametrize(("what", "bound"), BOUNDS)
-def test_bounded_neurons_of_spikingjelly(what, bound, kind, mode, place):
+@pytest.mark.parametrize("case", many(BOUNDS, 2))
+def test_bounded_neurons_of_spikingjelly(case, kind, mode, place):
+    what, bound = case
     net = sj_net(mode, **{place: sj_neuron(kind, bound, what, v_reset=None)})
     with pytest.raises(ValueError, match=f"module '{place}' is not what was made of it: .*spikes differ.* step"):
         pk.from_spikingjelly(net)
@@ -95,8 +96,9 @@ def test_containers_that_clamp(bound, mode):
 
 @pytest.mark.costly
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
-@pytest.mark.parametrize(("what", "bound"), BOUNDS)
-def test_bounded_neurons_of_snntorch(what, bound, reset):
+@pytest.mark.parametrize("case", many(BOUNDS, 2))
+def test_bounded_neurons_of_snntorch(case, reset):
+    what, bound = case
     snn = pytest.importorskip("snntorch")
 
     class Bounded(snn.Leaky):
@@ -291,7 +293,7 @@ def outside():
 
 @pytest.mark.costly
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("name", many(MODULES, 4))
+@pytest.mark.parametrize("name", many(MODULES, 8))
 def test_no_state_is_frozen(name, host):
     """None of them can be taken: each changes what follows from it within ``T`` steps."""
     assert not HOSTS[host](MODULES[name]())
@@ -441,7 +443,7 @@ def is_right(net, ours, name: str) -> bool:
     return bool(ends)
 
 
-@pytest.mark.parametrize("name", many(RIGHT))
+@pytest.mark.parametrize("name", many(RIGHT, 5))
 def test_loops_that_are_right(name):
     net = network(RIGHT[name])
     with warnings.catch_warnings():
@@ -450,7 +452,7 @@ def test_loops_that_are_right(name):
     assert is_right(net, ours, name)
 
 
-@pytest.mark.parametrize("name", many(OTHERS, 4))
+@pytest.mark.parametrize("name", many(OTHERS, 6))
 def test_no_loop_is_frozen(name):
     net = network(OTHERS[name])
     try:

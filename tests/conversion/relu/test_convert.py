@@ -383,6 +383,7 @@ def multiplying(net: pk.Network) -> dict[str, bool]:
     return {name: result.synops.multiply_accumulates[name] > 0 for name in result.places}
 
 
+@pytest.mark.alike
 @pytest.mark.parametrize("neuron", ["if", "sigma-delta"])
 @pytest.mark.parametrize("name", FOLDED)
 def test_spikes_go_on(name, neuron):

@@ -287,7 +287,7 @@ def check_close(net: nn.Module, x: Tensor, expected: Tensor) -> None:
     assert (logits - expected).abs().max() < 0.03 * expected.abs().max()
 
 
-@pytest.mark.parametrize("forward", many(CASES, 2), ids=lambda forward: forward.__name__)
+@pytest.mark.parametrize("forward", many(CASES), ids=lambda forward: forward.__name__)
 def test_sizes(forward):
     ann, x = Model(forward).eval(), images()
     if CASES[forward] == NONE:
