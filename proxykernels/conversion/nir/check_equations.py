@@ -19,7 +19,7 @@ from .nodes import RESET, SUBTRACT, Images, Shape, fires, is_neuron
 
 def compare_with(
     nir, nodes: Nodes, net: Network, made: Mapping[str, str], currents: Mapping[str, Tensor], shape: Shape | None,
-    dt: float, reset: str | None,
+    dt: float, reset: str | None, most: int | None,
 ) -> None:  # fmt: skip
     """Run a graph for a few steps, in which neurons hand on random spikes, and compare ``net``.
 
@@ -51,7 +51,7 @@ def compare_with(
             if name in nodes.returning:
                 before = compare.shifted(drawn)
                 current = current + returned(nir, nodes.by_name, nodes.returning[name], name, before)
-            fired = _solved(nir, node, current, dt, reset)
+            fired = _solved(nir, node, current, dt, reset, most)
             values[name] = drawn if fires(nir, node) else fired
             taken[name] = current * _gain(nir, node, dt, current), fired, before
         else:
@@ -60,7 +60,7 @@ def compare_with(
     here.handed = {layer: values[name].float() for layer, name in made.items()}
     try:
         for key, name in made.items():
-            solved = partial(_solved, nir, nodes.by_name[name], dt=dt, reset=reset)
+            solved = partial(_solved, nir, nodes.by_name[name], dt=dt, reset=reset, most=most)
             _check_layer(here, key, compare.Layer(name, shift=currents.get(key)), *taken[name], solved)
         last = here.made.last
         compare.Outputs().check(here.value(last, 0, STEPS), here.largest(last), values[nodes.order[-1]].float())
@@ -136,8 +136,11 @@ def _gain(nir, node, dt: float, current: Tensor) -> Tensor | float:
     return 1.0
 
 
-def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
-    """Spikes, or potentials of a readout, for currents [T, N, ...], by the equations in nodes.py."""
+def _solved(nir, node, current: Tensor, dt: float, reset: str | None, most: int | None) -> Tensor:
+    """Spikes, or potentials of a readout, for currents [T, N, ...], by the equations in nodes.py.
+
+    ``most``: how often neurons fire in a step; None: once.
+    """
 
     def value(name: str) -> Tensor:
         values = _spread(_numbers(getattr(node, name)), current[0])
@@ -165,7 +168,7 @@ def _solved(nir, node, current: Tensor, dt: float, reset: str | None) -> Tensor:
         v = v + dt / tau * ((rest - v if leaks else 0.0) + value("r") * i)
         if does_fire:
             theta = value("v_threshold")
-            spike = v >= theta
+            spike = v >= theta if most is None else (v / theta).floor().clamp(0, most)
             v = v - theta * spike if subtract else torch.where(spike, v_reset, v)
             given.append(spike.double())
         else:

@@ -15,7 +15,7 @@ from torch import nn
 from ... import checks
 from ...layers import Flatten, Unflatten
 from ...network import Network, free_name
-from ...neurons import Value
+from ...neurons import Value, neuron_checks
 from ..graph.prepared import without_autocast
 from ..graph.rewrites import CARRIED, NEGLIGIBLE, affine, build_layer, multiply, scaled_identity
 from .check_equations import compare_with
@@ -41,7 +41,7 @@ Term = tuple[nn.Module, str, str]  # a synapse, its node, and the layer that it 
 FEW = 1024  # features that a matrix scales at most; more are scaled as channels
 SINABS = (
     "a graph of sinabs needs from_nir(graph, reset='subtract'), and spikes that are single there (SingleSpike, not "
-    "MultiSpike), of potentials without a lower bound (min_v_mem=None)"
+    "MultiSpike, for which max_spike_count=255 is), of potentials without a lower bound (min_v_mem=None)"
 )
 EXACT = (
     "a graph of sinabs, which integrates exactly, needs tau = 1 / (1 - np.exp(-1 / tau)) in its nodes, and r = tau "
@@ -55,7 +55,7 @@ NORSE = "a graph of Norse has no w_in, since Norse adds whole currents: set it t
 
 
 @without_autocast()
-def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
+def from_nir(graph, *, dt: float = 1.0, reset: str | None = None, max_spike_count: int | None = None) -> Network:
     """Import a network from a NIR graph or file.
 
     The network is compared with the equations of the graph, node by node, in float64, before it is returned. A graph
@@ -73,6 +73,9 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
             None: a reset to the graph's ``v_reset``, or to 0 if there is none, unless a node's metadata say "subtract".
             A warning names nodes such as sinabs, Norse and snnTorch write them, whose neurons do something else there,
             and says what to pass. "v_reset": as None, without that warning.
+        max_spike_count: with reset="subtract": how often IF and LIF neurons fire in a step, from 1 to 255
+            (:class:`neurons.IntegerLIFNeuron`). NIR cannot express this; use it for graphs of sinabs with MultiSpike
+            (255, if no neuron fires more often) or MaxSpike. None: once.
 
     Returns:
         A :class:`Network`. Layers have the names of the synapse nodes, with underscores for dots, and a number if a
@@ -83,9 +86,9 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
 
     Raises:
         TypeError: the graph holds another node, or nodes connected in another way, or values of another kind.
-        ValueError: another cycle, nodes without sender or receiver, a delay that is no whole number of steps, an IF's
-            r * dt far from 1, a tau below dt, values that are not finite or of the wrong shape, a file that cannot be
-            read. The message names the node.
+        ValueError: max_spike_count without reset="subtract", another cycle, nodes without sender or receiver, a delay
+            that is no whole number of steps, an IF's r * dt far from 1, a tau below dt, values that are not finite or
+            of the wrong shape, a file that cannot be read. The message names the node.
         ImportError: nir is not installed.
     """
     import nir
@@ -93,14 +96,19 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None) -> Network:
     check_dt(dt)
     if reset not in (None, SUBTRACT, TO_V_RESET):
         raise ValueError(f"reset must be {SUBTRACT!r}, {TO_V_RESET!r} or None, got {reset!r}")
+    if max_spike_count is not None:
+        neuron_checks.most_spikes("max_spike_count", max_spike_count)
+        if reset != SUBTRACT:
+            raise ValueError(f"max_spike_count needs reset={SUBTRACT!r}: no neuron here fires several times and resets")
     given = nodes_of(nir, graph)
     nodes = simpler(nir, given, dt, reset)
-    builder = _Builder(nir, nodes, dt, reset)
+    builder = _Builder(nir, nodes, dt, reset, max_spike_count)
     for name in nodes.order:
         builder.add(name)
     if not builder.made:
         raise TypeError("the graph must have neurons, it has none")
-    compare_with(nir, nodes, builder.net, builder.made, builder.currents, builder.shapes[Network.INPUT], dt, reset)
+    shape = builder.shapes[Network.INPUT]
+    compare_with(nir, nodes, builder.net, builder.made, builder.currents, shape, dt, reset, max_spike_count)
     if reset != TO_V_RESET:
         warn_of_others(nir, given.by_name, dt, reset)
     return builder.net
@@ -116,8 +124,8 @@ class _Builder:
         shapes: a layer -> the shape of its output; None: the graph does not tell the input's.
     """
 
-    def __init__(self, nir, nodes: Nodes, dt: float, reset: str | None):
-        self.nir, self.nodes, self.dt, self.reset = nir, nodes, dt, reset
+    def __init__(self, nir, nodes: Nodes, dt: float, reset: str | None, most: int | None):
+        self.nir, self.nodes, self.dt, self.reset, self.most = nir, nodes, dt, reset, most
         self.net = Network()
         self.given: dict[str, str] = {}
         self.made: dict[str, str] = {}
@@ -176,7 +184,7 @@ class _Builder:
                 terms.append((nn.Identity(), name, self.given[sender]))
         terms.sort(key=lambda term: isinstance(term[0], nn.Identity))
         with checks.at(f"node '{name}'"):
-            made = neuron(self.nir, node, self.dt, self.reset)
+            made = neuron(self.nir, node, self.dt, self.reset, self.most)
             terms = self._scaled(name, terms, made)
             modules, keys, sources = zip(*terms, strict=True)
             multiply([module for module in modules if not isinstance(module, nn.Identity)], made.gain)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import checks, layers
-from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value, neuron_checks
+from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, IntegerLIFNeuron, LIFNeuron, LINeuron, Value, neuron_checks
 from ..graph.rewrites import NEGLIGIBLE
 
 Shape = tuple[int, ...]  # of one sample and step: (C, H, W) or (features,)
@@ -65,8 +65,11 @@ class Made(NamedTuple):
     v_init: Value | None = None
 
 
-def neuron(nir, node, dt: float, reset: str | None = None) -> Made:
-    """The neurons of a node. ``reset``: replaces the node's reset; None: the node's own."""
+def neuron(nir, node, dt: float, reset: str | None = None, most: int | None = None) -> Made:
+    """The neurons of a node. ``reset``: replaces the node's reset; None: the node's own. ``most``: how often they fire
+    in a step, see from_nir's max_spike_count."""
+    if most is not None and fires(nir, node):
+        return _integer(nir, node, dt, most)
     factor: Value = 1.0  # the divisor of a current
     decays: dict[str, Value] = {}
     if isinstance(node, nir.Threshold):
@@ -100,6 +103,20 @@ def neuron(nir, node, dt: float, reset: str | None = None) -> Made:
     potentials: dict[str, Any] = {"v_threshold": theta, "v_reset": None if v_reset is None else shared_reset}
     rest = {} if kind is IFNeuron else {"v_rest": shared_rest}
     return Made(_made(kind, potentials | rest | decays))
+
+
+def _integer(nir, node, dt: float, most: int) -> Made:
+    """Neurons that fire several times in a step and subtract; a constant current keeps up the potential they rest at.
+
+    That rest is their start, where it is below the threshold.
+    """
+    if not isinstance(node, nir.IF | nir.LIF):
+        raise TypeError(f"max_spike_count is for IF and LIF, and this is a {type(node).__name__}; leave it out")
+    made = neuron(nir, node, dt, SUBTRACT)
+    plain: Any = made.neuron
+    decay, rest = getattr(plain, "decay", 1.0), getattr(plain, "v_rest", 0.0)
+    counting = _made(IntegerLIFNeuron, {"v_threshold": plain.v_threshold, "decay": decay, "max_spike_count": most})
+    return made._replace(neuron=counting, current=made.current + (1 - decay) * rest, v_init=rest or made.v_init)
 
 
 def _filtered_factor(node, dt: float) -> Value:

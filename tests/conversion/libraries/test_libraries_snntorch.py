@@ -195,7 +195,8 @@ def network():
     nir_of = pytest.importorskip("sinabs.nir", reason="sinabs' exchange needs nir and nirtorch")
 
     def make(spike_fn: str = "SingleSpike", min_v_mem: float | None = None):
-        neurons = (layers.IAF(spike_fn=getattr(activation, spike_fn), min_v_mem=min_v_mem) for _ in range(2))
+        fires = activation.MaxSpike(3) if spike_fn == "MaxSpike" else getattr(activation, spike_fn)
+        neurons = (layers.IAF(spike_fn=fires, min_v_mem=min_v_mem) for _ in range(2))
         net = nn.Sequential(nn.Linear(6, 12), next(neurons), nn.Linear(12, 5), next(neurons))
         make_dyadic(net, torch.Generator().manual_seed(0), 1 / 8)
         with torch.no_grad():
@@ -204,16 +205,16 @@ def network():
     return make
 
 
-def given() -> torch.Tensor:
-    return dyadic(SINABS_T, N, 6, generator=torch.Generator().manual_seed(0))
+def given(T: int = SINABS_T, N: int = N) -> torch.Tensor:
+    return dyadic(T, N, 6, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
-def fires(net: nn.Module) -> torch.Tensor:
+def fires(net: nn.Module, x: torch.Tensor | None = None) -> torch.Tensor:
     for module in net.modules():
         if hasattr(module, "reset_states"):
             module.reset_states()
-    return net(given().transpose(0, 1)).transpose(0, 1)
+    return net((given() if x is None else x).transpose(0, 1)).transpose(0, 1)
 
 
 def test_single_spikes_without_a_bound(network):
@@ -221,6 +222,18 @@ def test_single_spikes_without_a_bound(network):
     expected = fires(net)
     assert 0.05 < expected.mean() < 0.95 and expected.max() == 1
     assert equal(pk.simulate(pk.from_nir(graph, reset="subtract"), given(), SINABS_T).spikes.dense(), expected)
+
+
+@pytest.mark.parametrize("steps, batch", [(40, 3), (128, 1)])
+@pytest.mark.parametrize("spike_fn, most", [("MultiSpike", 255), ("MaxSpike", 3)])
+def test_several_spikes(network, spike_fn, most, steps, batch):
+    net, graph = network(spike_fn)
+    x = 4 * given(steps, batch)
+    expected = fires(net, x)
+    assert 3 <= expected.max() <= most and 0.05 < (expected > 0).float().mean() < 0.95
+    ours = pk.from_nir(graph, reset="subtract", max_spike_count=most)
+    assert equal(pk.simulate(ours, x, steps).output, expected)
+    assert not equal(pk.simulate(pk.from_nir(graph, reset="subtract"), x, steps).spikes.dense(), expected)
 
 
 @pytest.mark.parametrize("options", [{"spike_fn": "MultiSpike"}, {"min_v_mem": -0.25}], ids=["several", "bounded"])

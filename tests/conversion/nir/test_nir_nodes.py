@@ -315,6 +315,6 @@ def test_a_translation_that_is_wrong_is_found(monkeypatch):
         pk.from_nir(graph)
     monkeypatch.undo()
     neuron = from_nir.neuron
-    monkeypatch.setattr(from_nir, "neuron", lambda nir, node, dt, reset: neuron(nir, node, dt, "subtract"))
+    monkeypatch.setattr(from_nir, "neuron", lambda nir, node, dt, reset, most: neuron(nir, node, dt, "subtract"))
     with pytest.raises(ValueError, match="node 'n' is not what was made of it: .* of its spikes differ"):
         pk.from_nir(graph)

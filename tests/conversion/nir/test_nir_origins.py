@@ -96,6 +96,37 @@ def test_leaky_neurons_of_sinabs(nir, kind, normalised):
         assert 0.05 < expected.mean() < 0.95 and (result.spikes.dense() != expected).float().mean() < 0.01
 
 
+@pytest.mark.parametrize("steps, batch", [(40, 4), (128, 1)])
+@pytest.mark.parametrize("rest", [0.0, 0.5, 2.0])
+def test_several_spikes_of_leaky_neurons(nir, rest, steps, batch):
+    """Of a graph whose neurons may rest at another potential than 0, above their threshold too."""
+    graph = chain(nir, nir.LIF(tau=ones(8.0), r=ones(8.0), v_leak=ones(rest), v_threshold=ones()))
+    current, x = currents(graph)
+    v, expected = torch.full_like(current[:batch], rest if rest < 1 else 0.0), []
+    for _ in range(steps):
+        v = 7 / 8 * v + rest / 8 + 2 * current[:batch]
+        expected.append(v.floor().clamp(0, 3))
+        v = v - expected[-1]
+    graph.nodes["fc"].weight *= 2
+    graph.nodes["fc"].bias *= 2
+    net = pk.from_nir(graph, reset="subtract", max_spike_count=3)
+    found, expected = pk.simulate(net, x[:batch], steps).output, torch.stack(expected)
+    assert len(expected.unique()) == 4 and (found != expected).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("options", [{"max_spike_count": 2}, {"max_spike_count": 0, "reset": "subtract"}])
+def test_how_often_neurons_fire_is_checked(nir, options):
+    graph = chain(nir, nir.IF(r=ones(), v_threshold=ones()))
+    with pytest.raises(ValueError, match="max_spike_count needs reset='subtract'|max_spike_count must be"):
+        pk.from_nir(graph, **options)
+
+
+def test_filtered_neurons_fire_once(nir):
+    graph = chain(nir, nir.Threshold(ones()))
+    with pytest.raises(TypeError, match="node 'sn': max_spike_count is for IF and LIF, and this is a Threshold"):
+        pk.from_nir(graph, reset="subtract", max_spike_count=2)
+
+
 def test_currents_of_norse(nir):
     """``dt``: its own, squared; a node without w_in has one of 1."""
     dt = 1e-6
