@@ -240,13 +240,14 @@ print(resident() - before)
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-@pytest.mark.parametrize(("kind", "count"), [("networks", 400), ("sizes", 100)])
-def test_memory_stays(kind, count):
-    """100 engines of 1.6 MB would take more than 160 MB, 400 networks about 20."""
+@pytest.mark.parametrize(("kind", "count", "most"), [("networks", 400, 12), ("sizes", 100, 40)])
+def test_memory_stays(kind, count, most):
+    """100 engines of 1.6 MB would take more than 160 MB, 400 networks about 20. A few engines are kept: with matrix tiles each
+    has its weights three times, and freed memory lies between them."""
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT, kind, str(count)], capture_output=True, text=True, check=True
     )
-    assert float(done.stdout) < 12
+    assert float(done.stdout) < most
 
 
 KINDS = {"sequence": sequence, "graph": graph}
