@@ -242,8 +242,10 @@ print(resident() - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize(("kind", "count", "most"), [("networks", 400, 12), ("sizes", 100, 40)])
 def test_memory_stays(kind, count, most):
-    """100 engines of 1.6 MB would take more than 160 MB, 400 networks about 20. A few engines are kept: with matrix tiles each
-    has its weights three times, and freed memory lies between them."""
+    """100 engines of 1.6 MB would take more than 160 MB, 400 networks about 20.
+
+    A few engines are kept. With matrix tiles each has its weights three times, and freed memory lies between them.
+    """
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT, kind, str(count)], capture_output=True, text=True, check=True
     )
