@@ -78,7 +78,7 @@ def test_sums_of_bytes_with_weights_taken_off(monkeypatch):
     """All negative weights are taken off at the step at which all positive ones fire: twice what 16 bits hold."""
     kernels = cpu.load()
     monkeypatch.setattr(backends, "cpu_backend", lambda: kernels)
-    weight = torch.full((70, 128, 3, 3), 56 * 2.0**-9)
+    weight = torch.full((128, 128, 3, 3), 56 * 2.0**-9)
     weight[:, :64] *= -1
     weight[:, 0] = -(2.0**-9)  # no coarser unit
     x = torch.ones(32, 2, 128, 5, 5)
