@@ -72,14 +72,15 @@ struct Session {
             run.x = x, run.kind = engine::HeldValues, run.T = steps, run.N = N, run.threads = threads;
             run.fresh = !start, run.goes_on = start + steps < T;
             run.tally = tally.data();
-            if (changes) run.values = (float*)part.data();
+            if (is_sigma_delta) run.values = (float*)part.data();
             else run.spikes = part.data(), run.counts = answer.counts.data();
             if (stops)
-                run.stop = stop, run.stop_every = changes ? 2 : 8, run.context = &meanwhile, run.steps = answer.steps.data();
+                run.stop = stop, run.stop_every = is_sigma_delta ? 2 : 8, run.context = &meanwhile,
+                run.steps = answer.steps.data();
             run.may_go_on = [](void*) -> int64_t { return 1; };
             if (library.run(session, &run) != engine::Ran) abort();
-            if (changes) memcpy(&answer.spikes[start * N * frame], part.data(), part.size());
-            for (int64_t n = 0; n < N && !changes; n++)
+            if (is_sigma_delta) memcpy(&answer.spikes[start * N * frame], part.data(), part.size());
+            for (int64_t n = 0; n < N && !is_sigma_delta; n++)
                 memcpy(&answer.spikes[(n * T + start) * frame], &part[n * steps * frame], steps * frame);
             start += steps;
         }
@@ -200,7 +201,7 @@ void call(Expected& expected, Random random, time_t end) {
         const Answer& right = expected(N, T, stops);
         if (!(session->run(expected.x, N, T, threads, stops, chunks) == right)) wrong("at random", N, T, threads, stops);
         for (const int32_t count : right.counts) fired += count;
-        for (const uint8_t part : right.spikes) fired += changes && part;
+        for (const uint8_t part : right.spikes) fired += is_sigma_delta && part;
         for (const int64_t steps : right.steps) stopped += steps < T;
         runs++;
     }
@@ -230,7 +231,7 @@ int shown_time(clockid_t, timespec* time) {
 }
 
 int main(int count, char** arguments) {
-    changes = count > 3;
+    is_sigma_delta = count > 3;
     Random random{strtoull(arguments[1], nullptr, 10)};
     engine::Plan* plan;
     {
@@ -241,7 +242,7 @@ int main(int count, char** arguments) {
     const std::vector<float> x = random.sixteenths(most_N * C * H * W, 0, 16);
     Expected expected{plan, x.data(), {}, {}};
     for (const int64_t threads : {2, 3})
-        if (!changes) std::thread([&] { wake_in_the_midst(expected, threads); }).join();
+        if (!is_sigma_delta) std::thread([&] { wake_in_the_midst(expected, threads); }).join();
     stage.in_turns = false;
     const time_t end = time(nullptr) + atoi(arguments[2]);
     std::vector<std::thread> callers;

@@ -29,6 +29,15 @@ def run(program: Path, *neurons: str, seed: int = 0, seconds: int = 3) -> subpro
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
+@pytest.mark.parametrize("name", ["c_threads", "engine_threads", "json_values", "kernel_costs", "other_machine"])
+def test_programs_are_sound(name):
+    """They are compiled by slow tests alone, which take turns: what is renamed in the sources would be seen late."""
+    folders = [f"-I{folder}" for folder in (sources.FOLDER, sources.LIBRARY, sources.LIBRARY / "include")]
+    flags = ["-std=c++17", "-fsyntax-only", "-w", "-DPK_TARGET=portable", *folders]
+    subprocess.run(["g++", *flags, HERE / f"{name}.cpp"], check=True)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="setarch and libtsan are Linux's")
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")

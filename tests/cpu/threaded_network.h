@@ -13,7 +13,7 @@ bool is_sigma_delta = false;  // whether the neurons are sigma-delta
 // 2 x 8 x 8, a convolution, maxima, a convolution, a layer of classes.
 constexpr int64_t C = 2, H = 8, W = 8, hidden = 24, classes = 10, most_N = 8, most_T = 32;
 constexpr int64_t enough = 90;  // spikes of a sample, more than 8 steps give
-int64_t frame_bytes() { return changes ? classes * (int64_t)sizeof(float) : (classes + 7) / 8; }
+int64_t frame_bytes() { return is_sigma_delta ? classes * (int64_t)sizeof(float) : (classes + 7) / 8; }
 
 // What the operations of the network point to, until a plan has copied it.
 struct Network {
@@ -76,7 +76,7 @@ struct Network {
         windows.reserve(8);
         const engine::Window window{0, 3, 3, 1, 1, 1, 1}, all{};
         const engine::Window pool{1, 2, 2, 2, 2};
-        if (changes) {
+        if (is_sigma_delta) {
             add_changes(random, window, all, pool);
             return;
         }
