@@ -100,7 +100,7 @@ def raster(spikes: Spikes | Tensor, sample: int = 0, *, neurons: int | Sequence[
 
     Args:
         spikes: Spikes (T, N, ...), for example ``simulate(..., record=["conv1"]).records["conv1"]``; or a layer's
-            output, a tensor of 0 and 1.
+            output, a tensor of 0 and 1; or of integers, such as sums of spikes, with one dot for several spikes.
         sample: which of the N samples.
         neurons: indices of the neurons in the order of torch's flatten; or their largest number, evenly chosen. The
             label of the axis says if not all are drawn.
@@ -110,7 +110,7 @@ def raster(spikes: Spikes | Tensor, sample: int = 0, *, neurons: int | Sequence[
         TypeError, ValueError: ``spikes`` are no spikes, or there is no such sample or neuron.
         ImportError: matplotlib is not installed.
     """
-    spikes = packed(spikes)
+    spikes = packed(_fired(spikes))
     check_sample(sample, spikes.shape[1])
     fired = spikes.dense(torch.bool)[:, sample].flatten(1).cpu()
     chosen = chosen_of(fired.shape[1], neurons)
@@ -120,6 +120,14 @@ def raster(spikes: Spikes | Tensor, sample: int = 0, *, neurons: int | Sequence[
     some = f"{len(chosen)} of {fired.shape[1]} are drawn" if len(chosen) < fired.shape[1] else "place in its layer"
     ax.set(xlabel="step", ylabel=f"neuron ({some})", xlim=(-1, spikes.T), ylim=(-1, fired.shape[1]))
     return ax
+
+
+def _fired(spikes: Spikes | Tensor) -> Spikes | Tensor:
+    """Where neurons fire once or several times, of a tensor of whole numbers; other inputs as they are."""
+    if not isinstance(spikes, Tensor) or not spikes.is_floating_point():
+        return spikes
+    spikes = spikes.detach()
+    return (spikes > 0).float() if bool(((spikes >= 0) & (spikes == spikes.floor())).all()) else spikes
 
 
 def rasters(records: Mapping[str, Spikes | Tensor], sample: int = 0, *, neurons: int = 200):

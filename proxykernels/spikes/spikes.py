@@ -29,8 +29,9 @@ class Spikes(Arithmetic):
 
     Made by :func:`pack`, by layers and by the functions of this package. The layout of the bits depends on the device.
 
-    A forward pass of a network's own may write ``x + y`` and ``x - y``, which are float32 tensors; ``0.5 * x``, Spikes
-    of another ``scale``; ``torch.cat([x, y], 2)``; ``x.flatten(2)``, and ``x.reshape(T, N, ...)`` or ``x.view``.
+    A forward pass of a network's own may write ``x + y`` and ``x - y``, which are float32 tensors that all layers take;
+    ``0.5 * x``, Spikes of another ``scale``; ``torch.cat([x, y], 2)``; ``x.flatten(2)``, and ``x.reshape(T, N, ...)``
+    or ``x.view``.
 
     Attributes:
         shape: ``(T, N, C, H, W)``, ``(T, N, features)`` or any other ``(T, N, ...)``.
@@ -94,6 +95,11 @@ class Spikes(Arithmetic):
             bits = spike_autograd.applied(spike_autograd.Dense, self._handle, self._words, self.shape, dtype)
             return bits.to(dtype) if self.scale == 1 else (bits * self.scale).to(dtype)
         return self._dense(dtype, ops)
+
+    @property
+    def values(self) -> Tensor:
+        """What each neuron sends at each step, float32 (T, N, ...): :meth:`dense`."""
+        return self.dense()
 
     def _dense(self, dtype: torch.dtype, kernels: Any) -> Tensor:
         """:meth:`dense` without a gradient; ``kernels``: what operators.direct returned, or ``ops``."""

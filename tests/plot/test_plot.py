@@ -23,6 +23,16 @@ def close_figures():
     pyplot.close("all")
 
 
+def test_a_raster_of_sums_has_a_dot_where_neurons_fire(generator):
+    x, y = (pk.pack((torch.rand(12, 2, 6, generator=generator) < 0.5).float()) for _ in range(2))
+    both = x + y
+    assert both.max() == 2
+    dots = pk.plot.raster(both).collections[0].get_offsets().data.astype(int).tolist()
+    assert dots == (both[:, 0] > 0).nonzero().tolist()
+    with pytest.raises(ValueError, match="nothing but 0 and 1"):
+        pk.plot.raster(both - 0.5)
+
+
 def test_raster(generator, tmp_path):
     dense = spikes(20, 3, 4, 5, 2, generator=generator)
     ax = pk.plot.raster(pk.pack(dense), sample=1)

@@ -45,6 +45,12 @@ def test_counts_of_more_steps_than_a_byte_holds(instruction_set, generator):
         assert equal(pk.pack(dense).count(until), dense[:until].sum(0).int())
 
 
+def test_values_are_what_neurons_send(generator):
+    x, y = ((torch.rand(5, 2, 7, generator=generator) < 0.5).float() for _ in range(2))
+    assert torch.equal(pk.pack(x).values, x) and torch.equal((0.5 * pk.pack(x)).values, 0.5 * x)
+    assert torch.equal(pk.pack(x) + pk.pack(y), x + y)
+
+
 def test_cut_in_time(instruction_set, generator):
     dense = spikes(50, 2, 9, 3, 4, generator=generator)
     packed = pk.pack(dense)
