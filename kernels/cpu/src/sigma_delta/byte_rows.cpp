@@ -154,29 +154,33 @@ struct CodesOfWindow {
 
 // Puts the lists of the taps of a window side by side, unless there is one only. `first`: the list of the frame's first pixel.
 static inline CodesOfWindow codes_of(const SigmaDeltaCall& call, const SigmaDeltaTaps& taps, int64_t first,
-                                     ByteScratch& scratch) {
+                                     const ByteScratch& scratch) {
     const SigmaDelta& s = call.s;
-    const CodeLists& lists = call.codes;
-    const int64_t room = list_room(s.C_in / s.groups);
-    const auto list_of = [&](int64_t tap) { return first + (taps.first_pixel + taps.pixel[tap]) * s.groups; };
-    if (taps.count == 1 && taps.weight[0] == 0) {
-        const int64_t list = list_of(0);
+    const CodeLists lists = call.codes;  // copies, which what is written here cannot change: they stay in registers
+    const int64_t* const pixel = taps.pixel;
+    const int64_t* const weight = taps.weight;
+    const int64_t room = list_room(s.C_in / s.groups), groups = s.groups, taps_count = taps.count;
+    first += taps.first_pixel * groups;
+    if (taps_count == 1 && weight[0] == 0) {
+        const int64_t list = first + pixel[0] * groups;
         return {lists.row + list * room, lists.code + list * room, lists.count[list], lists.sum[list]};
     }
-    CodesOfWindow found{scratch.row, scratch.code, 0, 0};
-    for (int64_t tap = 0; tap < taps.count; tap++) {
-        const int64_t list = list_of(tap), count = lists.count[list];
+    uint16_t* row = scratch.row;
+    int8_t* code = scratch.code;
+    int32_t sum = 0;
+    for (int64_t tap = 0; tap < taps_count; tap++) {
+        const int64_t list = first + pixel[tap] * groups, count = lists.count[list];
         const uint16_t* const rows = lists.row + list * room;
         const int8_t* const codes = lists.code + list * room;
+        const uint16_t add = (uint16_t)weight[tap];
         for (int64_t i = 0; i < count; i += codes_at_once) {
-            for (int64_t k = 0; k < codes_at_once; k++)
-                scratch.row[found.count + i + k] = (uint16_t)(rows[i + k] + taps.weight[tap]);
-            memcpy(scratch.code + found.count + i, codes + i, codes_at_once);
+            for (int64_t k = 0; k < codes_at_once; k++) row[i + k] = (uint16_t)(rows[i + k] + add);
+            memcpy(code + i, codes + i, codes_at_once);
         }
-        found.count += count, found.sum += lists.sum[list];
+        row += count, code += count, sum += lists.sum[list];
     }
-    for (int64_t k = found.count; k < found.count + 3; k++) scratch.row[k] = 0, scratch.code[k] = 0;
-    return found;
+    for (int64_t k = 0; k < 3; k++) row[k] = 0, code[k] = 0;
+    return {scratch.row, scratch.code, row - scratch.row, sum};
 }
 
 // The passes of a task: as many as the weights of the second-level cache, so that a window is put together once for them; one
