@@ -73,12 +73,17 @@ static uint64_t hash_piece(const uint8_t* bytes, int64_t n, uint64_t seed) {
     return hash.value();
 }
 
-inline uint64_t fingerprint(const uint8_t* bytes, int64_t n) {
-    constexpr int64_t piece = 1 << 16;
+// The hash of n bytes is n plus those of its pieces.
+constexpr int64_t fingerprint_piece = 1 << 16;
+static uint64_t fingerprint_at(const uint8_t* bytes, int64_t n, int64_t i) {
+    return hash_piece(bytes + i, n - i < fingerprint_piece ? n - i : fingerprint_piece, (uint64_t)i);
+}
+inline uint64_t fingerprint_alone(const uint8_t* bytes, int64_t n) {
     uint64_t sum = (uint64_t)n;
-#pragma omp parallel for schedule(static) reduction(+ : sum) if (n > worth_threads)
-    for (int64_t i = 0; i < n; i += piece) sum += hash_piece(bytes + i, n - i < piece ? n - i : piece, (uint64_t)i);
+    for (int64_t i = 0; i < n; i += fingerprint_piece) sum += fingerprint_at(bytes, n, i);
     return sum;
 }
+// By the threads that run the layers which this thread calls. OpenMP's would spin beside them for some time after.
+uint64_t fingerprint_by_team(const uint8_t* bytes, int64_t n, int64_t threads);  // engine/run.cpp
 
 }  // namespace PK_TARGET

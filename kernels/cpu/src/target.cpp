@@ -16,6 +16,10 @@ namespace PK_TARGET {
 #include "kernels.h"
 #undef KERNEL
 
+uint64_t fingerprint(const uint8_t* bytes, int64_t n) {
+    return n > worth_threads ? fingerprint_by_team(bytes, n, max_threads()) : fingerprint_alone(bytes, n);
+}
+
 }  // namespace PK_TARGET
 
 #if defined(__AMX_INT8__)

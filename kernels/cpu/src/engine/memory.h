@@ -179,12 +179,18 @@ struct SharedByLayers {
     ~SharedByLayers() { delete team; }
 };
 
+// What the calling thread's layers share, with a team of so many threads.
+static SharedByLayers& shared_by_layers(int64_t threads) {
+    static thread_local SharedByLayers layers;
+    if (layers.team && !layers.team->fits(threads)) delete layers.team, layers.team = nullptr;
+    if (!layers.team) layers.team = new Team(threads);
+    return layers;
+}
+
 // The threads for the next run. Gives a layer the arena of the calling thread.
 static Team& team_of(Session& session, int64_t threads) {
     if (session.plan.input.is_layer) {
-        static thread_local SharedByLayers layers;
-        if (layers.team && !layers.team->fits(threads)) delete layers.team, layers.team = nullptr;
-        if (!layers.team) layers.team = new Team(threads);
+        SharedByLayers& layers = shared_by_layers(threads);
         session.arena = &layers.arena;
         return *(session.team = layers.team);
     }

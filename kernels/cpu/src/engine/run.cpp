@@ -344,8 +344,10 @@ struct HashOfPieces {
     }
 };
 
+constexpr int64_t hashed_bytes_a_nanosecond = 10;  // which memory gives a thread
+
 static uint64_t hash(Session* session, const engine::Piece* pieces, int64_t count, int64_t threads) {
-    constexpr int64_t worth_others = 1 << 20, bytes_a_nanosecond = 10;  // which memory gives a thread
+    constexpr int64_t worth_others = 1 << 20;
     HashOfPieces hash{pieces};
     int64_t bytes = 0;
     for (int64_t i = 0; i < count; i++) bytes += pieces[i].size;
@@ -354,10 +356,27 @@ static uint64_t hash(Session* session, const engine::Piece* pieces, int64_t coun
         return hash.sum;
     }
     Team& team = team_of(*session, threads);
-    team.begin(bytes / bytes_a_nanosecond);
+    team.begin(bytes / hashed_bytes_a_nanosecond);
     team.share(count, &hash, [](void* hash, int64_t i, int64_t) { ((HashOfPieces*)hash)->add(i); });
     team.end();
     return hash.sum;
+}
+
+uint64_t fingerprint_by_team(const uint8_t* bytes, int64_t n, int64_t threads) {
+    if (threads < 2) return fingerprint_alone(bytes, n);
+    struct Shared {
+        const uint8_t* bytes;
+        int64_t n;
+        std::atomic<uint64_t> sum;
+    } shared{bytes, n, {(uint64_t)n}};
+    Team& team = *shared_by_layers(threads).team;
+    team.begin(n / hashed_bytes_a_nanosecond);
+    team.share(ceil_div(n, fingerprint_piece), &shared, [](void* given, int64_t i, int64_t) {
+        Shared& s = *(Shared*)given;
+        s.sum.fetch_add(fingerprint_at(s.bytes, s.n, i * fingerprint_piece), std::memory_order_relaxed);
+    });
+    team.end();
+    return shared.sum;
 }
 
 static constexpr engine::Functions its_functions = {
@@ -370,7 +389,7 @@ static constexpr engine::Functions its_functions = {
         return states((Session*)session, k, to, from, N);
     },
     [](const engine::Session* session, Sizes* out) { sizes((const Session*)session, out); },
-    fingerprint,
+    fingerprint_alone,
     [](engine::Session* session, const engine::Piece* pieces, int64_t count, int64_t threads) {
         return hash((Session*)session, pieces, count, threads);
     },
