@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import cpu
 from .cpu.conv2d import LONGEST_PERIOD as PERIODS  # the most steps for which there are periods
-from .cpu.fallback import Fallback
+from .cpu.words import Fallback
 from .neuron_models import Neuron, Surrogate
 from .rounding import Precision
 from .sigma_delta_codes import Counts, Pair, Senders, State, Window

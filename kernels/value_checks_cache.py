@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from . import constant_cache
+from . import weight_cache
 from .weight_layouts import is_finite
 
 _FAKE = torch._C._TorchDispatchModeKey.FAKE
@@ -35,7 +35,7 @@ def can_be_read(tensor: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or tensor.is_meta or torch._C._get_dispatch_mode(_FAKE) is not None:
         return False
-    return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or constant_cache.are_looked_at()))
+    return not (tensor.is_cuda and (torch.cuda.is_current_stream_capturing() or weight_cache.are_looked_at()))
 
 
 def nobody_follows() -> bool:

@@ -275,7 +275,7 @@ def recurrent_state(v: Tensor | float | None, shape: Sequence[int], states: int,
 def sequence(x: Spikes | Tensor, ndim: int, shape: str, kernels: CpuBackend | None = None) -> Spikes | Tensor:
     """A layer's input [T, N, ...]: spikes stay spikes; a tensor of 0 and 1 becomes spikes.
 
-    ``kernels``: what :func:`proxykernels.kernels.operators.direct` returned.
+    ``kernels``: what :func:`proxykernels.kernels.ops.direct` returned.
     """
     if kernels is None:
         not_traced()

@@ -11,7 +11,7 @@ import quick_interpreter
 import torch
 
 from proxykernels.kernels import backends, cpu
-from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.cpu.words import Fallback
 
 pytest.register_assert_rewrite("demo_page")  # a plugin, which test modules import before they name it
 
@@ -121,9 +121,9 @@ def kernels_can_run(pytestconfig, monkeypatch):
         return
     from triton.runtime import interpreter
 
-    from proxykernels.kernels.gpu import if_scan
+    from proxykernels.kernels.gpu import scans
 
-    if not HAS_GPU and not isinstance(if_scan._if_scan_kernel, interpreter.InterpretedFunction):
+    if not HAS_GPU and not isinstance(scans._if_scan_kernel, interpreter.InterpretedFunction):
         pytest.fail(
             "There is no GPU, and Triton's interpreter was off when the kernels were imported. "
             "Run: TRITON_INTERPRET=1 python -m pytest -m triton",
@@ -136,10 +136,10 @@ def kernels_can_run(pytestconfig, monkeypatch):
 @pytest.fixture
 def fused(kernels_can_run):
     """For tests of the fused convolution alone, which is not taken where Triton has no tensor cores to multiply on."""
-    from proxykernels.kernels.gpu import conv2d_choice
+    from proxykernels.kernels.gpu import backend
 
     device = torch.device("cuda" if HAS_GPU else "cpu")
-    if conv2d_choice.convolutions(device) is not conv2d_choice.Fused:
+    if backend.convolutions(device) is not backend.Fused:
         pytest.skip("convolutions of spikes are not fused on this GPU")
 
 

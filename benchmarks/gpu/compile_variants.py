@@ -113,8 +113,8 @@ def compile_variant(variant: str) -> dict:
     import triton
     from triton.backends.compiler import GPUTarget
 
+    from proxykernels.kernels.gpu.backend import has_tensor_cores
     from proxykernels.kernels.gpu.block_sizes import takes_digits
-    from proxykernels.kernels.gpu.conv2d_choice import has_tensor_cores
 
     kernel, target, *rest = variant.split("/")
     record = {"variant": variant, "triton": triton.__version__}
@@ -165,7 +165,7 @@ def gpu_of(target: str) -> tuple:
 
 
 def _scan(target: str, dtype: str, neuron: str, sizes: str):
-    from proxykernels.kernels.gpu.if_scan import BLOCK, NUM_WARPS, _if_scan_kernel
+    from proxykernels.kernels.gpu.scans import BLOCK, NUM_WARPS, _if_scan_kernel
 
     types = dict.fromkeys(("v_pointer", "v_last_pointer"), "fp32")
     types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
@@ -188,7 +188,7 @@ def _back(kernel, neuron: str, surrogate: str, last: bool) -> tuple[dict, dict]:
 
 
 def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: str):
-    from proxykernels.kernels.gpu.scan_backward import BLOCK, NUM_WARPS, _scan_backward_kernel
+    from proxykernels.kernels.gpu.scans_backward import BLOCK, NUM_WARPS, _scan_backward_kernel
 
     types, constants = _back(_scan_backward_kernel, neuron, surrogate, given == "last")
     constants |= {"CONSTANT": given == "held", "BLOCK": BLOCK}
@@ -196,7 +196,7 @@ def _scan_backward(target: str, neuron: str, surrogate: str, given: str, sizes: 
 
 
 def _recurrent_scan(target: str, neuron: str, recurrence: str, sizes: str):
-    from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, warps_of
+    from proxykernels.kernels.gpu.scans import _recurrent_scan_kernel, warps_of
 
     block = 1024
     pointers = [name for name in _recurrent_scan_kernel.arg_names if name.endswith("_pointer")]
@@ -209,8 +209,8 @@ def _recurrent_scan(target: str, neuron: str, recurrence: str, sizes: str):
 
 def _recurrent_backward(target: str, neuron: str, surrogate: str, recurrence: str, sizes: str):
     """``sizes``: "aligned", also "last", where the last state has a gradient, or "largest", of 2,048 neurons; "odd"."""
-    from proxykernels.kernels.gpu.recurrent_backward import _recurrent_backward_kernel, warps_of
-    from proxykernels.kernels.gpu.recurrent_scan import MOST_NEURONS
+    from proxykernels.kernels.gpu.scans import MOST_NEURONS
+    from proxykernels.kernels.gpu.scans_backward import _recurrent_backward_kernel, warps_of
 
     block = MOST_NEURONS if sizes == "largest" else 1024
     types, constants = _back(_recurrent_backward_kernel, neuron, surrogate, sizes == "last")

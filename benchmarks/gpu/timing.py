@@ -6,7 +6,7 @@ from statistics import median
 
 import torch
 
-from proxykernels.kernels import constant_cache
+from proxykernels.kernels import weight_cache
 
 RATE = 0.05  # spikes per input neuron and step, where layers are measured singly
 FEWEST, MOST, ENOUGH_MS = 20, 1000, 500.0  # calls, and their time in all: clocks settle, and are seen
@@ -15,8 +15,8 @@ FEWEST, MOST, ENOUGH_MS = 20, 1000, 500.0  # calls, and their time in all: clock
 @contextmanager
 def kernels_alone() -> Iterator[None]:
     """Calls in the block look at no values, and take weights and neurons as the first of them made them ready."""
-    with constant_cache.unchanging():
-        constant_cache.looked_at()
+    with weight_cache.unchanging():
+        weight_cache.looked_at()
         yield
 
 

@@ -36,8 +36,8 @@ NETS = {"small": (nets.small, (1, 28, 28)), "paper": (nets.paper, (1, 28, 28)), 
 def run(options: argparse.Namespace) -> None:
     if not torch.cuda.is_available():
         sys.exit("tuning times kernels on a GPU, and torch finds no CUDA device here")
+    from proxykernels.kernels.gpu.backend import has_tensor_cores
     from proxykernels.kernels.gpu.block_sizes import architecture
-    from proxykernels.kernels.gpu.conv2d_choice import has_tensor_cores
 
     target, console, rows = architecture(torch.device("cuda")), Console(), []
     if not has_tensor_cores(target):

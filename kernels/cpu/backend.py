@@ -17,9 +17,8 @@ from ..recording import SCAN, note
 from . import abi, words
 from .abi import start_for_library
 from .conv2d import Convolutions
-from .gradients import Gradients
+from .gradients import Gradients, Recurrences
 from .layer_plans import LayerPlans
-from .recurrent import Recurrences
 from .sigma_delta import SigmaDeltas
 from .words import PACKABLE, pixel_bytes
 

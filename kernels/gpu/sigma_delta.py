@@ -16,7 +16,7 @@ from .. import sigma_delta_codes as definition
 from ..sigma_delta_codes import Counts, Pair, Senders, State, Window
 from ..unfused import exact
 
-# As in if_scan.py: a thread has four neurons, so one 16-byte load per step.
+# As in scans.py: a thread has four neurons, so one 16-byte load per step.
 BLOCK = 512
 NUM_WARPS = 4
 

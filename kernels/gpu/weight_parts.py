@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import constant_cache
+from .. import weight_cache
 from ..weight_cache import WHOLE_BITS
 from ..weight_layouts import (
     MOST_OF_THREE,
@@ -73,8 +73,8 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
     bits = WHOLE_BITS.get(weight.untyped_storage())
     if takes_digits and (bits is not None or weight.dtype in (torch.float32, torch.float64)):
         places = places_of(THREE_DIGITS if bits is None else bits, weight[0].numel())
-        return constant_cache.made(_digits, weight, groups, places)
-    return constant_cache.made(_float16, weight, groups)
+        return weight_cache.made(_digits, weight, groups, places)
+    return weight_cache.made(_float16, weight, groups)
 
 
 def _digits(weight: Tensor, groups: int, places: int) -> Parts:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import checks
-from ..kernels import constant_cache, ops, unfused, value_checks_cache
+from ..kernels import ops, unfused, value_checks_cache, weight_cache
 from ..kernels.backends import CpuBackend
 from ..kernels.neuron_models import Neuron
 from ..neurons import IFNeuron
@@ -117,7 +117,7 @@ def batch_moments(
 
 def scaled(weight: Tensor, x: Spikes) -> Tensor:
     """The weight times the value of a spike of x."""
-    return weight if x.scale == 1 else constant_cache.made(_times, weight, x.scale)
+    return weight if x.scale == 1 else weight_cache.made(_times, weight, x.scale)
 
 
 def _times(weight: Tensor, scale: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import constant_cache, operators, ops, reference, unfused
+from ..kernels import ops, reference, unfused, weight_cache
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, storage
 from ..spikes.storage import Periods, PooledWords, channels, to_channels_last
@@ -42,7 +42,7 @@ def scan(current: Tensor, v: Tensor | float | None, neuron: AnyNeuron, surrogate
     tensors = () if neuron.is_checked else neuron.check_once()
     checks.currents(current, "T, N")
     T, *shape = current.shape
-    kernels = operators.direct(current, v, *tensors, in_python=neuron.in_python) or ops
+    kernels = ops.direct(current, v, *tensors, in_python=neuron.in_python) or ops
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
     neurons = neurons_of(neuron, shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable)
     if not neuron.fires:
@@ -60,7 +60,7 @@ def hold(
     T = checks.steps(T)
     tensors = () if neuron.is_checked else neuron.check_once()
     checks.currents(current, "N")
-    kernels = operators.direct(current, v, *tensors, in_python=neuron.in_python) or ops
+    kernels = ops.direct(current, v, *tensors, in_python=neuron.in_python) or ops
     differentiable = surrogate is not None and wants_gradient(surrogate, current, v, *tensors)
     neurons = neurons_of(
         neuron, current.shape, v, current.device, kernels, not tensors, T=T, differentiable=differentiable
@@ -96,7 +96,7 @@ def conv2d(
     """
     tensors = () if neuron.is_checked else neuron.check_once()
     held: Any = x._kept.tensor if isinstance(x, Spikes) else x
-    kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
+    kernels: Any = ops.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
     if kernels is None or type(x) is not Spikes or len(x.shape) != 5:
         x, kernels = carrying(x, 5, "[T, N, C_in, H, W]", surrogate, kernels), kernels or ops
     (C_in, *size), device = x.shape[2:], held.device
@@ -125,7 +125,7 @@ def linear(
     """:func:`proxykernels.if_linear`; ``shortcut``: as in :func:`conv2d`."""
     tensors = () if neuron.is_checked else neuron.check_once()
     held: Any = x._kept.tensor if isinstance(x, Spikes) else x
-    kernels: Any = operators.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
+    kernels: Any = ops.direct(held, weight, bias, v, *tensors, in_python=neuron.in_python)
     if kernels is None or type(x) is not Spikes or len(x.shape) != 3:
         x, kernels = carrying(x, 3, "[T, N, features]", surrogate, kernels), kernels or ops
     device = held.device
@@ -252,8 +252,8 @@ def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: ImageWind
     if checks.is_constant(x) if followed else T == 1 or x.stride(0) == 0:
         operands = x[:1], weight, bias, *window.convolution
         convolve = unfused.conv2d if followed else unfused.convolve
-        kept = constant_cache.include(x, followed=followed)
-        currents = constant_cache.made(convolve, *operands) if kept else convolve(*operands)
+        kept = weight_cache.include(x, followed=followed)
+        currents = weight_cache.made(convolve, *operands) if kept else convolve(*operands)
         return _fire_constant(currents[0], T, neurons)
     operands = x, weight, bias, neurons.start, neurons.parameters, *window.convolution
     return neurons.fired(T, *neurons.kernels.if_conv2d_real(*operands))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import constant_cache, heap, value_checks_cache
+from ..kernels import heap, value_checks_cache, weight_cache
 from ..kernels.backends import fingerprint
 from ..kernels.weight_cache import CONSTANTS, PackedWeights, can_be_kept
 from .base import each_step
@@ -33,8 +33,8 @@ def fold(
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("bn must keep running statistics to be folded into the weights: track_running_stats=True")
     values = weight, bias, *gain_and_offset(bn), bn.running_mean, bn.running_var
-    once = (kept or constant_cache.are_kept()) and all(p is None or can_be_kept(p) for p in values)
-    return constant_cache.made(_fold_once if once else fold_values, *values, bn.eps)
+    once = (kept or weight_cache.are_kept()) and all(p is None or can_be_kept(p) for p in values)
+    return weight_cache.made(_fold_once if once else fold_values, *values, bn.eps)
 
 
 def gain_and_offset(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..kernels import constant_cache
+from ..kernels import weight_cache
 from ..kernels.neuron_models import Neuron, neuron
 from ..kernels.table import Most
 from . import neuron_checks
@@ -295,7 +295,7 @@ class LINeuron(AnyNeuron):
 
     def on(self, channels: int, device: torch.device, *, kept: bool = False) -> Neuron:
         """As leaky neurons whose threshold no potential reaches."""
-        return constant_cache.made(_ready_integrators, self.decay, float(self.v_rest), channels, device)
+        return weight_cache.made(_ready_integrators, self.decay, float(self.v_rest), channels, device)
 
 
 def _ready_integrators(decay: Value, v_rest: float, channels: int, device: torch.device) -> Neuron:

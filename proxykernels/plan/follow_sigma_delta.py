@@ -26,14 +26,14 @@ from .followed_values import CannotFollowError, Value, refuse
 from .operations import Operation, Shape, Window
 from .own_forward import has_own_forward
 from .plan import Plan
-from .quantize_graded import rounded_network
+from .quantize import rounded_network
 
 
 @torch.no_grad()
 def follow_changes(net: nn.Module, shape: Shape, precision: str | None = None, *, copies: bool = True) -> Plan:
     """The plan of a network from ``convert(..., neuron="sigma-delta")`` for samples of ``shape``.
 
-    ``precision``: of graded neurons, see quantize_graded.py. ``copies``: as of :func:`follow`.
+    ``precision``: of graded neurons, see quantize.py. ``copies``: as of :func:`follow`.
 
     Raises:
         CannotFollowError: it has a module that the engine does not take.

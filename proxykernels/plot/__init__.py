@@ -4,9 +4,8 @@ Every function but :func:`rasters` and :func:`animation` draws into ``ax`` (defa
 it; ``ax.figure.savefig(path)`` saves it.
 """
 
-from .accuracy import accuracy, accuracy_vs_T
 from .animation import animation
-from .pictures import conversion, potential, raster, rasters, rate_histogram, rates
+from .pictures import accuracy, accuracy_vs_T, conversion, potential, raster, rasters, rate_histogram, rates
 
 __all__ = [
     "accuracy",

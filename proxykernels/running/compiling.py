@@ -14,15 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import constant_cache
+from ..kernels import weight_cache
 from ..kernels.backends import reference_is_asked
 from ..layers import SpikingLayer
 from ..layers.parametrized import with_plain_weights
 from ..plan.follow import follow
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import refuse
-from ..plan.quantize import round_input
-from ..plan.quantize_graded import check_precision, is_graded
+from ..plan.quantize import check_precision, is_graded, round_input
 from ..spikes import Spikes
 from ..spikes.spikes import cat_steps
 from ..stop import Stop
@@ -170,7 +169,7 @@ class _Graph:
 
     def __init__(self, net: nn.Module, x: Tensor | Spikes, precision: str | None, memory: replay.Memory):
         self._x: Any = _place(x)
-        with constant_cache.unchanging() as self._constants:
+        with weight_cache.unchanging() as self._constants:
             chunks, parts = Chunks(None, None, tuple(x.shape), x.device), list[range]()
             self._prepared = PreparedNetwork(
                 net, None, ahead=len(x), record=(), precision=precision, batch_statistics=False, masks=None,
@@ -225,7 +224,7 @@ def _rounded(x: Any, precision: str | None) -> Any:
         return x
     if precision is not None and x.is_floating_point():
         x = round_input(x[0], 0).expand(x.shape) if checks.is_constant(x) else round_input(x, 1)
-    constant_cache.hold(x)
+    weight_cache.hold(x)
     return x
 
 

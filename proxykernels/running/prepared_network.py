@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import constant_cache, value_checks_cache
+from ..kernels import value_checks_cache, weight_cache
 from ..layers import Dropout, FusedConv2d, MaxPool2d, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics, chunked_pass
 from ..layers.fused import Fused
@@ -140,7 +140,7 @@ class PreparedNetwork:
 def look(x: Spikes | Tensor, layers: Mapping[str, SpikingLayer], values: list[Tensor], batch_statistics: Any) -> None:
     """Check an input, layers and other values on a GPU at once, with one wait, so that no layer has to check its own.
 
-    Where something is not finite they do, and name it. Of a block of constant_cache.unchanging.
+    Where something is not finite they do, and name it. Of a block of weight_cache.unchanging.
     """
     values += [x] if isinstance(x, Tensor) else []
     folded = [layer for layer in layers.values() if isinstance(layer, Fused) and not (layer.bn and batch_statistics)]
@@ -155,7 +155,7 @@ def look(x: Spikes | Tensor, layers: Mapping[str, SpikingLayer], values: list[Te
         if isinstance(layer, Neurons):
             with checks.at(f"layer {name}"):
                 layer.neuron.check()
-    constant_cache.looked_at()
+    weight_cache.looked_at()
 
 
 def _prepared(name: str, layer: SpikingLayer, pool_follows: bool, precision: str | None) -> SpikingLayer:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels import constant_cache
+from ..kernels import weight_cache
 from ..kernels.backends import reference_is_asked
 from ..layers import Neurons
 from ..layers.parametrized import has_forward_hooks
@@ -137,7 +137,7 @@ class Replay:
 
     def _is_safe(self, x: Spikes | Tensor) -> bool:
         """Whether a chunk may be captured, and does the same every time."""
-        if x.device.type != "cuda" or not are_allowed() or not constant_cache.are_looked_at():
+        if x.device.type != "cuda" or not are_allowed() or not weight_cache.are_looked_at():
             return False
         return self.prepared.repeats and all(map(is_plain, self.prepared.modules()))
 
@@ -159,7 +159,7 @@ class Replay:
             return y
 
         write_back()
-        self._x = x if isinstance(x, Tensor) and constant_cache.include(x) and x.stride(0) == 0 else copied(x)
+        self._x = x if isinstance(x, Tensor) and weight_cache.include(x) and x.stride(0) == 0 else copied(x)
         try:
             self._given, self._again = self.capture(step)
         except RuntimeError as error:

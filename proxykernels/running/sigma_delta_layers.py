@@ -14,7 +14,7 @@ from ..kernels.heap import keep_freed
 from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.layer_graph import LayerGraph
 from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
-from ..plan.quantize_graded import check_precision, round_values, rounded_network
+from ..plan.quantize import check_precision, round_values, rounded_network
 from ..spikes import Spikes
 from ..stop import Stop, decided_by
 from . import kept_plans as plans

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import constant_cache
+from ..kernels import weight_cache
 from ..kernels.heap import keep_freed
 from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
@@ -156,7 +156,7 @@ def _by_layers(
         if not parts:
             chunks.add(y)
 
-    with constant_cache.unchanging(*[x] * isinstance(x, Tensor)):
+    with weight_cache.unchanging(*[x] * isinstance(x, Tensor)):
         prepared = PreparedNetwork(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
             batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..kernels import ops, value_checks_cache
 from ..kernels.backends import CpuBackend, gpu_backend
 from ..kernels.cpu.words import PACKABLE
-from ..kernels.operators import direct
+from ..kernels.ops import direct
 from .spikes import Spikes
 from .storage import pack_words
 
@@ -58,7 +58,7 @@ def pack_if_binary(dense: Tensor) -> Spikes | None:
 def pack_and_look(dense: Tensor, kernels: CpuBackend | None = None) -> tuple[Spikes | None, bool]:
     """:func:`pack_if_binary`, and whether the values are known to be finite, which the same pass finds on a GPU.
 
-    ``kernels``: what :func:`proxykernels.kernels.operators.direct` returned.
+    ``kernels``: what :func:`proxykernels.kernels.ops.direct` returned.
     """
     if dense.dtype in PACKABLE and (kernels is not None or _packs_in_one_pass(dense)):
         images = dense.detach()[(..., *[None] * (5 - dense.ndim))]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import checks, surrogates
-from ..kernels import constant_cache
+from ..kernels import weight_cache
 from ..kernels.heap import keep_freed
 from ..layers import Dropout, Neurons, SpikingLayer
 from ..layers.base import chunked_pass
@@ -183,7 +183,7 @@ class SurrogateNet(nn.Module):
             yield
             return
         values = [*self.net.parameters(), *(v for states in state.values() for v in states)]
-        with constant_cache.unchanging(*([x] if isinstance(x, Tensor) else [])):
+        with weight_cache.unchanging(*([x] if isinstance(x, Tensor) else [])):
             with torch.no_grad():
                 look(x, dict(_neurons(plain)), values, self.training)
             yield

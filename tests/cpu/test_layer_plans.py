@@ -15,7 +15,7 @@ import proxykernels as pk
 from proxykernels.calls import neuron_ops
 from proxykernels.kernels import cpu, ops, reference
 from proxykernels.kernels.cpu import layer_plans
-from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.cpu.words import Fallback
 from proxykernels.kernels.neuron_models import if_neuron
 from proxykernels.kernels.weight_cache import PackedWeights
 from proxykernels.plan.library import PIECE, Memory

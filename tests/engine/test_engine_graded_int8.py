@@ -11,7 +11,7 @@ from proxykernels.kernels.rounding import Grid, units_of_values
 from proxykernels.kernels.table import Kind
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 from proxykernels.plan.follow_sigma_delta import follow_changes
-from proxykernels.plan.quantize_graded import UNIT
+from proxykernels.plan.quantize import UNIT
 from proxykernels.running.engine import Engine
 
 TARGETS = ("portable", "avx2", "avx512")

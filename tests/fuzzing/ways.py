@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from proxykernels.kernels import backends, cpu
-from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.cpu.words import Fallback
 from proxykernels.kernels.table import Runner
 
 TARGETS = tuple(target for target in cpu.TARGETS if cpu.load(target))  # fastest first

@@ -38,7 +38,7 @@ from proxykernels.kernels.gpu import conv2d_launch  # noqa: E402
 from proxykernels.kernels.gpu.backend import KERNELS as gpu  # noqa: E402
 from proxykernels.kernels.gpu.block_sizes import Blocks  # noqa: E402
 from proxykernels.kernels.gpu.conv2d_kernel import _if_conv2d_kernel  # noqa: E402
-from proxykernels.kernels.gpu.recurrent_scan import _recurrent_scan_kernel, recurrent_scan  # noqa: E402
+from proxykernels.kernels.gpu.scans import _recurrent_scan_kernel, recurrent_scan  # noqa: E402
 from proxykernels.kernels.neuron_models import if_neuron  # noqa: E402
 from proxykernels.kernels.weight_cache import CONSTANTS, WHOLE_BITS  # noqa: E402
 

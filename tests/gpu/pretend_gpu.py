@@ -260,16 +260,14 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     from proxykernels.kernels.gpu import (
         conv2d_launch,
         counters,
-        if_scan,
         packing,
-        recurrent_backward,
-        recurrent_scan,
-        scan_backward,
+        scans,
+        scans_backward,
         sigma_delta,
         weight_parts,
     )
+    from proxykernels.kernels.gpu.backend import convolutions
     from proxykernels.kernels.gpu.block_sizes import architecture
-    from proxykernels.kernels.gpu.conv2d_choice import convolutions
     from proxykernels.layers import sigma_delta_neurons, synapses
     from proxykernels.neurons import base
     from proxykernels.running import replay
@@ -305,8 +303,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
     monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
-    jitted = conv2d_launch, if_scan, counters, packing, sigma_delta, weight_parts
-    for module in (*jitted, recurrent_backward, recurrent_scan, scan_backward):
+    jitted = conv2d_launch, scans, counters, packing, sigma_delta, weight_parts
+    for module in (*jitted, scans_backward):
         for name in KERNELS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, _Launched(card, name, getattr(module, name)))

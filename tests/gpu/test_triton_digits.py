@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 from cases import RESETS, dyadic, spikes, thresholds, words_over_time
 
-from proxykernels.kernels import constant_cache, reference, rounding, weight_layouts
+from proxykernels.kernels import reference, rounding, weight_cache, weight_layouts
 from proxykernels.kernels.gpu import block_sizes, conv2d_launch
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.gpu.weight_parts import float16_parts, int8_digits, parts_of
@@ -196,7 +196,7 @@ def test_only_weights_known_to_be_whole_have_few_digits(generator):
     assert parts_of(weight.half(), 1, True).first.dtype == torch.float16
     known_to_be_whole(weight, 7)
     assert parts_of(weight, 1, False).first.dtype == torch.float16
-    with constant_cache.unchanging(), torch.no_grad():
+    with weight_cache.unchanging(), torch.no_grad():
         parts = parts_of(weight, 1, True)
         assert parts.second is None and parts_of(weight, 1, True) is parts  # made once a simulation
         wide = weight.double()

@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 from proxykernels.calls import currents as spike_currents
 from proxykernels.calls import neuron_ops
 from proxykernels.kernels import backends, reference, rounding, weight_layouts
-from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.cpu.words import Fallback
 from proxykernels.kernels.gpu import conv2d_launch
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neuron_models import if_neuron

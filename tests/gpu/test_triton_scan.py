@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install t
 
 from cases import words_over_time
 
-from proxykernels.kernels.gpu import if_scan
+from proxykernels.kernels.gpu import scans
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.neuron_models import if_neuron
 
@@ -73,7 +73,7 @@ def test_scan(generator, T, v_reset, theta_kind, dtype):
     v = sixteenths(generator, -1, 1, 2, 5, 7)
     theta = thetas(generator, theta_kind, 7)
     before = v.clone()
-    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
+    assert_scan_is_exact(scans.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
     assert equal(v, before)
 
 
@@ -92,7 +92,7 @@ def test_scan_sizes(generator, shape, v_reset):
     current = sixteenths(generator, -1, 2, 33, *shape)
     v = torch.zeros(shape, device=DEVICE)
     theta = thetas(generator, "per-channel", shape[-1])
-    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
+    assert_scan_is_exact(scans.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -101,7 +101,7 @@ def test_scan_of_any_floats(generator, v_reset):
     current = torch.randn(64, 2, 5, 7, generator=generator).to(DEVICE)
     v = torch.randn(2, 5, 7, generator=generator).to(DEVICE)
     theta = 0.1 + torch.rand(7, generator=generator).to(DEVICE)
-    assert_scan_is_exact(if_scan.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
+    assert_scan_is_exact(scans.if_scan(current, v, if_neuron(theta, v_reset)), current, v, theta, v_reset)
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -110,10 +110,10 @@ def test_scan_carries_its_state(generator, parts, v_reset):
     current = sixteenths(generator, -1, 2, 45, 2, 5, 7)
     theta = thetas(generator, "per-channel", 7)
     rest = torch.zeros(2, 5, 7, device=DEVICE)
-    words, v_expected = if_scan.if_scan(current, rest, if_neuron(theta, v_reset))
+    words, v_expected = scans.if_scan(current, rest, if_neuron(theta, v_reset))
     v, dense = rest, []
     for part in current.split(parts):
-        part_words, v = if_scan.if_scan(part, v, if_neuron(theta, v_reset))
+        part_words, v = scans.if_scan(part, v, if_neuron(theta, v_reset))
         dense.append(gpu.unpack(part_words, part.shape[0], 7))
     assert equal(torch.cat(dense), gpu.unpack(words, 45, 7))
     assert equal(v, v_expected)
@@ -125,7 +125,7 @@ def test_hold(generator, T, v_reset):
     current = sixteenths(generator, -1, 3, 2, 5, 7)
     v = torch.zeros(2, 5, 7, device=DEVICE)
     theta = thetas(generator, "per-channel", 7)
-    result = if_scan.if_scan(current, v, if_neuron(theta, v_reset), T)
+    result = scans.if_scan(current, v, if_neuron(theta, v_reset), T)
     assert_scan_is_exact(result, current.expand(T, 2, 5, 7), v, theta, v_reset)
 
 
@@ -140,7 +140,7 @@ def test_scan_on_the_edge(theta, v_reset):
     v_expected = torch.where(fires[0] == 1, after_spike, h)
     nothing = torch.zeros_like(h)
     for current, v in ((h, nothing), (nothing, h)):
-        words, v_last = if_scan.if_scan(current[None], v, if_neuron(theta, v_reset))
+        words, v_last = scans.if_scan(current[None], v, if_neuron(theta, v_reset))
         assert equal(words, fires)
         assert equal(v_last, v_expected)
 
@@ -157,8 +157,8 @@ def test_scan_of_nothing(shape):
     v = torch.full(shape[1:], 0.25, device=DEVICE)
     theta = torch.ones(3, device=DEVICE)
     for result in (
-        if_scan.if_scan(torch.ones(shape, device=DEVICE), v, if_neuron(theta, 0.0)),
-        if_scan.if_scan(torch.ones_like(v), v, if_neuron(theta, 0.0), shape[0]),
+        scans.if_scan(torch.ones(shape, device=DEVICE), v, if_neuron(theta, 0.0)),
+        scans.if_scan(torch.ones_like(v), v, if_neuron(theta, 0.0), shape[0]),
     ):
         spikes, v_last = result
         assert spikes.shape == (-(-shape[0] // 32), *shape[1:])
@@ -185,9 +185,9 @@ def test_scan_copies_no_more_than_it_must(monkeypatch, generator, make, stride, 
             return lambda **arguments: self.append(arguments)
 
     launches = Launches()
-    monkeypatch.setattr(if_scan, "_if_scan_kernel", launches)
+    monkeypatch.setattr(scans, "_if_scan_kernel", launches)
     current = make(sixteenths(generator, -1, 2, 6, 3, 5, 7))
-    if_scan.if_scan(current, current[0], if_neuron(torch.ones(7, device=DEVICE), 0.0))
+    scans.if_scan(current, current[0], if_neuron(torch.ones(7, device=DEVICE), 0.0))
     (arguments,) = launches
     read = arguments["current_pointer"]
     assert arguments["current_stride"] == read.stride(0) == stride

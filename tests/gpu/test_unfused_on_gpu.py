@@ -13,7 +13,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import reference
-from proxykernels.kernels.gpu import conv2d_choice
+from proxykernels.kernels.gpu import backend
 from proxykernels.kernels.recording import recording
 
 pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
@@ -22,12 +22,12 @@ pytestmark = [pytest.mark.triton, pytest.mark.usefixtures("triton_kernels")]
 @pytest.fixture
 def sm_75(monkeypatch):
     """A GPU of that architecture, as far as the choice of convolutions is concerned."""
-    conv2d_choice.convolutions.cache_clear()
-    monkeypatch.setattr(conv2d_choice, "architecture", lambda device: "sm_75")
+    backend.convolutions.cache_clear()
+    monkeypatch.setattr(backend, "architecture", lambda device: "sm_75")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         yield
-    conv2d_choice.convolutions.cache_clear()
+    backend.convolutions.cache_clear()
 
 
 @pytest.mark.parametrize("v_reset", RESETS)
@@ -69,8 +69,8 @@ def test_simulation_with_pooling(generator, monkeypatch, sm_75):
             parameter.copy_(dyadic(*parameter.shape, generator=generator))
     x = spikes(33, 2, 2, 4, 4, generator=generator)
     unfused = pk.simulate(net, pk.pack(x), 33, chunk=64)
-    conv2d_choice.convolutions.cache_clear()
-    monkeypatch.setattr(conv2d_choice, "architecture", lambda device: "")
+    backend.convolutions.cache_clear()
+    monkeypatch.setattr(backend, "architecture", lambda device: "")
     fused = pk.simulate(net, pk.pack(x), 33, chunk=64)
     assert all(fused.rates.values()) and fused.rates == unfused.rates
     assert equal(fused.spikes.dense(), unfused.spikes.dense())
@@ -94,4 +94,4 @@ def test_explain_and_one_warning_say_so(sm_75, generator):
     [("sm_75", False), ("sm_70", False), ("sm_80", True), ("sm_121", True), ("sm_200", True), ("gfx942", True)],
 )
 def test_which_are_fused(target, fused):
-    assert conv2d_choice.has_tensor_cores(target) == fused
+    assert backend.has_tensor_cores(target) == fused

@@ -16,7 +16,7 @@ import proxykernels as pk
 from proxykernels.kernels import backends, reference
 from proxykernels.kernels.neuron_models import MODELS, Neuron
 from proxykernels.neurons import AnyNeuron, Value
-from proxykernels.neurons.python_step import _warned
+from proxykernels.neurons.base import _warned
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is written in Python")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu, reference, rounding
-from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.cpu.words import Fallback
 from proxykernels.neurons import CubaLIFNeuron, IFNeuron, LIFNeuron
 from proxykernels.plan import library, quantize
 from proxykernels.plan.follow import follow

@@ -12,13 +12,13 @@ TRITON_SIGMA_DELTA_TESTS = "tests/gpu/test_triton_sigma_delta.py"
 COUNTERS = "kernels/gpu/counters.py"
 TRITON_WORDS_TESTS = "tests/gpu/test_triton_words.py"
 PACKING = "kernels/gpu/packing.py"
-RECURRENT_SCAN = "kernels/gpu/recurrent_scan.py"
-RECURRENT_BACKWARD = "kernels/gpu/recurrent_backward.py"
+RECURRENT_SCAN = "kernels/gpu/scans.py"
+RECURRENT_BACKWARD = "kernels/gpu/scans_backward.py"
 RECURRENT_GRADIENTS_TESTS = "tests/gradients/test_recurrent_gradients.py"
 
 DEFECTS = {
     "Triton scan: the last word": Defect(
-        "kernels/gpu/if_scan.py", "tl.minimum(T - first, 32)", "tl.minimum(T - first, 31)", TRITON_SCAN_TESTS
+        "kernels/gpu/scans.py", "tl.minimum(T - first, 32)", "tl.minimum(T - first, 31)", TRITON_SCAN_TESTS
     ),
     "Triton neurons: the second state": Defect(
         "kernels/gpu/neuron_steps.py",
@@ -45,7 +45,7 @@ DEFECTS = {
         "tests/gpu/test_triton_compile.py",
     ),
     "Triton convolution: no tensor cores": Defect(
-        "kernels/gpu/conv2d_choice.py",
+        "kernels/gpu/backend.py",
         '("sm_5", "sm_6", "sm_7")',
         '("sm_5", "sm_6")',
         "tests/gpu/test_unfused_on_gpu.py",
@@ -58,7 +58,7 @@ DEFECTS = {
     ),
     "Triton sums: the carry of a digit": Defect(EPILOGUE, "high += middle >> 8", "high += 0", TRITON_CONV2D_TESTS),
     "Triton backward: states before a step": Defect(
-        "kernels/gpu/scan_backward.py",
+        "kernels/gpu/scans_backward.py",
         "before_row -= tl.cast(STATES, tl.int64) * neurons",
         "before_row -= neurons",
         "tests/gradients/test_backward_kernels.py",

@@ -11,7 +11,7 @@ from torch import nn
 
 import proxykernels as pk
 from proxykernels.kernels import backends, cpu
-from proxykernels.kernels.cpu.fallback import Fallback
+from proxykernels.kernels.cpu.words import Fallback
 
 KEYS = ("a", "b")
 
