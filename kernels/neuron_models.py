@@ -1,7 +1,8 @@
 """The neurons of a layer, and a surrogate derivative, as one value each, passed from the layers to the kernels.
 
 table.py lists the models and the shapes of derivatives. Each model has a step in reference.py, cpu/src/neurons.h and
-gpu/neuron_steps.py, each shape a derivative in reference_gradients.py, cpu/src/surrogates.h and gpu/surrogates.py.
+gpu/neuron_steps.py, each shape a derivative in reference_gradients.py, cpu/src/scan_backward.h and
+gpu/neurons_backward.py.
 """
 
 from collections.abc import Iterator, Sequence

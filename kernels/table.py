@@ -274,7 +274,7 @@ enum : int64_t {{ PK_MODELS(MODEL) PK_COUNTING_MODELS(MODEL) CurrentSums }};
 
 #define PK_TABLE "{told}"  // a hash of the table, which Python compares
 
-// The surrogate derivatives, which surrogates.h defines; Surrogate.shape is an index into this list.
+// The surrogate derivatives, which scan_backward.h defines; Surrogate.shape is an index into this list.
 #define PK_SURROGATES(SURROGATE) {_lines(f"SURROGATE({name})" for name in SURROGATES)}
 
 namespace surrogates {{

@@ -8,8 +8,8 @@ another takes its place, a function of the distance x = h - threshold:
     Sigmoid(alpha)       alpha s (1 - s) of s = 1 / (1 + exp(-alpha x))       SpikingJelly's Sigmoid
     Triangle(width)      max(0, 1 - |x| / w) / w of w = width * threshold     Esser et al., arXiv:1603.08270
 
-A new one is one more class here, and its derivative in kernels/reference_gradients.py, kernels/cpu/src/surrogates.h and
-kernels/gpu/neurons_backward.py.
+A new one is one more class here, and its derivative in kernels/reference_gradients.py,
+kernels/cpu/src/scan_backward.h and kernels/gpu/neurons_backward.py.
 """
 
 import math

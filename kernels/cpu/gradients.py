@@ -1,5 +1,6 @@
-"""The backward passes on a CPU: of the neurons, of a convolution's weights, and of max pooling. And recurrent neurons,
-forward and back: kernels/by_reference.py has the arguments.
+"""The backward passes on a CPU: of the neurons, of a convolution's weights, and of max pooling.
+
+Recurrent neurons are here too, forward and back: kernels/by_reference.py has their arguments.
 """
 
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class Gradients:
         return grad_x
 
 
-ROWS = Choice("recurrent", "adds a row of weights for each spike that comes back")
+RECURRENT = Choice("recurrent", "adds a row of weights for each spike that comes back")
 
 
 class Recurrences:
@@ -108,7 +109,7 @@ class Recurrences:
 
     def recurrent_scan(self, current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor) -> tuple[Tensor, Tensor]:
         """Words, and the states [N, states + 1, 1, C] after the last step."""
-        note(ROWS)
+        note(RECURRENT)
         current, time_stride = _steps(current)
         neurons, words, last, held = start_for_library(len(current), v, neuron)
         make, key = partial(self._plans.recurrent, neuron), ("plan", neuron.model)

@@ -8,6 +8,6 @@ row, column     of the convolution as a matrix product: an output pixel at a ste
                 channel
 A operand       the matrix of spikes; an A fragment is what one thread has of it in registers (spike_operands.py)
 main loop       the products of spikes and weights, which are added up in the accumulator (conv2d_kernel.py)
-epilogue        what follows in the same launch: the accumulator as steps, neurons, words (epilogue.py)
+epilogue        what follows in the same launch: the accumulator as steps, neurons, words (conv2d_kernel.py)
 part, digit     a term of split weights, with a product of its own; a digit is an int8 part (weight_parts.py)
 """

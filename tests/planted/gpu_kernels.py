@@ -6,7 +6,6 @@ TRITON_SCAN_TESTS = "tests/gpu/test_triton_scan.py"
 CONV2D_KERNEL = "kernels/gpu/conv2d_kernel.py"
 TRITON_CONV2D_TESTS = "tests/gpu/test_triton_conv2d.py"
 SPIKE_OPERANDS = "kernels/gpu/spike_operands.py"
-EPILOGUE = "kernels/gpu/epilogue.py"
 SIGMA_DELTA = "kernels/gpu/sigma_delta.py"
 TRITON_SIGMA_DELTA_TESTS = "tests/gpu/test_triton_sigma_delta.py"
 COUNTERS = "kernels/gpu/counters.py"
@@ -56,7 +55,7 @@ DEFECTS = {
         "whole = whole >> 8",
         "tests/gpu/test_triton_digits.py",
     ),
-    "Triton sums: the carry of a digit": Defect(EPILOGUE, "high += middle >> 8", "high += 0", TRITON_CONV2D_TESTS),
+    "Triton sums: the carry of a digit": Defect(CONV2D_KERNEL, "high += middle >> 8", "high += 0", TRITON_CONV2D_TESTS),
     "Triton backward: states before a step": Defect(
         "kernels/gpu/scans_backward.py",
         "before_row -= tl.cast(STATES, tl.int64) * neurons",
@@ -85,7 +84,7 @@ DEFECTS = {
         PACKING, "first * step + image % N", "image // N * step + image % N", TRITON_WORDS_TESTS
     ),
     "Triton few steps: the order of eight": Defect(
-        EPILOGUE, "x1, x3, x5, x7 = _four(odd)", "x3, x1, x5, x7 = _four(odd)", TRITON_CONV2D_TESTS
+        CONV2D_KERNEL, "x1, x3, x5, x7 = _four(odd)", "x3, x1, x5, x7 = _four(odd)", TRITON_CONV2D_TESTS
     ),
     "Triton few steps: the late half": Defect(
         SPIKE_OPERANDS,
@@ -94,7 +93,7 @@ DEFECTS = {
         TRITON_CONV2D_TESTS,
     ),
     "Triton few steps: pixels that stand together": Defect(
-        EPILOGUE, "tl.permute(x, (1, 3, 4, 2, 0))", "tl.permute(x, (3, 1, 4, 2, 0))", TRITON_CONV2D_TESTS
+        CONV2D_KERNEL, "tl.permute(x, (1, 3, 4, 2, 0))", "tl.permute(x, (3, 1, 4, 2, 0))", TRITON_CONV2D_TESTS
     ),
     "Triton currents: steps that there are not": Defect(
         CONV2D_KERNEL,
@@ -103,7 +102,7 @@ DEFECTS = {
         TRITON_CONV2D_TESTS,
     ),
     "Triton few steps: words have no steps that there are not": Defect(
-        EPILOGUE, "(1 << (left % 32)) - 1, -1 if", "(1 << (left % 32)) * 2 - 1, -1 if", TRITON_CONV2D_TESTS
+        CONV2D_KERNEL, "(1 << (left % 32)) - 1, -1 if", "(1 << (left % 32)) * 2 - 1, -1 if", TRITON_CONV2D_TESTS
     ),
     "Triton few steps: states from before": Defect(
         CONV2D_KERNEL,

@@ -6,8 +6,6 @@
 #include <memory>
 #include <new>
 
-#include "read_plan.h"
-
 // Containers of GCC 11 and later ask for it, and the libstdc++ of manylinux_2_28 does not have it.
 #if defined(__GLIBCXX__) && defined(__cpp_exceptions)
 namespace std {

@@ -1,5 +1,5 @@
 // The windows of an operation: what it reads.
-#include "read_plan.h"
+#include "plan.h"
 
 #include <cmath>
 

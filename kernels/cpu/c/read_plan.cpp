@@ -1,4 +1,4 @@
-#include "read_plan.h"
+#include "plan.h"
 
 namespace proxykernels {
 

@@ -34,7 +34,7 @@ struct Scan {
 // What replaces the derivative of a spike with respect to the potential.
 struct Surrogate {
     int64_t shape;         // table.h
-    float numbers[2];      // the parameters of the shape; its struct in surrogates.h says which
+    float numbers[2];      // the parameters of the shape; its struct in scan_backward.h says which
     int64_t detach_reset;  // 1: gradients do not pass through the reset
 };
 

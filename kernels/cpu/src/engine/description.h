@@ -1,5 +1,5 @@
 // A network as it is described: its operations with all that a file says of them, and where their tensors lie, as they lie in a
-// file. kernels/table.py lists their fields, the reader of plans fills them (../../c/read_plan.h), and packed_plan.cpp makes of
+// file. kernels/table.py lists their fields, the reader of plans fills them (../../c/plan.h), and packed_plan.cpp makes of
 // them what runs. Code of all instruction sets reads them: they have no functions.
 #pragma once
 #include "../table.h"
