@@ -114,9 +114,9 @@ def test_every_layer_and_the_command(installed, tmp_path):
 
 
 def test_sizes(installed):
-    """Of two instruction sets, stripped."""
+    """Of two instruction sets, stripped; the one with matrix tiles is the largest."""
     (library,) = (path for path in installed.rglob("libproxykernels.so.*") if not path.is_symlink())
-    assert library.stat().st_size < 2_500_000
+    assert library.stat().st_size < 2_900_000
     symbols = sh("nm", "-D", "--defined-only", library)
     names = {line.split()[-1] for line in symbols.splitlines()}
     header = (sources.LIBRARY / "include" / "proxykernels.h").read_text()
