@@ -84,10 +84,11 @@ class Translation(Case):
         return bool(whole.potentials.any())
 
     def refusal(self, ann: Drawn, message: str) -> bool:
-        """What is refused is so in one sentence; of what is known, convert need not be told by its own check."""
+        """A refusal is one sentence, and a list of several parts; convert's own check finds only what is strange."""
         if "is not what convert makes of it" in message and not any(name == "strange" for name, *_ in ann.steps):
             raise Mismatch(f"convert's own check found: {message}")
-        if "\n" in message or "Drawn" not in message:
+        sentence, *others = message.splitlines()
+        if "Drawn" not in sentence or (others and "such parts" not in others[0]):
             raise Mismatch(f"refused without the place, or in several lines: {message}")
         return False
 
