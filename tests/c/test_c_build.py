@@ -114,7 +114,7 @@ def test_every_layer_and_the_command(installed, tmp_path):
 
 
 def test_sizes(installed):
-    """Of two instruction sets, stripped; the one with matrix tiles is the largest."""
+    """The library has two instruction sets and no symbols; with matrix tiles it is the largest."""
     (library,) = (path for path in installed.rglob("libproxykernels.so.*") if not path.is_symlink())
     assert library.stat().st_size < 2_900_000
     symbols = sh("nm", "-D", "--defined-only", library)

@@ -121,7 +121,7 @@ static const char* problem_of(const Plan& plan, const Operation& op) {
     return op.real == gives_values ? nullptr : "an operation gives other values than it says";
 }
 
-// Of precision "int8" the input and all neurons have units, of which their values are not more than a code holds.
+// With precision "int8" the input and all neurons have units; a value is at most as many of them as a code holds.
 static const char* problem_of_unit(const Plan& plan, const Operation& op) {
     const bool has_unit = op.grid < INFINITY;
     if (has_unit != (!plan.precision.empty() && (op.kind == engine::Changes || op.has_senders)))

@@ -99,7 +99,7 @@ def test_leaky_neurons_of_sinabs(nir, kind, normalised):
 @pytest.mark.parametrize("steps, batch", [(40, 4), (128, 1)])
 @pytest.mark.parametrize("rest", [0.0, 0.5, 2.0])
 def test_several_spikes_of_leaky_neurons(nir, rest, steps, batch):
-    """Of a graph whose neurons may rest at another potential than 0, above their threshold too."""
+    """Neurons of a graph may rest at another potential than 0, also above their threshold."""
     graph = chain(nir, nir.LIF(tau=ones(8.0), r=ones(8.0), v_leak=ones(rest), v_threshold=ones()))
     current, x = currents(graph)
     v, expected = torch.full_like(current[:batch], rest if rest < 1 else 0.0), []
