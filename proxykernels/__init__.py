@@ -59,7 +59,7 @@ Compiled networks
     compile, Engine                a network run by one C++ function; fast for few steps too
     Stream                         an engine that keeps its state between calls
     load                           loads an engine from a file
-    events                         camera events as spikes
+    events                         events of a camera, or of one axis, as spikes
 
 In and out
     convert                        a trained ReLU network to a spiking one
@@ -71,6 +71,7 @@ In and out
 
 Data
     encode                         values as spikes: poisson, latency, rate
+    recordings                     many recordings as one batch; files of events; back to events
     samples                        images, events and a trained network that come with the package
     time_first                     event frames [N, T, ...] of a DataLoader as [T, N, ...]
 
@@ -84,11 +85,13 @@ Functions under the layers, also in functional, with their equations
 
 from typing import TYPE_CHECKING
 
-from . import _checkout as _checkout
+from . import _lookup as _lookup
+
+# isort: split
 from . import _loadable as _loadable
-from . import encode, functional, layers, neurons, samples, stop, surrogates
+from . import encode, functional, layers, neurons, recordings, samples, stop, surrogates
 from ._version import __version__ as __version__
-from .encode import events
+from .event_spikes import events
 from .functional import if_conv2d, if_hold, if_linear, if_scan, max_pool2d
 from .kernels.backends import use_reference
 from .layers import (
@@ -205,6 +208,7 @@ __all__ = [
     "neurons",
     "pack",
     "plot",
+    "recordings",
     "samples",
     "simulate",
     "stop",

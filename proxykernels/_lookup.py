@@ -1,11 +1,15 @@
-"""Names of the package that ``import proxykernels`` does not import.
+"""Where the package finds its folder of kernels, and names that ``import proxykernels`` does not import.
 
 Those of conversion, training and plots come when they are first used: the import takes a third less time.
 Others stood on top of the package in 0.1. They live in the module of their kind; on top they warn.
 """
 
+import sys
 import warnings
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+from pathlib import Path
 from typing import Any
 
 LATER = {  # module -> its names; of plot the module itself
@@ -25,6 +29,13 @@ MOVED = {
     "layers": ("AdaptiveAvgPool1d", "AvgPool1d", "FusedConv1d", "MaxPool1d", "MaxRatePool1d", "RunningMaxPool1d"),
     "stop": ("margin", "settled"),
 }
+
+HERE = Path(__file__).resolve().parent
+
+if not (HERE / "kernels").is_dir():  # in a checkout it stands beside this package; once installed, in it
+    spec = ModuleSpec(f"{__package__}.kernels", None, is_package=True)
+    spec.submodule_search_locations = [str(HERE.parent / "kernels")]
+    vars(sys.modules[__package__])["kernels"] = sys.modules.setdefault(spec.name, module_from_spec(spec))
 
 
 def __getattr__(name: str) -> Any:  # the package takes it for its own

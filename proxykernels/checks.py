@@ -343,7 +343,9 @@ def whole(name: str, x: Spikes | Tensor) -> None:
 
 
 def _held(x: Spikes | Tensor, ndim: int) -> str:
-    """The hint for an input that lacks the dimension of steps; else an empty string."""
+    """The hint for an input that lacks the dimension of steps, or has more than features; else an empty string."""
+    if ndim == 3 < len(x.shape):
+        return "; proxykernels.Flatten() in front of the layer, or x.flatten(2), makes features of the last dimensions"
     if isinstance(x, Spikes) or x.ndim != ndim - 1:
         return ""
     return (

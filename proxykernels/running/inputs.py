@@ -2,9 +2,10 @@
 library has it.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from ..layers import (
     Concatenate,
     Delay,
     Dropout,
+    Flatten,
     FusedSum,
     MaxPool1d,
     MaxRatePool1d,
@@ -34,7 +36,7 @@ from ..spikes.spike_tensor import packed
 
 ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
 DECIDING = nn.Conv2d, nn.Linear
-ANY_SHAPE = Population, Dropout, Channels, Concatenate, Delay, nn.Identity
+ANY_SHAPE = Population, Dropout, Channels, Concatenate, Delay, Flatten, nn.Identity
 SAMPLES = {2: "features", 3: "C, L", 4: "C, H, W"}
 
 
@@ -76,10 +78,13 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
     """Whether x is a sequence of T steps, rather than a constant input.
 
     Of three and of four dimensions it may be either: a network whose first layer is a convolution or pooling along one
-    axis takes [N, C, L], and one that was converted what it was calibrated with.
+    axis takes [N, C, L], and one that was converted what it was calibrated with. Frames of one axis [T, N, C, L], such
+    as a cochlea's, are told from images by the number of features.
     """
     if not isinstance(x, Spikes):
         checks.real("x", x)
+    if len(x.shape) == 4 and are_frames(x, features_of(net)):
+        return _has_steps(x, T)
     dims, constant = len(x.shape), constant_dims(net)
     if dims in constant or dims - 1 in constant:
         check_sample(net, tuple(x.shape[1 if dims in constant and isinstance(x, Tensor) else 2 :]))
@@ -91,6 +96,7 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
             raise TypeError(
                 f"x must be floating point, got {x.dtype} {list(x.shape)}, which is a constant input: convert it "
                 f"with .float(). Integers are spikes and event counts in a sequence, {_shapes('T, N', constant)}"
+                f"{'; x.flatten(2) makes one of frames of one sample' * (len(x) == T and dims == 4)}"
             )
         return False
     if dims - 1 not in constant:
@@ -98,6 +104,15 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
             f"x must be a constant input, {_shapes('N', constant)}, or a sequence, {_shapes('T, N', constant)}; "
             f"got {list(x.shape)}"
         )
+    return _has_steps(x, T)
+
+
+def _has_steps(x: Tensor | Spikes, T: int) -> bool:
+    """Whether a sequence has T steps.
+
+    Raises:
+        ValueError: it has others.
+    """
     if x.shape[0] != T:
         loader = isinstance(x, Tensor) and x.shape[1] == T
         remedy = "; if it is [N, T, ...], as a DataLoader gives it, pass proxykernels.time_first(x)" if loader else ""
@@ -106,9 +121,46 @@ def is_sequence(net: nn.Module, x: Tensor | Spikes, T: int) -> bool:
         warnings.warn(
             f"x {list(x.shape)} has as many steps as samples, {T}, and is taken for [T, N, ...]; if it is [N, T, ...], "
             "as a DataLoader gives it, pass proxykernels.time_first(x)",
-            stacklevel=3,
+            stacklevel=4,
         )
     return True
+
+
+class Features(NamedTuple):
+    """What a network whose first layer is a matrix product takes.
+
+    Attributes:
+        number: of its features; None: its first layer is another one.
+        only: whether samples with others cannot be right, as far as this is known without a run.
+    """
+
+    number: int | None
+    only: bool = False
+
+
+def features_of(net: nn.Module) -> Features:
+    """The features that a network takes."""
+    if getattr(net, "input_dims", None):
+        return Features(None)
+    only = isinstance(net, nn.Sequential | LayerGraph)
+    for module in _first(net):
+        module = module.synapses[0] if isinstance(module, FusedSum) else module
+        if isinstance(module, nn.Linear):
+            return Features(module.in_features, only)
+        if isinstance(module, ONE_AXIS + DECIDING) or (not module._modules and not isinstance(module, ANY_SHAPE)):
+            break
+        only = only and not isinstance(module, Channels | Concatenate)
+    return Features(None)
+
+
+def are_frames(x: Tensor | Spikes, features: Features) -> bool:
+    """Whether x, of four dimensions, is a sequence [T, N, C, L] for a network that takes features, and no images
+    [N, C, H, W]: those have other features, and are no spikes."""
+    if features.number is None or math.prod(x.shape[2:]) != features.number:
+        return False
+    if isinstance(x, Spikes) or x.dtype == torch.bool:
+        return True
+    return math.prod(x.shape[1:]) != features.number and (features.only or not x.is_floating_point())
 
 
 def constant_dims(net: nn.Module) -> tuple[int, ...]:

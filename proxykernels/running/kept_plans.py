@@ -41,7 +41,7 @@ from ..spikes import Spikes, pack_if_binary
 from ..spikes.spike_tensor import dense_like
 from ..stop import Stop
 from .engine import Engine
-from .inputs import constant_dims, input_of, lies_ready
+from .inputs import Features, are_frames, constant_dims, features_of, input_of, lies_ready
 from .result import Result
 from .stream_state import has_sigma_delta, ready_state
 
@@ -55,7 +55,8 @@ class _Known:
 
     Attributes:
         of: the network; copies of it may hold this as well. snapshot: None: it cannot be watched, and has no plans.
-        dims: of its constant inputs. spiking: the layers in it that may have a surrogate derivative.
+        dims: of its constant inputs; features: of inputs that go to a matrix product.
+        spiking: the layers in it that may have a surrogate derivative.
         trains: whether some module is in training mode. changes: whether its neurons are sigma-delta.
         engines: a hash of all weights and an engine made of them, the one that was used last at the end; None where
             the engine does not take the network.
@@ -64,6 +65,7 @@ class _Known:
     of: ReferenceType[nn.Module]
     snapshot: "Snapshot | None"
     dims: tuple[int, ...] = ()
+    features: Features = Features(None)
     spiking: tuple[SpikingLayer, ...] = ()
     trains: bool = False
     changes: bool = False
@@ -95,9 +97,10 @@ def run(
         return None
     given: Any = x
     usual = lies_ready(x) and x.ndim in known.dims
-    if usual:
+    if usual and not (x.ndim == 4 and are_frames(x, known.features)):
         shape, constant, sequence = x.shape[1:], True, False
     else:
+        usual = False
         with torch.no_grad():
             given = input_of(net, x, T, None, looks=False)
         shape, constant, sequence = given.shape[2:], isinstance(given, Tensor) and checks.is_repeated(given), True
@@ -208,6 +211,7 @@ def _look_at(net: nn.Module) -> _Known:
                 ref(net),
                 Snapshot(net),
                 constant_dims(net),
+                features_of(net),
                 tuple(layer for layer in net.modules() if isinstance(layer, SpikingLayer) and layer is not net),
                 any(module.training for module in net.modules()),
                 has_sigma_delta(net),

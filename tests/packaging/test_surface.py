@@ -18,7 +18,7 @@ from torch import nn
 import proxykernels as pk
 from proxykernels import _lookup
 
-MODULES = "encode functional layers neurons plot samples stop surrogates"
+MODULES = "encode functional layers neurons plot recordings samples stop surrogates"
 CONTRACT = """
     FusedIFConv1d FusedIFConv2d FusedIFLinear FusedIFSum FusedLIFConv1d FusedLIFConv2d FusedLIFLinear FusedLIFSum
     FusedLILinear IF LI LIF Delay AvgPool2d AdaptiveAvgPool2d MaxPool2d MaxRatePool2d SumPool2d Flatten
