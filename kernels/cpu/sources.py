@@ -6,9 +6,9 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "src"
 # Compiled once.
 COMMON = ("dispatch", "cost_model")
-# Compiled for each instruction set: kernels of layers called one by one, with OpenMP; the engine, which has its own
-# threads; and tasks of both, which know nothing of threads.
-KERNELS = ("gradients", "scans", "spikes", "target")
+# Compiled for each instruction set: with OpenMP, kernels of layers called one by one and the runs of their plans; the
+# rest of the engine, whose networks have threads of their own; and tasks of both, which know nothing of threads.
+KERNELS = ("gradients", "scans", "spikes", "target", "engine/run")
 TASKS = (
     "conv2d/amx",
     "conv2d/fire_sums",
@@ -22,7 +22,6 @@ ENGINE = (
     "engine/convolutions",
     "engine/scatter",
     "engine/packed_plan",
-    "engine/run",
     "engine/pools_and_moves",
     "engine/recurrent",
     "engine/sigma_delta",

@@ -83,7 +83,7 @@ inline uint64_t fingerprint_alone(const uint8_t* bytes, int64_t n) {
     for (int64_t i = 0; i < n; i += fingerprint_piece) sum += fingerprint_at(bytes, n, i);
     return sum;
 }
-// By the threads that run the layers which this thread calls. OpenMP's would spin beside them for some time after.
+// By the threads that run the layers which this thread calls.
 uint64_t fingerprint_by_team(const uint8_t* bytes, int64_t n, int64_t threads);  // engine/run.cpp
 
 }  // namespace PK_TARGET

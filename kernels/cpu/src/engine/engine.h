@@ -4,7 +4,7 @@
 // ../abi.h, [N, steps, P, ceil(C / 8)], or real values, float [N, steps, P, C]; in a network of sigma-delta neurons, whose first
 // operation is Changes, their codes int8 [N, steps, P, C], or values. Slot 0 is the network's input. Weights are
 // copied when the plan is made, and everything that a run writes to lies in the session, which belongs to one caller at a
-// time; a plan may serve many sessions at once. Nothing here knows Python, torch or OpenMP.
+// time; a plan may serve many sessions at once. Nothing here knows Python or torch.
 #pragma once
 #include "../abi.h"
 #include "description.h"

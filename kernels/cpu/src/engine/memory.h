@@ -183,7 +183,7 @@ struct SharedByLayers {
 static SharedByLayers& shared_by_layers(int64_t threads) {
     static thread_local SharedByLayers layers;
     if (layers.team && !layers.team->fits(threads)) delete layers.team, layers.team = nullptr;
-    if (!layers.team) layers.team = new Team(threads);
+    if (!layers.team) layers.team = new Team(threads, true);
     return layers;
 }
 

@@ -280,6 +280,27 @@ static int64_t guessed_time(const Op& op, int64_t work) {
     return work * op.P() * op.C * inputs / 10 / additions_a_nanosecond;
 }
 
+// Calls work, whose tasks the team's threads share; returns the run's time on one thread (Team::end). The threads of layers
+// are OpenMP's, as those of torch's operations between them: others would share the cores with them while they spin.
+template <class Work>
+static int64_t with_team(Team& team, int64_t expected, Work work) {
+    team.begin(expected);
+    if (!team.is_lent() || team.crew() == 1) {
+        work();
+        return team.end();
+    }
+    int64_t time = 0;
+#pragma omp parallel num_threads((int)team.crew())
+    if (const int64_t thread = thread_number()) {
+        team.help(thread);
+    } else {
+        work();
+        time = team.end();
+        team.dismiss();
+    }
+    return time;
+}
+
 static int64_t run(Session* session, const Run* asked) {
     Run run = *asked;
     if (run.neurons) run.fresh = run.goes_on = 1, run.spikes = run.neurons->spikes;
@@ -293,13 +314,14 @@ static int64_t run(Session* session, const Run* asked) {
     const int64_t expected = session->last_work           ? (int64_t)((double)session->last_time * work / session->last_work)
                              : run.neurons || run.changes ? guessed_time(session->plan.ops[0], work)
                                                           : 0;
-    team.begin(expected);
-    const Portion p = portion_of(*session, run);
-    int64_t outcome = make_room(*session, run, p, team.crew()) ? engine::Ran : engine::NoMemory;
-    if (outcome == engine::Ran) watch_run(*session, run, expected);
-    for (int64_t first = 0; outcome == engine::Ran && first < run.N; first += p.samples)
-        outcome = run_group(*session, run, first, least(p.samples, run.N - first), p.steps);
-    const int64_t time = team.end();
+    int64_t outcome = engine::Ran;
+    const int64_t time = with_team(team, expected, [&] {
+        const Portion p = portion_of(*session, run);
+        outcome = make_room(*session, run, p, team.crew()) ? engine::Ran : engine::NoMemory;
+        if (outcome == engine::Ran) watch_run(*session, run, expected);
+        for (int64_t first = 0; outcome == engine::Ran && first < run.N; first += p.samples)
+            outcome = run_group(*session, run, first, least(p.samples, run.N - first), p.steps);
+    });
     if (outcome == engine::Ran && run.logits) write_logits(run);
     if (outcome == engine::Ran) session->last_time = time, session->last_work = work;
     if (outcome == engine::Ran && run.steps_so_far) *run.steps_so_far += run.T;
@@ -308,7 +330,7 @@ static int64_t run(Session* session, const Run* asked) {
     return outcome;
 }
 
-// The engine, compiled once for each instruction set, like ../target.cpp, and without OpenMP. With AMX its functions are those
+// The engine, compiled once for each instruction set, like ../target.cpp. With AMX its functions are those
 // of AVX-512: what kernels take decides whether tiles are taken (Op::costs).
 
 static int64_t states(Session* session, int64_t k, float* to, const float* from, int64_t N) {
@@ -356,9 +378,8 @@ static uint64_t hash(Session* session, const engine::Piece* pieces, int64_t coun
         return hash.sum;
     }
     Team& team = team_of(*session, threads);
-    team.begin(bytes / hashed_bytes_a_nanosecond);
-    team.share(count, &hash, [](void* hash, int64_t i, int64_t) { ((HashOfPieces*)hash)->add(i); });
-    team.end();
+    with_team(team, bytes / hashed_bytes_a_nanosecond,
+              [&] { team.share(count, &hash, [](void* hash, int64_t i, int64_t) { ((HashOfPieces*)hash)->add(i); }); });
     return hash.sum;
 }
 
@@ -370,12 +391,12 @@ uint64_t fingerprint_by_team(const uint8_t* bytes, int64_t n, int64_t threads) {
         std::atomic<uint64_t> sum;
     } shared{bytes, n, {(uint64_t)n}};
     Team& team = *shared_by_layers(threads).team;
-    team.begin(n / hashed_bytes_a_nanosecond);
-    team.share(ceil_div(n, fingerprint_piece), &shared, [](void* given, int64_t i, int64_t) {
-        Shared& s = *(Shared*)given;
-        s.sum.fetch_add(fingerprint_at(s.bytes, s.n, i * fingerprint_piece), std::memory_order_relaxed);
+    with_team(team, n / hashed_bytes_a_nanosecond, [&] {
+        team.share(ceil_div(n, fingerprint_piece), &shared, [](void* given, int64_t i, int64_t) {
+            Shared& s = *(Shared*)given;
+            s.sum.fetch_add(fingerprint_at(s.bytes, s.n, i * fingerprint_piece), std::memory_order_relaxed);
+        });
     });
-    team.end();
     return shared.sum;
 }
 

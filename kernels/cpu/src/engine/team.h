@@ -1,4 +1,4 @@
-// Threads that share the tasks of runs. The caller is one of them and never waits for a thread to wake up: any thread that is
+// Threads that share the tasks of runs: the team's own, or threads lent for a run. The caller is one of them and never waits for a thread to wake up: any thread that is
 // awake takes tasks, and a part ends when all its tasks are done. Idle threads spin for a bounded time and then sleep. Waking
 // one costs the caller some microseconds, and the thread most of a millisecond, since its core sleeps too. So threads are woken
 // once per run, and only for runs that are long or follow each other closely.
@@ -53,13 +53,15 @@ class Team {
 public:
     using Work = void (*)(void* context, int64_t task, int64_t thread);
 
-    explicit Team(int64_t asked) : asked(asked), size(asked), pid(getpid()) {
-        threads = (pthread_t*)calloc((size_t)size, sizeof *threads);
-        seats = (Seat*)calloc((size_t)size, sizeof *seats);
-        if (!threads || !seats) size = 1;  // only the caller
+    // `lent`: the team has no threads of its own, and those that call help during a run share it.
+    explicit Team(int64_t asked, bool lent = false) : asked(asked), lent(lent), size(asked), pid(getpid()) {
         pthread_mutex_init(&mutex, nullptr);
         pthread_cond_init(&work_there, nullptr);
         pthread_cond_init(&all_done, nullptr);
+        if (lent) return;
+        threads = (pthread_t*)calloc((size_t)size, sizeof *threads);
+        seats = (Seat*)calloc((size_t)size, sizeof *seats);
+        if (!threads || !seats) size = 1;  // only the caller
         for (int64_t i = 1; i < size; i++) {
             seats[i] = {this, i};
             if (pthread_create(&threads[i], nullptr, live, &seats[i])) {  // as many as the system grants
@@ -70,8 +72,8 @@ public:
     }
     ~Team() {
         if (pid == getpid()) {  // a fork has no copies of the threads
-            publish(0, true);
-            for (int64_t i = 1; i < size; i++) pthread_join(threads[i], nullptr);
+            if (!lent) publish(0, true);
+            for (int64_t i = 1; i < size && !lent; i++) pthread_join(threads[i], nullptr);
             pthread_cond_destroy(&work_there);
             pthread_cond_destroy(&all_done);
             pthread_mutex_destroy(&mutex);
@@ -91,7 +93,8 @@ public:
         wakes = pause < spin_time || expected >= (pause < short_pause ? worth_waking / 2 : worth_waking);
         helped.store(false, std::memory_order_relaxed);
         woken = began - wake_again;
-        alone = size == 1 || (!wakes && sleepers.load() == size - 1);
+        alone = size == 1 || (!wakes && (lent || sleepers.load() == size - 1));
+        ends.store(false);
     }
     // Returns an estimate of the run's time on one thread: 1.5 times the measured time if other threads helped, since they join
     // late.
@@ -103,6 +106,11 @@ public:
     // The number of threads to cut the work of this run for: 1, or all. It does not change during a run, because a thread that
     // is counted as asleep may have been woken by the last run and join at any time.
     int64_t crew() const { return alone ? 1 : asked; }
+    bool is_lent() const { return lent; }
+
+    // A lent thread shares the run that has begun, until its caller calls dismiss.
+    void help(int64_t thread) { live_as(thread); }
+    void dismiss() { publish(0, true); }
 
     // Calls work(context, task, thread) for each task below count, cut for the run's crew.
     void share(int64_t count, void* context, Work work) {
@@ -148,10 +156,11 @@ private:
     }
 
     const int64_t asked;
+    const bool lent;
     int64_t size;
     const pid_t pid;
-    pthread_t* threads;
-    Seat* seats;
+    pthread_t* threads = nullptr;
+    Seat* seats = nullptr;
     Job jobs[2];
     uint64_t epoch = 0;
     int64_t began = 0, ended = 0, woken = 0;
@@ -206,21 +215,24 @@ private:
     }
 
     static void* live(void* seat) {
-        Team& team = *((Seat*)seat)->team;
-        const int64_t thread = ((Seat*)seat)->thread;
+        ((Seat*)seat)->team->live_as(((Seat*)seat)->thread);
+        return nullptr;
+    }
+
+    void live_as(int64_t thread) {
         uint64_t seen = 0;
         for (;;) {
             uint64_t now = seen;
-            spin(spin_time, [&] { return (now = epoch_of(team.ticket.load(std::memory_order_acquire))) != seen; });
+            spin(spin_time, [&] { return (now = epoch_of(ticket.load(std::memory_order_acquire))) != seen; });
             if (now == seen) {
-                pthread_mutex_lock(&team.mutex);
-                team.sleepers.fetch_add(1);
-                while ((now = epoch_of(team.ticket.load())) == seen) pthread_cond_wait(&team.work_there, &team.mutex);
-                team.sleepers.fetch_sub(1);
-                pthread_mutex_unlock(&team.mutex);
+                pthread_mutex_lock(&mutex);
+                sleepers.fetch_add(1);
+                while ((now = epoch_of(ticket.load())) == seen) pthread_cond_wait(&work_there, &mutex);
+                sleepers.fetch_sub(1);
+                pthread_mutex_unlock(&mutex);
             }
-            if (team.ends.load()) return nullptr;
-            team.take(now, thread);
+            if (ends.load()) return;
+            take(now, thread);
             seen = now;
         }
     }
