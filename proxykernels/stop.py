@@ -21,6 +21,7 @@ __all__ = ["Stop", "margin", "settled"]
 
 STOP_EVERY = 8  # steps between two looks of a rule
 STOP_EVERY_CHANGES = 2  # the same, for sigma-delta neurons
+OF_CHANGES = "lengths is not supported for networks of sigma-delta neurons; run samples of equal length together"
 LOOKS = (1, 4, 16, 64)  # steps after which logits are looked at
 # Output spikes so far [n, classes] and steps so far, to bool [n]; of sigma-delta neurons potentials [t, n, classes].
 Stop = Callable[[Tensor, int], Tensor]
@@ -65,6 +66,49 @@ class LogitMargin(Margin):
     def runs(self, T: int) -> list[int]:
         """Steps of the runs up to T steps, after which it looks."""
         return [*(t for t in self.at if t < T), T]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The rule of ``lengths=``: each sample stops at its own end.
+
+    Attributes:
+        steps: of each sample.
+    """
+
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int] | Tensor, T: int, stop: Stop | None) -> "Lengths":
+        """Raises:
+        TypeError, ValueError: they are no numbers of 1 to T steps, or there is another rule.
+        """
+        if stop is not None:
+            raise ValueError("stop and lengths exclude each other: a sample stops by a rule, or at its end")
+        listed = lengths.tolist() if hasattr(lengths, "tolist") else lengths
+        if not isinstance(listed, list | tuple) or not all(isinstance(t, int) and t is not True for t in listed):
+            raise TypeError(
+                f"lengths must be the steps of each sample, integers [N], such as recordings.batch gives; got "
+                f"{lengths!r}"
+            )
+        if wrong := [t for t in listed if not 1 <= t <= T]:
+            raise ValueError(
+                f"lengths must lie from 1 to T = {T}, got {wrong[0]}; T is the length of the longest sample"
+            )
+        return cls(tuple(listed))
+
+    def __call__(self, seen: Tensor, t: int) -> Tensor:
+        raise TypeError("lengths are asked by samples")
+
+    def of_batch(self, N: int) -> Tensor:
+        """int64 [N].
+
+        Raises:
+            ValueError: there are others.
+        """
+        if len(self.steps) != N:
+            raise ValueError(f"lengths must have an entry for each of the {N} samples, got {len(self.steps)}")
+        return torch.tensor(self.steps, dtype=torch.int64, device="cpu")
 
 
 def margin(

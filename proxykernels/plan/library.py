@@ -322,19 +322,22 @@ class Asked:
     ) -> None:  # fmt: skip
         """As engine.h has it: ``counts``, ``v``, ``samples`` and ``decided`` are addresses."""
         try:
-            told = decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
+            told = self._told(counts, samples, n, t)
             torch.frombuffer((ctypes.c_uint8 * n).from_address(decided), dtype=torch.uint8).copy_(told)
         except BaseException as error:  # none passes through the library
             ctypes.memset(decided, NONE_GIVEN, n)  # a signal may come once the answer stands there
             self.error = error
+
+    def _told(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
+        """Which samples are decided, bool [n]."""
+        return decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
 
     def _seen(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
         """What the rule looks at: counts [n, ...], or the outputs after each step [t, n, ...]."""
         if self.values is None:
             assert counts is not None
             return _int32(counts, (n, *self._shape))
-        index = torch.frombuffer((ctypes.c_int64 * n).from_address(samples), dtype=torch.int64)
-        return self.values[:t, index].transpose(2, 3).reshape(t, n, *self._shape)
+        return self.values[:t, _int64(samples, n)].transpose(2, 3).reshape(t, n, *self._shape)
 
 
 class AskedLead:
@@ -365,6 +368,30 @@ class AskedLead:
     def put(self, run: Any, functions: Any) -> None:
         run.stop, run.stop_reads = functions.leads, self._readout.operation + 1
         run.stop_at, run.stops, run.context = self._places
+
+
+class AskedLengths(Asked):
+    """Samples that end after so many steps each, int64 [N] of at most T."""
+
+    def __init__(self, lengths: Tensor, T: int):
+        self._lengths, at = lengths, sorted({*lengths.tolist(), T})
+        self._at, self._stops = (ctypes.c_int64 * len(at))(*at), len(at)
+        self.values = self.error = None
+
+    def put(self, run: Any, functions: Any) -> None:
+        run.stop, run.stop_at, run.stops = STOP(self), ctypes.addressof(self._at), self._stops
+
+    def _told(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
+        return self._lengths[_int64(samples, n)] <= t
+
+    def silence(self, values: Tensor) -> None:
+        """Set what neurons send after the end to 0, where the library repeats the last values [T, N, ...]."""
+        for n, end in enumerate(self._lengths.tolist()):
+            values[end:, n] = 0
+
+
+def _int64(address: int, n: int) -> Tensor:
+    return torch.frombuffer((ctypes.c_int64 * n).from_address(address), dtype=torch.int64)
 
 
 def _int32(address: int, shape: tuple[int, ...]) -> Tensor:

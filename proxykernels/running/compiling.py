@@ -108,7 +108,7 @@ class GraphEngine:
         self._rates = simulate(self._net, x, T, precision=precision).rates
 
     @torch.no_grad()
-    def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
+    def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None, lengths: Any = None) -> Result:
         """Run ``T`` steps from rest; the arguments are those of an :class:`Engine` on a CPU.
 
         With ``stop`` the layers are launched one by one, as simulate launches them. So they are where the environment
@@ -118,8 +118,8 @@ class GraphEngine:
         given = input_of(self._net, x, T, None)  # rounded in the graph
         if given.device != self.device:
             raise ValueError(f"x must be on {self.device}, where the engine runs, got {given.device}")
-        if stop is not None or not replay.are_allowed():
-            return simulate(self._net, x, T, stop=stop, precision=self._precision)
+        if stop is not None or lengths is not None or not replay.are_allowed():
+            return simulate(self._net, x, T, stop=stop, lengths=lengths, precision=self._precision)
         with self._lock, torch.cuda.device_of(given._words if isinstance(given, Spikes) else given):
             return self._graph(given)(given)
 

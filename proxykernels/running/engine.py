@@ -1,7 +1,7 @@
 """A network compiled once, and run by one function of C++."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ctypes import c_int64
 from functools import partial
 from typing import Any
@@ -15,13 +15,13 @@ from ..kernels.cpu.words import pixel_bytes
 from ..kernels.table import InputKind, Kind
 from ..layers.layer_graph import look_at_input
 from ..plan import file
-from ..plan.library import Asked, AskedLead, Compiled, Given, LogitReadout, Memory, PlanTally, Session
+from ..plan.library import Asked, AskedLead, AskedLengths, Compiled, Given, LogitReadout, Memory, PlanTally, Session
 from ..plan.operations import image_of
 from ..plan.own_forward import OwnForward
 from ..plan.plan import Plan
 from ..plan.written import Layout, Written
 from ..spikes import Spikes
-from ..stop import LogitMargin, Margin, Stop, check_rule
+from ..stop import OF_CHANGES, Lengths, LogitMargin, Margin, Stop, check_rule
 from .inputs import PlanInputs
 from .plan_result import ChangesResult, LaterStates, PlanResult
 from .result import NO_SPIKES, Result, listen, table
@@ -68,7 +68,9 @@ class Engine:
         self.stateful = plan.numbers_with_states()
         self._states_are_read = False  # whether somebody has asked for those after a run
 
-    def __call__(self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None) -> Result:
+    def __call__(
+        self, x: Tensor | Spikes, T: int, *, stop: Stop | None = None, lengths: Sequence[int] | Tensor | None = None
+    ) -> Result:
         """Run ``T`` steps from rest.
 
         Args:
@@ -79,6 +81,7 @@ class Engine:
             stop: a rule by which samples stop early: ``pk.stop.margin(8)``, asked every 8 steps, or
                 ``pk.stop.margin(0.5, of="logits")``, asked after 1, 4, 16, 64 steps. Networks of sigma-delta neurons
                 take rules such as ``pk.stop.settled()``, asked every 2 steps.
+            lengths: steps of each sample, as simulate takes them.
 
         Returns:
             A :class:`Result`, with the spikes or potentials, counts, rates, logits and steps that simulate's has.
@@ -91,9 +94,11 @@ class Engine:
         if stop is not None:
             check_rule(stop)
         T, given = checks.steps(T), self.inputs.given(x)
+        if lengths is not None:
+            stop = Lengths.of(lengths, T, stop)
         if given.T not in (None, T):
             raise ValueError(f"x is a sequence of {given.T} steps, and T is {T}")
-        if stop is not None and self.plan.last.real and not self.plan.changes:
+        if stop is not None and self.plan.last.real and not self.plan.changes and not isinstance(stop, Lengths):
             raise ValueError(f"stop counts output spikes, and {NO_SPIKES}; leave stop out")
         listens = look_at_input(self, self.plan.calibrated, x)
         result = self.simulate(given, T, stop, keep=self._with_logits)
@@ -115,8 +120,8 @@ class Engine:
             raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
         later = keep == self.stateful and start is None and not self._states_are_read
         if later:  # a rule of the caller's own need not decide alike again; sigma-delta neurons keep what is asked for
-            later = not self.plan.changes and (stop is None or isinstance(stop, Margin))
-        asked = None if stop is None else self._asked(stop, T, every)
+            later = not self.plan.changes and (stop is None or isinstance(stop, Margin | Lengths))
+        asked = None if stop is None else self._asked(stop, T, every, given.N)
         # Packed spikes are never written to; other inputs may be, after this run.
         x = given.x.clone() if later and given.kind != InputKind.PACKED_SPIKES else given.x
         states = self._with_logits if later else keep
@@ -130,6 +135,9 @@ class Engine:
             written = self.advance(session, given, T, fresh=not start, keep=states, goes_on=False, asked=asked)
         finally:
             self.give_back(session)
+        neurons = self.plan.shaped.neurons
+        if isinstance(asked, AskedLengths) and neurons is not None and neurons.counts:
+            asked.silence(written.raw)
         kept: Mapping[int, Tensor] = written.kept
         if later:
             kept = LaterStates(keep, partial(self._states_again, x, given[1:], T, stop, every))
@@ -141,8 +149,12 @@ class Engine:
         result: Any = self.simulate(Given(x, *about), T, stop, keep=self.stateful, every=every)
         return {k: result._states_of(k) for k in self.stateful}
 
-    def _asked(self, stop: Stop, T: int, every: int | None) -> Asked | AskedLead:
-        """A rule as the library asks it."""
+    def _asked(self, stop: Stop, T: int, every: int | None, N: int) -> Asked | AskedLead:
+        """A rule as the library asks it, of N samples."""
+        if isinstance(stop, Lengths):
+            if self.plan.changes:
+                raise ValueError(OF_CHANGES)
+            return AskedLengths(stop.of_batch(N), T)
         if not isinstance(stop, LogitMargin):
             return Asked(stop, self.plan, every)
         lead = self._lead

@@ -39,7 +39,7 @@ from ..plan.own_forward import KEPT, has_own_forward
 from ..plan.plan import Plan
 from ..spikes import Spikes, pack_if_binary
 from ..spikes.spike_tensor import dense_like
-from ..stop import Stop
+from ..stop import Lengths, Stop
 from .engine import Engine
 from .inputs import Features, are_frames, constant_dims, features_of, input_of, lies_ready
 from .result import Result
@@ -107,7 +107,7 @@ def run(
         if constant:
             given, sequence = given[0], False
     engine = _engine(net, known, (shape, isinstance(given, Tensor) and given.dtype != torch.bool, precision))
-    if engine is None or (stop is not None and engine.plan.last.real):
+    if engine is None or (stop is not None and engine.plan.last.real and not isinstance(stop, Lengths)):
         return None
     if isinstance(given, Spikes) and given.scale != 1 and engine.plan.needs_spikes:
         return None

@@ -180,7 +180,7 @@ class LayerResult(Result):
 
     @property
     def _gives_integers(self) -> bool:
-        return isinstance(self._layer, Neurons) and self._layer.neuron.counts
+        return gives_integers(self._layer)
 
     @cached_property
     def rates(self) -> dict[str, float]:  # type: ignore[override]  # a GPU is waited for when they are first asked for
@@ -212,6 +212,11 @@ class LayerResult(Result):
     @property
     def logits(self) -> Tensor:
         return logits(self._layer, self.count(), self._last, self._given, self.steps)
+
+
+def gives_integers(layer: SpikingLayer) -> bool:
+    """Whether its neurons fire several times in a step."""
+    return isinstance(layer, Neurons) and layer.neuron.counts
 
 
 def logits(

@@ -17,13 +17,13 @@ from ..kernels.heap import keep_freed
 from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
 from ..spikes.spikes import cat_steps
-from ..stop import STOP_EVERY, LogitMargin, Stop, check_rule, decided_by
+from ..stop import OF_CHANGES, STOP_EVERY, Lengths, LogitMargin, Stop, check_rule, decided_by
 from . import kept_plans as plans
 from . import sigma_delta_layers
 from .inputs import input_of
 from .prepared_network import PreparedNetwork, check_runnable
 from .replay import Replay
-from .result import NO_SPIKES, LayerResult, Result, listen, logits
+from .result import NO_SPIKES, LayerResult, Result, gives_integers, listen, logits
 from .stateful_layer import StatefulLayer, States, unwatched
 from .stream_state import StreamState, has_sigma_delta
 
@@ -44,6 +44,7 @@ def simulate(
     chunk: int | None = None,
     state: dict | None = None,
     stop: Stop | None = None,
+    lengths: Sequence[int] | Tensor | None = None,
     record: Iterable[str] = (),
     precision: str | None = None,
 ) -> Result:
@@ -69,6 +70,9 @@ def simulate(
         stop: a rule that stops samples early: ``pk.stop.margin(8)``, ``pk.stop.margin(0.5, of="logits")``, whose chunk
             is one step, or ``pk.stop.settled()`` for sigma-delta neurons. It is applied after every chunk. The
             remaining samples continue in a smaller batch.
+        lengths: steps of each sample, integers [N] from 1 to T, such as :func:`recordings.batch` gives: a sample stops
+            at its end, and its result is that of a run alone. After it, it is silent, and a readout keeps its last
+            potentials. Not on a GPU, nor with sigma-delta neurons, ``stop`` or ``record``.
         record: names of layers to record. "conv1" records its output spikes. "conv1.v" records its potentials after
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
@@ -85,6 +89,8 @@ def simulate(
     """
     known = getattr(net, "calibrated", None)
     listens = look_at_input(net, known, x)
+    if lengths is not None:
+        stop = Lengths.of(lengths, checks.steps(T), stop)
     result = run(net, x, T, chunk=chunk, state=state, stop=stop, record=record, precision=precision)
     if listens:
         listen(net, known, result)
@@ -128,6 +134,8 @@ def run(
     check_runnable(net)
     options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
     if has_sigma_delta(net):
+        if isinstance(stop, Lengths):
+            raise ValueError(OF_CHANGES)
         explains, trains = watch is not unwatched, bool(batch_statistics or masks)
         return sigma_delta_layers.simulate(net, x, T, **options, explain=explains, training=trains)
     ways = {"batch_statistics": batch_statistics, "masks": masks, "watch": watch, "with_synops": with_synops}
@@ -143,10 +151,13 @@ def _by_layers(
     if state and isinstance(stop, LogitMargin):
         raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
     if stop is not None and record:
-        raise ValueError("record and stop exclude each other: a record holds all samples at every step")
+        name = "lengths" if isinstance(stop, Lengths) else "stop"
+        raise ValueError(f"record and {name} exclude each other: a record holds all samples at every step")
     dtype = x.dtype if isinstance(x, Tensor) and x.dtype.is_floating_point else None
     x = input_of(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
+    if on_gpu and isinstance(stop, Lengths):
+        raise ValueError("lengths is not supported on a GPU, got x on cuda; pass x.cpu(), and a network on the CPU")
     if not on_gpu:
         keep_freed()
     chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
@@ -179,6 +190,8 @@ def _by_layers(
             check_output(part, stateful_layers.values(), stop)
             if not parts:
                 checks.room(T, part.shape[1:], part.device)
+            if gives_integers(list(stateful_layers.values())[-1].firing.layer):
+                batch.holds = False
             parts.append(batch.whole(part))
             start += len(part)
             batch.retire(part, start, (stateful.states for stateful in stateful_layers.values()), told)
@@ -186,7 +199,7 @@ def _by_layers(
                 break
     silent = T - sum(map(len, parts))
     if silent:  # every sample was stopped before T
-        parts.append(pack(torch.zeros(silent, *parts[0].shape[1:], dtype=torch.bool, device=x.device)))
+        parts.append(batch.after_the_end(parts[-1], silent))
     last = list(stateful_layers)[-1]
     constant = isinstance(x, Tensor) and checks.is_repeated(x)
     return _result(cat_steps(parts), stateful_layers, batch, (state or {}).get(last, ()), constant)
@@ -201,7 +214,7 @@ def check_output(part: Any, stateful_layers: Iterable[StatefulLayer], stop: Stop
             "net must end in a layer of neurons (or pooling or flattening of one), or in a readout such as LI; it gave "
             f"{type(part).__name__}"
         )
-    if stop is not None:
+    if stop is not None and not isinstance(stop, Lengths):
         raise ValueError(f"stop counts output spikes, and {NO_SPIKES}; leave stop out")
 
 
@@ -230,7 +243,9 @@ class Chunks:
         self.given, self.T, self.device, self.step_bytes = given, shape[0], device, 0.0
         inputs = max(1, math.prod(shape[1:]))
         most = max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
-        self.most = most if stop is None else 1 if isinstance(stop, LogitMargin) else STOP_EVERY
+        self.ends = sorted({*stop.steps}) if isinstance(stop, Lengths) else []
+        whole = stop is None or self.ends
+        self.most = most if whole else 1 if isinstance(stop, LogitMargin) else STOP_EVERY
         self.first = FIRST_CHUNK if inputs > LARGE_INPUT else self.most
 
     def add(self, y: Any) -> None:
@@ -243,6 +258,7 @@ class Chunks:
     def steps(self, start: int) -> int:
         """Steps of the chunk that begins at step ``start``."""
         steps = self.given or (self.within_memory(self.T - start) if start else min(self.first, self.most))
+        steps = min([steps, *(end - start for end in self.ends if end > start)])
         return steps if self.device.type == "cpu" else -(-steps // 32) * 32
 
     def within_memory(self, left: int) -> int:
@@ -277,7 +293,9 @@ class Batch:
     """The samples that are simulated: all at first, fewer after ``stop`` has decided some."""
 
     def __init__(self, N: int, T: int, stop: Stop | None, device: torch.device):
-        self.N, self.stop = N, stop
+        self.N, self.stop, self.holds = N, stop, True
+        self._last: Tensor | None = None
+        self.lengths = stop.of_batch(N) if isinstance(stop, Lengths) else None
         self.index = torch.arange(N, dtype=torch.int64, device=device)
         self.steps = torch.full((N,), T, dtype=torch.int64, device=device)
         self.counts: Tensor | int = 0
@@ -286,15 +304,35 @@ class Batch:
         """The samples of x (T, N, ...) that are still simulated."""
         return x if len(self.index) == self.N else samples(x, self.index)
 
-    def whole(self, y: Spikes) -> Spikes:
-        """The output of all samples, silent where they are not simulated any more."""
+    def whole(self, y: Spikes | Tensor) -> Spikes | Tensor:
+        """The output of all samples, silent where they are not simulated any more; of a readout what it was."""
+        if isinstance(y, Tensor):
+            return self._held(y)
         if len(self.index) == self.N:
             return y
         return y._like(storage.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
 
+    def _held(self, y: Tensor) -> Tensor:
+        """Potentials of all samples; or 0 after their ends, where neurons give integers, ``holds`` False."""
+        if len(self.index) < self.N:
+            assert self._last is not None
+            y = self._last.repeat(len(y), *[1] * (y.ndim - 1)).index_copy_(1, self.index, y)
+        self._last = y[-1:] if self.holds else torch.zeros_like(y[-1:])
+        return y
+
+    def after_the_end(self, y: Spikes | Tensor, steps: int) -> Spikes | Tensor:
+        """The output of some steps after the last one of all samples; ``y``: that before."""
+        if isinstance(y, Tensor):
+            assert self._last is not None
+            return self._last.repeat(steps, *[1] * (y.ndim - 1))
+        return pack(torch.zeros(steps, *y.shape[1:], dtype=torch.bool, device=y.device))
+
     def retire(self, y: Spikes, t: int, states: Iterable[States], logits: Callable[[Tensor, int], Tensor]) -> None:
         """Stop the samples that are decided after step ``t``. ``logits``: of counts [n, ...] after that many steps."""
         if self.stop is None:
+            return
+        if self.lengths is not None:
+            self._end(self.lengths[self.index] <= t, t, states)
             return
         self.counts = self.counts + y.count()
         seen = self.counts.clone()  # which the rule may change
@@ -303,9 +341,13 @@ class Batch:
                 return
             seen = logits(seen, t)
         decided = decided_by(self.stop, seen, t, len(self.index))
+        self.counts = self.counts[~decided]
+        self._end(decided, t, states)
+
+    def _end(self, decided: Tensor, t: int, states: Iterable[States]) -> None:
         if not decided.any():
             return
         self.steps[self.index[decided]] = t
         for state in states:
             state.retire(decided, self.index)
-        self.index, self.counts = self.index[~decided], self.counts[~decided]
+        self.index = self.index[~decided]

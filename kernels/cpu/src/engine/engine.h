@@ -63,7 +63,7 @@ struct Run {
     // sigma-delta neurons counts are null: the rule looks at `values`, and is not asked after the last step.
     void (*stop)(void* context, const int32_t* counts, const float* v, const int64_t* samples, int64_t n, int64_t t,
                  uint8_t* decided);
-    int64_t stop_every;
+    int64_t stop_every;  // or, if `stops` is not 0 and `stop_reads` is: after the steps `stop_at`, the last of which is T
     // 0, or 1 + an operation of `kept`, with one state: the rule is given its `v`, [n, C, P]. Then it is asked after each of
     // the runs of stop_at[stops] steps but the last one, of T, and samples that are not decided start again from rest: to go on,
     // every sample would have to keep the states of all layers. Tallies have all steps that ran.

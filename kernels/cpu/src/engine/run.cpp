@@ -1,5 +1,7 @@
 // A run: groups of samples go through the network in segments of steps. When a rule stops samples, the remaining ones move
 // together and go on.
+#include <algorithm>
+
 #include "../units.h"
 #include "run_segment.h"
 #include "../fingerprint.h"
@@ -29,7 +31,7 @@ static Portion portion_of(Session& session, const Run& run) {
     const bool kept = run.goes_on || !run.fresh;  // the session holds states of all samples
     const int64_t longest = session.plan.input.is_periodic ? most_periodic_steps : most_steps;
     Portion p{kept ? run.N : least(run.N, most_samples),
-              least(longest, least(run.T, run.stop && !run.stop_reads ? run.stop_every : longest))};
+              least(longest, least(run.T, run.stop && !run.stops ? run.stop_every : longest))};
     if (!session.frame_bytes) session.frame_bytes = cut_slots(session, 1, 1, nullptr);
     const int64_t input = run.stop ? input_bytes(session.plan.input, run.kind == engine::PackedSpikes) : 0;  // which is copied
     const bool is_near = session.plan.ops[0].grid < INFINITY;  // graded neurons of 8 bits are faster than memory
@@ -109,7 +111,8 @@ static Running begin_group(Session& session, const Run& run, int64_t first, int6
 static bool make_room(Session& session, const Run& run, const Portion& p, int64_t crew) {
     const Run& before = session.room;
     if (before.N == run.N && before.T == run.T && before.threads == run.threads && before.kind == run.kind &&
-        !before.stop == !run.stop && before.fresh == run.fresh && before.goes_on == run.goes_on)
+        !before.stop == !run.stop && before.stop_every == run.stop_every && !before.stops == !run.stops &&
+        before.fresh == run.fresh && before.goes_on == run.goes_on)
         return true;
     session.room = Run{};
     if (run.stop) {
@@ -183,9 +186,11 @@ static bool ask(Session& session, const Run& run, Running& running, int64_t t) {
     return true;
 }
 
-// Whether the rule is asked after step t.
-static bool asks_after(const Plan& plan, const Run& run, int64_t t) {
-    return t == run.T ? !plan.is_sigma_delta() : t % run.stop_every == 0;
+// The step after `start` at which the rule is asked next.
+static int64_t next_question(const Run& run, int64_t start) {
+    if (!run.stop) return run.T;
+    if (!run.stops) return start - start % run.stop_every + run.stop_every;
+    return *std::upper_bound(run.stop_at, run.stop_at + run.stops, start);
 }
 
 // Sets the view of a layer's shortcut in a segment. The kernels read it without gaps between samples. False if there is no
@@ -243,13 +248,13 @@ static int64_t run_again(Session& session, const Run& run, Running& running, int
 static int64_t run_on(Session& session, const Run& run, Running& running, int64_t most_here) {
     int64_t outcome = engine::Ran;
     for (int64_t start = 0, end; start < run.T && running.n && outcome == engine::Ran; start = end) {
-        const int64_t unasked = run.stop ? run.stop_every - start % run.stop_every : run.T;
+        const int64_t question = next_question(run, start);
         const int64_t here = start ? least(most_here, most_steps) : most_here;  // only the first segment may be periodic
-        const int64_t steps = least(least(here, unasked), run.T - start);
+        const int64_t steps = least(least(here, question - start), run.T - start);
         end = start + steps;
         outcome = run_steps(session, run, running, start, steps, run.T);
-        const bool asks = outcome == engine::Ran && run.stop && asks_after(session.plan, run, end);
-        if (asks) outcome = ask_or_end(session, run, running, end);
+        const bool asks = end == run.T ? !session.plan.is_sigma_delta() : end == question;
+        if (outcome == engine::Ran && run.stop && asks) outcome = ask_or_end(session, run, running, end);
     }
     return outcome;
 }
