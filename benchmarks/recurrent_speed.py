@@ -6,7 +6,8 @@
 layer    1,024 recurrent leaky neurons that fire in 5 % of the steps, batches of 1 and 64: a call, an engine, and
          training by surrogate gradients, against a step loop in plain torch, and numba and JAX where they are
          installed; numba adds the rows of weights of what fired, as we do, in 30 lines; int8: an engine of
-         weights that are rounded to 7 bits, another network
+         weights that are rounded to 7 bits, another network. JAX's compiler may round a leak's product and
+         its sum as one, so a few of its spikes may differ
 braille  the network of NIR's paper, 12-38-7 of current-based neurons, batches of 1 and 64: simulated, against a step
          loop, snnTorch and Norse, where they are installed
 

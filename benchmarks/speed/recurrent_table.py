@@ -25,7 +25,8 @@ COLUMNS = [
 NEURONS, RATE, STEPS, BATCH = 1024, 0.05, {"layer": 1000, "braille": 256}, 64
 UNIT = 2.0**-20  # of weights: sums are exact, and weights too long for the short rows that layers keep exact ones in
 INT8 = "proxykernels, engine, int8"
-OTHERS = "snnTorch", "Norse", INT8  # whose neurons reset otherwise, or whose weights are rounded
+# Whose neurons reset otherwise; which may round a product and its sum as one; whose weights are rounded.
+OTHERS = "snnTorch", "Norse", "JAX", INT8
 Work = dict[str, Callable[[], Tensor]]  # contender -> what gives its spikes
 
 
