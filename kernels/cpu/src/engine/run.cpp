@@ -335,8 +335,8 @@ static int64_t run(Session* session, const Run* asked) {
     return outcome;
 }
 
-// The engine, compiled once for each instruction set, like ../target.cpp. With AMX its functions are those
-// of AVX-512: what kernels take decides whether tiles are taken (Op::costs).
+// The engine, compiled once for each instruction set, like ../target.cpp. With AMX its functions are those of AVX-512: what
+// kernels take decides whether tiles are taken (Op::costs).
 
 static int64_t states(Session* session, int64_t k, float* to, const float* from, int64_t N) {
     if (!cut_states(*session, N)) return engine::NoMemory;

@@ -1,7 +1,7 @@
-// Threads that share the tasks of runs: the team's own, or threads lent for a run. The caller is one of them and never waits for a thread to wake up: any thread that is
-// awake takes tasks, and a part ends when all its tasks are done. Idle threads spin for a bounded time and then sleep. Waking
-// one costs the caller some microseconds, and the thread most of a millisecond, since its core sleeps too. So threads are woken
-// once per run, and only for runs that are long or follow each other closely.
+// Threads that share the tasks of runs: the team's own, or lent for a run. The caller is one of them and never waits for a
+// thread to wake up: any thread that is awake takes tasks, and a part ends when all its tasks are done. Idle threads spin for
+// a bounded time and then sleep. Waking one costs the caller some microseconds, and the thread most of a millisecond, since
+// its core sleeps too. So threads are woken once per run, and only for runs that are long or follow each other closely.
 #pragma once
 #include <atomic>
 #include <pthread.h>
