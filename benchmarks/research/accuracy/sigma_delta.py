@@ -16,8 +16,8 @@ class, spikes, operations and estimated energy an image (common/cost.py; 45 nm).
 images: logits of all steps, or of their second half if these correlate better. Writes few_steps_sigma_delta.csv
 and leaves other networks' rows there. --time: processor time of one thread, and that of a step loop in plain torch
 (few_steps_time.csv). --controls: the same
-activations in one pass, as two signed powers and as whole numbers of 4 and 8 bits, and weights of 8 bits
-(few_steps_controls.csv). redraw.py draws few_steps.png.
+activations in one pass, as two signed powers and as whole numbers of 4 and 8 bits, and weights of 8 bits; and graded
+neurons with thresholds for several tolerances (few_steps_controls.csv). redraw.py draws few_steps.png.
 """
 
 import argparse

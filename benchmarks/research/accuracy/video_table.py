@@ -1,4 +1,4 @@
-"""Sigma-delta neurons on video, a frame a step, against a ReLU pass a frame: what video.py does."""
+"""Sigma-delta and graded neurons on video, a frame a step, against a ReLU pass a frame: what video.py does."""
 
 import argparse
 import time
@@ -29,22 +29,32 @@ PIXELS = {"lite0": 224, "vgg11-cifar10": 32}  # along a frame's side
 OTHERS = 96
 FIRST = 8  # frames that thresholds are taken from
 EXPONENTS = (pk.neurons.SigmaDelta().exponents, 6, 4)  # of sigma-delta neurons: the fewer, the larger the least spike
+THRESHOLDS = (0.02, 0.05, 0.1)  # of graded neurons, in scales of a layer
 SHARES = (0.0, 0.01, 0.03, 0.1)  # of a layer's largest input, from which a change is taken
 NAME = "video.csv"
 COLUMNS = [
-    "net", "clip", "kind", "contender", "frames", "pixels", "same_class", "million_additions", "million_products",
-    "arithmetic_uj", "neurons_uj", "ms", "ms_low", "ms_high", "device", "threads", "torch", "openvino", "commit",
+    "net", "clip", "kind", "contender", "frames", "pixels", "same_class", "thousand_messages", "million_additions",
+    "million_products", "arithmetic_uj", "neurons_uj", "ms", "ms_low", "ms_high", "device", "threads", "torch",
+    "openvino", "commit",
 ]  # fmt: skip
-HEADINGS = ["a frame", "same\nclass, %", "million\nadditions", "million\nproducts", "µJ", "ms", "quartiles"]
+HEADINGS = [
+    "a frame", "same\nclass, %", "thousand\nmessages", "million\nadditions", "million\nproducts", "µJ", "ms",
+    "quartiles",
+]  # fmt: skip
 
 Step = Callable[[Tensor], Tensor]  # a frame [1, 3, pixels, pixels] to logits [1, classes]
 
 
 class Found(NamedTuple):
-    """The result of a contender: the work per frame, and the logits [F, classes]; None: those of the ReLU network."""
+    """The result of a contender.
+
+    Attributes:
+        work, messages: per frame; None: nothing is sent. logits: [F, classes]; None: those of the ReLU network.
+    """
 
     work: Work
     logits: Tensor | None = None
+    messages: float | None = None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -78,6 +88,8 @@ def measured(console: Console, ann: nn.Module, clip: Clip, rounds: int) -> Itera
     """A row for each contender. The first frames set thresholds and states; figures are of the others."""
     first, frames = clip.frames[:FIRST], clip.frames.split(1)
     nets = {f"sigma-delta, K = {K}": pk.convert(ann, first, neuron=pk.neurons.SigmaDelta(K)) for K in EXPONENTS}
+    for threshold in THRESHOLDS:
+        nets[f"graded, threshold {threshold}"] = pk.convert(ann, first, neuron=pk.neurons.Graded(threshold))
     with torch.no_grad():
         expected = torch.cat([ann(frame) for frame in frames[FIRST:]])
     found = counted(ann, nets, clip)
@@ -93,11 +105,11 @@ def measured(console: Console, ann: nn.Module, clip: Clip, rounds: int) -> Itera
 
 
 def counted(ann: nn.Module, nets: dict[str, pk.Network], clip: Clip) -> dict[str, Found]:
-    """Contenders whose operations are counted: passes, sigma-delta neurons, and layers that take changes."""
+    """Contenders whose operations are counted: passes, networks that send changes, and layers that take changes."""
     first, frames = clip.frames[:FIRST], clip.frames.split(1)
     dense, sparse = cost.of_relu(ann, clip.frames[FIRST:])
     found = {"ReLU network": Found(dense), "ReLU network, zeros skipped": Found(sparse)}
-    found |= {name: sigma_delta(net, frames) for name, net in nets.items()}
+    found |= {name: in_steps(net, frames) for name, net in nets.items()}
     for share in SHARES:
         name = f"ReLU network, changes above {share:.0%} of the largest" if share else "ReLU network, all changes"
         found[name] = changes(DeltaNetwork(ann, first, share), frames, dense, name)
@@ -128,24 +140,26 @@ def row_of(found: Found, expected: Tensor) -> dict[str, str]:
     energy = found.work.row(FLOAT32, FLOAT32.bytes)
     return {
         "same_class": f"{100 * same:.1f}",
+        "thousand_messages": "" if found.messages is None else f"{found.messages / 1e3:.1f}",
         "million_additions": f"{found.work.additions / 1e6:.3f}",
         "million_products": f"{found.work.products / 1e6:.3f}",
         "arithmetic_uj": energy["arithmetic_uj"], "neurons_uj": energy["neurons_uj"],
     }  # fmt: skip
 
 
-def sigma_delta(net: pk.Network, frames: tuple[Tensor, ...]) -> Found:
-    """A step for each frame."""
+def in_steps(net: pk.Network, frames: tuple[Tensor, ...]) -> Found:
+    """A network of sigma-delta or of graded neurons, a step for each frame."""
     state: dict = {}
-    logits, total, count = [], Work(), len(frames) - FIRST
-    for k, frame in enumerate(tqdm(frames, "sigma-delta", unit="frame", leave=False, mininterval=1.0)):
+    logits, total, messages, count = [], Work(), 0.0, len(frames) - FIRST
+    for k, frame in enumerate(tqdm(frames, "steps", unit="frame", leave=False, mininterval=1.0)):
         result = pk.simulate(net, frame, 1, state=state)
         state = result.state
         if k >= FIRST:
             logits.append(result.logits)
+            messages += sum(places * result.rates[name] for name, places in result.places.items() if places) / count
             for name, value in vars(cost.of_simulation(net, result, 1, 1, values=2, bits=cost.CODE_BITS)).items():
                 setattr(total, name, getattr(total, name) + value / count)
-    return Found(total, torch.cat(logits))
+    return Found(total, torch.cat(logits), messages)
 
 
 def changes(net: DeltaNetwork, frames: tuple[Tensor, ...], dense: Work, name: str) -> Found:
@@ -159,7 +173,7 @@ def changes(net: DeltaNetwork, frames: tuple[Tensor, ...], dense: Work, name: st
 
 
 def stepper(net: pk.Network, frame: Tensor) -> Step:
-    """A new run of the network of sigma-delta neurons: a stream where the engine takes it."""
+    """A new run of a network that sends changes: a stream where the engine takes it."""
     try:
         stream = pk.compile(net, frame).stream(1)
     except TypeError:
@@ -203,8 +217,8 @@ def print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
         energy = f"{float(row['arithmetic_uj']) + float(row['neurons_uj']):.0f}" if row["arithmetic_uj"] else ""
         quartiles = f"{row['ms_low']} .. {row['ms_high']}" if row["ms"] else ""
         cells.append(
-            [row["contender"], row["same_class"], row["million_additions"], row["million_products"], energy, row["ms"],
-             quartiles]
+            [row["contender"], row["same_class"], row["thousand_messages"], row["million_additions"],
+             row["million_products"], energy, row["ms"], quartiles]
         )  # fmt: skip
     first = rows[0]
     print_table(console, f"{first['net']}, {first['clip']}, {first['kind']}, {first['frames']} frames", HEADINGS, cells)

@@ -95,8 +95,9 @@ def test_the_step_loop_is_the_simulation(subject):
 def test_controls_send_the_same_activations_in_one_pass(subject):
     rows = list(sigma_delta_controls.rows(subject, 10))
     names = ["float32", "8 bits", "4 bits", "two signed powers", *["sigma-delta"] * 4]
-    assert [row["sent_as"] for row in rows] == names + names[1:]
-    assert [row["weights"] for row in rows] == ["float32"] * 8 + ["int8"] * 7
+    graded = rows[15:]
+    assert [row["sent_as"] for row in rows[:15]] == names + names[1:]
+    assert [row["weights"] for row in rows] == ["float32"] * 8 + ["int8"] * 7 + ["float32", "int8"] * 6
     assert [row["bits_a_message"] for row in rows[:5]] == [32, 8, 4, 5, 5]
     # In one layer of neurons, two powers in one pass are what two steps send.
     assert rows[3]["messages_a_neuron"] == rows[5]["messages_a_neuron"] and rows[3]["right"] == rows[5]["right"]
@@ -104,6 +105,11 @@ def test_controls_send_the_same_activations_in_one_pass(subject):
     for name, way in sigma_delta_controls.ways().items():
         found[name] = sigma_delta_controls.in_one_pass(net, subject.images, 20, way)
     expected, whole = subject.ann(subject.images), found["float32"]
+    assert graded[0]["sent_as"] == "graded, threshold 0" and graded[0]["same_class"] == "1.0000"
+    assert graded[0]["million_products"] == rows[0]["million_products"] and graded[0]["million_additions"] == "0.00"
+    assert graded[0]["messages_a_neuron"] == rows[0]["messages_a_neuron"]
+    costs = [float(row["messages_a_neuron"]) for row in graded[::2]]
+    assert costs == sorted(costs, reverse=True) and costs[-1] < costs[0]
     torch.testing.assert_close(whole.logits, expected)
     assert whole.work.products == cost.of_relu(subject.ann, subject.images)[1].products and not whole.work.additions
     errors = [(found[name].logits - expected).abs().max().item() for name in names[1:4]]

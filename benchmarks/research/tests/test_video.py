@@ -55,11 +55,15 @@ def test_every_contender_has_a_row_of_each_clip(command, capsys):
     costs = [float(of[moves, f"sigma-delta, K = {K}"]["million_additions"]) for K in (4, 6, 9)]
     assert 0 < costs[0] < costs[1] < costs[2]
     assert 0 < float(of[moves, default]["arithmetic_uj"]) < float(of[moves, "ReLU network"]["arithmetic_uj"])
+    graded = [of[moves, f"graded, threshold {threshold}"] for threshold in (0.02, 0.05, 0.1)]
+    messages = [float(row["thousand_messages"]) for row in graded]
+    assert messages[0] > messages[2] > 0 and all(float(row["million_additions"]) == 0 for row in graded)
+    assert float(of[still, "graded, threshold 0.02"]["thousand_messages"]) == 0 < float(graded[0]["million_products"])
     products = [float(row["million_products"]) for row in rows if row["kind"] == moves and "change" in row["contender"]]
     assert len(products) == 4 and products[0] > 0 and products == sorted(products, reverse=True)
     assert of[moves, "ReLU network, all changes"]["same_class"] == of[still, default]["same_class"] == "100.0"
     timed = [name for kind, name in of if kind == moves and of[kind, name]["ms"]]
-    assert {default, "ReLU network, torch", "ReLU network, OpenVINO float32"} <= set(timed)
+    assert {default, "graded, threshold 0.02", "ReLU network, torch", "ReLU network, OpenVINO float32"} <= set(timed)
     assert all(row["commit"] and row["frames"] == "4" for row in rows)
     assert "first frame, still" in capsys.readouterr().out
     assert len(command()) == len(rows)  # replaces the earlier rows
@@ -107,7 +111,7 @@ def test_the_reach_of_an_input():
 def test_a_run_in_single_steps_is_a_simulation_of_frames():
     net, frames = network(), moving(12)
     converted = pk.convert(net, frames[:8], neuron="sigma-delta")
-    found = video_table.sigma_delta(converted, frames.split(1))
+    found = video_table.in_steps(converted, frames.split(1))
     whole = pk.simulate(converted, frames.unsqueeze(1), 12)
     assert equal(found.logits, whole.potentials[8:, 0])
     before = pk.simulate(converted, frames[:8].unsqueeze(1), 8)
@@ -117,6 +121,8 @@ def test_a_run_in_single_steps_is_a_simulation_of_frames():
     )
     assert found.work.additions == pytest.approx(additions / 4) and additions > 0
     assert found.work.products == pytest.approx(products / 4) and products > 0
+    sent = [sum(result.places[name] * rate for name, rate in result.rates.items()) for result in (whole, before)]
+    assert found.messages == pytest.approx((sent[0] - sent[1]) / 4) and found.messages > 0
     step = video_table.stepper(converted, frames[:1])
     assert equal(torch.cat([step(frame) for frame in frames.split(1)])[8:], found.logits)
 
