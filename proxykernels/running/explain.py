@@ -5,23 +5,25 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..kernels.recording import Choice, recording
+from ..kernels.table import Way
 from ..plan.follow import followed
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import CannotFollowError
 from ..spikes import Spikes
 from .inputs import input_of
-from .kept_plans import known_of, may_run
+from .kept_plans import known_of, may_run, timed_plan
 from .result import Result
 from .simulate import run
 
 # Names of kernels that a reader knows by other names.
 NAMES = {"dense": "unfused"}
+REAL = "real-valued input"
 LONGEST_NAME = 20  # of a layer, in the table
 NARROWEST = 60  # columns of a terminal that a table fits; below, lines
 
@@ -34,7 +36,8 @@ class Row:
         layer: its name.
         kernel: what took it: a way of the engine ("patterns", "rows", "tables", "tiles", "pixel tiles", "depthwise"),
             "im2col" (windows of few channels, gathered first), "product" (of real values), "recurrent", "unfused"
-            (torch's convolution, then the neurons), "scan" (only neurons), on a GPU "Triton convolution", "pooled
+            (torch's convolution, then the neurons), "values" (rows of weights times values), "scan" (only
+            neurons), on a GPU "Triton convolution", "pooled
             Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took
             several.
         input_rate: firing rate of its input; None if that is real-valued.
@@ -87,7 +90,36 @@ def explain(net: nn.Module, x: Tensor | Spikes, T: int, *, precision: str | None
     """
     watch = _Watch()
     result = run(net, x, T, precision=precision, watch=watch)
-    return Explanation([watch.row(name, result) for name in result.places], why_by_layers(net, x, T, precision))
+    rows, by_layers = [watch.row(name, result) for name in result.places], why_by_layers(net, x, T, precision)
+    if by_layers is None and x.device.type == "cpu":
+        rows = _as_a_whole(rows, net, x, T, precision)
+    return Explanation(rows, by_layers)
+
+
+def _as_a_whole(rows: list[Row], net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None) -> list[Row]:
+    """The rows with times of the plan that simulate runs, and its ways behind values and sums."""
+    found = timed_plan(net, x, T, precision)
+    if found is None:
+        return rows
+    plan, slots, session = found
+    took: dict[str, float] = {}
+    ways: dict[str, tuple[str, str]] = {}
+    for k, op in enumerate(plan.operations):
+        took[op.name] = took.get(op.name, 0.0) + 1e-6 * session.took[k]
+        read = [slots[window.slot] for window in op.windows if window.weight is not None]
+        if not op.neurons or not read or all(slot.held for slot in read):
+            continue
+        if any(slot.gives_values for slot in read):
+            way = session.way(k)
+            ways[op.name] = ("values" if way == Way.PATTERNS else way), REAL
+        elif len(read) > 1:
+            ways[op.name] = session.way(k), "a sum of spikes, by the spikes of each term"
+    return [
+        replace(row, kernel=ways[row.layer][0], why=ways[row.layer][1], measured_ms=took[row.layer])
+        if row.kernel == "unfused" and row.layer in ways
+        else replace(row, measured_ms=took.get(row.layer, row.measured_ms))
+        for row in rows
+    ]
 
 
 class _Watch:

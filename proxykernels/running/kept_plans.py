@@ -8,6 +8,7 @@ processes and ``tensor.data`` write to memory without any count of it.
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from ctypes import c_int64
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from numbers import Number
@@ -34,7 +35,8 @@ from ..neurons import AnyNeuron
 from ..plan.follow import followed
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import CannotFollowError
-from ..plan.library import Given, Memory
+from ..plan.library import Given, Memory, Session
+from ..plan.operations import Slot
 from ..plan.own_forward import KEPT, has_own_forward
 from ..plan.plan import Plan
 from ..spikes import Spikes, pack_if_binary
@@ -136,6 +138,28 @@ def run_changes(
     start = ready_state(engine.plan, state, N) if state else None
     given = engine.inputs.as_given(x, T, sequence, constant=not sequence)
     return engine.simulate(given, T, stop, keep=() if state is None else engine.stateful, start=start, every=every)
+
+
+def timed_plan(
+    net: nn.Module, x: Tensor | Spikes, T: int, precision: str | None
+) -> tuple[Plan, list[Slot], Session] | None:
+    """A run of simulate that measures its operations: the plan, what its slots hold, and the session, whose ``took`` is
+    filled; None: not by a plan of neurons that fire spikes or values."""
+    known = known_of(net) if may_run(x) else None
+    if known is None or known.changes:
+        return None
+    with torch.no_grad():
+        given = input_of(net, x, T, None, looks=False)
+    real = isinstance(given, Tensor) and given.dtype != torch.bool
+    engine = _engine(net, known, (tuple(given.shape[2:]), real, precision))
+    if engine is None:
+        return None
+    session = engine.new_session()
+    session.took = (c_int64 * len(engine.plan.operations))()
+    held = isinstance(given, Tensor) and checks.is_repeated(given)
+    ready = engine.inputs.as_given(given[0] if held else given, T, not held, held)
+    engine.advance(session, ready, T, fresh=True, goes_on=False)
+    return engine.plan, engine.plan.slots(Slot(real, held)), session
 
 
 def output(net: LayerGraph, x: Any) -> Spikes | Tensor | None:

@@ -48,7 +48,7 @@ IMAGE = torch.rand(2, 8, 8, 8, generator=torch.Generator().manual_seed(1))
     "net, x, kernel, why",
     [
         (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE, "unfused", "constant"),
-        (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE.expand(20, 2, 8, 8, 8).clone(), "unfused", "real-valued"),
+        (chain(pk.FusedIFConv2d(8, 16, 3)), IMAGE.expand(20, 2, 8, 8, 8).clone(), "values", "real-valued"),
         (chain(pk.FusedIFConv2d(8, 16, 3), pk.FusedIFConv2d(16, 16, 3)), IMAGE, "rows", "fastest"),
         (chain(pk.IF(v_threshold=0.5)), IMAGE, "scan", "neurons alone"),
         (chain(pk.IF(v_threshold=0.5)), IMAGE.expand(20, 2, 8, 8, 8).clone(), "scan", "neurons alone"),
@@ -65,6 +65,29 @@ def test_a_layer_s_form_decides(net, x, kernel, why):
     found = row(net, x)
     assert found.kernel == kernel and why in found.why
     assert (found.input_rate is None) == (len(net) == 1)
+
+
+class Added(nn.Module):
+    """The sum of two layers' spikes goes to a third, as in SEW-ResNets."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = chain(*(pk.FusedIFConv2d(8, 8, 3, padding=1) for _ in KEYS))
+        self.third = chain(pk.FusedIFConv2d(8, 8, 3))[0]
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.third(x + self.second(x))
+
+
+def test_layers_behind_sums_are_told_as_simulate_runs_them(monkeypatch):
+    found = pk.explain(Added(), IMAGE, 20)
+    assert found.by_layers is None
+    kernel = {row.layer: row.kernel for row in found.rows}
+    assert kernel["third"] == "patterns" and "sum of spikes" in found.rows[2].why
+    assert all(row.rate > 0 and row.measured_ms > 0 for row in found.rows)
+    monkeypatch.setattr(pk.running.explain, "timed_plan", lambda *given: None)
+    assert {row.layer: row.kernel for row in pk.explain(Added(), IMAGE, 20).rows}["third"] == "unfused"
 
 
 def test_the_choice_by_time_is_explained(generator):
