@@ -8,6 +8,7 @@ rates    a convolution and a linear layer, by a plan and by torch's convolution 
 shapes   the public functions with the kernel they choose, against torch's convolution and this library's scan
 drop_in  one and two layers called on dense spikes, against a step loop and SpikingJelly; packing and unpacking; a model
          of SpikingJelly with some layers swapped
+networks SEW-ResNet-18 and a network of I-LIF neurons, against SpikingJelly's modules
 
 Speeds are dense-equivalent: the multiply-adds of the dense layer divided by the time. Prints tables; with --out it also
 writes ops_speed_<part>.csv and a plot of speed against firing rate, ops_speed_rates.png, over those that are there.
@@ -18,7 +19,7 @@ from pathlib import Path
 from common.command import command, work
 from common.printed import new_parser, positive, some_of
 
-PARTS = ["rates", "shapes", "drop_in"]
+PARTS = ["rates", "shapes", "drop_in", "networks"]
 CORE_MACS = 16  # fp32 multiply-adds a cycle: two units of 8, or one of 16; some cores have two units of 16
 ROUNDS, QUICK_ROUNDS = 5, 2
 

@@ -78,7 +78,17 @@ def print_drop_in(console: Console, rows: list[dict]) -> None:
     )
 
 
-PRINT = {"rates": print_rates, "shapes": print_shapes, "drop_in": print_drop_in}
+def print_networks(console: Console, rows: list[dict]) -> None:
+    headings = ["", "T", "N", "threads", "spikes a neuron\nand step", "ours\nms", "SpikingJelly\nms"]
+    lines = []
+    for row in rows:
+        rival = f"{row['spikingjelly_ms']:.3g} ({row['spikingjelly_ms'] / row['ours_ms']:.1f}x)"
+        numbers = [str(row[name]) for name in ("T", "N", "threads", "rate")]
+        lines.append([row["job"], *numbers, f"{row['ours_ms']:.3g}", rival])
+    print_table(console, "Networks of random weights, 64x64 pixels, beside SpikingJelly's modules", headings, lines)
+
+
+PRINT = {"rates": print_rates, "shapes": print_shapes, "drop_in": print_drop_in, "networks": print_networks}
 
 
 def grouped(rows: list[dict], column: str) -> dict[str, list[dict]]:

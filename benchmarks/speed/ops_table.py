@@ -13,7 +13,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from proxykernels.kernels import cpu
-from speed import drop_in, ops_parts, swaps
+from speed import drop_in, integer_nets, ops_parts, swaps
 from speed.ops_cases import LAYERS, QUICK_LAYERS, QUICK_SHAPES, RATES, SHAPES, Shape
 from speed.ops_parts import BF16, SPREAD
 from speed.ops_report import PRINT, plot
@@ -30,6 +30,7 @@ COLUMNS = {
     "rates": [*COMMON, "kernel", "taken", *SPREAD, "rounds", *RATE_FIGURES, *MACHINE],
     "shapes": [*COMMON, "kernel", *SHAPE_TIMES, "rounds", "ratio", "lost", *MACHINE],
     "drop_in": ["date", "commit", "job", "T", "N", "rate", "rate_out", *DROP_IN_FIGURES, "rounds", *MACHINE],
+    "networks": ["date", "commit", "job", "T", "N", "rate", "different", *DROP_IN_FIGURES[:3:2], "rounds", *MACHINE],
 }
 
 
@@ -107,4 +108,8 @@ def run_drop_in(options: argparse.Namespace, console: Console) -> list[dict]:
     return [{"rounds": options.rounds, **row} for row in rows]
 
 
-RUN = {"rates": run_rates, "shapes": run_shapes, "drop_in": run_drop_in}
+def run_networks(options: argparse.Namespace, console: Console) -> list[dict]:
+    return [{"rounds": options.rounds, **row} for row in integer_nets.rows(options.rounds, options.quick)]
+
+
+RUN = {"rates": run_rates, "shapes": run_shapes, "drop_in": run_drop_in, "networks": run_networks}

@@ -157,7 +157,8 @@ def timed_plan(
     session = engine.new_session()
     session.took = (c_int64 * len(engine.plan.operations))()
     held = isinstance(given, Tensor) and checks.is_repeated(given)
-    ready = engine.inputs.as_given(given[0] if held else given, T, not held, held)
+    first: Any = given[0] if isinstance(given, Tensor) and held else given
+    ready = engine.inputs.as_given(first, T, not held, held)
     engine.advance(session, ready, T, fresh=True, goes_on=False)
     return engine.plan, engine.plan.slots(Slot(real, held)), session
 

@@ -361,6 +361,15 @@ def test_difference_ends_the_program(bits, v, message):
 
 
 @compiled
+def test_networks_are_timed_beside_their_originals(tmp_path):
+    pytest.importorskip("spikingjelly")
+    ops_speed.main(["--quick", "--parts", "networks", "--rounds", "1", "--out", str(tmp_path)])
+    (row,) = read_csv(tmp_path / "ops_speed_networks.csv")
+    assert float(row["ours_ms"]) > 0 and float(row["spikingjelly_ms"]) > 0 and float(row["rate"]) > 0.1
+    assert float(row["different"]) < 0.01
+
+
+@compiled
 @pytest.mark.parametrize("part, wrong", [("rates", "plan"), ("shapes", None)])
 def test_wrong_kernel_is_found_and_nothing_is_written(tmp_path, monkeypatch, part, wrong):
     monkeypatch.setattr(ops_table, "QUICK_SHAPES", TINY[:1])
@@ -423,7 +432,7 @@ def test_shapes_have_their_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--parts", "rates,speed"], "'speed' is none of rates, shapes, drop_in"),
+        (["--parts", "rates,speed"], "'speed' is none of rates, shapes, drop_in, networks"),
         (["--rounds", "0"], "whole number of at least 1"),
     ],
 )
