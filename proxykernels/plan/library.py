@@ -322,15 +322,11 @@ class Asked:
     ) -> None:  # fmt: skip
         """As engine.h has it: ``counts``, ``v``, ``samples`` and ``decided`` are addresses."""
         try:
-            told = self._told(counts, samples, n, t)
+            told = decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
             torch.frombuffer((ctypes.c_uint8 * n).from_address(decided), dtype=torch.uint8).copy_(told)
         except BaseException as error:  # none passes through the library
             ctypes.memset(decided, NONE_GIVEN, n)  # a signal may come once the answer stands there
             self.error = error
-
-    def _told(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
-        """Which samples are decided, bool [n]."""
-        return decided_by(self._stop, self._seen(counts, samples, n, t), t, n)
 
     def _seen(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
         """What the rule looks at: counts [n, ...], or the outputs after each step [t, n, ...]."""
@@ -381,8 +377,11 @@ class AskedLengths(Asked):
     def put(self, run: Any, functions: Any) -> None:
         run.stop, run.stop_at, run.stops = STOP(self), ctypes.addressof(self._at), self._stops
 
-    def _told(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
-        return self._lengths[_int64(samples, n)] <= t
+    def _seen(self, counts: int | None, samples: int, n: int, t: int) -> Tensor:
+        return _int64(samples, n)
+
+    def _stop(self, samples: Tensor, t: int) -> Tensor:  # type: ignore[override]
+        return self._lengths[samples] <= t
 
     def silence(self, values: Tensor) -> None:
         """Set what neurons send after the end to 0, where the library repeats the last values [T, N, ...]."""

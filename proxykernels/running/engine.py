@@ -135,9 +135,10 @@ class Engine:
             written = self.advance(session, given, T, fresh=not start, keep=states, goes_on=False, asked=asked)
         finally:
             self.give_back(session)
-        neurons = self.plan.shaped.neurons
-        if isinstance(asked, AskedLengths) and neurons is not None and neurons.counts:
-            asked.silence(written.raw)
+        if isinstance(asked, AskedLengths):
+            neurons = self.plan.shaped.neurons
+            if neurons is not None and neurons.counts:
+                asked.silence(written.raw)
         kept: Mapping[int, Tensor] = written.kept
         if later:
             kept = LaterStates(keep, partial(self._states_again, x, given[1:], T, stop, every))

@@ -99,7 +99,7 @@ def run(
         return None
     given: Any = x
     usual = lies_ready(x) and x.ndim in known.dims
-    if usual and not (x.ndim == 4 and are_frames(x, known.features)):
+    if usual and (x.ndim != 4 or known.features.number is None or not are_frames(x, known.features)):
         shape, constant, sequence = x.shape[1:], True, False
     else:
         usual = False
