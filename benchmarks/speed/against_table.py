@@ -44,6 +44,7 @@ GRADED_PRECISIONS = (None, "int8")  # weights of graded networks
 SMALLER_THAN = {"small": {"small-half": HALF, "small-quarter": QUARTER}, "paper": {"small": SMALL}}
 COUNTED = 500  # images whose messages are counted, the first ones
 QUICK = 64  # images of --quick
+SECONDS_EACH = 0.5  # of a contender at a batch: about ten rounds of all
 MOST_BATCHES = 256
 COLUMNS = [
     "net", "contender", "precision", "T", "mean_T", "by", "images", "right", "held_out", "gained", "lost", "rate",
@@ -101,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
     found = [about | row for row in rows_of(subject, contenders)]
     rows = [dict.fromkeys(COLUMNS, "") | row for row, one in zip(found, contenders, strict=True) if not one.timed]
     for batch in options.batch:
-        seconds = timed(contenders, subject.images, batch, 0.0 if options.quick else turns.BUDGET_S)
+        seconds = timed(contenders, subject.images, batch, 0.0 if options.quick else SECONDS_EACH)
         rows += [
             row | time_of(seconds[k], batch, row["contender"] == EARLY) for k, row in enumerate(found) if k in seconds
         ]
@@ -325,11 +326,11 @@ def row_of(subject: subjects.Subject, contender: Contender, found: Answers) -> d
     }  # fmt: skip
 
 
-def timed(contenders: list[Contender], images: Tensor, batch: int, budget_s: float) -> dict[int, list[float]]:
+def timed(contenders: list[Contender], images: Tensor, batch: int, seconds_each: float) -> dict[int, list[float]]:
     """Seconds of calls, by the place of the contender."""
     runs = {k: one.timed(batch) for k, one in enumerate(contenders) if one.timed}
     batches = [part for part in images.split(batch)[:MOST_BATCHES] if len(part) == batch]
-    return turns.back_to_back(runs, batches, budget_s)
+    return turns.back_to_back(runs, batches, seconds_each * len(runs))
 
 
 def time_of(seconds: list[float], batch: int, is_mean: bool) -> dict:
