@@ -155,7 +155,7 @@ class _Layer:
         neuron = layer.neuron.on(current.shape[2], current.device)
         axes = [1] * (current.ndim - 3)
         neuron = neuron._replace(channels=neuron.channels.view(*neuron.channels.shape, *axes))
-        zero = torch.zeros(current.shape[1:])
+        zero = torch.zeros_like(current[0])
         state = (zero + v_init.view(-1, *axes) if v_init.ndim else zero + v_init, *[zero] * (neuron.states - 1))
         spike = zero
         for now in current:
@@ -253,7 +253,8 @@ def _neurons(layer: Neurons) -> nn.Module:
         del fields["alpha"]
     found: Any = type(kind, (nn.Module,), {"_reset_mechanism": reset})()
     for name, field in fields.items():
-        found.register_buffer(name, torch.as_tensor(getattr(neuron, field, 1.0), dtype=torch.float32).detach())
+        value = torch.as_tensor(getattr(neuron, field, 1.0), dtype=torch.float32, device="cpu")
+        found.register_buffer(name, value.detach())
     found.register_buffer("reset_mechanism_val", torch.tensor(0, dtype=torch.int64))
     return found
 
@@ -272,7 +273,7 @@ class SynapticOperations(workload.SynapticOperations):
             ones = (hook.layer.weight != 0).double()
             for part in hook.parts():
                 shape = tuple(part.shape)
-                dense = _reached(hook.layer, torch.ones(1, *shape[2:], dtype=torch.float64), torch.ones_like(ones))
+                dense = _reached(hook.layer, ones.new_ones(1, *shape[2:]), torch.ones_like(ones))
                 self.total_synops += shape[0] * shape[1] * dense
                 if isinstance(part, Spikes) and part.scale == 1:
                     self.AC += _reached(hook.layer, part.count().sum(0, dtype=torch.float64)[None], ones)

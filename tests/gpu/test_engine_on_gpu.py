@@ -174,7 +174,8 @@ def test_other_ways_to_run(monkeypatch, generator):
         engine(card.on_card(x), 64, stop=rule)
         monkeypatch.setenv("PROXYKERNELS_CUDA_GRAPHS", "0")
         engine(card.on_card(x), 9)
-        assert asked == [(64, {"stop": rule, "precision": None}), (9, {"stop": None, "precision": None})]
+        rest = {"lengths": None, "precision": None}
+        assert asked == [(64, {"stop": rule} | rest), (9, {"stop": None} | rest)]
 
 
 def test_the_latest_graphs_are_kept(monkeypatch, generator):
