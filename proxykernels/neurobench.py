@@ -148,10 +148,10 @@ class _Layer:
             found.append(h if self.delayed else v)
             return spike, v
 
-        back, v_init = getattr(layer, "recurrent_weight", None), torch.as_tensor(layer.v_init)
-        current = torch.cat(parts) if parts else None
-        if current is None:
+        if not parts:
             return []
+        current, back = torch.cat(parts), getattr(layer, "recurrent_weight", None)
+        v_init = torch.as_tensor(layer.v_init, dtype=torch.float32, device=current.device)
         neuron = layer.neuron.on(current.shape[2], current.device)
         axes = [1] * (current.ndim - 3)
         neuron = neuron._replace(channels=neuron.channels.view(*neuron.channels.shape, *axes))
@@ -247,7 +247,7 @@ def _neurons(layer: Neurons) -> nn.Module:
     kind, reset = "Synaptic", "subtract" if getattr(neuron, "v_reset", None) is None else "zero"
     if not hasattr(neuron, "current_decay"):
         kind = "Leaky"
-    elif not torch.as_tensor(neuron.decay).any():
+    elif not torch.as_tensor(neuron.decay, dtype=torch.float32, device="cpu").any():
         kind, reset, fields["beta"] = "Leaky", "none", "current_decay"
     if kind == "Leaky":
         del fields["alpha"]
@@ -255,7 +255,7 @@ def _neurons(layer: Neurons) -> nn.Module:
     for name, field in fields.items():
         value = torch.as_tensor(getattr(neuron, field, 1.0), dtype=torch.float32, device="cpu")
         found.register_buffer(name, value.detach())
-    found.register_buffer("reset_mechanism_val", torch.tensor(0, dtype=torch.int64))
+    found.register_buffer("reset_mechanism_val", torch.tensor(0, dtype=torch.int64, device="cpu"))
     return found
 
 
