@@ -264,7 +264,7 @@ def test_a_neuron_without_a_step_back(tmp_path, complete):
     if complete:
         add("scan_backward.h", BACK, "struct Strip {")
     code = tmp_path / "scan.cpp"
-    code.write_text('#include "if_scan.h"\n#include "scan_backward.h"\n')
+    code.write_text('#include "scan_backward.h"\n')
     flags = [*sources.FLAGS, "-DPK_TARGET=portable", f"-I{folder}", "-fsyntax-only"]
     done = subprocess.run(["c++", *flags, str(code)], capture_output=True, text=True)
     assert (done.returncode == 0) == complete, done.stderr
