@@ -69,8 +69,8 @@ LIBRARY = "_kernels"
 FORMER = "_cpu", "_engine"  # libraries of versions before
 PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "CMakeLists.txt", "*.in", "*.safetensors", "fashion-mnist/*"]
 VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/_version.py").read_text(encoding="utf-8")).group(1)
-ONCE, WITH_OPENMP = ([f"kernels/cpu/src/{name}.cpp" for name in sources[kind]] for kind in ("COMMON", "KERNELS"))
-ELSEWHERE = [f"kernels/cpu/src/{name}.cpp" for kind in ("TASKS", "ENGINE") for name in sources[kind]]
+ONCE, BY_OPENMP = ([f"kernels/cpu/src/{name}.cpp" for name in sources[kind]] for kind in ("COMMON", "BY_OPENMP"))
+FOR_EACH_TARGET = [f"kernels/cpu/src/{name}.cpp" for kind in ("KERNELS", "TASKS", "ENGINE") for name in sources[kind]]
 WITHOUT_OPENMP = ["-Wno-unknown-pragmas"]
 INTERFACE = [("PK_TARGET", "any_machine"), ("PK_VERSION", f'"{VERSION}"')]  # macros of kernels/cpu/c
 
@@ -183,7 +183,7 @@ class BuildKernels(build_ext):
         jobs = []
         for source in self.extensions[0].sources:
             path = Path(source)
-            flags = [*sources["own_flags"](path), *(self.openmp()[0] if source in WITH_OPENMP else WITHOUT_OPENMP)]
+            flags = [*sources["own_flags"](path), *(self.openmp()[0] if source in BY_OPENMP else WITHOUT_OPENMP)]
             if path.parent.name == "c":
                 jobs.append((source, "common", INTERFACE, flags))
             elif path.stem == "dispatch":
@@ -295,7 +295,7 @@ setup(
     ext_modules=[
         Extension(
             f"proxykernels.kernels.cpu.{LIBRARY}",
-            sources=[*ONCE, *WITH_OPENMP, *ELSEWHERE, *map(str, sources["interface"]())],
+            sources=[*ONCE, *FOR_EACH_TARGET, *map(str, sources["interface"]())],
             depends=[str(path) for path in sources["paths"]()],
             language="c++",
         ),

@@ -138,7 +138,7 @@ class _Layer:
         return [torch.cat([torch.zeros_like(y[:1]), y[:-1]]) for y in spikes]
 
     def potentials(self) -> list[Tensor]:
-        """Those of each step [N, ...], by the equations (kernels/reference.py)."""
+        """Potentials of each step [N, ...], by the equations of kernels/reference.py, for metrics that read them."""
         layer: Any = self.layer
         parts = [sum(s.currents(x) for s, x in layer.terms(part if len(part) > 1 else part[0])) for part in self.inputs]
         found: list[Tensor] = []

@@ -6,9 +6,8 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "src"
 # Compiled once.
 COMMON = ("dispatch", "cost_model")
-# Compiled for each instruction set: with OpenMP, kernels of layers called one by one and the runs of their plans; the
-# rest of the engine, whose networks have threads of their own; and tasks of both, which know nothing of threads.
-KERNELS = ("gradients", "scans", "spikes", "target", "engine/run")
+# Compiled for each instruction set: kernels of layers called one by one; the engine; and tasks of both.
+KERNELS = ("gradients", "scans", "spikes", "target")
 TASKS = (
     "conv2d/amx",
     "conv2d/fire_sums",
@@ -22,10 +21,13 @@ ENGINE = (
     "engine/convolutions",
     "engine/scatter",
     "engine/packed_plan",
+    "engine/run",
     "engine/pools_and_moves",
     "engine/recurrent",
     "engine/sigma_delta",
 )
+# The sources that share work by OpenMP. A run of a layer borrows its threads; a network's has its own.
+BY_OPENMP = (*KERNELS, "engine/run")
 # The engine's interface for programs without Python, once for all instruction sets.
 LIBRARY = FOLDER.parent / "c"
 FLAGS = [

@@ -30,12 +30,23 @@ def run(program: Path, *neurons: str, seed: int = 0, seconds: int = 3) -> subpro
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
-@pytest.mark.parametrize("name", ["c_threads", "engine_threads", "json_values", "kernel_costs", "other_machine"])
+@pytest.mark.parametrize(
+    "name", ["c_threads", "engine_threads", "json_values", "kernel_costs", "lent_threads", "other_machine"]
+)
 def test_programs_are_sound(name):
     """They are compiled by slow tests alone, which take turns: what is renamed in the sources would be seen late."""
     folders = [f"-I{folder}" for folder in (sources.FOLDER, sources.LIBRARY, sources.LIBRARY / "include")]
     flags = ["-std=c++17", "-fsyntax-only", "-w", "-DPK_TARGET=portable", *folders]
     subprocess.run(["g++", *flags, HERE / f"{name}.cpp"], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
+def test_a_lent_thread_that_comes_late_returns(tmp_path):
+    """Else a call of a layer would wait for it for ever, once in millions of calls."""
+    flags = [*sources.FLAGS, "-pthread", "-DPK_TARGET=portable", f"-I{sources.FOLDER}"]
+    subprocess.run(["g++", *flags, HERE / "lent_threads.cpp", "-o", tmp_path / "program"], check=True)
+    done = subprocess.run([tmp_path / "program"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "done\n"
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ functional = pytest.importorskip("spikingjelly.activation_based.functional")
 
 @pytest.fixture(scope="module")
 def theirs():
-    """Of weights, normalisations and a decay whose sums are exact."""
+    """A network whose weights, normalisations and decay make all sums exact."""
     from speed.integer_nets import integer_net
 
     net, random = integer_net((4, 8)), torch.Generator().manual_seed(1)

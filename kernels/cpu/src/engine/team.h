@@ -1,7 +1,8 @@
-// Threads that share the tasks of runs: the team's own, or lent for a run. The caller is one of them and never waits for a
+// Threads that share the tasks of runs: the team's own, or lent for a run. The caller is one of them and does not wait for a
 // thread to wake up: any thread that is awake takes tasks, and a part ends when all its tasks are done. Idle threads spin for
 // a bounded time and then sleep. Waking one costs the caller some microseconds, and the thread most of a millisecond, since
-// its core sleeps too. So threads are woken once per run, and only for runs that are long or follow each other closely.
+// its core sleeps too. So threads are woken once per run, and only for runs that are long or follow each other closely. Lent
+// threads are those of an OpenMP region, whose end does wait for all of them.
 #pragma once
 #include <atomic>
 #include <pthread.h>
@@ -109,7 +110,7 @@ public:
     bool is_lent() const { return lent; }
 
     // A lent thread shares the run that has begun, until its caller calls dismiss.
-    void help(int64_t thread) { live_as(thread); }
+    void help(int64_t thread) { live_as(thread, no_epoch); }
     void dismiss() { publish(0, true); }
 
     // Calls work(context, task, thread) for each task below count, cut for the run's crew.
@@ -174,6 +175,9 @@ private:
     pthread_mutex_t mutex;
     pthread_cond_t work_there, all_done;
 
+    // What a lent thread has seen. Numbers of parts begin again at 0, so any of them may be the last when it comes.
+    static constexpr uint64_t no_epoch = ~(uint64_t)0;
+
     static uint64_t epoch_of(uint64_t ticket) { return ticket >> 2 * ticket_bits; }
 
     void publish(int64_t count, bool last) {
@@ -215,12 +219,12 @@ private:
     }
 
     static void* live(void* seat) {
-        ((Seat*)seat)->team->live_as(((Seat*)seat)->thread);
+        ((Seat*)seat)->team->live_as(((Seat*)seat)->thread, 0);
         return nullptr;
     }
 
-    void live_as(int64_t thread) {
-        uint64_t seen = 0;
+    // `seen`: the last part that the thread knows of.
+    void live_as(int64_t thread, uint64_t seen) {
         for (;;) {
             uint64_t now = seen;
             spin(spin_time, [&] { return (now = epoch_of(ticket.load(std::memory_order_acquire))) != seen; });
