@@ -116,7 +116,8 @@ static inline void add_four(const uint8_t* const (&row)[4], int64_t at, Ints cod
         for (int k = 0; k < 4; k++) {
             Weights weights;
             memcpy(&weights, row[k] + at + 8 * half, sizeof weights);
-            product[k] = __builtin_convertvector(weights, Products) * (int16_t)(int8_t)(four >> 8 * k);
+            const int16_t code = (int8_t)(four >> 8 * k);  // an expression would be an int where it is sanitized
+            product[k] = __builtin_convertvector(weights, Products) * code;
         }
         const Ints pairs[2] = {{(Ints::Whole)(product[0] + product[1])}, {(Ints::Whole)(product[2] + product[3])}};
         sum[2 * half] = sum[2 * half] + (widen_first(pairs[0]) + widen_first(pairs[1]));
