@@ -77,18 +77,9 @@ class _Senders:
 def plan_of(about: Any, tensors: dict[str, Tensor]) -> Plan:
     """The plan of a description. It checks little: the C library's reader has checked nearly all of it before."""
     operations = [_operation_of(operation, tensors) for operation in about["operations"]]
-    return Plan(
-        tuple(about["shape"]), about["real"], about["precision"], operations, _range_of(about.get("calibrated"))
-    )
-
-
-def _range_of(given: Any) -> tuple[float, float] | None:
-    """The range of the calibration data, which the C library does not look at."""
-    if given is None:
-        return None
-    if not isinstance(given, list) or len(given) != 2 or not all(type(n) in (int, float) for n in given):
-        raise ValueError("it is damaged: its calibration data have no range")
-    return float(given[0]), float(given[1])
+    least_and_largest = about.get("calibrated")
+    calibrated = None if least_and_largest is None else tuple(map(float, least_and_largest))
+    return Plan(tuple(about["shape"]), about["real"], about["precision"], operations, calibrated)
 
 
 def _operation_of(about: Any, tensors: dict[str, Tensor]) -> Operation:

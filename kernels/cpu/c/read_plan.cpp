@@ -95,10 +95,14 @@ bool PlanReader::shape_of(Json values, std::vector<int64_t>& shape) {
 bool PlanReader::read(Json about) {
     NEED(about.is_there(), "its plan is no JSON");
     NEED(about.is_object(), "it has no plan");
-    const Json precision = about["precision"], operations = about["operations"];
+    const Json precision = about["precision"], calibrated = about["calibrated"], operations = about["operations"];
     NEED(precision.is_null() || (precision.is_text() && (precision.text() == "int16" || precision.text() == "int8")),
          "its precision is not known");
     if (precision.is_text()) plan.precision = precision.text();
+    int64_t limits = 0;
+    calibrated.each_item([&](Json value) { limits += value.is_number(); });
+    NEED(!calibrated.is_there() || calibrated.is_null() || (limits == 2 && calibrated.size() == 2),
+         "its calibration data have no range");
     if (!shape_of(about["shape"], plan.shape) || !truth(about["real"], plan.real)) return false;
     plan.image = image_of(plan.shape);
     if (!is_file && about["layer"].is_object()) {
