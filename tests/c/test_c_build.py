@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from c_build import sh
+from speed import board
 from test_engine import image, network
 
 import proxykernels as pk
@@ -140,6 +141,19 @@ def test_sources_without_exceptions_ask_for_no_memory_that_may_throw(installed):
     assert "".join(f"{name}.cpp " for name in sources.LONG_LOOPS) + "PROPERTIES COMPILE_OPTIONS -O2" in text
 
 
+def test_what_a_board_runs(tmp_path):
+    """The archive's script, without CMake; its library is without sigma-delta neurons, and says so."""
+    board.write(tmp_path / "board")
+    told = sh("sh", tmp_path / "board" / "board.sh", env=os.environ | {"RUNS": "1"})
+    assert told.count("| equal, equal |") == 3 and len(list(tmp_path.glob("board/result*.tar.gz"))) == 1, told
+    net, x, _ = c_build.networks()["sigma-delta"]
+    pk.compile(net, x).save(tmp_path / "net.pk")
+    done = subprocess.run(
+        [tmp_path / "board/build/proxykernels", "info", tmp_path / "net.pk"], text=True, capture_output=True
+    )
+    assert done.returncode == 1 and "built without them" in done.stderr, done
+
+
 def test_the_command(installed, tmp_path):
     """Events, frames and spikes from files; and what is wrong, in one line."""
     command, x = installed / "bin" / "proxykernels", image(3, 6)
@@ -180,7 +194,11 @@ def test_the_command(installed, tmp_path):
     )
     sh(command, "run", tmp_path / "net.pk", tmp_path / "x.csv", "--dt", 1000, "--layers", "--out", tmp_path / "y.npy")
     assert torch.equal(torch.from_numpy(np.load(tmp_path / "y.npy")).flatten(1), expected.float())
+    of = tmp_path / "net.pk", tmp_path / "x.npy", "-T", 9, "--runs", 2, "--out", tmp_path / "y.npy"
+    assert "kB of a stream" in sh(command, "bench", *of)  # the recording, step by step
+    assert torch.equal(torch.from_numpy(np.load(tmp_path / "y.npy")).flatten(1), nine)
     assert "1x1" not in sh(command, "info", tmp_path / "net.pk").splitlines()[0].split(",")[0]
+    np.save(tmp_path / "frames.npy", x.numpy())
     for of in (), (tmp_path / "images.npy",):
         np.save(tmp_path / "images.npy", image(3).numpy())
         assert "a step of a stream" in sh(command, "bench", tmp_path / "net.pk", *of, "--runs", 3, "--threads", 1)
@@ -192,7 +210,8 @@ def test_the_command(installed, tmp_path):
         (("run", tmp_path / "net.pk", tmp_path / "x.npy", "--dt", 1000, "--out", "/dev/full"), "cannot be written"),
         (("run", tmp_path / "net.pk", tmp_path / "x.npy", "-T", "x"), "-T must be a number"),
         (("bench", tmp_path / "net.pk", "--target", "sse"), "target must be"),
-        (("bench", tmp_path / "net.pk", tmp_path / "x.csv"), "bench takes images"),
+        (("bench", tmp_path / "net.pk", tmp_path / "x.csv"), "--dt"),
+        (("bench", tmp_path / "net.pk", tmp_path / "frames.npy"), "of one sample"),
         (("info", tmp_path / "net.pk", tmp_path / "x.npy"), "proxykernels run NET INPUT"),
         (("run", tmp_path / "net.pk"), "proxykernels run NET INPUT"),
         (("dance",), "proxykernels run NET INPUT"),

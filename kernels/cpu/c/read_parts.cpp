@@ -140,6 +140,9 @@ const char* problem_of_sigma_delta(const Plan& plan) {
     bool any = false, sends = false;
     for (const Operation& op : plan.operations) any |= op.ends() || op.sends(), sends |= op.kind == engine::Send;
     if (!any) return nullptr;
+#ifdef PK_WITHOUT_SIGMA_DELTA
+    return "it has sigma-delta or graded neurons, and this library was built without them";
+#endif
     if (plan.precision == "int16" || !plan.real) return "a network of sigma-delta neurons is not of int16, and takes values";
     for (int64_t k = 0; k < plan.count(); k++) {
         const Operation& op = plan.operations[k];

@@ -294,6 +294,6 @@ Input read_input(const Options& options, const pk_info& about) {
     if (input.T && options.T && input.T != options.T)
         throw Problem("the input is a sequence of " + std::to_string(input.T) + " steps, and -T is " +
                       std::to_string(options.T));
-    if (!input.T && options.T < 1) throw Problem("images need -T, the number of steps");
+    if (!input.T && options.T < 1 && options.command != "bench") throw Problem("images need -T, the number of steps");
     return input;
 }

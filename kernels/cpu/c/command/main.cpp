@@ -72,16 +72,10 @@ static void print_layers(const Network& network, const Stream& stream, const pk_
     }
 }
 
-void run(const Options& options) {
-    const Network network = open_network(options);
-    const pk_info info = info_of(network);
-    const Input input = read_input(options, info);
-    const int64_t T = input.T ? input.T : options.T;
-    const Stream stream = open_stream(network, input.N, options.threads);
-    must([&](pk_error* error) { return pk_run(stream.get(), input.kind, input.data(), input.size(), T, error); });
-    const size_t size = (size_t)(info.out_C * info.out_H * info.out_W), all = (size_t)input.N * size;
+// Logits, else spikes, else potentials, of each sample; written to a file if the options name one. T: steps of the last call.
+static std::vector<float> answer_of(const Stream& stream, const pk_info& info, const Options& options, int64_t N, int64_t T) {
+    const size_t all = (size_t)(N * info.out_C * info.out_H * info.out_W);
     std::vector<float> answer(all);
-    const std::vector<int64_t> shape = {input.N, info.out_C, info.out_H, info.out_W};
     if (info.has_logits) must([&](pk_error* error) { return pk_logits(stream.get(), answer.data(), all, error); });
     else if (info.fires) {
         std::vector<int32_t> counts(all);
@@ -92,7 +86,20 @@ void run(const Options& options) {
         must([&](pk_error* e) { return pk_layer_values(stream.get(), info.layers - 1, values.data(), values.size(), e); });
         std::copy(values.end() - (ptrdiff_t)all, values.end(), answer.begin());
     }
+    const std::vector<int64_t> shape = {N, info.out_C, info.out_H, info.out_W};
     if (!options.out.empty()) write_npy(options.out, "<f4", shape, answer.data(), all * sizeof(float));
+    return answer;
+}
+
+void run(const Options& options) {
+    const Network network = open_network(options);
+    const pk_info info = info_of(network);
+    const Input input = read_input(options, info);
+    const int64_t T = input.T ? input.T : options.T;
+    const Stream stream = open_stream(network, input.N, options.threads);
+    must([&](pk_error* error) { return pk_run(stream.get(), input.kind, input.data(), input.size(), T, error); });
+    const size_t size = (size_t)(info.out_C * info.out_H * info.out_W);
+    const std::vector<float> answer = answer_of(stream, info, options, input.N, T);
     printf("%s after %lld steps of %lld samples\n",
            info.has_logits ? "logits"
            : info.fires    ? "spikes"
@@ -126,34 +133,49 @@ static Input random_input(const pk_info& info, int64_t N, int64_t T) {
     return input;
 }
 
-void bench(const Options& given) {
+static void print_times(const std::string& name, std::vector<double>& ms) {
+    std::sort(ms.begin(), ms.end());
+    const size_t n = ms.size();
+    printf("%s: %.4g ms (least %.4g, half of them %.4g to %.4g)\n", name.c_str(), ms[n / 2], ms[0], ms[n / 4],
+           ms[n - 1 - n / 4]);
+}
+
+void bench(const Options& options) {
     constexpr int64_t random_samples = 64;
-    Options options = given;
-    if (!options.T) options.T = 4;
+    const int64_t asked = options.T ? options.T : 4;
     const Network network = open_network(options);
     const pk_info info = info_of(network);
-    const int64_t T = options.T;
-    const Input input = options.input.empty() ? random_input(info, random_samples, T) : read_input(options, info);
-    if (!options.input.empty() && input.T) throw Problem("bench takes images, and no frames or events");
-    const Stream stream = open_stream(network, 1, options.threads);
-    const size_t width = input.is_bytes() ? 1 : sizeof(float), sample = input.size() / (size_t)input.N;
+    const Input input = options.input.empty() ? random_input(info, random_samples, asked) : read_input(options, info);
+    const bool recording = !options.input.empty() && input.T;  // a stream goes through it again and again, from rest
+    if (recording && input.N > 1) throw Problem("bench takes a recording of one sample, or images");
+    const int64_t T = recording ? input.T : asked, pieces = recording ? T : input.N, steps = recording ? T : 1;
+    const size_t width = input.is_bytes() ? 1 : sizeof(float), piece = input.size() / (size_t)pieces;
+    const size_t frame = !recording && input.kind == PK_SPIKES ? piece / (size_t)T : piece;
     std::vector<double> run_times, step_times;
-    for (long i = 0; i < options.runs; i++) {  // each run has another sample than the one before
-        const char* const data = (const char*)input.data() + width * sample * (size_t)(i % input.N);
-        const auto go = [&](auto call, int64_t steps) {
-            const size_t size = input.kind == PK_SPIKES ? sample / (size_t)T * (size_t)steps : sample;
-            const double start = now();
-            must([&](pk_error* error) { return call(stream.get(), input.kind, data, size, steps, error); });
-            return now() - start;
-        };
-        run_times.push_back(go(pk_run, T));
-        step_times.push_back(go(pk_advance, 1));
+    const auto go = [&](const Stream& stream, auto call, int64_t at, size_t size, int64_t length) {
+        const char* const data = (const char*)input.data() + width * piece * (size_t)at;
+        const double start = now();
+        must([&](pk_error* error) { return call(stream.get(), input.kind, data, size, length, error); });
+        return now() - start;
+    };
+    int64_t bytes = 0;
+    {
+        const Stream stream = open_stream(network, 1, options.threads);  // has the memory of single steps
+        for (int64_t t = 0; t < steps; t++) go(stream, pk_advance, t, frame, 1);
+        if (recording) answer_of(stream, info, options, 1, 1);
+        must([&](pk_error* error) { return pk_memory(stream.get(), &bytes, error); });
     }
-    std::sort(run_times.begin(), run_times.end()), std::sort(step_times.begin(), step_times.end());
-    const size_t middle = run_times.size() / 2;
+    const Stream stream = open_stream(network, 1, options.threads);
+    for (long i = 0; i < options.runs; i++) {  // of images each run has another than the one before
+        const int64_t first = recording ? 0 : i % input.N;
+        run_times.push_back(go(stream, pk_run, first, recording ? input.size() : piece, T));
+        if (recording) must([&](pk_error* error) { return pk_reset(stream.get(), error); });
+        for (int64_t t = 0; t < steps; t++) step_times.push_back(go(stream, pk_advance, first + t, frame, 1));
+    }
     printf("%s, %s, one sample, %ld runs\n", info.target, info.precision, options.runs);
-    printf("T = %lld from rest: %.4g ms (least %.4g)\n", (long long)T, run_times[middle], run_times[0]);
-    printf("a step of a stream: %.4g ms (least %.4g)\n", step_times[middle], step_times[0]);
+    print_times("T = " + std::to_string(T) + " from rest", run_times);
+    print_times("a step of a stream", step_times);
+    printf("memory: %.1f kB of weights, %.1f kB of a stream\n", (double)info.packed_bytes / 1000, (double)bytes / 1000);
 }
 
 static const char usage[] =
@@ -161,7 +183,7 @@ static const char usage[] =
     "\n"
     "    proxykernels info NET            layers, sizes, parameters\n"
     "    proxykernels run NET INPUT       the class of each sample, and logits or spikes\n"
-    "    proxykernels bench NET [INPUT]   milliseconds of a run, and of a step of a stream, of images or of noise\n"
+    "    proxykernels bench NET [INPUT]   milliseconds of a run, and of a step of a stream, of images, a recording or noise\n"
     "\n"
     "INPUT   .npy: images [N, ...] or frames [T, N, ...] of floats or bytes (of 255ths), spikes [T, N, ...] of bool, events "
     "with\n"
@@ -169,7 +191,7 @@ static const char usage[] =
     "-T N            steps (of images and of events without --dt; bench: 4)\n"
     "--dt TIME       length of a step of events; with -T steps begin at t = 0, else at the first event\n"
     "--layers        firing rate and operations of each layer\n"
-    "--out FILE.npy  logits or spikes, float32\n"
+    "--out FILE.npy  logits or spikes, float32; of bench those of a recording, step by step\n"
     "--target NAME   instruction set: amx, avx512, avx2 or portable (the fastest)\n"
     "--threads N     (OMP_NUM_THREADS, or all processors)\n"
     "--runs N        of bench (200)\n";
