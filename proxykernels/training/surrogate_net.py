@@ -38,6 +38,7 @@ class PartTally:
     def __init__(self, counters: Counters | None, layer: SpikingLayer):
         """``counters``: shared by all layers, they count on a GPU; None: spikes are not counted."""
         self.counters, self.spikes = counters, list[Tensor]()
+        self.fires = not isinstance(layer, Neurons) or layer.neuron.fires
         self.of_integers = isinstance(layer, Neurons) and layer.neuron.counts
         self.neurons = 0
         self.kept_bytes = 0.0
@@ -63,7 +64,8 @@ class PartTally:
 
 
 def rates_of(tallies: Mapping[str, PartTally]) -> dict[str, float]:
-    return {name: tally.rate for name, tally in tallies.items()}
+    """Of the layers that fire."""
+    return {name: tally.rate for name, tally in tallies.items() if tally.fires}
 
 
 def _bytes(x: Spikes | Tensor) -> float:

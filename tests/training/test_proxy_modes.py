@@ -330,6 +330,18 @@ def test_no_warning_of_what_learns(kind):
     assert model.rates["6"] == 0 < min(model.rates[name] for name in "0123")
 
 
+def test_no_warning_of_a_readout():
+    """It never fires, and has no rate."""
+    net = nn.Sequential(pk.FusedIFLinear(4, 6), pk.FusedLILinear(6, 3))
+    model, x = pk.SurrogateNet(net, T=4, readout="potential"), torch.full((2, 4), 9.0)
+    net[0].weight.data.abs_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(PASSES + 1):
+            model(x)
+    assert model.rates.keys() == {"0"} and model.rates["0"]
+
+
 def test_a_layer_that_wakes_begins_anew():
     torch.manual_seed(0)
     net = nn.Sequential(pk.FusedIFLinear(4, 6), pk.FusedIFLinear(6, 3))
