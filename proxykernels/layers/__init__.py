@@ -3,6 +3,7 @@
 from .base import Neurons, SpikingLayer, each_step
 from .delay import Delay
 from .dropout import Dropout
+from .formula import Formula
 from .fused import Fused, FusedConv1d, FusedConv2d, FusedLinear, Population
 from .integrate_and_fire import IF, FusedIFConv1d, FusedIFConv2d, FusedIFLinear, FusedIFSum
 from .leaky import LI, LIF, FusedLIFConv1d, FusedLIFConv2d, FusedLIFLinear, FusedLIFSum, FusedLILinear
@@ -18,7 +19,7 @@ from .pooling import (
     SumPool2d,
 )
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
-from .rearranging import Channels, Concatenate, Unflatten, Upsample, ZeroPad2d
+from .rearranging import Channels, Concatenate, Pixels, Unflatten, Upsample, ZeroPad2d
 from .recurrent import FusedRecurrentLinear
 from .sums import FusedSum
 
@@ -35,6 +36,7 @@ __all__ = [
     "Delay",
     "Dropout",
     "Flatten",
+    "Formula",
     "Fused",
     "FusedConv1d",
     "FusedConv2d",
@@ -55,6 +57,7 @@ __all__ = [
     "MaxRatePool1d",
     "MaxRatePool2d",
     "Neurons",
+    "Pixels",
     "Population",
     "RunningMaxPool1d",
     "RunningMaxPool2d",

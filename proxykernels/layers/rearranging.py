@@ -155,6 +155,39 @@ class Channels(nn.Module):
         return f"{self.needed} -> {len(self.index)}"
 
 
+class Pixels(nn.Module):
+    """Gives the pixels of every step another height and width, or one axis, as tokens have. Spikes stay packed.
+
+    Args:
+        size: the sizes behind the channels of the output, (H, W) or (L,); one of them may be -1, which fits.
+
+    Shapes: x (T, N, C, ...), Spikes or a tensor; y (T, N, C, *size), of the same kind.
+
+    Raises:
+        TypeError, ValueError: size is no such tuple, or x has another number of pixels.
+    """
+
+    def __init__(self, size: Sequence[int]):
+        super().__init__()
+        if not isinstance(size, tuple | list | torch.Size) or len(size) not in (1, 2):
+            raise TypeError(f"size must be (H, W) or (L,), got {size!r}")
+        self.size = tuple(-1 if n == -1 else window_checks.single("size", n, 1) for n in size)
+        if self.size.count(-1) > 1:
+            raise ValueError(f"size may be -1 along one axis only, got {size}")
+
+    @keeps_packed
+    def forward(self, x: Spikes | Tensor) -> Spikes | Tensor:
+        checks.steps_of(x, None, "(T, N, C, ...)")
+        pixels, known = math.prod(x.shape[3:]), math.prod(n for n in self.size if n != -1)
+        if pixels % known or (-1 not in self.size and pixels != known):
+            raise ValueError(f"x must have {known} pixels a channel to become {self.size}, got {list(x.shape)}")
+        size = [pixels // known if n == -1 else n for n in self.size]
+        return x._sized(*size) if isinstance(x, Spikes) else x.reshape(*x.shape[:3], *size)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
 class Unflatten(nn.Module):
     """Reshapes the features of each sample to an image, the inverse of :class:`Flatten`. Spikes stay packed.
 

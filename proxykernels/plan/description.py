@@ -77,8 +77,8 @@ class _Senders:
 def plan_of(about: Any, tensors: dict[str, Tensor]) -> Plan:
     """The plan of a description. It checks little: the C library's reader has checked nearly all of it before."""
     operations = [_operation_of(operation, tensors) for operation in about["operations"]]
-    least_and_largest = about.get("calibrated")
-    calibrated = None if least_and_largest is None else tuple(map(float, least_and_largest))
+    limits = about.get("calibrated")
+    calibrated = None if limits is None else (float(limits[0]), float(limits[1]))
     return Plan(tuple(about["shape"]), about["real"], about["precision"], operations, calibrated)
 
 

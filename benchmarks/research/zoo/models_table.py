@@ -133,8 +133,8 @@ def relative(logits: Tensor, expected: Tensor) -> float:
 def port_row(net: spiking_nets.SpikingNet, longest: int) -> dict:
     """How many spikes differ from those of the library's own run, in all layers of neurons."""
     theirs, x = spiking_nets.prepared(net)
-    ours = net.port(theirs)
     sequence = x.ndim == 5
+    ours = net.port(theirs, x[0] if sequence else x)
     expected, _ = spiking_nets.fired(theirs, x, sequence)
     layers = [name for name, layer, _ in ours.layers() if is_population(layer)]
     result = pk.simulate(ours, x, spiking_nets.T, record=layers)

@@ -24,7 +24,7 @@ class SpikingNet:
     name: str
     make: Callable[[], nn.Module]
     inputs: Callable[[], Tensor]
-    port: Callable[[nn.Module], pk.Network]
+    port: Callable[[nn.Module, Tensor], pk.Network]
 
 
 def spiking_nets() -> list[SpikingNet]:
@@ -59,9 +59,13 @@ def _spikingjelly() -> list[SpikingNet]:
     from spikingjelly.activation_based import functional, neuron, surrogate
     from spikingjelly.activation_based.model import (
         masnn,
+        maxformer,
         ms_resnet,
         parametric_lif_net,
+        qkformer,
         sew_resnet,
+        spike_driven_transformer,
+        spikformer,
         spiking_resnet,
         spiking_vgg,
     )
@@ -76,6 +80,7 @@ def _spikingjelly() -> list[SpikingNet]:
 
         return SpikingNet("SpikingJelly", name, in_mode, inputs or images(), pk.from_spikingjelly)
 
+    transformer = spike_driven_transformer.SpikeDrivenTransformer
     plif, classes = {"spiking_neuron": neuron.ParametricLIFNode, "channels": 32}, {"num_classes": 10}
     return [
         net("CSNN of the tutorial", _csnn, images(28, 1), spiking_neuron=None, surrogate_function=None),
@@ -88,6 +93,10 @@ def _spikingjelly() -> list[SpikingNet]:
         net("ms_resnet18", ms_resnet.ms_resnet18, T=T, **classes),
         net("max_resnet18", ms_resnet.max_resnet18, T=T, **classes),
         net("att_ms_resnet18", masnn.att_ms_resnet18, T=T, **classes),
+        net("Spikformer of CIFAR-10", spikformer.spikformer_cifar10, T=T, **classes),
+        net("QKFormer, half width", qkformer.QKFormer, T=T, embed_dims=192, **classes),
+        net("Spike-driven Transformer, half width", transformer, T=T, embed_dims=192, depths=2, **classes),
+        net("MaxFormer of CIFAR-10", maxformer.maxformer_cifar, T=T, **classes),
         net("CIFAR10Net, voting", parametric_lif_net.CIFAR10Net, **plif),
         net("DVSGestureNet, voting", parametric_lif_net.DVSGestureNet, _frames(128), **plif),
     ]

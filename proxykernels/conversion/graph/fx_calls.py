@@ -23,6 +23,7 @@ _LOOP = "; it has a state: replace it by a convolution or linear layer"
 _STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or pass the layers of one step"
 _COMPARED = "; it compares values: write relu(x) for x * (x > 0) and the like, or train with nn.ReLU"
 _LARGEST = "; write relu(x) for the maximum of x and 0, and max_pool2d for that of an image"
+_ALL_STEPS = "; it computes with all steps at once: remove it and continue training"
 _SINABS = (
     "; in sinabs train with spike_fn=SingleSpike and min_v_mem=None, for neurons here fire once in a step and have no "
     "lower bound, and pass its graph: from_nir(sinabs.nir.to_nir(net, sample), reset='subtract')"
@@ -41,6 +42,7 @@ _REMEDIES = {
         ("unsqueeze repeat expand", _STEPS),
         ("gt lt ge le eq ne where masked_fill sign heaviside bool", _COMPARED),
         ("maximum minimum max min amax amin", _LARGEST),
+        ("multidimensionalattention temporalwiseattention", _ALL_STEPS),
         ("rearrange", "; write it with flatten"),
         ("reduce", "; write it with mean() or a pooling of torch"),
         ("einmix", "; write it with Rearrange and Linear"),

@@ -43,7 +43,9 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     ThresholdDependentBatchNorm, and residual additions), torch's or SpikingJelly's; max and average pooling, products
     x * y and x * (1 - y) of spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay;
     LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and
-    the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo. If the last layer has
+    the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo. With a sample, in
+    multi-step mode, a forward may ask for sizes, and attention and other operations that have no layer here become
+    :class:`layers.Formula`, if they do not mix steps or samples. If the last layer has
     no neurons, ``simulate(...).potentials`` are its values at each step. Also the package of 0.0.0.0.12,
     spikingjelly.clock_driven.
 
@@ -68,8 +70,9 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     Args:
         net: the network, in single-step or multi-step mode. It is copied, in evaluation mode, and not changed.
-        sample: input [N, ...] of one step for the comparison, of which each step has some values, and 0 for the
-            others; None: random values from 0 to 1. If no shape is found that fits, a warning asks for a sample.
+        sample: input [N, ...] of one step, which tells sizes, and for the comparison, of which each step has some
+            values, and 0 for the others; None: random values from 0 to 1. If no shape is found that fits, a warning
+            asks for a sample.
         check: whether to compare.
 
     Returns:
@@ -187,7 +190,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     firing = (module for module in model.modules() if is_neuron(module) or is_recurrent(module))
     multi_step = any(map(takes_all_steps, firing))
     try:
-        traced = followed(model, library.leaves, multi_step)
+        traced = followed(model, library.leaves, multi_step, sample)
         axes = steps_first(traced, name)
         traced, loop = one_step(traced, name, is_neuron, axes.input)
     except TypeError as error:

@@ -130,3 +130,10 @@ def constants(neuron: nn.Module, learnt: Sequence[str]) -> list[str]:
 
 def is_learnt(value: object) -> bool:
     return isinstance(value, nn.Parameter) and value.requires_grad
+
+
+def reset(net: nn.Module) -> None:
+    for module in net.modules():
+        its_reset: Any = getattr(module, "reset_mem", getattr(module, "reset", None))
+        if callable(its_reset):  # snnTorch's neurons have a tensor of that name
+            its_reset()

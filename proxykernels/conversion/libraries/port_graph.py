@@ -13,10 +13,11 @@ from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
 from ..graph.fx_calls import arguments, path_of, remedy_of_imports
-from ..graph.fx_graph import Graph, Values, shape_of
+from ..graph.fx_graph import Values, shape_of
 from ..graph.graph_values import Affine, Current, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sample_runs import called, of_sizes
+from .expressions import OVER_TIME, ExpressionGraph
 from .library_neurons import Find, Recurrence
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay
@@ -25,7 +26,6 @@ from .time_loops import ONE_STEP, over_time
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 SCALABLE = (nn.MaxPool1d, nn.MaxPool2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Flatten, *LINEAR)  # by factors > 0
 REPEATED = ("unsqueeze", "repeat", "expand")
-OVER_TIME = ("mean", "sum")
 SHAPES = "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations"
 
 
@@ -37,7 +37,7 @@ class Gate(nn.Module):
         self.neuron = LIFNeuron(v_threshold=threshold, v_reset=0.0, decay=0.0)
 
 
-class PortGraph(Graph):
+class PortGraph(ExpressionGraph):
     """Pooling is the OR of spikes; real values that the model returns are the network's output."""
 
     rates = False
@@ -71,7 +71,7 @@ class PortGraph(Graph):
         ranks = (argument.meta.get("rank") for argument in arguments(node))
         return next((rank for rank in ranks if rank is not None), None)
 
-    def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+    def _layer_step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         kinds = {self.reduced.get(argument) for argument in arguments(node) if argument in values}
         if len(kinds) > 1:
             raise TypeError(f"{self.model}: {path_of(node)} takes what is of one step and what is over time")
@@ -97,7 +97,7 @@ class PortGraph(Graph):
             if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (2, -1):  # torch's, on all steps
                 x = self._taken(node.all_input_nodes[0], values, module, path_of(node))
                 return self._reshape(node, x, nn.Flatten(), path_of(node))
-        return super()._step(node, values)
+        return super()._layer_step(node, values)
 
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
         """Readouts return potentials: those of all steps, or one value for all steps as their ``decode`` says."""

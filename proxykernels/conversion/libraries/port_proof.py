@@ -22,8 +22,8 @@ from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation
 from ..graph.sample_runs import sample_of
 from ..graph.state_between_calls import Changed, Unsteady, generators_kept
-from .library_neurons import Recurrence, gain
-from .step_by_step import Beside, Original, Steps, first, reset, takes_all_steps
+from .library_neurons import Recurrence, gain, reset
+from .step_by_step import Beside, Original, Steps, first, takes_all_steps
 from .time_loops import ONE_STEP
 
 DRIVES = 1, 4, 16, -1, -4, -16  # factors of inputs; some of them make neurons fire

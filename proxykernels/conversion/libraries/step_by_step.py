@@ -16,6 +16,7 @@ from ...network import Network
 from ..graph import compare
 from ..graph.compare import Difference, Here, Layer
 from ..graph.prepared import copied
+from .library_neurons import reset
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import ALL_STEPS, CONTAINERS, is_container, is_delay
 from .time_loops import TimeAxes
@@ -263,13 +264,6 @@ class BiasAlone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x) if self.bias is None else self.bias.expand(x.shape)
-
-
-def reset(net: nn.Module) -> None:
-    for module in net.modules():
-        its_reset: Any = getattr(module, "reset_mem", getattr(module, "reset", None))
-        if callable(its_reset):  # snnTorch's neurons have a tensor of that name
-            its_reset()
 
 
 def current_of(module: nn.Module, arguments: tuple) -> Tensor:

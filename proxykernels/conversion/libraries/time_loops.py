@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..graph.fx_calls import path_of, trace
-from ..graph.sample_runs import SWAPS, called, of_sizes, ranked
+from ..graph.sample_runs import SWAPS, called, of_sizes, ranked, sized
+from .expressions import RUNS, note_sizes
+from .library_neurons import reset
 
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
 ONE_STEP = (
@@ -22,6 +24,7 @@ ONE_STEP = (
     "potentials, self.lif1(self.fc1(x)), and returns what the last give"
 )
 STACKED_LAST = "stack behind the samples"
+ASKS_SIZES = "symbolically traced variables cannot be used as inputs to control flow"
 ZEROS = ("zeros", "zeros_like", "new_zeros")
 
 
@@ -50,16 +53,24 @@ def zeros_of_sizes() -> Iterator[None]:
 
 
 @zeros_of_sizes()
-def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx.GraphModule:
+def followed(
+    model: nn.Module, leaves: tuple[type, ...], multi_step: bool, sample: Tensor | None = None
+) -> fx.GraphModule:
     """The graph of a forward pass. It takes one step [N, ...], or all steps [T, N, ...] if its neurons do
-    (``multi_step``) or if it loops over them."""
+    (``multi_step``) or if it loops over them. A sample [N, ...] tells the sizes that the former may ask for."""
     rank = rank_of_input(model)
     tracer = ranked(rank + multi_step if rank else None)
     try:
         traced = trace(model, leaves, tracer)
         if not tracer.loops or multi_step or rank is None:
+            if multi_step and sample is not None:
+                note_sizes(traced, sample)
             return traced
-    except TypeError:
+    except TypeError as error:
+        if multi_step and sample is not None:
+            return of_sample(model, leaves, sample)
+        if multi_step and ASKS_SIZES in str(error):
+            raise TypeError(f"{error}; pass a sample [N, ...], which tells the sizes that it asks for") from error
         if multi_step or rank is None:
             raise
         of_steps = ranked(rank + 1)
@@ -71,6 +82,15 @@ def followed(model: nn.Module, leaves: tuple[type, ...], multi_step: bool) -> fx
             raise
         return traced
     return trace(model, leaves, ranked(rank + 1))
+
+
+def of_sample(model: nn.Module, leaves: tuple[type, ...], sample: Tensor) -> fx.GraphModule:
+    """The graph of a forward pass that takes all steps and asks for sizes."""
+    T, N = RUNS[0]
+    reset(model)
+    traced = trace(model, leaves, sized(sample[:1].expand(T, N, *sample.shape[1:])))
+    note_sizes(traced, sample)
+    return traced
 
 
 class TimeAxes(NamedTuple):

@@ -1,0 +1,259 @@
+"""Operations of torch between a model's layers that no layer of this package does, such as attention: one
+:class:`Formula` for each group of them, which computes what the model computes.
+
+Sizes that a model reads from tensors are told apart by two runs with other numbers of steps and samples: those that
+follow the steps or the samples stay sizes, and others become numbers.
+"""
+
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ...layers import Formula, Pixels
+from ...network import Network
+from ..graph.fx_calls import MOVES, arguments, path_of
+from ..graph.fx_graph import Graph, Values
+from ..graph.graph_values import Current, Signal
+from ..graph.sample_runs import called
+from .library_neurons import reset
+
+RUNS = ((2, 3), (3, 5))  # steps and samples of the two runs
+JOINING = frozenset("matmul bmm mul sum mean amax softmax sigmoid add sub truediv div".split())
+FUNCTIONS = MOVES | JOINING
+OVER_TIME = ("mean", "sum")
+SEEN = "seen"  # the key of what a node gave in both runs: the shape of a tensor, or a number
+
+
+@dataclass
+class Expression:
+    """A value that is computed of signals.
+
+    Attributes:
+        nodes: the operations, in order. signals: what they take, by the nodes that give it.
+    """
+
+    nodes: dict[fx.Node, None] = field(default_factory=dict)
+    signals: dict[fx.Node, Signal] = field(default_factory=dict)
+
+    def join(self, other: "Expression") -> None:
+        self.nodes |= other.nodes
+        self.signals |= other.signals
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether it moves and multiplies spikes only, which gives 0 and 1."""
+        spikes = all(signal.binary and signal.factor == 1 for signal in self.signals.values())
+        return spikes and all(is_only_a_view(node) or _is_product(node) for node in self.nodes)
+
+
+class _Run(fx.Interpreter):
+    """Notes shapes and numbers of each node, behind those of the run before."""
+
+    @torch.no_grad()
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        node.meta.setdefault(SEEN, []).append(_sizes(value))
+        return value
+
+
+def note_sizes(traced: fx.GraphModule, sample: Tensor) -> None:
+    """Run the model on steps [T, N, ...] of a sample [N, ...] twice, and note the sizes of its values. A model that
+    takes no steps, since it repeats its input itself, stays without."""
+    try:
+        for T, N in RUNS:
+            reset(traced)
+            _Run(traced).run(sample[torch.arange(N) % len(sample)].expand(T, N, *sample.shape[1:]))
+    except Exception:  # whatever another library raises; the comparison with the original says what does not run
+        for node in traced.graph.nodes:
+            node.meta.pop(SEEN, None)
+    reset(traced)
+    for node in traced.graph.nodes:
+        shape = shape_seen(node)
+        if shape is not None:
+            node.meta["rank"] = len(shape)
+
+
+def shape_seen(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of a tensor in the first run; None: it is none, or sizes are not known."""
+    seen = node.meta.get(SEEN, (None,))[0]
+    return seen if isinstance(seen, tuple) and seen[:2] == RUNS[0] else None
+
+
+def may_be_operation(node: fx.Node) -> bool:
+    """Whether a node may be a part of an expression, if sizes are known."""
+    return called(node) in FUNCTIONS
+
+
+def is_operation(node: fx.Node) -> bool:
+    return SEEN in node.meta and may_be_operation(node)
+
+
+def is_only_a_view(node: fx.Node) -> bool:
+    return called(node) in MOVES
+
+
+def _is_product(node: fx.Node) -> bool:
+    return called(node) == "mul" and all(isinstance(value, fx.Node) and value.op != "get_attr" for value in node.args)
+
+
+def formula(node: fx.Node, expression: Expression, traced: fx.GraphModule, model: str) -> Formula:
+    """The layer that computes the value of a node.
+
+    Raises:
+        TypeError: it mixes steps or samples.
+    """
+    graph, made = fx.Graph(), dict[fx.Node, Any]()
+    for source, signal in expression.signals.items():
+        value = made[source] = graph.placeholder(source.name)
+        if signal.inverted:
+            value = made[source] = graph.call_function(operator.sub, (1.0, value))
+        if signal.factor != 1:
+            made[source] = graph.call_function(operator.mul, (value, signal.factor))
+    sizes = graph.call_function(getattr, (made[next(iter(expression.signals))], "shape"))
+    steps, samples = (graph.call_function(operator.getitem, (sizes, axis)) for axis in range(2))
+
+    def argument(other: fx.Node) -> Any:
+        if other in made:
+            return made[other]
+        if other.op == "get_attr":
+            made[other] = graph.node_copy(other)
+            return made[other]
+        return _size(other, steps, samples, f"{model}: {path_of(node)}")
+
+    for each in expression.nodes:
+        made[each] = graph.node_copy(each, argument)
+    graph.output(made[node])
+    function = fx.GraphModule(traced, graph, "formula")
+    function.graph.eliminate_dead_code()
+    function.recompile()
+    layer = Formula(function, binary=expression.is_binary)
+    _check_steps(layer, expression, f"{model}: {path_of(node)}")
+    return layer
+
+
+def _size(node: fx.Node, steps: fx.Node, samples: fx.Node, place: str) -> Any:
+    """A number of the model as a number, or as that of the steps or the samples."""
+
+    def of(first: Any, second: Any) -> Any:
+        if isinstance(first, tuple | list):
+            return tuple(map(of, first, second))
+        if first == second:
+            return first
+        for run, size in zip(zip(*RUNS, strict=True), (steps, samples), strict=True):
+            if (first, second) == run:
+                return size
+        raise TypeError(f"{place} computes with a size that is neither the steps' nor the samples': {node}")
+
+    return of(*node.meta[SEEN])
+
+
+@torch.no_grad()
+def _check_steps(layer: Formula, expression: Expression, place: str) -> None:
+    """Refuse what mixes steps, which a stream gives one by one, or samples."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (shape_seen(node) for node in expression.signals)
+    x = [(torch.rand(shape, generator=generator) < 0.5).float() for shape in shapes if shape is not None]
+    try:
+        whole, alone = layer(x), layer([each[:1, :1] for each in x])
+        mixes = not torch.allclose(whole[:1, :1], alone, 1e-4, 1e-5)
+    except (RuntimeError, AssertionError):  # of a layer that takes one number of steps only
+        mixes = True
+    if mixes:
+        raise TypeError(
+            f"{place} mixes steps or samples, which networks here take in any number: take it out, or compute it of "
+            "one step"
+        )
+
+
+def _sizes(value: Any) -> Any:
+    """Shapes in the place of tensors."""
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return tuple(map(_sizes, value)) if isinstance(value, tuple | list) else value
+
+
+class ExpressionGraph(Graph):
+    """A graph in which torch computes what no layer does, in a model whose sizes are known.
+
+    Attributes:
+        expressions: of nodes that are no layers yet.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        self.expressions: dict[fx.Node, Expression] = {}
+        super().__init__(*arguments, **options)
+
+    def _layer_step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        """The value of a node as layers give it."""
+        return super()._step(node, values)
+
+    def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        """The value of a node; in a model whose sizes are known, of what no layer does, by operations of torch."""
+        if not is_operation(node):
+            self._compute(node, values)
+            try:
+                return self._layer_step(node, values)
+            except TypeError as error:
+                if self.axes == 1 or not may_be_operation(node):
+                    raise
+                raise TypeError(f"{error}; with a sample [N, ...] it is computed by torch: pass one") from error
+        if not any(argument in self.expressions for argument in arguments(node)) or self._is_mean_of_steps(node):
+            self._compute(node, values)
+            try:
+                pixels = self._pixels(node, values)
+                return self._layer_step(node, values) if pixels is None else pixels
+            except (TypeError, ValueError):
+                if not any(isinstance(values.get(argument), Signal | Current) for argument in arguments(node)):
+                    raise
+        return self._join(node, values)
+
+    def _is_mean_of_steps(self, node: fx.Node) -> bool:
+        axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        return called(node) in OVER_TIME and axis in (0, [0], (0,))
+
+    def _join(self, node: fx.Node, values: Values) -> Any:
+        """Make a node a part of an expression. Views are computed again for each that takes them."""
+        expression = self.expressions[node] = Expression()
+        for argument in arguments(node):
+            if argument in self.expressions:
+                expression.join(self.expressions[argument])
+            elif values.get(argument) is not None:
+                expression.signals[argument] = self._carry(argument, self._one(argument, values))
+        expression.nodes[node] = None
+        computed = self._readers[node] > 1 and not is_only_a_view(node)
+        return self._computed(node) if computed else None
+
+    def _compute(self, node: fx.Node, values: Values) -> None:
+        """Make layers of the expressions that a node takes."""
+        for argument in arguments(node):
+            if argument in self.expressions:
+                values[argument] = self._computed(argument)
+
+    def _computed(self, node: fx.Node) -> Signal:
+        expression = self.expressions.pop(node)
+        layer = formula(node, expression, self.traced, self.model)
+        name = self._name(node)
+        self.order.append(name)
+        self.others[name] = layer, tuple(signal.layer for signal in expression.signals.values())
+        return Signal(name, Network.INPUT, expression.is_binary, not expression.is_binary)
+
+    def _pixels(self, node: fx.Node, values: Values) -> Signal | None:
+        """The pixels of images as tokens, or these as images; None: the node does something else."""
+        first = arguments(node)[0]
+        before, after = (shape_seen(each) for each in (first, node))
+        if called(node) not in ("flatten", "reshape", "view") or before is None or after is None:
+            return None
+        if before[:3] != after[:3] or min(len(before), len(after)) < 4 or max(len(before), len(after)) > 5:
+            return None
+        x = self._carry(first, self._one(first, values))
+        return self._other(self._name(node), Pixels((-1,) if len(after) == 4 else after[3:]), x, None)
+
+    def _one(self, argument: fx.Node, values: Values) -> Signal | Current:
+        return super()._taken(argument, values, nn.Identity(), path_of(argument))
+
+    def _end(self, node: fx.Node, values: Values) -> None:
+        self._compute(node, values)
+        super()._end(node, values)
