@@ -18,7 +18,7 @@ def make_dyadic(net: nn.Module, generator: torch.Generator, unit: float = 1 / 32
             module.running_var.fill_(3.5)  # 4 with eps
             module.weight.copy_(torch.randint(1, 4, module.weight.shape, generator=generator))
             module.bias.copy_(dyadic(*module.bias.shape, generator=generator, span=2))
-        elif isinstance(module, nn.Conv2d | nn.Linear):
+        elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             module.weight.copy_(dyadic(*module.weight.shape, generator=generator, span=12, unit=unit))
             if module.bias is not None:
                 module.bias.copy_(dyadic(*module.bias.shape, generator=generator, span=4, unit=unit))
