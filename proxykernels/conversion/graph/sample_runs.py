@@ -9,6 +9,7 @@ range(x.size(0))``, of which LOOPED are traced. A sample is made up (:func:`samp
 import itertools
 import operator
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -196,10 +197,14 @@ def ranked(rank: int | None) -> type[LoopTracer]:
             RankedTracer.loops = True
 
         def iter(self, obj: Any) -> Iterator:
-            if obj.node.op != "placeholder":
+            node: Any = obj.node
+            if called(node) == "unbind" and (*node.args[1:], *node.kwargs.values()) in ((), (0,)):
+                node = node.args[0]
+            if node.op != "placeholder":
                 return super().iter(obj)
             self.is_looped_over()
-            return iter([obj[step] for step in range(LOOPED)])
+            steps: Any = self.proxy(node)
+            return iter([steps[step] for step in range(LOOPED)])
 
         def proxy(self, node: fx.Node) -> fx.Proxy:
             node.meta["rank"] = self._rank(node)
@@ -217,6 +222,24 @@ def ranked(rank: int | None) -> type[LoopTracer]:
             return inputs[0].meta.get("rank") if keeps and inputs else None
 
     return RankedTracer
+
+
+@contextmanager
+def zeros_of_sizes() -> Iterator[None]:
+    """Within this context torch.zeros takes sizes that a trace does not know, as in ``torch.zeros(x.size(1), 16)``."""
+    plain = torch.zeros
+
+    def zeros(*sizes: Any, **options: Any) -> Any:
+        unknown = next((value for value in (*sizes, *options.values()) if isinstance(value, fx.Proxy)), None)
+        if unknown is None:
+            return plain(*sizes, **options)
+        return unknown.tracer.create_proxy("call_function", plain, sizes, options)
+
+    torch.zeros = zeros
+    try:
+        yield
+    finally:
+        torch.zeros = plain
 
 
 class Notes(fx.Interpreter):

@@ -14,10 +14,10 @@ from torch import Tensor, fx, nn
 
 from ...layers import Formula, Pixels
 from ...network import Network
-from ..graph.fx_calls import MOVES, arguments, path_of
+from ..graph.fx_calls import MOVES, arguments, path_of, trace
 from ..graph.fx_graph import Graph, Values
 from ..graph.graph_values import Current, Signal
-from ..graph.sample_runs import called
+from ..graph.sample_runs import called, sized
 from .library_neurons import reset
 
 RUNS = ((2, 3), (3, 5))  # steps and samples of the two runs
@@ -57,6 +57,15 @@ class _Run(fx.Interpreter):
         value = super().run_node(node)
         node.meta.setdefault(SEEN, []).append(_sizes(value))
         return value
+
+
+def of_sample(model: nn.Module, leaves: tuple[type, ...], sample: Tensor) -> fx.GraphModule:
+    """The graph of a forward pass that takes all steps and asks for sizes."""
+    T, N = RUNS[0]
+    reset(model)
+    traced = trace(model, leaves, sized(sample[:1].expand(T, N, *sample.shape[1:])))
+    note_sizes(traced, sample)
+    return traced
 
 
 def note_sizes(traced: fx.GraphModule, sample: Tensor) -> None:

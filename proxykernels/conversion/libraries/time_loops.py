@@ -6,23 +6,21 @@ step, with the potentials of its last call. If all steps are the same except for
 """
 
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..graph.fx_calls import path_of, trace
-from ..graph.sample_runs import SWAPS, called, of_sizes, ranked, sized
-from .expressions import RUNS, note_sizes
-from .library_neurons import reset
+from ..graph.fx_calls import is_cast, path_of, trace
+from ..graph.sample_runs import SWAPS, called, of_sizes, ranked, zeros_of_sizes
+from .expressions import note_sizes, of_sample
 
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
 ONE_STEP = (
     "write one step in a module of its own: a forward that calls the layers once, shortcuts too, neurons without their "
     "potentials, self.lif1(self.fc1(x)), and returns what the last give"
 )
+JOINS = ("cat", "concat", "concatenate")
 STACKED_LAST = "stack behind the samples"
 ASKS_SIZES = "symbolically traced variables cannot be used as inputs to control flow"
 ZEROS = ("zeros", "zeros_like", "new_zeros")
@@ -32,24 +30,6 @@ def rank_of_input(model: nn.Module) -> int | None:
     """The dimensions of one step's input [N, ...], as the model's first layer with weights takes it."""
     ranks = (rank for module in model.modules() for kind, rank in RANKS if isinstance(module, kind))
     return next(ranks, None)
-
-
-@contextmanager
-def zeros_of_sizes() -> Iterator[None]:
-    """Within this context torch.zeros takes sizes that a trace does not know, as in ``torch.zeros(x.size(1), 16)``."""
-    plain = torch.zeros
-
-    def zeros(*sizes: Any, **options: Any) -> Any:
-        unknown = next((value for value in (*sizes, *options.values()) if isinstance(value, fx.Proxy)), None)
-        if unknown is None:
-            return plain(*sizes, **options)
-        return unknown.tracer.create_proxy("call_function", plain, sizes, options)
-
-    torch.zeros = zeros
-    try:
-        yield
-    finally:
-        torch.zeros = plain
 
 
 @zeros_of_sizes()
@@ -82,15 +62,6 @@ def followed(
             raise
         return traced
     return trace(model, leaves, ranked(rank + 1))
-
-
-def of_sample(model: nn.Module, leaves: tuple[type, ...], sample: Tensor) -> fx.GraphModule:
-    """The graph of a forward pass that takes all steps and asks for sizes."""
-    T, N = RUNS[0]
-    reset(model)
-    traced = trace(model, leaves, sized(sample[:1].expand(T, N, *sample.shape[1:])))
-    note_sizes(traced, sample)
-    return traced
 
 
 class TimeAxes(NamedTuple):
@@ -264,6 +235,8 @@ class _Loop:
         for candidate in returned:
             gathered = self._gathered(candidate)
             if gathered.steps and self._is_given(gathered.steps):
+                if gathered.kind == "stack" and _reshapes(candidate, gathered.node):
+                    return gathered, gathered.node  # the comparison with the original compares shapes
                 if gathered.kind not in ("mean", "sum") and gathered.node is not candidate:
                     last = path_of(candidate)
                     raise TypeError(f"{self.model}: {last} stands behind torch.stack of all steps; {ONE_STEP}")
@@ -279,6 +252,7 @@ class _Loop:
         own = self._listed(value)
         while len(own.steps) < 2:
             inputs = node.all_input_nodes if isinstance(node, fx.Node) and node not in self.number else []
+            inputs = [value for value in inputs if not of_sizes(value)]
             if len(inputs) != 1:
                 return self._listed(value)
             (node,) = inputs
@@ -294,6 +268,8 @@ class _Loop:
         name, alone = _name(value), _Gathered(value, "", [value])
         if name in ("mean", "sum") and value.args[1:] in ((0,), ()) and value.kwargs.get("dim", 0) == 0:
             return self._listed(value.args[0])._replace(node=value, kind=str(name))
+        if name in JOINS and (joined := _unsqueezed(value)):
+            return _Gathered(value, "stack", joined)
         if name == "stack":
             axis: Any = value.args[1] if len(value.args) > 1 else value.kwargs.get("dim", 0)
             steps = value.args[0] if value.args else value.kwargs["tensors"]
@@ -324,6 +300,8 @@ class _Loop:
     def _is_zero(self, value: Any) -> bool:
         if not isinstance(value, fx.Node):
             return isinstance(value, int | float) and value == 0
+        if is_cast(value):
+            return self._is_zero(value.args[0])
         if value.op == "get_attr":  # a tensor that the forward pass makes
             values = operator.attrgetter(str(value.target))(self.traced)
             return isinstance(values, torch.Tensor) and not bool(values.any())
@@ -382,6 +360,23 @@ class _Loop:
                     f"{self.model}: {path_of(node)} starts from a potential of its own; start from zeros, as "
                     f"init_leaky() gives them, or {ONE_STEP}"
                 )
+
+
+def _unsqueezed(value: fx.Node) -> list[Any]:
+    """The steps that torch.cat joins, if each has got an axis in front."""
+    axis: Any = value.args[1] if len(value.args) > 1 else value.kwargs.get("dim", 0)
+    parts: Any = value.args[0] if value.args else value.kwargs["tensors"]
+    if axis != 0 or not isinstance(parts, list | tuple):
+        return []
+    unsqueezed = [_name(part) == "unsqueeze" and (*part.args[1:], *part.kwargs.values()) == (0,) for part in parts]
+    return [part.args[0] for part in parts] if all(unsqueezed) else []
+
+
+def _reshapes(value: Any, stack: fx.Node) -> bool:
+    """Whether a value is a view of all steps."""
+    while value is not stack and _name(value) in ("view", "reshape", "contiguous"):
+        value = value.args[0]
+    return value is stack
 
 
 def _name(node: fx.Node) -> str:

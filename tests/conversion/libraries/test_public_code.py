@@ -323,6 +323,47 @@ def test_loops_over_sequences_and_means(generator):
     assert expected.mean() > 0.1 and equal(count.float(), expected)
 
 
+SPELLINGS = {  # the steps of x, the start potentials, and what is returned of the list of spikes
+    "unbind": (lambda x: x.unbind(0), lambda net, n: net.lif1.init_leaky(), torch.stack),
+    "unbind of torch": (lambda x: torch.unbind(x, dim=0), lambda net, n: net.lif1.init_leaky(), torch.stack),
+    "joined": (iter, lambda net, n: net.lif1.init_leaky(), lambda out: torch.cat([y.unsqueeze(0) for y in out])),
+    "joined along 0": (
+        iter,
+        lambda net, n: net.lif1.init_leaky(),
+        lambda out: torch.cat([y.unsqueeze(dim=0) for y in out], dim=0),
+    ),
+    "reshaped": (iter, lambda net, n: net.lif1.init_leaky(), lambda out: torch.stack(out).view(len(out), -1, 10)),
+    "zeros moved": (iter, lambda net, n: torch.zeros(n, 1, 1, 1).to("cpu").float(), torch.stack),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings_of_a_loop(generator, name):
+    snn = pytest.importorskip("snntorch")
+    steps, start, given = SPELLINGS[name]
+
+    def forward(net, x):
+        mem1, mem2, out = start(net, x.size(1)), net.lif2.init_leaky(), []
+        for step in steps(x):
+            spk1, mem1 = net.lif1(F.max_pool2d(net.conv1(step), 2), mem1)
+            spk2, mem2 = net.lif2(net.fc(spk1.flatten(1)), mem2)
+            out.append(spk2)
+        return given(out)
+
+    net = make_dyadic(Tutorial(snn, forward), generator)
+    x = dyadic(T, 3, 2, 8, 8, generator=generator).abs()
+    expected = net(x)
+    actual = pk.simulate(pk.from_snntorch(net), x, T).spikes.dense()
+    assert 0.02 < expected.mean() < 0.98 and equal(actual, expected)
+
+
+def test_a_view_that_joins_steps_and_samples_is_refused(generator):
+    net = Tutorial(pytest.importorskip("snntorch"), lambda net, x: loop(net, x, held=False)[0].view(-1, 10))
+    net = make_dyadic(net, generator)
+    with pytest.raises(ValueError, match="shape"):
+        pk.from_snntorch(net)
+
+
 def test_one_step_with_potentials(generator):
     snn = pytest.importorskip("snntorch")
 
