@@ -25,7 +25,7 @@ extensions = [
 ]
 root_doc = "index"
 templates_path = ["_templates"]
-exclude_patterns = ["README.md", "notebooks/*.md"]  # the index on GitHub; what notebooks are made of
+exclude_patterns = ["README.md", "notebooks/*.md", "joss"]  # the index on GitHub; what notebooks are made of
 suppress_warnings = ["mystnb.unknown_mime_type", "ref.python"]  # words of prose that are names of two classes
 
 myst_heading_anchors = 4  # named as GitHub names them

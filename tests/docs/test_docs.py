@@ -130,6 +130,17 @@ def test_a_speed_has_an_accuracy_beside_it(page):
             assert not found, f"{where} quotes a speed without an accuracy: {found[0].strip()[:200]}"
 
 
+def test_a_paper_says_what_the_pages_say():
+    """Its figures, and about a thousand words."""
+    paper = (ROOT / "docs" / "joss" / "paper.md").read_text().split("---\n", 2)[2]
+    bib = (ROOT / "docs" / "joss" / "paper.bib").read_text()
+    pages = (ROOT / "README.md").read_text() + (ROOT / "docs" / "when.md").read_text()
+    figures = re.findall(r"\d+\.\d+", paper)
+    assert len(figures) > 8 and not [figure for figure in figures if figure not in pages]
+    assert 750 < len(paper.split()) < 1750
+    assert set(re.findall(r"@(\w+)", paper)) == set(re.findall(r"^@\w+\{(\w+),", bib, re.MULTILINE))
+
+
 def test_the_list_names_sections_that_are_there():
     there = {(page.name, heading) for page in WITH_SPEEDS for heading in sections(page.read_text())}
     assert WITHOUT.keys() <= there

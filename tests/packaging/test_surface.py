@@ -152,6 +152,7 @@ def test_class_is_described(name):
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CODE_OF_CONDUCT.md", "CITATION.cff", "CHANGELOG.md")]
+PAGES += [ROOT / name for name in (".ci/recipe.yaml", ".zenodo.json")]
 PAGES += [path for path in (ROOT / ".github").rglob("*") if path.is_file()]
 needs_repository = pytest.mark.skipif(
     not (ROOT / ".github").is_dir(), reason="sources without the repository's own files"
@@ -168,7 +169,7 @@ def test_one_repository_is_named(path):
 
 @needs_repository
 @pytest.mark.parametrize(
-    "path", [path for path in PAGES if path.suffix in (".yml", ".cff")], ids=lambda path: path.name
+    "path", [path for path in PAGES if path.suffix in (".yml", ".yaml", ".cff", ".json")], ids=lambda path: path.name
 )
 def test_yaml_is_well_formed(path):
     read = pytest.importorskip("yaml").safe_load(path.read_text())
@@ -180,6 +181,13 @@ def test_yaml_is_well_formed(path):
         assert read["references"][0]["url"] == PROJECT["urls"]["Paper"]
         released = re.search(r"^## ([\d.]+) - ([\d-]+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
         assert (read["version"], read["date-released"]) == released.groups() and read["version"] == pk.__version__
+    if path.name == "recipe.yaml":
+        assert read["context"]["version"] == pk.__version__ and read["about"]["license"] == PROJECT["license"]
+        needs = {name["then"] if isinstance(name, dict) else name for name in read["requirements"]["run"]}
+        asked = {
+            name.split(";")[0].replace("torch", "pytorch").replace(">", " >", 1) for name in PROJECT["dependencies"]
+        }
+        assert needs == asked | {f"python {PROJECT['requires-python']}"}
 
 
 @needs_repository
