@@ -2,7 +2,7 @@
 
 python tests/c_build.py                               here: the command and every layer against pk.Engine
 python tests/c_build.py --zig aarch64-linux-musl --emulator qemu-aarch64
-python tests/c_build.py --zig x86_64-windows-gnu --only-compile
+python tests/c_build.py --zig x86_64-windows-gnu --emulator wine --targets portable
 python tests/c_build.py --bench                       also milliseconds; of others by PROXYKERNELS_CPU=avx2
 """
 
@@ -202,7 +202,7 @@ def main() -> int:
         compiler = [f"{folder}/zig-c++ -static"] if options.zig else []
         dump = compile_program(PROGRAMS / "c_dump.c", prefix, folder / "dump", *compiler)
         emulator = shlex.split(options.emulator)
-        (command,) = (prefix / "bin").iterdir()
+        (command,) = (path for path in (prefix / "bin").iterdir() if path.suffix != ".dll")
         told = compare([*emulator, str(dump)], [*emulator, str(command)], folder)
         print("\n".join(f"{name:<20} {what}" for name, what in told.items()))
         if options.bench:

@@ -7,6 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
 
 static pk_error error;
 
@@ -48,6 +52,9 @@ int main(int argc, char** argv) {
     pk_stream* stream = NULL;
     pk_info info;
     if (argc != 7) return 4;
+#ifdef _WIN32
+    _setmode(_fileno(stdout), _O_BINARY); /* or a byte 10 becomes two */
+#endif
     const int kind = atoi(argv[3]), streams = !strcmp(argv[6], "stream");
     const int64_t N = atoi(argv[4]), T = atoi(argv[5]);
     must(pk_network_open(argv[1], NULL, &network, &error));
