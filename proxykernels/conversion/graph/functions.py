@@ -1,6 +1,7 @@
 """Functions of torch as modules: F.relu(x) is nn.ReLU(), torch.flatten(x, 1) nn.Flatten()."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -32,15 +33,28 @@ class Scaled(nn.Module):
 
 
 class Mean(nn.Module):
-    """Stands for the mean over some axes."""
+    """Stands for the mean over some axes, times a factor."""
 
     def __init__(
-        self, dim: int | Sequence[int] = (), keepdim: bool = False, *, axis: int | Sequence[int] | None = None
+        self,
+        dim: int | Sequence[int] = (),
+        keepdim: bool = False,
+        *,
+        axis: int | Sequence[int] | None = None,
+        factor: float = 1.0,
     ):
         super().__init__()
         dim = dim if axis is None else axis
         self.dims = (dim,) if isinstance(dim, int) else tuple(dim)
-        self.keepdim = keepdim
+        self.keepdim, self.factor = keepdim, factor
+
+
+class Minimum(nn.Module):
+    """Stands for the minimum of a result and a number above 0."""
+
+    def __init__(self, limit: float):
+        super().__init__()
+        self.limit = limit
 
 
 class Cat(nn.Module):
@@ -68,6 +82,10 @@ def function_as_module(
         return arithmetic
     if name in _WEIGHTED:
         return _with_weights(name, node, traced, where)
+    if name in _PRODUCTS and (product := _product(name, node)):
+        return product
+    if name == "sum" and (summed := _sum(node)):
+        return summed
     if name not in _MODULES:
         raise TypeError(f"{where} has no counterpart in spikes{remedy(name)}")
     arguments = fx.map_arg(node.args, constant_of)[1:]
@@ -93,6 +111,46 @@ def _with_weights(name: str, node: fx.Node, traced: fx.GraphModule, where: str) 
     module = _WEIGHTED[name](*sizes, bias=bias is not None, device="meta", **given)
     module.weight, module.bias = weight, bias
     return module
+
+
+_PRODUCTS = ("matmul", "mm", "addmm", "einsum")
+
+
+def _product(name: str, node: fx.Node) -> nn.Linear | None:
+    """The matrix product of features [N, C] with a tensor that does not depend on the sample; None: another product."""
+    operands = [constant_of(value) for value in node.args]
+    turns = False  # whether the tensor is [outputs, inputs], as a Linear has it
+    if name == "einsum":
+        equation, *operands = operands
+        given, _, result = str(equation).replace(" ", "").partition("->")
+        x, _, w = given.partition(",")
+        turns = len(x) == 2 and (w, result) == (result[-1:] + x[1], x[0] + result[-1:])
+        if not turns and (len(x) != 2 or (w, result) != (x[1] + result[-1:], x[0] + result[-1:])):
+            return None
+    bias = operands.pop(0) if name == "addmm" else None
+    if node.kwargs or len(operands) != 2 or not isinstance(operands[0], fx.Node) or not isinstance(operands[1], Tensor):
+        return None
+    weight = operands[1] if turns else operands[1].t()
+    features = len(operands[0].meta.get("shape", ())) == weight.ndim == 2
+    if not features or not (bias is None or (isinstance(bias, Tensor) and bias.shape == weight.shape[:1])):
+        return None
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+    return linear
+
+
+def _sum(node: fx.Node) -> nn.Module | None:
+    """A sum over some axes as their mean times the number of values; None: the shape is not known."""
+    x: Any = node.args[0]
+    options = dict(zip(("dim", "keepdim"), map(constant_of, node.args[1:]), strict=False)) | dict(node.kwargs)
+    dims, shape = options.pop("dim", options.pop("axis", ())), x.meta.get("shape")
+    dims = (dims,) if isinstance(dims, int) else tuple(dims or ())
+    if shape is None or not dims or options.keys() - {"keepdim"}:
+        return None
+    return Mean(dims, **options, factor=float(prod(shape[dim] for dim in dims)))
 
 
 def _parameter(value: Any, traced: fx.GraphModule, where: str) -> nn.Parameter | None:
@@ -149,9 +207,27 @@ _OTHER_NAMES = {
 
 def _clamp(min=None, max=None) -> nn.Module:
     above_zero = max is None or (isinstance(max, int | float) and max > 0)
+    if min is None and max is not None and above_zero:
+        return Minimum(float(max))
     if not isinstance(min, int | float) or min != 0 or not above_zero:
         raise ValueError(f"got min={min}, max={max}; write clamp(0, limit) with a limit above 0, or clamp(min=0)")
     return nn.ReLU() if max is None else nn.Hardtanh(0.0, float(max))
+
+
+def threshold_as_module(threshold: float, value: float, inplace: bool = False) -> nn.Module:
+    if threshold or value:
+        raise ValueError(
+            f"got threshold={threshold}, value={value}; only a ReLU, threshold=0 and value=0, is supported"
+        )
+    return nn.ReLU()
+
+
+def rrelu_as_module(
+    lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
+) -> nn.Module:
+    if training:
+        raise ValueError("its slopes are random in evaluation too; pass training=self.training")
+    return nn.LeakyReLU((lower + upper) / 2)
 
 
 def _pad(pad, mode: str = "constant", value: float | None = None) -> nn.Module:
@@ -217,6 +293,9 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     **dict.fromkeys(("hardtanh", "hardtanh_"), nn.Hardtanh),
     **dict.fromkeys(("clamp", "clamp_", "clip"), _clamp),
     "clamp_min": lambda min: _clamp(min),
+    "clamp_max": lambda max: _clamp(None, max),
+    **dict.fromkeys(("threshold", "_threshold", "threshold_"), threshold_as_module),
+    **dict.fromkeys(("rrelu", "rrelu_"), rrelu_as_module),
     "leaky_relu": lambda negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope),
     "prelu": _prelu,
     "batch_norm": _batch_norm,

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from .functions import FIRST, function_as_module, is_known
+from ... import checks
+from .functions import FIRST, function_as_module, is_known, rrelu_as_module, threshold_as_module
 from .sample_runs import CASTS, called, constant_of, is_constant
 
 _SMOOTH = "; a firing rate approximates a ReLU: replace it by nn.ReLU and continue training"
@@ -239,7 +240,11 @@ def path_of(node: fx.Node) -> str:
 def as_module(node: fx.Node, traced: fx.GraphModule, model: str, remedy: Callable[[str], str] = remedy) -> nn.Module:
     """The module of a node, or one that does the same as its function; ``remedy``: for unknown functions."""
     if node.op == "call_module":
-        return traced.get_submodule(str(node.target))
+        module: Any = traced.get_submodule(str(node.target))
+        with checks.at(f"{model}: {path_of(node)}"):
+            if isinstance(module, nn.Threshold):
+                return threshold_as_module(module.threshold, module.value)
+            return rrelu_as_module(module.lower, module.upper) if isinstance(module, nn.RReLU) else module
     return function_as_module(called(node), node, traced, f"{model}: {path_of(node)}", remedy)
 
 

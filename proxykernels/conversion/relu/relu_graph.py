@@ -14,7 +14,7 @@ from ...kernels import heap
 from ...layers import Flatten
 from ...network import Network, Part
 from ..graph import rewrites
-from ..graph.functions import Add, Cat, Mean, Scaled
+from ..graph.functions import Add, Cat, Mean, Minimum, Scaled
 from ..graph.fx_calls import arguments, as_module, is_move, path_of
 from ..graph.fx_graph import Values, named, shape_of
 from ..graph.graph_values import Current, Projection, Signal
@@ -110,10 +110,13 @@ class ReluGraph(NormsBehind):
         before = self._before(node)
         if isinstance(module, Scaled):
             return self._scaled(before, x, module, path, node.meta["shape"])
+        if isinstance(module, Minimum):
+            return self._limited(node, x, module, path)
         if isinstance(module, LEAKY):
             return self._leaky(node, x, module, path)
         if isinstance(module, Mean):
-            return self._mean(node, x, module, path)
+            x = self._mean(node, x, module, path)
+            return x if module.factor == 1 else self._scaled(node, x, Scaled(module.factor, 0), path)
         axes = 4 if isinstance(module, OF_IMAGES) else 3 if isinstance(module, OF_ROWS) else 0
         if axes and len(before.meta["shape"]) != axes:
             return self._unbatched(node, x, module, path, axes)
@@ -186,6 +189,19 @@ class ReluGraph(NormsBehind):
         current = Current(name, path, [self._times(x, factor, shift, learnt)])
         x = self._carried_in(before, current, x.shape or ())
         return replace(x, view=as_given(shape))
+
+    def _limited(self, node: fx.Node, x: Signal | Current, minimum: Minimum, path: str) -> Signal | Current:
+        """The minimum of an activation and a number: of its own neurons, where nothing else takes the activation."""
+        limit = minimum.limit
+        if isinstance(x, Current) or x.signed:
+            raise TypeError(f"{self.model}: {path} limits values that may be below 0; write clamp(0, {limit:g})")
+        population = self.populations.get(x.layer)
+        known = population is not None and isinstance(population.neuron, nn.ReLU | nn.Hardtanh)
+        if population is None or not known or self._readers[self._before(node)] > 1:
+            return super()._apply(node, x, nn.Hardtanh(0.0, limit), path)
+        population.neuron = nn.Hardtanh(0.0, min(limit, getattr(population.neuron, "max_val", limit)))
+        population.node = node
+        return x
 
     def _leaky(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """y = slope x + (1 - slope) max(x, 0): x as real values, and neurons for its positive part."""

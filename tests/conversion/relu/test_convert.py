@@ -231,7 +231,7 @@ def after_relu(module):
 
 UNSUPPORTED = {
     "module": (after_relu(nn.Tanh()), r"Broken: module 'inner.0' is a Tanh"),
-    "sum": (Broken(lambda m, x: m.conv(x).relu().sum((2, 3))), r"sum\(\) has no counterpart in spikes; use the mean"),
+    "sum": (Broken(lambda m, x: m.conv(x).relu().sum()), "must return tensors .*gives one value of all samples"),
     "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) has no counterpart"),
     "dilated-max": (after_relu(nn.MaxPool2d(2, dilation=2)), r"'inner.0': max pooling with dilation or return_indices"),
     "pad-value": (Broken(lambda m, x: m.conv(F.pad(x, [1] * 4, value=1.0))), r"pad\(\) is called in a way .* zeros"),

@@ -120,6 +120,24 @@ ZOO = {
     "bicubic, then ReLU": lambda: body(lambda m, y: F.interpolate(y, scale_factor=2, mode="bicubic").relu()),
     # what was refused for no good reason
     "clamp(min=0)": lambda: Model(lambda m, x: m.b(m.a(x).clamp(min=0)).clamp_min(0), a=conv(), b=conv(3)),
+    "clamp(max=a) of a ReLU": lambda: body(lambda m, y: y.clamp(max=0.2).clamp_max(0.15)),
+    "thresholds of 0": lambda: body(lambda m, y: F.threshold(m.b(m.t(m.b(y))), 0, 0), t=nn.Threshold(0, 0), b=conv(3)),
+    "RReLU in evaluation": lambda: body(lambda m, y: F.rrelu(m.b(m.r(m.b(y)))), r=nn.RReLU(0.1, 0.3), b=conv(3)),
+    "sums over pixels": lambda: Model(
+        lambda m, x: m.b((lambda y: y.sum((2, 3)) / (y.shape[2] * y.shape[3]))(m.a(x).relu())),
+        a=conv(), b=nn.Linear(3, 5),
+    ),
+    "sums over channels": lambda: Model(lambda m, x: m.b(m.a(x).relu().sum(1, keepdim=True)), a=conv(), b=conv(1)),
+    "matrix products of buffers": lambda: Model(
+        lambda m, x: torch.addmm(m.c, (m.a(x).relu().mean((2, 3)) @ m.w).relu().mm(m.v.t()), m.v),
+        a=conv(), w=torch.randn(3, 4), v=torch.randn(5, 4), c=torch.randn(4),
+    ),
+    "einsum with a buffer": lambda: Model(
+        lambda m, x: torch.einsum(
+            "bj, jk -> bk", torch.einsum("nc,oc->no", m.a(x).relu().mean((2, 3)), m.w).relu(), m.v
+        ),
+        a=conv(), w=torch.randn(4, 3), v=torch.randn(4, 5),
+    ),
     "[N, 1, features] to a matrix product and to others": lambda: Model(
         lambda m, x: (lambda y: torch.cat([f(y).flatten(1) for f in (m.a, m.l, m.b, m.p, m.n)], 1))(
             x.flatten(1).unsqueeze(1) - 0.5
@@ -280,6 +298,15 @@ REFUSED = {
     "antialias": (
         body(lambda m, y: F.interpolate(y, size=4, mode="bilinear", antialias=True)),
         r"interpolate\(\) is called in a way .* antialias must be False, got True",
+    ),
+    "clamp(max=a) of a convolution": (
+        body(lambda m, y: m.b(y).clamp(max=1.0), b=conv(3)), r"clamp\(\) limits .* below 0",
+    ),
+    "a threshold above 0": (body(lambda m, y: F.threshold(y, 0.5, 0)), "threshold=0.5, value=0; only a ReLU"),
+    "a module of it": (body(lambda m, y: m.t(y), t=nn.Threshold(0.5, 0)), r"module 't': got threshold=0.5, value=0"),
+    "RReLU in training": (body(lambda m, y: F.rrelu(y, training=True)), "slopes are random in evaluation too"),
+    "einsum of two results": (
+        body(lambda m, y: torch.einsum("nchw,nchw->nchw", y, y)), r"einsum\(\) has no counterpart",
     ),
     "dropout in evaluation": (body(lambda m, y: F.dropout(y)), r"dropout\(\) is called .*pass training=self.training"),
     "mean of all": (
