@@ -116,6 +116,11 @@ def current_sums(C: int, device: torch.device) -> CurrentSums:
     return CurrentSums("CurrentSums", torch.full((1, C), torch.inf, dtype=torch.float32, device=device), ())
 
 
+def beside_currents(neuron: Neuron) -> Neuron:
+    """Neurons for a kernel of a convolution that runs some beside the currents that are asked for."""
+    return neuron._replace(model="LeakySoftReset", scalars=(0.0,)) if neuron.counts else neuron
+
+
 def neuron(family: str, v_reset: float | None, channels: Tensor, *others: float) -> Neuron:
     """A Neuron of a family of models ("" integrates and fires; "Leaky", ...), with the reset that ``v_reset`` asks for.
 

@@ -95,7 +95,8 @@ COMMON = {
 
 class Way(StrEnum):
     """How neurons are run in a segment of steps: the rows of weights of a pattern of spikes are added (PATTERNS), or
-    those of each spike where it reaches (SCATTERING), or a kernel of cpu/src/conv2d runs; PRODUCTS takes values."""
+    rows times values (VALUES), or those of each spike where it reaches (SCATTERING), or a kernel of cpu/src/conv2d
+    runs."""
 
     PATTERNS = "patterns"
     DEPTHWISE = "depthwise"
@@ -104,7 +105,7 @@ class Way(StrEnum):
     TILES = "tiles"
     SCATTERING = "scattered"
     PIXEL_TILES = "pixel tiles"
-    PRODUCTS = "product"
+    VALUES = "values"
 
 
 class Runner(IntEnum):

@@ -1,7 +1,6 @@
 """Convolutions with neurons: of spikes by a plan of one operation, or by torch where most inputs fire."""
 
 from ctypes import pointer
-from functools import partial
 from math import inf, prod
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import heap, unfused
-from ..neuron_models import Neuron, current_sums
+from ..neuron_models import Neuron, beside_currents, current_sums
 from ..recording import SCAN, Choice, note, recording
 from ..rounding import Precision, room_for
 from ..table import InputKind, Runner
@@ -20,7 +19,6 @@ from .abi import for_library, start_for_library
 from .layer_plans import MOST_KEPT, LayerPlans, sizes
 
 LONGEST_PERIOD = (1 << 15) - 1  # of periodic spikes (src/scans.cpp): what an int16 holds
-MOST_PRODUCT_WEIGHTS = 1 << 20  # which a product of real values reads for each pixel: as src/engine/ways.h has it
 DENSE, IM2COL = Choice("dense", "most inputs fire"), Choice("im2col", "windows of few channels")
 ONE_PIXEL = (1, 1), (0, 0), (1, 1)  # stride, padding and dilation of a 1x1 kernel
 FORCED = {"dense": Runner.TORCH, "im2col": Runner.GATHERED_PLAN, "plan": Runner.PLAN, None: None}
@@ -110,19 +108,30 @@ class Convolutions:
         return sums.sum(2).sum(0, dtype=torch.float64)  # torch adds float32 in pairs, and float64 slowly
 
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
-        """Convolution of real values x [T, N, C_in, H, W] and IF; 1x1 convolutions take one pass."""
-        one_pixel = (*weight.shape[2:], *stride, *padding, groups) == (1, 1, 1, 1, 0, 0, 1)
-        can = one_pixel and weight.dtype != torch.float64 and weight.numel() <= MOST_PRODUCT_WEIGHTS and x.numel()
-        if not can or self._forced == "dense":
-            return unfused.if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups)
-        size = tuple(x.shape[3:])
-        neurons, spikes, after, held = start_for_library(len(x), v, neuron)
-        x = x.float().flatten(3).transpose(2, 3).contiguous()
-        make = partial(self._plans.product, neuron, size)
-        plan = self._packed.get(("product", neuron.model, size), make, weight, bias, most=MOST_KEPT)
-        plan.run(len(x), len(v), x=x.data_ptr(), kind=InputKind.VALUES, neurons=pointer(neurons))
+        """Convolution of real values x [T, N, C_in, H, W] and IF. Neurons that fire several times in a step give what
+        if_scan gives."""
+        window, size = (tuple(stride), tuple(padding), tuple(dilation)), tuple(x.shape[3:])
+        its = without_spikes(beside_currents(neuron)) if neuron.counts else neuron
+        neurons, spikes, after, held = start_for_library(len(x), v, its)
+        values = x.float().flatten(3).transpose(2, 3).contiguous()
+        conv = abi.Conv2d(neurons, None, *sizes(size, weight.shape, window, groups))
+        choice = self._plans.choice(conv, FORCED[self._forced], values=values.data_ptr())
+        if choice.runner == Runner.TORCH or weight.dtype == torch.float64:
+            if neuron.counts:
+                return self.if_scan(unfused.conv2d(x, weight, bias, *window, groups), v, neuron)
+            return unfused.if_conv2d_real(self, x, weight, bias, v, neuron, *window, groups)
+        if neuron.counts:
+            currents = heap.empty(len(x), v.shape[0], *v.shape[-2:])
+            neurons.currents = currents.data_ptr()
+
+        def make(weight: Tensor, bias: Tensor | None):
+            return self._plans.conv2d(its, size, weight, bias, window, groups, real=True)
+
+        key = "values", its.model, size, window, groups, neuron.counts
+        plan = self._packed.get(key, make, weight, bias, most=MOST_KEPT)
+        plan.run(len(x), len(v), x=values.data_ptr(), kind=InputKind.VALUES, neurons=pointer(neurons))
         del held  # the memory behind the pointers lived until here
-        return spikes, after
+        return self.if_scan(currents, v, neuron) if neuron.counts else (spikes, after)
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials.

@@ -62,17 +62,20 @@ class LayerPlans:
     def __init__(self, target: str | None):
         self.target, self._functions = abi.load_engine(target)
         self._choose = compiled.opened(abi.LIBRARY).proxykernels_choose_runner
-        self._choose.restype, self._choose.argtypes = None, [c_void_p, c_char_p, c_int64, c_int64, c_void_p]
+        self._choose.restype, self._choose.argtypes = None, [c_void_p, c_char_p, c_int64, c_int64, c_void_p, c_void_p]
 
-    def choice(self, conv: Any, forced: Runner | None, is_periodic: bool) -> LayerChoice:
+    def choice(
+        self, conv: Any, forced: Runner | None, is_periodic: bool = False, values: int | None = None
+    ) -> LayerChoice:
         """Who runs a call on contiguous spikes, an abi.Conv2d, and which of the layer's plans can.
 
         ``forced``: whoever runs every call that it can run; PLAN: torch never runs; None: the fastest.
-        ``is_periodic``: whether all inputs fire periodically from rest.
+        ``is_periodic``: whether all inputs fire periodically from rest. ``values``: the address of contiguous float32
+        values [T, N, P, C_in], which are the input in the place of spikes.
         """
         found = LayerChoice()
         forced_number = -1 if forced is None else forced
-        self._choose(byref(conv), self.target.encode(), forced_number, is_periodic, byref(found))
+        self._choose(byref(conv), self.target.encode(), forced_number, is_periodic, values, byref(found))
         return found
 
     def recurrent(self, neuron: Neuron, recurrent: Tensor) -> LayerPlan:
@@ -83,9 +86,9 @@ class LayerPlans:
 
     def conv2d(
         self, neuron: Neuron, size: Sequence[int], weight: Tensor, bias: Tensor | None, window: tuple, groups: int,
-        has_shortcut: bool, is_periodic: bool, is_long: bool,
+        has_shortcut: bool = False, is_periodic: bool = False, is_long: bool = False, real: bool = False,
     ) -> LayerPlan:  # fmt: skip
-        """The plan of neurons behind a convolution of spikes.
+        """The plan of neurons behind a convolution of spikes, or of values (``real``).
 
         Args:
             neuron: the model; thresholds count as far as LayerChoice.thresholds tells them apart. weight, bias:
@@ -97,13 +100,7 @@ class LayerPlans:
         stride, padding, dilation = window
         windows = [_window(0, kernel, stride, padding, dilation, groups, "weight")] + [_window(2)] * has_shortcut
         op: dict[str, Any] = {"kind": Kind.FIRE, "shape": [C, height, width], "windows": windows}
-        return self._made([inputs * groups, *size], op, neuron, bias, {"weight": weight}, is_periodic, is_long)
-
-    def product(self, neuron: Neuron, size: Sequence[int], weight: Tensor, bias: Tensor | None) -> LayerPlan:
-        """The plan of neurons behind a 1x1 convolution of values; the arguments are those of :meth:`conv2d`."""
-        C, inputs = weight.shape[:2]
-        op: dict[str, Any] = {"kind": Kind.FIRE, "shape": [C, *size], "windows": [_window(0, weight="weight")]}
-        return self._made([inputs, *size], op, neuron, bias, {"weight": weight}, real=True)
+        return self._made([inputs * groups, *size], op, neuron, bias, {"weight": weight}, is_periodic, is_long, real)
 
     def sigma_delta(self, size: Sequence[int], weight: Tensor, window: tuple, gives_values: bool) -> LayerPlan:
         """The plan of a convolution of what sigma-delta neurons send, with or without neurons behind it.

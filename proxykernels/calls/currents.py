@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import checks
 from ..kernels import ops, unfused, value_checks_cache, weight_cache
 from ..kernels.backends import CpuBackend
-from ..kernels.neuron_models import Neuron
+from ..kernels.neuron_models import Neuron, beside_currents
 from ..neurons import IFNeuron
 from ..spikes import Spikes, spike_autograd, storage
 from ..spikes.storage import Periods, start
@@ -173,7 +173,7 @@ class SpikeWords:
     def currents(self, words: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Tensor:
         """[T, N, P, C]."""
         w = self.window
-        return ops.conv2d_currents(words, self.T, w.size, weight, bias, v, _beside(neuron), *w.pairs, w.groups)
+        return ops.conv2d_currents(words, self.T, w.size, weight, bias, v, beside_currents(neuron), *w.pairs, w.groups)
 
     def input_gradient(self, grad_current: Tensor, weight: Tensor) -> Tensor:
         """That of the spikes' handle."""
@@ -198,7 +198,7 @@ class SpikePeriods:
 
     def currents(self, periods: Tensor, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron) -> Tensor:
         w = self.window
-        its = _beside(neuron)
+        its = beside_currents(neuron)
         return ops.period_conv2d_currents(periods, self.start, self.T, w.size, weight, bias, v, its, *w.pairs)
 
     def input_gradient(self, grad_current: Tensor, weight: Tensor) -> Tensor:
@@ -297,11 +297,6 @@ def fire_several_times(
     currents are computed first, for no kernel of a convolution has these neurons."""
     current = given.currents(x, weight, bias, v, neuron)
     return ops.if_scan(current, v, neuron, given.T if current.ndim == 3 else None)
-
-
-def _beside(neuron: Neuron) -> Neuron:
-    """Neurons for a kernel that runs some beside the currents that are asked for."""
-    return neuron._replace(model="LeakySoftReset", scalars=(0.0,)) if neuron.counts else neuron
 
 
 Input = SpikeWords | SpikePeriods | Values | ConstantImage | Currents | ConstantCurrents

@@ -170,7 +170,7 @@ def _behind(
     T = x.shape[0]
     weight, bias = weight.detach(), None if bias is None else bias.detach()
     weight = weight if weight.ndim == 4 else weight[:, :, None, None]
-    if neurons.neuron.counts:
+    if neurons.neuron.counts and (isinstance(x, Spikes) or neurons.kernels is ops):
         weight, bias = scaled(weight, x) if isinstance(x, Spikes) else weight, None if bias is None else bias.float()
         given, _, values = input_of(x, window, False)
         operands = values.detach(), weight, bias, neurons.start, neurons.parameters
@@ -249,7 +249,7 @@ def _fire_real(x: Tensor, weight: Tensor, bias: Tensor | None, window: ImageWind
     """Spikes and potentials of neurons for real-valued inputs x [T, N, C_in, H, W]."""
     x, T = x.detach(), x.shape[0]
     followed = neurons.kernels is ops
-    if checks.is_constant(x) if followed else T == 1 or x.stride(0) == 0:
+    if checks.is_constant(x) if followed else x.stride(0) == 0:
         operands = x[:1], weight, bias, *window.convolution
         convolve = unfused.conv2d if followed else unfused.convolve
         kept = weight_cache.include(x, followed=followed)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.recording import Choice, recording
-from ..kernels.table import Way
 from ..plan.follow import followed
 from ..plan.follow_sigma_delta import follow_changes
 from ..plan.followed_values import CannotFollowError
@@ -35,7 +34,7 @@ class Row:
     Attributes:
         layer: its name.
         kernel: what took it: a way of the engine ("patterns", "rows", "tables", "tiles", "pixel tiles", "depthwise"),
-            "im2col" (windows of few channels, gathered first), "product" (of real values), "recurrent", "unfused"
+            "im2col" (windows of few channels, gathered first), "recurrent", "unfused"
             (torch's convolution, then the neurons), "values" (rows of weights times values), "scan" (only
             neurons), on a GPU "Triton convolution", "pooled
             Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took
@@ -110,8 +109,7 @@ def _as_a_whole(rows: list[Row], net: nn.Module, x: Tensor | Spikes, T: int, pre
         if not op.neurons or not read or all(slot.held for slot in read):
             continue
         if any(slot.gives_values for slot in read):
-            way = session.way(k)
-            ways[op.name] = ("values" if way == Way.PATTERNS else way), REAL
+            ways[op.name] = session.way(k), REAL
         elif len(read) > 1:
             ways[op.name] = session.way(k), "a sum of spikes, by the spikes of each term"
     return [

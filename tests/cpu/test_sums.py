@@ -194,17 +194,24 @@ def test_time_may_be_cut_anywhere(generator, chunks, draw):
 
 
 def test_what_takes_it(generator):
+    """Rows times values, but for groups, windows of few values and calls with so much to multiply that torch is faster."""
     x, weight = torch.randn(3, 1, 8, 4, 4, generator=generator), torch.randn(5, 8, 1, 1, generator=generator)
+    large = torch.zeros(3, 4, 256, 14, 14)
+    large[0, 0, 0, 0] = 2.0
+    filters = torch.zeros(256, 256, 3, 3)
     kernels = {}
-    for name, stride, padding, taken in (
-        ("one pixel", 1, 0, weight), ("stride", 2, 0, weight), ("padding", 1, 1, weight),
-        ("double", 1, 0, weight.double()),
+    for name, given, taken, stride, padding, groups in (
+        ("one pixel", x, weight, 1, 0, 1), ("stride", x, weight, 2, 0, 1), ("padding", x, weight, 1, 1, 1),
+        ("double", x, weight.double(), 1, 0, 1), ("groups", x, torch.ones(4, 4, 1, 1), 1, 0, 2),
+        ("few", x[:, :, :3], torch.ones(5, 3, 3, 3), 1, 0, 1), ("zeros", large, filters, 1, 1, 1),
+        ("all", large + 3.0, filters, 1, 1, 1),
     ):  # fmt: skip
         with recording() as choices:
-            pk.calls.neuron_ops.conv2d(x, taken, None, None, IFNeuron(), stride, padding)
+            pk.calls.neuron_ops.conv2d(given, taken, None, None, IFNeuron(), stride, padding, 1, groups)
         kernels[name] = choices[0].kernel
     if pk.kernels.cpu.load():
-        assert kernels == {"one pixel": "product", "stride": "dense", "padding": "dense", "double": "dense"}
+        dense = {"double", "groups", "few", "all"}
+        assert kernels == {name: "dense" if name in dense else "values" for name in kernels}
     with pytest.raises(ValueError, match="weight must be finite"):
         pk.if_conv2d(x, weight * float("inf"))
 
@@ -248,4 +255,4 @@ def test_an_engine_behind_a_linear_bottleneck(instruction_set, generator, C_out,
             expected = pk.simulate(net, x, T).spikes.dense()
         assert expected.any() and equal(engine(x, T).spikes.dense(), expected)
         assert equal(pk.simulate(net, x, T).spikes.dense(), expected)
-    assert "product" in str(engine)
+    assert "values" in str(engine)

@@ -84,7 +84,7 @@ def expected() -> list[tuple[str, str]]:
     """All that can be executed on this machine, and so must be in the end."""
     functions = [(FALLBACK, "everything"), (TARGETS[0], "torch's convolution")]
     for target in TARGETS:
-        kernels = ["patterns", "depthwise", "rows", "scattered", "product"]
+        kernels = ["patterns", "depthwise", "rows", "scattered", "values"]
         kernels += ["tables"] * (target in ("amx", "avx512")) + ["tiles", "pixel tiles"] * (target == "amx")
         functions += [(target, "engine"), *((target, f"engine: {kernel}") for kernel in kernels)]
     for target in TARGETS:

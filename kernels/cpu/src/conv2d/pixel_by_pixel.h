@@ -108,28 +108,4 @@ static void fire_depthwise_pixels(const Conv2d& c, Model model, int64_t first, i
     }
 }
 
-// 1x1: adds the products to the currents of a few successive steps, whose values are `next` floats apart. `width`: weights from
-// one row to the next. Each row is read once for all of these steps.
-template <int steps>
-static inline void add_products(const float* x, int64_t next, const float* weight, int64_t width, int64_t inputs,
-                                Block* current) {
-    for (int64_t k = 0; k < inputs; k++, weight += width) {
-        const Block w = load_block(weight);
-        for (int t = 0; t < steps; t++) {
-            const Vec value = broadcast(x[t * next + k]);
-            for (int i = 0; i < vecs; i++) current[t].v[i] = multiply_add(value, w.v[i], current[t].v[i]);
-        }
-    }
-}
-
-// All steps of 32 channels of a pixel, whose values at the first step are at x.
-template <class Model>
-static void fire_product(const Conv2d& c, Model model, int64_t place, int64_t channel, const float* x, int64_t next,
-                         const float* weight, int64_t width) {
-    constexpr int together = Vec::width >= 16 ? 8 : Vec::width >= 8 ? 3 : 1;  // as many steps as have sums in registers
-    fire_pixel<together>(c.neurons, c.bias, model, place, channel, [&](int64_t t, auto steps, Block* current) {
-        add_products<steps>(x + t * next, next, weight, width, c.C_in, current);
-    });
-}
-
 }  // namespace PK_TARGET

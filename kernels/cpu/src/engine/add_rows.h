@@ -68,19 +68,24 @@ static RowAdder row_adder(RowKind kind, int vecs_wanted, bool far) {
     return found;
 }
 
-// Adds the listed rows to a sum, each multiplied by its value.
+// Adds the rows of each bucket, each times its value, to the sum at the bucket's step.
 template <int vecs_>
-static void add_values(const float* matrix, const uint32_t* row, const float* value, int64_t n, float* sum) {
-    Vec total[vecs_];
-    for (int j = 0; j < vecs_; j++) total[j] = load(sum + j * Vec::width);
-    for (int64_t i = 0; i < n; i++) {
-        const float* const from = matrix + (int64_t)row[i] * (vecs_ * Vec::width);
-        for (int j = 0; j < vecs_; j++) total[j] = multiply_add(broadcast(value[i]), load(from + j * Vec::width), total[j]);
+static void add_values(const float* matrix, const uint32_t* row, const float* value, const Bucket* bucket, const Bucket* stop,
+                       float* sums) {
+    for (; bucket < stop; bucket++) {
+        float* const sum = sums + __builtin_ctz(bucket->pattern) * columns;
+        Vec total[vecs_];
+        for (int j = 0; j < vecs_; j++) total[j] = load(sum + j * Vec::width);
+        for (uint32_t i = bucket->first; i < bucket->last; i++) {
+            const float* const from = matrix + (int64_t)row[i] * (vecs_ * Vec::width);
+            const Vec times = broadcast(value[i]);
+            for (int j = 0; j < vecs_; j++) total[j] = multiply_add(times, load(from + j * Vec::width), total[j]);
+        }
+        for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, total[j]);
     }
-    for (int j = 0; j < vecs_; j++) store(sum + j * Vec::width, total[j]);
 }
 
-// Like add_values, but the sum is in double.
+// Adds the listed rows, each times its value, to a sum in double.
 template <int vecs_>
 static void add_exactly(const float* matrix, const uint32_t* row, const float* value, int64_t n, double* sum) {
     constexpr int lanes = Vec::width / 2, halves = 2 * vecs_;
@@ -155,7 +160,7 @@ static void sum_exactly(const float* matrix, const float* bias, const double* va
         sum_pixels_exactly<vecs_>(matrix + j * lanes, bias + j * lanes, value, rows, n, sums + j * lanes);
 }
 
-// Like add_values, for all n rows in order; the value of row i is x[offset[i]].
+// Adds all n rows in order to a sum, each times its value x[offset[i]].
 template <int vecs_>
 static void add_inside(const float* matrix, const float* x, const int64_t* offset, int64_t n, float* sum) {
     Vec total[2][vecs_];
@@ -172,7 +177,7 @@ static void add_inside(const float* matrix, const float* x, const int64_t* offse
 }
 
 struct Adders {
-    void (*values)(const float*, const uint32_t*, const float*, int64_t, float*);
+    void (*values)(const float*, const uint32_t*, const float*, const Bucket*, const Bucket*, float*);
     void (*exactly)(const float*, const uint32_t*, const float*, int64_t, double*);
     void (*inside)(const float*, const float*, const int64_t*, int64_t, float*);
     void (*all_exactly)(const float*, const float*, const double*, int64_t, int64_t, float*);

@@ -105,7 +105,7 @@ private:
 };
 
 int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps) {
-    if (Products::fits(session.plan, op, session.views[op.windows[0].slot])) return engine::ByProducts;
+    if (reads_values(session, op)) return engine::ByValues;
     const bool has_tiles = Tiled::fits(op, N, steps) || PixelTiled::fits(op, N, steps);
     if (!(has_tiles || has_kernel(op, N, steps)) || !reads_spikes(session, op, steps)) return engine::ByPatterns;
     if (Depthwise::fits(op)) return engine::ByDepthwise;
@@ -149,7 +149,6 @@ double pixel_tile_cycles(const Op& op, int64_t N, int64_t steps) {
 void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     switch (way) {
         case engine::ByDepthwise: return run_by<Depthwise>(session, k, N, steps, fresh);
-        case engine::ByProducts: return run_by<Products>(session, k, N, steps, fresh);
         case engine::BySlices: return run_by<Sliced>(session, k, N, steps, fresh);
         case engine::ByTables: return run_by<Lookup>(session, k, N, steps, fresh);
         case engine::ByPixelTiles: return run_by<PixelTiled>(session, k, N, steps, fresh, goes_on);

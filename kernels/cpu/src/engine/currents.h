@@ -2,18 +2,16 @@
 // inputs that are added without weights.
 #pragma once
 #include "../sigma_delta/codes.h"
+#include "../sigma_delta/products.h"
 #include "rows_to_add.h"
 #include "add_rows.h"
 
 namespace PK_TARGET {
 
 struct Currents : RowsToAdd {
-    static constexpr int64_t most_offsets = 64;
-    int64_t offsets[most_offsets], offsets_of = -1;  // of window `offsets_of`, the last one that reads values
+    int64_t offsets[most_offsets];  // of the rows of a window of few values
 
     OUT_OF_LINE void sum_up(int64_t b) {
-        for (int64_t k = 0; k < op.count; k++)
-            if (op.windows[k].rows && !view(op.windows[k]).spikes) find_offsets(op.windows[k]), offsets_of = k;
         const Adders add = adders(op.vecs_of(b));
         if (in_double() && op.count == 1 && op.windows[0].rows && op.rows <= most_offsets) return sum_all_exactly(b, add);
         if (in_double()) {
@@ -29,9 +27,12 @@ struct Currents : RowsToAdd {
                 add_rows(w, k, b);
                 continue;
             }
+            if (w.rows) {
+                multiply(w, b, add);
+                continue;
+            }
             for (int64_t i = 0; i < pixels; i++) {
-                if (w.rows) add_values_of(w, k, b, i, add);
-                else if (w.depthwise) add_depthwise(w, b, i);
+                if (w.depthwise) add_depthwise(w, b, i);
                 else if (w.span) add_groups(w, b, i);
                 else add_input(w, b, i);
             }
@@ -46,6 +47,7 @@ private:
     // fetched from memory once per batch.
     void add_rows(const Window& w, int64_t k, int64_t b) const {
         const RowAdder add = row_adder(w.kind, op.vecs_of(b), is_far(w));
+        const auto values = adders(op.vecs_of(b)).values;
         const int64_t parts = cut.parts(w).count, together = cut.in_parts(w) ? pixels : 1;
         const uint32_t* const begin = s->buckets + first_place(k);
         const char* const matrix = w.block(b);
@@ -57,7 +59,9 @@ private:
             for (int64_t part = 0; part < parts; part++)
                 for (int64_t i = 0; i < together; i++) {
                     const uint32_t* const at = begin + (first + i) * parts + part;
-                    add.buckets(matrix, s->row, s->bucket + at[0], s->bucket + at[1], all + i * cut.sums * sum_bytes);
+                    char* const to = all + i * cut.sums * sum_bytes;
+                    if (view(w).spikes) add.buckets(matrix, s->row, s->bucket + at[0], s->bucket + at[1], to);
+                    else values(matrix_of(w, b), s->row, s->value, s->bucket + at[0], s->bucket + at[1], (float*)to);
                 }
             for (int64_t i = 0; i < together && whole; i++)
                 for (int64_t t = 0; t < cut.sums; t++)
@@ -65,39 +69,61 @@ private:
         }
     }
 
-    // Lists the nonzero values of a pixel's window at step t. Values differ at each step, so patterns would not help.
-    int64_t list_values(const Window& w, int64_t i, int64_t t) const {
-        const View& x = view(w);
-        int64_t n = 0;
-        each_tap(w, i, [&](int64_t tap, int64_t at) {
-            const float* const values = x.values_at(image_of(i), t, at);
-            const auto add = [&](int64_t c, float value) { s->unsorted[n] = (uint32_t)(tap * w.C + c), s->value[n] = value; };
-            if (x.channel != 1) {
-                for (int64_t c = 0; c < w.C; c++) add(c, values[c * x.channel]), n += s->value[n] != 0;
-                return;
-            }
-            for (int64_t c = 0; c < w.C; c += 64)
-                for (uint64_t found = not_zero(values + c, least(64, w.C - c)); found; found &= found - 1, n++) {
-                    const int64_t at = c + __builtin_ctzll(found);
-                    add(at, values[at]);
-                }
-        });
-        return n;
-    }
-    void add_values_of(const Window& w, int64_t k, int64_t b, int64_t i, const Adders& add) const {
-        const float* const matrix = matrix_of(w, b);
-        const View& x = view(w);
-        if (k == offsets_of && w.rows <= most_offsets && lies_inside(w, i)) {
+    // Multiplies the values of all windows of the batch by all rows of weights.
+    void multiply(const Window& w, int64_t b, const Adders& add) {
+        if (w.rows > most_offsets) return multiply_packed(w, b, 0, pixels * cut.sums);
+        find_offsets(w);
+        for (int64_t i = 0; i < pixels; i++) {
             const int64_t top = pixel_of(i) / op.W * w.stride_h - w.padding_h;
             const int64_t left = pixel_of(i) % op.W * w.stride_w - w.padding_w;
-            for (int64_t t = 0; t < cut.sums; t++)
-                add.inside(matrix, x.values_at(image_of(i), t, top * w.W + left), offsets, w.rows, sums(i, t));
-            return;
+            if (!lies_inside(w, i)) multiply_packed(w, b, i * cut.sums, (i + 1) * cut.sums);
+            else
+                for (int64_t t = 0; t < cut.sums; t++)
+                    add.inside(matrix_of(w, b), view(w).values_at(image_of(i), t, top * w.W + left), offsets, w.rows,
+                               sums(i, t));
         }
-        for (int64_t t = 0; t < cut.sums; t++) {
-            const int64_t n = list_values(w, i, t);
-            add.values(matrix, s->unsorted, s->value, n, sums(i, t));
+    }
+    // The same for the sums first .. last - 1, some windows and rows at a time. Products are added in the order of the lists, so the
+    // sums are bit-equal.
+    void multiply_packed(const Window& w, int64_t b, int64_t first, int64_t last) const {
+        const View& x = view(w);
+        const int64_t runs = w.dilation_w == 1 && x.pixel == w.C ? 1 : w.kernel_w;  // a row of taps is one run of values
+        const int64_t run = w.kernel_w / runs * w.C;
+        for (; first < last; first += dense_rows) {
+            const int64_t some = least(dense_rows, last - first);
+            const float* weight = matrix_of(w, b);
+            int64_t depth = 0;
+            const auto flush = [&] {
+                multiply_rows(op.vecs_of(b), s->packed, packed_row, depth, weight, s->sums + first * columns, columns, some,
+                              first + some == pixels * cut.sums);
+                weight += depth * op.vecs_of(b) * Vec::width, depth = 0;
+            };
+            for (int64_t tap = 0; tap < w.kernel_h * runs; tap++)
+                for (int64_t from = 0; from < run; from += packed_depth) {
+                    const int64_t n = least(packed_depth, run - from);
+                    if (depth + n > packed_depth) flush();
+                    for (int64_t r = 0; r < some; r++)
+                        pack(w, first + r, tap / runs, tap % runs, from, n, s->packed + r * packed_row + depth);
+                    depth += n;
+                }
+            flush();
         }
+    }
+    // Copies n values of a window of the batch, from position `from` of a run of taps; in the padding, zeros.
+    void pack(const Window& w, int64_t item, int64_t ky, int64_t kx, int64_t from, int64_t n, float* to) const {
+        const View& x = view(w);
+        const int64_t i = item / cut.sums, y = pixel_of(i) / op.W * w.stride_h - w.padding_h + ky * w.dilation_h;
+        const int64_t left = pixel_of(i) % op.W * w.stride_w - w.padding_w + kx * w.dilation_w;
+        const int64_t begin = y < 0 || y >= w.H ? n : most(0, -left * w.C - from), end = least(n, (w.W - left) * w.C - from);
+        if (begin > 0 || end < n) memset(to, 0, n * sizeof *to);
+        if (begin >= end) return;
+        const int64_t next = w.C == 1 ? 1 : x.channel;  // a run of several taps has several pixels, or one channel
+        const float* const values = x.values_at(image_of(i), item % cut.sums, y * w.W) + left * x.pixel + from * next;
+        if (next != 1)
+            for (int64_t k = begin; k < end; k++) to[k] = values[k * next];
+        else if (begin) memcpy(to + begin, values + begin, (end - begin) * sizeof *to);
+        else
+            for (int64_t k = 0; k < end; k += Vec::width) store(to + k, PK_TARGET::load_values(values + k, end - k));
     }
     bool lies_inside(const Window& w, int64_t i) const {
         const int64_t top = pixel_of(i) / op.W * w.stride_h - w.padding_h;
@@ -108,7 +134,7 @@ private:
     // Finds the offset of each row's value from the first pixel of a window.
     void find_offsets(const Window& w) {
         const View& x = view(w);
-        for (int64_t row = 0; row < w.rows && w.rows <= most_offsets; row++) {
+        for (int64_t row = 0; row < w.rows; row++) {
             const int64_t tap = row / w.C, y = tap / w.kernel_w * w.dilation_h, at = y * w.W + tap % w.kernel_w * w.dilation_w;
             offsets[row] = at * x.pixel + row % w.C * x.channel;
         }
@@ -121,9 +147,10 @@ private:
     }
 
     // The currents of all pixels, for one window of at most `most_offsets` real values.
-    void sum_all_exactly(int64_t b, const Adders& add) const {
+    void sum_all_exactly(int64_t b, const Adders& add) {
         const Window& w = op.windows[0];
         const int64_t items = pixels * cut.sums;
+        find_offsets(w);
         for (int64_t first = 0; first < items; first += exact_pixels) {
             const int64_t n = least(exact_pixels, items - first);
             double value[most_offsets * exact_pixels];
@@ -179,16 +206,16 @@ private:
             const auto add = [&](const float* row, double value) {
                 for (int64_t c = 0; c < width; c++) sum[c] += value * row[c];
             };
-            if (w.rows && !x.spikes) {
-                const int64_t n = list_values(w, i, t);
-                add_rows.exactly(matrix, s->unsorted, s->value, n, sum);
-            } else if (w.rows) {
+            if (w.rows) {
                 PK_ASSERT(w.kind == RowKind::Floats);
                 const int64_t parts = cut.parts(w).count;
                 const uint32_t* const at = s->buckets + first_place(k) + i * parts;
-                for (const Bucket* bucket = s->bucket + at[0]; bucket < s->bucket + at[parts]; bucket++)
-                    for (uint32_t r = bucket->first; r < bucket->last; r++)
-                        if (bucket->pattern >> t & 1) add(matrix + s->row[r] * width, 1.0);
+                for (const Bucket* bucket = s->bucket + at[0]; bucket < s->bucket + at[parts]; bucket++) {
+                    if (!(bucket->pattern >> t & 1)) continue;
+                    const uint32_t first = bucket->first, n = bucket->last - first;
+                    if (x.values) add_rows.exactly(matrix, s->row + first, s->value + first, n, sum);
+                    for (uint32_t r = first; r < first + n && x.spikes; r++) add(matrix + s->row[r] * width, 1.0);
+                }
             } else if (w.depthwise) {
                 const float* const weight = w.depthwise + b * columns;
                 each_tap(w, i, [&](int64_t tap, int64_t at) {

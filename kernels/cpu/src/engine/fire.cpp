@@ -185,8 +185,9 @@ void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t s
         int64_t k, start, all_steps;
         bool fresh, goes_on;
         Firing::FireBlock fire_block;
-    } context{session, op,     Tasks(op, N, steps, session.threads, all_held(session, op)), k, start, all_steps, fresh,
-              goes_on, nullptr};
+    } context{session, op,      Tasks(op, N, steps, session.threads, all_held(session, op), reads_values(session, op)),
+              k,       start,   all_steps,
+              fresh,   goes_on, nullptr};
     session.serial++;
     const auto choose = [&](auto model) { context.fire_block = fire_block<decltype(model)>; };
     if (!with_counting_model(op.neuron, choose)) with_model_or_sums(op.neuron, choose);

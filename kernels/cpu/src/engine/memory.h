@@ -119,6 +119,7 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
     s.fired = carver.take<FiredPixel>(room.places);
     s.entries = carver.take<Entries>(room.sorted);
     s.channel = carver.take<uint32_t>(room.fired + overhang);
+    s.sent = carver.take<float>(room.sent + overhang);
     for (uint32_t** list : {&s.size, &s.pattern_of}) *list = carver.take<uint32_t>(room.sorted);
     s.ids = room.sorted;
     s.patterns = carver.take<uint32_t>(64);
@@ -128,7 +129,8 @@ static void cut_scratch(Scratch& s, const Room& room, Carver& carver) {
         *list = carver.take<uint32_t>(room.listed + overhang);
     s.bucket = carver.take<Bucket>(room.lists + 1);
     s.buckets = carver.take<uint32_t>(room.buckets);
-    s.value = carver.take<float>(room.listed + overhang);
+    s.value = carver.take<float>(room.values + overhang);
+    s.packed = carver.take<float>(room.packed);
     s.sums = carver.take<float>(room.items * columns);
     s.whole = carver.take<float>(room.whole * columns);
     for (int64_t** list : {&s.pixels, &s.copies, &s.additions, &s.spikes}) *list = carver.take<int64_t>(room.pixels);
@@ -201,6 +203,16 @@ static Team& team_of(Session& session, int64_t threads) {
     return *session.team;
 }
 
+// Whether some inputs of an operation may be values.
+static bool may_read_values(const Plan& plan, const Op& op) {
+    bool values = false;
+    for (int64_t i = 0; i < op.count; i++) {
+        const int64_t slot = op.windows[i].slot;
+        values |= plan.input.is_layer ? plan.input.is_real : !slot || plan.ops[slot - 1].real || plan.ops[slot - 1].of_input;
+    }
+    return values;
+}
+
 // The scratch memory of one thread, when the work is cut for `threads` threads.
 static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads) {
     Room room;
@@ -216,7 +228,9 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         if (op.spikes_that_move && has_kernel(op, N, steps) && op.P() > 1) continue;  // with one pixel, either way may run
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
             for (const bool held : {false, true})
-                if (some) room.include(Tasks(op, N, some, threads, held).room(op));
+                for (const bool values : {false, true})
+                    if (some && (!values || may_read_values(plan, op)))
+                        room.include(Tasks(op, N, some, threads, held, values).room(op));
     }
     return room;
 }

@@ -12,7 +12,6 @@ namespace PK_TARGET {
 // Packs the weights of a window in rows, of integers if the weights are rounded and the operation reads only spikes. False if
 // there is no memory.
 static bool pack_matrix(Window& w, const Op& op, bool spikes) {
-    constexpr int64_t whole_block = block * (int64_t)sizeof(float);  // Products reads whole blocks of the last rows
     const int64_t last = op.blocks() - 1;
     if (op.exact && spikes) {
         w.unit = allocate_zeros<float>((last + 1) * columns);
@@ -25,9 +24,8 @@ static bool pack_matrix(Window& w, const Op& op, bool spikes) {
             w.row_bytes = b ? w.row_bytes : rows.bytes;
             w.bytes += (w.rows + 1) * rows.bytes;
         });
-    w.matrix = (float*)allocate_large<char>(w.bytes + whole_block);
+    w.matrix = (float*)allocate_large<char>(w.bytes);
     if (!w.matrix) return false;
-    memset((char*)w.matrix + w.bytes, 0, whole_block);
     for (int64_t b = 0; b <= last; b++)
         with_block_rows(w.kind, op.vecs_of(b), [&](auto rows) {
             const int64_t first = b * columns;

@@ -22,10 +22,12 @@ struct Located {
     int64_t input_row[most_windows] = {},
             input_rows[most_windows] = {};  // for each window: first row under the band, and count
 
+    static constexpr int64_t most_offsets = 64;  // rows of windows whose values are never listed
+
     View views[most_windows];  // the inputs of the windows, from the first step of the task on
 
     const View& view(const Window& w) const { return views[&w - op.windows]; }
-    bool is_listed(const Window& w) const { return w.rows && view(w).spikes; }
+    bool is_listed(const Window& w) const { return w.rows && !s->multiplied[&w - op.windows]; }
 
     // The image, and the pixel, of the i-th pixel of the batch.
     int64_t image_of(int64_t i) const { return cut.one_pixel ? image + s->pixels[i] : image; }
@@ -104,6 +106,26 @@ static inline int64_t list_bits(const uint8_t* bytes, int64_t n, int64_t first, 
     return all;
 }
 
+// Likewise the positions of the values that are not 0, and the values. Those of a channel lie `next` apart.
+static inline int64_t list_values(const float* x, int64_t n, int64_t next, int64_t first, uint32_t* to, float* value) {
+    int64_t all = 0;
+    for (int64_t c = 0; c < n && next != 1; c++) {
+        to[all] = (uint32_t)(first + c), value[all] = x[c * next];
+        all += value[all] != 0;
+    }
+    for (int64_t c = 0; c < n && next == 1; c += 64) {
+        const uint64_t found = not_zero(x + c, least(64, n - c));
+        const int64_t count = list_bits((const uint8_t*)&found, sizeof found, 0, to + all);
+        for (int64_t i = all; i < all + count; i++) value[i] = x[c + to[i]], to[i] += (uint32_t)(first + c);
+        all += count;
+    }
+    return all;
+}
+
+// The share of values that are not 0 above which it takes less time to multiply all of them, several windows at a time: a listed
+// value reads a row of weights for itself. Measured for blocks of so many registers.
+constexpr double dense_share(int64_t vecs) { return vecs <= 2 ? 0.75 : Vec::width == 16 ? 0.35 : 0.5; }
+
 // Lists the channels of pixels that fired. A hash table gives each pattern an id; a pattern that a collision evicted from the
 // table gets a second id.
 class PixelPatterns {
@@ -120,7 +142,10 @@ public:
             for (int64_t t = 0; t < steps; t++) {
                 const uint32_t first = (uint32_t)n;
                 const int64_t bytes = (least(chunk, C - c) + 7) / 8;
-                n += list_bits(x.spikes_at(image, t, pixel) + c / 8, bytes, c, s.channel + n);
+                if (x.spikes) n += list_bits(x.spikes_at(image, t, pixel) + c / 8, bytes, c, s.channel + n);
+                else
+                    n += list_values(x.values_at(image, t, pixel) + c * x.channel, least(chunk, C - c), x.channel, c,
+                                     s.channel + n, s.sent + n);
                 s.entries[segments++] = {(uint32_t)t, first, (uint32_t)n};
             }
         return {first_segment, (uint32_t)segments, (uint32_t)(n - before)};
@@ -183,7 +208,7 @@ struct RowsToAdd : Located {
     int64_t place_of[most_windows] = {}, alike_of[most_windows] = {};  // where each window's entries begin
 
     OUT_OF_LINE void list_input() {
-        PixelPatterns patterns(*s, cut.steps);
+        PixelPatterns patterns(*s, cut.sums);
         int64_t places = 0, flags = 0;
         for (int64_t k = 0; k < op.count; k++) {
             const Window& w = op.windows[k];
@@ -197,6 +222,7 @@ struct RowsToAdd : Located {
             const bool look = !cut.one_pixel && cut.spans == 1;
             for (int64_t p = first; p < last && look; p++)
                 s->alike[flags++] = p % w.W >= w.stride_w && pixel_alike(w, x, p, x.held() ? 1 : cut.steps);
+            s->multiplied[k] = w.rows && x.values && is_multiplied(w, first, last);
             if (!is_listed(w)) continue;
             for (int64_t i = 0; i < (cut.one_pixel ? pixels : 1); i++)
                 for (int64_t p = first; p < last; p++, places++) {
@@ -215,13 +241,14 @@ struct RowsToAdd : Located {
             const Window& w = op.windows[k];
             uint32_t* bucket_at = s->buckets + first_place(k);
             for (int64_t i = 0; i < pixels; i++) {
-                int64_t& additions = s->additions[in_band(i)];
-                if (!view(w).spikes && !view(w).scaled) continue;
-                if (is_listed(w) && cut.by_steps(w)) additions += list_steps(w, k, i, n, count, bucket_at) * op.C;
-                else if (is_listed(w)) additions += list_patterns(w, k, i, n, count, bucket_at) * op.C;
+                int64_t additions = 0;
+                const bool counts = view(w).spikes || view(w).scaled;
+                if (is_listed(w) && cut.by_steps(w)) additions = list_steps(w, k, i, n, count, bucket_at) * op.C;
+                else if (is_listed(w)) additions = list_patterns(w, k, i, n, count, bucket_at) * op.C;
                 else
-                    for (int64_t t = 0; t < cut.sums; t++)
+                    for (int64_t t = 0; t < cut.sums && counts; t++)
                         additions += w.weight ? count_window(w, i, t) * (op.C / w.groups) : spikes_at(w, i, t, pixel_of(i));
+                if (counts) s->additions[in_band(i)] += additions;
             }
             if (is_listed(w)) *bucket_at++ = (uint32_t)count;
         }
@@ -266,6 +293,24 @@ struct RowsToAdd : Located {
     }
 
 private:
+    // Whether so many values of a window are not 0, from input pixel `first` to `last`, that it takes less time to multiply all.
+    bool is_multiplied(const Window& w, int64_t first, int64_t last) const {
+        const View& x = view(w);
+        const int64_t images = cut.one_pixel ? pixels : 1;
+        if (op.exact) return op.count == 1 && w.rows <= most_offsets;
+        if (w.rows <= most_offsets) return true;
+        if ((cut.one_pixel ? pixels : op.W) * cut.sums < fewest_multiplied) return false;
+        int64_t found = 0;
+        for (int64_t i = 0; i < images; i++)
+            for (int64_t t = 0; t < cut.sums; t++)
+                for (int64_t p = first; p < last; p++) {
+                    const float* const values = x.values_at(image + i, t, p);
+                    for (int64_t c = 0; c < w.C && x.channel != 1; c++) found += values[c * x.channel] != 0;
+                    for (int64_t c = 0; c < w.C && x.channel == 1; c += 64)
+                        found += __builtin_popcountll(not_zero(values + c, least(64, w.C - c)));
+                }
+        return (double)found > dense_share(op.vecs_of(0)) * (double)(images * cut.sums * (last - first) * w.C);
+    }
     const FiredPixel* fired_of(const Window& w, int64_t k, int64_t i) const {
         return s->fired + place_of[k] + (cut.one_pixel ? i * input_rows[k] * w.W : 0) - input_row[k] * w.W;
     }
@@ -294,10 +339,11 @@ private:
             while (last < end && last->row < (first + parts.taps) * w.C) last++;
             for (int64_t chunk = 0; chunk < parts.chunks; chunk++) {
                 *bucket_at++ = (uint32_t)count;
-                for (int64_t t = 0; t < cut.steps; t++) {
+                for (int64_t t = 0; t < cut.sums; t++) {
                     uint32_t* const begin = to;
                     for (const FiredTap* own = tap; own < last; own++) {
-                        const Entries part = entries[own->first + chunk * cut.steps + t];
+                        const Entries part = entries[own->first + chunk * cut.sums + t];
+                        if (view(w).values) append_shifted(s->sent + part.first, part.size(), 0.0f, s->value + (to - s->row));
                         to = append_shifted(channel + part.first, part.size(), own->row, to);
                     }
                     if (to == begin) continue;

@@ -36,7 +36,7 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
 static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Op& op = session.plan.ops[k];
     const int64_t way = session.ways[k] = way_of(session, op, N, steps);
-    if (way != engine::ByPatterns) return run_kernel(session, way, k, N, steps, fresh, goes_on);
+    if (way != engine::ByPatterns && way != engine::ByValues) return run_kernel(session, way, k, N, steps, fresh, goes_on);
     const bool alike = !op.is_layer || !session.neurons->start_pixel;  // whether all pixels start from the same states
     if (fresh) memset(session.states[k].alike, alike, N * op.P());
     for (int64_t start = 0; start < steps; start += most_pattern_steps) {

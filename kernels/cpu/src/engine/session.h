@@ -64,6 +64,7 @@ struct Scratch {
     FiredPixel* fired;  // input pixels under a band
     Entries* entries;
     uint32_t* channel;  // channels that fired
+    float* sent;  // what they sent, if the input is values
     uint32_t *size, *pattern_of;  // by id of a pattern: counts, zero between uses; and the pattern
     int64_t ids;  // their number
     uint32_t* patterns;  // [64]
@@ -72,7 +73,9 @@ struct Scratch {
     uint32_t* row;  // the rows of weights that a batch adds
     Bucket* bucket;
     uint32_t* buckets;  // [window][pixel of the batch][part]: its buckets end at the next one's start
-    float* value;  // factors of listed rows
+    float* value;  // their factors, if the input is values
+    float* packed;  // [dense_rows][dense_depth]: the windows of some sums, one after another
+    bool multiplied[most_windows];  // for each window: whether all its values are multiplied, so that none is listed
     float* sums;  // [pixel of the batch][step][columns]
     float* whole;  // the same for rows of integers; for some pixels at a time
     int64_t* pixels;  // pixels of the batch
@@ -92,12 +95,14 @@ struct Scratch {
 // Sizes of the scratch arrays, in elements.
 struct Room {
     int64_t fired = 0, sorted = 0, places = 0, rows = 0, lists = 0, listed = 0, items = 0, pixels = 0, alike = 0, buckets = 0,
-            window = 0, kernel = 0, sigma_delta = 0, taps = 0, whole = 0, marks = 0, currents = 0;
+            window = 0, kernel = 0, sigma_delta = 0, taps = 0, whole = 0, marks = 0, currents = 0, sent = 0, values = 0,
+            packed = 0;
 
     void include(const Room& o) {
-        for (int64_t Room::* size : {&Room::fired, &Room::sorted, &Room::places, &Room::rows, &Room::lists, &Room::listed,
-                                     &Room::items, &Room::pixels, &Room::alike, &Room::buckets, &Room::window, &Room::kernel,
-                                     &Room::sigma_delta, &Room::taps, &Room::whole, &Room::marks, &Room::currents})
+        for (int64_t Room::* size :
+             {&Room::fired,  &Room::sorted, &Room::places,   &Room::rows,   &Room::lists,  &Room::listed,      &Room::items,
+              &Room::pixels, &Room::alike,  &Room::buckets,  &Room::window, &Room::kernel, &Room::sigma_delta, &Room::taps,
+              &Room::whole,  &Room::marks,  &Room::currents, &Room::sent,   &Room::values, &Room::packed})
             this->*size = most(this->*size, o.*size);
     }
 };
@@ -311,6 +316,12 @@ static inline bool all_held(const Session& session, const Op& op) {
     for (int64_t i = 0; i < op.count; i++)
         if (!session.views[op.windows[i].slot].held()) return false;
     return true;
+}
+// Whether some inputs that are multiplied by weights are values.
+static inline bool reads_values(const Session& session, const Op& op) {
+    for (int64_t i = 0; i < op.count; i++)
+        if (op.windows[i].weight && !session.views[op.windows[i].slot].spikes) return true;
+    return false;
 }
 
 }  // namespace PK_TARGET

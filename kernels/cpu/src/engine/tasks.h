@@ -14,7 +14,10 @@ constexpr int64_t near_items = 32;           // the same, if the sums are to sta
 constexpr int64_t most_list_rows = 1 << 19;  // per batch, unless it is one pixel
 constexpr int64_t most_band_list = 1 << 18;  // channels that can fire under a band, unless it is one row
 constexpr int64_t most_pattern_steps = 32;   // bits of a pattern
-constexpr int64_t gap = 8;                   // entries written at a time, and spare entries between two lists
+constexpr int64_t fewest_multiplied = 4;     // sums that share the rows of weights; with fewer, values are always listed
+constexpr int64_t packed_depth = 128,
+                  packed_row = packed_depth + Vec::width;  // values of a window that are multiplied at a time
+constexpr int64_t gap = 8;  // entries written at a time, and spare entries between two lists
 // With at most this many steps per segment and bytes per row, rows are added at each step in which they fire, not by patterns:
 // reading a row again is cheap, from the first-level cache, and listing by step is faster than by pattern.
 constexpr int64_t few_steps = 16, few_bytes = 256;
@@ -38,8 +41,10 @@ struct Tasks {
     int64_t spans;  // tasks by blocks of channels
     int64_t pixels;  // the most pixels of a batch
     bool one_pixel, shared;  // whether the layer has one pixel; whether batches have several
+    bool values;  // whether some inputs are values times weights, which are listed by step
 
-    Tasks(const Op& op, int64_t N, int64_t steps, int64_t threads, bool held) : steps(steps), sums(held ? 1 : steps) {
+    Tasks(const Op& op, int64_t N, int64_t steps, int64_t threads, bool held, bool values)
+        : steps(steps), sums(held ? 1 : steps), values(values) {
         one_pixel = op.P() == 1;
         const int64_t items = has_far(op) ? most_far_items : one_pixel ? most_items : near_items;
         pixels = most(1, least(items / sums, most_list_rows / most(1, op.rows)));
@@ -69,7 +74,7 @@ struct Tasks {
     RowParts parts(const Window& w) const { return RowParts(w, in_parts(w) ? part_bytes / w.row_bytes : w.rows); }
     // Whether rows are listed by step, not by pattern.
     bool by_steps(const Window& w) const {
-        return steps == 1 || in_parts(w) || (steps <= few_steps && w.row_bytes <= few_bytes && !is_far(w));
+        return values || steps == 1 || in_parts(w) || (steps <= few_steps && w.row_bytes <= few_bytes && !is_far(w));
     }
     int64_t count() const { return groups * bands * spans; }
 
@@ -88,14 +93,15 @@ struct Tasks {
             r.alike += under_rows(w) * w.W;
             if (!w.rows) continue;
             const int64_t under = (one_pixel ? images : 1) * under_rows(w) * w.W, parts_of = parts(w).count;
-            const int64_t times = by_steps(w) ? steps : 1, lists = by_steps(w) ? parts_of * steps : w.rows;
+            const int64_t times = by_steps(w) ? sums : 1, lists = by_steps(w) ? parts_of * sums : w.rows;
             r.listed = most(r.listed, w.rows), r.taps = most(r.taps, w.taps());
             r.buckets += pixels * parts_of + 1, r.lists += pixels * lists;
             r.rows += pixels * (w.rows * times + lists * gap);
             r.fired += under * w.C * times, r.places += under;
-            r.sorted += under * (by_steps(w) ? parts(w).chunks * steps : w.C);
+            r.sorted += under * (by_steps(w) ? parts(w).chunks * sums : w.C);
             r.whole = most(r.whole, w.kind == RowKind::Floats ? 0 : (in_parts(w) ? pixels : 1) * sums);
         }
+        if (values) r.sent = r.fired, r.values = r.rows, r.packed = dense_rows * packed_row, r.items += dense_rows;
         return r;
     }
 };

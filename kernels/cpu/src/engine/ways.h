@@ -179,47 +179,6 @@ struct Depthwise {
     }
 };
 
-// 1x1 convolutions of values that differ from step to step, as behind a linear bottleneck (../conv2d/pixel_by_pixel.h). A task
-// is a band of rows of one image.
-struct Products {
-    const Op& op;
-    const Conv2d c;
-    const int64_t rows, bands;
-
-    Products(const Op& op, const Neurons& neurons, const View& x, const uint8_t*, int64_t threads)
-        : op(op),
-          c(conv_of(op, neurons, x, nullptr, nullptr)),
-          rows(band_rows(op.H, neurons.N, threads)),
-          bands(ceil_div(op.H, rows)) {}
-
-    // Of values most are not 0 if neurons give their potentials; patterns skip zeros.
-    static bool fits(const Plan& plan, const Op& op, const View& x) {
-        constexpr int64_t most_weights = 1 << 20;  // which are read for each pixel
-        const Window& w = op.windows[0];
-        if (!x.values || x.held() || x.channel != 1 || x.scaled || !op.is_conv || op.count > 1 || op.exact) return false;
-        const bool one_pixel = w.rows == w.C && w.H * w.W == op.P() && w.stride_h == 1 && w.stride_w == 1;
-        if (!one_pixel || w.rows * op.C > most_weights) return false;
-        return op.is_layer || (w.slot && plan.ops[w.slot - 1].kind == engine::Fire);
-    }
-    int64_t tasks() const { return c.neurons.N * bands; }
-
-    void run(const View& x, int64_t task, char*, int64_t* tally) const {
-        const Neurons& n = c.neurons;
-        Region out{task / bands, 1, task % bands * rows, 0, 0, n.T};
-        out.rows = least(rows, op.H - out.row);
-        with_model(n.neuron, [&](auto model) {
-            for (int64_t pixel = out.row * op.W; pixel < (out.row + out.rows) * op.W; pixel++)
-                for (int64_t channel = 0; channel < n.C; channel += block) {
-                    const int64_t b = channel / columns, width = op.vecs_of(b) * Vec::width;
-                    const float* const weight = (const float*)op.windows[0].block(b) + channel % columns;
-                    fire_product(c, model, out.image * n.P + pixel, channel, x.values_at(out.image, 0, pixel), x.step, weight,
-                                 width);
-                }
-        });
-        if (tally) tally[0] += count_of(c, n.spikes, out, 0, n.C);
-    }
-};
-
 // Convolutions by lookup tables (../conv2d/lookup.h); their time does not depend on the number of spikes.
 #if defined(__AVX512F__)
 struct Lookup {

@@ -1,32 +1,9 @@
 // For convolutions in which many inputs are active at a step: a matrix product of the values in the windows of some output
 // pixels and the weights. Each sum is added up in the order of rows.cpp, so the results are bit-equal.
+#include "products.h"
 #include "senders.h"
 
 namespace PK_TARGET {
-
-// The number of windows whose sums fit registers, with `vecs` vectors of channels; a divisor of dense_rows.
-constexpr int rows_of_tile(int vecs) {
-    int rows = 12;
-    while (rows > 1 && (dense_rows % rows || (rows + 1) * vecs + 1 > (Vec::width == 16 ? 32 : 16))) rows--;
-    return rows;
-}
-
-// For each window: adds the products of `depth` values and their weights to its sums.
-template <int rows, int vecs>
-static inline void multiply_tile(const float* values, int64_t stride, int64_t depth, const float* weight, int64_t row,
-                                 float* sums) {
-    Vec sum[rows][vecs];
-    each<rows>([&](auto r) { each<vecs>([&](auto v) { sum[r][v] = load(sums + (r * vecs + v) * Vec::width); }); });
-    for (int64_t k = 0; k < depth; k++, weight += row) {
-        Vec weights[vecs];
-        each<vecs>([&](auto v) { weights[v] = load(weight + v * Vec::width); });
-        each<rows>([&](auto r) {
-            const Vec value = broadcast(values[r * stride + k]);
-            each<vecs>([&](auto v) { sum[r][v] = multiply_add(value, weights[v], sum[r][v]); });
-        });
-    }
-    each<rows>([&](auto r) { each<vecs>([&](auto v) { store(sums + (r * vecs + v) * Vec::width, sum[r][v]); }); });
-}
 
 // The windows of a task's pixels, at all steps.
 struct DenseWindows {
@@ -111,7 +88,8 @@ private:
     void multiply_filled(int64_t some, const float* weight, int64_t row, float* of_these) {
         constexpr int vecs = channels / Vec::width, rows = rows_of_tile(vecs);
         for (int64_t r = 0; r < some; r += rows)
-            multiply_tile<rows, vecs>(scratch.values + r * stride, stride, filled, weight, row, of_these + r * channels);
+            multiply_tile<rows, vecs>(scratch.values + r * stride, stride, filled, weight, row, of_these + r * channels,
+                                      channels);
     }
 };
 
