@@ -18,7 +18,8 @@ from . import abi, compiled
 from .declared import LayerChoice, Run
 
 MOST_KEPT = 8  # plans of a layer's weights: of other sizes of images, other models of neurons
-_WAYS = [Choice(way.value, "expected to be the fastest") for way in Way]
+_WHY = {Way.VALUES: "real-valued input"}
+_WAYS = [Choice(way.value, _WHY.get(way, "expected to be the fastest")) for way in Way]
 
 
 class LayerPlan:

@@ -114,7 +114,7 @@ def _as_a_whole(rows: list[Row], net: nn.Module, x: Tensor | Spikes, T: int, pre
             ways[op.name] = session.way(k), "a sum of spikes, by the spikes of each term"
     return [
         replace(row, kernel=ways[row.layer][0], why=ways[row.layer][1], measured_ms=took[row.layer])
-        if row.kernel == "unfused" and row.layer in ways
+        if row.layer in ways
         else replace(row, measured_ms=took.get(row.layer, row.measured_ms))
         for row in rows
     ]

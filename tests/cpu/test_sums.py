@@ -194,7 +194,7 @@ def test_time_may_be_cut_anywhere(generator, chunks, draw):
 
 
 def test_what_takes_it(generator):
-    """Rows times values, but for groups, windows of few values and calls with so much to multiply that torch is faster."""
+    """Torch multiplies in groups, windows of few values, float64, and where there is much to multiply."""
     x, weight = torch.randn(3, 1, 8, 4, 4, generator=generator), torch.randn(5, 8, 1, 1, generator=generator)
     large = torch.zeros(3, 4, 256, 14, 14)
     large[0, 0, 0, 0] = 2.0

@@ -175,7 +175,7 @@ class Convolution(Neurons, Windows, Case):
             dense = draw.laid_out(x, self.layout) if self.layout != "strided" else x
             return x, pk.pack(dense) if self.given == "spikes" else dense
         if self.given == "real":
-            x = draw.whole(shape, 4, g)
+            x = draw.values(shape, 4, g)
             return x, draw.laid_out(x, self.layout)
         current = draw.with_plain(draw.whole(shape[1:], 4, g), self.plain, g)
         if self.given == "held":

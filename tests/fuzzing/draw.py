@@ -58,6 +58,12 @@ def whole(shape: tuple[int, ...], most: int, generator: Generator) -> Tensor:
     return torch.randint(-most, most + 1, shape, generator=generator).float()
 
 
+def values(shape: tuple[int, ...], most: int, generator: Generator) -> Tensor:
+    """Whole numbers, of which many or few are not 0."""
+    share = (0.05, 0.2, 0.5, 1.0)[int(torch.randint(4, (), generator=generator))]
+    return whole(shape, most, generator) * (torch.rand(shape, generator=generator) < share)
+
+
 def spikes(shape: tuple[int, ...], train: str, rate: float, generator: Generator) -> Tensor:
     """Spikes [T, N, C, ...] of 0 and 1, float32, of neurons that differ in how they fire."""
     x = torch.rand(shape, generator=generator) < rate

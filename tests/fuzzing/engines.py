@@ -84,7 +84,7 @@ class Compiled(Input, Case):
             x = draw.whole(shape, 3, g)
         else:
             held = shape[1:] if self.given == "held" else shape
-            x = (draw.whole(held, 4, g) * UNIT).expand(shape)
+            x = (draw.values(held, 4, g) * UNIT).expand(shape)
         given = {"spikes": pk.pack, "counts": Tensor.short, "held": lambda x: x[0]}.get(self.given, lambda x: x)(x)
         net = Graph(self.layers, self.seed, self.plain, models=self.models).build(x)
         if self.moves:

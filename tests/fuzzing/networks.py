@@ -77,7 +77,7 @@ class Network(Input, Case):
         elif self.given == "counts":
             x = draw.whole(shape, 3, g)
         elif self.given == "real":
-            x = draw.whole(shape, 4, g) * UNIT
+            x = draw.values(shape, 4, g) * UNIT
         else:
             x = (draw.whole(shape[1:], 4, g) * UNIT).expand(shape)
         given = {"spikes": pk.pack, "counts": Tensor.short, "dropped": self.dropped}.get(self.given, lambda x: x)(x)

@@ -57,8 +57,8 @@ def kernels(way: str):
     backend._table = Counted(target, backend._table)
     choice = backend._plans.choice
 
-    def count_torch(*arguments):
-        found = choice(*arguments)
+    def count_torch(*arguments, **options):
+        found = choice(*arguments, **options)
         executed[target, "torch's convolution"] += found.runner == Runner.TORCH
         return found
 

@@ -87,7 +87,7 @@ def test_layers_behind_sums_are_told_as_simulate_runs_them(monkeypatch):
     assert kernel["third"] == "patterns" and "sum of spikes" in found.rows[2].why
     assert all(row.rate > 0 and row.measured_ms > 0 for row in found.rows)
     monkeypatch.setattr(pk.running.explain, "timed_plan", lambda *given: None)
-    assert {row.layer: row.kernel for row in pk.explain(Added(), IMAGE, 20).rows}["third"] == "unfused"
+    assert {row.layer: row.kernel for row in pk.explain(Added(), IMAGE, 20).rows}["third"] == "values"
 
 
 def test_the_choice_by_time_is_explained(generator):

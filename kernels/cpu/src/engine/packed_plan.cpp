@@ -300,7 +300,7 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
     if ((op.kind == engine::Fire || op.kind == engine::Recur) && !copy_neurons(op)) return false;
     if (op.is_sigma_delta && !copy_sigma_delta(plan, op)) return false;
     if (!op.is_sigma_delta && !pack_windows(plan, op)) return false;
-    op.spikes_that_move = true;
+    op.spikes_that_move = !(op.is_layer && plan.input.is_real);
     for (int64_t i = 0; i < op.count && !op.is_layer; i++) {
         const Op* const read = op.windows[i].slot ? &plan.ops[op.windows[i].slot - 1] : nullptr;
         op.moves |= read && read->moves;
