@@ -194,6 +194,27 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
         ) from error
 
 
+def join_limits(traced: fx.GraphModule) -> None:
+    """clamp(max=a) of the result of a ReLU, or of clamp(0, b), that nothing else takes becomes one call."""
+    for node in traced.graph.nodes:
+        limits = dict(zip(("min", "max"), node.args[1:], strict=False)) | dict(node.kwargs)
+        if called(node) == "clamp_max":
+            limits = {"max": limits.get("min", limits.get("max"))}
+        if called(node) not in ("clamp", "clip", "clamp_max") or limits.get("min") is not None:
+            continue
+        x: Any = node.args[0]
+        highest: Any = limits.get("max")
+        if not isinstance(highest, int | float) or not highest > 0 or len(x.users) > 1:
+            continue
+        is_module = x.op == "call_module" and type(traced.get_submodule(x.target)) is nn.ReLU
+        if called(x) == "clamp" and x.args[1:2] == (0,):
+            highest = min(highest, x.args[2])
+        elif not is_module and called(x) not in ("relu", "relu_"):
+            continue
+        node.op, node.target, node.args, node.kwargs = "call_function", torch.clamp, (x.args[0], 0, highest), {}
+        traced.graph.erase_node(x)
+
+
 def needed(traced: fx.GraphModule, model: str) -> list[fx.Node]:
     """The nodes that lead to the output. Refuses several inputs, and changes in place of values that are used later."""
     nodes = list(traced.graph.nodes)

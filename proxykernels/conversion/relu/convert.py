@@ -18,7 +18,7 @@ from ...layers import SpikingLayer
 from ...layers.parametrized import is_parametrized
 from ...network import Network
 from ...neurons import Graded, IFNeuron, SigmaDelta, neuron_checks
-from ..graph.fx_calls import needed, trace, with_all
+from ..graph.fx_calls import join_limits, needed, trace, with_all
 from ..graph.graph_values import ModelPopulation, fold_norms, untie
 from ..graph.prepared import borrowed, check_model, copied, let_go, without_autocast
 from ..graph.rewrites import CARRIED, build_layer
@@ -165,6 +165,7 @@ def convert(
         steady = Steady(model, few)
         with torch.no_grad():
             traced = trace(model, tracer=sized(few))
+            join_limits(traced)
         traced = traced if share else copied(traced, {})
         with naming_what_is_kept(model):
             needed(traced, name)

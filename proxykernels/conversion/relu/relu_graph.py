@@ -111,7 +111,10 @@ class ReluGraph(NormsBehind):
         if isinstance(module, Scaled):
             return self._scaled(before, x, module, path, node.meta["shape"])
         if isinstance(module, Minimum):
-            return self._limited(node, x, module, path)
+            if isinstance(x, Current) or x.signed:
+                limit = module.limit
+                raise TypeError(f"{self.model}: {path} limits values that may be below 0; write clamp(0, {limit:g})")
+            module = nn.Hardtanh(0.0, module.limit)
         if isinstance(module, LEAKY):
             return self._leaky(node, x, module, path)
         if isinstance(module, Mean):
@@ -189,19 +192,6 @@ class ReluGraph(NormsBehind):
         current = Current(name, path, [self._times(x, factor, shift, learnt)])
         x = self._carried_in(before, current, x.shape or ())
         return replace(x, view=as_given(shape))
-
-    def _limited(self, node: fx.Node, x: Signal | Current, minimum: Minimum, path: str) -> Signal | Current:
-        """The minimum of an activation and a number: of its own neurons, where nothing else takes the activation."""
-        limit = minimum.limit
-        if isinstance(x, Current) or x.signed:
-            raise TypeError(f"{self.model}: {path} limits values that may be below 0; write clamp(0, {limit:g})")
-        population = self.populations.get(x.layer)
-        known = population is not None and isinstance(population.neuron, nn.ReLU | nn.Hardtanh)
-        if population is None or not known or self._readers[self._before(node)] > 1:
-            return super()._apply(node, x, nn.Hardtanh(0.0, limit), path)
-        population.neuron = nn.Hardtanh(0.0, min(limit, getattr(population.neuron, "max_val", limit)))
-        population.node = node
-        return x
 
     def _leaky(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         """y = slope x + (1 - slope) max(x, 0): x as real values, and neurons for its positive part."""

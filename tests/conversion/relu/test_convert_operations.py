@@ -120,7 +120,9 @@ ZOO = {
     "bicubic, then ReLU": lambda: body(lambda m, y: F.interpolate(y, scale_factor=2, mode="bicubic").relu()),
     # what was refused for no good reason
     "clamp(min=0)": lambda: Model(lambda m, x: m.b(m.a(x).clamp(min=0)).clamp_min(0), a=conv(), b=conv(3)),
-    "clamp(max=a) of a ReLU": lambda: body(lambda m, y: y.clamp(max=0.2).clamp_max(0.15)),
+    "clamp(max=a) of a ReLU": lambda: body(
+        lambda m, y: m.r(m.b(y.clamp(max=0.2).clamp_max(0.15))).clip(max=0.1), r=nn.ReLU(), b=conv(3),
+    ),
     "thresholds of 0": lambda: body(lambda m, y: F.threshold(m.b(m.t(m.b(y))), 0, 0), t=nn.Threshold(0, 0), b=conv(3)),
     "RReLU in evaluation": lambda: body(lambda m, y: F.rrelu(m.b(m.r(m.b(y)))), r=nn.RReLU(0.1, 0.3), b=conv(3)),
     "sums over pixels": lambda: Model(
