@@ -5,9 +5,10 @@
 
 The ReLU network dense, with zeros skipped, and with zeros skipped in 8 bits; the same with activations below a tenth of
 their layer's 99th percentile set to 0; of the paper's network a cascade, in which the small network answers and those
-images go on of which it is least sure; the shipped spiking network and its twin converted, at a fixed number of steps
-and with early exit. Steps, margin and the share that goes on are chosen on the last 2,000 training images: the fewest
-that lose at most 0.2 points against the ReLU network there. Everything reported is of the test images.
+images go on of which it is least sure; graded neurons, whose messages are a product for each weight and have 32 or 8
+bits, where a spike is an addition and has one; the shipped spiking network and its twin converted, at a fixed number of
+steps and with early exit. Steps, margin and the share that goes on are chosen on the last 2,000 training images: the
+fewest that lose at most 0.2 points against the ReLU network there. Everything reported is of the test images.
 
 Three lines of energy: arithmetic; the neurons (an addition and a comparison a state value and step, a comparison priced
 as an addition); memory, by a model. What is counted, and at which cost: accuracy/work.py.

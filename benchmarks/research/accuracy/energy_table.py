@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 import proxykernels as pk
 from accuracy import energy_rivals
-from accuracy.work import CHUNK, STATE_BYTES, relu_work, spiking_work
+from accuracy.work import CHUNK, STATE_BYTES, graded_work, relu_work, spiking_work
 
 HELD_OUT = 2000  # of the training images, the last ones: train.py trained on none of them
 MARGINS = (1, 2, 3, 4, 6, 8)
 MOST_LOST = 0.002  # accuracy that fewer steps may cost, on the held-out images
 RELU, PROXY, CONVERTED = "ReLU network", "trained by proxy", "converted"
+GRADED = "graded, one pass"
 CASCADE, CUT = "cascade of ReLU networks, zeros skipped", f"{RELU}, small activations cut"
 HEADINGS = [
     "", "weights", "chosen", "accuracy", "mean steps", "arithmetic", "neurons", "memory on chip",
@@ -82,6 +83,12 @@ def measure(options: argparse.Namespace, calibration: Tensor, held_out: Dataset,
         for arithmetic, first_net, large in pairs:
             found = energy_rivals.cascade(first_net, large, held_out, test_set, wanted - MOST_LOST)
             add(CASCADE, arithmetic, f"{found.share} % go on", (found.held_out, found.accuracy), found.work)
+    graded = pk.convert(ann, calibration, neuron="graded")
+    for arithmetic in (FLOAT32, INT8):
+        precision, bits = None if arithmetic is FLOAT32 else "int8", 8 * arithmetic.bytes
+        of_held_out, _ = graded_work(graded, held_out, precision, bits)
+        accuracy, work = graded_work(graded, test_set, precision, bits)
+        add(GRADED, arithmetic, f"{bits} bits a message", (of_held_out, accuracy), work)
     for name, net in ((PROXY, model.net), (CONVERTED, conversion.converted(model, calibration))):
         for arithmetic in (FLOAT32, INT8):
             precision = None if arithmetic is FLOAT32 else "int8"

@@ -6,7 +6,7 @@ What pads an image is no operation, and the image's zeros are skipped where zero
 import torch
 import torch.nn.functional as F
 from common.accuracy import BATCH, strict_correct
-from common.cost import Work
+from common.cost import Work, of_simulation
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -15,6 +15,24 @@ import proxykernels as pk
 
 CHUNK = 2  # steps between two looks at which images are decided
 STATE_BYTES = 4  # of a potential, whatever the weights are: sums need the room
+
+
+def graded_work(net: nn.Module, dataset: Dataset, precision: str | None, bits: int) -> tuple[float, Work]:
+    """Accuracy and work of a network of graded neurons, of which one step is a pass.
+
+    A message is a product for each weight that it reaches, and has ``bits`` of memory for each neuron, as a spike has
+    one: Loihi 2's graded spikes carry up to 32 (Intel, "Taking neuromorphic computing to the next level with Loihi 2",
+    technology brief, 2021).
+    """
+    work, right, count = Work(), 0, 0
+    for images, labels in DataLoader(dataset, BATCH):
+        result, n = pk.simulate(net, images, 1, precision=precision), len(labels)
+        for name, mean in vars(of_simulation(net, result, 1, n, values=1, bits=bits)).items():
+            setattr(work, name, getattr(work, name) + n * mean)
+        right, count = right + (result.logits.argmax(1) == labels).sum().item(), count + n
+    for name, total in vars(work).items():
+        setattr(work, name, total / count)
+    return right / count, work
 
 
 @torch.no_grad()

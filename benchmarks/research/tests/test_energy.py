@@ -67,6 +67,21 @@ def test_work_of_a_network_that_fires_now_and_then(twins, generator):
     assert float(row["dram_uj"]) > float(row["sram_uj"]) > 0
 
 
+@pytest.mark.parametrize("bits", [8, 32])
+def test_graded_messages_are_products_and_have_more_bits_than_spikes(twins, generator, bits):
+    _, ann = twins
+    images = torch.rand(5, 1, 8, 8, generator=generator)
+    every = pk.convert(ann, images, neuron=pk.neurons.Graded())
+    _, sparse, _ = work.relu_work(ann, dataset(images))
+    accuracy, found = work.graded_work(every, dataset(images), None if bits == 32 else "int8", bits)
+    assert accuracy == (ann(images).argmax(1) == 0).float().mean()
+    assert found.products == pytest.approx(sparse.products, rel=1e-6 if bits == 32 else 0.1) and found.additions == 0
+    spikes = 2 * (4 * 16 + 3 * 16 + 12)  # of neurons, the first behind the pooling; written and read
+    assert found.bits == bits * spikes
+    fewer = pk.convert(ann, images, neuron=pk.neurons.Graded(0.5))
+    assert 0 < work.graded_work(fewer, dataset(images), None, bits)[1].products < found.products
+
+
 @pytest.mark.long
 def test_margins_are_judged_as_simulate_stops():
     images, labels = pk.samples.fashion_mnist()
