@@ -20,6 +20,7 @@ ENGINE = (
     "engine/fire",
     "engine/convolutions",
     "engine/scatter",
+    "engine/scatter_maxima",
     "engine/packed_plan",
     "engine/run",
     "engine/pools_and_moves",

@@ -36,6 +36,7 @@ MOVES = (
     "adaptive",
     "recurrent",
     "delay",
+    "pooled",
 )  # between graph and last layer
 
 
@@ -163,6 +164,12 @@ class Compiled(Input, Case):
                 powers = [2 ** random.randint(0, 1) for _ in size]  # whose averages are exact
                 if all(n % p == 0 for n, p in zip(size, powers, strict=True)):
                     layer = pk.AdaptiveAvgPool2d(tuple(n // p for n, p in zip(size, powers, strict=True)))
+            elif move == "pooled" and images and min(size) > 1:
+                for part, layer in self.pooled(C, size, random, g).items():
+                    net.append(f"{part}{k}", layer.eval(), (name,))
+                    name = f"{part}{k}"
+                y = trace(net, x[:6])[0][name]
+                continue
             elif move == "recurrent" and not size:
                 layer = self.recurrent(C, random, g)
             if layer is None or y[0, 0].numel() > 20_000 or (move == "twice" and self.sequential):
@@ -179,6 +186,26 @@ class Compiled(Input, Case):
                 parameter.copy_(draw.whole(tuple(parameter.shape), 4, g) * UNIT)
         net.append("last", last_layer, (name,))
         net.eval()
+
+    @staticmethod
+    def pooled(C: int, size: list[int], random: Random, g: torch.Generator) -> dict[str, nn.Module]:
+        """Neurons on the largest currents of a convolution."""
+        outputs, pad, window = random.choice((1, 5, 33, 140)), random.randint(0, 1), random.randint(1, min(3, *size))
+        conv = pk.FusedConv2d(
+            C, outputs, random.randint(1, min(size)), padding=pad, neuron=pk.neurons.LINeuron(decay=0.0)
+        )
+        with torch.no_grad():
+            for parameter in conv.parameters():
+                parameter.copy_(draw.whole(tuple(parameter.shape), 3, g) * UNIT)
+        height, width = (n + 2 * pad - conv.kernel_size[0] + 1 for n in size)
+        window = min(window, height, width)
+        pool = pk.MaxPool2d(
+            window, window + random.choice((-1, 0, 0, 0, 1)) or 1, random.choice((0, 0, window // 2)),
+            ceil_mode=random.random() < 0.3,
+        )  # fmt: skip
+        model = draw_model(random, dict.fromkeys(MODELS, 1))
+        neuron = described(theta=random.choice((2, 8)) * UNIT, C=outputs, unit=UNIT, g=g, **model)
+        return {"conv": conv, "pool": pool, "neurons": pk.Population(neuron=neuron)}
 
     @staticmethod
     def recurrent(C: int, random: Random, g: torch.Generator) -> pk.FusedRecurrentLinear:

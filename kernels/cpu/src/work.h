@@ -45,6 +45,36 @@ static inline void each(Visit visit) {
 
 static inline int64_t rows_out(const Conv2d& c) { return c.neurons.P / c.W_out; }
 
+// Max pooling of a convolution's currents [H, W], whose windows do not overlap: the largest current under a window goes to its
+// neuron. Without pooling each window is one pixel.
+struct Pooling {
+    int64_t kernel_h = 1, kernel_w = 1, stride_h = 1, stride_w = 1, padding_h = 0, padding_w = 0, H = 0, W = 0;
+
+    int64_t taps() const { return kernel_h * kernel_w; }
+    bool is_whole(const Conv2d& c) const {  // whether all windows lie inside the image
+        return !padding_h && !padding_w && (rows_out(c) - 1) * stride_h + kernel_h <= H &&
+               (c.W_out - 1) * stride_w + kernel_w <= W;
+    }
+    // The first of the rows that the windows of output row y, and later ones, look at. The last rows may be in no window.
+    int64_t row_of(int64_t y, int64_t rows) const { return y < rows ? most(0, least(H, y * stride_h - padding_h)) : H; }
+    // Calls visit(y, x) for the pixels under a window.
+    template <class Visit>
+    void each_under(int64_t y, int64_t x, Visit visit) const {
+        const int64_t top = y * stride_h - padding_h, left = x * stride_w - padding_w;
+        for (int64_t i = most(top, 0); i < least(top + kernel_h, H); i++)
+            for (int64_t k = most(left, 0); k < least(left + kernel_w, W); k++) visit(i, k);
+    }
+    // The convolution `c` with the windows of its inputs that outputs of the pooling have, and the sizes of these.
+    Conv2d over(Conv2d c, int64_t pooled_W) const {
+        c.W_out = pooled_W;
+        c.kernel_h = (kernel_h - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1, c.dilation_h = 1;
+        c.kernel_w = (kernel_w - 1) * c.stride_w + (c.kernel_w - 1) * c.dilation_w + 1, c.dilation_w = 1;
+        c.padding_h += padding_h * c.stride_h, c.padding_w += padding_w * c.stride_w;
+        c.stride_h *= stride_h, c.stride_w *= stride_w;
+        return c;
+    }
+};
+
 // How many input rows `rows` output rows read.
 static inline int64_t input_rows(const Conv2d& c, int64_t rows) {
     return least(c.H, (rows - 1) * c.stride_h + (c.kernel_h - 1) * c.dilation_h + 1);

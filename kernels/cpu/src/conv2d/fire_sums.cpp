@@ -12,17 +12,19 @@ struct SumsOfChannels {
     const Sums& sums;
     const int64_t channel;
     const int first, count;  // the first register of a sum; number of channels
-    const bool plain;        // sums are floats, there is no shortcut, and currents need not be written
+    const int64_t* const starts;  // of pooled currents: the first sum of each pixel; or null
+    const bool plain;        // sums are floats and not pooled, there is no shortcut, and currents need not be written
     const Row unit, bias;
 
-    SumsOfChannels(const Conv2d& c, const Region& segment, const Sums& sums, int64_t channel, int first)
+    SumsOfChannels(const Conv2d& c, const Region& segment, const Sums& sums, int64_t channel, int first, const int64_t* starts)
         : c(c),
           segment(segment),
           sums(sums),
           channel(channel),
           first(first),
           count((int)least(c.neurons.C - channel, row)),
-          plain(!sums.to_floats && !c.shortcut && !c.neurons.currents),
+          starts(starts),
+          plain(!sums.to_floats && !starts && !c.shortcut && !c.neurons.currents),
           unit(sums.to_floats ? load_block<row>(c.unit + channel) : Row{}),
           bias(load_block<row>(c.bias + channel)) {}
 
@@ -37,7 +39,18 @@ struct SumsOfChannels {
     }
 
     // Writes the currents of `steps` steps, at most a piece, from `step` on.
-    OUT_OF_LINE void make(int64_t pixel, const Place& place, int64_t step, int64_t steps, float* to) const {
+    void make(int64_t pixel, const Place& place, int64_t step, int64_t steps, float* to) const {
+        make_one(starts ? starts[pixel] : pixel, step, steps, to);
+        for (int64_t i = starts ? starts[pixel] + 1 : 0; starts && i < starts[pixel + 1]; i++) {
+            float other[piece * row];
+            make_one(i, step, steps, other);
+            for (int64_t k = 0; k < steps * row; k += Vec::width) store(to + k, greater(load(to + k), load(other + k)));
+        }
+        if (c.shortcut || c.neurons.currents) add_shortcut(place, segment.t + step, steps, to);
+    }
+
+private:
+    OUT_OF_LINE void make_one(int64_t pixel, int64_t step, int64_t steps, float* to) const {
         if (sums.to_floats) {
             float rest[row];
             store_block(rest, bias);
@@ -51,10 +64,8 @@ struct SumsOfChannels {
                 store_block(to + k * row, current);
             }
         }
-        if (c.shortcut || c.neurons.currents) add_shortcut(place, segment.t + step, steps, to);
     }
 
-private:
     // Adds the spikes of a shortcut to the currents of a pixel, from step t on, and writes them where they are wanted.
     void add_shortcut(const Place& place, int64_t t, int64_t steps, float* to) const {
         const Neurons& n = c.neurons;
@@ -111,10 +122,10 @@ OUT_OF_LINE static void fire_as(const SumsOfChannels& source, const Place* place
 }
 
 void fire(const Conv2d& c, const Region& segment, const Place* places, int64_t count, int64_t channel, const Sums& sums,
-          int first) {
+          int first, const int64_t* starts) {
     PK_ASSERT(count == together || count == 1);
     PK_ASSERT(!sums.span || sums.span <= piece);
-    const SumsOfChannels source(c, segment, sums, channel, first);
+    const SumsOfChannels source(c, segment, sums, channel, first, starts);
     with_model_or_sums(c.neurons.neuron, [&](auto model) {
         if (count == 1) fire_as<1, decltype(model)>(source, places);
         else fire_as<together, decltype(model)>(source, places);

@@ -45,9 +45,10 @@ static void sums_to_floats(const char* sums, int64_t count, int64_t sum, int fir
 constexpr int together = (int)most(2, 4 * Vec::width / row);
 
 // Walks the steps of a segment for 16 channels of `count` output pixels: 1, or `together`. `first`: the register of a row of
-// sums in which these channels begin.
+// sums in which these channels begin. `starts`: of the i-th pixel the largest of the sums from starts[i] to starts[i + 1] is
+// taken; null: the i-th.
 void fire(const Conv2d& c, const Region& segment, const Place* places, int64_t count, int64_t channel, const Sums& sums,
-          int first);
+          int first, const int64_t* starts = nullptr);
 
 // Finds output pixels with equal results: the inputs of their windows fire alike, and their neurons start from the same
 // states. The first such pixel is computed, and the others are copied from it. Plain backgrounds have many of them, and so
@@ -85,7 +86,8 @@ private:
 
 class EqualWindows {
 public:
-    explicit EqualWindows(const Conv2d& c) : c(c) {
+    // `can`: whether equal windows have equal results.
+    EqualWindows(const Conv2d& c, bool can) : c(c), can_be_equal(can && c.neurons.P > 1 && !c.shortcut && !c.neurons.currents) {
         with_model_or_sums(c.neurons.neuron, [&](auto model) { states = model.states; });
     }
     EqualWindows(const EqualWindows&) = delete;
@@ -103,7 +105,7 @@ public:
         places.reserve(all);
         copies.reserve(all);
         count = copied = 0;
-        const bool can = c.neurons.P > 1 && !c.shortcut && !c.neurons.currents && pays(blocks, source) && number_inputs(source);
+        const bool can = can_be_equal && pays(blocks, source) && number_inputs(source);
         if (can) firsts.begin(all);
         for (int64_t i = 0; i < all; i++) {
             const Place place(c, out, i);
@@ -201,6 +203,7 @@ private:
     }
 
     const Conv2d& c;
+    const bool can_be_equal;
     int64_t states = 0;  // states of a neuron
     Region in{}, out{};
     int64_t channel = 0, channels = 0;
@@ -208,6 +211,13 @@ private:
     Grown<int64_t> numbers;  // [input pixel]: the first pixel that fires alike
     Grown<Copy> copies;
     int64_t copied = 0;
+};
+
+// A convolution `c`, and as `out` the neurons behind it with the windows that they see; they differ if its currents are pooled.
+struct PooledConv {
+    Conv2d c, out;
+    Pooling pool;
+    bool pools;
 };
 
 // The memory of one thread.
@@ -218,7 +228,11 @@ struct Worker {
     WindowLists<Source> lists;
     EqualWindows windows;
     Grown<char> sums;  // [output pixel][sum][channel of a block]
-    Worker(const Conv2d& c, const Slices& slices) : lists(c, slices, source), windows(c) {}
+    // With pooling: the pixels under the windows of a group, and where those of each window start.
+    Grown<Place> under;
+    Grown<int64_t> starts;
+    Worker(const PooledConv& pooled, const Slices& slices)
+        : lists(pooled.c, slices, source), windows(pooled.out, !pooled.pools || pooled.pool.is_whole(pooled.out)) {}
 };
 
 // Describes sums [pixel][sum][channel of a row] with `size` numbers for each pixel.
@@ -229,10 +243,12 @@ static Sums sums_of(const typename Rows::Number* sums, int64_t size, int64_t spa
     return {(const char*)sums, size * bytes, Rows::channels * bytes, span, floats ? nullptr : sums_to_floats<Rows>};
 }
 
-// Computes a group of output pixels.
+// Computes a group of output pixels. `windows`: those of the neurons, of which the i-th has the pixels from starts[i] on; of
+// `starts` null one each.
 template <class Rows, class Worker>
 static void run_group(const Conv2d& c, const Slices& slices, const Region& out, const Place* at, int64_t places,
-                      int64_t first_channel, int64_t last_channel, Worker& worker) {
+                      const Place* windows, int64_t count, const int64_t* starts, int64_t first_channel, int64_t last_channel,
+                      Worker& worker) {
     using Number = typename Rows::Number;
     using Source = typename Worker::Source;
     const int64_t size = worker.source.sums * Rows::channels;
@@ -248,27 +264,40 @@ static void run_group(const Conv2d& c, const Slices& slices, const Region& out, 
                 const Choice& choice = choices[i * slices.count + slice];
                 add_slice<Rows, Source::group>(weights, choice, slice == 0, all_sums + i * size);
             }
-        for (int64_t i = 0, n; i < places; i += n) {
-            n = i + together <= places ? together : 1;
-            for (int64_t k = i; k < i + n; k++) worker.source.template finish<Rows>(all_sums + k * size);
-            const Sums sums = sums_of<Rows>(all_sums + i * size, size, Source::span);
+        for (int64_t i = 0, n; i < count; i += n) {
+            n = i + together <= count ? together : 1;
+            for (int64_t k = starts ? starts[i] : i; k < (starts ? starts[i + n] : i + n); k++)
+                worker.source.template finish<Rows>(all_sums + k * size);
+            const Sums sums = sums_of<Rows>(all_sums + (starts ? 0 : i * size), size, Source::span);
             const int64_t end_channel = least(channel + Rows::channels, c.neurons.C);
             for (int64_t part = channel; part < end_channel; part += row)
-                fire(c, out, at + i, n, part, sums, (int)(part - channel) / Vec::width);
+                fire(c, out, windows + i, n, part, sums, (int)(part - channel) / Vec::width, starts ? starts + i : nullptr);
         }
     }
 }
 
 // Computes the output pixels of a part, `places` at a time. Their inputs have been listed.
 template <class Rows, class Worker>
-static void run_part(const Conv2d& c, const Slices& slices, const Region& in, const Region& out, int64_t places,
+static void run_part(const PooledConv& conv, const Slices& slices, const Region& in, const Region& out, int64_t places,
                      int64_t first_channel, int64_t last_channel, Worker& worker) {
     worker.lists.begin(in);
     EqualWindows& windows = worker.windows;
     windows.find(in, out, first_channel, last_channel, ceil_div(last_channel - first_channel, Rows::channels), worker.source);
-    for (int64_t i = 0; i < windows.count; i += places) {
-        const int64_t some = least(places, windows.count - i);
-        run_group<Rows>(c, slices, out, windows.places.data + i, some, first_channel, last_channel, worker);
+    const int64_t together = most(1, places / conv.pool.taps());  // windows
+    Place* const under = conv.pools ? worker.under.reserve(places) : nullptr;
+    int64_t* const starts = conv.pools ? worker.starts.reserve(together + 1) : nullptr;
+    for (int64_t i = 0; i < windows.count; i += together) {
+        const Place* const at = windows.places.data + i;
+        const int64_t some = least(together, windows.count - i);
+        int64_t n = 0;
+        for (int64_t k = 0; k < some && conv.pools; k++) {
+            starts[k] = n;
+            conv.pool.each_under(at[k].y, at[k].x,
+                                 [&](int64_t y, int64_t x) { under[n++] = at[k], under[n - 1].y = y, under[n - 1].x = x; });
+        }
+        if (conv.pools) starts[some] = n;
+        run_group<Rows>(conv.out, slices, out, conv.pools ? under : at, conv.pools ? n : some, at, some, starts, first_channel,
+                        last_channel, worker);
     }
     windows.copy();
 }

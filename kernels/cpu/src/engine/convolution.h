@@ -21,6 +21,11 @@ static Neurons shape_of(const Op& op, int64_t N, int64_t steps) {
     return n;
 }
 
+static Pooling pooling_of(const Op& pool) {
+    const Window& w = pool.windows[0];
+    return {w.kernel_h, w.kernel_w, w.stride_h, w.stride_w, w.padding_h, w.padding_w, w.H, w.W};
+}
+
 // Output rows of one task, for an image of `rows` output rows.
 static int64_t band_rows(int64_t rows, int64_t N, int64_t threads) {
     const int64_t wanted = threads > 1 ? 3 * threads : 1;

@@ -9,6 +9,10 @@ bool has_kernel(const Op& op, int64_t N, int64_t steps) {
     return op.conv.groups > 1 && Lookup::fits(op, N, steps);
 }
 
+int64_t maxima_room(const Op& op, const Plan& plan, int64_t N, int64_t steps, int64_t threads) {
+    return Sliced::room(op.maxima->op, N, steps, threads, &plan.ops[op.maxima->pool]);
+}
+
 int64_t kernel_room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
     int64_t room = Depthwise::room(op);
     for (const int64_t kernel : {Sliced::room(op, N, steps, threads), Lookup::room(op, N, steps, threads),
@@ -119,17 +123,10 @@ int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps) {
     return candidates.fastest(rates_of(x, op, N, steps).rows);
 }
 
-// `keeps`: whether the neurons' states are written.
+// Shares the tasks of a kernel that runs the neurons of operation k.
 template <class Kernel>
-static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps = true) {
-    const Op& op = session.plan.ops[k];
-    const View& x = session.views[op.windows[op.weighted].slot];
-    Neurons neurons = neurons_of(session, k, N, steps, fresh);
-    neurons.spikes = (uint8_t*)session.slots[k];
-    if (!keeps) neurons.v = nullptr;
-    const uint8_t* shortcut = op.count > 1 ? session.views[op.windows[1 - op.weighted].slot].spikes : nullptr;
-    const Kernel kernel(op, neurons, x, shortcut, session.threads);
-    memset(session.states[k].alike, 0, N * op.P());  // these kernels do not compare pixels
+static void run_tasks(Session& session, int64_t k, int64_t N, const View& x, const Kernel& kernel) {
+    memset(session.states[k].alike, 0, N * session.plan.ops[k].P());  // these kernels do not compare pixels
     struct Context {
         const Kernel& kernel;
         const View& x;
@@ -140,6 +137,57 @@ static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool f
         const Context& c = *(const Context*)given;
         c.kernel.run(c.x, task, c.scratch[thread].kernel, c.counts ? c.scratch[thread].tally : nullptr);
     });
+}
+
+// `keeps`: whether the neurons' states are written.
+template <class Kernel>
+static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps = true) {
+    const Op& op = session.plan.ops[k];
+    const View& x = session.views[op.windows[op.weighted].slot];
+    Neurons neurons = neurons_of(session, k, N, steps, fresh);
+    neurons.spikes = (uint8_t*)session.slots[k];
+    if (!keeps) neurons.v = nullptr;
+    const uint8_t* shortcut = op.count > 1 ? session.views[op.windows[1 - op.weighted].slot].spikes : nullptr;
+    run_tasks(session, k, N, x, Kernel(op, neurons, x, shortcut, session.threads));
+}
+
+// The share of values that are not 0, in a few frames.
+static double share_of(const View& x, const Window& w, int64_t N, int64_t steps) {
+    constexpr int64_t frames = 4;
+    int64_t found = 0;
+    for (int64_t i = 0; i < frames; i++)
+        for (int64_t p = 0; p < w.H * w.W; p++) {
+            const float* const values = x.values_at(i * N / frames, i * steps / frames, p);
+            for (int64_t c = 0; c < w.C; c++) found += values[c * x.channel] != 0;
+        }
+    return (double)found / (double)(frames * w.H * w.W * w.C);
+}
+
+bool scatters_maxima(const Session& session, const Op& op, int64_t N, int64_t steps) {
+    constexpr double addition = 2.5,
+                     pixel = 4;  // cycles: of a register that is read, added to and written; of one that is looked at
+    constexpr double few_values = 0.2;  // of more it takes less time to multiply all of them
+    const Op& packed = op.maxima->op;
+    const View& x = session.views[session.plan.ops[op.maxima->conv].windows[0].slot];
+    if (!packed.reach || !(x.spikes || !packed.exact)) return false;
+    if (!x.spikes) return share_of(x, packed.windows[0], N, steps) < few_values;
+    if (!Sliced::fits(packed, N, steps)) return true;  // patterns would be slower
+    const Rates rates = rates_of(x, packed, N, steps);
+    const engine::Cost& rows = packed.costs[packed.row_cost()];
+    const double by_rows = (rows.silent + rates.rows * (rows.busy - rows.silent)) / engine::cost_steps;
+    const double reached = rates.spikes * (double)(packed.windows[0].rows * packed.P());
+    const double vecs = (double)ceil_div(packed.C, Vec::width);
+    return vecs * (addition * reached + pixel * (double)packed.P()) < by_rows;
+}
+
+bool run_maxima_by_slices(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
+    const Maxima& maxima = *session.plan.ops[k].maxima;
+    const View& x = session.views[session.plan.ops[maxima.conv].windows[0].slot];
+    if (!x.spikes || !Sliced::fits(maxima.op, N, steps)) return false;
+    Neurons neurons = neurons_of(session, k, N, steps, fresh);
+    neurons.spikes = (uint8_t*)session.slots[k];
+    run_tasks(session, k, N, x, Sliced(maxima.op, neurons, x, nullptr, session.threads, &session.plan.ops[maxima.pool]));
+    return true;
 }
 
 double pixel_tile_cycles(const Op& op, int64_t N, int64_t steps) {

@@ -3,6 +3,7 @@
 //
 // If a pixel's windows hold the same inputs as those of the pixel to its left, and the two pixels' neurons have been equal
 // since the start, its outputs and states are copied from there. In most images that covers the background.
+#include "convolution.h"
 #include "currents.h"
 #include "tasks.h"
 
@@ -175,6 +176,112 @@ static void fire_block(const Firing& f, int64_t b) {
     }
 }
 
+// Neurons on the largest currents of a convolution under the windows of a pooling. A batch is the pixels of some windows; the
+// currents of each are replaced by the largest ones, which the neurons then take.
+struct FiringOnMaxima {
+    Firing neurons;
+    Currents from;  // of the convolution
+    const Op& pool;
+    const Pooling windows;
+
+    FiringOnMaxima(const Firing& neurons, const Op& conv, const Op& pool)
+        : neurons(neurons), from{{{neurons.session, conv, neurons.cut}}}, pool(pool), windows(pooling_of(pool)) {
+        from.views[0] = neurons.session.views[conv.windows[0].slot].from(neurons.start);
+    }
+
+    void run(int64_t task, int64_t thread) {
+        const Tasks& cut = neurons.cut;
+        const int64_t part = task / cut.spans, span = task % cut.spans, W = from.op.W;
+        first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : from.op.blocks();
+        s = neurons.s = from.s = neurons.session.scratch + thread;
+        neurons.image = from.image = part / cut.bands;
+        const int64_t first = part % cut.bands * cut.pooled_rows, last = least(first + cut.pooled_rows, pool.H);
+        neurons.first_pixel = first * pool.W;
+        from.first_row = first ? windows.row_of(first, pool.H) : 0, from.last_row = windows.row_of(last, pool.H);
+        from.first_pixel = from.first_row * W;
+        from.list_input();
+        for (int64_t y = first; y < last; y++)
+            for (int64_t x = 0; x < pool.W; x++) {
+                if (from.pixels + windows.taps() > cut.pixels) flush(true);
+                windows.each_under(y, x, [&](int64_t i, int64_t k) { s->pixels[from.pixels++] = i * W + k; });
+                s->copies[neurons.pixels++] = y * pool.W + x;
+            }
+        flush(true);
+        for (int64_t y = from.first_row; y < from.last_row && !first_block; y++)  // counted, though no window looks at them
+            for (int64_t x = 0; x < W; x++) {
+                if (is_seen(y + windows.padding_h, windows.kernel_h, windows.stride_h, pool.H) &&
+                    is_seen(x + windows.padding_w, windows.kernel_w, windows.stride_w, pool.W))
+                    continue;
+                if (from.pixels == cut.pixels) flush(false);
+                s->pixels[from.pixels++] = y * W + x;
+            }
+        flush(false);
+    }
+
+private:
+    Scratch* s = nullptr;
+    int64_t first_block = 0, last_block = 0;
+
+    static bool is_seen(int64_t at, int64_t kernel, int64_t stride, int64_t outputs) {
+        return at / stride < outputs && at % stride < kernel;
+    }
+
+    // Runs a batch. `fires`: or its spikes are only counted.
+    void flush(bool fires) {
+        if (from.pixels) from.list_batch();
+        for (int64_t i = 0; i < from.pixels && !first_block; i++) s->tally[1] += s->additions[from.in_band(i)];
+        for (int64_t b = first_block; b < last_block && fires && neurons.pixels; b++) {
+            from.sum_up(b);
+            take_largest(from.op.vecs_of(b) * Vec::width);
+            std::swap(s->pixels, s->copies);
+            for (int64_t i = 0; i < neurons.pixels; i++) s->spikes[neurons.in_band(i)] = 0;
+            neurons.fire_block(neurons, b);
+            std::swap(s->pixels, s->copies);
+        }
+        from.pixels = neurons.pixels = 0;
+    }
+
+    void take_largest(int64_t width) const {
+        int64_t first = 0;
+        for (int64_t i = 0; i < neurons.pixels; i++) {
+            int64_t n = 0;
+            windows.each_under(s->copies[i] / pool.W, s->copies[i] % pool.W, [&](int64_t, int64_t) { n++; });
+            for (int64_t t = 0; t < neurons.cut.sums; t++)
+                for (int64_t c = 0; c < width; c += Vec::width) {
+                    Vec largest = load(from.sums(first, t) + c);
+                    for (int64_t k = 1; k < n; k++) largest = greater(largest, load(from.sums(first + k, t) + c));
+                    store(from.sums(i, t) + c, largest);
+                }
+            first += n;
+        }
+    }
+};
+
+// The function of the neuron model of an operation.
+static Firing::FireBlock fire_block_of(const Op& op) {
+    Firing::FireBlock found = nullptr;
+    const auto choose = [&](auto model) { found = fire_block<decltype(model)>; };
+    if (!with_counting_model(op.neuron, choose)) with_model_or_sums(op.neuron, choose);
+    return found;
+}
+
+void fire_maxima(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
+                 bool goes_on) {
+    struct Context {
+        const Op &op, &conv, &pool;
+        const Tasks cut;
+        const Firing firing;
+    };
+    const Op &op = session.plan.ops[k], &conv = session.plan.ops[op.maxima->conv], &pool = session.plan.ops[op.maxima->pool];
+    const Tasks cut(conv, N, steps, session.threads, false, reads_values(session, conv), &pool);
+    Context context{op, conv, pool, cut, Firing(fire_block_of(op), session, op, cut, k, start, all_steps, fresh, goes_on)};
+    session.serial++;
+    share(session, cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        FiringOnMaxima(c.firing, c.conv, c.pool).run(task, thread);
+    });
+}
+
 void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                 bool goes_on) {
     const Op& op = session.plan.ops[k];
@@ -187,10 +294,8 @@ void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t s
         Firing::FireBlock fire_block;
     } context{session, op,      Tasks(op, N, steps, session.threads, all_held(session, op), reads_values(session, op)),
               k,       start,   all_steps,
-              fresh,   goes_on, nullptr};
+              fresh,   goes_on, fire_block_of(op)};
     session.serial++;
-    const auto choose = [&](auto model) { context.fire_block = fire_block<decltype(model)>; };
-    if (!with_counting_model(op.neuron, choose)) with_model_or_sums(op.neuron, choose);
     share(session, context.cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
         const Context& c = *(const Context*)given;
         Firing(c.fire_block, c.session, c.op, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);

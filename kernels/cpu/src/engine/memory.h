@@ -97,7 +97,8 @@ static int64_t cut_slots(Session& session, int64_t N, int64_t steps, char* memor
         last[k] = k;
         for (int64_t reader = k + 1; reader < plan.count; reader++)
             for (int64_t i = 0; i < plan.ops[reader].count; i++)
-                if (plan.ops[reader].windows[i].slot == k + 1) last[k] = reader;
+                if (plan.ops[reader].windows[i].slot == k + 1)
+                    last[k] = most(last[k], most(reader, plan.ops[reader].maxima_of));
     }
     for (int64_t k = 0; k < plan.count; k++) {
         at[k] = 0;
@@ -224,6 +225,16 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         if (op.kind == engine::Recur) room.kernel = most(room.kernel, recurrent_room(op));
         if (op.kind != engine::Fire) continue;
         room.include(scatter_room(op, N, threads));
+        if (op.maxima) {
+            room.kernel = most(room.kernel, maxima_room(op, plan, N, steps, threads));
+            room.kernel = most(room.kernel, scattered_maxima_room(op, plan, N, threads));
+            for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps}) {
+                const Op& conv = plan.ops[op.maxima->conv];
+                for (const bool values : {false, true})
+                    if (some && (!values || may_read_values(plan, conv)))
+                        room.include(Tasks(conv, N, some, threads, false, values, &plan.ops[op.maxima->pool]).room(conv));
+            }
+        }
         room.kernel = most(room.kernel, kernel_room(op, N, steps, threads));
         if (op.spikes_that_move && has_kernel(op, N, steps) && op.P() > 1) continue;  // with one pixel, either way may run
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})

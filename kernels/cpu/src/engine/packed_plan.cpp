@@ -228,12 +228,9 @@ static bool copy_sigma_delta(Plan& plan, Op& op) {
     return true;
 }
 
-// Prepares scattering for a convolution of few channels. `weight`: as the caller gave it. False if there is no memory.
-static bool make_reach(Op& op, const float* weight) {
+// Finds what each input of a convolution reaches. `weight`: as the caller gave it. False if there is no memory.
+static bool find_reached(Op& op, const float* weight) {
     const Window& w = op.windows[0];
-    if (op.is_layer || op.real || op.count != 1 || !w.rows || op.P() == 1 || op.blocks() > 1) return true;
-    if (!can_be_listed(w.C, w.H * w.W) || !can_be_listed(op.C, op.P())) return true;
-    if (w.H * w.kernel_h > most_reached || w.W * w.kernel_w > most_reached) return true;
     Reach& reach = *(op.reach = new Reach);
     const int64_t row = w.kernel_w * w.C * op.C;  // weights of a row of taps
     int64_t *const of_column = try_allocate<int64_t>(w.kernel_w), *const of_row = try_allocate<int64_t>(w.kernel_h);
@@ -251,8 +248,21 @@ static bool make_reach(Op& op, const float* weight) {
                reach.columns.find(w.W, op.W, w.kernel_w, w.stride_w, w.padding_w, w.dilation_w, of_column, op.C);
     }
     free(of_column), free(of_row);
-    if (!fits) return false;
     reach.outputs = (double)(reach.rows.all * reach.columns.all) / (double)(w.H * w.W);
+    return fits;
+}
+
+static bool can_be_reached(const Window& w) {
+    return w.rows && w.H * w.kernel_h <= most_reached && w.W * w.kernel_w <= most_reached;
+}
+
+// Prepares scattering for a convolution of few channels. False if there is no memory.
+static bool make_reach(Op& op, const float* weight) {
+    const Window& w = op.windows[0];
+    if (op.is_layer || op.real || op.count != 1 || op.P() == 1 || op.blocks() > 1 || !can_be_reached(w)) return true;
+    if (!can_be_listed(w.C, w.H * w.W) || !can_be_listed(op.C, op.P())) return true;
+    if (!find_reached(op, weight)) return false;
+    Reach& reach = *op.reach;
     reach.waits = neurons_wait(op.neuron, op.neurons.bias, op.C);
     reach.leaks = op.neuron.model != models::HardReset && op.neuron.model != models::SoftReset;
     reach.drifts = !reach.waits && !reach.leaks;
@@ -277,6 +287,62 @@ static void find_kernel_costs(Op& op, int64_t bits, bool has_tiles) {
                                  w.kernel_h, w.kernel_w, w.padding_w, w.dilation_h, w.dilation_w};
     const int64_t row = bits == 8 ? costs::byte_row : bits == 16 ? costs::short_row : costs::float_row;
     costs::find_costs(layer, w.groups, row, has_tiles, op.costs);
+}
+
+// Finds the operation that neurons read, if it is of that kind and nothing else reads it; null if it is not.
+static const Operation* only_read(const Description& described, const Operation& by, int64_t kind, int64_t& number) {
+    if (by.count != 1 || !by.reads[0].slot) return nullptr;
+    number = by.reads[0].slot - 1;
+    int64_t readers = 0;
+    for (int64_t k = 0; k < described.count; k++)
+        for (int64_t i = 0; i < described.operations[k].count; i++)
+            readers += described.operations[k].reads[i].slot == number + 1;
+    return readers == 1 && described.operations[number].kind == kind ? &described.operations[number] : nullptr;
+}
+
+// Whether the outputs of neurons are the currents of the step.
+static bool gives_currents(const Operation& o) {
+    const bool leaks = o.neurons.model == models::LeakyHardReset || o.neurons.model == models::LeakySoftReset;
+    if (o.neurons.fires || !leaks || o.neurons.scalars[o.neurons.model == models::LeakyHardReset] != 0) return false;
+    return std::all_of(o.neurons.channels + o.C, o.neurons.channels + 2 * o.C, [](float decay) { return decay == 0; });
+}
+
+// Prepares neurons that read the largest currents of a convolution, under windows that do not overlap. False if there is no
+// memory.
+static bool find_maxima(Plan& plan, const Description& described, Op& op, int64_t k) {
+    constexpr int64_t most_taps = 64;  // whose currents are in a cache together
+    const Operation& neurons = described.operations[k];
+    int64_t pool = 0, conv = 0;
+    const Operation* const pooling = only_read(described, neurons, engine::MaxPool, pool);
+    const Operation* const from = pooling ? only_read(described, *pooling, engine::Fire, conv) : nullptr;
+    const auto plain = [](const engine::Window& w) {
+        return !w.weight && w.kernel_h * w.kernel_w == 1 && w.stride_h * w.stride_w == 1 && !w.padding_h && !w.padding_w;
+    };
+    if (!from || pooling->adaptive || neurons.real || !plain(neurons.reads[0]) || !gives_currents(*from)) return true;
+    const engine::Window& w = pooling->reads[0];
+    if (from->count != 1 || !from->reads[0].weight || from->H * from->W == 1 || w.kernel_h * w.kernel_w > most_taps)
+        return true;
+    if (w.kernel_h > w.stride_h || w.kernel_w > w.stride_w || w.dilation_h * w.dilation_w != 1) return true;
+    if (std::any_of(neurons.neurons.bias, neurons.neurons.bias + op.C, [](float bias) { return bias != 0; })) return true;
+    op.maxima = new Maxima{conv, pool, {}};
+    plan.ops[conv].maxima_of = k;
+    Op& packed = op.maxima->op;
+    (Operation&)packed = *from;
+    packed.reads = nullptr, packed.real = false, packed.exact = described.bits;
+    packed.neurons = neurons.neurons, packed.neurons.bias = from->neurons.bias;
+    packed.windows = new Window[1];
+    Window& window = packed.windows[0] = Window{};
+    const Window& before = plan.ops[conv].windows[0];
+    (engine::Window&)window = from->reads[0];
+    window.C = before.C, window.H = before.H, window.W = before.W, window.rows = before.rows;
+    find_kernel_costs(packed, described.bits, false);
+    if (!copy_neurons(packed)) return false;
+    find_conv(packed);
+    if (can_be_reached(window) && !find_reached(packed, window.weight)) return false;
+    const int64_t bytes = pack_slices(packed, false);
+    window.weight = nullptr;  // the caller's
+    plan.bytes += bytes == no_memory ? 0 : bytes;
+    return bytes != no_memory;
 }
 
 // Makes operation k of a plan, after those before it. False if there is no memory.
@@ -320,21 +386,25 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
     }
     if (op.kind == engine::Fire && !make_reach(op, operation.reads[0].weight)) return false;
     if (op.kind == engine::Recur && !pack_recurrent(plan, op)) return false;
+    if (op.kind == engine::Fire && !op.is_layer && !find_maxima(plan, described, op, k)) return false;
     if (!op.is_sigma_delta) op.state_size = op.states * op.state_P * op.C;
     return true;
 }
 
+static void free_op(Op& op) {
+    for (int64_t i = 0; i < op.count && op.windows; i++)
+        free(op.windows[i].matrix), free(op.windows[i].depthwise), free(op.windows[i].unit);
+    for (int64_t i = 0; i < op.copied; i++) free(op.copies[i]);
+    free(op.sliced), free(op.unit), free(op.tables), free(op.tiles), free(op.tile_unit), free(op.back.matrix),
+        free(op.back.unit);
+    delete[] op.windows;
+    delete op.reach;
+    if (op.maxima) free_op(op.maxima->op);
+    delete op.maxima;
+}
+
 void free_plan(Plan* plan) {
-    for (int64_t k = 0; k < plan->count; k++) {
-        Op& op = plan->ops[k];
-        for (int64_t i = 0; i < op.count && op.windows; i++)
-            free(op.windows[i].matrix), free(op.windows[i].depthwise), free(op.windows[i].unit);
-        for (int64_t i = 0; i < op.copied; i++) free(op.copies[i]);
-        free(op.sliced), free(op.unit), free(op.tables), free(op.tiles), free(op.tile_unit), free(op.back.matrix),
-            free(op.back.unit);
-        delete[] op.windows;
-        delete op.reach;
-    }
+    for (int64_t k = 0; k < plan->count; k++) free_op(plan->ops[k]);
     delete[] plan->ops;
     delete plan;
 }

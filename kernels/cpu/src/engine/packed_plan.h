@@ -289,6 +289,10 @@ struct Op : Operation {
     float* tile_unit = nullptr;
     int64_t digits = 0;
     Reach* reach = nullptr;  // for a convolution that can be scattered (scatter.cpp)
+    // Of neurons on the largest currents of a convolution: its number, that of the pooling, and the convolution with these neurons,
+    // for slices. A run need not write what the two give (fire.cpp). Else null.
+    struct Maxima* maxima = nullptr;
+    int64_t maxima_of = -1;  // of such a convolution: the number of the neurons
     bool restarts = false;  // whether a spike resets the neurons to the state in which a run starts
     bool moves = false,
          spikes_that_move = false;  // whether its output is never held; whether all its inputs are spikes that are never held
@@ -325,6 +329,11 @@ struct Op : Operation {
     int64_t blocks() const { return ceil_div(C, columns); }
     // Registers of block `number`; the last block may have fewer.
     int vecs_of(int64_t number) const { return (int)least(block_vecs, ceil_div(C - number * columns, Vec::width)); }
+};
+
+struct Maxima {
+    int64_t conv = 0, pool = 0;
+    Op op;
 };
 
 struct Plan {

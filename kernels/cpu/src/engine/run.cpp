@@ -8,7 +8,6 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t most_steps = 64;    // per segment: more read weights less often, fewer stay in the cache
 constexpr int64_t most_periodic_steps = 256;  // of a layer whose inputs are periodic in the first segment alone
 constexpr int64_t most_samples = 64;  // per group, if no states are kept
 // Limit of the bytes that a segment writes between operations, unless one step of one sample needs more. Small in the checked
@@ -218,7 +217,7 @@ static int64_t run_steps(Session& session, const Run& run, const Running& runnin
     if (run.shortcut && !take_shortcut(session, run, start, steps)) return engine::NoMemory;
     if (run.neurons && run.neurons->currents)
         session.currents = run.neurons->currents + start * run.N * session.plan.ops[0].P() * session.plan.ops[0].C;
-    run_segment(session, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T, run.kept, run.tally, run.took,
+    run_segment(session, run, running.n, steps, run.fresh && !start, run.goes_on || start + steps < T,
                 [&](int64_t k) { show(session, run, running, k, start, steps); });
     if (!session.watch.over.load()) hand_over(session, run, running, start, steps);
     return session.watch.over.load() ? engine::Interrupted : engine::Ran;

@@ -5,6 +5,8 @@
 
 namespace PK_TARGET {
 
+constexpr int64_t most_steps = 64;    // per segment: more read weights less often, fewer stay in the cache
+
 // Whether an operation's output is the same at each step. The maximum of sums grows evenly under held input, but only from
 // rest.
 static bool gives_held(const Session& session, const Op& op, bool fresh) {
@@ -45,6 +47,35 @@ static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, b
     }
 }
 
+static bool keeps_currents(const Run& run, int64_t conv) { return run.goes_on || (run.kept && run.kept[conv].v); }
+
+// Whether the neurons behind a convolution and a pooling take the largest currents without writing them: if nobody asks for what
+// the two give, and if the input is not held.
+static bool is_within(const Session& session, const Run& run, int64_t conv, int64_t N, int64_t steps) {
+    const Op& op = session.plan.ops[session.plan.ops[conv].maxima_of];
+    const View& x = session.views[session.plan.ops[conv].windows[0].slot];
+    for (const int64_t k : {conv, op.maxima->pool})
+        if (run.shown && (run.shown[k].values || run.shown[k].spikes)) return false;
+    if (x.held() || x.periodic || steps > most_steps) return false;
+    return !keeps_currents(run, conv) || scatters_maxima(session, op, N, steps);
+}
+
+// Runs neurons with the convolution and the pooling before them.
+static void run_maxima(Session& session, const Run& run, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    const Op& op = session.plan.ops[k];
+    const int64_t conv = op.maxima->conv;
+    memset(session.states[k].alike, 0, N * op.P());
+    session.ways[conv] = engine::ByScattering;
+    if (scatters_maxima(session, op, N, steps)) return scatter_maxima(session, k, N, steps, fresh, keeps_currents(run, conv));
+    session.ways[conv] = engine::BySlices;
+    if (run_maxima_by_slices(session, k, N, steps, fresh)) return;
+    session.ways[conv] = reads_values(session, session.plan.ops[conv]) ? engine::ByValues : engine::ByPatterns;
+    for (int64_t start = 0; start < steps; start += most_pattern_steps) {
+        const int64_t some = least(most_pattern_steps, steps - start);
+        fire_maxima(session, k, N, start, some, steps, fresh && !start, goes_on || start + some < steps);
+    }
+}
+
 static void run_op(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     switch (session.plan.ops[k].kind) {
         case engine::Fire: return run_neurons(session, k, N, steps, fresh, goes_on);
@@ -53,24 +84,34 @@ static void run_op(Session& session, int64_t k, int64_t N, int64_t steps, bool f
     }
 }
 
-// Runs all operations, unless the run is to end. `fresh`: starts from rest. `kept` and `tally`: as in Run. `goes_on`: the
-// states of all operations are needed, whatever `kept` asks for. Calls show(k) right after operation k, since another operation
+// Runs all operations, unless the run is to end. `fresh`: starts from rest. `goes_on`: the
+// states of all operations are needed, whatever `run.kept` asks for. Calls show(k) right after operation k, since another operation
 // may reuse its slot later.
 template <class Show>
-static void run_segment(Session& session, int64_t N, int64_t steps, bool fresh, bool goes_on, const engine::Kept* kept,
-                        int64_t* tally, int64_t* took, Show show) {
+static void run_segment(Session& session, const Run& run, int64_t N, int64_t steps, bool fresh, bool goes_on, Show show) {
     const bool is_sigma_delta = session.plan.is_sigma_delta();
     if (!is_sigma_delta) look_at_slots(session, steps, fresh);
     for (int64_t i = 0; i < session.threads; i++) session.scratch[i].key = -1;
-    for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++, tally += engine::tallies) {
+    for (int64_t k = 0; k < session.plan.count && !session.watch.over.load(); k++) {
+        const Op& op = session.plan.ops[k];
+        if (op.maxima_of >= 0) make_bits(session, op.windows[0].slot);
+        if (op.maxima_of >= 0)
+            session.within[k] = session.within[session.plan.ops[op.maxima_of].maxima->pool] =
+                is_within(session, run, k, N, steps);
+        if (session.within[k]) continue;
+        const bool of_maxima = op.maxima && session.within[op.maxima->conv];
         for (int64_t i = 0; i < session.threads; i++) memset(session.scratch[i].tally, 0, sizeof session.scratch[i].tally);
-        const auto run = is_sigma_delta ? run_sigma_delta : run_op;
-        const int64_t began = took ? nanoseconds() : 0;
-        if (is_sigma_delta || !run_listed(session, k, N, steps, fresh))
-            run(session, k, N, steps, fresh, goes_on || (kept && kept[k].v));
+        const auto run_it = is_sigma_delta ? run_sigma_delta : run_op;
+        const int64_t began = run.took ? nanoseconds() : 0;
+        const bool states = goes_on || (run.kept && run.kept[k].v);
+        if (of_maxima) run_maxima(session, run, k, N, steps, fresh, states);
+        else if (is_sigma_delta || !run_listed(session, k, N, steps, fresh)) run_it(session, k, N, steps, fresh, states);
+        // The time, and the additions, are those of the convolution.
+        const int64_t adds = of_maxima ? op.maxima->conv : k;
         for (int64_t i = 0; i < session.threads && session.counts; i++)
-            for (int64_t j = 0; j < engine::tallies; j++) tally[j] += session.scratch[i].tally[j];
-        if (took) took[k] += nanoseconds() - began;
+            for (int64_t j = 0; j < engine::tallies; j++)
+                run.tally[(j ? adds : k) * engine::tallies + j] += session.scratch[i].tally[j];
+        if (run.took) run.took[adds] += nanoseconds() - began;
         show(k);
     }
 }

@@ -223,6 +223,7 @@ struct Session {
     FiredList* lists;  // of the slots
     int64_t* ways;  // of the operations: how they were run last
     bool* real;  // of the operations: whether they give values in this run
+    bool* within;  // likewise: whether later neurons run them, Op.maxima
     // Of a layer that is called by itself: its neurons, all samples of which run at once; and where its currents go from the
     // first step of the segment on, or null.
     const Neurons* neurons = nullptr;
@@ -254,7 +255,7 @@ struct Session {
         states = new LayerState[plan.count];
         lists = new FiredList[plan.count + 2];
         ways = new int64_t[plan.count]();
-        real = new bool[plan.count];
+        real = new bool[plan.count], within = new bool[plan.count]();
         for (int64_t k = 0; k < plan.count; k++) real[k] = plan.ops[k].real;
     }
     ~Session() {
@@ -268,6 +269,7 @@ struct Session {
         delete[] lists;
         delete[] ways;
         delete[] real;
+        delete[] within;
         delete[] scratch;
     }
     Session(const Session&) = delete;

@@ -42,12 +42,14 @@ struct Tasks {
     int64_t pixels;  // the most pixels of a batch
     bool one_pixel, shared;  // whether the layer has one pixel; whether batches have several
     bool values;  // whether some inputs are values times weights, which are listed by step
+    int64_t pooled_rows = 0;  // of a pooling of the currents: output rows per band
 
-    Tasks(const Op& op, int64_t N, int64_t steps, int64_t threads, bool held, bool values)
+    // `pool`: whose windows a batch has as a whole; or null.
+    Tasks(const Op& op, int64_t N, int64_t steps, int64_t threads, bool held, bool values, const Op* pool = nullptr)
         : steps(steps), sums(held ? 1 : steps), values(values) {
         one_pixel = op.P() == 1;
         const int64_t items = has_far(op) ? most_far_items : one_pixel ? most_items : near_items;
-        pixels = most(1, least(items / sums, most_list_rows / most(1, op.rows)));
+        pixels = most(pool ? pool->windows[0].taps() : 1, least(items / sums, most_list_rows / most(1, op.rows)));
         shared = pixels > 1;
         images = one_pixel ? least(pixels, most(N, 1)) : 1;
         groups = ceil_div(N, images);
@@ -60,7 +62,11 @@ struct Tasks {
                 if (op.windows[i].rows) entries += under_rows(op.windows[i]) * op.windows[i].W * op.windows[i].C;
             if (entries <= most_band_list) break;
         }
-        bands = ceil_div(op.H, rows);
+        if (pool) {
+            pooled_rows = least(pool->H, most(1, rows / pool->windows[0].stride_h));
+            rows = least(op.H, pooled_rows * pool->windows[0].stride_h + pool->windows[0].kernel_h);
+        }
+        bands = pool ? ceil_div(pool->H, pooled_rows) : ceil_div(op.H, rows);
         pixels = least(pixels, one_pixel ? images : rows * op.W);
         spans = groups * bands < 2 * threads ? op.blocks() : 1;
     }
@@ -119,6 +125,14 @@ void free_plan(Plan* plan);
 void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                 bool goes_on);
 
+// fire.cpp: the same of neurons on the largest currents of a convolution, Op.maxima.
+void fire_maxima(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
+                 bool goes_on);
+
+// scatter_maxima.cpp: the same by what is not 0 in the input. `keeps_currents`: those of the last step are the convolution's state.
+int64_t scattered_maxima_room(const Op& op, const Plan& plan, int64_t N, int64_t threads);  // memory per thread
+void scatter_maxima(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool keeps_currents);
+
 // convolutions.cpp: chooses the way in which neurons are run, from the layer and its current input, and runs the kernels of
 // ../conv2d.
 int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps);
@@ -126,6 +140,9 @@ bool has_kernel(const Op& op, int64_t N, int64_t steps);  // for a layer that re
 int64_t kernel_room(const Op& op, int64_t N, int64_t steps, int64_t threads);  // memory per thread, for any of the kernels
 double pixel_tile_cycles(const Op& op, int64_t N, int64_t steps);  // per sample; infinite if pixel tiles do not fit
 void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on);
+bool scatters_maxima(const Session& session, const Op& op, int64_t N, int64_t steps);  // or by slices, or patterns
+bool run_maxima_by_slices(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh);  // false: they do not fit
+int64_t maxima_room(const Op& op, const Plan& plan, int64_t N, int64_t steps, int64_t threads);  // memory per thread
 
 // scatter.cpp: runs an operation from the list of its input's spikes and returns true; or makes the bits of its inputs and
 // returns false.

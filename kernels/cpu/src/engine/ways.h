@@ -37,29 +37,32 @@ struct Sliced {
     const int64_t parts, fan_out;  // parts of the channels; weights per input and tap
     const bool periodic;  // whether all inputs fire periodically from rest
     const int64_t few;  // few_spikes, or spikes_of_layer
-    const Conv2d c;  // with the inputs of one part, and all output channels
+    const PooledConv conv;  // with the inputs of one part, and all output channels
+    const Conv2d& c = conv.out;
     const Slices slices;
     const Cut cut;
     const bool has_steady;  // whether enough inputs fire at most steps to be worth the search for them
 
-    Sliced(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
+    // `pool`: of the convolution's currents, if the neurons are behind it; or null.
+    Sliced(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads,
+           const Op* pool = nullptr)
         : parts(op.parts),
           fan_out(op.C / op.conv.groups),
           periodic(x.periodic),
           few(op.is_layer ? spikes_of_layer : few_spikes),
-          c(part_of(conv_of(op, neurons, x, shortcut, op.sliced), parts)),
-          slices(c),
+          conv(pooled(part_of(conv_of(op, neurons, x, shortcut, op.sliced), parts), pool)),
+          slices(conv.c),
           cut(with_lists(periodic, c.neurons.T, [&](auto of) { return cut_for<typename decltype(of)::Type>(threads); })),
           has_steady(!periodic && x.spikes && finds_steady(x, c)) {}
 
     static bool fits(const Op& op, int64_t N, int64_t steps) { return op.sliced && is_enough(op, N, steps); }
     int64_t tasks() const { return cut.tasks; }
 
-    static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
+    static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads, const Op* pool = nullptr) {
         if (!fits(op, N, steps)) return 0;
         View periodic;
         periodic.periodic = true;
-        return most(room_of(op, N, steps, View{}, threads), room_of(op, N, steps, periodic, threads));
+        return most(room_of(op, N, steps, View{}, threads, pool), room_of(op, N, steps, periodic, threads, pool));
     }
 
     // `scratch`: room() bytes. Adds the numbers of spikes and of additions to `tally`.
@@ -76,11 +79,15 @@ private:
         return (c.negated ? sample.negated_rows : sample.rows) < worth * sample.rate;
     }
 
-    static int64_t room_of(const Op& op, int64_t N, int64_t steps, const View& x, int64_t threads) {
-        const Sliced sliced(op, shape_of(op, N, steps), x, nullptr, threads);
+    static PooledConv pooled(const Conv2d& c, const Op* pool) {
+        return {c, pool ? pooling_of(*pool).over(c, pool->W) : c, pool ? pooling_of(*pool) : Pooling{}, pool != nullptr};
+    }
+
+    static int64_t room_of(const Op& op, int64_t N, int64_t steps, const View& x, int64_t threads, const Op* pool) {
+        const Sliced sliced(op, shape_of(pool ? *pool : op, N, steps), x, nullptr, threads, pool);
         return with_lists(sliced.periodic, steps, [&](auto of) {
             Carver carver{nullptr};
-            Worker<typename decltype(of)::Type> worker(sliced.c, sliced.slices);
+            Worker<typename decltype(of)::Type> worker(sliced.conv, sliced.slices);
             sliced.borrow(worker, carver);
             return carver.bytes;
         });
@@ -93,11 +100,20 @@ private:
         worker.lists.borrow(carver, rows, listed, steps, cut.places);
         worker.windows.borrow(carver, rows * c.W, out);
         worker.sums.borrow(carver, cut.places * Source::most_sums(steps) * sum_bytes(c));
+        if (conv.pools) worker.under.borrow(carver, cut.places), worker.starts.borrow(carver, cut.places + 1);
+    }
+
+    // The outputs of the convolution that are counted with those of a part: with pooling also those that no window looks at.
+    Region counted(Region out) const {
+        if (!conv.pools) return out;
+        const int64_t first = conv.pool.row_of(out.row, rows_out(c)), last = conv.pool.row_of(out.row + out.rows, rows_out(c));
+        out.row = out.row ? first : 0, out.rows = last - out.row;
+        return out;
     }
 
     template <class Source>
     void run_with(const View& view, int64_t task, char* scratch, int64_t* tally) const {
-        Worker<Source> worker(c, slices);
+        Worker<Source> worker(conv, slices);
         Carver carver{scratch};
         borrow(worker, carver);
         if constexpr (std::is_same_v<Source, InputLists>) worker.source.has_steady = has_steady;
@@ -118,9 +134,12 @@ private:
                     spikes = count_spikes(c, in, x);
                 }
             }
-            if (tally && (!first || parts > 1)) tally[1] += seen_spikes(c, x, in, out) * fan_out;  // while they are cached
+            if (tally && (!first || parts > 1)) {  // while they are cached
+                const Region all = counted(out);
+                tally[1] += seen_spikes(conv.c, x, conv.pools ? input_of(conv.c, all) : in, all) * fan_out;
+            }
             worker.source.list_inputs(c, slices, in, x, spikes);
-            with_rows(c, [&](auto rows) { run_part<decltype(rows)>(c, slices, in, out, cut.places, first, last, worker); });
+            with_rows(c, [&](auto rows) { run_part<decltype(rows)>(conv, slices, in, out, cut.places, first, last, worker); });
             if (!tally) continue;
             if (c.shortcut) tally[1] += count_of(c, c.shortcut, out, first, last);
             tally[0] += count_of(c, c.neurons.spikes, out, first, last);
@@ -130,6 +149,7 @@ private:
     template <class Source>
     Cut cut_for(int64_t threads) const {
         Cut cut = cut_of<Source>(c, slices, c.neurons.T, threads);
+        cut.places = most(cut.places, conv.pool.taps());
         if (parts == 1) return cut;
         cut.channels = c.neurons.C / parts, cut.spans = parts;
         cut.tasks = cut.batches * cut.bands * cut.spans;
