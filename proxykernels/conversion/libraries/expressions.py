@@ -17,7 +17,7 @@ from ...network import Network
 from ..graph.fx_calls import MOVES, arguments, path_of, trace
 from ..graph.fx_graph import Graph, Values
 from ..graph.graph_values import Current, Signal
-from ..graph.sample_runs import called, sized
+from ..graph.sample_runs import called, of_sizes, sized
 from .library_neurons import reset
 
 RUNS = ((2, 3), (3, 5))  # steps and samples of the two runs
@@ -105,15 +105,23 @@ def is_only_a_view(node: fx.Node) -> bool:
 
 
 def _is_product(node: fx.Node) -> bool:
-    return called(node) == "mul" and all(isinstance(value, fx.Node) and value.op != "get_attr" for value in node.args)
+    """Whether a node multiplies results of layers."""
+    factors = (isinstance(value, fx.Node) and value.op != "get_attr" and not of_sizes(value) for value in node.args)
+    return called(node) == "mul" and all(factors)
 
 
 def formula(node: fx.Node, expression: Expression, traced: fx.GraphModule, model: str) -> Formula:
     """The layer that computes the value of a node.
 
     Raises:
-        TypeError: it mixes steps or samples.
+        TypeError: it mixes steps or samples, or joins their axes.
     """
+    place = f"{model}: {path_of(node)}"
+    if shape_seen(node) is None:
+        raise TypeError(
+            f"{place} gives values without the axes of steps and samples in front, which layers take; give the "
+            "library's layers all steps [T, N, ...], or pass the layers of one step"
+        )
     graph, made = fx.Graph(), dict[fx.Node, Any]()
     for source, signal in expression.signals.items():
         value = made[source] = graph.placeholder(source.name)
@@ -130,7 +138,7 @@ def formula(node: fx.Node, expression: Expression, traced: fx.GraphModule, model
         if other.op == "get_attr":
             made[other] = graph.node_copy(other)
             return made[other]
-        return _size(other, steps, samples, f"{model}: {path_of(node)}")
+        return _size(other, steps, samples, place)
 
     for each in expression.nodes:
         made[each] = graph.node_copy(each, argument)
@@ -139,7 +147,7 @@ def formula(node: fx.Node, expression: Expression, traced: fx.GraphModule, model
     function.graph.eliminate_dead_code()
     function.recompile()
     layer = Formula(function, binary=expression.is_binary)
-    _check_steps(layer, expression, f"{model}: {path_of(node)}")
+    _check_steps(layer, expression, place)
     return layer
 
 

@@ -114,8 +114,25 @@ class OverTime(nn.Module):
 )
 def test_what_mixes_steps_or_samples_is_refused(function):
     pytest.importorskip("spikingjelly")
-    with pytest.raises(TypeError, match="mixes steps or samples|stands behind"):
+    with pytest.raises(TypeError, match="mixes steps or samples|without the axes of steps"):
         pk.from_spikingjelly(OverTime(function), torch.rand(3, 6))
+
+
+def test_steps_and_samples_on_one_axis_are_refused():
+    pytest.importorskip("spikingjelly")
+    net = OverTime(lambda y: y.flatten(0, 1))
+    with pytest.raises(TypeError, match="without the axes of steps and samples in front"):
+        pk.from_spikingjelly(net, torch.rand(3, 6))
+
+
+def test_a_product_with_a_size_gives_no_spikes():
+    pytest.importorskip("spikingjelly")
+    net = OverTime(lambda y: (y.unsqueeze(3) * y.shape[2]).squeeze(3))
+    nn.init.uniform_(net.fc.weight, 0, 2)
+    x = torch.rand(5, 3, 6)
+    ours = pk.from_spikingjelly(net, x[0])
+    assert not any(formula.binary for formula in ours.modules() if isinstance(formula, Formula))
+    assert 0 < net(x).mean() < 1
 
 
 def test_attention_over_time_is_refused_by_name():
