@@ -29,6 +29,13 @@
 
 namespace PK_TARGET {
 
+#if defined(__ANDROID__) && __ANDROID_API__ < 28  // before its version 9 there was none; Termux compiles for version 7
+static inline void* aligned_alloc(size_t alignment, size_t size) {
+    void* data = nullptr;
+    return posix_memalign(&data, alignment, size) ? nullptr : data;
+}
+#endif
+
 static constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -16,6 +16,9 @@
 #if !defined(PK_ANY_GLIBC) && defined(__GLIBC__) && defined(__x86_64__)
 __asm__(".symver pthread_create, pthread_create@GLIBC_2.2.5");
 __asm__(".symver pthread_join, pthread_join@GLIBC_2.2.5");
+#elif !defined(PK_ANY_GLIBC) && defined(__GLIBC__) && defined(__aarch64__)
+__asm__(".symver pthread_create, pthread_create@GLIBC_2.17");
+__asm__(".symver pthread_join, pthread_join@GLIBC_2.17");
 #endif
 
 namespace PK_TARGET {
