@@ -11,8 +11,8 @@ from .spikes import Spikes
 from .storage import pack_words
 
 _NOT_BINARY = (
-    "dense must hold spikes, nothing but 0 and 1, and holds other values. Real-valued currents go to if_scan, if_hold "
-    "or a layer"
+    "dense must hold spikes, nothing but 0 and 1, and holds other values. Layers take sums of spikes and integers as "
+    "tensors, without packing; real-valued currents go to if_scan, if_hold or a layer"
 )
 
 
