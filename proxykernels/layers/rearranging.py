@@ -161,7 +161,7 @@ class Pixels(nn.Module):
     Args:
         size: the sizes behind the channels of the output, (H, W) or (L,); one of them may be -1, which fits.
 
-    Shapes: x (T, N, C, ...), Spikes or a tensor; y (T, N, C, *size), of the same kind.
+    Shapes: x (T, N, C, ...), Spikes or a tensor; y (T, N, C, H, W) or (T, N, C, L), of the same kind.
 
     Raises:
         TypeError, ValueError: size is no such tuple, or x has another number of pixels.
