@@ -1,5 +1,6 @@
 """Convolutions with neurons: of spikes by a plan of one operation, or by torch where most inputs fire."""
 
+from collections.abc import Callable
 from ctypes import pointer
 from math import inf, prod
 from typing import Any
@@ -35,6 +36,8 @@ class Convolutions:
         forced: what runs every layer that it can run: "dense", torch's convolution, "im2col", or "plan", never torch's;
             None: whichever is fastest.
     """
+
+    if_scan: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(self, table: abi.Kernels, plans: LayerPlans, forced: str | None):
         self._table, self._plans, self._forced = table, plans, forced
