@@ -113,30 +113,31 @@ class Convolutions:
     def if_conv2d_real(self, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
         """Convolution of real values x [T, N, C_in, H, W] and IF. Neurons that fire several times in a step give what
         if_scan gives."""
+        counts = neuron.counts
         window, size = (tuple(stride), tuple(padding), tuple(dilation)), tuple(x.shape[3:])
-        its = without_spikes(beside_currents(neuron)) if neuron.counts else neuron
+        its = without_spikes(beside_currents(neuron)) if counts else neuron
         values = x.float().flatten(3).transpose(2, 3).contiguous()
         parameters, channels = for_library(its)
         described = abi.Neurons(parameters, None, None, None, 0, 0, 0, len(x), len(v), *v.shape[-2:])
         conv = abi.Conv2d(described, None, *sizes(size, weight.shape, window, groups))
         choice = self._plans.choice(conv, FORCED[self._forced], values=values.data_ptr())
         if choice.runner == Runner.TORCH or weight.dtype == torch.float64:
-            if neuron.counts:
+            if counts:
                 return self.if_scan(unfused.conv2d(x, weight, bias, *window, groups), v, neuron)
             return unfused.if_conv2d_real(self, x, weight, bias, v, neuron, *window, groups)
         neurons, spikes, after, held = start_for_library(len(x), v, its)
-        if neuron.counts:
+        if counts:
             currents = heap.empty(len(x), v.shape[0], *v.shape[-2:])
             neurons.currents = currents.data_ptr()
 
         def make(weight: Tensor, bias: Tensor | None):
             return self._plans.conv2d(its, size, weight, bias, window, groups, real=True)
 
-        key = "values", its.model, size, window, groups, neuron.counts
+        key = "values", its.model, size, window, groups, counts
         plan = self._packed.get(key, make, weight, bias, most=MOST_KEPT)
         plan.run(len(x), len(v), x=values.data_ptr(), kind=InputKind.VALUES, neurons=pointer(neurons))
         del held, channels  # the memory behind the pointers lived until here
-        return self.if_scan(currents, v, neuron) if neuron.counts else (spikes, after)
+        return self.if_scan(currents, v, neuron) if counts else (spikes, after)
 
     def find_periods(self, current: Tensor, T: int, neuron: Neuron) -> tuple[Tensor, Tensor]:
         """Neurons from v_reset, with hard reset, on a constant current [N, P, C]: int16 periods, potentials.

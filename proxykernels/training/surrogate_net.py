@@ -64,7 +64,7 @@ class PartTally:
 
 
 def rates_of(tallies: Mapping[str, PartTally]) -> dict[str, float]:
-    """Of the layers that fire."""
+    """The firing rates of the layers that fire."""
     return {name: tally.rate for name, tally in tallies.items() if tally.fires}
 
 

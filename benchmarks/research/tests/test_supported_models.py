@@ -84,7 +84,7 @@ def test_spikes_that_differ_are_counted(monkeypatch):
     net = next(net for net in spiking_nets.spiking_nets() if net.name == "tutorial 6, nn.Sequential")
     assert float(models_table.port_row(net, 64)["differing_spikes"]) < 1e-4
 
-    def port(theirs: nn.Module) -> pk.Network:
+    def port(theirs: nn.Module, sample) -> pk.Network:
         ours = pk.from_snntorch(theirs)
         ours.layers()[0][1].weight.data.mul_(2)
         return ours

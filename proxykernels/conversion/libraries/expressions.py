@@ -24,6 +24,7 @@ RUNS = ((2, 3), (3, 5))  # steps and samples of the two runs
 JOINING = frozenset("matmul bmm mul sum mean amax softmax sigmoid add sub truediv div".split())
 FUNCTIONS = MOVES | JOINING
 OVER_TIME = ("mean", "sum")
+NO_SIZES = "no sizes"  # the key of why a model did not run, of its graph
 SEEN = "seen"  # the key of what a node gave in both runs: the shape of a tensor, or a number
 
 
@@ -75,7 +76,8 @@ def note_sizes(traced: fx.GraphModule, sample: Tensor) -> None:
         for T, N in RUNS:
             reset(traced)
             _Run(traced).run(sample[torch.arange(N) % len(sample)].expand(T, N, *sample.shape[1:]))
-    except Exception:  # whatever another library raises; the comparison with the original says what does not run
+    except Exception as error:  # whatever another library raises, for an error message where sizes are needed
+        traced.meta[NO_SIZES] = str(error)
         for node in traced.graph.nodes:
             node.meta.pop(SEEN, None)
     reset(traced)
@@ -216,7 +218,11 @@ class ExpressionGraph(Graph):
             except TypeError as error:
                 if self.axes == 1 or not may_be_operation(node):
                     raise
-                raise TypeError(f"{error}; with a sample [N, ...] it is computed by torch: pass one") from error
+                why = self.traced.meta.get(NO_SIZES)
+                remedy = (
+                    "pass one" if why is None else f"pass one whose steps [T, N, ...] it takes, since it raises: {why}"
+                )
+                raise TypeError(f"{error}; with a sample [N, ...] it is computed by torch: {remedy}") from error
         if not any(argument in self.expressions for argument in arguments(node)) or self._is_mean_of_steps(node):
             self._compute(node, values)
             try:

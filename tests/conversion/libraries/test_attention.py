@@ -86,6 +86,12 @@ def test_without_a_sample_the_message_asks_for_one(generator, name):
         pk.from_spikingjelly(transformer(name, generator)[0])
 
 
+def test_a_sample_that_the_model_does_not_take_is_told(generator):
+    net, x = transformer("MaxFormer", generator)
+    with pytest.raises(TypeError, match=r"whose steps \[T, N, \.\.\.\] it takes, since it raises: .*channels"):
+        pk.from_spikingjelly(net, x[0, :, :2])
+
+
 class OverTime(nn.Module):
     """Neurons on currents that the steps share."""
 

@@ -289,8 +289,8 @@ struct Op : Operation {
     float* tile_unit = nullptr;
     int64_t digits = 0;
     Reach* reach = nullptr;  // for a convolution that can be scattered (scatter.cpp)
-    // Of neurons on the largest currents of a convolution: its number, that of the pooling, and the convolution with these neurons,
-    // for slices. A run need not write what the two give (fire.cpp). Else null.
+    // The convolution and the pooling whose largest currents these neurons take, and a convolution with these neurons, for
+    // slices. A run need not write what the two give (fire.cpp). Null for other operations.
     struct Maxima* maxima = nullptr;
     int64_t maxima_of = -1;  // of such a convolution: the number of the neurons
     bool restarts = false;  // whether a spike resets the neurons to the state in which a run starts
