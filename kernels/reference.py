@@ -355,6 +355,17 @@ def avg_pool2d(x: Tensor, kernel_size, stride=None, padding=0) -> Tensor:
     return F.avg_pool2d(x.flatten(0, 1), kernel_size, stride, padding).unflatten(0, x.shape[:2])
 
 
+def attention(x: Tensor, heads: int) -> Tensor:
+    """(V K^T) Q of each head: ``x`` [N, 3 C, tokens ...] has Q, K and V side by side; [N, C, tokens ...]."""
+    q, k, v = x.flatten(2).unflatten(1, (3, heads, -1)).unbind(1)
+    return (v @ k.transpose(2, 3) @ q).reshape(len(x), x.shape[1] // 3, *x.shape[2:])
+
+
+def product(x: Tensor, y: Tensor) -> Tensor:
+    """x [T, N, C, ...] times y, of which each channel counts for several neighbouring ones of x."""
+    return x * y.repeat_interleave(x.shape[2] // y.shape[2], 2)
+
+
 def _of_if_neurons(function: Callable) -> Callable:
     """The same of IF neurons, given by ``v_threshold``, a number or one a channel [C], and ``v_reset``."""
 

@@ -57,7 +57,8 @@ class Kind(StrEnum):
 
     FIRE: neurons, which give their potentials where they never fire. Poolings work on each step, or on sums over
     time, which are states as potentials are. FLATTEN, UNFLATTEN and MOVE put values elsewhere. RECUR: neurons of one
-    pixel that receive their own spikes, on the currents in the slot that they read.
+    pixel that receive their own spikes, on the currents in the slot that they read. ATTENTION multiplies queries, keys
+    and values, which lie side by side; MULTIPLY what two slots hold.
 
     In networks of sigma-delta neurons: CHANGES, what the input changes by; SEND, neurons, which pass their input on
     where they never fire; SEND_MAXIMA, max pooling of all that was sent, with or without neurons behind it; SUM, what
@@ -78,6 +79,8 @@ class Kind(StrEnum):
     SEND_MAXIMA = "sigma-delta maxima"
     SUM = "sum of changes"
     DELAY = "delay"
+    ATTENTION = "attention"
+    MULTIPLY = "product"
 
 
 # What kinds have in common; C++ asks functions of these names:
@@ -86,8 +89,8 @@ class Kind(StrEnum):
 #   keeps_size       it reads one input, of the size that it gives
 #   changes_in_time  its output differs from step to step even if its input does not
 COMMON = {
-    "passes_on": (Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY),
-    "gives_values": (Kind.AVERAGE_POOL, Kind.RUNNING_MAX_POOL),
+    "passes_on": (Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY, Kind.MULTIPLY),
+    "gives_values": (Kind.AVERAGE_POOL, Kind.RUNNING_MAX_POOL, Kind.ATTENTION),
     "keeps_size": (Kind.CHANGES, Kind.SUM, Kind.DELAY, Kind.RECUR),
     "changes_in_time": (Kind.FIRE, Kind.RECUR, Kind.MAX_RATE_POOL, Kind.DELAY),
 }
@@ -242,6 +245,7 @@ OPERATION = (
     Field("grid", "limit", "of CHANGES and graded neurons: what values are rounded to multiples of; null: of nothing",
           written="given", null=True),
     Field("delays", "integers", "[C]: steps", written="given", kinds=(Kind.DELAY,), size="C"),
+    Field("heads", "whole", "of ATTENTION", 1, written="given"),
 )  # fmt: skip
 
 # Numbers counted of an operation in a run: spikes, additions of a weight for a spike, and those for a value.

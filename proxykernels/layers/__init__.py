@@ -1,5 +1,6 @@
 """Layers: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps."""
 
+from .attention import Attention, Multiply
 from .base import Neurons, SpikingLayer, each_step
 from .delay import Delay
 from .dropout import Dropout
@@ -29,6 +30,7 @@ __all__ = [
     "LIF",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "Attention",
     "AvgPool1d",
     "AvgPool2d",
     "Channels",
@@ -56,6 +58,7 @@ __all__ = [
     "MaxPool2d",
     "MaxRatePool1d",
     "MaxRatePool2d",
+    "Multiply",
     "Neurons",
     "Pixels",
     "Population",

@@ -115,7 +115,7 @@ class Follower:
             return self.own(path, module, (x,), {})
         if has_forward_hooks(module):
             refuse(path, module, "it has hooks, which run in Python")
-        if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate):
+        if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate | layers.Multiply):
             refuse(path, module, "it takes several inputs")
         if not all(isinstance(part, Value | Sum) for part in (x if isinstance(x, tuple) else (x,))):
             refuse(path, module, f"it is called with {x}")

@@ -142,6 +142,7 @@ class Operation:
         senders: of SEND, None: what arrives is passed on; of SEND_MAXIMA, None: what the maxima change by.
         scale: float32 [C], of SUM: what 1 stands for in the outputs.
         grid: of graded neurons of 8 bits and of the inputs of their networks: what values are rounded to multiples of.
+        heads: of ATTENTION.
         delays: int64 [C], of DELAY: by how many steps. Its states are the inputs of the last steps, the oldest first.
     """
 
@@ -161,9 +162,10 @@ class Operation:
     scale: Tensor | None = None
     grid: float | None = None
     delays: Tensor | None = None
+    heads: int = 0
 
     def __post_init__(self) -> None:
-        _make_plain(self, "shape", "divisor")
+        _make_plain(self, "shape", "divisor", "heads")
 
     @property
     def states(self) -> int:

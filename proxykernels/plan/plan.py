@@ -201,7 +201,7 @@ class Plan:
                 if op.neurons or op.kind == Kind.SEND or op.kind in PASSES_ON[1:] or op.adaptive
                 else prod(op.windows[0].kernel)
             )
-            values += prod(op.shape) * min(taps, prod(source[1:]))
+            values += prod(op.shape) * (op.image[0] // op.heads if op.heads else min(taps, prod(source[1:])))
             tensors = (*op.weights, op.pixels, op.channels)
             made_of += len(op.windows) + sum(tensor.numel() for tensor in tensors if tensor is not None)
         return values <= Most.GROWTH * made_of

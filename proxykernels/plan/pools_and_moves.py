@@ -18,6 +18,7 @@ from .. import layers
 from ..calls import window_checks
 from ..kernels import heap
 from ..kernels.table import Kind, Most
+from ..layers.attention import may_multiply
 from .followed_values import Value, refuse, refuse_shape
 from .operations import Operation, Shape, Window, image_of
 from .plan import Plan
@@ -110,6 +111,36 @@ def channels(follower, path: str, module: Any, x: Value) -> Value:
     return follower.append(Operation(Kind.MOVE, path, (Window(x.slot),), shape, x.real, channels=index))
 
 
+def attention(follower, path: str, module: Any, x: Value) -> Value:
+    x = follower.flattened(x, path)
+    if x.shape[0] % (3 * module.heads):
+        refuse_shape(path, module, x)
+    shape = (x.shape[0] // 3, *x.shape[1:])
+    return follower.append(Operation(Kind.ATTENTION, path, (Window(x.slot),), shape, True, heads=module.heads))
+
+
+def multiply(follower, path: str, module: Any, x: Value | tuple[Value, ...]) -> Value:
+    if not isinstance(x, tuple) or len(x) != 2:
+        refuse(path, module, "it takes two inputs")
+    first, second = (follower.flattened(part, path) for part in x)
+    if not may_multiply(first.shape, second.shape):
+        refuse(path, module, f"its inputs have the shapes {first.shape} and {second.shape}")
+    windows = Window(first.slot), Window(second.slot)
+    return follower.append(Operation(Kind.MULTIPLY, path, windows, first.shape, first.real or second.real))
+
+
+def pixels(follower, path: str, module: Any, x: Value) -> Value:
+    x = follower.flattened(x, path)
+    count, known = prod(x.shape[1:]), prod(n for n in module.size if n != -1)
+    if len(x.shape) < 2 or count % known or (-1 not in module.size and count != known):
+        refuse_shape(path, module, x)
+    shape = (x.shape[0], *(count // known if n == -1 else n for n in module.size))
+    if image_of(shape) == follower.image(x):
+        return replace(x, shape=shape)
+    places = torch.arange(count, device=heap.CPU)
+    return follower.append(Operation(Kind.MOVE, path, (Window(x.slot),), shape, x.real, pixels=places))
+
+
 def delay(follower, path: str, module: Any, x: Value) -> Value:
     x = follower.flattened(x, path)
     delays = module.of_channels(x.shape[0])
@@ -183,6 +214,9 @@ KINDS: dict[type[nn.Module], Callable[..., Value]] = {
     layers.Channels: channels,
     layers.ZeroPad2d: moved_pixels,
     layers.Upsample: moved_pixels,
+    layers.Pixels: pixels,
+    layers.Attention: attention,
+    layers.Multiply: multiply,
 }
 
 

@@ -24,7 +24,7 @@ bool Plan::is_moderate() const {
         const bool one_tap = op.has_neurons || op.kind == engine::Send || op.adaptive ||
                              (engine::passes_on(op.kind) && op.kind != engine::MaxPool);
         const int64_t taps = one_tap ? 1 : taps_of(op.windows[0]);
-        values += (__int128)op.image().size() * std::min(taps, from.P());
+        values += (__int128)op.image().size() * (op.heads ? op.C / op.heads : std::min(taps, from.P()));
         made_of += (int64_t)op.windows.size();
         for (const Window& window : op.windows) made_of += weights(op, window);
         made_of += op.recurrent_size() + (op.pixels ? op.image().P() : 0) + (op.channels ? op.C : 0);

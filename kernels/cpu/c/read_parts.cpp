@@ -9,8 +9,9 @@ namespace proxykernels {
     if (!(condition)) return damaged(what)
 
 bool PlanReader::windows(Json about, Operation& op) {
-    const int64_t most = op.adds() ? most_windows : op.kind == engine::Move ? most_moved : 1;
-    NEED(about.is_list() && 1 <= about.size() && about.size() <= most, "too many windows, or none");
+    const int64_t least = op.kind == engine::Multiply ? 2 : 1;
+    const int64_t most = op.adds() ? most_windows : op.kind == engine::Move ? most_moved : least;
+    NEED(about.is_list() && least <= about.size() && about.size() <= most, "too many windows, or too few");
     bool sound = true;
     about.each_item([&](Json item) {
         Window read;
@@ -45,6 +46,17 @@ bool PlanReader::window(Json about, const Operation& op, Window& to) {
             NEED(from == (Image{out.size(), 1, 1}) && !to.weight, "an unflattening changes the size");
             return true;
         case engine::Move: NEED(is_plain(to), "a move has a window"); return true;
+        case engine::Attention:
+            NEED(is_plain(to) && from == (Image{3 * out.C, out.H, out.W}), "attention does not read three times what it gives");
+            NEED(op.heads && out.C % op.heads == 0, "heads do not divide the channels");
+            return true;
+        case engine::Multiply: {
+            const bool first = op.windows.empty();
+            NEED(is_plain(to) && (!first || from == out), "a product has another size than it reads");
+            const bool all_pixels = from.H == out.H && from.W == out.W;
+            NEED(out.C % from.C == 0 && (all_pixels || from.P() == 1), "the factors of a product have other sizes");
+            return true;
+        }
         default: break;
     }
     if (op.adaptive) {

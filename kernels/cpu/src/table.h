@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#define PK_TABLE "6f3ebd760a2c98b57fadeaa7747e1e83606db378196a345e0a2fece06c32731b"  // a hash of the table, which Python compares
+#define PK_TABLE "8b97a72c50099a5bb42068f221cecf87138c7de604df2f0021af2fca5c65661e"  // a hash of the table, which Python compares
 
 // The surrogate derivatives, which scan_backward.h defines; Surrogate.shape is an index into this list.
 #define PK_SURROGATES(SURROGATE) \
@@ -34,7 +34,9 @@ enum : int64_t { PK_SURROGATES(SURROGATE) };
     KIND(Send, "sigma-delta") \
     KIND(SendMaxima, "sigma-delta maxima") \
     KIND(Sum, "sum of changes") \
-    KIND(Delay, "delay")
+    KIND(Delay, "delay") \
+    KIND(Attention, "attention") \
+    KIND(Multiply, "product")
 
 namespace engine {
 #define KIND(name, text) name,
@@ -46,8 +48,8 @@ enum : int64_t { PackedSpikes, HeldValues, Values };  // kinds of inputs
 enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer, Interrupted };  // of a run
 constexpr int64_t tallies = 3;  // numbers that are counted of an operation
 
-constexpr bool passes_on(int64_t kind) { return 8418 >> kind & 1; }
-constexpr bool gives_values(int64_t kind) { return 20 >> kind & 1; }
+constexpr bool passes_on(int64_t kind) { return 41186 >> kind & 1; }
+constexpr bool gives_values(int64_t kind) { return 16404 >> kind & 1; }
 constexpr bool keeps_size(int64_t kind) { return 13056 >> kind & 1; }
 constexpr bool changes_in_time(int64_t kind) { return 8457 >> kind & 1; }
 }  // namespace engine
@@ -121,7 +123,8 @@ constexpr int64_t most_signed_code = 63;
     const float* recurrent = nullptr;  /* [C, C], row i: what neuron i receives; or [C], what it receives of itself */ \
     const float* scale = nullptr;  /* [C], of SUM: what 1 stands for */ \
     float grid = INFINITY;  /* of CHANGES and graded neurons: what values are rounded to multiples of; null: of nothing */ \
-    const int64_t* delays = nullptr;  /* [C]: steps */
+    const int64_t* delays = nullptr;  /* [C]: steps */ \
+    int64_t heads = 0;  /* of ATTENTION */
 #define PK_OPERATION_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
     TRUTH(real, 0, 0, 0, 0) \
     WHOLE(divisor, -2147483647, 0, 0, 0) \
@@ -132,7 +135,8 @@ constexpr int64_t most_signed_code = 63;
     FLOATS(recurrent, 0, 0, 0, 256) \
     FLOATS(scale, 0, 1, 1, 0) \
     LIMIT(grid, 0, 1, 1, 0) \
-    INTEGERS(delays, 0, 0, 0, 8192)
+    INTEGERS(delays, 0, 0, 0, 8192) \
+    WHOLE(heads, 1, 1, 0, 0)
 
 // The tensors of an operation that have one number for each of its C channels or P() pixels.
 #define PK_OPERATION_TENSORS(FLOATS, INTEGERS) \

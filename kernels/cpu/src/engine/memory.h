@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "marks.h"
+#include "products.h"
 #include "slot_lists.h"
 #include "tasks.h"
 
@@ -223,6 +224,7 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
             room.sigma_delta = most(room.sigma_delta, sigma_delta_room(op, op.windows[i], steps));
         if (op.kind != engine::Fire && op.states) room.window = most(room.window, op.windows[0].taps());
         if (op.kind == engine::Recur) room.kernel = most(room.kernel, recurrent_room(op));
+        if (op.kind == engine::Attention) room.window = most(room.window, attention_room(op));
         if (op.kind != engine::Fire) continue;
         room.include(scatter_room(op, N, threads));
         if (op.maxima) {

@@ -1,5 +1,6 @@
-// Runs the operations between neurons: pooling, reshaping, moves and delays.
+// Runs the operations between neurons: pooling, reshaping, moves, delays and products.
 #include "pools_and_moves.h"
+#include "products.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
@@ -88,6 +89,8 @@ struct Between {
             case engine::Flatten: return flatten_image(op, from, slot, some);
             case engine::Unflatten: return unflatten_image(op, from, slot, some);
             case engine::Move: return session.real[k] ? move_values(op, views, slot, some) : move_spikes(op, views, slot, some);
+            case engine::Attention: return attend(op, from, slot, some, (float*)session.scratch[thread].window_sums);
+            case engine::Multiply: return multiply_slots(op, views, slot, session.real[k], some);
             case engine::Delay: {
                 const float* const past = session.states[k].v + image * op.state_size;
                 return session.real[k] ? delay_values(op, from, past, slot, some) : delay_spikes(op, from, past, slot, some);

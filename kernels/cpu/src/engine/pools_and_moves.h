@@ -99,6 +99,17 @@ static void move_spikes(const Op& op, const View* views, char* slot, const StepS
 }
 
 static void move_values(const Op& op, const View* views, char* slot, const StepSpan& s) {
+    const View& only = views[op.windows[0].slot];
+    if (op.count == 1 && !op.channels && only.values && only.channel == 1) {  // whole pixels
+        for (int64_t t = s.t0; t < s.t1; t++)
+            for (int64_t p = 0; p < op.P(); p++) {
+                float* const to = (float*)s.of(slot, t) + p * op.C;
+                const int64_t pixel = op.pixels ? op.pixels[p] : p;
+                if (pixel < 0) memset(to, 0, op.C * sizeof(float));
+                else memcpy(to, only.values_at(s.image, t, pixel), op.C * sizeof(float));
+            }
+        return;
+    }
     for (int64_t c = 0; c < op.C; c++) {
         const int64_t channel = op.channels ? op.channels[c] : c;
         const InputChannel place = channel < 0 ? InputChannel{} : place_of(op, channel);

@@ -1,0 +1,71 @@
+"""Products of what layers give, as spiking transformers have them."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .. import checks
+from ..calls import window_checks
+from ..kernels import reference
+from ..spikes import Spikes, pack
+from .base import each_step_of_spikes
+
+
+class Attention(nn.Module):
+    """Attention without a softmax, ``(V K^T) Q`` of each head and step, as in Spikformer.
+
+    Of spikes it gives whole numbers. It has no weights; the layers around it have.
+
+    Args:
+        heads: the number of heads, each of which has the same number of neighbouring channels.
+
+    Shapes: x (T, N, 3 C, ...), Spikes or a tensor: queries, keys and values side by side, and their tokens;
+    y (T, N, C, ...), values.
+
+    Raises:
+        TypeError, ValueError: heads is no whole number above 0, or does not divide C; x has another shape.
+    """
+
+    def __init__(self, heads: int):
+        super().__init__()
+        self.heads = window_checks.single("heads", heads, 1)
+
+    def forward(self, x: Spikes | Tensor) -> Tensor:
+        checks.steps_of(x, None, "(T, N, 3 C, ...)")
+        if x.shape[2] % (3 * self.heads):
+            raise ValueError(f"x must have 3 times {self.heads} times as many channels as a head, got {list(x.shape)}")
+        return each_step_of_spikes(lambda step: reference.attention(step, self.heads), x)
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}"
+
+
+class Multiply(nn.Module):
+    """The product of two inputs at each step, value by value: of spikes, where both fire.
+
+    Shapes: the call takes a tuple of x (T, N, C, ...) and y, each of whose channels counts for the same number of
+    neighbouring channels of x; y has the tokens of x, or one for all. The product has the shape of x; it is Spikes for
+    Spikes, else values.
+
+    Raises:
+        TypeError, ValueError: the call takes something else.
+    """
+
+    def forward(self, inputs: Sequence[Spikes | Tensor]) -> Spikes | Tensor:
+        if not isinstance(inputs, tuple | list) or len(inputs) != 2:
+            raise TypeError(f"Multiply takes a tuple of two inputs, got {type(inputs).__name__}")
+        for part in inputs:
+            checks.steps_of(part, None, "(T, N, C, ...)")
+        shapes = [tuple(part.shape) for part in inputs]
+        if not may_multiply(shapes[0][2:], shapes[1][2:]) or shapes[0][:2] != shapes[1][:2]:
+            raise ValueError(f"the second input must fit the first, got the shapes {shapes}")
+        x, y = (part.dense() if isinstance(part, Spikes) else part for part in inputs)
+        product = reference.product(x, y)
+        spikes = all(isinstance(part, Spikes) for part in inputs)
+        return pack(product) if spikes and not product.requires_grad else product
+
+
+def may_multiply(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether a sample of the second shape multiplies one of the first."""
+    tokens = tuple(other[1:]) in (tuple(shape[1:]), (1,) * (len(shape) - 1))
+    return len(shape) == len(other) and other[0] > 0 and shape[0] % other[0] == 0 and tokens
