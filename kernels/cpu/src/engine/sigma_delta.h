@@ -7,7 +7,7 @@
 
 namespace PK_TARGET {
 
-enum class SigmaDeltaKernel { Rows, Messages, Bytes, Dense, Depthwise, Maxima };
+enum class SigmaDeltaKernel { Rows, Messages, Bytes, Scattered, Dense, Depthwise, Maxima };
 
 // Sets what a plan knows of a window of an operation: its weights and sizes.
 static void set_window(SigmaDelta& s, const Op& op, const Window& w) {
@@ -35,15 +35,17 @@ static SigmaDelta sigma_delta_of(const Session& session, const Op& op, const Win
 
 int64_t sigma_delta_room(const Op& op, const Window& w, int64_t steps) {
     SigmaDelta s{};
-    s.T_in = steps, s.kernel_h = w.kernel_h, s.kernel_w = w.kernel_w, s.C_in = w.C, s.groups = w.groups;
-    Carver taps{nullptr}, bytes{nullptr}, dense{nullptr}, maximum{nullptr};
+    set_window(s, op, w);
+    s.T_in = steps;
+    Carver taps{nullptr}, bytes{nullptr}, scattered{nullptr}, dense{nullptr}, maximum{nullptr};
     SigmaDeltaTaps(s, taps);
     ByteScratch(s, bytes);
+    ScatterScratch(s, scattered);
     DenseScratch(s, dense);
     MaximumScratch(s, maximum);
     if (op.kind == engine::SendMaxima) return maximum.bytes;
     if (w.kind == RowKind::Bytes) return bytes.bytes;
-    return w.by_channel ? taps.bytes : most(taps.bytes, dense.bytes);
+    return w.by_channel ? taps.bytes : most(most(taps.bytes, scattered.bytes), dense.bytes);
 }
 
 struct SharedCall {
@@ -52,6 +54,10 @@ struct SharedCall {
     const SigmaDeltaKernel kernel;
 
     void run(int64_t task, Carver& carver, Counted& counted) const {
+        if (kernel == SigmaDeltaKernel::Scattered) {
+            ScatterScratch scratch(call.s, carver);
+            return scatter_task(call, task, scratch, counted);
+        }
         if (kernel == SigmaDeltaKernel::Dense) {
             DenseScratch scratch(call.s, carver);
             return dense_task(call, task, scratch, counted);
@@ -102,10 +108,11 @@ static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKer
     SharedCall shared{session, call, kernel};
     const bool by_lists = kernel == SigmaDeltaKernel::Messages || kernel == SigmaDeltaKernel::Bytes;
     if (by_lists) list_input(session, call);
-    const int64_t tasks = kernel == SigmaDeltaKernel::Dense    ? dense_tasks(call)
-                          : kernel == SigmaDeltaKernel::Bytes  ? byte_row_tasks(call)
-                          : kernel == SigmaDeltaKernel::Maxima ? ceil_div(call.count, place_group)
-                                                               : place_tasks(call, by_lists ? message_pass : row_pass);
+    const int64_t tasks = kernel == SigmaDeltaKernel::Dense       ? dense_tasks(call)
+                          : kernel == SigmaDeltaKernel::Scattered ? scatter_tasks(call)
+                          : kernel == SigmaDeltaKernel::Bytes     ? byte_row_tasks(call)
+                          : kernel == SigmaDeltaKernel::Maxima    ? ceil_div(call.count, place_group)
+                                                                  : place_tasks(call, by_lists ? message_pass : row_pass);
     share(session, tasks, &shared,
           [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
 }
@@ -115,7 +122,9 @@ static SigmaDeltaKernel kernel_of(const SigmaDeltaCall& call, const Window& w, c
     if (w.by_channel) return SigmaDeltaKernel::Depthwise;
     if (call.bytes.weight) return SigmaDeltaKernel::Bytes;
     const double rate = dense_rate(call);
-    const SigmaDeltaKernel rows = call.messages.of ? SigmaDeltaKernel::Messages : SigmaDeltaKernel::Rows;
+    const SigmaDeltaKernel rows = call.s.x && can_scatter(call.s) ? SigmaDeltaKernel::Scattered
+                                  : call.messages.of              ? SigmaDeltaKernel::Messages
+                                                                  : SigmaDeltaKernel::Rows;
     if (rate > 1) return rows;
     const double found = rate_of(call.s);
     const double share = (double)most(x.count, 1) / (double)(call.s.N * call.s.H * call.s.W);

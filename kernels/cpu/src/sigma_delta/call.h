@@ -1,6 +1,6 @@
 // A call of a sigma-delta kernel, cut into tasks, for all output pixels or for the listed ones. The caller distributes the
-// tasks over threads, and provides the scratch memory of each. The tasks are in rows.cpp, byte_rows.cpp, dense.cpp and
-// senders.cpp.
+// tasks over threads, and provides the scratch memory of each. The tasks are in rows.cpp, byte_rows.cpp, scattered.cpp,
+// dense.cpp and senders.cpp.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -179,6 +179,17 @@ static inline int64_t dense_tasks(const SigmaDeltaCall& call) {
 
 // The same as rows_task for one group of channels, by a matrix product.
 void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch, Counted& counted);
+
+// The scratch memory of a thread.
+struct ScatterScratch {
+    float* sums;  // [step][pixel][channels]
+    ScatterScratch(const SigmaDelta& s, Carver& carver);
+};
+
+// The same as rows_task for one group of channels and a small window. Tasks of their own number.
+bool can_scatter(const SigmaDelta& s);
+int64_t scatter_tasks(const SigmaDeltaCall& call);
+void scatter_task(const SigmaDeltaCall& call, int64_t task, ScatterScratch& scratch, Counted& counted);
 
 // The share of active inputs above which matrix products are faster; and that share, estimated from a sample of the inputs.
 double dense_rate(const SigmaDeltaCall& call);

@@ -118,6 +118,7 @@ double dense_rate(const SigmaDeltaCall& call) {
     constexpr double never = 2;
     const SigmaDelta& s = call.s;
     if (!s.x || s.groups > 1 || call.count * s.T_in < dense_rows) return never;
+    if (can_scatter(s)) return 0.9;
     if (s.C <= 16) return 0.1;
     const int64_t sums = ceil_div(least(s.C, row_pass), Vec::width) * least(s.T_in, steps_together);
     return sums > 4 ? never : Vec::width == 16 ? 0.33 : 0.75;
