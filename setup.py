@@ -67,7 +67,7 @@ def readme():
 
 LIBRARY = "_kernels"
 FORMER = "_cpu", "_engine"  # libraries of versions before
-PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "CMakeLists.txt", "*.in", "*.safetensors", "fashion-mnist/*"]
+PACKAGED = ["py.typed", "*.cpp", "*.c", "*.h", "*.hpp", "CMakeLists.txt", "*.in", "*.safetensors", "fashion-mnist/*"]
 VERSION = re.search('__version__ = "(.*)"', Path("proxykernels/_version.py").read_text(encoding="utf-8")).group(1)
 ONCE, BY_OPENMP = ([f"kernels/cpu/src/{name}.cpp" for name in sources[kind]] for kind in ("COMMON", "BY_OPENMP"))
 FOR_EACH_TARGET = [f"kernels/cpu/src/{name}.cpp" for kind in ("KERNELS", "TASKS", "ENGINE") for name in sources[kind]]

@@ -18,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -30,12 +32,14 @@ from proxykernels.kernels.rounding import PRECISIONS, round_weights
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 
 CHECKOUT = Path(__file__).parents[1]
+sys.path[:0] = [str(CHECKOUT / "benchmarks" / "research"), str(CHECKOUT / "benchmarks")]
 BUILT = Path(__file__).parent / "extra" / "demo" / "built"
 CLASSES = "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
 CALIBRATION = 128  # of the shipped images; the page shows some of the others
 EACH = 4  # images of a class
 STEPS = 15  # of a recording
 
+LISTENER = Path(__file__).with_name("listener.cpp"), sources.LIBRARY / "examples" / "hear.hpp"
 HEADER = sources.LIBRARY / "include" / "proxykernels.h"
 TARGET = ["-target", "wasm32-wasi"]
 FLAGS = [*TARGET, "-msimd128", "-fno-exceptions", "-Wno-unknown-pragmas", "-D_WASI_EMULATED_GETPID"]
@@ -88,6 +92,7 @@ def networks(calibration: Tensor) -> dict[str, dict]:
         "if": {"net": integrate_and_fire, "x": calibration[:1], "precision": "int8"},
         "sigma-delta": {"net": sigma_delta(calibration), "x": calibration[:1]},
         "events": {"net": events(), "x": nothing, "precision": "int8"},
+        "digits": {"net": digits(), "x": torch.zeros(1, 1, 64, dtype=torch.bool), "precision": "int8"},
     }
 
 
@@ -118,12 +123,23 @@ def _by_row(scale: Tensor, weight: Tensor) -> Tensor:
 
 def events() -> torch.nn.Module:
     """A network that benchmarks/research/train_events.py trained by proxy: the class that fires most is its answer."""
-    sys.path[:0] = [str(CHECKOUT / "benchmarks" / "research"), str(CHECKOUT / "benchmarks")]
-    from common import weights_file
     from training.events import firing, network
 
-    net = network(firing, dropout=0.0)
-    state, _ = weights_file.read(CHECKOUT / "benchmarks" / "weights" / "events.safetensors")
+    return trained("events", lambda about: network(firing, dropout=0.0))
+
+
+def digits() -> torch.nn.Module:
+    """A network that benchmarks/research/train_digits.py trained; the potentials of its last layer are the answer."""
+    from training.digits import network
+
+    return trained("digits", lambda about: network(int(about["neurons"])))
+
+
+def trained(name: str, make: Callable[[dict[str, str]], torch.nn.Module]) -> torch.nn.Module:
+    from common import weights_file
+
+    state, about = weights_file.read(CHECKOUT / "benchmarks" / "weights" / f"{name}.safetensors")
+    net = make(about)
     net.load_state_dict(state)
     return net.eval()
 
@@ -157,7 +173,8 @@ def is_current(out: Path) -> bool:
 
 def command() -> str:
     """By what, and of what, the engine is compiled."""
-    return f"{sources.fingerprint()} {FLAGS} {LINKED} {NO_THREAD_ENDS}"
+    listener = " ".join(sha256(path.read_bytes()).hexdigest() for path in LISTENER)
+    return f"{sources.fingerprint()} {listener} {FLAGS} {LINKED} {NO_THREAD_ENDS}"
 
 
 def compile_engine(out: Path) -> None:
@@ -168,10 +185,11 @@ def compile_engine(out: Path) -> None:
         raise SystemExit("build_demo.py: zig compiles the engine to WebAssembly and is missing: pip install ziglang")
     names = *sources.COMMON, *sources.ENGINE, *sources.TASKS
     engine = [sources.FOLDER / f"{name}.cpp" for name in names]
+    interface = [*sources.interface(), LISTENER[0]]
     with tempfile.TemporaryDirectory() as folder:
         ends = Path(folder) / "ends.cpp"
         ends.write_text(NO_THREAD_ENDS)
-        objects = {source: Path(folder) / f"{k}.o" for k, source in enumerate([*engine, *sources.interface(), ends])}
+        objects = {source: Path(folder) / f"{k}.o" for k, source in enumerate([*engine, *interface, ends])}
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             list(pool.map(compile_one, *zip(*objects.items(), strict=True)))
         functions = re.findall(r"^PK_API [^(]*?\b(pk_\w+)\(", HEADER.read_text(), re.MULTILINE)
@@ -183,8 +201,9 @@ def compile_engine(out: Path) -> None:
 
 
 def compile_one(source: Path, to: Path) -> None:
-    small = [] if sources.FOLDER in source.parents else ["-Os"]  # what reads files need not be fast
-    zig("c++", "-c", source, "-o", to, *sources.FLAGS, *FLAGS, *MACROS, *small)
+    small = ["-Os"] if source in sources.interface() else []  # what reads files need not be fast
+    headers = [f"-I{folder}" for folder in (HEADER.parent, LISTENER[1].parent)]
+    zig("c++", "-c", source, "-o", to, *sources.FLAGS, *FLAGS, *MACROS, *small, *headers)
 
 
 def zig(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""Images, events and a trained network that are part of the package. The guides use them.
+"""Images, sensors of events and a trained network that are part of the package. The guides use them.
 
 images, labels = pk.samples.fashion_mnist()
 net = pk.convert(pk.samples.relu_network(), images)
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .cochlea import cochlea_spikes
 from .saccades import saccade_frames
 
 FOLDER = Path(__file__).parent
@@ -19,7 +20,7 @@ IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
 SIZE = 256  # images
 HEADERS = {IMAGES: 16, LABELS: 8}  # bytes of an IDX file before its values
 
-__all__ = ["fashion_mnist", "relu_network", "saccade_frames"]
+__all__ = ["cochlea_spikes", "fashion_mnist", "relu_network", "saccade_frames"]
 
 
 def fashion_mnist() -> tuple[Tensor, Tensor]:

@@ -1,0 +1,87 @@
+"""A sound as a model of the cochlea hears it: filters, the level of each in decibels, and a spike for each change.
+
+A silicon cochlea sends events where the sound in one of its bands grows or fades. Here it is a model. A band is a
+gammatone filter of fourth order: four complex one-pole filters in a row, at frequencies and with bandwidths of the
+human ear (Glasberg and Moore, "Derivation of auditory filter shapes from notched-noise data", Hearing Research 47,
+1990). Every 10 ms a band looks at its mean power, and sends a spike when the level is 3 dB away from that of its last
+spike: ON above, OFF below. A louder sound has the same spikes, but for those of its beginning and end.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import checks
+
+BANDS = 32
+LOWEST, HIGHEST = 100.0, 3700.0  # Hz, the middle of the first and the last band
+STEPS_A_SECOND = 100
+STEP_DB = 3.0
+SILENCE = 1e-6  # mean power of what is silent; a sine from -1 to 1 has 1/2 in all bands, and about 1/8 in its own
+ORDER = 4
+SHORTEST = 1e-9  # impulse responses end where they are smaller than this share of their largest value
+
+
+def cochlea_spikes(sound: Tensor, rate: int = 8000) -> Tensor:
+    """The spikes of 32 bands from 100 to 3,700 Hz, every 10 ms.
+
+    Args:
+        sound: samples from -1 to 1, [samples], floating point.
+        rate: samples a second, a multiple of 100 and at least 8,000.
+
+    Returns:
+        Spikes, bool [T, 1, 64]: 32 OFF spikes, from the lowest band up, then 32 ON spikes. T is the number of whole steps
+        of 10 ms.
+
+    Raises:
+        TypeError, ValueError: an argument has the wrong type, shape or value, or there is less than one step.
+    """
+    checks.floating("sound", sound)
+    if sound.ndim != 1:
+        raise ValueError(f"sound must have the shape [samples], one channel, got {list(sound.shape)}")
+    if not checks.is_integer(rate) or rate < 8000 or rate % STEPS_A_SECOND:
+        raise ValueError(f"rate must be an integer of at least 8000 and a multiple of {STEPS_A_SECOND}, got {rate!r}")
+    length = rate // STEPS_A_SECOND
+    T = len(sound) // length
+    if T < 1:
+        raise ValueError(f"sound must have at least {length} samples, a step of 10 ms, got {len(sound)}")
+    samples = sound[: T * length].detach().double().cpu().numpy()
+    if not np.isfinite(samples).all():
+        raise ValueError("sound must be finite")
+    power = (np.abs(_filtered(samples, rate)) ** 2).reshape(BANDS, T, length).mean(2)
+    return torch.from_numpy(_changes(10 * np.log10(power + SILENCE)))[:, None]
+
+
+def poles(rate: int) -> np.ndarray:
+    """The pole of each band's one-pole filters, complex [BANDS]."""
+
+    def erbs(hertz: float) -> float:
+        return 21.4 * np.log10(0.00437 * hertz + 1)
+
+    hertz = (10 ** (np.linspace(erbs(LOWEST), erbs(HIGHEST), BANDS) / 21.4) - 1) / 0.00437
+    width = 1.019 * 24.7 * (0.00437 * hertz + 1)
+    return np.exp(2 * np.pi * (1j * hertz - width) / rate)
+
+
+def _filtered(samples: np.ndarray, rate: int) -> np.ndarray:
+    """What each band makes of the samples, complex [BANDS, samples]: y[n] = x[n] (1 - |a|) + a y[n-1], four times."""
+    found, size = [], len(samples)
+    for pole in poles(rate):
+        steps = np.arange(size)
+        rising = (steps + 1) * (steps + 2) * (steps + 3) / 6
+        response = (1 - abs(pole)) ** ORDER * rising * np.exp(np.log(pole) * steps)
+        large = np.abs(response) > SHORTEST * np.abs(response).max()
+        response = response[: large.nonzero()[0][-1] + 1]
+        points = 1 << (size + len(response) - 1).bit_length()
+        found.append(np.fft.ifft(np.fft.fft(samples, points) * np.fft.fft(response, points))[:size])
+    return np.stack(found)
+
+
+def _changes(levels: np.ndarray) -> np.ndarray:
+    """Spikes bool [T, 2 BANDS] of levels in decibels, [BANDS, T]."""
+    last, fired = np.full(BANDS, 10 * np.log10(SILENCE)), []
+    for now in levels.T:
+        below, above = now <= last - STEP_DB, now >= last + STEP_DB
+        last = np.where(below | above, now, last)
+        fired.append(np.concatenate([below, above]))
+    return np.stack(fired)
