@@ -7,6 +7,8 @@ human ear (Glasberg and Moore, "Derivation of auditory filter shapes from notche
 spike: ON above, OFF below. A louder sound has the same spikes, but for those of its beginning and end.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,9 +19,9 @@ BANDS = 32
 LOWEST, HIGHEST = 100.0, 3700.0  # Hz, the middle of the first and the last band
 STEPS_A_SECOND = 100
 STEP_DB = 3.0
-SILENCE = 1e-6  # mean power of what is silent; a sine from -1 to 1 has 1/2 in all bands, and about 1/8 in its own
+SILENCE = 1e-8  # mean power of what is silent; a sine from -1 to 1 has 1/2 in all bands, and about 1/8 in its own
 ORDER = 4
-SHORTEST = 1e-9  # impulse responses end where they are smaller than this share of their largest value
+FADED = 1e-9  # of its largest value: the rest of an impulse response is left out
 
 
 def cochlea_spikes(sound: Tensor, rate: int = 8000) -> Tensor:
@@ -65,16 +67,24 @@ def poles(rate: int) -> np.ndarray:
 
 def _filtered(samples: np.ndarray, rate: int) -> np.ndarray:
     """What each band makes of the samples, complex [BANDS, samples]: y[n] = x[n] (1 - |a|) + a y[n-1], four times."""
-    found, size = [], len(samples)
-    for pole in poles(rate):
-        steps = np.arange(size)
-        rising = (steps + 1) * (steps + 2) * (steps + 3) / 6
-        response = (1 - abs(pole)) ** ORDER * rising * np.exp(np.log(pole) * steps)
-        large = np.abs(response) > SHORTEST * np.abs(response).max()
-        response = response[: large.nonzero()[0][-1] + 1]
-        points = 1 << (size + len(response) - 1).bit_length()
-        found.append(np.fft.ifft(np.fft.fft(samples, points) * np.fft.fft(response, points))[:size])
-    return np.stack(found)
+    responses = _responses(rate)
+    points = 1 << (len(samples) + responses.shape[1] - 1).bit_length()
+    product = np.fft.fft(samples, points) * _spectra(rate, points)
+    return np.fft.ifft(product)[:, : len(samples)]
+
+
+@lru_cache
+def _responses(rate: int) -> np.ndarray:
+    """Of each band to an impulse, until all have faded, complex [BANDS, samples]."""
+    pole, steps = poles(rate)[:, None], np.arange(rate)
+    found = (1 - abs(pole)) ** ORDER * (steps + 1) * (steps + 2) * (steps + 3) / 6 * np.exp(np.log(pole) * steps)
+    large = (np.abs(found) > FADED * np.abs(found).max(1, keepdims=True)).any(0)
+    return found[:, : large.nonzero()[0][-1] + 1]
+
+
+@lru_cache(maxsize=2)
+def _spectra(rate: int, points: int) -> np.ndarray:
+    return np.fft.fft(_responses(rate), points)
 
 
 def _changes(levels: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ private:
         }
     };
 
-    static double level_of(double power) { return 10 * std::log10(power + 1e-6); }
+    static double level_of(double power) { return 10 * std::log10(power + 1e-8); }
 
     Band band[bands];
 };
