@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--test", type=lambda given: given.split(","), default=["usual"], help="usual, or speakers (default: usual)")
     add("--libraries", type=some_of(libraries), default=list(libraries), help=f"of {','.join(libraries)} (default: all)")
     add("--seeds", type=positive, default=3, help="how many, from 0 on (default: 3)")
-    add("--epochs", type=positive, default=20, help="of each training (default: 20)")
+    add("--epochs", type=positive, default=12, help="of each training (default: 12)")
     add("--copies", type=positive, default=3, help="of each recording, varied (default: 3)")
     add("--neurons", type=positive, default=128, help="that are recurrent (default: 128)")
     add("--batch", type=positive, default=64, help="recordings a step (default: 64)")

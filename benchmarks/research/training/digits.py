@@ -23,7 +23,7 @@ from training.model import stored
 
 COLUMNS = [
     "test", "seed", "library", "neurons", "epochs", "recordings", "accuracy", "train_s", "test_s",
-    "spikes_a_neuron", "million_additions", "arithmetic_uj",
+    "rate", "million_additions", "arithmetic_uj",
 ]  # fmt: skip
 RATE, DIGITS = 8000, 10
 USUAL, FIRST = "usual", 5  # the data set's own split: of each speaker and digit the first recordings are for the test
@@ -173,12 +173,12 @@ def mean(potentials: Tensor, lengths: Tensor) -> Tensor:
 
 
 def cost(net: nn.Module, unheard: Recordings) -> dict[str, str]:
-    """Of a second, in this library's kernels; the others count the same, up to a spike here and there."""
+    """Spikes a neuron and step; and of a second of sound what they cost. Counted by this library's kernels."""
     result = pk.simulate(net.eval(), unheard.spikes, len(unheard.spikes), lengths=unheard.lengths)
     seconds = unheard.lengths.sum().item() / cochlea.STEPS_A_SECOND
-    additions = result.synops.total * len(unheard.labels) / seconds
+    additions = result.synops.total / seconds
     return {
-        "spikes_a_neuron": f"{result.rates['0']:.4f}",
+        "rate": f"{result.rates['0']:.4f}",
         "million_additions": f"{additions / 1e6:.3f}",
         "arithmetic_uj": f"{1e6 * JOULES * additions:.3f}",
     }
