@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks/, which 
 
 from common import names
 from common.command import command, work
-from common.printed import add_out, new_parser, non_negative, positive, positive_number, some_of
+from common.printed import add_out, new_parser, positive, positive_number, some_of
 
 
 def main(arguments: list[str] | None = None) -> None:
