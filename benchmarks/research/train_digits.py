@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     libraries = names.RECURRENT_LIBRARIES
     add("--root", type=Path, required=True, help="folder of the recordings, .wav")
     add("--test", type=lambda given: given.split(","), default=["usual"], help="usual, or speakers (default: usual)")
-    add("--libraries", type=some_of(libraries), default=list(libraries), help=f"of {','.join(libraries)} (default: all)")
+    add(
+        "--libraries", type=some_of(libraries), default=list(libraries), help=f"of {','.join(libraries)} (default: all)"
+    )
     add("--seeds", type=positive, default=3, help="how many, from 0 on (default: 3)")
     add("--epochs", type=positive, default=12, help="of each training (default: 12)")
     add("--copies", type=positive, default=3, help="of each recording, varied (default: 3)")

@@ -32,8 +32,8 @@ def cochlea_spikes(sound: Tensor, rate: int = 8000) -> Tensor:
         rate: samples a second, a multiple of 100 and at least 8,000.
 
     Returns:
-        Spikes, bool [T, 1, 64]: 32 OFF spikes, from the lowest band up, then 32 ON spikes. T is the number of whole steps
-        of 10 ms.
+        Spikes, bool [T, 1, 64]: 32 OFF spikes, from the lowest band up, then 32 ON spikes. T is the number of whole
+        steps of 10 ms.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, shape or value, or there is less than one step.
@@ -50,8 +50,13 @@ def cochlea_spikes(sound: Tensor, rate: int = 8000) -> Tensor:
     samples = sound[: T * length].detach().double().cpu().numpy()
     if not np.isfinite(samples).all():
         raise ValueError("sound must be finite")
-    power = (np.abs(_filtered(samples, rate)) ** 2).reshape(BANDS, T, length).mean(2)
-    return torch.from_numpy(_changes(10 * np.log10(power + SILENCE)))[:, None]
+    return torch.from_numpy(_changes(levels(samples, rate)))[:, None]
+
+
+def levels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """The level of each band in each step, in decibels, float64 [BANDS, T], of T whole steps of samples."""
+    power = np.abs(_filtered(samples, rate)) ** 2
+    return 10 * np.log10(power.reshape(BANDS, -1, rate // STEPS_A_SECOND).mean(2) + SILENCE)
 
 
 def poles(rate: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from test_engine import image, network
 import proxykernels as pk
 from proxykernels.kernels import cpu
 from proxykernels.kernels.cpu import sources
+from proxykernels.samples import cochlea
 
 pytestmark = [
     pytest.mark.slow,
@@ -68,6 +69,50 @@ def test_examples(installed, tmp_path):
         stream(events[k : k + 1])
         expected.append(f"{10_000 * k}: class {int(stream.count().argmax())}")
     assert printed == expected and stream.count().any()
+
+
+def words(net: torch.nn.Module, sound: torch.Tensor) -> list[str]:
+    """What listen prints, by whole arrays: words are louder than what came before, and a quarter of a second apart."""
+    spikes = pk.samples.cochlea_spikes(sound)
+    levels = cochlea.levels(sound.double().numpy(), 8000).mean(0) - 10 * np.log10(cochlea.SILENCE)
+    quiet, found, begin, last = 0.0, [], None, None
+    for step, level in enumerate(levels.tolist()):
+        above = level - quiet
+        quiet += above * (0.1 if above < 0 else 0.002)
+        if above > 6:
+            begin, last = step if begin is None else begin, step
+        elif begin is not None and step == last + 25:
+            heard = spikes[max(begin - 9, 0) : last + 11]
+            potentials = pk.simulate(net, heard, len(heard), precision="int8").potentials.sum(0)
+            found += [f"{(step + 1) / 100:.2f} s: class {int(potentials.argmax())}"] * (step - begin + 10 - 25 >= 15)
+            begin = None
+    return found
+
+
+def test_listen(installed, tmp_path):
+    """Three words, of which one is a click, in noise."""
+    source = shutil.copytree(sources.LIBRARY / "examples", tmp_path / "examples")
+    sh("cmake", "-S", source, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}")
+    sh("cmake", "--build", tmp_path / "build", "--target", "listen")
+    torch.manual_seed(3)
+    recurrent = pk.FusedRecurrentLinear(64, 32, neuron=pk.neurons.LIFNeuron(decay=0.9, v_reset=None, v_threshold=0.3))
+    net = torch.nn.Sequential(recurrent, pk.FusedLILinear(32, 10, decay=0.97)).eval()
+    t = torch.arange(24000) / 8000
+    sound = 1e-3 * torch.randn(24000)
+    for begin, end, hertz in ((0.5, 0.8, 300), (1.2, 1.21, 1500), (1.7, 2.3, 700)):
+        sound += 0.2 * torch.sin(2 * torch.pi * hertz * t * (1 + 0.1 * t)) * ((t >= begin) & (t < end))
+    sound = (sound * 32768).short()
+    (tmp_path / "sound").write_bytes(sound.numpy().tobytes())
+    pk.compile(net, torch.zeros(1, 1, 64, dtype=torch.bool), precision="int8").save(tmp_path / "net.pk")
+    command = [tmp_path / "build" / "listen", tmp_path / "net.pk"]
+    with (tmp_path / "sound").open() as file:
+        printed = sh(*command, stdin=file).splitlines()
+    assert len(printed) == 2 and printed == words(net, sound / 32768.0)
+    refused = subprocess.run([*command, "44101"], text=True, capture_output=True)
+    assert refused.returncode == 1 and "usage: listen NET [RATE]" in refused.stderr
+    pk.compile(network(), image(1)).save(tmp_path / "other.pk")
+    refused = subprocess.run([command[0], tmp_path / "other.pk"], text=True, capture_output=True)
+    assert refused.returncode == 1 and "must take 64 spikes a step and give potentials" in refused.stderr
 
 
 def test_pkg_config(installed, tmp_path):
