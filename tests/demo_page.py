@@ -70,15 +70,21 @@ def address(built):
 
 
 @pytest.fixture(scope="session")
-def chromium():
+def launch():
+    """Starts Chromium, with further flags."""
     playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not path:
         pytest.skip("Chromium is not installed: apt-get install chromium")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])  # CI runs as root
-        yield browser
-        browser.close()
+        yield lambda *flags: driver.chromium.launch(executable_path=path, args=["--no-sandbox", *flags])  # CI is root
+
+
+@pytest.fixture(scope="session")
+def chromium(launch):
+    browser = launch()
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -86,7 +92,7 @@ def opened(chromium, address):
     """Opens the page in a window; it must load nothing from elsewhere, and say no errors."""
     contexts, asked, said = [], [], []
 
-    def open_page(width: int, height: int, before: str = "", **how):
+    def open_page(width: int, height: int, before: str = "", name: str = "", **how):
         context = chromium.new_context(viewport={"width": width, "height": height}, **how)
         contexts.append(context)
         page = context.new_page()
@@ -96,7 +102,7 @@ def opened(chromium, address):
         page.on("requestfailed", lambda request: said.append(f"{request.url} failed"))
         if before:
             page.add_init_script(before)
-        page.goto(address)
+        page.goto(address + name)
         page.wait_for_selector("#main[aria-busy=false]", state="attached")
         return page
 

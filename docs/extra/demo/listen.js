@@ -40,7 +40,7 @@ class Page {
     row.className = "digit", label.textContent = name;
     bar.max = 1;
     row.append(label, bar);
-    find("bars").append(row);
+    find("digits").append(row);
     return bar;
   }
 
