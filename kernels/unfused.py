@@ -30,6 +30,7 @@ CONSTANT_INPUT, REAL_INPUT = Choice("dense", "constant input, convolved once"), 
 FEW_INPUTS = 64  # per neuron
 CACHED_BYTES = 4 << 20  # float64 currents at a time, before they are rounded
 CHUNK_BYTES = 64 << 20  # currents at a time: enough for full speed, and little compared with other memory
+GPU_CHUNK_BYTES = 256 << 20
 _lock = threading.Lock()
 _convolving: list[tuple[bool, str, str]] = []  # the original settings, once per thread inside
 
@@ -47,6 +48,18 @@ def chunk_steps(neurons: int, device: torch.device) -> int:
     return steps if device.type == "cpu" else -(-steps // 32) * 32
 
 
+def _samples_at_once(N: int, values: int, device: torch.device) -> int:
+    """How many of N samples are convolved together, of ``values`` float32 values in a step of all: on a GPU as many as
+    stay within GPU_CHUNK_BYTES for 32 steps, which are the fewest of a chunk."""
+    return N if device.type == "cpu" else max(1, N * GPU_CHUNK_BYTES // (4 * 32 * max(values, 1)))
+
+
+def _by_samples(run: Callable[[slice], tuple[Tensor, Tensor]], N: int, some: int) -> tuple[Tensor, Tensor]:
+    """The words [T / 32, N, P, C] of all samples and their states, ``some`` samples at a time."""
+    spikes, states = zip(*(run(slice(first, first + some)) for first in range(0, N, some)), strict=True)
+    return torch.cat(spikes, 1), torch.cat(states)
+
+
 def scan_chunks(backend, currents: Iterable[Tensor], v: Tensor, neuron: Neuron) -> tuple[Tensor, Tensor]:
     """Scan the chunks [t, N, P, C] one after another, passing on the states."""
     words, steps = [], []
@@ -62,8 +75,17 @@ def if_conv2d(
     backend, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, shortcut=None
 ) -> tuple[Tensor, Tensor]:
     """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
-    weight, C_in = weight.float(), weight.shape[1] * groups
-    steps = chunk_steps(max(v.numel(), v.shape[0] * C_in * size[0] * size[1]), v.device)
+    weight, C_in, N = weight.float(), weight.shape[1] * groups, v.shape[0]
+    values = max(v.numel(), N * C_in * size[0] * size[1])
+    if (some := _samples_at_once(N, values, v.device)) < N:
+        window = stride, padding, dilation, groups
+
+        def run(which: slice) -> tuple[Tensor, Tensor]:
+            part = None if shortcut is None else shortcut[:, which]
+            return if_conv2d(backend, words[:, which], T, size, weight, bias, v[which], neuron, *window, part)
+
+        return _by_samples(run, N, some)
+    steps = chunk_steps(values, v.device)
 
     def currents(start: int) -> Tensor:
         stop = min(start + steps, T)
@@ -92,10 +114,17 @@ def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, d
 
 def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
     """Any convolution of real values x [T, N, C_in, H, W]; done once if x is one step repeated without a copy."""
-    window = stride, padding, dilation, groups
+    window, N = (stride, padding, dilation, groups), v.shape[0]
     if x.stride(0) == 0:
         return backend.if_scan(conv2d(x[:1], weight, bias, *window)[0], v, neuron, x.shape[0])
-    parts = x.split(chunk_steps(max(v.numel(), x[0].numel()), x.device))
+    values = max(v.numel(), x[0].numel())
+    if (some := _samples_at_once(N, values, x.device)) < N:
+
+        def run(which: slice) -> tuple[Tensor, Tensor]:
+            return if_conv2d_real(backend, x[:, which], weight, bias, v[which], neuron, *window)
+
+        return _by_samples(run, N, some)
+    parts = x.split(chunk_steps(values, x.device))
     return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, neuron)
 
 

@@ -12,7 +12,7 @@ from cases import RESETS, dyadic, fine, spikes, thresholds
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.kernels import reference
+from proxykernels.kernels import reference, unfused
 from proxykernels.kernels.gpu import backend
 from proxykernels.kernels.recording import recording
 
@@ -46,6 +46,28 @@ def test_spikes_are_the_definitions(sm_75, generator, groups, stride, T, v_reset
     assert equal(fired.dense(), expected) and equal(v_last, v_expected)
     (choice,) = choices
     assert (choice.kernel, choice.reason) == ("dense", "Triton uses no tensor cores on sm_75")
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_samples_are_cut_where_32_steps_are_too_large(sm_75, generator, monkeypatch, real):
+    monkeypatch.setattr(unfused, "_samples_at_once", lambda N, values, device: min(N, 2))
+    x = dyadic(34, 5, 6, 5, 4, generator=generator) if real else spikes(34, 5, 6, 5, 4, generator=generator)
+    weight, v = dyadic(9, 6, 3, 3, generator=generator), dyadic(5, 9, 5, 4, generator=generator)
+    expected, v_expected = reference.if_conv2d(x, weight, None, v, v_reset=None, padding=(1, 1))
+    assert 0 < expected.mean() < 1
+    fired, v_last = pk.if_conv2d(x if real else pk.pack(x), weight, v=v, v_reset=None, padding=1)
+    assert equal(fired.dense(torch.float32) if isinstance(fired, pk.Spikes) else fired, expected)
+    assert equal(v_last, v_expected)
+
+
+def test_as_many_samples_as_fit_a_gpu():
+    """[64, 64, 112, 112]: 32 steps of two samples, 0.2 GB, where those of all would be 6.6."""
+    values, gpu = 64 * 64 * 112 * 112, torch.device("cuda")
+    assert (
+        unfused._samples_at_once(64, values, gpu) == 2
+        and unfused._samples_at_once(64, values, torch.device("cpu")) == 64
+    )
+    assert unfused._samples_at_once(64, 64 * 10, gpu) >= 64 and unfused._samples_at_once(1, 10**9, gpu) == 1
 
 
 def test_matrix_product(sm_75, generator):
