@@ -155,13 +155,13 @@ def instructions(architecture: str) -> dict[str, bool]:
     """The kernel's constants for an architecture.
 
     PTX: kernels may contain NVIDIA's instructions, which Triton's interpreter does not know. ONE_STEP: this Triton is
-    known to pack inputs of one step (SEEN). FENCED: Triton itself sets the fences that the tensor cores of sm_90
-    need; before 3.7.1 it does not, and the kernel sets them.
+    known to pack inputs of one step (SEEN). FENCED: this Triton is known to set the fences that the tensor cores of
+    sm_90 need (FENCING); with any other one, the kernel sets them.
     """
     return {
         "PTX": architecture.startswith("sm_") and not triton.knobs.runtime.interpret,
         "ONE_STEP": is_of_one_step(architecture, triton.__version__),
-        "FENCED": architecture != "sm_90" or RELEASE >= (3, 7, 1),
+        "FENCED": architecture != "sm_90" or triton.__version__ in FENCING,
     }
 
 
@@ -192,6 +192,8 @@ def multiprocessors(device: torch.device) -> int:
 MMA = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")
 # By Triton's version. Only 3.6.0 uses mma on sm_110; on every GPU, 3.8.0 uses blocks of single numbers for some layers.
 SEEN = {"3.6.0": (*MMA, "sm_110"), "3.7.0": MMA, "3.7.1": MMA, "3.9.0": MMA}
+
+FENCING = ("3.7.1", "3.8.0", "3.9.0")  # versions of Triton whose fences were read; see `fence`, spike_operands.py
 
 
 def is_of_one_step(architecture: str, triton: str) -> bool:

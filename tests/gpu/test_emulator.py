@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import torch
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from emulator import tensor_core
+from emulator import arithmetic, tensor_core
 from emulator.memory import Fault
-from emulator.ptx import check_order_of_registers
+from emulator.ptx import Kernel, check_order_of_registers
 from emulator.races import TensorRaces
 
 from proxykernels.kernels import rounding, weight_layouts
@@ -48,7 +49,7 @@ def run(*command):
 
 @pytest.mark.triton
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["sm_75", "sm_80", "sm_90"])
+@pytest.mark.parametrize("target", ["sm_75", "sm_80", "sm_90", "sm_120"])
 def test_a_few_tests_of_the_kernels_pass_as_compiled(target, pytestconfig):
     if pytestconfig.getoption("--emulate"):
         pytest.skip("all tests are emulated")
@@ -112,6 +113,17 @@ def test_what_another_thread_wrote_to_a_tensor_needs_a_barrier(reader, needed):
         else:
             with pytest.raises(Fault, match="a read of what another thread wrote to a tensor"):
                 races.note_read(np.array([reader]), np.array([[1100]]), 4)
+
+
+def test_two_float32_numbers_in_an_instruction():
+    """The instructions of sm_100 and newer on 64-bit registers; a half that nothing has written may be anything."""
+    both = np.array([1, 2, 3, -4], "f4").view("u8")
+    assert arithmetic.pairs(np.add, both, both).view("f4").tolist() == [2, 4, 6, -8]
+    instructions = "mov.b64 %rd1, {%r1, %r2}; add.rn.f32x2 %rd2, %rd1, %rd1; fma.rn.f32x2 %rd2, %rd2, %rd1, %rd1"
+    registers = ".reg .b32 %r<3>; .reg .b64 %rd<3>; mov.b32 %r1, 0f3F800000"
+    kernel = Kernel(f".entry two(.param .u64 x)\n.reqntid 1\n{{\n{registers}; {instructions}; ret;\n}}\n")
+    assert kernel._halves_never_written() == {"r2": "u4"}
+    kernel.run(SimpleNamespace(tid=0, lane=0, ctaid=(0, 0, 0), blocks=1))
 
 
 def test_registers_of_tensor_cores_need_a_fence():

@@ -43,6 +43,12 @@ def halves(function, a, b):
     return function(a, b).view("u4").reshape(-1)
 
 
+def pairs(function, *operands):
+    """A function of float32 numbers, on two in each 64 bits."""
+    both = (np.ascontiguousarray(x).view("f4").reshape(-1, 2) for x in operands)
+    return np.ascontiguousarray(function(*both), "f4").view("u8").reshape(-1)
+
+
 def shift_both(low, high, b):
     """The upper 32 bits of (high, low) shifted to the left by b modulo 32."""
     both = high.astype("u8") << 32 | low.astype("u8")

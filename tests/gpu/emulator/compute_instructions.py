@@ -20,6 +20,9 @@ class ComputeInstructions(Operands):
         if modifiers in (["s16x2"], ["u16x2"]):
             function = {"+": "np.add", "-": "np.subtract"}[symbol]
             return self._binary("u4", operands, guard, f"halves({function}, {{a}}, {{b}})")
+        if modifiers == ["rn", "f32x2"]:
+            function = {"+": "np.add", "-": "np.subtract", "*": "np.multiply"}[symbol]
+            return self._binary("u8", operands, guard, f"pairs({function}, {{a}}, {{b}})")
         kind = TYPES[modifiers[-1]]
         if kind[0] == "f":
             only(modifiers[:-1], {"rn"})
@@ -59,6 +62,10 @@ class ComputeInstructions(Operands):
         return self._write(operands[0], f"{a} * {b} + {c}", kind, guard)
 
     def _op_fma(self, modifiers, operands, guard):
+        if modifiers == ["rn", "f32x2"]:
+            a, b, c = (self._read(operand, "u8") for operand in operands[1:])
+            function = "lambda a, b, c: fma(a.astype('f8'), b.astype('f8'), c.astype('f8'))"
+            return self._write(operands[0], f"pairs({function}, {a}, {b}, {c})", "u8", guard)
         if modifiers != ["rn", "f32"]:
             raise NotImplementedError
         a, b, c = (self._read(operand, "f4") + ".astype('f8')" for operand in operands[1:])

@@ -17,7 +17,7 @@ from . import arithmetic
 from .compute_instructions import ComputeInstructions
 from .memory import Fault
 from .memory_instructions import MemoryInstructions
-from .operands import SPECIAL, STORAGE, TYPES, parts, split
+from .operands import SPECIAL, STORAGE, TYPES, name_of, parts, split
 
 
 class Kernel(ComputeInstructions, MemoryInstructions):
@@ -72,6 +72,15 @@ class Kernel(ComputeInstructions, MemoryInstructions):
         products = [operands for _, opcode, operands in statements if opcode.startswith("wgmma.mma_async")]
         return {register for a in products if a[1].startswith("{") for register in parts(a[1])}
 
+    def _halves_never_written(self) -> dict[str, str]:
+        """Registers that are packed into wider ones, that no instruction writes, and their types: the compiler packs a
+        single float32 number for instructions on two (f32x2), and uses only one half of what they give."""
+        statements = [split(statement) for block in self.blocks for statement in block.statements]
+        written = {register for _, opcode, operands in statements for register in _results(opcode, operands)}
+        packed = [operands[1] for _, opcode, operands in statements if opcode == "mov.b64" and "{" in operands[1]]
+        halves = {half for operand in packed for half in parts(operand)} & self.storage.keys()
+        return {name_of(half): self.storage[half] for half in sorted(halves - written - SPECIAL.keys())}
+
     # ---- statements to Python
 
     def _translate(self) -> str:
@@ -93,7 +102,8 @@ class Kernel(ComputeInstructions, MemoryInstructions):
                         lines.append(f"   E.write_registers({sorted(overwritten)})")
                     lines += ["   " + line for line in self._instruction(statement, guard, opcode, operands)]
             lines.append(f"   pc = {i + 1}; continue")
-        lines[1:1] = [f" {name} = unknown('{kind}')" for name, kind in self.guarded.items()]
+        first_values = self.guarded | self._halves_never_written()
+        lines[1:1] = [f" {name} = unknown('{kind}')" for name, kind in first_values.items()]
         return "\n".join(lines)
 
     def _instruction(self, statement: str, guard: str | None, opcode: str, operands: list[str]) -> list[str]:
