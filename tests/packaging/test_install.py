@@ -69,7 +69,9 @@ def made(copy, tmp_path_factory):
 @checkout
 def test_a_wheel_holds_the_package_and_its_sources(copy, made):
     expected = files(copy / "proxykernels", "*.py", "py.typed", "*.safetensors", "*.gz", "ORIGIN.md")
-    expected |= {f"kernels/{name}" for name in files(copy / "kernels", "*.py", "*.cpp", "*.c", "*.h", "*.txt", "*.in")}
+    expected |= {
+        f"kernels/{name}" for name in files(copy / "kernels", "*.py", "*.cpp", "*.c", "*.h", "*.hpp", "*.txt", "*.in")
+    }
     assert len(expected) > 50
     assert {name for name in files(made[0] / "proxykernels", "*") if "." in Path(name).name} == expected
 
