@@ -27,9 +27,13 @@ def rule(run: Callable[..., Result], images: Tensor, T: int) -> tuple[Callable[[
 
 
 def least_lead(leads: Tensor, otherwise: Tensor) -> float:
-    """The least lead with which at most a share OTHERWISE of the images ends with another answer."""
+    """The least lead with which at most a share OTHERWISE of the images ends with another answer.
+
+    Images of the same lead end together: all of them, where nothing has reached the output yet.
+    """
     leads, order = leads.sort(descending=True)
     ended = int((otherwise[order].cumsum(0) <= OTHERWISE * len(leads)).sum())
     if ended == len(leads):
         return 0.0
+    ended = int((leads > leads[ended]).sum())
     return (leads[max(ended - 1, 0)] + leads[ended]).item() / 2 if ended else 2 * leads[0].item()

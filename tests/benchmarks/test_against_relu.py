@@ -281,6 +281,10 @@ def test_the_lead_of_early_exit():
     lead = logit_exit.least_lead(leads[shuffled], otherwise[shuffled])
     assert lead == 1300.5 and (leads >= lead).sum() == 700 and otherwise[leads >= lead].sum() == 2
     assert logit_exit.least_lead(leads[:50], torch.ones(50, dtype=torch.bool)) > leads.max()  # none may end
+    same = torch.full((1000,), 0.25)  # before anything has reached the output
+    assert logit_exit.least_lead(same, torch.arange(1000) > 500) > 0.25
+    same[:300] = 0.5
+    assert 0.25 < logit_exit.least_lead(same, torch.arange(1000) > 500) < 0.5
 
 
 def test_steps_are_chosen_on_held_out_images():
