@@ -1,8 +1,8 @@
 """Train a recurrent network on spoken digits, here, in snnTorch and in SpikingJelly.
 
-    git clone https://github.com/Jakobovski/free-spoken-digit-dataset
-    python benchmarks/research/train_digits.py --root free-spoken-digit-dataset
-    python benchmarks/research/train_digits.py --root free-spoken-digit-dataset \\
+    git clone https://github.com/Jakobovski/free-spoken-digit-dataset fsdd
+    python benchmarks/research/train_digits.py --root fsdd
+    python benchmarks/research/train_digits.py --root fsdd \\
         --test theo,jackson --libraries proxykernels --seeds 1
 
 The Free Spoken Digit Dataset has 3,000 recordings of six speakers. A model of the cochlea (pk.samples.cochlea_spikes)
