@@ -12,9 +12,10 @@ from .base import each_step_of_spikes
 
 
 class Attention(nn.Module):
-    """Attention without a softmax, ``(V K^T) Q`` of each head and step, as in Spikformer.
+    """Attention without a softmax, ``(V K^T) Q`` of each head and step, as in Spikformer
+    (Zhou et al. 2023, `arXiv:2209.15425 <https://arxiv.org/abs/2209.15425>`_).
 
-    Of spikes it gives whole numbers. It has no weights; the layers around it have.
+    The product of spikes is a whole number. It has no weights; the layers around it have.
 
     Args:
         heads: the number of heads, each of which has the same number of neighbouring channels.
@@ -33,7 +34,10 @@ class Attention(nn.Module):
     def forward(self, x: Spikes | Tensor) -> Tensor:
         checks.steps_of(x, None, "(T, N, 3 C, ...)")
         if x.shape[2] % (3 * self.heads):
-            raise ValueError(f"x must have 3 times {self.heads} times as many channels as a head, got {list(x.shape)}")
+            raise ValueError(
+                f"x must have a multiple of {3 * self.heads} channels, for queries, keys and values of {self.heads} "
+                f"heads; got the shape {list(x.shape)}"
+            )
         return each_step_of_spikes(lambda step: reference.attention(step, self.heads), x)
 
     def extra_repr(self) -> str:
@@ -58,7 +62,10 @@ class Multiply(nn.Module):
             checks.steps_of(part, None, "(T, N, C, ...)")
         shapes = [tuple(part.shape) for part in inputs]
         if not may_multiply(shapes[0][2:], shapes[1][2:]) or shapes[0][:2] != shapes[1][:2]:
-            raise ValueError(f"the second input must fit the first, got the shapes {shapes}")
+            raise ValueError(
+                "the second input must have the steps and samples of the first, channels that divide the first one's, "
+                f"and its tokens or a single one; got the shapes {shapes}"
+            )
         x, y = (part.dense() if isinstance(part, Spikes) else part for part in inputs)
         product = reference.product(x, y)
         spikes = all(isinstance(part, Spikes) for part in inputs)

@@ -19,7 +19,7 @@ BANDS = 32
 LOWEST, HIGHEST = 100.0, 3700.0  # Hz, the middle of the first and the last band
 STEPS_A_SECOND = 100
 STEP_DB = 3.0
-SILENCE = 1e-8  # mean power of what is silent; a sine from -1 to 1 has 1/2 in all bands, and about 1/8 in its own
+SILENCE = 1e-8  # mean power that counts as none; a sine from -1 to 1 has 1/4 in its own band
 ORDER = 4
 FADED = 1e-9  # of its largest value: the rest of an impulse response is left out
 
@@ -80,7 +80,7 @@ def _filtered(samples: np.ndarray, rate: int) -> np.ndarray:
 
 @lru_cache
 def _responses(rate: int) -> np.ndarray:
-    """Of each band to an impulse, until all have faded, complex [BANDS, samples]."""
+    """The responses of the bands to an impulse, until all have faded, complex [BANDS, samples]."""
     pole, steps = poles(rate)[:, None], np.arange(rate)
     found = (1 - abs(pole)) ** ORDER * (steps + 1) * (steps + 2) * (steps + 3) / 6 * np.exp(np.log(pole) * steps)
     large = (np.abs(found) > FADED * np.abs(found).max(1, keepdims=True)).any(0)

@@ -34,7 +34,7 @@ def recording(tmp_path_factory):
 
 
 def expected(engine: pk.Engine, sound: torch.Tensor) -> list[str]:
-    """Of each sound: 9 steps before its first spikes to 11 behind its last step."""
+    """The words of the two sounds, each heard from 9 steps before it to 11 behind it."""
     spikes, words = pk.samples.cochlea_spikes(sound), []
     for begin, end in ((30, 70), (120, 170)):
         heard = spikes[begin - 9 : end + 11]

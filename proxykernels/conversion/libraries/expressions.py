@@ -76,7 +76,7 @@ def note_sizes(traced: fx.GraphModule, sample: Tensor) -> None:
         for T, N in RUNS:
             reset(traced)
             _Run(traced).run(sample[torch.arange(N) % len(sample)].expand(T, N, *sample.shape[1:]))
-    except Exception as error:  # whatever another library raises, for an error message where sizes are needed
+    except Exception as error:  # a model may raise anything; it is told where the sizes that stay unknown are needed
         traced.meta[NO_SIZES] = str(error)
         for node in traced.graph.nodes:
             node.meta.pop(SEEN, None)

@@ -5,8 +5,8 @@
 
 namespace PK_TARGET {
 
-constexpr int64_t piece_bits =
-    48;  // channels that are looked at together: whole vectors, and at most 7 bytes wherever they begin
+// Channels that are looked at together: whole vectors, and at most 7 bytes wherever they begin.
+constexpr int64_t piece_bits = 48;
 
 // n channels of a pixel from `channel` on, as bits.
 static inline uint64_t channel_bits(const uint8_t* pixel, int64_t channel, int64_t n) {

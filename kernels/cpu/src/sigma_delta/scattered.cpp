@@ -142,10 +142,11 @@ private:
                 added += __builtin_popcountll(found) * down.count * right.count;
                 const float* const of_pixel = weight + right.tap * tap + i * next.input;
                 float* const reached = sums + right.first * channels;
-                for (int64_t v = 0; v < vecs; v += scattered_vecs)
-                    scatter_of<Value>[least(scattered_vecs, vecs - v) - 1][down.count - 1][right.count - 1](
-                        values + i, found, of_pixel + v* Vec::width, next, reached + v* Vec::width, s.W_out* channels,
-                        channels);
+                for (int64_t v = 0; v < vecs; v += scattered_vecs) {
+                    const int64_t here = least(scattered_vecs, vecs - v), c = v * Vec::width;
+                    const Scatter<Value> add_found = scatter_of<Value>[here - 1][down.count - 1][right.count - 1];
+                    add_found(values + i, found, of_pixel + c, next, reached + c, s.W_out * channels, channels);
+                }
             }
         return added;
     }
