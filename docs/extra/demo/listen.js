@@ -3,6 +3,7 @@ import { bytesOf } from "./files.js";
 import { Listener } from "./listener.js";
 import { rgb } from "./maps.js";
 import { softmax } from "./record.js";
+import { start } from "./start.js";
 
 const find = (id) => document.getElementById(id);
 const DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
@@ -119,11 +120,4 @@ async function begin() {
   new Page(new Network(await Engine.load(wasm), file));
 }
 
-begin()
-  .catch((error) => {
-    find("notice").textContent = error.message;
-    find("notice").hidden = false;
-    find("main").hidden = true;
-    console.error(error);
-  })
-  .finally(() => find("main").setAttribute("aria-busy", "false"));
+start(begin);

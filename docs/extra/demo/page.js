@@ -7,6 +7,7 @@ import { Panel } from "./panel.js";
 import { Player } from "./player.js";
 import { Recorder } from "./record.js";
 import { reluNetwork } from "./relu.js";
+import { start } from "./start.js";
 
 const find = (id) => document.getElementById(id);
 const RELU = { id: "relu", name: "ReLU network" };
@@ -204,11 +205,4 @@ async function begin() {
   performance.mark("first answer");
 }
 
-begin()
-  .catch((error) => {
-    find("notice").textContent = error.message;
-    find("notice").hidden = false;
-    find("main").hidden = true;
-    console.error(error);
-  })
-  .finally(() => find("main").setAttribute("aria-busy", "false"));
+start(begin);
