@@ -44,11 +44,13 @@ class Layer(NamedTuple):
         path: of the neurons there.
         gain: factor by which the weights in front of them were multiplied here.
         shift: a constant current [C] that is added here; None: none.
+        viewed: whether the same neurons have another shape there.
     """
 
     path: str
     gain: float = 1.0
     shift: Tensor | None = None
+    viewed: bool = False
 
     def here(self, current: Tensor) -> Tensor:
         """Currents [T, N, C, ...] of the original as the layer's neurons have them."""

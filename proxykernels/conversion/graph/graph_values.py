@@ -25,6 +25,8 @@ class Signal:
         view: int64, the index into the output of each value that the model sees; None: the model sees the output.
         inverted: whether the model uses 1 - s instead of the spikes s.
         factor: by which the model multiplies the values, in a network of another library.
+        given: the shape of a sample as the layer gives it, where the model sees the same values in another one, such as
+            tokens and heads; None: it sees what the layer gives.
     """
 
     layer: str
@@ -35,6 +37,7 @@ class Signal:
     view: Tensor | None = None
     inverted: bool = False
     factor: float = 1.0
+    given: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,13 @@ class Projection:
 
 @dataclass
 class Current:
-    """A sum of projections, and the pooling between it and the neurons."""
+    """A sum of projections, and the pooling between it and the neurons. ``given``: as of a Signal."""
 
     name: str
     path: str
     projections: list[Projection]
     pools: list[tuple[str, nn.Module, str]] = field(default_factory=list)
+    given: tuple[int, ...] | None = None
 
 
 @dataclass

@@ -6,24 +6,28 @@ follow the steps or the samples stay sizes, and others become numbers.
 """
 
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ...layers import Formula, Pixels
+from ...layers import Formula
 from ...network import Network
 from ..graph.fx_calls import MOVES, arguments, path_of, trace
 from ..graph.fx_graph import Graph, Values
 from ..graph.graph_values import Current, Signal
 from ..graph.sample_runs import called, of_sizes, sized
 from .library_neurons import reset
+from .recognised import Function, recognised
+from .recognised_layers import RecognisedLayers
 
 RUNS = ((2, 3), (3, 5))  # steps and samples of the two runs
-JOINING = frozenset("matmul bmm mul sum mean amax softmax sigmoid add sub truediv div".split())
+JOINING = frozenset("matmul bmm einsum mul multiply sum mean amax softmax sigmoid add sub truediv div".split())
 FUNCTIONS = MOVES | JOINING
 OVER_TIME = ("mean", "sum")
+VIEWS = frozenset("flatten unflatten reshape view squeeze unsqueeze contiguous".split())  # the same values in order
+SHOWN = frozenset("add iadd sub isub cat".split())  # operations that layers do, of values as the model sees them
 NO_SIZES = "no sizes"  # the key of why a model did not run, of its graph
 SEEN = "seen"  # the key of what a node gave in both runs: the shape of a tensor, or a number
 
@@ -38,6 +42,10 @@ class Expression:
 
     nodes: dict[fx.Node, None] = field(default_factory=dict)
     signals: dict[fx.Node, Signal] = field(default_factory=dict)
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of a sample of each signal, as its layer gives it."""
+        return [signal.given or seen(node) for node, signal in self.signals.items()]
 
     def join(self, other: "Expression") -> None:
         self.nodes |= other.nodes
@@ -93,6 +101,13 @@ def shape_seen(node: fx.Node) -> tuple[int, ...] | None:
     return seen if isinstance(seen, tuple) and seen[:2] == RUNS[0] else None
 
 
+def seen(node: fx.Node) -> tuple[int, ...]:
+    """The shape of a sample as the model sees it."""
+    shape = shape_seen(node)
+    assert shape is not None
+    return shape[2:]
+
+
 def may_be_operation(node: fx.Node) -> bool:
     """Whether a node may be a part of an expression, if sizes are known."""
     return called(node) in FUNCTIONS
@@ -127,11 +142,15 @@ def formula(node: fx.Node, expression: Expression, traced: fx.GraphModule, model
     graph, made = fx.Graph(), dict[fx.Node, Any]()
     for source, signal in expression.signals.items():
         value = made[source] = graph.placeholder(source.name)
+        if signal.given is not None:
+            value = made[source] = graph.call_method(
+                "unflatten", (graph.call_method("flatten", (value, 2)), 2, seen(source))
+            )
         if signal.inverted:
             value = made[source] = graph.call_function(operator.sub, (1.0, value))
         if signal.factor != 1:
             made[source] = graph.call_function(operator.mul, (value, signal.factor))
-    sizes = graph.call_function(getattr, (made[next(iter(expression.signals))], "shape"))
+    sizes = graph.call_function(getattr, (next(iter(graph.nodes)), "shape"))
     steps, samples = (graph.call_function(operator.getitem, (sizes, axis)) for axis in range(2))
 
     def argument(other: fx.Node) -> Any:
@@ -173,8 +192,8 @@ def _size(node: fx.Node, steps: fx.Node, samples: fx.Node, place: str) -> Any:
 def _check_steps(layer: Formula, expression: Expression, place: str) -> None:
     """Refuse what mixes steps, which a stream gives one by one, or samples."""
     generator = torch.Generator().manual_seed(0)
-    shapes = (shape_seen(node) for node in expression.signals)
-    x = [(torch.rand(shape, generator=generator) < 0.5).float() for shape in shapes if shape is not None]
+    shapes = [(*RUNS[0], *shape) for shape in expression.shapes()]
+    x = [(torch.rand(shape, generator=generator) < 0.5).float() for shape in shapes]
     try:
         whole, alone = layer(x), layer([each[:1, :1] for each in x])
         mixes = not torch.allclose(whole[:1, :1], alone, 1e-4, 1e-5)
@@ -187,6 +206,19 @@ def _check_steps(layer: Formula, expression: Expression, place: str) -> None:
         )
 
 
+def probed(layer: Formula, expression: Expression) -> tuple[Function, list[tuple[int, ...]]]:
+    """What a formula computes of one step, [N, C, tokens] of each signal to [N, values], and their shapes."""
+    shapes = expression.shapes()
+
+    def function(*parts: Tensor) -> Tensor:
+        steps = (
+            part.unflatten(2, shape[1:] or (1,)).view(1, -1, *shape) for part, shape in zip(parts, shapes, strict=True)
+        )
+        return layer(list(steps))[0].flatten(1)
+
+    return function, shapes
+
+
 def _sizes(value: Any) -> Any:
     """Shapes in the place of tensors."""
     if isinstance(value, Tensor):
@@ -195,14 +227,16 @@ def _sizes(value: Any) -> Any:
 
 
 class ExpressionGraph(Graph):
-    """A graph in which torch computes what no layer does, in a model whose sizes are known.
+    """A graph in which layers, or else torch, compute what no module does, in a model whose sizes are known.
 
     Attributes:
         expressions: of nodes that are no layers yet.
+        viewed: populations whose neurons the model sees in another shape.
     """
 
     def __init__(self, *arguments: Any, **options: Any):
         self.expressions: dict[fx.Node, Expression] = {}
+        self.viewed: set[str] = set()
         super().__init__(*arguments, **options)
 
     def _layer_step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
@@ -213,6 +247,8 @@ class ExpressionGraph(Graph):
         """The value of a node; in a model whose sizes are known, of what no layer does, by operations of torch."""
         if not is_operation(node):
             self._compute(node, values)
+            if not self._is_of_each_value(node):
+                self._show(node, values)
             try:
                 return self._layer_step(node, values)
             except TypeError as error:
@@ -225,17 +261,29 @@ class ExpressionGraph(Graph):
                 raise TypeError(f"{error}; with a sample [N, ...] it is computed by torch: {remedy}") from error
         if not any(argument in self.expressions for argument in arguments(node)) or self._is_mean_of_steps(node):
             self._compute(node, values)
-            try:
-                pixels = self._pixels(node, values)
-                return self._layer_step(node, values) if pixels is None else pixels
-            except (TypeError, ValueError):
-                if not any(isinstance(values.get(argument), Signal | Current) for argument in arguments(node)):
-                    raise
+            viewed = self._viewed(node, values)
+            if viewed is not None:
+                return viewed
+            if called(node) in SHOWN or self._is_mean_of_steps(node):
+                self._show(node, values)
+            if not any(map(_is_viewed, map(values.get, arguments(node)))):
+                try:
+                    return self._layer_step(node, values)
+                except (TypeError, ValueError):
+                    if not any(isinstance(values.get(argument), Signal | Current) for argument in arguments(node)):
+                        raise
         return self._join(node, values)
 
     def _is_mean_of_steps(self, node: fx.Node) -> bool:
         axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         return called(node) in OVER_TIME and axis in (0, [0], (0,))
+
+    def _is_of_each_value(self, node: fx.Node) -> bool:
+        """Whether a node is a module that does the same to each value, in whatever shape."""
+        if node.op != "call_module":
+            return False
+        module = self.traced.get_submodule(str(node.target))
+        return self.is_neuron(module) or isinstance(module, nn.Dropout | nn.Identity)
 
     def _join(self, node: fx.Node, values: Values) -> Any:
         """Make a node a part of an expression. Views are computed again for each that takes them."""
@@ -255,28 +303,60 @@ class ExpressionGraph(Graph):
             if argument in self.expressions:
                 values[argument] = self._computed(argument)
 
-    def _computed(self, node: fx.Node) -> Signal:
+    def _computed(self, node: fx.Node) -> Signal | Current:
         expression = self.expressions.pop(node)
         layer = formula(node, expression, self.traced, self.model)
+        known = None if any(map(_has_weights, expression.nodes)) else recognised(*probed(layer, expression))
+        if known is not None:
+            made = RecognisedLayers(self, node, seen(node))
+            return made.of(known, list(expression.signals.values()), expression.shapes())
         name = self._name(node)
         self.order.append(name)
         self.others[name] = layer, tuple(signal.layer for signal in expression.signals.values())
         return Signal(name, Network.INPUT, expression.is_binary, not expression.is_binary)
 
-    def _pixels(self, node: fx.Node, values: Values) -> Signal | None:
-        """The pixels of images as tokens, or these as images; None: the node does something else."""
+    def _viewed(self, node: fx.Node, values: Values) -> Signal | None:
+        """The same values in another shape, of which a layer is made where one takes them; None: the node does
+        something else, or flattens all."""
         first = arguments(node)[0]
         before, after = (shape_seen(each) for each in (first, node))
-        if called(node) not in ("flatten", "reshape", "view") or before is None or after is None:
-            return None
-        if before[:3] != after[:3] or min(len(before), len(after)) < 4 or max(len(before), len(after)) > 5:
+        if called(node) not in VIEWS or before is None or after is None or len(after) < 4 or before[:2] != after[:2]:
             return None
         x = self._carry(first, self._one(first, values))
-        return self._other(self._name(node), Pixels((-1,) if len(after) == 4 else after[3:]), x, None)
+        given = x.given or before[2:]
+        return replace(x, given=None if given == after[2:] else given)
+
+    def _show(self, node: fx.Node, values: Values) -> None:
+        """Make what a node takes as the model sees it, by layers."""
+        for argument in arguments(node):
+            x = values.get(argument)
+            if _is_viewed(x):
+                values[argument] = RecognisedLayers(self, argument, seen(argument)).shown(self._carry(argument, x))
+
+    def _carry(self, node: fx.Node, x: Signal | Current) -> Signal:
+        signal = super()._carry(node, x)
+        return signal if signal.given == x.given else replace(signal, given=x.given)
+
+    def _fire(self, node: fx.Node, x: Signal | Current, neuron: nn.Module | None) -> Signal:
+        signal = super()._fire(node, x, neuron)
+        if x.given is None:
+            return signal
+        self.viewed.add(signal.layer)
+        return replace(signal, given=x.given)
 
     def _one(self, argument: fx.Node, values: Values) -> Signal | Current:
         return super()._taken(argument, values, nn.Identity(), path_of(argument))
 
     def _end(self, node: fx.Node, values: Values) -> None:
         self._compute(node, values)
+        self._show(node, values)
         super()._end(node, values)
+
+
+def _is_viewed(x: Any) -> bool:
+    return isinstance(x, Signal | Current) and x.given is not None
+
+
+def _has_weights(node: fx.Node) -> bool:
+    """Whether an operation takes a parameter, which may be trained."""
+    return any(argument.op == "get_attr" for argument in node.all_input_nodes)

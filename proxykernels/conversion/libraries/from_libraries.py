@@ -257,7 +257,9 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         except Difference as difference:
             raise ValueError(f"{difference.layer} is not what was made of it: {difference.what}") from difference
         layers = {
-            key: Layer(path, neurons[key].gain * gain(built.get_submodule(key)), neurons[key].shift)
+            key: Layer(
+                path, neurons[key].gain * gain(built.get_submodule(key)), neurons[key].shift, key in graph.viewed
+            )
             for key, path in neuron_paths(model, graph.firing).items()
         }
         is_loop = loop.steps > 1

@@ -173,6 +173,7 @@ class _Neurons:
         self.anew: list[bool] = []  # for each call, whether it was given potentials of 0
         self.pixels: tuple = ()  # the pixels that are driven and kept
         self.kept: list[tuple[Tensor, Tensor]] = []  # currents and the neurons' output at these pixels
+        self.shape: tuple[int, ...] | None = None  # of a sample here, where it has another one there
         self.limits: Tensor | None = None
         self.natural: Tensor | None = None  # which neurons take the currents that occur
         self.total: Any = None  # sum of the currents of the other neurons
@@ -181,25 +182,31 @@ class _Neurons:
         """Compare the currents, and replace some of them."""
         self.anew.append(at_rest(arguments))
         current = self._as_steps(current_of(module, arguments))
+        shape = current.shape[2:]
         start, stop, T = self.at, self.at + len(current), len(self.here.x)
         if stop > T:
             raise Difference(self.key, f"its neurons run for more steps than the input's {T}")
+        here = self.there.there(self.here.currents(self.key, start, stop))
+        if self.there.viewed and here[0, 0].numel() == current[0, 0].numel():
+            self.shape = here.shape[2:]
+            current = self._viewed(current)
         if self.limits is None:
             self.limits = (
                 2 * compare.rounding(current) * self.here.largest(self.key) / abs(self.there.gain) + compare.TINY
             )
-        here = self.there.there(self.here.currents(self.key, start, stop))
         compare.check_currents(self.key, here, current, self.limits[start:stop], start)
-        taken = self._as_steps(arguments[0]).clone()
+        taken = self._viewed(self._as_steps(arguments[0])).clone()
         at = self.pixels = self.pixels or compare.pixels(taken)
         taken[at] = self._driven(taken[at], start, stop)
         self.run.told(current.shape[1] * len(current))
+        taken = taken.reshape(*taken.shape[:2], *shape)
         return taken if self.takes_all_steps else taken[0], *arguments[1:]
 
     def after(self, module: nn.Module, arguments: tuple, given: Any) -> Any:
         """Keep what the neurons fired, and hand on random spikes instead."""
         current, fired = (
-            self._as_steps(part) for part in (current_of(module, arguments), first(module, arguments, given))
+            self._viewed(self._as_steps(part))
+            for part in (current_of(module, arguments), first(module, arguments, given))
         )
         self.kept.append((current[self.pixels], fired[self.pixels].clone()))
         start, self.at = self.at, self.at + len(current)
@@ -210,6 +217,7 @@ class _Neurons:
         if self.key not in handed:
             handed[self.key] = compare.Random(fired.shape[1:], self.factors, self.generator)
         spikes = handed[self.key][start : self.at].to(fired, copy=True, memory_format=torch.contiguous_format)
+        spikes = spikes.view(*spikes.shape[:2], *tensor_of(given).shape[1 + self.takes_all_steps :])
         spikes = (spikes if self.takes_all_steps else spikes[0]) * graded_factor(module)
         return (spikes, *given[1:]) if self.run.original.states and isinstance(given, tuple) else spikes
 
@@ -235,6 +243,10 @@ class _Neurons:
 
     def _as_steps(self, values: Tensor) -> Tensor:
         return values if self.takes_all_steps else values[None]
+
+    def _viewed(self, values: Tensor) -> Tensor:
+        """Values [T, N, ...] in the shape that they have here."""
+        return values if self.shape is None else values.reshape(*values.shape[:2], *self.shape)
 
 
 def cut(net: nn.Module) -> nn.Module:

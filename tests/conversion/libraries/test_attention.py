@@ -10,7 +10,7 @@ from exchange import make_dyadic
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.layers import Formula, Pixels
+from proxykernels.layers import Formula, Multiply, Pixels
 
 pytestmark = pytest.mark.usefixtures("short_proof")
 
@@ -61,9 +61,11 @@ def test_transformers(generator, name):
         expected = net(x)
     ours = pk.from_spikingjelly(net, x[0])
     result = pk.simulate(ours, x, T)
-    assert any(isinstance(module, Formula) for module in ours.modules())
+    assert not any(isinstance(module, Formula) for module in ours.modules())
     assert min(result.rates.values()) > 0.02 and expected.abs().min() > 0
     assert equal(result.potentials if expected.ndim == 3 else result.potentials.mean(0), expected)
+    engine = pk.compile(ours, x)
+    assert equal(engine(x, T).potentials, result.potentials)
     with torch.no_grad():
         assert equal(copy.deepcopy(ours)(x[:1, :1]), result.potentials[:1, :1])
         assert ours(x[:, :0]).shape == (T, 0, 10)
@@ -157,10 +159,24 @@ def test_products_of_spikes_stay_spikes():
     nn.init.uniform_(net.fc.weight, 0, 2)
     x = torch.rand(5, 3, 6)
     ours = pk.from_spikingjelly(net, x[0])
-    (formula,) = (module for module in ours.modules() if isinstance(module, Formula))
-    assert formula.binary
+    kinds = [type(module) for module in ours.modules()]
+    assert kinds.count(Multiply) == 1 and Formula not in kinds
     expected = net(x)
     y = ours(x)
+    y = y.dense() if isinstance(y, pk.Spikes) else y
+    assert 0 < expected.mean() < 1 and equal(y, expected)
+
+
+def test_what_no_layer_does_is_computed_by_torch():
+    pytest.importorskip("spikingjelly")
+    net = OverTime(lambda y: y * y.flip(2))
+    torch.manual_seed(0)
+    nn.init.uniform_(net.fc.weight, 0, 2)
+    x = torch.rand(5, 3, 6)
+    ours = pk.from_spikingjelly(net, x[0])
+    (formula,) = (module for module in ours.modules() if isinstance(module, Formula))
+    assert formula.binary
+    expected, y = net(x), ours(x)
     y = y.dense() if isinstance(y, pk.Spikes) else y
     assert 0 < expected.mean() < 1 and equal(y, expected)
 
