@@ -1,4 +1,4 @@
-"""What a model computes between its layers by operations of torch, such as attention."""
+"""What a model computes between its layers by operations of torch, where no layer does it."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from ..spikes import Spikes, pack
 
 
 class Formula(nn.Module):
-    """Operations of torch on the outputs of layers, the same at each step: products of spikes, as in attention.
+    """Operations of torch on the outputs of layers, the same at each step.
 
-    Made by :func:`from_spikingjelly` of what lies between a model's layers and has no kernel here. Spikes are unpacked.
+    Made by :func:`from_spikingjelly` of what lies between a model's layers and no layer here does. Spikes are unpacked.
     Its operations are not counted in ``synops``.
 
     Args:

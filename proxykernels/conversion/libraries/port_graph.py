@@ -17,7 +17,7 @@ from ..graph.fx_graph import Values, shape_of
 from ..graph.graph_values import Affine, Current, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sample_runs import called, of_sizes
-from .expressions import OVER_TIME, ExpressionGraph
+from .expression_graph import OVER_TIME, ExpressionGraph
 from .library_neurons import Find, Recurrence
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay

@@ -124,10 +124,10 @@ def _of_two(function: Function, x: list[Tensor], y: Tensor) -> Candidates:
         ones = torch.ones_like(a[:1]), torch.ones_like(b[:1])
         weights = _by_unit(partial(of, b=ones[1]), a), _by_unit(partial(of, ones[0]), b)
         for (summed, of_a), (_, of_b) in zip(*(_of_tokens(weight, a.shape[2]) for weight in weights), strict=True):
-            selections = _selection(of_a), _selection(of_b)
-            if None in selections or selections[0][1] != selections[1][1]:
+            in_a, in_b = _selection(of_a), _selection(of_b)
+            if in_a is None or in_b is None or in_a[1] != in_b[1]:
                 continue
-            (left, scale), (right, _) = selections
+            left, right, scale = in_a[0], in_b[0], in_a[1]
             product = scale * a[:, left] * b[:, right]
             channels = left, right[:: _neighbours(right)]
             yield Multiplied(first, channels, summed, scale), product.sum(2) if summed else product

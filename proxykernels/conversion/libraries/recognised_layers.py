@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from ... import layers
 from ...network import Network
 from ..graph.fx_calls import path_of
-from ..graph.fx_graph import GraphLayers
+from ..graph.fx_graph import Graph
 from ..graph.graph_values import Current, Projection, Signal
 from ..graph.rewrites import scaled_identity
 from .recognised import Attended, Known, Mixed, Multiplied, Selected, View
@@ -22,7 +22,7 @@ Shape = tuple[int, ...]  # of a sample
 class RecognisedLayers:
     """Appends layers to a graph that give the value of one of its nodes."""
 
-    def __init__(self, graph: GraphLayers, node: fx.Node, seen: Shape):
+    def __init__(self, graph: Graph, node: fx.Node, seen: Shape):
         """``seen``: the shape of a sample that the model sees."""
         self.graph, self.node, self.seen = graph, node, seen
 
@@ -35,24 +35,30 @@ class RecognisedLayers:
             case Selected(channels, summed, scale):
                 first = self._selected(x[0], channels, shapes[0])
                 return self._summed(first, summed, (len(channels), *shapes[0][1:]), scale)
-            case Multiplied(first, (left, right), summed, scale):
-                order = first, 1 - first
-                pairs = zip(order, (left, right), strict=True)
-                factors = [self._selected(x[k], channels, shapes[k]) for k, channels in pairs]
-                binary = all(part.binary for part in factors)
-                product = self._layer(layers.Multiply(), factors, "multiply", binary)
-                return self._summed(product, summed, (len(left), *shapes[first][1:]), scale)
-            case Attended(heads, order, scale):
-                channels = sum(shape[0] for shape in shapes)
-                joined = x[0]
-                if len(x) > 1:
-                    joined = self._layer(layers.Concatenate(), x, "concatenate", all(part.binary for part in x))
-                thirds = torch.arange(channels).unflatten(0, (3, -1))[list(order)].flatten()
-                ordered = self._selected(joined, thirds, (channels,))
-                given = self._layer(layers.Attention(heads), [ordered], "attention", False)
-                return self._scaled(given, (channels // 3, *shapes[0][1:]), scale)
+            case Multiplied():
+                return self._product(known, x, shapes)
+            case Attended():
+                return self._attention(known, x, shapes)
             case Mixed(weight):
                 return self._mixed(x[0], weight, (len(weight), *shapes[0][1:]))
+
+    def _product(self, known: Multiplied, x: Sequence[Signal], shapes: Sequence[Shape]) -> Signal | Current:
+        order = known.first, 1 - known.first
+        pairs = zip(order, known.channels, strict=True)
+        factors = [self._selected(x[k], channels, shapes[k]) for k, channels in pairs]
+        product = self._layer(layers.Multiply(), factors, "multiply", all(part.binary for part in factors))
+        shape = (len(known.channels[0]), *shapes[known.first][1:])
+        return self._summed(product, known.summed, shape, known.scale)
+
+    def _attention(self, known: Attended, x: Sequence[Signal], shapes: Sequence[Shape]) -> Signal | Current:
+        inputs = sum(shape[0] for shape in shapes)
+        joined = x[0]
+        if len(x) > 1:
+            joined = self._layer(layers.Concatenate(), x, "concatenate", all(part.binary for part in x))
+        thirds = torch.arange(inputs).unflatten(0, (3, -1))[list(known.order)].flatten()
+        ordered = self._selected(joined, thirds, (inputs,))
+        given = self._layer(layers.Attention(known.heads), [ordered], "attention", False)
+        return self._scaled(given, (inputs // 3, *shapes[0][1:]), known.scale)
 
     def shown(self, x: Signal) -> Signal:
         """A signal in the shape that the model sees."""
