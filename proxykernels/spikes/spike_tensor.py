@@ -6,6 +6,9 @@ tensor, which is made at the first such call. The bits are dropped then, so that
 view, numpy or a pointer, is never missed: the next layer packs it again.
 
 Views, such as ``y[a:b]``, share one :class:`Memory`. Once one of them has been read, all are views of its dense tensor.
+
+On a GPU a program that uses a tensor on several streams waits for the stream that made it, once. So the dense tensor is
+made on that stream, however late, and other streams wait for it; they never use the bits.
 """
 
 import math
@@ -70,14 +73,17 @@ class SpikeTensor(Tensor):
         return self
 
     def packed(self) -> Spikes | None:
-        """The bits; None once the dense tensor has been read."""
-        return self._spikes if self._memory.dense is None else None
+        """The bits; None once the dense tensor has been read, and on other streams than that which made them."""
+        memory = self._memory
+        return self._spikes if memory.dense is None and (memory.stream is None or memory.is_of_this_stream()) else None
 
     def dense(self) -> Tensor:
         """An ordinary tensor, made at the first call; the bits are dropped then."""
         if self._seen is None:
             whole = self._memory.look()
             self._seen = whole if self._view is None else self._view(whole)
+        if self._memory.stream is not None:
+            self._memory.wait()
         return self._seen
 
     def detached(self) -> "SpikeTensor":
@@ -107,7 +113,7 @@ class SpikeTensor(Tensor):
             # The graph holds the dense tensor, by the functions below; the storage of this one is empty.
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0].packed() is not None:
+        if func in METADATA and args and isinstance(args[0], SpikeTensor) and args[0]._memory.dense is None:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
         if func in CHANGES and args and isinstance(args[0], SpikeTensor):
@@ -151,23 +157,48 @@ def _without_storage(size: Sequence[int], **about: Any) -> SpikeTensor:
 
 
 class Memory:
-    """The memory that several SpikeTensors share: bits, or a dense tensor once values have been read."""
+    """The memory that several SpikeTensors share: bits, or a dense tensor once values have been read.
 
-    __slots__ = ("_in_inference", "_lock", "_spikes", "dense", "dtype")
+    Attributes:
+        stream: that of a GPU on which the bits were made, and the dense tensor will be; None: on a CPU.
+    """
+
+    __slots__ = ("_in_inference", "_lock", "_made", "_spikes", "dense", "dtype", "stream")
 
     def __init__(self, spikes: Spikes | None, dtype: torch.dtype, dense: Tensor | None = None):
         self._spikes, self.dense = spikes, dense
         self.dtype, self._lock, self._in_inference = dtype, Lock(), torch.is_inference_mode_enabled()
+        device = heap.CPU if spikes is None else spikes.device
+        self.stream: Any = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._made: torch.cuda.Event | None = None
+
+    def is_of_this_stream(self) -> bool:
+        """Whether the current stream may use the bits: that which made them, or one that is captured, for which a
+        program waits before."""
+        return torch.cuda.is_current_stream_capturing() or torch.cuda.current_stream(self.stream.device) == self.stream
 
     def look(self) -> Tensor:
         """The dense tensor, for reading."""
         with self._lock:
             if self.dense is None:
                 spikes: Any = self._spikes  # not None before the first look
-                with torch.inference_mode(self._in_inference), torch._C.DisableTorchFunction(), _without_modes():
+                here = self.stream is None or self.is_of_this_stream()
+                with (
+                    torch.inference_mode(self._in_inference), torch._C.DisableTorchFunction(), _without_modes(),
+                    nullcontext() if here else torch.cuda.stream(self.stream),
+                ):  # fmt: skip
                     self.dense = spikes.dense(self.dtype)
+                    if self.stream is not None and not torch.cuda.is_current_stream_capturing():
+                        self._made = self.stream.record_event()
                 self._spikes = None
         return self.dense
+
+    def wait(self) -> None:
+        """Let the current stream wait until the dense tensor is made, and keep its memory until it has been read."""
+        if self._made is not None and self.dense is not None and not self.is_of_this_stream():
+            stream = torch.cuda.current_stream(self.stream.device)
+            stream.wait_event(self._made)
+            self.dense.record_stream(stream)
 
 
 class InputMemory(Memory):

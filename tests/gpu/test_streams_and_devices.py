@@ -1,0 +1,128 @@
+"""Several streams of a GPU, and two GPUs in one process, on GPUs that are not there (pretend_gpu.py).
+
+The card finds races between streams, and launches on another device than the tensors', by itself.
+"""
+
+import copy
+import gc
+
+import pytest
+import torch
+from cases import dyadic, spikes
+from equality import equal
+from torch import nn
+
+pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
+
+from pretend_gpu import CARD, OnCard, pretend_gpu
+
+import proxykernels as pk
+from proxykernels.spikes.spike_tensor import SpikeTensor
+
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.usefixtures("kernels_can_run"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one"),
+]
+
+
+def two_layers() -> nn.Sequential:
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(pk.FusedIFConv2d(2, 4, 3, padding=1), pk.FusedIFConv2d(4, 3, 3, padding=1))
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator) / 4 + 0.03125
+    return net.eval()
+
+
+def streams():
+    """The current stream, and another one that has waited for it."""
+    ours, other = torch.cuda.current_stream(CARD), torch.cuda.Stream(CARD)
+    other.wait_stream(ours)
+    return ours, other
+
+
+@pytest.fixture
+def frames(generator):
+    return spikes(9, 1, 2, 5, 5, generator=generator)
+
+
+@pytest.mark.parametrize("use", ["values", "layer", "view"])
+def test_a_tensor_that_is_used_on_another_stream(monkeypatch, frames, use):
+    """As any tensor of torch, it is there once the other stream has waited for its own; then for third ones too."""
+    net = two_layers()
+    with torch.no_grad():
+        first, second = (y.clone() for y in (net[:1](frames), net(frames)))
+    expected = {"values": first + 1, "layer": second, "view": first[2:5] + 1}[use]
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        there = card.moved(copy.deepcopy(net))
+        y = there[:1](card.on_card(frames))
+        assert type(y) is SpikeTensor and y.packed() is not None
+        ours, other = streams()
+        third = torch.cuda.Stream(CARD)
+        third.wait_stream(ours)
+        results = []
+        for stream in (other, third, ours):
+            with torch.cuda.stream(stream):
+                z = there[1](y) if use == "layer" else (y if use == "values" else y[2:5]) + 1
+                results.append(z.dense() if isinstance(z, SpikeTensor) else z)
+        for stream in (other, third):
+            ours.wait_stream(stream)
+        assert all(equal(z.host, expected) for z in results) and 0.01 < first.mean() < 0.99
+
+
+def test_a_view_that_another_stream_has_made(monkeypatch, frames):
+    """A view of torch's starts no work, so its maker need not wait."""
+    net = two_layers()
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        there = card.moved(copy.deepcopy(net))
+        y = there[:1](card.on_card(frames))
+        _, other = streams()
+        with torch.cuda.stream(other):
+            view = y[2:5]
+        found = there[1](view).dense()
+    with torch.no_grad():
+        assert equal(found.host, net[1](net[0](frames)[2:5]) + 0)
+
+
+def test_memory_is_not_given_back_while_another_stream_reads(monkeypatch, frames):
+    net = two_layers()
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        y = card.moved(copy.deepcopy(net))[:1](card.on_card(frames))
+        _, other = streams()
+        with torch.cuda.stream(other):
+            z = y + 1
+        del y
+        gc.collect()
+        assert isinstance(z, OnCard)
+
+
+def test_a_look_while_a_graph_is_captured_is_part_of_it(monkeypatch, frames):
+    net = two_layers()
+    with torch.no_grad():
+        expected = net[:1](frames) + 1
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        y = card.moved(copy.deepcopy(net))[:1](card.on_card(frames))
+        _, other = streams()
+        with torch.cuda.stream(other):
+            z, replay = card.capture(lambda: y + 1)
+            replay()
+        assert card.launches["_unpack_kernel"] == 1 and equal(z.host, expected)
+
+
+def test_streams_that_run_one_network_each_for_itself(monkeypatch, generator):
+    """Nothing that one run makes and keeps is used by the other before it is there."""
+    net, given = two_layers(), [spikes(9, 1, 2, 5, 5, generator=generator) for _ in range(2)]
+    expected = [pk.simulate(net, pk.pack(x), 9).spikes.dense() for x in given]
+    with pretend_gpu(monkeypatch) as card:
+        there, moved = card.moved(copy.deepcopy(net)), [card.on_card(x) for x in given]
+        engine = pk.compile(there, moved[0])
+        ours, found, pair = torch.cuda.current_stream(CARD), [], [torch.cuda.Stream(CARD) for _ in range(2)]
+        for stream in pair:
+            stream.wait_stream(ours)
+        for x, stream in zip(moved, pair, strict=True):
+            with torch.cuda.stream(stream), torch.no_grad():
+                found.append([pk.simulate(there, x, 9).spikes, there(pk.pack(x)), engine(x, 9).spikes])
+        for stream in pair:
+            ours.wait_stream(stream)
+        for mine, wanted in zip(found, expected, strict=True):
+            assert all(equal(fired.dense().host, wanted) for fired in mine)
