@@ -123,15 +123,20 @@ class Card(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.executes = executes
         self.recording: list[Callable[[], None]] | None = None  # a graph that is being captured
-        self.current_device = SECOND  # which is not the card's own
+        self._of_thread = threading.local()
         self.streams = Streams()
+
+    @property
+    def current_device(self) -> torch.device:
+        """That of this thread: at first not the one that most tests have their tensors on."""
+        return getattr(self._of_thread, "device", SECOND)
 
     @contextmanager
     def device(self, device: Any) -> Iterator[None]:
         """torch.cuda.device."""
-        before, self.current_device = self.current_device, self.named(device)
+        before, self._of_thread.device = self.current_device, self.named(device)
         yield
-        self.current_device = before
+        self._of_thread.device = before
 
     def device_of(self, tensor: Tensor) -> AbstractContextManager:
         """torch.cuda.device_of."""
@@ -377,6 +382,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         "current_stream": lambda device=None: card.streams.of(card.named(device)),
         "Stream": lambda device=None: Stream(card.streams, card.named(device)),
         "Event": Event,
+        "synchronize": lambda device=None: card.streams.of(card.named(device)).synchronize(),
         "get_device_properties": lambda device=None: properties[card.named(device)],
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)

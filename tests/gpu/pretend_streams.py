@@ -7,6 +7,7 @@ stream reads, must have waited for it; and so must the stream that memory was al
 back, except for streams that the memory was recorded for (``record_stream``).
 """
 
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def later(clock: Clock, other: Clock) -> None:
 
 
 class Streams:
-    """The current stream of each device, and who used which memory.
+    """The streams of all devices, and who used which memory.
 
     Attributes:
         host: what the program itself has waited for. faults: the races that were found, in words.
@@ -62,20 +63,23 @@ class Streams:
     def __init__(self):
         self.host: Clock = {}
         self.faults: list[str] = []
-        self.current: dict[torch.device, Stream] = {}
+        self.first: dict[torch.device, Stream] = {}  # of each device
+        self._of_thread = threading.local()
         self.written: weakref.WeakKeyDictionary[UntypedStorage, tuple[Stream, int]] = weakref.WeakKeyDictionary()
         self.read: weakref.WeakKeyDictionary[UntypedStorage, Clock] = weakref.WeakKeyDictionary()
         self.recorded: weakref.WeakKeyDictionary[UntypedStorage, set[Stream]] = weakref.WeakKeyDictionary()
 
     def of(self, device: torch.device) -> Stream:
-        return self.current.setdefault(device, Stream(self, device))
+        """The current stream of a device, of this thread."""
+        return vars(self._of_thread).get(device) or self.first.setdefault(device, Stream(self, device))
 
     @contextmanager
     def on(self, stream: Stream) -> Iterator[None]:
         """torch.cuda.stream, but for the device."""
-        before, self.current[stream.device] = self.of(stream.device), stream
+        current = vars(self._of_thread)
+        before, current[stream.device] = self.of(stream.device), stream
         yield
-        self.current[stream.device] = before
+        current[stream.device] = before
 
     def launch(
         self, name: str, device: torch.device, reads: Iterable[UntypedStorage], writes: Iterable[UntypedStorage]

@@ -14,7 +14,7 @@ from torch import nn
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
-from pretend_gpu import CARD, OnCard, pretend_gpu
+from pretend_gpu import CARD, SECOND, OnCard, pretend_gpu
 
 import proxykernels as pk
 from proxykernels.spikes.spike_tensor import SpikeTensor
@@ -126,3 +126,66 @@ def test_streams_that_run_one_network_each_for_itself(monkeypatch, generator):
             ours.wait_stream(stream)
         for mine, wanted in zip(found, expected, strict=True):
             assert all(equal(fired.dense().host, wanted) for fired in mine)
+
+
+# ---- two GPUs
+
+
+def networks() -> dict[str, tuple[nn.Module, tuple[int, ...]]]:
+    """Networks on a dyadic grid, and the shapes of a step of theirs."""
+    generator = torch.Generator().manual_seed(0)
+    nets = {
+        "convolutions": (
+            nn.Sequential(
+                pk.FusedIFConv2d(2, 4, 3, padding=1, v_threshold=torch.tensor([1.0, 2.0, 1.5, 0.5])),
+                pk.MaxPool2d(2),
+                pk.Flatten(),
+                pk.FusedIFLinear(16, 4, v_reset=None),
+            ),
+            (2, 4, 4),
+        ),
+        "recurrent": (
+            nn.Sequential(pk.FusedRecurrentLinear(6, 9, neuron=pk.neurons.LIFNeuron()), pk.FusedIFLinear(9, 4)),
+            (6,),
+        ),
+        "rates": (nn.Sequential(pk.FusedIFConv2d(2, 4, 3, padding=1), pk.MaxRatePool2d(2)), (2, 4, 4)),
+    }
+    for net, _ in nets.values():
+        for parameter in net.parameters():
+            parameter.data = dyadic(*parameter.shape, generator=generator) / 2 + 0.125
+    for neuron in ("sigma-delta", pk.neurons.Graded(threshold=0.25)):
+        relu = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+        for parameter in relu.parameters():
+            parameter.data = dyadic(*parameter.shape, generator=generator) / 2
+        name = neuron if isinstance(neuron, str) else "graded"
+        nets[name] = pk.convert(relu, dyadic(2, 2, 4, 4, generator=generator).abs(), neuron=neuron), (2, 4, 4)
+    return nets
+
+
+@pytest.mark.parametrize("current", [CARD, SECOND], ids=str)
+@pytest.mark.parametrize("kind", ["convolutions", "recurrent", "rates", "sigma-delta", "graded"])
+def test_two_gpus_give_what_a_cpu_gives(monkeypatch, generator, kind, current):
+    """One after the other, each while it is the current one and while it is not, on the current stream of each."""
+    net, shape = networks()[kind]
+    net, x = net.eval(), dyadic(3, *shape, generator=generator).abs()
+    expected, called = pk.simulate(net, x, 5), None
+    if kind in ("convolutions", "recurrent", "rates"):
+        frames = spikes(5, 3, *shape, generator=generator)
+        with torch.no_grad():
+            called = net(frames).clone()
+    with pretend_gpu(monkeypatch) as card, torch.cuda.device(current), torch.no_grad():
+        for device in (CARD, SECOND, CARD):
+            there = card.moved(copy.deepcopy(net), device)
+            result = pk.simulate(there, card.on_card(x, device), 5)
+            output = result.output.dense() if isinstance(result.output, pk.Spikes) else result.output
+            wanted = expected.output.dense() if isinstance(expected.output, pk.Spikes) else expected.output
+            assert output.device == device and wanted.any() and equal(output.host, wanted)
+            assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops
+            if called is not None:
+                y = there(card.on_card(frames, device))
+                assert y.device == device and called.any() and equal((y + 0).host, called)
+            if kind == "convolutions":
+                engine = pk.compile(there, card.on_card(x, device))
+                for _ in range(2):
+                    assert equal(engine(card.on_card(x, device), 5).spikes.dense().host, expected.spikes.dense())
+                pk.explain(there, card.on_card(x, device), 5)

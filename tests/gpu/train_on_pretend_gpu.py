@@ -19,7 +19,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from cases import dyadic  # noqa: E402
 from equality import equal  # noqa: E402
-from pretend_gpu import OnCard, pretend_gpu  # noqa: E402
+from pretend_gpu import CARD, SECOND, OnCard, pretend_gpu  # noqa: E402
 from torch import nn  # noqa: E402
 
 import proxykernels as pk  # noqa: E402
@@ -81,13 +81,15 @@ def main(kind: str) -> None:
     x, weights = dyadic(2, 2, 4, 4, generator=generator).abs(), dyadic(2, 4, generator=generator)
     expected = gradients(network(kind), x, weights)
     assert all(values.any() for values in expected)
-    with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch) as card:
-        found = gradients(card.moved(network(kind)), card.on_card(x), card.on_card(weights))
-        assert equal(found[0].host, expected[0])
-        for ours, theirs in zip(found, expected, strict=True):
-            assert isinstance(ours, OnCard)
-            torch.testing.assert_close(ours.host, theirs)
-        print(kind, *sorted(card.launches))
+    for device in (CARD, SECOND):
+        with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch) as card:
+            found = gradients(card.moved(network(kind), device), card.on_card(x, device), card.on_card(weights, device))
+            assert equal(found[0].host, expected[0])
+            for ours, theirs in zip(found, expected, strict=True):
+                assert isinstance(ours, OnCard) and ours.device == device
+                torch.testing.assert_close(ours.host, theirs)
+            if device == CARD:
+                print(kind, *sorted(card.launches))
 
 
 def count() -> None:
