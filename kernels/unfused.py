@@ -10,9 +10,11 @@ was under autocast: unlike currents, gradients decide no spike.
 
 import math
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
+from itertools import product
 from typing import Any
 
 import torch
@@ -31,6 +33,8 @@ FEW_INPUTS = 64  # per neuron
 CACHED_BYTES = 4 << 20  # float64 currents at a time, before they are rounded
 CHUNK_BYTES = 64 << 20  # currents at a time: enough for full speed, and little compared with other memory
 GPU_CHUNK_BYTES = 256 << 20
+SMALL_BYTES = 32 << 20  # currents of a GPU for which nobody asks what is free
+COPIES = 4  # of currents that a convolution needs: its input as floats, channels last, and cuDNN's own memory
 _lock = threading.Lock()
 _convolving: list[tuple[bool, str, str]] = []  # the original settings, once per thread inside
 
@@ -50,13 +54,43 @@ def chunk_steps(neurons: int, device: torch.device) -> int:
 
 def _samples_at_once(N: int, values: int, device: torch.device) -> int:
     """How many of N samples are convolved together, of ``values`` float32 values in a step of all: on a GPU as many as
-    stay within GPU_CHUNK_BYTES for 32 steps, which are the fewest of a chunk."""
-    return N if device.type == "cpu" else max(1, N * GPU_CHUNK_BYTES // (4 * 32 * max(values, 1)))
+    stay within GPU_CHUNK_BYTES, and within what is free, for 32 steps, which are the fewest of a chunk."""
+    needed = 4 * 32 * values
+    if device.type == "cpu" or needed <= SMALL_BYTES:
+        return max(1, N)
+    return max(1, min(N, int(N * min(GPU_CHUNK_BYTES, free_bytes(device) / COPIES) / needed)))
 
 
-def _by_samples(run: Callable[[slice], tuple[Tensor, Tensor]], N: int, some: int) -> tuple[Tensor, Tensor]:
-    """The words [T / 32, N, P, C] of all samples and their states, ``some`` samples at a time."""
-    spikes, states = zip(*(run(slice(first, first + some)) for first in range(0, N, some)), strict=True)
+def free_bytes(device: torch.device) -> float:
+    """What a GPU has free, with what torch keeps of it for later; infinity while a graph is captured."""
+    if not torch.cuda.is_initialized() or torch.cuda.is_current_stream_capturing():
+        return math.inf
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def _by_samples(run: Callable[[slice], tuple[Tensor, Tensor]], v: Tensor, values: int) -> tuple[Tensor, Tensor]:
+    """The words and states of all samples of ``v``, some samples at a time on a GPU: from where its memory is too small
+    for them half as many, after a warning. ``values``: float32 values in a step of all samples."""
+    N, first, parts = len(v), 0, list[tuple[Tensor, Tensor]]()
+    some = at_first = _samples_at_once(N, values, v.device)
+    while first < N or not parts:
+        try:
+            parts.append(run(slice(first, first + some) if some < N else slice(None)))
+            first += some
+        except torch.OutOfMemoryError:
+            if some < at_first or some == 1:
+                raise
+            some = -(-some // 2)
+            warnings.warn(
+                f"{v.device} has no memory for a layer of {at_first} samples at a time, so it takes {some} at a time; "
+                "a call with fewer samples needs less",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    if len(parts) == 1:
+        return parts[0]
+    spikes, states = zip(*parts, strict=True)
     return torch.cat(spikes, 1), torch.cat(states)
 
 
@@ -75,28 +109,25 @@ def if_conv2d(
     backend, words, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, shortcut=None
 ) -> tuple[Tensor, Tensor]:
     """Any convolution of packed spikes; arguments as in the backends' own if_conv2d."""
-    weight, C_in, N = weight.float(), weight.shape[1] * groups, v.shape[0]
-    values = max(v.numel(), N * C_in * size[0] * size[1])
-    if (some := _samples_at_once(N, values, v.device)) < N:
-        window = stride, padding, dilation, groups
+    weight, C_in = weight.float(), weight.shape[1] * groups
+    values = max(v.numel(), len(v) * C_in * size[0] * size[1])
 
-        def run(which: slice) -> tuple[Tensor, Tensor]:
-            part = None if shortcut is None else shortcut[:, which]
-            return if_conv2d(backend, words[:, which], T, size, weight, bias, v[which], neuron, *window, part)
+    def run(which: slice) -> tuple[Tensor, Tensor]:
+        spikes, state = words[:, which], v[which]
+        steps = chunk_steps(values * len(state) // max(len(v), 1), v.device)
 
-        return _by_samples(run, N, some)
-    steps = chunk_steps(values, v.device)
+        def currents(start: int) -> Tensor:
+            stop = min(start + steps, T)
+            x = backend.unpack(backend.cut(spikes, T, start, stop), stop - start, C_in)
+            current = conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
+            if shortcut is not None:
+                part = backend.cut(shortcut[:, which], T, start, stop)
+                current += backend.unpack(part, stop - start, v.shape[-1]).transpose(2, 3)
+            return current
 
-    def currents(start: int) -> Tensor:
-        stop = min(start + steps, T)
-        x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in)
-        current = conv2d(x.unflatten(3, size), weight, bias, stride, padding, dilation, groups)
-        if shortcut is not None:
-            part = backend.cut(shortcut, T, start, stop)
-            current += backend.unpack(part, stop - start, v.shape[-1]).transpose(2, 3)
-        return current
+        return scan_chunks(backend, map(currents, range(0, max(T, 1), steps)), state, neuron)
 
-    return scan_chunks(backend, map(currents, range(0, max(T, 1), steps)), v, neuron)
+    return _by_samples(run, v, values)
 
 
 def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, dilation, groups) -> Tensor:
@@ -104,28 +135,29 @@ def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, d
     weight, C_in = weight.float(), weight.shape[1] * groups
     height, width = output_size(size, weight.shape[2:], stride, padding, dilation)
     currents = torch.empty(T, N, height * width, len(weight), dtype=torch.float32, device=words.device)
-    steps = chunk_steps(N * max(C_in * size[0] * size[1], height * width * len(weight)), words.device)
-    for start in range(0, T, steps):
-        stop = min(start + steps, T)
-        x = backend.unpack(backend.cut(words, T, start, stop), stop - start, C_in).unflatten(3, size)
-        currents[start:stop] = conv2d(x, weight, bias, stride, padding, dilation, groups)
+    values = N * max(C_in * size[0] * size[1], height * width * len(weight))
+    some = _samples_at_once(N, values, words.device)
+    steps = chunk_steps(values * some // max(N, 1), words.device)
+    for start, first in product(range(0, T, steps), range(0, N, some)):
+        stop, which = min(start + steps, T), slice(first, first + some) if some < N else slice(None)
+        x = backend.unpack(backend.cut(words[:, which], T, start, stop), stop - start, C_in).unflatten(3, size)
+        currents[start:stop, which] = conv2d(x, weight, bias, stride, padding, dilation, groups)
     return currents
 
 
 def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilation, groups) -> tuple[Tensor, Tensor]:
     """Any convolution of real values x [T, N, C_in, H, W]; done once if x is one step repeated without a copy."""
-    window, N = (stride, padding, dilation, groups), v.shape[0]
+    window = stride, padding, dilation, groups
     if x.stride(0) == 0:
         return backend.if_scan(conv2d(x[:1], weight, bias, *window)[0], v, neuron, x.shape[0])
     values = max(v.numel(), x[0].numel())
-    if (some := _samples_at_once(N, values, x.device)) < N:
 
-        def run(which: slice) -> tuple[Tensor, Tensor]:
-            return if_conv2d_real(backend, x[:, which], weight, bias, v[which], neuron, *window)
+    def run(which: slice) -> tuple[Tensor, Tensor]:
+        state = v[which]
+        parts = x[:, which].split(chunk_steps(values * len(state) // max(len(v), 1), x.device))
+        return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), state, neuron)
 
-        return _by_samples(run, N, some)
-    parts = x.split(chunk_steps(values, x.device))
-    return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), v, neuron)
+    return _by_samples(run, v, values)
 
 
 def _shaped(x, weight, bias, stride, padding, dilation, groups) -> Tensor:

@@ -60,14 +60,62 @@ def test_samples_are_cut_where_32_steps_are_too_large(sm_75, generator, monkeypa
     assert equal(v_last, v_expected)
 
 
-def test_as_many_samples_as_fit_a_gpu():
-    """[64, 64, 112, 112]: 32 steps of two samples, 0.2 GB, where those of all would be 6.6."""
-    values, gpu = 64 * 64 * 112 * 112, torch.device("cuda")
-    assert (
-        unfused._samples_at_once(64, values, gpu) == 2
-        and unfused._samples_at_once(64, values, torch.device("cpu")) == 64
+@pytest.mark.parametrize("real", [False, True])
+def test_samples_are_halved_once_where_memory_is_too_small(sm_75, generator, monkeypatch, real):
+    """From where it is; what is done stays. A second time is an error."""
+    x = dyadic(34, 5, 6, 5, 4, generator=generator) if real else spikes(34, 5, 6, 5, 4, generator=generator)
+    weight, v = dyadic(9, 6, 3, 3, generator=generator), dyadic(5, 9, 5, 4, generator=generator)
+    expected, v_expected = reference.if_conv2d(x, weight, None, v, v_reset=None, padding=(1, 1))
+    assert 0 < expected.mean() < 1
+    convolve, most, taken = unfused.conv2d, 2, []
+
+    def within_memory(images, *operands):
+        taken.append(images.shape[1])
+        if images.shape[1] > most:
+            raise torch.OutOfMemoryError
+        return convolve(images, *operands)
+
+    def run():
+        taken.clear()
+        with pytest.warns(RuntimeWarning, match="no memory for a layer of 5 samples at a time, so it takes 3"):
+            return pk.if_conv2d(x if real else pk.pack(x), weight, v=v, v_reset=None, padding=1)
+
+    monkeypatch.setattr(unfused, "conv2d", within_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        run()
+    assert taken == [5, 3]
+    most = 3
+    fired, v_last = run()
+    assert taken == [5, 3, 2]
+    assert equal(fired.dense(torch.float32) if isinstance(fired, pk.Spikes) else fired, expected)
+    assert equal(v_last, v_expected)
+
+
+@pytest.mark.parametrize("some", [2, 5])
+def test_currents_of_some_samples_at_a_time(sm_75, generator, monkeypatch, some):
+    monkeypatch.setattr(unfused, "_samples_at_once", lambda N, values, device: some)
+    words, weight = pk.pack(spikes(34, 5, 6, 5, 4, generator=generator))._words, fine(9, 6, 3, 3, generator=generator)
+    layer = (1, 1), (1, 1), (1, 1), 1
+    found = unfused.conv2d_currents(backend.KERNELS, words, 34, 5, (5, 4), weight, None, *layer)
+    monkeypatch.undo()
+    assert found.any() and equal(
+        found, unfused.conv2d_currents(backend.KERNELS, words, 34, 5, (5, 4), weight, None, *layer)
     )
-    assert unfused._samples_at_once(64, 64 * 10, gpu) >= 64 and unfused._samples_at_once(1, 10**9, gpu) == 1
+
+
+def test_as_many_samples_as_fit_a_gpu(monkeypatch):
+    """[64, 64, 112, 112]: 32 steps of two samples, 0.2 GB, where those of all would be 6.6; fewer, if less is free."""
+    values, gpu = 64 * 64 * 112 * 112, torch.device("cuda")
+    assert unfused._samples_at_once(64, values, gpu) == 2
+    assert unfused._samples_at_once(64, values, torch.device("cpu")) == 64
+    assert unfused._samples_at_once(64, 64 * 10, gpu) == 64 and unfused._samples_at_once(1, 10**9, gpu) == 1
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300 << 20, 16 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 8 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: (8 << 30) - (200 << 20))
+    assert unfused.free_bytes(gpu) == 500 << 20
+    assert unfused._samples_at_once(64, values, gpu) == 1 and unfused._samples_at_once(64, values // 16, gpu) == 20
 
 
 def test_matrix_product(sm_75, generator):
