@@ -181,6 +181,7 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
         traced = _Traced(holder, graph)
         for constant in set(vars(holder)) - attributes:  # tensors that the forward pass makes, which fx puts there
             delattr(holder, constant)
+        _read_results(traced)
         return traced
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AssertionError, NameError) as error:
         place = f"module '{inside[-1]}' in " if inside and inside[-1] else ""
@@ -192,6 +193,19 @@ def trace(model: nn.Module, leaves: tuple[type, ...] = (), tracer: type[fx.Trace
             + next((what_to_do for sign, what_to_do in _SIGNS.items() if sign in str(error)), "")
             + (f"; the forward of module {', '.join(patched)} was replaced" if patched else "")
         ) from error
+
+
+def _read_results(traced: fx.GraphModule) -> None:
+    """Let those that use a tensor after a change in place take what the change returns. Views are left: they change
+    together."""
+    place = {node: k for k, node in enumerate(traced.graph.nodes)}
+    for node in list(traced.graph.nodes):
+        if not node.all_input_nodes or not _in_place(node, traced):
+            continue
+        changed = node.all_input_nodes[0]
+        views = [user for user in changed.users if called(user) in MOVES]
+        if called(changed) not in MOVES and not any(place[view] < place[node] for view in views):
+            changed.replace_all_uses_with(node, lambda user, node=node: place[user] > place[node])
 
 
 def join_limits(traced: fx.GraphModule) -> None:
@@ -239,7 +253,7 @@ def _in_place(node: fx.Node, traced: fx.GraphModule) -> bool:
     if node.op == "call_module":
         return bool(getattr(traced.get_submodule(str(node.target)), "inplace", False))
     name = called(node)
-    if name in ("iadd", "isub", "imul", "itruediv") or name.endswith("_") or "out" in node.kwargs:
+    if name in ("iadd", "isub", "imul", "itruediv", "set_part") or name.endswith("_") or "out" in node.kwargs:
         return True
     return bool(node.kwargs.get("inplace")) or (name.startswith("relu") and True in node.args)
 

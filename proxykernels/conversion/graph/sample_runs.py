@@ -52,6 +52,13 @@ def of_sizes(node: fx.Node) -> bool:
     return bool(node.all_input_nodes) and all(map(of_sizes, node.all_input_nodes))
 
 
+def set_part(x: Tensor, index: Any, value: Any) -> Tensor:
+    """Stands in a graph for ``x[index] = value``, and returns x."""
+    x = x.clone()
+    x[index] = value
+    return x
+
+
 def is_asked(node: fx.Node) -> type | None:
     """How Python used a node's number in a trace: bool for a branch, int, or None."""
     return node.meta.get("asked")
@@ -83,7 +90,25 @@ class SizedAttribute(_Sized, fx.proxy.Attribute):
 
 
 class SizedProxy(_Sized, fx.Proxy):
-    """A traced value."""
+    """A traced value. torch.fx takes ``x += y`` for ``x = x + y``; here it is a change in place."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.node = self.tracer.create_proxy("call_function", set_part, (self, index, value), {}).node
+
+    def _changed(self, change: Any, plain: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", plain if of_sizes(self.node) else change, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._changed(operator.iadd, operator.add, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._changed(operator.isub, operator.sub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._changed(operator.imul, operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._changed(operator.itruediv, operator.truediv, other)
 
     def __getattr__(self, name: str) -> SizedAttribute:
         return SizedAttribute(self, name)

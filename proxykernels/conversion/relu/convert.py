@@ -41,6 +41,7 @@ from .scales import (
     watched,
 )
 from .side_by_side import FEWEST, HALF, INPUTS, SAMPLES, OriginalValues, calibrate_potentials, check, samples_of
+from .spelled_out import spell_out
 from .viewed_graph import warn_of_products
 
 RELUS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
@@ -170,6 +171,7 @@ def convert(
         with naming_what_is_kept(model):
             needed(traced, name)
             followed = _run(Notes(traced), few, name)
+            spell_out(traced)
             returned = list(traced.graph.nodes)[-1].args[0]
             one_output(traced, name)
             _run(Notes(traced), few, name)

@@ -4,6 +4,7 @@ A model returns one tensor, or several in tuples, lists and dicts, which the con
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..graph.functions import Add, Cat, Mean, Minimum, Scaled
 from ..graph.fx_calls import arguments, as_module, is_move, path_of
 from ..graph.fx_graph import Values, named, shape_of
 from ..graph.graph_values import Current, Projection, Signal
-from ..graph.sample_runs import called, is_constant
+from ..graph.sample_runs import called, constant_of, is_constant, set_part
 from ..graph.state_between_calls import items_of, keys_of
 from .viewed_graph import MOST_VALUES, NOTHING, NormsBehind, as_given, of_samples
 
@@ -48,6 +49,8 @@ class ReluGraph(NormsBehind):
 
     def _step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         taken = arguments(node)
+        if node.target is set_part:
+            return self._assigned(node, values)
         if taken and taken[0] in values and is_move(node, self.traced):
             return self._moved(node, values)
         if any("ours" in argument.meta for argument in taken):  # of a matrix product of [N, 1, features]
@@ -88,21 +91,71 @@ class ReluGraph(NormsBehind):
         if axis == 1 and not cat.stack and len(given) == len(terms):
             return super()._cat(node, Cat(1), terms, path)
         of_terms = iter(terms)
+
+        def join(views: list[Tensor]) -> Tensor:
+            return torch.stack(views, axis) if cat.stack else torch.cat(views, axis)
+
+        return self._gathered(node, [(each, next(of_terms) if each in self.values else None) for each in given], join)
+
+    def _gathered(
+        self, node: fx.Node, given: list[tuple[fx.Node, Any]], join: Callable[[list[Tensor]], Tensor]
+    ) -> Signal:
+        """Values of several nodes where ``join`` puts those of one sample; None for a node of zeros."""
         parts, views, start = list[Signal](), list[Tensor](), 0
-        for argument in given:
+        for argument, value in given:
             size = argument.meta["shape"]
-            if argument not in self.values:
+            if value is None:
                 views.append(torch.full((1, *size[1:]), NOTHING, dtype=torch.int64, device=heap.CPU))
                 continue
-            x = self._carry(argument, next(of_terms))
-            parts.append(self._seen_as(argument, x, (size[0], -1)))
+            parts.append(self._seen_as(argument, self._carry(argument, value), (size[0], -1)))
             places = as_given((1, *size[1:]))
             views.append(places + start)
             start += places.numel()
-        view = torch.stack(views, axis) if cat.stack else torch.cat(views, axis)
-        flat = (shape[0], start)
-        x = replace(parts[0], shape=flat) if len(parts) == 1 else self._side_by_side(node, parts, path, flat)
-        return replace(x, view=of_samples(view, shape[0], start))
+        view, samples = join(views), node.meta["shape"][0]
+        flat = (samples, start)
+        x = replace(parts[0], shape=flat) if len(parts) == 1 else self._side_by_side(node, parts, path_of(node), flat)
+        return replace(x, view=of_samples(view, samples, start))
+
+    def _assigned(self, node: fx.Node, values: Values) -> Signal:
+        """A value of which a part was replaced, x[index] = value: by another one, or by zeros."""
+        x, index, value = node.args
+        path, known = path_of(node), fx.map_arg(index, constant_of)
+        constants = [constant_of(part) for part in (x, value) if part not in values]
+        if any(isinstance(each, fx.Node) for each in constants) or any(
+            torch.as_tensor(each).any() for each in constants
+        ):
+            raise TypeError(
+                f"{self.model}: {path} puts constants into a tensor, as in y[:, 0] = 1; only zeros and results of "
+                "layers can be put there"
+            )
+        given = [(x, self._of(x, values, path)), *[(value, self._of(value, values, path))] * (value in values)]
+        if all(part is None for _, part in given):
+            raise TypeError(f"{self.model}: {path} puts zeros into zeros")
+        views = [None if part is None or isinstance(part, Current) else part.view for _, part in given]
+        layers = {part.layer for _, part in given if isinstance(part, Signal)}
+
+        def join(parts: list[Tensor]) -> Tensor:
+            whole = parts[0].clone()
+            whole[known] = parts[1] if len(parts) > 1 else NOTHING
+            return whole
+
+        signals = [part for _, part in given if part is not None]
+        if len(layers) == 1 and all(isinstance(part, Signal) for part in signals):  # which is in its place already
+            places = [
+                torch.full(each.meta["shape"], NOTHING, dtype=torch.int64, device=heap.CPU)
+                if part is None
+                else as_given(each.meta["shape"])
+                if view is None
+                else view
+                for (each, part), view in zip(given, views, strict=True)
+            ]
+            return replace(signals[0], view=join(places))
+        return self._gathered(node, given, join)
+
+    def _of(self, node: fx.Node, values: Values, path: str) -> Signal | Current | None:
+        if node not in values:
+            return None
+        return super()._taken(node, values, nn.Identity(), path) if isinstance(values[node], list) else values[node]  # type: ignore[return-value]
 
     # Products and activations
 

@@ -81,6 +81,41 @@ def joined_with_zeros(m, x):
     return m.b(torch.cat([y, torch.zeros_like(y)], 1)) + torch.cat([torch.zeros_like(y[:, :1]), y], 1)
 
 
+def assigned(channel, value):
+    """A channel that is another one, or a number; with a tuple, a sample."""
+
+    def forward(m, y):
+        z = value(m, y) if callable(value) else value
+        y[channel if isinstance(channel, tuple) else (slice(None), channel)] = z
+        return y
+
+    return forward
+
+
+def shifted(m, x):
+    """The shift of channels along an axis of TSM, written into zeros."""
+    y = m.a(x).relu()
+    out = torch.zeros_like(y)
+    out[:, :1, 1:], out[:, 1:2, :-1], out[:, 2:] = y[:, :1, :-1], y[:, 1:2, 1:], y[:, 2:]
+    return m.b(out)
+
+
+def read_after_relu(m, x):
+    """A shortcut beside a ReLU in place, which is the ReLU's result."""
+    y = m.b(m.a(x).relu())
+    return m.c(m.r(y)) + y
+
+
+def where_positive(y):
+    return torch.where(y > 0, y, torch.zeros_like(y)) + torch.where(y > 0, y, 0.1 * y)
+
+
+def added_in_place(m, x):
+    y = z = m.a(x).relu()
+    z += m.b(y)
+    return (m.c(z.relu()) + y).relu()
+
+
 ZOO = {
     # the bugs: passed over in silence, or errors of torch
     "option A": lambda: Model(option_a, a=conv(), b=nn.Conv2d(3, 6, 3, 2, 1)),
@@ -119,6 +154,40 @@ ZOO = {
     "ceil mode by position": lambda: body(lambda m, y: torch.max_pool2d(y, 3, 2, 0, 1, True)),
     "bicubic, then ReLU": lambda: body(lambda m, y: F.interpolate(y, scale_factor=2, mode="bicubic").relu()),
     # what was refused for no good reason
+    **{f"padding by {mode}": lambda mode=mode: body(
+        lambda m, y: m.b(m.b(y).relu()), b=conv(3, padding_mode=mode)) for mode in ("reflect", "replicate", "circular")
+    },
+    "rows that repeat": lambda: of_rows(
+        lambda m, y: m.b(y).relu(), b=nn.Conv1d(3, 3, 3, padding=2, padding_mode="circular")
+    ),
+    "clamp(max=a) of a convolution": lambda: body(lambda m, y: m.b(y).clamp(max=0.1), b=conv(3)),
+    "clamps from below": lambda: body(
+        lambda m, y: m.b(y).clamp(-0.1) + m.h(m.b(y)), b=conv(3), h=nn.Hardtanh(-0.2, 0.2)
+    ),
+    "a threshold that keeps its value": lambda: body(lambda m, y: F.threshold(m.b(y), 0.1, 0.1), b=conv(3)),
+    "maxima of two": lambda: body(
+        lambda m, y: torch.maximum(m.b(y), m.c(y)) + torch.minimum(m.b(y), torch.tensor(0.05)), b=conv(3), c=conv(3)
+    ),
+    "maxima along axes": lambda: Model(
+        lambda m, x: m.b(torch.cat([m.a(x).amax((2, 3)), m.a(x).relu().max(2)[0].flatten(1)], 1)), a=conv(),
+        b=nn.Linear(27, 4),
+    ),
+    "where and comparisons": lambda: body(
+        lambda m, y: where_positive(m.b(y)) + (lambda z: z * (z > 0))(m.c(y)) + m.b(y).abs(), b=conv(3), c=conv(3)
+    ),
+    "products of rows": lambda: of_rows(
+        lambda m, y: (m.w @ (y @ m.v)).relu(), w=torch.randn(3, 3), v=torch.randn(64, 64) / 8
+    ),
+    "einsum": lambda: body(lambda m, y: torch.einsum("dc,nchw->ndhw", m.w, y).relu(), w=torch.randn(3, 3)),
+    "einsum of rows": lambda: body(
+        lambda m, y: torch.einsum("nchw,wk->nhck", y, m.w).transpose(1, 2), w=torch.randn(8, 5)
+    ),
+    "a channel of zeros": lambda: body(assigned(1, 0.0)),
+    "a channel of another layer": lambda: body(assigned(0, lambda m, y: m.b(y)[:, 1].relu()), b=conv(3)),
+    "a channel of the same layer": lambda: body(assigned(0, lambda m, y: y[:, 2].flip(2))),
+    "channels shifted into zeros": lambda: Model(shifted, a=conv(), b=conv(3)),
+    "in-place ReLU beside a shortcut": lambda: Model(read_after_relu, a=conv(), b=conv(3), c=conv(3), r=nn.ReLU(True)),
+    "sums in place": lambda: Model(added_in_place, a=conv(), b=conv(3), c=conv(3)),
     "clamp(min=0)": lambda: Model(lambda m, x: m.b(m.a(x).clamp(min=0)).clamp_min(0), a=conv(), b=conv(3)),
     "clamp(max=a) of a ReLU": lambda: body(
         lambda m, y: m.r(m.b(y.clamp(max=0.2).clamp_max(0.15))).clip(max=0.1), r=nn.ReLU(), b=conv(3),
@@ -301,8 +370,13 @@ REFUSED = {
         body(lambda m, y: F.interpolate(y, size=4, mode="bilinear", antialias=True)),
         r"interpolate\(\) is called in a way .* antialias must be False, got True",
     ),
-    "clamp(max=a) of a convolution": (
-        body(lambda m, y: m.b(y).clamp(max=1.0), b=conv(3)), r"clamp\(\) limits .* below 0",
+    "constants put into a tensor": (body(assigned(0, 1.0)), r"set_part\(\) puts constants into a tensor"),
+    "samples put into a tensor": (
+        Model(lambda m, x: assigned((0,), 0.0)(m, m.a(x).relu()), a=conv()), "set_part.. gives .* mixing or dropping",
+    ),
+    "a view that is put into": (
+        Model(lambda m, x: (lambda y: (assigned(0, 0.0)(m, y[:, :2]), m.b(y))[1])(m.a(x).relu()), a=conv(), b=conv(3)),
+        r"set_part\(\) changes a tensor in place that is used again",
     ),
     "a threshold above 0": (body(lambda m, y: F.threshold(y, 0.5, 0)), "threshold=0.5, value=0; only a ReLU"),
     "a module of it": (body(lambda m, y: m.t(y), t=nn.Threshold(0.5, 0)), r"module 't': got threshold=0.5, value=0"),
