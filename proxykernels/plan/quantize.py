@@ -46,6 +46,7 @@ from ..layers import (
 )
 from ..layers.base import each_step
 from ..layers.layer_graph import LayerGraph
+from ..layers.of_sums import OfSums
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..neurons import Graded
@@ -266,6 +267,9 @@ def rounded_network(net: LayerGraph) -> LayerGraph:
     rounded._modules = dict(plain._modules)
     largest = max(map(abs, net.calibrated or (1.0,)))
     rounded.unit = power_of_two(torch.tensor(largest, dtype=torch.float64, device="cpu")).item() / INPUT_CODES
+    for name, layer, _ in plain.layers():
+        if isinstance(layer, OfSums):
+            raise ValueError(f"layer {name} computes a function or a product of values, which 8 bits do not have")
     grids = {LayerGraph.INPUT: Grid(rounded.unit, 2 * INPUT_CODES)}  # what it changes by
     for name, layer, sources in plain.layers():
         grids[name] = grids[sources[0]]

@@ -13,6 +13,7 @@ from ..kernels import backends
 from ..kernels.heap import keep_freed
 from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.layer_graph import LayerGraph
+from ..layers.of_sums import OfSums
 from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
 from ..plan.quantize import check_precision, round_values, rounded_network
 from ..spikes import Spikes
@@ -117,7 +118,9 @@ def _check_state(net: LayerGraph, state: dict, frame: Tensor) -> list[str]:
     """The names that a state has, each with two tensors: of neurons z and a [N, P, C] (behind a max pooling, z before
     it), of a pooling what it has taken and given, and under "" of the network the last frame and the outputs."""
     names = [LayerGraph.INPUT]
-    names += [name for name, layer, _ in net.layers() if isinstance(layer, RunningMaxPool2d) or _has_state(layer)]
+    names += [
+        name for name, layer, _ in net.layers() if isinstance(layer, RunningMaxPool2d | OfSums) or _has_state(layer)
+    ]
     check_layers(state, names)
     if not state:
         return names
@@ -273,6 +276,8 @@ def _plain(layer: nn.Module, inputs: list[Changes], state: list[Tensor] | None) 
     """A layer without neurons: linear, so that it takes changes as it takes values; or a maximum of their sums."""
     if isinstance(layer, nn.Identity) or _leaves_size(layer, inputs[0].size):
         return inputs[0]
+    if isinstance(layer, OfSums):
+        return layer.run(inputs, state)
     if isinstance(layer, Flatten):
         return inputs[0].flatten()
     if isinstance(layer, RunningMaxPool2d):

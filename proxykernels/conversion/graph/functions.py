@@ -67,7 +67,7 @@ class Cat(nn.Module):
 
 def is_known(name: str) -> bool:
     """Whether a function of this name has a module that does the same, at least for some arguments."""
-    return name in _MODULES or name in _WEIGHTED
+    return (name in _MODULES and name not in _OF_VALUES) or name in _WEIGHTED
 
 
 def function_as_module(
@@ -287,6 +287,15 @@ def _ignoring_mode(module: Callable[..., nn.Module]) -> Callable[..., nn.Module]
     return lambda *arguments, **options: module()
 
 
+_OF_VALUES: dict[str, Callable[..., nn.Module]] = {  # of which some neurons send functions (layers/of_sums.py)
+    "hardsigmoid": _ignoring_mode(nn.Hardsigmoid),
+    "hardswish": _ignoring_mode(nn.Hardswish),
+    "silu": _ignoring_mode(nn.SiLU),
+    "mish": _ignoring_mode(nn.Mish),
+    "tanh": nn.Tanh,
+    "elu": lambda alpha=1.0, inplace=False: nn.ELU(alpha),
+    "softplus": nn.Softplus,
+}
 _MODULES: dict[str, Callable[..., nn.Module]] = {
     **dict.fromkeys(("relu", "relu_"), _ignoring_mode(nn.ReLU)),
     "relu6": _ignoring_mode(nn.ReLU6),
@@ -322,4 +331,5 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "log_softmax": lambda dim=None, **others: nn.LogSoftmax(dim),
     "sigmoid": nn.Sigmoid,
     "logsigmoid": nn.LogSigmoid,
+    **_OF_VALUES,
 }

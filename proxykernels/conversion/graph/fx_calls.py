@@ -17,6 +17,8 @@ from .functions import FIRST, function_as_module, is_known, rrelu_as_module, thr
 from .sample_runs import CASTS, called, constant_of, is_constant
 
 _SMOOTH = "; a firing rate approximates a ReLU: replace it by nn.ReLU and continue training"
+_VALUES = ", or let neurons send values: neuron='graded' or 'sigma-delta'"
+_OF_VALUES = _SMOOTH + _VALUES
 _NORM = "; it normalises by the values of each sample: replace it by BatchNorm and continue training"
 _PRODUCT = "; spikes cannot multiply two results, as in attention: remove it and continue training"
 _AXES = "; only one or two axes are supported: move the third to channels or samples"
@@ -32,11 +34,13 @@ _SINABS = (
 _REMEDIES = {
     name: what_to_do
     for names, what_to_do in (
-        ("gelu silu swish hardswish hardsigmoid sigmoid tanh hardtanh elu selu celu softplus mish softsign", _SMOOTH),
+        ("gelu hardtanh selu celu softsign", _SMOOTH),
+        ("silu swish hardswish hardsigmoid sigmoid tanh elu softplus mish", _OF_VALUES),
         ("logsigmoid", _SMOOTH),
         ("layernorm layernorm2d groupnorm instancenorm1d instancenorm2d localresponsenorm rmsnorm lrn", _NORM),
         ("layer_norm group_norm instance_norm local_response_norm", _NORM),
-        ("mul multiheadattention matmul bmm einsum scaled_dot_product_attention", _PRODUCT),
+        ("mul", _PRODUCT + _VALUES),
+        ("multiheadattention matmul bmm einsum scaled_dot_product_attention", _PRODUCT),
         ("multi_head_attention_forward shiftedwindowattention shifted_window_attention", _PRODUCT),
         ("conv3d convtranspose3d maxpool3d avgpool3d adaptiveavgpool3d batchnorm3d", _AXES),
         ("lstm gru rnn", _LOOP),
@@ -52,8 +56,10 @@ _REMEDIES = {
     for name in names.split()
 }
 _FOR_NEURONS = {  # remedies that differ in networks of other libraries
-    _SMOOTH: "; take it out, or put neurons in its place and continue training",
-    _PRODUCT: "; only products of spikes are supported: remove it and continue training",
+    **dict.fromkeys((_SMOOTH, _OF_VALUES), "; take it out, or put neurons in its place and continue training"),
+    **dict.fromkeys(
+        (_PRODUCT, _PRODUCT + _VALUES), "; only products of spikes are supported: remove it and continue training"
+    ),
     _LOOP: "; it has a state of its own: put neurons in its place and continue training",
 }
 _SIGNS = {  # parts of error messages of torch and Python that name no remedy
@@ -76,7 +82,9 @@ MOVES = frozenset(
 )
 PLACES = 3  # named for each kind of part without a counterpart
 BLOCK = "squeeze-and-excitation block"
-OF_BLOCKS = "; it multiplies each channel by a number computed from the same sample, which spikes cannot: remove it"
+OF_BLOCKS = (
+    "; it multiplies each channel by a number computed from the same sample, which spikes cannot: remove it" + _VALUES
+)
 PRODUCTS = ("mul", "multiply")
 FREE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 ITS_OWN = {*dir(fx.GraphModule), "_graph", "meta"} - {*dir(nn.Module)}  # names that torch.fx needs in a model
@@ -321,12 +329,15 @@ def _is_zero_pad2d(node: fx.Node, pad: Any) -> bool:
     return len(node.meta.get("shape", ())) == 4 and len(numbers) <= 4 and min(numbers) >= 0
 
 
-def with_all(error: TypeError, traced: fx.GraphModule, model: str, supported: tuple[type, ...]) -> TypeError:
+def with_all(
+    error: TypeError, traced: fx.GraphModule, model: str, supported: tuple[type, ...], products: bool = False
+) -> TypeError:
     """``error``, about the first part without a counterpart, with a list of all such parts if there are several.
 
-    ``supported``: modules that have a counterpart. A run must have noted the values of nodes (sample_runs.py).
+    ``supported``: modules that have a counterpart. ``products``: whether products of two results have one. A run must
+    have noted the values of nodes (sample_runs.py).
     """
-    found = _parts_without(traced, model, supported)
+    found = _parts_without(traced, model, supported, products)
     if "no counterpart in spikes" not in str(error) or sum(map(len, found.values())) < 2:
         return error
     lines = []
@@ -341,10 +352,12 @@ def with_all(error: TypeError, traced: fx.GraphModule, model: str, supported: tu
     )
 
 
-def _parts_without(traced: fx.GraphModule, model: str, supported: tuple[type, ...]) -> dict[tuple[str, str], list[str]]:
+def _parts_without(
+    traced: fx.GraphModule, model: str, supported: tuple[type, ...], products: bool
+) -> dict[tuple[str, str], list[str]]:
     """(kind, remedy) -> the places of such parts, in order."""
     nodes = [node for node in needed(traced, model) if not is_constant(node)]
-    blocks = {_owner(node): node for node in nodes if _is_excitation(node) and _owner(node)}
+    blocks = {_owner(node): node for node in nodes if not products and _is_excitation(node) and _owner(node)}
     found: dict[tuple[str, str], list[str]] = {}
     for node in nodes:
         block = next((owner for owner in blocks if _owner(node) == owner or _owner(node).startswith(f"{owner}.")), None)
@@ -353,7 +366,8 @@ def _parts_without(traced: fx.GraphModule, model: str, supported: tuple[type, ..
                 found.setdefault((BLOCK, OF_BLOCKS), []).append(f"module '{block}'")
             continue
         kind = _kind(node, traced, supported)
-        if kind:
+        known = products and remedy(kind.removesuffix("()")).endswith(_VALUES)
+        if kind and not known:
             found.setdefault((kind, remedy(kind.removesuffix("()"))), []).append(path_of(node))
     return found
 

@@ -71,7 +71,9 @@ def convert(
     Supported modules, and the functions of the same names:
 
     - Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Linear; BatchNorm, InstanceNorm with running statistics;
-    - ReLU, ReLU6, Hardtanh(0, a), LeakyReLU, PReLU; a Softmax or Sigmoid at the end;
+    - ReLU, ReLU6, Hardtanh, LeakyReLU, PReLU, clamp, maxima of two values; a Softmax or Sigmoid at the end;
+    - for sigma-delta and graded neurons Sigmoid, Hardsigmoid, Hardswish, SiLU, Tanh, ELU, Softplus, Mish, and products
+      of two results, as in a squeeze-and-excitation block;
     - Max-, Avg- and AdaptiveAvgPool, means, Upsample, padding, Dropout, Identity;
     - additions, concatenations, broadcasting, adding or multiplying constants;
     - Flatten, views, permutations, slices, splits, channel shuffles.
@@ -176,9 +178,10 @@ def convert(
             one_output(traced, name)
             _run(Notes(traced), few, name)
             try:
-                graph = ReluGraph(traced, name, _is_relu, signed=changes is not None and changes.signed)
+                is_signed = changes is not None and changes.signed
+                graph = ReluGraph(traced, name, _is_relu, signed=is_signed, computes=changes is not None)
             except TypeError as error:
-                raise with_all(error, traced, name, RELUS) from None
+                raise with_all(error, traced, name, RELUS, products=changes is not None) from None
         steady.check()
         _check_followed(model, few, followed)
         rounding = rounding_of(model, few)

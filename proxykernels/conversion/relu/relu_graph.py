@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 
 from ...kernels import heap
 from ...layers import Flatten
+from ...layers.of_sums import SMOOTH, OfSums
 from ...network import Network, Part
 from ..graph import rewrites
-from ..graph.functions import Add, Cat, Mean, Minimum, Scaled
+from ..graph.functions import Add, Cat, Mean, Minimum, Scaled, Times
 from ..graph.fx_calls import arguments, as_module, is_move, path_of
 from ..graph.fx_graph import Values, named, shape_of
 from ..graph.graph_values import Current, Projection, Signal
@@ -38,11 +39,16 @@ class ReluGraph(NormsBehind):
     """
 
     rates = True
+    computes = False  # whether its neurons are sigma-delta or graded, which functions of values can be made of
     supported = (
         "Conv2d, Conv1d, ConvTranspose2d and 1d, Linear, BatchNorm, ReLU, ReLU6, LeakyReLU, PReLU, Max-, Avg- and "
         "AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations, views, channel "
         "shuffles, and Softmax or Sigmoid at the end"
     )
+
+    def __init__(self, *arguments: Any, computes: bool = False, **options: Any):
+        self.computes = computes
+        super().__init__(*arguments, **options)
 
     def _is_number(self, node: fx.Node) -> bool:
         return is_constant(node)
@@ -159,6 +165,29 @@ class ReluGraph(NormsBehind):
 
     # Products and activations
 
+    def _value(self, node: fx.Node, module: nn.Module, terms: list[Signal | Current], path: str) -> Signal | Current:
+        if self.computes and isinstance(module, Times) and len(terms) == 2:
+            return self._of_sums(node, list(zip(arguments(node), terms, strict=True)), None, path)
+        return super()._value(node, module, terms, path)
+
+    def _of_sums(
+        self, node: fx.Node, given: list[tuple[fx.Node, Signal | Current]], function: nn.Module | None, path: str
+    ) -> Signal:
+        """A function of values, or the product of two."""
+        parts = []
+        for argument, x in given:
+            x = self._laid_out(argument, self._carry(argument, x))
+            parts.append(self._unscaled(node, x, path))
+        shapes, shape = [part.shape or () for part in parts], tuple(node.meta["shape"])
+        if len({len(each) for each in shapes}) > 1 or not 2 <= len(shape) <= 4:
+            raise TypeError(
+                f"{self.model}: {path} multiplies {' by '.join(map(named, shapes))}; both must have the same axes"
+            )
+        name = self._name(node)
+        self.order.append(name)
+        self.others[name] = OfSums(function and type(function)(**_options(function))), tuple(p.layer for p in parts)
+        return Signal(name, Network.INPUT, False, True, shape)
+
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
         before = self._before(node)
         if isinstance(module, Scaled):
@@ -168,11 +197,16 @@ class ReluGraph(NormsBehind):
                 limit = module.limit
                 raise TypeError(f"{self.model}: {path} limits values that may be below 0; write clamp(0, {limit:g})")
             module = nn.Hardtanh(0.0, module.limit)
+        if self.computes and type(module) in SMOOTH:
+            return self._of_sums(node, [(before, x)], module, path)
         if isinstance(module, LEAKY):
             return self._leaky(node, x, module, path)
         if isinstance(module, Mean):
             x = self._mean(node, x, module, path)
-            return x if module.factor == 1 else self._scaled(node, x, Scaled(module.factor, 0), path)
+            if module.factor == 1:
+                return x
+            x = self._laid_out(node, x) if isinstance(x, Signal) else x
+            return self._scaled(node, x, Scaled(module.factor, 0), path)
         axes = 4 if isinstance(module, OF_IMAGES) else 3 if isinstance(module, OF_ROWS) else 0
         if axes and len(before.meta["shape"]) != axes:
             return self._unbatched(node, x, module, path, axes)
@@ -344,6 +378,12 @@ class ReluGraph(NormsBehind):
         while name in self.others and isinstance(self.others[name][0], Flatten):
             (name,) = self.others[name][1]
         return x.binary and name in self.populations
+
+
+def _options(function: nn.Module) -> dict[str, Any]:
+    """The arguments that a function of values was made with, except that it changes its input in place."""
+    names = ("alpha", "beta", "threshold")
+    return {name: getattr(function, name) for name in names if hasattr(function, name)}
 
 
 def one_output(traced: fx.GraphModule, model: str) -> None:
