@@ -144,6 +144,11 @@ _PAPER = (True, False, True, False, False, False, False, False, False)  # what s
 _COUNT = {"words_pointer": "i32", "counts_pointer": "i32"}
 _BOOL, _FLOAT = ({"dense_pointer": kind, "words_pointer": "i32", "found_pointer": "i32"} for kind in ("u8", "i32"))
 _TILE = {"PIXELS": 32, "CHANNELS": 32}
+_RATES = {"words_pointer": "i32", "counts_pointer": "fp32", "pooled_pointer": "i32", "after_pointer": "fp32"}
+_WINDOW = {"PADDING_H": 0, "PADDING_W": 0, "BLOCK": 1024}
+_WINDOW |= {f"{of}_{axis}": 2 for of in ("KERNEL", "STRIDE") for axis in "HW"}
+_OVERLAPPING = _WINDOW | {"KERNEL_H": 3, "KERNEL_W": 3, "PADDING_H": 1, "PADDING_W": 1, "TAPS": 16, "OUTPUTS": 512}
+_LARGE = _WINDOW | {"KERNEL_H": 7, "KERNEL_W": 7, "TAPS": 64, "OUTPUTS": 32}
 _PARTS = {"high_pointer": "fp16", "low_pointer": "fp16", "unit_pointer": "fp32"}
 _SIGMA_DELTA = {"arrived_pointer": "fp32", "highest_pointer": "fp32", "sent_pointer": "i8", "fired_pointer": "i32"}
 _SIGMA_DELTA |= {"lowest": "fp32", "threshold": "fp32"}
@@ -167,6 +172,14 @@ SMALL: dict[str, dict[str, Arguments]] = {
             {"BLOCK": 1024, "PLACES": places} | {name: None for name in DIGITS if name not in digits},
         )
         for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
+    },
+    "max_rate_pool": {
+        "aligned": Arguments(_RATES, _WINDOW | {"TAPS": 4, "OUTPUTS": 512}, ("C", "stride_n", "stride_p")),
+        "overlapping": Arguments(_RATES, _OVERLAPPING, ("C",)),
+        "odd": Arguments(_RATES, _LARGE),
+        "from-rest": Arguments(
+            _RATES, _WINDOW | {"TAPS": 4, "OUTPUTS": 512, "stride_n": 0, "stride_p": 0, "stride_c": 0}, ("C",)
+        ),
     },
     "sigma_delta": {
         "aligned": Arguments(_SIGMA_DELTA | _STATE, _POWERS | {"IS_Z": False}, _SIZES),

@@ -16,7 +16,7 @@ from .. import by_reference, unfused
 from ..by_reference import ByReference, InTorch
 from ..recording import Choice, note, recording
 from . import conv2d_launch as fused
-from . import counters, packing, words
+from . import counters, packing, rate_pools, words
 from .block_sizes import architecture
 from .counters import count
 from .scans import MOST_NEURONS, if_scan, recurrent_scan
@@ -123,6 +123,11 @@ class GpuKernels(InTorch):
     pooled_sigma_delta = staticmethod(pooled_sigma_delta)
     running_maximum = staticmethod(running_maximum)
     sums_so_far = staticmethod(sums_so_far)
+
+    def max_rate_pool2d(self, words, T, counts, size, kernel_size, *window) -> tuple[Tensor, Tensor]:
+        """Max pooling of spike counts; by a step loop if a program cannot hold a window."""
+        pool = rate_pools.max_rate_pool2d if rate_pools.fits(kernel_size) else super().max_rate_pool2d
+        return pool(words, T, counts, size, kernel_size, *window)
 
     def recurrent_scan(self, current: Tensor, *neurons) -> tuple[Tensor, Tensor]:
         """Recurrent neurons on currents [T, N, 1, C]; by a step loop if a program cannot hold all neurons."""

@@ -215,7 +215,7 @@ def max_rate_pool(x: Spikes | Tensor, counts: Tensor | None, window: Any, ceil_m
     x = x if isinstance(x, Spikes) else _spikes_of(x)
     height, width = x.shape[3:]
     if counts is None:
-        counts = torch.zeros(x.shape[1:], dtype=torch.float32, device=x.device)
+        counts = torch.zeros((), dtype=torch.float32, device=x.device).expand(x.shape[1:])
     else:
         checks.spike_counts("v", counts)
     if ceil_mode:

@@ -77,6 +77,9 @@ DEFECTS = {
     "Triton counters: steps that are not counted": Defect(
         COUNTERS, "word & last_bits, word", "word, word", TRITON_WORDS_TESTS
     ),
+    "Triton rate pools: the border": Defect(
+        "kernels/gpu/rate_pools.py", "(x >= 0) & (x < W)", "(x >= 0) & (x <= W)", "tests/gpu/test_triton_rate_pools.py"
+    ),
     "Triton packing: the last step of a word": Defect(
         PACKING, "spike << bit", "spike << tl.minimum(bit, 30)", TRITON_WORDS_TESTS
     ),
