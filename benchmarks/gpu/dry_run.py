@@ -15,6 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from rich.console import Console
+
 ROOT = Path(__file__).parents[2]
 NAME = "dry run without a GPU"
 NETWORK = ["--net", "small", "--batch", "2", "--T", "2,5", "--repeats", "1", "--rivals", "layers-fp16"]
@@ -36,11 +38,30 @@ class Event:
         return MS
 
 
+class Shown:
+    """A file whose lines are also shown as they are written."""
+
+    def __init__(self, file: Any, progress: Any):
+        self.file, self.progress, self.begun = file, progress, ""
+
+    def write(self, text: str) -> int:
+        *lines, self.begun = (self.begun + text).split("\n")
+        self.progress.lines(lines)
+        return self.file.write(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def run(options: argparse.Namespace) -> None:
     """What measure.py does, on a GPU that is not there."""
     from gpu import measure
 
-    with pretended():
+    console = Console(file=sys.stdout)
+    console.print("pretends a GPU ...")
+    with contextlib.ExitStack() as stack:
+        with measure.Progress("imports", console):
+            stack.enter_context(pretended())
         measure.run(options)
 
 
@@ -61,10 +82,10 @@ def pretended(name: str = NAME) -> Iterator[Any]:
 
     from gpu import kernel_speed, measure, parts, rivals, timing, tools
 
-    def in_child(arguments: list[str], log: Path, limit_s: float) -> int:
+    def in_child(arguments: list[str], log: Path, limit_s: float, progress: measure.Progress) -> int:
         card.executes = "self-check" in arguments  # the interpreter takes minutes for more
         try:
-            with log.open("a") as file, contextlib.redirect_stdout(file):
+            with log.open("a") as file, contextlib.redirect_stdout(Shown(file, progress)):  # type: ignore[type-var]
                 parser = argparse.ArgumentParser()
                 parts.add_options(parser)
                 parts.run(parser.parse_args(arguments[1:]))  # behind the word "part"
@@ -81,6 +102,7 @@ def pretended(name: str = NAME) -> Iterator[Any]:
 
     with pytest.MonkeyPatch.context() as patch, rivals.float32_precision("ieee"), torch.no_grad():
         with pretend_gpu(patch) as card:
+            patch.setattr(card._of_thread, "device", torch.device("cuda", 0), raising=False)  # the current one
             for kind, move in ((torch.Tensor, card.on_card), (torch.nn.Module, card.moved)):
                 patch.setattr(kind, "to", _moving(kind.to, move))
             for attribute, value in _cuda(name).items():
@@ -109,7 +131,6 @@ def _cuda(name: str) -> dict[str, Any]:
         "get_device_properties": lambda device: properties,
         "Event": Event,
         "synchronize": lambda device=None: None,
-        "device": lambda device: contextlib.nullcontext(),
         "reset_peak_memory_stats": lambda device: None,
         "memory_allocated": lambda device: 0,
         "max_memory_allocated": lambda device: 5_000_000,
@@ -122,7 +143,14 @@ def _moving(to, move):
 
     def moved(self, *arguments, **named):
         wanted = arguments[0] if arguments else named.get("device")
-        there = isinstance(wanted, str | torch.device) and torch.device(wanted).type == "cuda"
-        return move(self) if there else to(self, *arguments, **named)
+        if isinstance(wanted, str | torch.device) and torch.device(wanted).type == "cuda":
+            return move(self)
+        if isinstance(self, torch.nn.Module) and isinstance(wanted, torch.dtype):  # which sets data, an OnCard's too
+            for part in self.modules():
+                for name, parameter in part._parameters.items():
+                    if parameter is not None:
+                        part._parameters[name] = torch.nn.Parameter(parameter.detach().to(wanted))
+            return self
+        return to(self, *arguments, **named)
 
     return moved

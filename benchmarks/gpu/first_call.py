@@ -27,7 +27,8 @@ def rows(device: torch.device, net: str, T: int) -> Iterator[dict]:
     """A row for each first call, in seconds; ``limit``: those of the second."""
     for name, call in calls(device, net, T):
         first, second = _seconds(call), _seconds(call)
-        yield figure(f"first call: {name}", first, "s", second) | {"value": f"{first:.3g}", "limit": f"{second:.3g}"}
+        row = figure(f"first call: {name}", first, "s", second) | {"value": f"{first:.3g}", "limit": f"{second:.3g}"}
+        yield row | {"weights": "int8" if "int8" in name else "float32"}
 
 
 def _seconds(call: Callable[[], object]) -> float:

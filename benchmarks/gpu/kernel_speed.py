@@ -56,12 +56,13 @@ def kernels(device: torch.device, sizes: Sizes, time: Callable[[Callable[[], obj
     for kind, products in WEIGHTS.items():
         name = f"conv {C}->{C} 3x3 at {size}x{size}, {kind} weights"
         effective = convolution_speed(device, sizes.conv, kind, time)
-        yield figure(name, products * effective, "TFLOP/s", peaks[PEAK_OF[kind]], effective)
+        row = figure(name, products * effective, "TFLOP/s", peaks[PEAK_OF[kind]], effective)
+        yield row | {"weights": kind}
     for T in sizes.steps:
         for kind in ("float32", "float16"):
             effective = convolution_speed(device, (T, *sizes.conv[1:]), kind, time)
             value, peak = WEIGHTS[kind] * effective, peaks[PEAK_OF[kind]]
-            yield figure(f"the same in {kind}, T = {T}", value, "TFLOP/s", peak, effective)
+            yield figure(f"the same in {kind}, T = {T}", value, "TFLOP/s", peak, effective) | {"weights": kind}
 
 
 def figure(name: str, value: float, unit: str, limit: float | None = None, effective: float | None = None) -> dict:

@@ -1,9 +1,10 @@
 """A part of what measure.py measures, in a process of its own, which measure.py starts:
 
-python benchmarks/gpu_speed.py part kernels --folder runs/gpu_speed/H100-SXM-20261128 --trusted yes
+python benchmarks/gpu_speed.py part kernels --folder runs/gpu_speed/H100-SXM-20261128
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from common.tables import read_csv, write_csv
 
 import proxykernels
 from gpu import first_call, kernel_speed, self_check, timing, tools, training_speed
-from gpu.measure import COLUMNS, COMPILED, CSV, LIMITS_S, PARTS, ROOT, networks
+from gpu.measure import COLUMNS, COMPILED, CSV, LIMITS_S, PARTS, ROOT, networks, now
 
 SIZES = kernel_speed.Sizes()
 ONCE = "once"  # a part of parts: what NVIDIA's tools look at
@@ -27,7 +28,7 @@ ONCE = "once"  # a part of parts: what NVIDIA's tools look at
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("part", choices=[*PARTS, ONCE])
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--trusted", required=True, help="what is written beside each figure")
+    parser.add_argument("--doubts", type=json.loads, default={}, help="kind of weights -> what is wrong, as JSON")
     parser.add_argument("--weights", type=Path)
 
 
@@ -74,7 +75,7 @@ def look_with_a_tool(options: argparse.Namespace) -> None:
         print(f"no {tools.COMMANDS[options.part][0]} here: no {options.part}")
         return
     once = [sys.executable, str(ROOT / "benchmarks" / "gpu_speed.py"), "part", ONCE]
-    once += ["--folder", str(options.folder), "--trusted", options.trusted]
+    once += ["--folder", str(options.folder)]
     sys.exit(subprocess.run([*tool, *once], cwd=ROOT).returncode)
 
 
@@ -101,18 +102,22 @@ def time_kernels(options: argparse.Namespace) -> None:
 
 def time_network(options: argparse.Namespace) -> None:
     """sim_speed.py writes its own table; its times are rows here too, where it is said whether to trust them."""
-    import sim_speed
+    from speed import report, sim_table
+    from speed.options import parse
 
     add, path = writer(options), options.folder / "sim_speed.csv"
+    weights = {report.OURS: "float32", report.DROP_IN: "float32"}
+    weights |= {name: name.removeprefix(f"{report.OURS} ") for name in report.ROUNDED}
     for network in networks(options.weights, options.folder):
         before = len(read_csv(path))
         try:
-            sim_speed.main(network)
+            sim_table.run(parse(network), now)
         finally:
             for row in read_csv(path)[before:]:
                 name = f"{row['net']} net, batch {row['batch']}, T = {row['T']}: {row['contender']}"
                 ms = float(row["median_ms_per_image"]) * int(row["batch"])
-                add({"figure": name, "value": f"{ms:.4g}", "unit": "ms"})
+                kind = weights.get(row["contender"], "")
+                add({"figure": name, "value": f"{ms:.4g}", "unit": "ms", "weights": kind})
 
 
 def writer(options: argparse.Namespace) -> Callable[[dict], None]:
@@ -123,12 +128,14 @@ def writer(options: argparse.Namespace) -> Callable[[dict], None]:
         "torch": torch.__version__,
         "triton": triton.__version__,
         "proxykernels": proxykernels.__version__,
-        "trusted": options.trusted,
     }
     path = options.folder / CSV
 
     def add(row: dict) -> None:
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        write_csv(path, COLUMNS, [*read_csv(path), dict.fromkeys(COLUMNS, "") | about | {"date": date} | row])
+        wrong = options.doubts.get("*") or options.doubts.get(row.get("weights", ""))
+        about["trusted"] = f"no: {wrong}" if wrong else "yes"
+        about["date"] = datetime.now(UTC).isoformat(timespec="seconds")
+        write_csv(path, COLUMNS, [*read_csv(path), dict.fromkeys(COLUMNS, "") | about | row])
+        now(f"{row['figure']}: {row['value']} {row['unit']}")
 
     return add

@@ -35,4 +35,5 @@ def rows(device: torch.device, net: str, batch: int, T: int, time: Callable) -> 
             loss.backward()
             optimizer.step()
 
-        yield figure(f"step, {kind}: {net} net, batch {batch}, T = {T}", time(step), "ms")
+        row = figure(f"step, {kind}: {net} net, batch {batch}, T = {T}", time(step), "ms")
+        yield row | {"weights": "float32"}

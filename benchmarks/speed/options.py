@@ -40,7 +40,11 @@ def make_parser(doc: str = "") -> argparse.ArgumentParser:
     add("--int16", action="store_true", help="also time pk.simulate(precision='int16')")
     add("--int8", action="store_true", help="also time pk.simulate(precision='int8')")
     add("--reset", choices=["hard", "soft"], help="to 0, or by subtraction (default: that of the weights, else hard)")
-    add("--device", choices=["cpu", "cuda"], default="cpu", help="what computes")
+    add(
+        "--device",
+        choices=["cpu", "cuda"],
+        help="default: cuda where torch finds a GPU, without --threads",
+    )
     add("--threads", type=positive, help="CPU threads (default: torch's); of 1 processor time is measured")
     known = ",".join(RIVALS)
     add("--rivals", type=rival_list, help=f"all, none, or of {known} (default: all that the device can run)")

@@ -17,8 +17,10 @@ from speed.report import COLUMNS
 
 
 def prepare(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The images and labels of the batch; sets the options' net and reset. A bad option ends here."""
+    """The images and labels of the batch; sets the options' device, net and reset. A bad option ends here."""
     refuse = make_parser().error
+    takes_gpu = options.threads is None and torch.cuda.is_available()
+    options.device = options.device or ("cuda" if takes_gpu else "cpu")
     if options.device == "cuda" and not torch.cuda.is_available():
         refuse("argument --device: cuda was asked for, and torch finds no CUDA device here")
     if options.device == "cuda":

@@ -1,6 +1,7 @@
 """Spiking networks on real images against their rivals, in turn: what sim_speed.py does."""
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from speed.report import DROP_IN, OURS, RELU, ROUNDED, append_csv, picture_name,
 from speed.rivals import RIVALS, NotOffered, build, relu_pass
 from speed.timing import Contender, Measurement, measure
 
+TELL_S = 10.0
 BUDGET_S = 80.0  # from the start to the last run, unless --repeats or very slow rivals demand more
 
 
@@ -39,7 +41,9 @@ class Ours:
         return result.count()
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, tell: Callable[[str], None] = lambda doing: None) -> None:
+    """``tell``: is called with what is done next, at most every TELL_S."""
+    tell = rarely(tell)
     start = start_of_runs = time.perf_counter()
     console = Console()
     images, labels = prepare(options)
@@ -62,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
         f"{options.batch} Fashion-MNIST test images",
     )
     console.print(heading(network, data, options.out, device))
-    contenders, missing = line_up(ours, rivals, console)
+    contenders, missing = line_up(ours, rivals, console, tell)
     for name in reversed(ROUNDED):
         precision = name.removeprefix(f"{OURS} ")
         if getattr(options, precision):
@@ -78,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     all_rows = []
     for position, T in enumerate(options.T):
         share = T / sum(options.T[position:])
-        measurements = measure_with_bar(contenders, T, device, start_of_runs + BUDGET_S, share, options.repeats)
+        measurements = measure_with_bar(contenders, T, device, start_of_runs + BUDGET_S, share, options.repeats, tell)
         rows = [{**common, "T": T, **row} for row in to_rows(measurements, labels)]
         print_table(console, rows, missing, ours.rates)
         all_rows += rows
@@ -94,7 +98,22 @@ def run(options: argparse.Namespace) -> None:
     console.print(f"{csv_path}\n{png_path}\nended after {time.perf_counter() - start:.0f} s")
 
 
-def line_up(ours: Ours, names: list[str], console: Console) -> tuple[list[Contender], dict[str, str]]:
+def rarely(tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Leaves out what comes within TELL_S of what was told before."""
+    told = -math.inf
+
+    def tells(doing: str) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_S:
+            tell(doing)
+            told = time.monotonic()
+
+    return tells
+
+
+def line_up(
+    ours: Ours, names: list[str], console: Console, tell: Callable[[str], None] = lambda doing: None
+) -> tuple[list[Contender], dict[str, str]]:
     """proxykernels and the rivals that run here, and for the others the reason why not."""
     contenders = [
         Contender(OURS, "pk.simulate", pk.__version__, ours, steady=False),
@@ -104,6 +123,7 @@ def line_up(ours: Ours, names: list[str], console: Console) -> tuple[list[Conten
     ]
     missing = {}
     for name in names:
+        tell(f"prepares {name}")
         with console.status(f"preparing {name}"):
             try:
                 rival = build(name, ours.net, ours.images, RIVALS | GPU_RIVALS)
@@ -133,12 +153,14 @@ def measure_with_bar(
     deadline: float,
     share: float,
     repeats: int | None,
+    tell: Callable[[str], None] = lambda doing: None,
 ) -> list[Measurement]:
     with tqdm(desc=f"T = {T}", unit="run", leave=False, disable=None) as bar:
 
         def progress(doing: str, to_come: int) -> None:
             bar.total = bar.n + to_come
             bar.set_postfix_str(doing)
+            tell(f"T = {T}: {doing}")
             bar.update(min(1, to_come))
 
         return measure(contenders, T, device, deadline=deadline, share=share, repeats=repeats, progress=progress)

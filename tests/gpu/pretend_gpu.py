@@ -127,6 +127,9 @@ class Card(TorchDispatchMode):
         self._of_thread = threading.local()
         self.streams = Streams()
 
+    def __deepcopy__(self, memo: dict) -> "Card":
+        return self
+
     @property
     def current_device(self) -> torch.device:
         """That of this thread: at first not the one that most tests have their tensors on."""
