@@ -8,6 +8,7 @@ the last step. Backends do not check arguments: neuron_ops.py has.
 
 import os
 import shutil
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
@@ -320,12 +321,15 @@ def gpu_backend() -> GpuBackend:
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
+        package = "triton-windows" if sys.platform == "win32" else "triton"
         raise ModuleNotFoundError(
-            "tensors on a GPU need Triton, which torch's builds for CUDA and ROCm bring; install it by `pip install "
-            "triton` (on ROCm, install torch again from its own index), or move everything to the CPU by .to('cpu')",
+            "tensors on a GPU need Triton, which torch's builds for CUDA and ROCm bring on Linux; install it by `pip "
+            f"install {package}` (on ROCm, install torch again from its own index), or move everything to the CPU by "
+            ".to('cpu')",
             name="triton",
         ) from None
-    _look_for_a_compiler()
+    if sys.platform != "win32":  # its Triton brings a compiler
+        _look_for_a_compiler()
     return KERNELS
 
 

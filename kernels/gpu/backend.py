@@ -15,8 +15,9 @@ from torch import Tensor
 from .. import by_reference, unfused
 from ..by_reference import ByReference, InTorch
 from ..recording import Choice, note, recording
+from . import compile_progress, counters, packing, rate_pools, scans, scans_backward, weight_parts, words
 from . import conv2d_launch as fused
-from . import counters, packing, rate_pools, words
+from . import sigma_delta as sigma_deltas
 from .block_sizes import architecture
 from .counters import count
 from .scans import MOST_NEURONS, if_scan, recurrent_scan
@@ -160,6 +161,10 @@ class GpuKernels(InTorch):
 
 
 KERNELS = GpuKernels()
+COMPILED = compile_progress.kernels_of(
+    fused, counters, packing, rate_pools, scans, scans_backward, sigma_deltas, weight_parts
+)
+compile_progress.Progress().follow(COMPILED)
 
 
 class GpuReference(ByReference, GpuKernels):  # type: ignore[misc]  # one counts in integers, the other in tensors

@@ -1,20 +1,72 @@
 """What a GPU needs beside this package, and a machine may lack: said in a sentence, before any work."""
 
+import re
 import shutil
 import sys
 import sysconfig
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from proxykernels.kernels import backends
 
 
-def test_without_triton(monkeypatch):
+@pytest.mark.parametrize("platform, package", [("linux", "triton"), ("win32", "triton-windows")])
+def test_without_triton(monkeypatch, platform, package):
+    monkeypatch.setattr(sys, "platform", platform)
     for name in [name for name in sys.modules if name.startswith("proxykernels.kernels.gpu")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "triton", None)
-    with pytest.raises(ModuleNotFoundError, match=r"need Triton, .* `pip install triton` .* \.to\('cpu'\)"):
+    with pytest.raises(ModuleNotFoundError, match=rf"need Triton, .* `pip install {package}` .* \.to\('cpu'\)"):
         backends.gpu_backend()
+
+
+def test_no_other_triton_is_installed_beside_a_torch_for_rocm():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert not [name for name in project["dependencies"] if name.startswith("triton")]
+
+
+@pytest.mark.triton
+def test_compiling_is_told_when_it_takes_long(monkeypatch, capsys):
+    """Not of a kernel or two that are there at once; then now and then; not where it is silenced."""
+    pytest.importorskip("triton")
+    from proxykernels.kernels.gpu import compile_progress
+
+    class Kernel:
+        def _do_compile(self, key, warmup):
+            times[0] += 1.3
+            return key
+
+    times, kernel = [0.0], Kernel()
+    progress = compile_progress.Progress(lambda: times[0])
+    progress.follow([kernel, object()])  # the other has nothing to compile
+    told = []
+    for key in range(10):
+        assert kernel._do_compile(key, warmup=False) == key
+        told.append(capsys.readouterr().err)
+    assert [line.split(" GPU")[0] for line in told if line] == [
+        "proxykernels: 2",
+        "proxykernels: 6",
+        "proxykernels: 10",
+    ]
+    assert "2 GPU kernels compiled in 3 s" in told[1] and "kept in " in told[1]
+    monkeypatch.setenv("PROXYKERNELS_PROGRESS", "0")
+    for key in range(10):
+        kernel._do_compile(key, warmup=False)
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.triton
+def test_all_kernels_are_told_of():
+    pytest.importorskip("triton")
+    from proxykernels.kernels.gpu import backend
+
+    folder = Path(backend.__file__).parent
+    written = {
+        name for path in folder.glob("*.py") for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.M)
+    }
+    assert len(written) >= 15 and {kernel.__name__ for kernel in backend.COMPILED} == written
 
 
 @pytest.mark.parametrize(
