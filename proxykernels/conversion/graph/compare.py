@@ -127,6 +127,7 @@ class Here:
 
     def __init__(self, made: Made, x: Tensor, factors: Tensor, bounds: Tensor):
         self.made, self.layers, self.x, self.factors = made, made.layers, x, factors
+        self.recurrent: frozenset[str] = frozenset()  # layers whose currents there have what comes back from themselves
         delayed = any(isinstance(layer, Delay) for layer, _ in self.layers.values())
         self.bounds = bounds.cummax(0).values if delayed else bounds
         self.handed: dict[str, Random | Given | Tensor] = {}
@@ -143,6 +144,7 @@ class Here:
             block = self._currents(name, start, stop)
             number = BLOCK // max(1, block[0].numel())
             known = not any(isinstance(handed, Given) for handed in self.handed.values())
+            known = known and (name not in self.recurrent or name in self.handed)
             if known and stop < min(start + number, len(self.x)):
                 block = torch.cat([block, self._currents(name, stop, min(start + number, len(self.x)))])
             first = start
@@ -152,7 +154,17 @@ class Here:
     def _currents(self, name: str, start: int, stop: int) -> Tensor:
         inputs = [self.value(source, start, stop) for source in self.layers[name][1]]
         pairs = zip(self.made.synapses(name), inputs, strict=True)
-        return sum(of_steps(synapse, part) for synapse, part in pairs)  # type: ignore[return-value]
+        current: Any = sum(of_steps(synapse, part) for synapse, part in pairs)
+        return current + self._returning(name, start, stop) if name in self.recurrent else current
+
+    def _returning(self, name: str, start: int, stop: int) -> Tensor | float:
+        """What comes back to a layer's neurons at some steps, of what they handed on in the steps before."""
+        if name not in self.handed:  # in the first step
+            return 0.0
+        before = self.value(name, max(0, start - 1), stop - 1)
+        before = before if start else torch.cat([torch.zeros_like(self.value(name, 0, 1)), before])
+        ((synapse, _),) = self.layers[name][0].returning(before)
+        return of_steps(synapse.plain(), before)
 
     def value(self, name: str, start: int, stop: int) -> Tensor:
         """The output of a layer at some steps [T, N, ...], which for neurons is what they hand on."""
@@ -189,7 +201,9 @@ class Here:
         taken = single([self._size(source) for source in sources])
         if isinstance(layer, Delay):
             return taken
-        terms = layer.terms(taken) if isinstance(layer, Neurons) else []
+        terms = list(layer.terms(taken)) if isinstance(layer, Neurons) else []
+        if name in self.recurrent and name in self.handed:
+            terms += layer.returning(torch.ones(1, 1, *self.handed[name][:1].shape[2:]))  # type: ignore[index]
         return sizes_of(terms) if terms else dense(layer(taken))
 
     def takes_products(self, watched: Container[str]) -> set[str]:

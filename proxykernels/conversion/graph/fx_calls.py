@@ -27,6 +27,10 @@ _STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or 
 _COMPARED = "; it compares values: write relu(x) for x * (x > 0) and the like, or train with nn.ReLU"
 _LARGEST = "; write relu(x) for the maximum of x and 0, and max_pool2d for that of an image"
 _ALL_STEPS = "; it computes with all steps at once: remove it and continue training"
+_EACH_STEP = (
+    "; it has parameters for each step, and a network here runs any number of steps: replace it by BatchNorm or "
+    "ThresholdDependentBatchNorm and continue training"
+)
 _SINABS = (
     "; in sinabs train with spike_fn=SingleSpike and min_v_mem=None, for neurons here fire once in a step and have no "
     "lower bound, and pass its graph: from_nir(sinabs.nir.to_nir(net, sample), reset='subtract')"
@@ -48,10 +52,13 @@ _REMEDIES = {
         ("gt lt ge le eq ne where masked_fill sign heaviside bool", _COMPARED),
         ("maximum minimum max min amax amin", _LARGEST),
         ("multidimensionalattention temporalwiseattention", _ALL_STEPS),
+        ("batchnormthroughtime1d batchnormthroughtime2d", _EACH_STEP),
+        ("temporaleffectivebatchnorm1d temporaleffectivebatchnorm2d", _EACH_STEP),
         ("rearrange", "; write it with flatten"),
         ("reduce", "; write it with mean() or a pooling of torch"),
         ("einmix", "; write it with Rearrange and Linear"),
         ("sum", "; use the mean, and scale the weights behind it"),
+        ("set_part", "; it assigns to a part of a tensor, y[:, 0] = 0: set the weights and biases in front of it"),
     )
     for name in names.split()
 }
@@ -65,8 +72,6 @@ _FOR_NEURONS = {  # remedies that differ in networks of other libraries
 _SIGNS = {  # parts of error messages of torch and Python that name no remedy
     "unknown to einops": "; make a layer of it, einops.layers.torch.Rearrange",
     "device_type": "; take torch.autocast out of the forward pass, and put it around the call of the model",
-    "does not support item assignment": "; the forward pass writes into a tensor, as in y[:, 0] = 0: multiply by a "
-    "mask that is a buffer, or join parts by torch.cat",
 }
 PADS = (
     nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d,

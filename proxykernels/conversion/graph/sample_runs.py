@@ -195,6 +195,9 @@ class RankedProxy(fx.Proxy):
 
     ndimension = dim
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.node = self.tracer.create_proxy("call_function", set_part, (self, index, value), {}).node
+
     def __index__(self) -> int:
         source: Any = self.node if of_sizes(self.node) else None
         while isinstance(source, fx.Node) and source.op != "placeholder":
@@ -223,13 +226,14 @@ def ranked(rank: int | None) -> type[LoopTracer]:
 
         def iter(self, obj: Any) -> Iterator:
             node: Any = obj.node
-            if called(node) == "unbind" and (*node.args[1:], *node.kwargs.values()) in ((), (0,)):
+            axis = (*node.args[1:], *node.kwargs.values(), 0)[0] if called(node) == "unbind" else None
+            if axis in (0, 1):
                 node = node.args[0]
             if node.op != "placeholder":
                 return super().iter(obj)
             self.is_looped_over()
             steps: Any = self.proxy(node)
-            return iter([steps[step] for step in range(LOOPED)])
+            return iter([steps[:, step] if axis == 1 else steps[step] for step in range(LOOPED)])
 
         def proxy(self, node: fx.Node) -> fx.Proxy:
             node.meta["rank"] = self._rank(node)

@@ -30,8 +30,6 @@ UNCLEAR = {  # what torch says of a trace, and what it means
     "torch.stack(out), and take those that you need from the imported network's result",
     "Expected `device_type`": "asks for autocast by x.device.type in its forward pass, which torch.fx cannot follow; "
     "import it without autocast, and call the original in it: with torch.autocast(device): net(x)",
-    "does not support item assignment": "assigns to a part of a tensor in its forward pass, y[:, 0] = 0, which "
-    "torch.fx cannot follow; set the weights and biases of the layer in front of it that make this part",
 }
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
@@ -250,7 +248,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     if check:
         try:
             for key, population in graph.firing.items():
-                if population.recurrence is not None:
+                if population.recurrence is not None and not population.recurrence.is_own:
                     place, here = f"{name}: {path_of(population.node)}", built.get_submodule(key)
                     check_recurrence(place, here, population.recurrence, neurons[key].shift)
         except Difference as difference:

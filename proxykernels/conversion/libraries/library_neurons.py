@@ -41,6 +41,7 @@ class Recurrence(NamedTuple):
         weight: [C, C], whose row i is what neuron i receives; one value a neuron [C]; or one for all []. bias: [C].
         synapse: the layer that the module has in front of its neurons; None: there is none.
         learnt: whether the weights are trained.
+        is_own: whether the forward pass of the model brings it back, not the module.
     """
 
     module: nn.Module
@@ -49,6 +50,7 @@ class Recurrence(NamedTuple):
     bias: Tensor | None = None
     synapse: nn.Linear | None = None
     learnt: bool = True
+    is_own: bool = False
 
 
 Find = Callable[[nn.Module], Recurrence | None]  # None: the module is not recurrent

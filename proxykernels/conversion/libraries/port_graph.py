@@ -21,10 +21,11 @@ from .expression_graph import OVER_TIME, ExpressionGraph
 from .library_neurons import Find, Recurrence
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay
-from .time_loops import ONE_STEP, over_time
+from .time_loops import ONE_STEP, largest_over_time, last_spikes, over_time
 
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 SCALABLE = (nn.MaxPool1d, nn.MaxPool2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Flatten, *LINEAR)  # by factors > 0
+BEFORE = "the step before of "  # begins the name of the signal of neurons in the step before
 REPEATED = ("unsqueeze", "repeat", "expand")
 SHAPES = "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations"
 
@@ -72,6 +73,8 @@ class PortGraph(ExpressionGraph):
         return next((rank for rank in ranks if rank is not None), None)
 
     def _layer_step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
+        if node.target is last_spikes:
+            return Signal(f"{BEFORE}{node.args[0]}", Network.INPUT, False, True)
         kinds = {self.reduced.get(argument) for argument in arguments(node) if argument in values}
         if len(kinds) > 1:
             raise TypeError(f"{self.model}: {path_of(node)} takes what is of one step and what is over time")
@@ -82,6 +85,9 @@ class PortGraph(ExpressionGraph):
         if node.target is over_time:
             self.reduced[node] = str(node.args[1])
             return values[arguments(node)[0]]
+        if self._is_largest(node):
+            self.reduced[node] = "max"
+            return values[node.all_input_nodes[0]]
         if name := called(node):
             source = values.get(node.all_input_nodes[0]) if node.all_input_nodes else None
             if isinstance(source, Signal | Current):
@@ -99,9 +105,19 @@ class PortGraph(ExpressionGraph):
                 return self._reshape(node, x, nn.Flatten(), path_of(node))
         return super()._layer_step(node, values)
 
+    def _is_largest(self, node: fx.Node) -> bool:
+        """Whether a node is the maximum over all steps, amax(0) or max(0)[0], or max(0), whose values are taken."""
+        if largest_over_time(node) is not None:
+            return self.axes == 2 or called(node) != "amax"
+        is_values = [largest_over_time(user) is not None for user in node.users]
+        return self.axes == 2 and called(node) == "max" and bool(is_values) and all(is_values)
+
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
         """Readouts return potentials: those of all steps, or one value for all steps as their ``decode`` says."""
+        own = self._coming_back(node, x, neuron)
         signal = super()._fire(node, x, neuron)
+        if own is not None:
+            self.populations[signal.layer].recurrence = own
         signal = replace(signal, factor=graded_factor(neuron))
         if not hasattr(neuron, "decode"):
             return signal
@@ -164,6 +180,7 @@ class PortGraph(ExpressionGraph):
         return super()._value(node, module, terms, path)
 
     def _apply(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> Signal | Current:
+        self._check_back(node, x, module, path)
         if node in self.reduced:
             self._check_linear(node, self.reduced[node], module, path)
         if isinstance(module, Scaled):
@@ -184,6 +201,24 @@ class PortGraph(ExpressionGraph):
             return self._recurrent(node, x, found, path)
         return super()._apply(node, x, module, path)
 
+    def _check_back(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> None:
+        """Refuse spikes of the step before that other neurons take, or that go through other layers than one Linear."""
+        projections = x.projections if isinstance(x, Current) else [Projection(None, x)]
+        back = [term.source.layer[len(BEFORE) :] for term in projections if term.source.layer.startswith(BEFORE)]
+        if self.is_neuron(module):
+            its_name = str(node.target)
+            if others := [name for name in back if name != its_name]:
+                raise TypeError(
+                    f"{self.model}: {path} takes spikes of module '{others[0]}' of the step before, which comes behind "
+                    "it: feedback between layers has no counterpart here; let the spikes come back to the same "
+                    "neurons, or delay what goes forward too, so that both can be neurons of a single recurrent layer"
+                )
+        elif back and not (isinstance(x, Signal) and isinstance(module, nn.Linear | nn.Identity | Scaled)):
+            raise TypeError(
+                f"{self.model}: {path} takes spikes of module '{back[0]}' of the step before; only a Linear may lie "
+                "between them and the same neurons, which add what it gives to their current"
+            )
+
     def _recurrent(self, node: fx.Node, x: Signal | Current, found: Recurrence, path: str) -> Signal:
         """Neurons that take their own spikes from the step before."""
         self._use(found.module, path)
@@ -193,12 +228,36 @@ class PortGraph(ExpressionGraph):
         self.populations[signal.layer].recurrence = found
         return signal
 
+    def _coming_back(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Recurrence | None:
+        """The terms of a current that come from the neurons' own spikes, which are taken out of it."""
+        terms = x.projections if isinstance(x, Current) else []
+        back = [term for term in terms if term.source.layer.startswith(BEFORE)]
+        if not back:
+            return None
+        terms[:] = [term for term in terms if term not in back]
+        (term,) = back if len(back) == 1 else (None,)
+        weight = None if term is None else getattr(term.module, "weight", torch.ones(()))
+        if term is None or term.norm is not None or not isinstance(term.module, nn.Linear | nn.Identity) or not terms:
+            raise TypeError(
+                f"{self.model}: {path_of(node)} takes its own spikes of the step before through "
+                f"{'several layers' if term is None else type(term.module).__name__}; only a single Linear, or "
+                "nothing, between fully connected neurons is supported"
+            )
+        factor, bias = term.gain * term.source.factor * graded_factor(neuron), getattr(term.module, "bias", None)
+        bias = None if bias is None else bias.detach() * term.gain
+        return Recurrence(neuron, neuron, weight.detach() * factor, bias, learnt=term.is_layer, is_own=True)
+
     def _check_linear(self, node: fx.Node, kind: str, module: nn.Module, path: str) -> None:
         """A module behind the mean over time is computed in front of it, at each step.
 
         A last layer behind the sum may have a bias, which is added once: it is the initial potential of a readout.
         """
         norm = isinstance(module, self.norms)
+        if kind == "max":
+            raise TypeError(
+                f"{self.model}: {path} stands behind the maximum over time, which is left to the caller, "
+                "result.potentials.amax(0): end the network there, and call what comes behind it on that"
+            )
         if not (norm or isinstance(module, (*LINEAR, nn.Flatten, nn.Sequential, Scaled, *self.negligible))):
             raise TypeError(
                 f"{self.model}: {path} stands behind the {kind} over time, where only linear layers and averages are "

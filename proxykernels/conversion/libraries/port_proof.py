@@ -114,7 +114,9 @@ class Proof:
         runs = self._runs(inputs)
         total = len(self.layers) * sum(steps.x.shape[:2].numel() for run in runs for steps in run)
         with _progress(total) as told:
-            beside = Beside(self.original, net, self.layers, inputs.largest, told)
+            found = ((key, population.recurrence) for key, population in self.populations.items())
+            own = frozenset(key for key, back in found if back is not None and back.is_own)
+            beside = Beside(self.original, net, self.layers, inputs.largest, told, own)
             try:
                 for run in runs:
                     self._run(beside, run)

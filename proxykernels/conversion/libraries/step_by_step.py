@@ -90,11 +90,19 @@ class Beside:
     """
 
     def __init__(
-        self, original: Original, net: Network, layers: Mapping[str, Layer], largest: Tensor, told: Callable[[int], Any]
+        self,
+        original: Original,
+        net: Network,
+        layers: Mapping[str, Layer],
+        largest: Tensor,
+        told: Callable[[int], Any],
+        recurrent: frozenset[str] = frozenset(),
     ):
-        """``largest``: the sizes of an input's values [1, 1, ...]."""
+        """``largest``: the sizes of an input's values [1, 1, ...]. ``recurrent``: layers whose spikes the forward pass
+        of the original brings back."""
         self.original, self.net, self.layers, self.told = original, net, layers, told
         self.made = compare.Made(net, largest)
+        self.recurrent = recurrent
         self.outputs = compare.Outputs()
 
     @torch.no_grad()
@@ -109,6 +117,7 @@ class Beside:
         for number, steps in enumerate(calls):
             reset(there)
             here = Here(self.made, steps.x.float(), steps.factors, steps.bounds)
+            here.recurrent = self.recurrent
             try:
                 self._call(there, known.setdefault(id(steps), here), steps.x, number, kept)
             except Difference as difference:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..graph.fx_calls import is_cast, path_of, trace
-from ..graph.sample_runs import SWAPS, called, of_sizes, ranked, zeros_of_sizes
+from ..graph.sample_runs import SWAPS, called, of_sizes, ranked, set_part, zeros_of_sizes
 from .expressions import note_sizes, of_sample
 
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
@@ -87,6 +87,11 @@ def steps_first(traced: fx.GraphModule, model: str) -> TimeAxes:
     """
     graph = traced.graph
     given = next(node for node in graph.nodes if node.op == "placeholder")
+    for node in list(given.users):
+        if called(node) == "unbind" and not node.users:
+            graph.erase_node(node)  # which was looped over
+        else:
+            _plain_step(node)
     output = next(node for node in graph.nodes if node.op == "output")
     readers = [node for node in given.users if not of_sizes(node)]
     swaps = [node for node in readers if _swaps_first_two(node)]
@@ -104,6 +109,19 @@ def steps_first(traced: fx.GraphModule, model: str) -> TimeAxes:
         output.args = (last.args[0],)
         graph.eliminate_dead_code()
     return TimeAxes(bool(swaps or steps), at_the_end)
+
+
+def _plain_step(node: fx.Node) -> None:
+    """x[t, :, :], x[t, ...] and x.select(0, t) as x[t], and x[:, t, :] as x[:, t]."""
+    if called(node) == "select" and len(node.args) == 3 and node.args[1] in (0, 1):
+        at: Any = (slice(None),) * node.args[1] + (node.args[2],)  # type: ignore[operator]
+        node.op, node.target, node.args = "call_function", operator.getitem, (node.args[0], at)
+    at = node.args[1] if called(node) == "getitem" else None
+    if not isinstance(at, tuple):
+        return
+    while len(at) > 1 and (at[-1] is Ellipsis or (isinstance(at[-1], slice) and at[-1] == slice(None))):
+        at = at[:-1]
+    node.args = (node.args[0], at[0] if len(at) == 1 else at)
 
 
 def _of_sample_steps(node: fx.Node) -> bool:
@@ -141,8 +159,38 @@ class Loop(NamedTuple):
 
 
 def over_time(x: Any, kind: str) -> Any:
-    """Stands in a graph for the "mean" or "sum" of x over all steps, or for their "stack"."""
+    """Stands in a graph for the "mean", "sum" or "max" of x over all steps, or for their "stack"."""
     raise NotImplementedError
+
+
+def last_spikes(neurons: str) -> Any:
+    """Stands in a graph of one step for the spikes of neurons, the path of a module, in the step before."""
+    raise NotImplementedError
+
+
+def _split_behind(cat: fx.Node, back: fx.Node, traced: fx.GraphModule) -> None:
+    """A Linear of two values side by side, of which one comes back, as two Linears whose results are added."""
+    parts: Any = cat.args[0] if _name(cat) in JOINS else ()
+    axis = (*cat.args[1:], *cat.kwargs.values(), 0)[0]
+    if len(parts) != 2 or parts[0] is parts[1] or axis not in (1, -1):
+        return
+    for node in list(cat.users):
+        module: Any = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if type(module) is not nn.Linear:
+            continue
+        C, terms, weight = module.out_features, [], module.weight
+        widths = (C, weight.shape[1] - C) if parts[0] is back else (weight.shape[1] - C, C)
+        if min(widths) < 1:
+            continue
+        with traced.graph.inserting_before(node):
+            for part, columns in zip(parts, weight.split(widths, 1), strict=True):
+                bias = None if part is back else module.bias
+                linear: Any = nn.Linear(columns.shape[1], C, bias is not None, device="meta")
+                linear.weight, linear.bias = nn.Parameter(columns.detach().clone(), weight.requires_grad), bias
+                name = f"{node.target}_{'back' if part is back else 'input'}"
+                traced.add_submodule(name, linear)
+                terms.append(traced.graph.call_module(name, (part,)))
+            node.replace_all_uses_with(traced.graph.call_function(operator.add, tuple(terms)))
 
 
 def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool = False) -> tuple[fx.GraphModule, Loop]:
@@ -174,11 +222,18 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool 
         )
     for k, step in enumerate(steps[1:], 1):
         if not loop.same(step, steps[0], k):
-            raise TypeError(f"{model}: step {k} of its forward pass is another than step 0; {ONE_STEP}")
+            raise TypeError(f"{model}: step {k} of its forward pass is another than step 0{loop.why}; {ONE_STEP}")
     first = [nodes[0] for nodes in calls.values()]
     for node in first:
         loop.check_start(node)
         node.args = node.args[:1]
+    for zeros, path in loop.back.items():
+        with traced.graph.inserting_after(zeros):
+            back = traced.graph.call_function(last_spikes, (path,))
+        zeros.replace_all_uses_with(back)
+        for user in list(back.users):
+            _split_behind(user, back, traced)
+    for node in first:
         for part in _parts(node):
             if part.args[1] == 0:
                 part.replace_all_uses_with(node)
@@ -217,7 +272,9 @@ class _Loop:
         self.traced, self.model, self.calls, self.samples_first = traced, model, calls, samples_first
         self.count = max(map(len, calls.values()), default=0)  # of calls of a neuron
         self.number = {node: k for nodes in calls.values() for k, node in enumerate(nodes)}
+        self.why = ""  # two steps differ, in words
         self.compared: set[tuple[fx.Node, fx.Node]] = set()
+        self.back: dict[fx.Node, str] = {}  # zeros in the first step, in whose place later ones have a neuron's spikes
 
     def returned(self) -> tuple:
         """What the forward pass returns, as a tuple."""
@@ -237,14 +294,29 @@ class _Loop:
             if gathered.steps and self._is_given(gathered.steps):
                 if gathered.kind == "stack" and _reshapes(candidate, gathered.node):
                     return gathered, gathered.node  # the comparison with the original compares shapes
-                if gathered.kind not in ("mean", "sum") and gathered.node is not candidate:
+                if gathered.kind not in ("mean", "sum", "max") and gathered.node is not candidate:
                     last = path_of(candidate)
                     raise TypeError(f"{self.model}: {last} stands behind torch.stack of all steps; {ONE_STEP}")
                 return gathered, candidate
+        for neurons in map(self._potentials_of, returned):
+            if neurons is not None:
+                raise TypeError(
+                    f"{self.model} must return the spikes of its last neurons, and returns the potentials of module "
+                    f"'{neurons}', which fire: return the spikes first, torch.stack(spikes), torch.stack(potentials); "
+                    f"simulate records potentials of the imported network, record=['{neurons.replace('.', '_')}.v']"
+                )
         raise TypeError(
             f"{self.model} must return the spikes of its last neurons, of one step or torch.stack of all; it returns "
             f"{', '.join(map(str, returned))}; or {ONE_STEP}"
         )
+
+    def _potentials_of(self, value: Any) -> str | None:
+        """The path of the neurons whose potentials a result is made of; None: it is made of something else."""
+        steps = self._gathered(value).steps
+        node: Any = steps[0] if steps and isinstance(steps[0], fx.Node) else None
+        if node is None or node.target is not operator.getitem or node.args[0] not in self.number:
+            return None
+        return str(node.args[0].target)
 
     def _gathered(self, value: Any) -> _Gathered:
         """The node that joins steps on the way to a result; the result itself, if none does."""
@@ -268,6 +340,10 @@ class _Loop:
         name, alone = _name(value), _Gathered(value, "", [value])
         if name in ("mean", "sum") and value.args[1:] in ((0,), ()) and value.kwargs.get("dim", 0) == 0:
             return self._listed(value.args[0])._replace(node=value, kind=str(name))
+        if (given := largest_over_time(value)) is not None:
+            return self._listed(given)._replace(node=value, kind="max")
+        if value.target is set_part and (parts := self._put(value)):
+            return _Gathered(value, "stack", parts)
         if name in JOINS and (joined := _unsqueezed(value)):
             return _Gathered(value, "stack", joined)
         if name == "stack":
@@ -285,6 +361,15 @@ class _Loop:
             if len(summed.steps) > 1 and summed.kind == "sum" and is_number_of_steps:
                 return summed._replace(node=value, kind="mean")
         return alone
+
+    def _put(self, value: Any) -> list[Any]:
+        """The steps that were put into zeros one after the other, y[t] = s; none: something else was put there."""
+        parts: list[Any] = []
+        while isinstance(value, fx.Node) and value.target is set_part:
+            value, at, part = value.args
+            parts.insert(0, (at, part))
+        are_steps = [at for at, _ in parts] == list(range(len(parts)))
+        return [part for _, part in parts] if are_steps and self._is_zero(value) else []
 
     def _added(self, value: Any) -> list[fx.Node]:
         """The terms of a sum that grows by one in each step, and begins with 0 or with the first."""
@@ -324,11 +409,18 @@ class _Loop:
             return type(node) is type(first) and node == first
         if node is first or (node, first) in self.compared:
             return True
+        if self._comes_back(node, first, step):
+            return True
         if (
             (node.op, node.target) != (first.op, first.target)
             or node.kwargs != first.kwargs
             and not self.same(list(node.kwargs.items()), list(first.kwargs.items()), step)
         ):
+            if node.op == first.op != "call_function" and node.target != first.target:
+                self.why = self.why or (
+                    f": it takes '{node.target}' where step 0 has '{first.target}', and parameters that differ from "
+                    "step to step have no counterpart here, since a network runs any number of steps: train with one"
+                )
             return False
         if _of_input(node):
             return node.args[0] is first.args[0] and (node.args[1], first.args[1]) == (step, 0)
@@ -341,6 +433,16 @@ class _Loop:
         if same:
             self.compared.add((node, first))
         return same
+
+    def _comes_back(self, node: fx.Node, first: fx.Node, step: int) -> bool:
+        """Whether a node gives a neuron's spikes of the step before, and ``first`` zeros."""
+        is_spikes = node.target is operator.getitem and node.args[1] == 0
+        call: Any = node.args[0] if is_spikes else node
+        if self.number.get(call) != step - 1 or not self._is_zero(first):
+            return False
+        if len(call.args) > 1 and not is_spikes:  # spikes and potentials
+            return False
+        return self.back.setdefault(first, str(call.target)) == str(call.target)
 
     def _goes_on(self, node: fx.Node, step: int) -> bool:
         """Whether a call of a neuron takes the potentials of its call in the step before."""
@@ -368,8 +470,28 @@ def _unsqueezed(value: fx.Node) -> list[Any]:
     parts: Any = value.args[0] if value.args else value.kwargs["tensors"]
     if axis != 0 or not isinstance(parts, list | tuple):
         return []
-    unsqueezed = [_name(part) == "unsqueeze" and (*part.args[1:], *part.kwargs.values()) == (0,) for part in parts]
-    return [part.args[0] for part in parts] if all(unsqueezed) else []
+    joined: list[Any] = []
+    for part in parts:
+        if not isinstance(part, fx.Node):
+            return []
+        at = (*part.args[1:], *part.kwargs.values())
+        if (_name(part) == "unsqueeze" and at == (0,)) or (_name(part) == "getitem" and at in ((None,), ((None,),))):
+            joined.append(part.args[0])
+        elif _name(part) in JOINS and (before := _unsqueezed(part)):
+            joined += before
+        else:
+            return []
+    return joined
+
+
+def largest_over_time(value: fx.Node) -> fx.Node | None:
+    """What a node gives the maximum over the first axis of: amax(0), max(0)[0], max(0).values."""
+    name, node = _name(value), value
+    if name in ("getitem", "getattr") and value.args[1] in (0, "values") and isinstance(value.args[0], fx.Node):
+        node = value.args[0]
+    axis = (*node.args[1:], node.kwargs.get("dim"))[0]
+    is_maximum = _name(node) == ("amax" if node is value else "max") and axis == 0 and not isinstance(axis, bool)
+    return node.args[0] if is_maximum else None  # type: ignore[return-value]
 
 
 def _reshapes(value: Any, stack: fx.Node) -> bool:

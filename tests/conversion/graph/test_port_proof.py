@@ -270,12 +270,6 @@ def of_autocast_by_name(m, x):
         return m.c(m.a(x).relu().mean((2, 3)))
 
 
-def written(m, x):
-    y = m.a(x).relu()
-    y[:, 0] = 0
-    return m.c(y.mean((2, 3)))
-
-
 def embedded(m, x):
     return m.c((m.a(x).relu() + m.places).mean((2, 3)))
 
@@ -283,7 +277,6 @@ def embedded(m, x):
 CONVERTED = {
     "autocast": (of_autocast, images(), "take torch.autocast out of the forward pass"),
     "autocast by name": (of_autocast_by_name, images(), "as under a torch.autocast .*; take it out of the forward pa"),
-    "item assignment": (written, images(), r"writes into a tensor, as in y\[:, 0\] = 0: multiply by a mask"),
     "position embedding": (
         embedded, images(3, 96, 96), r"add\(\) has another constant for each of 36,864 values, as a position embedding",
     ),

@@ -224,7 +224,7 @@ def assigning(net, x):
 UNCLEAR = {
     "offset": (lambda net, x: net.sn(net.fc(x + net.offset)), "adds a tensor that is no layer's, such as a pos"),
     "autocast": (in_autocast, "Net asks for autocast by x.device.type in its forward pass.*import it without autocast"),
-    "assignment": (assigning, "Net assigns to a part of a tensor in its forward pass.*set the weights"),
+    "assignment": (assigning, "set_part.. has .*it assigns to a part of a tensor, .*: set the weights"),
 }
 
 
