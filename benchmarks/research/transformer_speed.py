@@ -4,8 +4,9 @@
     python benchmarks/research/transformer_speed.py --nets Spikformer --images 1
 
 Spikformer, QKFormer and the Spike-driven Transformer in the sizes that their papers take for CIFAR-10, for four steps
-of one and of eight images. Weights are random and normalisations have seen the images, so there is no accuracy;
-``rate`` is the mean of all layers' firing rates. The import is compared with the original at each step, as always. An
+of one and of eight images. Weights are random, so there is no accuracy; normalisations have seen the images, and then
+got a gain and a shift with which all layers fire. ``rate`` is the mean of all layers' firing rates, ``least_rate`` the
+least. The import is compared with the original at each step, as always. An
 engine and SpikingJelly's modules in multi-step mode take turns, on the same threads: medians of blocks of calls on
 images that change, and the least. ``differing``: the largest difference of outputs, relative to the largest output;
 where a sum lies within rounding of a threshold, a spike differs. Writes transformer_speed.csv, and with --out
