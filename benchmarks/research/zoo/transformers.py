@@ -21,8 +21,8 @@ T, BATCHES, SEEN = 4, 4, 8
 GAIN, SHIFT = 1.3, 0.1  # of all normalisations, so that attention fires, too
 OURS, THEIRS = "proxykernels", "SpikingJelly"
 COLUMNS = [
-    "net", "images", "rate", "least_rate", "differing", "ms", "least_ms", "spikingjelly_ms", "spikingjelly_least_ms", "times",
-    "threads", "device", "torch", "commit",
+    "net", "images", "rate", "least_rate", "differing", "ms", "least_ms", "spikingjelly_ms", "spikingjelly_least_ms",
+    "times", "threads", "device", "torch", "commit",
 ]  # fmt: skip
 PAGE, TABLE = RESULTS.parents[1] / "docs" / "exchange.md", "transformer_speed"
 
