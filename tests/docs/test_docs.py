@@ -100,6 +100,7 @@ ACCURACY = re.compile(r"[Aa]ccura|\bright\b|same class|[Cc]orrelation|[Ss]trict"
 WITHOUT = {  # page, heading -> what the section says
     ("drop_in.md", "Which layers to replace first"): "random",
     ("events.md", "What a step costs"): "random weights",
+    ("exchange.md", "How fast transformers are"): "random",
     ("kernels.md", "At higher firing rates"): "random weights",
     ("kernels.md", "On a CPU"): "random",
     ("neurons.md", "Speed"): "random weights",
