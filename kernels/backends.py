@@ -180,7 +180,7 @@ class Backend(Protocol):
 class CpuBackend(Backend, Protocol):
     """A CPU keeps spikes that repeat themselves as their periods, int16 [N, P, C]: 0 for a neuron that never fires.
 
-    And it adds an identity shortcut's spikes straight to the currents, where a GPU has a weight for each.
+    And it takes events of cameras.
 
     Attributes:
         runs_plans: whether whole networks are run by the engine instead, which has the kernels of the fastest

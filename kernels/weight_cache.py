@@ -121,6 +121,10 @@ _FINITE: WeakSet[UntypedStorage] = WeakSet()  # the constants that are known to 
 # multiple, without its sign.
 WHOLE_BITS: WeakKeyDictionary[UntypedStorage, int] = WeakKeyDictionary()
 
+# For weights [C_out, C, kernel_h, kernel_w] whose last input channels have weights other than 0 at one tap only: the
+# number of the other channels, and the tap (row, column). Such are a convolution and 1x1 convolutions that are added.
+BESIDE: WeakKeyDictionary[UntypedStorage, tuple[int, tuple[int, int]]] = WeakKeyDictionary()
+
 
 def can_be_kept(values: Tensor) -> bool:
     """Whether results computed from these values may be cached: float32 tensors of a CPU, no wrappers or subclasses."""

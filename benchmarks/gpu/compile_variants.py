@@ -242,8 +242,9 @@ def convolution(target: str, layer: str, products: str, neuron: str, output: str
 
     neurons, C, C_out, kernel_size, stride, groups, bias = conv_layer(layer)
     parts, group_C = PRODUCTS[products], C // groups
-    K = group_C * kernel_size**2
     output, steps = output_and_steps(output)
+    beside = group_C // 2 if output == "beside" else 0  # channels of a 1x1 shortcut
+    K = group_C * kernel_size**2 + beside
     blocks = choose_blocks(neurons, C_out // groups, K, target, parts.digits, steps=steps)
     options = launch_options(blocks)
     types = dict.fromkeys(("unit_pointer", "bias_pointer", "v_pointer", "v_last_pointer", "currents_pointer"), "fp32")
@@ -254,9 +255,10 @@ def convolution(target: str, layer: str, products: str, neuron: str, output: str
     constants = {name: 1 for name, size in sizes.items() if size == 1}
     constants |= {name: options.pop(name) for name in list(options) if name in _if_conv2d_kernel.arg_names}
     constants |= {"COUNTS_ONLY": output in ("counts", "currents"), "STEPS": steps}
-    constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, **instructions(target), **changed}
+    constants |= {"GROUP_C": group_C, "KERNEL_W": kernel_size, "BESIDE": beside, **instructions(target), **changed}
+    constants |= {"TAPS": kernel_size**2, "TAP": kernel_size**2 // 2} if beside else {"TAPS": 0, "TAP": 0}
     is_there = {"second": parts.count > 1, "third": parts.count > 2, "bias": bias}
-    is_there |= {name: output == name for name in ("pooled", "currents")}
+    is_there |= {name: output == name for name in ("pooled", "currents", "shortcut")}
     constants |= {f"{name}_pointer": None for name, there in is_there.items() if not there}
     multiples_of_16 = [name for name, size in sizes.items() if size % 16 == 0]
     return _source(target, _if_conv2d_kernel, types, constants, multiples_of_16, neuron), options

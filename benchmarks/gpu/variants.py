@@ -115,6 +115,9 @@ CONV += [
     for products in ("three-digits", "two-products")
     for rest in ("soft/words", "hard/counts", "soft/counts", "hard/pooled")
 ]
+CONV += [f"paper/{products}/soft/shortcut" for products in ("three-digits", "two-products")]
+CONV += [f"paper/{products}/soft/beside" for products in ("three-digits", "two-products")]
+CONV += ["half-blocks/one-digit/hard/shortcut-4", "odd/two-products/hard/shortcut", "odd/three-digits/hard/beside"]
 CONV += ["strided/one-product/soft/pooled", "paper/three-digits/hard/currents", "odd/two-products/soft/currents"]
 CONV += [f"paper/{products}/{neuron}/words" for products in ("three-digits", "two-products") for neuron in OTHERS]
 

@@ -56,12 +56,9 @@ class Unfused:
     def __init__(self, reason: str):
         self._choice = Choice("dense", reason)
 
-    def if_conv2d(
-        self, spikes, T, size, weight, bias, v, neuron, stride, padding, dilation, groups, *, counts_only=False
-    ) -> tuple[Tensor, Tensor]:
+    def if_conv2d(self, spikes, T, size, weight, bias, v, neuron, *window, counts_only=False) -> tuple[Tensor, Tensor]:
         """Convolution of packed spikes, then IF."""
         note(self._choice)
-        window = stride, padding, dilation, groups
         with recording():
             fired, v = unfused.if_conv2d(self, spikes, T, size, weight, bias, v, neuron, *window)
         return (count(fired, v.shape[-1], T).transpose(1, 2).contiguous() if counts_only else fired), v

@@ -39,11 +39,12 @@ from .spike_operands import expand, fence, read_steps, times_64, wait_for_produc
 @triton.jit(do_not_specialize=["T", "N", "H", "W", "H_out", "W_out"])
 def _if_conv2d_kernel(
     words_pointer,  # [ceil(T / 32), N, H * W, C] int32
-    first_pointer,  # [C_out, K] float16 or int8, K = kernel_h * kernel_w * C / groups and zeros up to a multiple of 16
+    first_pointer,  # [C_out, K] float16 or int8, K = TAPS * GROUP_C + BESIDE and zeros up to a multiple of 16
     second_pointer,  # the same, or None if the weights have no second part
     third_pointer,  # the same, or None: the highest of three digits; each digit then has its own sums
     unit_pointer,  # [C_out] float32: the value of 1 in the accumulator
     bias_pointer,  # [C_out] float32, or None
+    shortcut_pointer,  # words [ceil(T / 32), N, H_out * W_out, C_out] int32 whose spikes add 1 to a current, or None
     neuron,  # the neurons' parameters: neuron_steps.py
     v_pointer,  # [STATES, N, H_out * W_out, C_out] float32, states before the first step
     spikes_pointer,  # words [ceil(T / 32), N, H_out * W_out, C_out] int32, or counts without the first dimension
@@ -67,6 +68,9 @@ def _if_conv2d_kernel(
     groups,
     GROUP_C: tl.constexpr,  # input channels of a group
     KERNEL_W: tl.constexpr,
+    BESIDE: tl.constexpr,  # input channels behind the groups', which have weights at one tap only
+    TAPS: tl.constexpr,  # kernel_h * kernel_w, and that tap; 0 if there are no such channels
+    TAP: tl.constexpr,
     LOAD: tl.constexpr,
     STEP: tl.constexpr,
     STATES: tl.constexpr,
@@ -86,7 +90,7 @@ def _if_conv2d_kernel(
     HALVES: tl.constexpr = 2 if STEPS == 32 or IN_REGISTERS else 1
     TILE_PIXELS: tl.constexpr = 16 * HALVES // STEPS if IN_REGISTERS else 1
     STATES_LATER: tl.constexpr = STEPS < 32 and STATES > 1  # read after the main loop, which needs the registers
-    C = GROUP_C * groups
+    C = GROUP_C * groups + BESIDE
     group_C_out = C_out // groups
     column_blocks = tl.cdiv(group_C_out, CHANNELS)
     # Neighbouring programs have the same words, which they share in the cache, and different channels.
@@ -146,10 +150,13 @@ def _if_conv2d_kernel(
     spikes_pointer += first_output
     if currents_pointer is not None:
         currents_pointer += first_output
+    if shortcut_pointer is not None:
+        shortcut_pointer += first_output
     step = read_steps(words_pointer, T, STEPS, HALVES)
     TYPE: tl.constexpr = first_pointer.dtype.element_ty
     SUMS: tl.constexpr = tl.int32 if TYPE == tl.int8 else tl.float32
-    WHOLE_BLOCKS: tl.constexpr = GROUP_C % BLOCK_K == 0  # a block of K then lies within one tap
+    # Whether a block of K lies within one tap.
+    WHOLE_BLOCKS: tl.constexpr = GROUP_C % BLOCK_K == 0 and BESIDE % BLOCK_K == 0
     taps_in_block = tl.arange(0, 1 if WHOLE_BLOCKS else BLOCK_K)
     for first in range(0, T if STEPS == 32 else 1, 32):  # a single iteration if there are few steps
         # The main loop: products of spikes and weights.
@@ -160,12 +167,18 @@ def _if_conv2d_kernel(
         for k_first in tl.range(0, K, BLOCK_K, num_stages=NUM_STAGES):
             k = k_first + tl.arange(0, BLOCK_K)
             tap = (k_first + taps_in_block) // GROUP_C
+            first_k = tap * GROUP_C  # that reads channel 0 of the tap
+            if BESIDE > 0:
+                first_k = tl.where(tap < TAPS, first_k, (TAPS - 1) * GROUP_C)
+                tap = tl.where(tap < TAPS, tap, TAP)
             down, right = tap // KERNEL_W * dilation_h, tap % KERNEL_W * dilation_w
             y, x = top[:, None] + down[None, :], left[:, None] + right[None, :]
             # As unsigned numbers, negative coordinates are above H and W too.
             inside = (y.to(tl.uint32) < H.to(tl.uint32)) & (x.to(tl.uint32) < W.to(tl.uint32))
             # In the padding of K, words of a tap that does not exist are read; their weights are 0.
-            offset = first_input + ((down * W + right) * C + k - tap * GROUP_C)[None, :]
+            if BESIDE > 0 and not WHOLE_BLOCKS:
+                inside &= (k - first_k < C)[None, :]
+            offset = first_input + ((down * W + right) * C + k - first_k)[None, :]
             word = tl.load(words_pointer + offset, mask=inside, other=0)
             is_weight = is_channel[None, :]
             if not WHOLE_BLOCKS:
@@ -198,6 +211,9 @@ def _if_conv2d_kernel(
         loaded = LOAD(neuron, first_channel, channel[None, :], is_channel[None, :])
         if bias_pointer is not None:
             bias = tl.load(bias_pointer + first_channel + channel, mask=is_channel, other=0.0)[None, :]
+        if shortcut_pointer is not None:
+            added = tl.load(shortcut_pointer + output, mask=mask, other=0)
+            shortcut_pointer += neurons * C_out
         word_out = tl.zeros((PIXELS, CHANNELS), tl.int32)
         steps = split_steps(current, PIXELS, CHANNELS, STEPS, HALVES, TILE_PIXELS)
         for i in tl.static_range(STEPS):
@@ -206,6 +222,8 @@ def _if_conv2d_kernel(
                 step_current *= unit
             else:  # the same as a product and a sum: the product with a power of two is exact
                 step_current = tl.fma(step_current, unit, bias)
+            if shortcut_pointer is not None:
+                step_current += ((added >> i) & 1).to(tl.float32)
             if currents_pointer is not None:
                 if first + i < T:
                     tl.store(currents_pointer + output, step_current, mask=mask)

@@ -36,6 +36,7 @@ def if_conv2d(
     padding: tuple[int, int],
     dilation: tuple[int, int],
     groups: int,
+    shortcut: Tensor | None = None,
     *,
     counts_only: bool = False,
     pooled: Tensor | None = None,
@@ -57,6 +58,7 @@ def if_conv2d(
             neurons with several states; not modified.
         neuron: the neurons' model and parameters, for C_out channels.
         stride, padding, dilation: of height and width.
+        shortcut: words [ceil(T / 32), N, H_out * W_out, C_out], whose spikes each add 1 to their neuron's current.
         counts_only: return spike counts and never write the words.
         pooled: int32 [ceil(T / 32), N, H_out * W_out / 4, C_out], receives the OR of the words over windows of 2 x 2;
             height and width must be even.
@@ -81,7 +83,7 @@ def if_conv2d(
     parts = parts_of(weight, groups, takes_digits(target))
     H_out, W_out = output_size(size, (kernel_h, kernel_w), stride, padding, dilation)
     neurons, group_C_out = N * H_out * W_out, C_out // parts.groups
-    K = kernel_h * kernel_w * parts.group_C
+    K = kernel_h * kernel_w * parts.group_C + parts.beside
     steps = steps_at_a_time(T, target)
     blocks = choose_blocks(neurons, group_C_out, K, target, parts.digits, multiprocessors(v.device), steps)
     words, v = words.contiguous(), by_state(v, neuron)
@@ -99,6 +101,7 @@ def if_conv2d(
             third_pointer=parts.third,
             unit_pointer=parts.unit,
             bias_pointer=None if bias is None else bias.float().contiguous(),
+            shortcut_pointer=None if shortcut is None else shortcut.contiguous(),
             v_pointer=v,
             spikes_pointer=spikes,
             pooled_pointer=pooled,
@@ -121,6 +124,9 @@ def if_conv2d(
             groups=parts.groups,
             GROUP_C=parts.group_C,
             KERNEL_W=kernel_w,
+            BESIDE=parts.beside,
+            TAPS=kernel_h * kernel_w if parts.beside else 0,
+            TAP=parts.tap,
             **arguments(neuron),
             COUNTS_ONLY=counts_only,
             STEPS=steps,

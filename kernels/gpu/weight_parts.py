@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import weight_cache
-from ..weight_cache import WHOLE_BITS
+from ..weight_cache import BESIDE, WHOLE_BITS
 from ..weight_layouts import (
     MOST_OF_THREE,
     ONE_DIGIT,
@@ -34,10 +34,11 @@ class Parts(NamedTuple):
     """A layer's weights as the kernel reads them.
 
     Attributes:
-        first, second, third: [C_out, K], float16 or int8 (weight_layouts.py). K = kernel_h * kernel_w * C_in / groups,
-            in this order, padded with zeros to a multiple of 16. The third, or the second and third, may be None.
+        first, second, third: [C_out, K], float16 or int8 (weight_layouts.py); K = kernel_h * kernel_w * group_C +
+            beside, padded with zeros to a multiple of 16, inputs of a tap together. Second and third may be None.
         unit: float32 [C_out], the value of 1 in the accumulator.
         groups, group_C: groups, and input channels of each, after small groups were joined.
+        beside, tap: input channels behind these, which have weights at one tap only (weight_cache.BESIDE).
     """
 
     first: Tensor
@@ -46,6 +47,8 @@ class Parts(NamedTuple):
     unit: Tensor
     groups: int
     group_C: int
+    beside: int = 0
+    tap: int = 0
 
     @property
     def digits(self) -> int:
@@ -78,16 +81,28 @@ def parts_of(weight: Tensor, groups: int, takes_digits: bool) -> Parts:
 
 
 def _digits(weight: Tensor, groups: int, places: int) -> Parts:
-    weight, groups = join_small_groups(_at_most_32_bits(weight), groups)
+    weight, *layout = _as_rows(weight, groups)
     digits, unit = int8_digits(weight, places)
     second, third = [*digits[1:], None, None][:2]
-    return Parts(digits[0], second, third, unit, groups, weight.shape[1])
+    return Parts(digits[0], second, third, unit, *layout)
 
 
 def _float16(weight: Tensor, groups: int) -> Parts:
-    weight, groups = join_small_groups(_at_most_32_bits(weight), groups)
+    weight, *layout = _as_rows(weight, groups)
     high, low, unit = float16_parts(weight)
-    return Parts(high, low, None, unit, groups, weight.shape[1])
+    return Parts(high, low, None, unit, *layout)
+
+
+def _as_rows(weight: Tensor, groups: int) -> tuple[Tensor, int, int, int, int]:
+    """Weights with their zeros left out where channels have one tap only, and the last four fields of Parts."""
+    beside = BESIDE.get(weight.untyped_storage())
+    weight = _at_most_32_bits(weight)
+    if beside is None:
+        weight, groups = join_small_groups(weight, groups)
+        return weight, groups, weight.shape[1], 0, 0
+    C, (row, column) = beside
+    rows = [weight[:, :C].permute(0, 2, 3, 1).flatten(1), weight[:, C:, row, column]]
+    return torch.cat(rows, 1)[:, :, None, None], 1, C, weight.shape[1] - C, row * weight.shape[3] + column
 
 
 def _at_most_32_bits(weight: Tensor) -> Tensor:

@@ -150,8 +150,8 @@ def linear(
 
 
 def takes_shortcut(x: Spikes, neuron: AnyNeuron) -> bool:
-    """Whether spikes x may be the shortcut of a call without a gradient and without groups (CPU only)."""
-    return x.device.type == "cpu" and x.scale == 1 and neuron.fires and not neuron.counts
+    """Whether spikes x may be the shortcut of a call without a gradient and without groups."""
+    return x.scale == 1 and neuron.fires and not neuron.counts
 
 
 def _behind(

@@ -15,7 +15,7 @@ from ..calls import neuron_ops, spike_ops
 from ..calls.currents import wants_gradient
 from ..kernels import unfused, value_checks_cache
 from ..kernels.backends import fingerprint
-from ..kernels.weight_cache import CONSTANTS, PackedWeights
+from ..kernels.weight_cache import BESIDE, CONSTANTS, PackedWeights
 from ..kernels.weight_layouts import is_finite
 from ..neurons import AnyNeuron
 from ..spikes import Spikes
@@ -38,8 +38,8 @@ class FusedSum(Neurons):
         synapses: one for each input: nn.Conv2d or nn.Conv1d (zero padding), nn.Linear or nn.Identity; their parameters
             are the layer's. Beside a first nn.Conv2d or nn.Linear, shortcuts that are identities or 1x1 convolutions
             are computed in one pass with it if all inputs have the same height and width; other sums a chunk of steps
-            at a time. On a CPU the spikes of an identity, wherever it stands, are added to the currents as they are,
-            without weights.
+            at a time. The spikes of an identity, wherever it stands, are added to the currents as they are, without
+            weights; on a GPU 1x1 convolutions take no more products than their own.
         neuron, v_init: as in :class:`FusedConv2d`.
 
     Shapes: the call takes a tuple with one (T, N, ...) for each synapse, Spikes or tensors; all synapses must give the
@@ -231,6 +231,8 @@ def _join(
             weight = F.pad(weight, (left, width - 1 - left, top, height - 1 - top))
         weights.append(weight)
     joined = first if len(weights) == 1 else torch.cat(weights, 1)
+    if len(weights) > 1 and first.shape[2:].numel() > 1 and not torch.compiler.is_compiling():
+        BESIDE[joined.untyped_storage()] = first.shape[1], center
     weight = value_checks_cache.computed_from(joined, *parameters[::2])
     biases = [bias.float() for bias in parameters[1::2] if bias is not None]
     return weight, value_checks_cache.computed_from(reduce(torch.add, biases), *parameters[1::2]) if biases else None

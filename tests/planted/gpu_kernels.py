@@ -77,6 +77,12 @@ DEFECTS = {
     "Triton counters: steps that are not counted": Defect(
         COUNTERS, "word & last_bits, word", "word, word", TRITON_WORDS_TESTS
     ),
+    "Triton shortcuts: spikes of the right step": Defect(
+        CONV2D_KERNEL, "((added >> i) & 1)", "((added >> (i & 15)) & 1)", "tests/gpu/test_triton_shortcuts.py"
+    ),
+    "Triton shortcuts: the tap of 1x1 weights": Defect(
+        CONV2D_KERNEL, "tl.where(tap < TAPS, tap, TAP)", "tap % TAPS", "tests/gpu/test_triton_shortcuts.py"
+    ),
     "Triton rate pools: the border": Defect(
         "kernels/gpu/rate_pools.py", "(x >= 0) & (x < W)", "(x >= 0) & (x <= W)", "tests/gpu/test_triton_rate_pools.py"
     ),
