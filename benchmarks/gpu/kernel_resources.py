@@ -33,6 +33,7 @@ TARGETS = {
     "sm_75": Target(("cuda", 75, 32), 64 * 1024, r"\bHMMA\.1688\.F32\b|\bIMMA\.8816\.S8\.S8\b"),
     "sm_80": Target(("cuda", 80, 32), 163 * 1024, MMA),
     "sm_86": Target(("cuda", 86, 32), 99 * 1024, MMA),
+    "sm_87": Target(("cuda", 87, 32), 163 * 1024, MMA),
     "sm_89": Target(("cuda", 89, 32), 99 * 1024, MMA),
     "sm_90": Target(("cuda", 90, 32), 227 * 1024, r"\bHGMMA\.64x\d+x16\.F32\b|\bIGMMA\.64x\d+x32\.S8\.S8\b"),
     "sm_100": Target(("cuda", 100, 32), 227 * 1024, r"\bUTC[HI]MMA\b"),
@@ -98,10 +99,10 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
 
 
 def one_slot_stores(ttgir: str) -> int:
-    """The stores of main loops, those with a tt.dot, that go to one and the same of several slots at each turn.
+    """The stores of main loops, those with a tt.dot, that go to the same one of several slots in each iteration.
 
-    A pipelined loop keeps blocks that are on their way in slots, by turns. A store whose slot is a constant overwrites
-    what has not been read: a defect of the compiler, and wrong results with no other sign.
+    A pipelined loop keeps the blocks that it loads ahead in slots, which it uses in rotation. A store whose slot is a
+    constant overwrites what has not been read: a defect of the compiler, and wrong results with no other sign.
     """
     count, slots, constant_views = 0, {}, set()
     for line, in_main_loop in _lines_and_main_loops(ttgir):
@@ -116,9 +117,9 @@ def one_slot_stores(ttgir: str) -> int:
 
 
 def lost_numbers(ttir: str, ttgir: str) -> int:
-    """Numbers that loops hand on from turn to turn in Triton's IR, and in its GPU IR no more.
+    """Numbers that loops carry from iteration to iteration in Triton's IR, and in its GPU IR no more.
 
-    Triton 3.6 and 3.7 take a number that a loop hands on, and that is a reduction of a tensor, for the one before the
+    Triton 3.6 and 3.7 take a number that a loop carries, and that is a reduction of a tensor, for the one before the
     loop, where the tensor gets another layout (the pass tritongpu-remove-layout-conversions): a defect of the compiler,
     and wrong results with no other sign.
     """

@@ -1,4 +1,4 @@
-"""What the main loop of a compiled NVIDIA kernel asks of a multiprocessor, and how many programs fit on one.
+"""What the main loop of a compiled NVIDIA kernel asks of a multiprocessor, and how many programs (CTAs) fit on one.
 
 The main loop is the innermost loop of tensor-core instructions in the assembled code (SASS). One pass of it multiplies
 all steps of a word (or 16, where there are no more) of a program's pixels by its channels over one block of K.
@@ -59,7 +59,8 @@ class MainLoop:
         instructions: all. tensor_core, barriers, async_copies: instructions of these kinds.
         short_stores: stores of 2 bytes to shared memory. conversions: of numbers, and reciprocals, as divisions take.
         integer: on the integer lanes. shared_bytes: that a warp's loads and stores move in shared memory.
-        turn: outside of it, once in 32 steps: in the loop around it. once: of a program, outside of both.
+        per_word: in the loop around it, which runs once for each word of 32 steps. once: outside of both loops, once a
+            program.
     """
 
     instructions: int
@@ -70,7 +71,7 @@ class MainLoop:
     conversions: int
     integer: int
     shared_bytes: int
-    turn: int = 0
+    per_word: int = 0
     once: int = 0
 
     def cycles(self, num_warps: int, tensor: float, operand_bytes: int) -> dict[str, float]:
@@ -109,7 +110,7 @@ def main_loop(sass: str, tensor_core: str) -> MainLoop | None:
         conversions=sum(count[name] for name in ("MUFU", "I2F", "F2I", "I2FP", "F2F", "F2FP")),
         integer=sum(not re.match(NO_ARITHMETIC, name) for name in names),
         shared_bytes=sum(map(_shared_bytes, names)),
-        turn=around - (last - first),
+        per_word=around - (last - first),
         once=len(code) - (around + 1),
     )
 

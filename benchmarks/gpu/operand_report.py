@@ -24,7 +24,7 @@ from gpu import compile_variants, operand_layouts
 from gpu.tritons import FOLDER, TRITONS, environment, installed
 from gpu.variants import PRODUCTS, is_launched, output_and_steps
 
-TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121")
+TARGETS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121")
 COLUMNS = ["triton", "target", "convolutions", "packed", "of_one_step", "code", "other_layout"]
 SHORT, ANY = "short", "any layout"
 

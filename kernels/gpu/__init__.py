@@ -2,12 +2,17 @@
 
 Words of this folder, beside those of CUDA:
 
-program         an instance of a kernel, as Triton calls it: one cooperative thread array (CTA, a thread block)
-word            32 steps of spikes of one neuron, an int32 (words.py)
-row, column     of the convolution as a matrix product: an output pixel at a step, a row of the im2col matrix; an output
-                channel
-A operand       the matrix of spikes; an A fragment is what one thread has of it in registers (spike_operands.py)
-main loop       the products of spikes and weights, which are added up in the accumulator (conv2d_kernel.py)
-epilogue        what follows in the same launch: the accumulator as steps, neurons, words (conv2d_kernel.py)
+program         an instance of a kernel, as Triton calls it: what CUDA calls a thread block, and PTX a cooperative
+                thread array (CTA)
+word            32 steps of spikes of one neuron, as the bits of an int32; bit t is step t (words.py)
+im2col row      the inputs in the window of one output pixel at one step, in a row; the matrix of all these rows times
+                the weights is the convolution, and is never stored
+row, column     of that product and of its result: an im2col row; an output channel
+A operand       the left factor of a product on tensor cores, here rows of spikes; an A fragment is the part of it that
+                one thread has in registers (spike_operands.py draws the order of rows)
+main loop       the products, summed in the accumulator (conv2d_kernel.py); a pass takes BLOCK_K inputs of all rows
+accumulator     the sums of all rows and columns of a program, in registers
+epilogue        what follows the main loop in the same launch: the accumulator is split into steps, neurons take these
+                as currents, their spikes become words (conv2d_kernel.py)
 part, digit     a term of split weights, with a product of its own; a digit is an int8 part (weight_parts.py)
 """

@@ -62,14 +62,15 @@ HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, b
 # the addresses of their words. It has at least FEWEST_ROWS rows, enough for the tensor cores of four warps. Compiled
 # for sm_80 and sm_90, most kernels with 64 pixels or 64 inputs spill in the main loop.
 MOST_PIXELS, MOST_K, FEWEST_ROWS = 32, 32, 64
-FEW = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")  # where kernels of few steps were compiled and emulated
+# Where kernels of few steps were compiled; those of sm_86, 87 and 121 are emulated as sm_80's and sm_120's.
+FEW = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120", "sm_121")
 
 # With few steps the sums are rearranged through shared memory. Two digits, 128 rows and 128 columns take 64 KiB of it;
 # these GPUs have 100 KiB, so only one program would run at a time.
 SMALL_SHARED = ("sm_86", "sm_89", "sm_120", "sm_121")
 
 # The table of a weight: by the number of its int8 digits (0: its parts are float16), then by the first key with which
-# the architecture's name begins. sm_80, 86, 89, 120 and 121 share their instruction, and so do sm_100, 103 and 110.
+# the architecture's name begins. sm_80, 86, 87, 89, 120 and 121 share their instruction, and so do sm_100, 103 and 110.
 TABLES = {
     0: dict.fromkeys(("sm_100", "sm_103", "sm_110"), BLACKWELL)
     | {"sm_90": FLOATS | WIDE_HOPPER, "gfx11": HALF_K, "gfx": AMD, "": FLOATS},
@@ -189,7 +190,7 @@ def multiprocessors(device: torch.device) -> int:
 #
 # `python benchmarks/gpu_speed.py operands` compiles the convolutions of each pair, reads the layouts and writes
 # benchmarks/results/spike_operands.csv. The list below is what that table shows; a test compares the two.
-MMA = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120", "sm_121")
+MMA = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120", "sm_121")
 # By Triton's version. Only 3.6.0 uses mma on sm_110; on every GPU, 3.8.0 uses blocks of single numbers for some layers.
 SEEN = {"3.6.0": (*MMA, "sm_110"), "3.7.0": MMA, "3.7.1": MMA, "3.9.0": MMA}
 

@@ -10,11 +10,24 @@ The rows are ordered as [HALVES, PIXELS / TILE_PIXELS, HALF_STEPS, TILE_PIXELS]:
     HALF_STEPS    steps in a half, STEPS / HALVES; step t is [t // HALF_STEPS, :, t % HALF_STEPS]
     TILE_PIXELS   neighbouring pixels whose rows of one half fill a tile of 16 rows; 1: each pixel by itself
 
-With 8 steps and 16 pixels, HALVES is 2, and HALF_STEPS and TILE_PIXELS are 4:
+With 8 steps and 16 pixels, HALVES is 2, and HALF_STEPS and TILE_PIXELS are 4. Rows marked * are of one thread, which
+has pixel 1 at steps 0, 2, 4 and 6:
 
-    row     0 1 2 3   4 5 6 7   8 .. 11   12 .. 15   16 .. 19   ...   64 .. 67   68 .. 71   ...
-    pixel   0 1 2 3   0 1 2 3   0 ..  3    0 ..  3    4 ..  7          0 ..  3    0 ..  3
-    step    0         1         2          3          0                4          5
+      row        step   pixels
+       0 ..  3    0     0 1*2 3   +
+       4 ..  7    1     0 1 2 3   | a tile of 16 rows: the first half of
+       8 .. 11    2     0 1*2 3   | the steps of TILE_PIXELS pixels
+      12 .. 15    3     0 1 2 3   +
+      16 .. 31  0 .. 3  4 ..  7   the next tile
+      32 .. 63  0 .. 3  8 .. 15   two more
+      64 .. 67    4     0 1*2 3   +
+      68 .. 71    5     0 1 2 3   | the second half of the steps
+      72 .. 75    6     0 1*2 3   | of the same pixels
+      76 .. 79    7     0 1 2 3   +
+      80 .. 127 4 .. 7  4 .. 15
+
+With 32 steps TILE_PIXELS is 1: rows 0 to 15 are steps 0 to 15 of pixel 0, rows 16 to 31 those of pixel 1, and steps 16
+to 31 follow behind all pixels.
 
 This order suits the A fragments of mma and wgmma, in which a thread has rows r and r + 8 of each 16 rows, and with 128
 rows also r + 64: these are steps of one pixel. So a thread loads one word for four rows, and with 4 steps all its sums
