@@ -1,13 +1,15 @@
 """The kernels on a GPU: measured on the one at hand, compiled for others, and tuned.
 
     python benchmarks/gpu_speed.py            everything there is to measure
+    python benchmarks/gpu_speed.py tune       block sizes, timed
+
+To measure takes about an hour and leaves one archive. Who changes kernels compiles them, with no GPU:
+
     python benchmarks/gpu_speed.py compile    what each kernel takes
     python benchmarks/gpu_speed.py operands   what each GPU and Triton packs
-    python benchmarks/gpu_speed.py tune       block sizes, timed
     python benchmarks/gpu_speed.py one        one kernel: its cost, PTX, SASS
 
-To measure takes about an hour and leaves one archive; to compile needs no GPU. `measure --help`, and so
-on, says more.
+`measure --help`, and so on, says more.
 """
 
 import argparse
@@ -18,8 +20,8 @@ from pathlib import Path
 from common.command import command
 from common.printed import Help, new_parser
 
-MODULES = {"measure": "measure", "part": "parts", "compile": "compile_report", "operands": "operand_report"}
-MODULES |= {"tune": "tune", "one": "one"}
+MODULES = {"measure": "measure", "part": "parts", "tune": "tune", "compile": "compiled.compile_report"}
+MODULES |= {"operands": "compiled.operand_report", "one": "compiled.one"}
 
 
 def main(arguments: list[str] | None = None) -> None:

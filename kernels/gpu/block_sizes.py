@@ -53,8 +53,8 @@ HOPPER_THREE = THREE_DIGITS | ({} if OF_TRITON_3_8 else {64: Blocks(4, 64, 64, 3
 BLACKWELL = {channels: Blocks(4, channels, 64, 2, 4, 255) for channels in (16, 32, 64)}
 #
 # AMD: Triton 3.9.0 miscompiles three stages: the main loop writes each block of weights to the first of two slots, and
-# if K has more blocks than stages the spikes are wrong (benchmarks/gpu/kernel_resources.py detects it). gfx11: half the
-# inputs at a time, because its products need each operand twice in registers and spill with more.
+# if K has more blocks than stages the spikes are wrong (benchmarks/gpu/compiled/kernel_resources.py detects it). gfx11:
+# half the inputs at a time, because its products need each operand twice in registers and spill with more.
 AMD = {16: Blocks(4, 16, 128, 2, 4), 32: Blocks(4, 32, 64, 2, 4), 64: Blocks(4, 64, 64, 2, 8)}
 HALF_K = {channels: blocks._replace(BLOCK_K=blocks.BLOCK_K // 2) for channels, blocks in AMD.items()}
 

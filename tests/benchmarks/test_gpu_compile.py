@@ -7,9 +7,9 @@ from pathlib import Path
 import gpu_speed
 import pytest
 from common.tables import read_csv
-from gpu import compile_report, compile_variants, variants
-from gpu.kernel_resources import one_slot_stores
-from gpu.main_loop import MainLoop, fused_or_flushed, loop_spills, loop_types, main_loop, programs
+from gpu.compiled import compile_report, compile_variants, variants
+from gpu.compiled.kernel_resources import one_slot_stores
+from gpu.compiled.main_loop import MainLoop, fused_or_flushed, loop_spills, loop_types, main_loop, programs
 
 CHECKOUT = Path(__file__).parents[2]
 NEW = ("sm_100", "sm_103")  # which the ptxas of an older Triton need not know

@@ -14,10 +14,11 @@ from cases import dyadic
 from common import nets
 from common.tables import read_csv
 from equality import equal
-from gpu import children, differences, kernel_speed, measure, operand_layouts, operand_report, self_check
+from gpu import children, differences, kernel_speed, measure, self_check
 from gpu import rivals as gpu_rivals
+from gpu.compiled import operand_layouts, operand_report
+from gpu.compiled.tritons import TRITONS, environment
 from gpu.kernel_speed import TINY
-from gpu.tritons import TRITONS, environment
 from rich.console import Console
 from speed import prepare, rivals
 from speed.options import parse
@@ -425,7 +426,7 @@ def test_the_kernels_list_is_the_table():
 def test_layouts_of_the_triton_that_is_installed(target, tmp_path):
     """One convolution of each target: its layouts are what the list says, and the kernel's code is right in them."""
     triton = pytest.importorskip("triton")
-    script = f"from gpu import operand_report as report; import json; target = {target!r}\n"
+    script = f"from gpu.compiled import operand_report as report; import json; target = {target!r}\n"
     script += "print(json.dumps(report.read(target, report.convolutions(target)[0])))"
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment(None, tmp_path), capture_output=True, text=True, check=True

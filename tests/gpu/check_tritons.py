@@ -8,9 +8,9 @@
     python tests/gpu/check_tritons.py --target sm_120 --only recurrent  some of them, for another GPU
 
 Of each variant: it compiles, its main loop spills no register, neither its PTX nor its SASS has a hazard of the tensor
-cores (tensor_core_hazards.py), no instruction mixes the steps of spikes (benchmarks/gpu/operand_layouts.py), and a
-multiprocessor holds two programs. With --emulate the tests of the kernels are then executed from what that Triton makes
-for a target, in the emulator, file by file.
+cores (tensor_core_hazards.py), no instruction mixes the steps of spikes (operand_layouts.py of
+benchmarks/gpu/compiled), and a multiprocessor holds two programs. With --emulate the tests of the kernels are then
+executed from what that Triton makes for a target, in the emulator, file by file.
 
 Each result is kept in --folder as soon as it is there, beside what Triton compiled: the same command goes on where it
 was interrupted, and does again only what has changed. Ends with status 1 if something is wrong.
@@ -29,7 +29,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from gpu.tritons import CHECKOUT, FOLDER, TRITONS, environment, installed
+from gpu.compiled.tritons import CHECKOUT, FOLDER, TRITONS, environment, installed
 
 TARGETS, OTHERS = ("sm_90", "sm_80"), ("sm_89", "sm_100", "sm_120")
 EMULATED = ("sm_75", "sm_80", "sm_89", "sm_90", "sm_120")
@@ -171,12 +171,12 @@ def tests() -> list[str]:
 
 
 def variants(target: str = "sm_90", only: Iterable[str] = KINDS) -> list[str]:
-    """Those of benchmarks/gpu/variants.py that are launched on a target, as kernel/..., without the target.
+    """Those of benchmarks/gpu/compiled/variants.py that are launched on a target, as kernel/..., without the target.
 
     Args:
         only: of KINDS: convolutions of 32 steps at a time; of 16 and fewer; recurrent neurons; all other kernels.
     """
-    from gpu.variants import KERNELS, is_launched, output_and_steps
+    from gpu.compiled.variants import KERNELS, is_launched, output_and_steps
 
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for kernel, rests in KERNELS.items():
@@ -216,7 +216,7 @@ def read_in_child(
 def child(folder: str, *variants: str) -> None:
     """Prints the record of each variant, a line of JSON."""
     import triton
-    from gpu import compile_variants
+    from gpu.compiled import compile_variants
     from tensor_core_hazards import hazards_of_ptx, hazards_of_sass
 
     disassembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"

@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 from check_tritons import read_in_child, variants
-from gpu.compile_variants import CHECKOUT, compile_in_child, faults
-from gpu.kernel_resources import TARGETS, lost_numbers, one_slot_stores
-from gpu.variants import CONV_LAYERS, KERNELS, LAYERS, PRODUCTS
+from gpu.compiled.compile_variants import CHECKOUT, compile_in_child, faults
+from gpu.compiled.kernel_resources import TARGETS, lost_numbers, one_slot_stores
+from gpu.compiled.variants import CONV_LAYERS, KERNELS, LAYERS, PRODUCTS
 from tensor_core_hazards import hazards_of_ptx, hazards_of_sass
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")

@@ -6,7 +6,7 @@ function ``_if_scan_kernel`` in the folder kernels.
 
 from typing import Any, NamedTuple
 
-from gpu.kernel_resources import TARGETS
+from gpu.compiled.kernel_resources import TARGETS
 
 RESETS = ("hard", "soft")
 FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neuron_models.py

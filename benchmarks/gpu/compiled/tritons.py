@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 # torch 2.10 and 2.11; 2.12.0; 2.12.1 and 2.13; and what 2.14 and 2.15 ask for.
 TRITONS = ("3.6.0", "3.7.0", "3.7.1", "3.8.0", "3.9.0")
 FOLDER = Path.home() / ".cache" / "proxykernels" / "tritons"  # of those that are installed for this

@@ -3,7 +3,7 @@
 compile_report.py prints what comes of the variants (variants.py), tests/gpu/test_triton_compile.py checks it. Triton's
 interpreter replaces ``triton.jit`` for a whole process, so a child process without it compiles:
 
-    python -m gpu.compile_variants VARIANT ...        in benchmarks/; one JSON object a variant and line
+    python -m gpu.compiled.compile_variants VARIANT ...        in benchmarks/; one JSON object a variant and line
 """
 
 import json
@@ -18,10 +18,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from gpu.kernel_resources import TARGETS, resources
-from gpu.variants import NEURONS, PRODUCTS, SMALL, SMALL_WARPS, conv_layer, is_launched, output_and_steps
+from gpu.compiled.kernel_resources import TARGETS, resources
+from gpu.compiled.variants import NEURONS, PRODUCTS, SMALL, SMALL_WARPS, conv_layer, is_launched, output_and_steps
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+CHECKOUT = Path(__file__).resolve().parents[3]
 # Whose floats are the neurons' alone: each operation rounded by itself.
 STEPS_OF_IEEE = ("if_conv2d", "if_scan", "recurrent_scan", "sigma_delta", "running_sums")
 # Of a warp in a pass, of the targets of main_loop.py, which says what is bound by them: some more than there are today.
@@ -55,7 +55,7 @@ def compile_in_child(variants: Iterable[str], cache: Path | None = None) -> Iter
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     if cache is not None:
         environment["TRITON_CACHE_DIR"] = str(cache)
-    command = [sys.executable, "-m", "gpu.compile_variants", *variants]
+    command = [sys.executable, "-m", "gpu.compiled.compile_variants", *variants]
     with tempfile.TemporaryFile("w+") as errors:
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
             try:

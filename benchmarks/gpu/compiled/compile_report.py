@@ -23,8 +23,8 @@ from common.tables import read_csv, write_csv
 from rich.console import Console
 from tqdm import tqdm
 
-from gpu.compile_variants import compile_in_child, faults
-from gpu.variants import QUICK, VARIANTS
+from gpu.compiled.compile_variants import compile_in_child, faults
+from gpu.compiled.variants import QUICK, VARIANTS
 
 MEASURES = ["registers", "spilled", "loop_spills", "shared", "tensor_core", "layout_conversions", "mixed_steps"]
 COLUMNS = ["kernel", "variant", "target", *MEASURES, "note", "triton"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import NamedTuple
 
-from gpu.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, loop_types, main_loop, programs
-from gpu.operand_layouts import operands
+from gpu.compiled.main_loop import MULTIPROCESSORS, fused_or_flushed, loop_spills, loop_types, main_loop, programs
+from gpu.compiled.operand_layouts import operands
 
 
 class Target(NamedTuple):

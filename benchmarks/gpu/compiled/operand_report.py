@@ -20,9 +20,9 @@ from common.printed import add_out
 from common.tables import read_csv, write_csv
 from rich.console import Console
 
-from gpu import compile_variants, operand_layouts
-from gpu.tritons import FOLDER, TRITONS, environment, installed
-from gpu.variants import PRODUCTS, is_launched, output_and_steps
+from gpu.compiled import compile_variants, operand_layouts
+from gpu.compiled.tritons import FOLDER, TRITONS, environment, installed
+from gpu.compiled.variants import PRODUCTS, is_launched, output_and_steps
 
 TARGETS = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_100", "sm_103", "sm_110", "sm_120", "sm_121")
 COLUMNS = ["triton", "target", "convolutions", "packed", "of_one_step", "code", "other_layout"]
@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read_in_child(target: str, triton: Path | None, cache: Path) -> Iterator[dict]:
     """:func:`read` for all of a target's convolutions, in a process with the Triton of a folder."""
-    command = [sys.executable, "-m", "gpu.operand_report", target]
+    command = [sys.executable, "-m", "gpu.compiled.operand_report", target]
     with subprocess.Popen(command, env=environment(triton, cache), stdout=subprocess.PIPE, text=True) as child:
         yield from map(json.loads, child.stdout)
     if child.returncode:

@@ -5,7 +5,7 @@
     python benchmarks/gpu_speed.py one --list sigma_delta
 
 Prints what the kernel takes and what is wrong with it, and writes Triton's GPU IR, PTX, cubin and SASS. It needs no
-GPU. The names are those of gpu/variants.py. To execute it, run its tests in the emulator, or on a GPU at hand:
+GPU. The names are those of gpu/compiled/variants.py. To execute it, run its tests in the emulator, or on a GPU at hand:
 
     pytest --emulate sm_80 tests/gpu/test_triton_conv2d.py
 """
@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     os.environ.pop("TRITON_INTERPRET", None)
-    from gpu import variants
+    from gpu.compiled import variants
 
     if options.list is not None:
         print("\n".join(name for name in variants.VARIANTS if options.list in name) or "no such kernel")
@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
     if kernel not in variants.KERNELS or target not in variants.TARGETS or len(rest) < 1:
         sys.exit(f"no kernel is called {options.variant}; --list TEXT lists those that hold a text")
     os.environ["TRITON_CACHE_DIR"] = str(options.out / options.variant.replace("/", "-"))
-    from gpu import compile_variants, tools
+    from gpu import tools
+    from gpu.compiled import compile_variants
 
     record = compile_variants.compile_variant(options.variant)
     tools.collect(Path(os.environ["TRITON_CACHE_DIR"]))
