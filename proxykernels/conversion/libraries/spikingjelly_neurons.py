@@ -5,6 +5,7 @@ derivative by the potential in these units is tau times smaller and as much wide
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, IntegerLIFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
+from . import python_neurons
 from .library_neurons import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
 
 PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
@@ -143,6 +145,10 @@ def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
     return FastSigmoid(1 / unit, alpha / unit, detached) if kind == "SuperSpike" else None
 
 
+def _in_python(node: Any, described: Callable[..., Described]) -> Described:
+    return described(node, _surrogate(node))
+
+
 def is_container(module: nn.Module) -> bool:
     """Whether a module is one of SpikingJelly's recurrent containers."""
     return type(module).__module__.startswith("spikingjelly.") and type(module).__name__ in CONTAINERS
@@ -192,4 +198,5 @@ KINDS: dict[str, Callable[[Any], Described]] = {
     "CUBALIFNode": lambda node: _from_reset(node, CubaLIFNeuron, decay=node.v_decay, current_decay=node.c_decay),
     "NonSpikingIFNode": _readout,
     "NonSpikingLIFNode": _readout,
+    **{name: partial(_in_python, described=of) for name, of in python_neurons.KINDS.items()},
 }

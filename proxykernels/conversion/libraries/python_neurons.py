@@ -1,0 +1,123 @@
+"""Neurons of SpikingJelly whose steps are written in Python here: the reference code runs them, and no kernel."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from ...neurons import AnyNeuron, Value
+from ...surrogates import Surrogate
+from .library_neurons import Described
+
+
+@dataclass(frozen=True)
+class KLIFNeuron(AnyNeuron):
+    """h = relu(k (decay v + (1 - decay) v_reset + gain I)), arXiv:2302.09238; ``scaled``: the rest is divided by k."""
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+    decay: Value = 0.5
+    gain: Value = 1.0
+    k: Value = 1.0
+    scaled: float = 0.0
+
+    scalars: ClassVar[tuple[str, ...]] = ("scaled",)
+
+    def step(self, state, current, fire):
+        v = state[0] + (1 - self.decay) * ((self.v_reset or 0.0) - state[0])
+        spikes, v = fire(torch.relu(self.k * (v + self.gain * current)), self.v_threshold, self.v_reset)
+        if not self.scaled:
+            return spikes, (v,)
+        return spikes, (v / self.k if self.v_reset is None else torch.where(spikes > 0, v, v / self.k),)
+
+
+@dataclass(frozen=True)
+class QIFNeuron(AnyNeuron):
+    """h = v + (I + a0 (v - v_rest) (v - v_c)) / tau."""
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+    tau: Value = 2.0
+    v_rest: Value = 0.0
+    v_c: Value = 0.8
+    a0: Value = 1.0
+
+    def step(self, state, current, fire):
+        (v,) = state
+        h = v + (current + self.a0 * (v - self.v_rest) * (v - self.v_c)) / self.tau
+        spikes, v = fire(h, self.v_threshold, self.v_reset)
+        return spikes, (v,)
+
+
+@dataclass(frozen=True)
+class EIFNeuron(AnyNeuron):
+    """h = v + (I + v_rest - v + delta_T exp((v - theta_rh) / delta_T)) / tau."""
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+    tau: Value = 2.0
+    v_rest: Value = 0.0
+    theta_rh: Value = 0.8
+    delta_T: Value = 1.0
+
+    def step(self, state, current, fire):
+        (v,) = state
+        grown = self.delta_T * torch.exp((v - self.theta_rh) / self.delta_T)
+        spikes, v = fire(v + (current + self.v_rest - v + grown) / self.tau, self.v_threshold, self.v_reset)
+        return spikes, (v,)
+
+
+@dataclass(frozen=True)
+class IzhikevichNeuron(AnyNeuron):
+    """h = v + (I + a0 (v - v_rest) (v - v_c) - w) / tau; w follows a (h - v_rest) by tau_w, and a spike adds b."""
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+    tau: Value = 2.0
+    v_rest: Value = 0.0
+    v_c: Value = 0.8
+    a0: Value = 1.0
+    tau_w: Value = 2.0
+    a: Value = 0.0
+    b: Value = 0.0
+
+    states: ClassVar[int] = 2
+
+    def step(self, state, current, fire):
+        v, w = state
+        h = v + (current + self.a0 * (v - self.v_rest) * (v - self.v_c) - w) / self.tau
+        w = w + (self.a * (h - self.v_rest) - w) / self.tau_w
+        spikes, v = fire(h, self.v_threshold, self.v_reset)
+        return spikes, (v, w + self.b * spikes)
+
+
+def klif(node: Any, surrogate: Surrogate | None) -> Described:
+    gain = 1 / node.tau if node.decay_input else 1.0
+    neuron = KLIFNeuron(
+        v_threshold=node.v_threshold, v_reset=node.v_reset, decay=1 - 1 / node.tau, gain=gain, k=node.k.item(),
+        scaled=float(node.scale_reset),
+    )  # fmt: skip
+    return _started(node, neuron, surrogate)
+
+
+def of_fields(kind: type[AnyNeuron]):
+    """What describes neurons that have the fields of a class here as attributes."""
+
+    def described(node: Any, surrogate: Surrogate | None) -> Described:
+        if getattr(node, "w_rest", 0):
+            raise ValueError(f"{type(node).__name__} starts with w_rest={node.w_rest}; only 0 is supported")
+        return _started(node, kind(**{name: getattr(node, name) for name in kind.names()}), surrogate)
+
+    return described
+
+
+def _started(node: Any, neuron: AnyNeuron, surrogate: Surrogate | None) -> Described:
+    return Described(neuron, node.v_reset or 0.0, surrogate)
+
+
+KINDS = {
+    "KLIFNode": klif,
+    "QIFNode": of_fields(QIFNeuron),
+    "EIFNode": of_fields(EIFNeuron),
+    "IzhikevichNode": of_fields(IzhikevichNeuron),
+}
