@@ -191,7 +191,10 @@ def test_what_spikingjelly_nets_may_not_hold():
 
     continuous = neuron.LIFNode(surrogate_function=surrogate.ATan(spiking=False))
     for net, message in (
-        (nn.Sequential(layer.Linear(3, 4), neuron.QIFNode()), "'1': QIFNode has no counterpart here, only IFNode"),
+        (
+            nn.Sequential(layer.Linear(3, 4), neuron.ComplementaryLIFNode()),
+            "'1': ComplementaryLIFNode has no counterpart here, only IFNode",
+        ),
         (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN has no counterpart here"),
         (
             nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode(decode="max-mem"), layer.Linear(4, 2)),
