@@ -69,11 +69,11 @@ def free_bytes(device: torch.device) -> float:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def _by_samples(run: Callable[[slice], tuple[Tensor, Tensor]], v: Tensor, values: int) -> tuple[Tensor, Tensor]:
-    """The words and states of all samples of ``v``, some samples at a time on a GPU: from where its memory is too small
-    for them half as many, after a warning. ``values``: float32 values in a step of all samples."""
-    N, first, parts = len(v), 0, list[tuple[Tensor, Tensor]]()
-    some = at_first = _samples_at_once(N, values, v.device)
+def by_samples(run: Callable[[slice], Any], N: int, values: int, device: torch.device) -> list:
+    """What ``run`` gives for all N samples, some at a time on a GPU: from where its memory is too small for them half
+    as many, after a warning. ``values``: float32 values in a step of all samples."""
+    first, parts = 0, list[Any]()
+    some = at_first = _samples_at_once(N, values, device)
     while first < N or not parts:
         try:
             parts.append(run(slice(first, first + some) if some < N else slice(None)))
@@ -83,11 +83,17 @@ def _by_samples(run: Callable[[slice], tuple[Tensor, Tensor]], v: Tensor, values
                 raise
             some = -(-some // 2)
             warnings.warn(
-                f"{v.device} has no memory for a layer of {at_first} samples at a time, so it takes {some} at a time; "
+                f"{device} has no memory for a layer of {at_first} samples at a time, so it takes {some} at a time; "
                 "a call with fewer samples needs less",
                 RuntimeWarning,
                 stacklevel=2,
             )
+    return parts
+
+
+def _of_all_samples(run: Callable[[slice], tuple[Tensor, Tensor]], v: Tensor, values: int) -> tuple[Tensor, Tensor]:
+    """The words and states of all samples of ``v``, by :func:`by_samples`."""
+    parts = by_samples(run, len(v), values, v.device)
     if len(parts) == 1:
         return parts[0]
     spikes, states = zip(*parts, strict=True)
@@ -127,7 +133,7 @@ def if_conv2d(
 
         return scan_chunks(backend, map(currents, range(0, max(T, 1), steps)), state, neuron)
 
-    return _by_samples(run, v, values)
+    return _of_all_samples(run, v, values)
 
 
 def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, dilation, groups) -> Tensor:
@@ -157,7 +163,7 @@ def if_conv2d_real(backend, x, weight, bias, v, neuron, stride, padding, dilatio
         parts = x[:, which].split(chunk_steps(values * len(state) // max(len(v), 1), x.device))
         return scan_chunks(backend, (conv2d(part, weight, bias, *window) for part in parts), state, neuron)
 
-    return _by_samples(run, v, values)
+    return _of_all_samples(run, v, values)
 
 
 def _shaped(x, weight, bias, stride, padding, dilation, groups) -> Tensor:

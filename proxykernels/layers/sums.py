@@ -140,7 +140,23 @@ class FusedSum(Neurons):
         return _remembered.get(center, join, *parameters)
 
     def _fire_stepwise(self, x, v) -> tuple[Spikes, Tensor]:
-        """Fire from currents that are computed in full, a chunk of steps at a time."""
+        """Fire from currents that are computed in full, a chunk of steps at a time, and on a GPU of as many samples as
+        fit its memory."""
+        if torch.compiler.is_compiling() or wants_gradient(self.surrogate, v, *x, *self.parameters()):
+            return self._fire_chunks(x, v)
+
+        def run(which: slice) -> tuple[Spikes, Tensor]:
+            if which == slice(None):
+                return self._fire_chunks(x, v)
+            return self._fire_chunks([_samples(part, which) for part in x], v[which] if isinstance(v, Tensor) else v)
+
+        parts = unfused.by_samples(run, x[0].shape[1], self._most_values(x), x[0].device)
+        if len(parts) == 1:
+            return parts[0]
+        spikes, states = zip(*parts, strict=True)
+        return _of_all_samples(spikes), torch.cat(states)
+
+    def _fire_chunks(self, x, v) -> tuple[Spikes, Tensor]:
         parts = []
         for chunk in self._chunks(x):
             if wants_gradient(self.surrogate, v, *chunk, *self.parameters()):
@@ -160,11 +176,15 @@ class FusedSum(Neurons):
         if torch.compiler.is_compiling():
             return [x]
         T = x[0].shape[0]
-        shapes = [tuple(part.shape) for part in x] + [self.terms(x)[0][0].output_shape(tuple(x[0].shape))]
-        steps = unfused.chunk_steps(max(math.prod(shape[1:]) for shape in shapes), x[0].device)
+        steps = unfused.chunk_steps(self._most_values(x), x[0].device)
         if steps >= T:
             return [x]
         return [[part[start : start + steps] for part in x] for start in range(0, T, steps)]
+
+    def _most_values(self, x: Sequence[Spikes | Tensor]) -> int:
+        """Values in a step of the largest input, or of the output."""
+        shapes = [tuple(part.shape) for part in x] + [self.terms(x)[0][0].output_shape(tuple(x[0].shape))]
+        return max(math.prod(shape[1:]) for shape in shapes)
 
     def _check_inputs(self, x: Sequence[Spikes | Tensor]) -> None:
         if not isinstance(x, tuple | list) or len(x) != len(self.synapses):
@@ -236,6 +256,22 @@ def _join(
     weight = value_checks_cache.computed_from(joined, *parameters[::2])
     biases = [bias.float() for bias in parameters[1::2] if bias is not None]
     return weight, value_checks_cache.computed_from(reduce(torch.add, biases), *parameters[1::2]) if biases else None
+
+
+def _samples(x: Spikes | Tensor, which: slice) -> Spikes | Tensor:
+    """Some samples of an input on a GPU."""
+    if isinstance(x, Spikes):
+        words = x._words[:, which]
+        return x._like(words, (x.T, words.shape[1], *x.shape[2:]))
+    return value_checks_cache.note(x[:, which]) if value_checks_cache.is_noted(x) else x[:, which]
+
+
+def _of_all_samples(parts: Sequence[Spikes | Tensor]) -> Any:
+    """The spikes of all samples on a GPU, or integers."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts, 1)
+    words = torch.cat([part._words for part in parts], 1)
+    return parts[0]._like(words, (parts[0].T, words.shape[1], *parts[0].shape[2:]))
 
 
 def _is_known(x: Spikes | Tensor) -> bool:

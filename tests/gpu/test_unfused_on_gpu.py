@@ -91,6 +91,23 @@ def test_samples_are_halved_once_where_memory_is_too_small(sm_75, generator, mon
     assert equal(v_last, v_expected)
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_sums_of_some_samples_at_a_time(triton_kernels, generator, monkeypatch, given):
+    """Sums that the kernels do not join: of spikes and values."""
+    x, values = spikes(34, 5, 6, 5, 4, generator=generator), dyadic(34, 5, 6, 5, 4, generator=generator)
+    layer = pk.FusedIFSum(nn.Conv2d(6, 6, 3, padding=1), nn.Identity(), v_reset=None).eval()
+    for parameter in layer.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator)
+    v = dyadic(5, 6, 5, 4, generator=generator) if given else None
+    wanted, v_wanted = layer.spike([pk.pack(x), values], v)
+    taken, fire = [], layer._fire_chunks
+    monkeypatch.setattr(unfused, "_samples_at_once", lambda N, values, device: 2)
+    monkeypatch.setattr(type(layer), "_fire_chunks", lambda self, x, v: (taken.append(x[0].shape[1]), fire(x, v))[1])
+    fired, v_last = layer.spike([pk.pack(x), values], v)
+    assert taken == [2, 2, 1] and equal(v_last, v_wanted)
+    assert equal(fired.dense(), wanted.dense()) and 0.01 < wanted.rate() < 0.99
+
+
 @pytest.mark.parametrize("some", [2, 5])
 def test_currents_of_some_samples_at_a_time(sm_75, generator, monkeypatch, some):
     monkeypatch.setattr(unfused, "_samples_at_once", lambda N, values, device: some)
