@@ -43,6 +43,12 @@ def _step(layer: nn.Module, inputs: Sequence[Tensor], state: dict[str, Tensor], 
     x = inputs[0]
     if isinstance(layer, pk.Concatenate):
         return torch.cat(list(inputs), 1)
+    if isinstance(layer, pk.layers.Multiply):
+        return x * inputs[1].repeat_interleave(x.shape[1] // inputs[1].shape[1], 1)
+    if isinstance(layer, pk.layers.Attention):
+        q, k, v = (part.flatten(2).unflatten(1, (layer.heads, -1)) for part in x.chunk(3, 1))
+        shared = torch.einsum("nhdm,nhem->nhde", v, k)
+        return torch.einsum("nhde,nhel->nhdl", shared, q).reshape(len(x), -1, *x.shape[2:])
     if isinstance(layer, pk.MaxRatePool2d | pk.layers.MaxRatePool1d):
         before = state.get(name, torch.zeros_like(x))
         state[name] = before + x

@@ -37,6 +37,9 @@ MOVES = (
     "recurrent",
     "delay",
     "pooled",
+    "pixels",
+    "attention",
+    "product",
 )  # between graph and last layer
 
 
@@ -172,6 +175,12 @@ class Compiled(Input, Case):
                 continue
             elif move == "recurrent" and not size:
                 layer = self.recurrent(C, random, g)
+            elif move == "pixels" and size:
+                layer = pk.layers.Pixels((-1,) if images or len(size) == 1 and random.random() < 0.3 else (size[0], 1))
+            elif move in ("attention", "product") and spiking and size and not self.sequential:
+                name = self.multiplied(net, move, name, C, random, g)
+                y = trace(net, x[:6])[0][name]
+                continue
             if layer is None or y[0, 0].numel() > 20_000 or (move == "twice" and self.sequential):
                 continue
             sources = (name, name) if move == "twice" else (name,)
@@ -186,6 +195,23 @@ class Compiled(Input, Case):
                 parameter.copy_(draw.whole(tuple(parameter.shape), 4, g) * UNIT)
         net.append("last", last_layer, (name,))
         net.eval()
+
+    @staticmethod
+    def multiplied(net: pk.Network, move: str, name: str, C: int, random: Random, g: torch.Generator) -> str:
+        """Products of what a layer of spikes gives with itself, its channels in other orders. Returns the last name."""
+
+        def channels(number: int) -> str:
+            chosen = torch.randint(-1, C, (number,), generator=g)
+            net.append(made := f"channels{len(net._modules)}", pk.Channels(chosen), (name,))
+            return made
+
+        heads, features = random.choice((1, 1, 2, 3)), random.choice((1, 3, 8, 17))
+        last = f"{move}{len(net._modules)}"
+        if move == "attention":
+            net.append(last, pk.layers.Attention(heads), (channels(3 * heads * features),))
+        else:
+            net.append(last, pk.layers.Multiply(), (channels(heads * features), channels(heads)))
+        return last
 
     @staticmethod
     def pooled(C: int, size: list[int], random: Random, g: torch.Generator) -> dict[str, nn.Module]:
