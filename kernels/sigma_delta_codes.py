@@ -54,7 +54,7 @@ class Senders(NamedTuple):
 class Counts(NamedTuple):
     """Of a layer's call: the spikes that its neurons sent, and how often a weight was added to a neuron's sum.
 
-    On a GPU int64 tensors without dimensions: nobody waits for them.
+    On a GPU integer tensors, whose sums they are: nobody adds them up or waits for them until they are read.
     """
 
     spikes: int | Tensor

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import by_reference, unfused
 from ..by_reference import ByReference, InTorch
 from ..recording import Choice, note, recording
-from . import compile_progress, counters, packing, rate_pools, scans, scans_backward, weight_parts, words
+from . import compile_progress, counters, packing, pools, scans, scans_backward, weight_parts, words
 from . import conv2d_launch as fused
 from . import sigma_delta as sigma_deltas
 from .block_sizes import architecture
@@ -67,7 +67,7 @@ class Unfused:
         """if_conv2d, and the OR over windows of 2 x 2."""
         fired, v = self.if_conv2d(spikes, T, size, weight, bias, v, neuron, *window)
         size_out = unfused.output_size(size, weight.shape[2:], *window[:3])
-        return fired, words.max_pool2d(fired, len(weight), size_out, (2, 2), (2, 2), (0, 0)), v
+        return fired, pools.max_pool2d(fired, len(weight), size_out, (2, 2), (2, 2), (0, 0)), v
 
     def conv2d_currents(self, spikes, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents of if_conv2d."""
@@ -113,7 +113,7 @@ class GpuKernels(InTorch):
     total_of_pixels = staticmethod(counters.total_of_pixels)
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     add_counts = staticmethod(counters.add_counts)
-    flatten, max_pool2d = staticmethod(words.flatten), staticmethod(words.max_pool2d)
+    flatten, max_pool2d = staticmethod(words.flatten), staticmethod(pools.max_pool2d)
     if_scan = noting(if_scan, "Triton scan")
     scan_backward = staticmethod(scan_backward)
 
@@ -124,7 +124,7 @@ class GpuKernels(InTorch):
 
     def max_rate_pool2d(self, words, T, counts, size, kernel_size, *window) -> tuple[Tensor, Tensor]:
         """Max pooling of spike counts; by a step loop if a program cannot hold a window."""
-        pool = rate_pools.max_rate_pool2d if rate_pools.fits(kernel_size) else super().max_rate_pool2d
+        pool = pools.max_rate_pool2d if pools.fits(kernel_size) else super().max_rate_pool2d
         return pool(words, T, counts, size, kernel_size, *window)
 
     def recurrent_scan(self, current: Tensor, *neurons) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ class GpuKernels(InTorch):
 
 KERNELS = GpuKernels()
 COMPILED = compile_progress.kernels_of(
-    fused, counters, packing, rate_pools, scans, scans_backward, sigma_deltas, weight_parts
+    fused, counters, packing, pools, scans, scans_backward, sigma_deltas, weight_parts
 )
 compile_progress.Progress().follow(COMPILED)
 

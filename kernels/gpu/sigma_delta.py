@@ -224,7 +224,7 @@ def scan(
                 # Spikes must not depend on a default that differs between Triton releases.
                 enable_fp_fusion=False,
             )
-    return sent, fired.sum()
+    return sent, fired
 
 
 def values(x: Tensor, fan_out: int, reach: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -260,7 +260,7 @@ def values(x: Tensor, fan_out: int, reach: Tensor | None = None) -> tuple[Tensor
                 num_warps=NUM_WARPS,
                 enable_fp_fusion=False,
             )
-    return made, additions.sum()
+    return made, additions
 
 
 def sums_so_far(x: Tensor, sent: Tensor | None, T: int | None = None) -> Tensor:

@@ -9,7 +9,6 @@ neuron_ops.py has checked the arguments, except for what depends on the layout.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BITS = 32  # steps in a word
@@ -47,29 +46,6 @@ def flatten(words: Tensor, C: int) -> Tensor:
     """Flatten as torch flattens [C, H, W]: words [ceil(T / 32), N, 1, C * P], feature c * P + p."""
     channels_first = words.transpose(2, 3).clone(memory_format=torch.contiguous_format)
     return channels_first.flatten(2).unsqueeze(2)
-
-
-def max_pool2d(
-    words: Tensor,
-    C: int,
-    size: tuple[int, int],
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-) -> Tensor:
-    """Max-pool images of ``size`` (H, W), P = H * W: the maximum of spikes is their OR.
-
-    Returns words [ceil(T / 32), N, H_out * W_out, C], sized as torch does with ``ceil_mode`` False.
-    """
-    rows, columns = padding
-    image = F.pad(words.unflatten(2, size), (0, 0, columns, columns, rows, rows))
-    # All windows at once: the k-th pixel of every window is a strided slice of the image.
-    windows = image.unfold(2, kernel_size[0], stride[0]).unfold(3, kernel_size[1], stride[1])
-    pooled = torch.zeros(windows.shape[:5], dtype=torch.int32, device=words.device)
-    for row in range(kernel_size[0]):
-        for column in range(kernel_size[1]):
-            pooled |= windows[..., row, column]
-    return pooled.flatten(2, 3)
 
 
 def _words(T: int) -> int:

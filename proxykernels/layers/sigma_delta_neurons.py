@@ -9,9 +9,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
+from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..calls import window_checks
@@ -117,10 +119,18 @@ class ChangesTally:
 def read(tallies: Iterable[ChangesTally]) -> None:
     """Add the counts that are on a GPU to tallies, which waits for it once."""
     waiting = [(tally, *entry) for tally in tallies for entry in tally.on_device]
-    counts = torch.stack([count for *_, count in waiting]).tolist() if waiting else []
-    for (tally, name, _), count in zip(waiting, counts, strict=True):
+    for (tally, name, _), count in zip(waiting, sums([count for *_, count in waiting]), strict=True):
         setattr(tally, name, getattr(tally, name) + count)
         tally.on_device = []
+
+
+def sums(parts: Sequence[Tensor]) -> list[int]:
+    """The sum of each of some tensors of integers on a GPU, which is waited for once."""
+    if not parts:
+        return []
+    ends = torch.as_tensor([0, *accumulate(part.numel() for part in parts)], device=parts[0].device)
+    so_far = F.pad(torch.cat([part.flatten() for part in parts]).cumsum(0), (1, 0))
+    return so_far[ends].diff().tolist()
 
 
 def image_of(size: Sequence[int]) -> tuple[int, int]:

@@ -35,6 +35,7 @@ KERNELS = {  # and the pointers that they write to
     "_count_kernel": "counts",
     "_float16_parts_kernel": "high low unit",
     "_int8_digits_kernel": "first second third unit",
+    "_max_pool_kernel": "pooled",
     "_max_rate_pool_kernel": "pooled after",
     "_pack_kernel": "words found",
     "_recurrent_backward_kernel": "list before grad_current grad_start sums",
@@ -340,7 +341,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
         conv2d_launch,
         counters,
         packing,
-        rate_pools,
+        pools,
         scans,
         scans_backward,
         sigma_delta,
@@ -396,7 +397,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, executes: bool = True) -> Itera
     # Nobody follows but the card.
     monkeypatch.setattr(spike_tensor, "PLAIN", (*spike_tensor.PLAIN, OnCard))
     monkeypatch.setattr(spike_tensor, "nobody_follows", lambda: torch._C._len_torch_dispatch_stack() == 1)
-    jitted = conv2d_launch, scans, counters, packing, rate_pools, sigma_delta, weight_parts
+    jitted = conv2d_launch, scans, counters, packing, pools, sigma_delta, weight_parts
     for module in (*jitted, scans_backward):
         for name in KERNELS:
             if hasattr(module, name):

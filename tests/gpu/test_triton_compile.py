@@ -33,6 +33,7 @@ NOT_SPECIALIZED = {
     "if_conv2d": ["T", "N", "H", "W", "H_out", "W_out"],
     "counters": ["images"],
     "count": ["words_of_neuron", "last_bits"],
+    "max_pool": ["H", "W", "H_out", "W_out", "kernel_h", "kernel_w", "stride_h", "stride_w", "top", "left"],
     "max_rate_pool": ["T", "N", "H", "W", "H_out", "W_out"],
     "float16_parts": ["C", "taps", "K"],
     "int8_digits": ["C", "taps", "K"],

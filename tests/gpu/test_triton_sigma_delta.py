@@ -50,7 +50,7 @@ def test_scan_of_any_floats(T, T_in, exponents, lowest, places, generator):
     codes, spikes = gpu.scan(arrived, T, neuron)
     expected = definition(arrived, T, neuron)
     assert expected.any() or places == (1, 1)
-    assert equal(codes, expected) and spikes == expected.count_nonzero()
+    assert equal(codes, expected) and spikes.sum() == expected.count_nonzero()
     states = [[torch.randn(2, *places, generator=generator).to(DEVICE) for _ in range(2)]] * 2
     states[1] = [part.clone() for part in states[0]]
     codes, _ = gpu.scan(arrived, T, neuron, tuple(states[0]))  # they go on from there
@@ -83,7 +83,8 @@ def test_layers_equal_the_definition(given, sends, groups, generator):
     expected, counts = sigma_delta_codes.sigma_delta(*operands, added, 5, neuron, window)
     on_device = [part.to(DEVICE) if isinstance(part, torch.Tensor) else part for part in (*operands, added)]
     actual, counted = gpu.sigma_delta(*on_device, 5, neuron, window)
-    assert expected.any() and equal(actual.cpu(), expected) and counted == counts
+    assert expected.any() and equal(actual.cpu(), expected)
+    assert [int(torch.as_tensor(count).sum()) for count in counted] == [*counts]
 
 
 @pytest.mark.parametrize("given", ["spikes", "values", "one step of values"])
@@ -101,14 +102,14 @@ def test_neurons_behind_maxima_equal_the_definition(given, lowest, exponents, ge
         T = 5 if exponents else steps
         expected, spikes = sigma_delta_codes.pooled_sigma_delta(x, *pooling, T, on_cpu, of_definition)
         codes, counted = gpu.pooled_sigma_delta(x.to(DEVICE), *pooling, T, neuron, ours)
-        assert equal(codes.cpu(), expected) and counted == spikes > 0
+        assert equal(codes.cpu(), expected) and counted.sum() == spikes > 0
     assert all(torch.equal(theirs, ours.cpu()) for theirs, ours in zip(*states, strict=True))
 
 
 def test_of_nothing():
     neuron = sigma_delta_codes.Senders(8, 0.0, torch.ones(3, device=DEVICE))
     codes, spikes = gpu.scan(torch.zeros(0, 2, 4, 3, device=DEVICE), 5, neuron)
-    assert codes.shape == (0, 5, 4, 3) and spikes == 0
+    assert codes.shape == (0, 5, 4, 3) and spikes.sum() == 0
 
 
 def converted(generator, neuron="sigma-delta") -> tuple[nn.Module, torch.Tensor]:
@@ -137,6 +138,7 @@ def test_launches_and_waits(monkeypatch, generator, samples):
         there, there_x = card.moved(net), card.on_card(x)
         result = pk.simulate(there, there_x, 4)
         assert card.launches.total() <= 60 and card.waits.total() == 1, (card.launches, card.waits)
+        assert not card.launches["sum"]
         result.rates, result.synops  # noqa: B018 - are read
         assert card.waits.total() == 2
 

@@ -83,8 +83,8 @@ DEFECTS = {
     "Triton shortcuts: the tap of 1x1 weights": Defect(
         CONV2D_KERNEL, "tl.where(tap < TAPS, tap, TAP)", "tap % TAPS", "tests/gpu/test_triton_shortcuts.py"
     ),
-    "Triton rate pools: the border": Defect(
-        "kernels/gpu/rate_pools.py", "(x >= 0) & (x < W)", "(x >= 0) & (x <= W)", "tests/gpu/test_triton_rate_pools.py"
+    "Triton pools of rates: the border": Defect(
+        "kernels/gpu/pools.py", "(x >= 0) & (x < W)", "(x >= 0) & (x <= W)", "tests/gpu/test_triton_pools.py"
     ),
     "Triton packing: the last step of a word": Defect(
         PACKING, "spike << bit", "spike << tl.minimum(bit, 30)", TRITON_WORDS_TESTS

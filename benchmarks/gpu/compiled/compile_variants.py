@@ -265,7 +265,7 @@ def convolution(target: str, layer: str, products: str, neuron: str, output: str
 
 
 def _small(kernel: str, target: str, variant: str):
-    names = ("counters", "packing", "rate_pools", "sigma_delta", "weight_parts")
+    names = ("counters", "packing", "pools", "sigma_delta", "weight_parts")
     modules = [import_module(f"proxykernels.kernels.gpu.{name}") for name in names]
     jitted = next(vars(module)[f"_{kernel}_kernel"] for module in modules if f"_{kernel}_kernel" in vars(module))
     return _source(target, jitted, *SMALL[kernel][variant]), _options(SMALL_WARPS)

@@ -176,6 +176,7 @@ SMALL: dict[str, dict[str, Arguments]] = {
         )
         for places, digits in ((7, DIGITS[:1]), (13, DIGITS[:2]), (23, DIGITS))
     },
+    "max_pool": _by_sizes({"words_pointer": "i32", "pooled_pointer": "i32"}, 1024, "C"),
     "max_rate_pool": {
         "aligned": Arguments(_RATES, _WINDOW | {"TAPS": 4, "OUTPUTS": 512}, ("C", "stride_n", "stride_p")),
         "overlapping": Arguments(_RATES, _OVERLAPPING, ("C",)),

@@ -1,7 +1,8 @@
-"""Max pooling of spike counts over all steps in one launch, from words to words (words.py has the layout).
+"""Max pooling over all steps in one launch, from words to words (words.py has the layout): the OR of spikes, or the
+maximum of spike counts.
 
-A program keeps the counts of all inputs of its windows in registers, also of inputs that other windows share, so no
-program waits for another.
+For the latter a program keeps the counts of all inputs of its windows in registers, also of inputs that other windows
+share, so no program waits for another.
 """
 
 import torch
@@ -17,8 +18,44 @@ from .words import BITS
 # ones fewer, so that no register is spilled.
 MOST_OUTPUTS, SMALL_WINDOW, TILE = 512, 16, 2048
 LARGEST_WINDOW = 4 * TILE  # inputs whose words and counts fit a program's registers
-BLOCK = 1024  # inputs whose counts a program adds up at a time
+BLOCK = 1024  # outputs of a program of _max_pool_kernel; inputs whose counts a program adds up at a time
 NUM_WARPS = 4
+
+
+# Neither a new T, nor another batch, image or window, recompiles the kernel.
+@triton.jit(
+    do_not_specialize=["H", "W", "H_out", "W_out", "kernel_h", "kernel_w", "stride_h", "stride_w", "top", "left"]
+)
+def _max_pool_kernel(
+    words_pointer,  # int32 [images, H * W, C]
+    pooled_pointer,  # int32 [images, H_out * W_out, C], written
+    C,
+    H,
+    W,
+    H_out,
+    W_out,
+    kernel_h,
+    kernel_w,
+    stride_h,
+    stride_w,
+    top,  # padding
+    left,
+    BLOCK: tl.constexpr,
+):
+    # A program owns BLOCK outputs of one image.
+    programs = tl.cdiv(H_out * W_out * C, BLOCK)
+    image = (tl.program_id(0) // programs).to(tl.int64)
+    output = tl.program_id(0) % programs * BLOCK + tl.arange(0, BLOCK)
+    is_output = output < H_out * W_out * C
+    pixel, channel = output // C, output % C
+    first_y, first_x = pixel // W_out * stride_h - top, pixel % W_out * stride_w - left
+    words_pointer += image * H * W * C
+    pooled = tl.zeros((BLOCK,), tl.int32)
+    for tap in range(kernel_h * kernel_w):
+        y, x = first_y + tap // kernel_w, first_x + tap % kernel_w
+        inside = is_output & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+        pooled |= tl.load(words_pointer + (y * W + x) * C + channel, mask=inside, other=0)
+    tl.store(pooled_pointer + image * H_out * W_out * C + output, pooled, mask=is_output)
 
 
 # Neither a new T, nor a new batch or image size, recompiles the kernel.
@@ -91,6 +128,45 @@ def _max_rate_pool_kernel(
         its_count = (neuron // C).to(tl.int64) * stride_p + (neuron % C).to(tl.int64) * stride_c
         counted = tl.load(counts_pointer + its_count, mask=neuron < size, other=0.0) + fired.to(tl.float32)
         tl.store(after_pointer + neuron, counted, mask=neuron < size)
+
+
+def max_pool2d(
+    words: Tensor,
+    C: int,
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """Max-pool images of ``size`` (H, W), P = H * W: the maximum of spikes is their OR.
+
+    Returns words [ceil(T / 32), N, H_out * W_out, C], sized as torch does with ``ceil_mode`` False.
+    """
+    H_out, W_out = output_size(size, kernel_size, stride, padding, (1, 1))
+    pooled = words.new_empty(*words.shape[:2], H_out * W_out, C)
+    if not pooled.numel():  # an empty grid is an error of the driver
+        return pooled
+    images = words.shape[0] * words.shape[1]
+    with torch.cuda.device_of(words):
+        _max_pool_kernel[(images * triton.cdiv(H_out * W_out * C, BLOCK),)](
+            words_pointer=words.contiguous(),
+            pooled_pointer=pooled,
+            C=C,
+            H=size[0],
+            W=size[1],
+            H_out=H_out,
+            W_out=W_out,
+            kernel_h=kernel_size[0],
+            kernel_w=kernel_size[1],
+            stride_h=stride[0],
+            stride_w=stride[1],
+            top=padding[0],
+            left=padding[1],
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+            enable_fp_fusion=False,
+        )
+    return pooled
 
 
 def fits(kernel_size: tuple[int, int]) -> bool:

@@ -1,4 +1,4 @@
-"""Max pooling of spike counts on a GPU: one launch over all steps, on packed words."""
+"""Max pooling of spikes and of spike counts on a GPU: one launch over all steps, on packed words."""
 
 import copy
 
@@ -14,7 +14,7 @@ from pretend_gpu import pretend_gpu
 
 import proxykernels as pk
 from proxykernels.kernels.by_reference import ByReference
-from proxykernels.kernels.gpu import rate_pools
+from proxykernels.kernels.gpu import pools
 from proxykernels.kernels.gpu.backend import KERNELS as gpu
 from proxykernels.kernels.gpu.backend import REFERENCE
 
@@ -65,7 +65,7 @@ def test_several_programs(generator, C, size):
 
 
 def test_a_window_that_no_program_holds(generator, monkeypatch):
-    monkeypatch.setattr(rate_pools, "LARGEST_WINDOW", 3)
+    monkeypatch.setattr(pools, "LARGEST_WINDOW", 3)
     assert check(
         fired(generator, 3, 1, 2, (4, 4)), torch.zeros(1, 16, 2, device=DEVICE), (4, 4), (2, 2), (2, 2), (0, 0)
     ).any()
@@ -77,14 +77,14 @@ def test_no_samples():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
-def test_launches_do_not_grow_with_the_steps(monkeypatch, generator):
+def test_launches_do_not_grow_with_the_steps(generator):
     """No spikes are unpacked: as bools they take eight times the memory of the words."""
     net = nn.Sequential(pk.MaxRatePool2d(2), pk.MaxRatePool2d(3, 1, 1))
     totals = []
     for T in (4, 64):
         x = pk.pack(fired(generator, T, 1, 2, (8, 8)).unflatten(3, (8, 8)))
         dense, expected = x.dense(), net(x).dense()
-        with pretend_gpu(monkeypatch) as card:
+        with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch) as card:
             there = pk.pack(card.on_card(dense))
             card.clear()
             y = copy.deepcopy(net)(there)
