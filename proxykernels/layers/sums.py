@@ -266,10 +266,10 @@ def _samples(x: Spikes | Tensor, which: slice) -> Spikes | Tensor:
     return value_checks_cache.note(x[:, which]) if value_checks_cache.is_noted(x) else x[:, which]
 
 
-def _of_all_samples(parts: Sequence[Spikes | Tensor]) -> Any:
+def _of_all_samples(parts: Sequence[Any]) -> Any:
     """The spikes of all samples on a GPU, or integers."""
     if isinstance(parts[0], Tensor):
-        return torch.cat(parts, 1)
+        return torch.cat(list(parts), 1)
     words = torch.cat([part._words for part in parts], 1)
     return parts[0]._like(words, (parts[0].T, words.shape[1], *parts[0].shape[2:]))
 

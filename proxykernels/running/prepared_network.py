@@ -114,6 +114,21 @@ class PreparedNetwork:
         """Forget what was to be counted of a chunk that came to no end."""
         self._counters.forget_chunk()
 
+    def mark(self) -> Callable[[], None]:
+        """A function that puts states and counts back to where they are now, after a chunk that came to no end."""
+        kept = [
+            (stateful, list(stateful.states.now), vars(stateful.tally.copy(self._counters)))
+            for stateful in self.stateful_layers.values()
+        ]
+
+        def back() -> None:
+            self.forget_chunk()
+            for stateful, states, counts in kept:
+                stateful.states.now = states
+                vars(stateful.tally).update(counts)
+
+        return back
+
     def restart(self) -> None:
         """Forget all states and counts: the next chunk is the first."""
         self._counters.restart()

@@ -139,6 +139,10 @@ class Replay:
         """Whether a chunk may be captured, and does the same every time."""
         if x.device.type != "cuda" or not are_allowed() or not weight_cache.are_looked_at():
             return False
+        return self.may_run_again()
+
+    def may_run_again(self) -> bool:
+        """Whether a chunk changes nothing but states and counts, and nothing else looks into it."""
         return self.prepared.repeats and all(map(is_plain, self.prepared.modules()))
 
     def _captured(self, x: Spikes | Tensor, start: int) -> bool:

@@ -5,6 +5,7 @@ is a short one where the input is large.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import weight_cache
+from ..kernels import unfused, weight_cache
 from ..kernels.heap import keep_freed
 from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
@@ -186,7 +187,14 @@ def _by_layers(
         while start < T:
             steps = chunks.steps(start)
             to_come = (T - start) // steps if stop is None else 0
-            part = replay(batch.active(x[start : start + steps]), start, to_come)
+            back = prepared.mark() if on_gpu else None
+            try:
+                part = replay(batch.active(x[start : start + steps]), start, to_come)
+            except torch.OutOfMemoryError:
+                if back is None or not replay.may_run_again() or not chunks.halve(min(steps, T - start)):
+                    raise
+                back()
+                continue
             check_output(part, stateful_layers.values(), stop)
             if not parts:
                 checks.room(T, part.shape[1:], part.device)
@@ -241,6 +249,7 @@ class Chunks:
     def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
         """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""
         self.given, self.T, self.device, self.step_bytes = given, shape[0], device, 0.0
+        self._room, self._halved = 0.0, False
         inputs = max(1, math.prod(shape[1:]))
         most = max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
         self.ends = sorted({*stop.steps}) if isinstance(stop, Lengths) else []
@@ -263,10 +272,27 @@ class Chunks:
 
     def within_memory(self, left: int) -> int:
         """Steps of the next chunk of those that are left: the most that fit; where few do, chunks are alike."""
-        steps = max(1, int(CHUNK_BYTES / max(self.step_bytes, 1)))
+        if not self._room:  # asked for once, so that chunks are alike
+            free = math.inf if self.device.type == "cpu" else unfused.free_bytes(self.device)
+            self._room = max(1.0, min(CHUNK_BYTES, free / unfused.COPIES))
+        steps = max(1, int(self._room / max(self.step_bytes, 1)))
         if steps >= self.most:
             return self.most
         return steps // WHOLE * WHOLE if steps >= 2 * WHOLE else -(-left // -(-left // steps))
+
+    def halve(self, steps: int) -> bool:
+        """Take half the steps from now on, once, where a GPU's memory was too small for a chunk; whether that is so."""
+        half = -(-steps // 32) // 2 * 32  # whole words
+        if self._halved or not half:
+            return False
+        self._halved, self.given, self.step_bytes = True, half, 0.0
+        warnings.warn(
+            f"{self.device} has no memory for a chunk of {steps} steps, so chunks have {half}: pass chunk={half}, or "
+            "fewer samples",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return True
 
 
 def _checked(chunk: int) -> int:

@@ -219,6 +219,35 @@ def test_a_capture_that_fails_is_no_failure(monkeypatch, generator):
         assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops
 
 
+@pytest.mark.usefixtures("fused")
+@pytest.mark.parametrize("most", [32, 16])
+def test_a_chunk_is_halved_once_where_memory_is_too_small(monkeypatch, generator, most):
+    """Within a chunk, after its first layer; what was counted of it, and its states, are forgotten."""
+    from proxykernels.kernels.gpu import backend
+
+    net, x = two_layers(), inputs("currents", 75, generator)
+    expected, convolve = pk.simulate(net, x, 75), backend.Fused.if_conv2d
+
+    def within_memory(words, T, *layer, **options):
+        if T > most:
+            raise torch.OutOfMemoryError
+        return convolve(words, T, *layer, **options)
+
+    with pretend_gpu(monkeypatch) as card:
+        there, there_x = card.moved(net), card.on_card(x)
+        monkeypatch.setattr(backend.Fused, "if_conv2d", staticmethod(within_memory))
+        with pytest.warns(RuntimeWarning, match="no memory for a chunk of 75 steps, so chunks have 32: pass chunk=32"):
+            if most < 32:
+                with pytest.raises(torch.OutOfMemoryError):
+                    pk.simulate(there, there_x, 75)
+                return
+            result = pk.simulate(there, there_x, 75)
+        assert equal(result.spikes.dense().host, expected.spikes.dense()) and 0.01 < expected.spikes.rate() < 0.9
+        assert result.rates == pytest.approx(expected.rates) and result.synops == expected.synops
+        for name, (state,) in result.state.items():
+            assert equal(state.host, expected.state[name][0])
+
+
 T = 16
 
 

@@ -62,6 +62,20 @@ def test_any_chunk_is_the_callers():
     assert chunks.Chunks(100, None, (1000, 1, 3, 640, 480), torch.device("cuda")).steps(0) == 128
 
 
+def test_chunks_of_a_gpu_fit_what_is_free(monkeypatch):
+    free = 64 << 20
+    monkeypatch.setattr(chunks.unfused, "free_bytes", lambda device: free)
+    plan = chunks.Chunks(None, None, (1000, 1, 3, 640, 480), torch.device("cuda"))
+    plan.step_bytes = float(1 << 19)
+    assert plan.steps(64) == 32  # 16 MB, where 64 steps would fit 256
+    free = 1 << 20
+    assert plan.steps(96) == 32  # all alike
+    assert not plan.halve(32)
+    with pytest.warns(RuntimeWarning, match="no memory for a chunk of 64 steps"):
+        assert plan.halve(64)
+    assert plan.steps(128) == 32 and not plan.halve(64)
+
+
 def test_a_small_budget_changes_no_spike(generator, monkeypatch):
     net = pk.convert(
         nn.Sequential(
