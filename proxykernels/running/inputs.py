@@ -15,6 +15,7 @@ from ..kernels.table import InputKind
 from ..kernels.value_checks_cache import can_be_read
 from ..layers import (
     AdaptiveAvgPool1d,
+    Attention,
     AvgPool1d,
     Channels,
     Concatenate,
@@ -24,6 +25,8 @@ from ..layers import (
     FusedSum,
     MaxPool1d,
     MaxRatePool1d,
+    Multiply,
+    Pixels,
     Population,
     RunningMaxPool1d,
 )
@@ -36,7 +39,7 @@ from ..spikes.spike_tensor import packed
 
 ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
 DECIDING = nn.Conv2d, nn.Linear
-ANY_SHAPE = Population, Dropout, Channels, Concatenate, Delay, Flatten, nn.Identity
+ANY_SHAPE = Population, Dropout, Channels, Concatenate, Delay, Flatten, Attention, Multiply, nn.Identity
 SAMPLES = {2: "features", 3: "C, L", 4: "C, H, W"}
 
 
@@ -169,7 +172,7 @@ def constant_dims(net: nn.Module) -> tuple[int, ...]:
         return (net.input_dims,)  # type: ignore[return-value]  # torch's modules are annotated as full of modules
     for module in _first(net):
         module = module.synapses[0] if isinstance(module, FusedSum) else module
-        if isinstance(module, ONE_AXIS):
+        if isinstance(module, ONE_AXIS) or (isinstance(module, Pixels) and len(module.size) == 2):  # of tokens, images
             return 2, 3
         if isinstance(module, DECIDING) or (not module._modules and not isinstance(module, ANY_SHAPE)):
             break

@@ -92,3 +92,18 @@ def test_factors_that_do_not_fit_are_refused(shape):
         Multiply()(torch.ones(2, 1, 6, 5))
     with pytest.raises(ValueError, match="a multiple of 6 channels"):
         Attention(2)(torch.ones(2, 1, 8, 5))
+
+
+@pytest.mark.parametrize("first", [Attention(2), Pixels((5, 2))], ids=["attention", "pixels"])
+def test_tokens_are_taken_as_a_sequence(generator, first):
+    """[T, N, C, L], in a network whose first layer has no weights that tell how many axes its input has."""
+    kind, channels = (pk.FusedIFConv1d, 8) if isinstance(first, Attention) else (pk.FusedIFConv2d, 24)
+    last = kind(channels, 5, 1)
+    last.weight.data = dyadic(*last.weight.shape, generator=generator)
+    net = torch.nn.Sequential(first, last).eval()
+    x = (torch.rand(4, 2, 24, 10, generator=generator) < 0.4).float()
+    with torch.no_grad():
+        expected = net(pk.pack(x)).dense()
+    assert expected.any() and expected.shape[:3] == (4, 2, 5)
+    assert equal(pk.compile(net, x)(x, 4).spikes.dense(), expected)
+    assert equal(pk.simulate(net, x, 4).spikes.dense(), expected)
