@@ -76,6 +76,7 @@ def pretended(name: str = NAME) -> Iterator[Any]:
         sys.exit("--dry-run is for machines without a GPU; leave it out, for there is one here")
     try:
         import pytest
+        import triton  # noqa: F401 - is looked for
     except ModuleNotFoundError:
         sys.exit('--dry-run needs what tests need; install it by `pip install -e ".[dev]"`')
     from pretend_gpu import pretend_gpu

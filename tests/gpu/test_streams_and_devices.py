@@ -5,6 +5,7 @@ The card finds races between streams, and launches on another device than the te
 
 import copy
 import gc
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -126,6 +127,38 @@ def test_streams_that_run_one_network_each_for_itself(monkeypatch, generator):
             ours.wait_stream(stream)
         for mine, wanted in zip(found, expected, strict=True):
             assert all(equal(fired.dense().host, wanted) for fired in mine)
+
+
+@pytest.mark.parametrize("fault", ["read", "written", "given back"])
+def test_races_are_found(monkeypatch, fault):
+    """By the card that these tests rely on."""
+    with pytest.raises(AssertionError, match="another stream"), pretend_gpu(monkeypatch) as card:
+        x = card.on_card(torch.ones(3)) + 1
+        _, other = streams()
+        if fault == "given back":
+            with torch.cuda.stream(other):
+                x + 1  # noqa: B018 - is a launch
+            del x
+            gc.collect()
+        else:
+            with torch.cuda.stream(other):
+                y = x + 1
+            y.add_(1) if fault == "written" else y + 1
+
+
+def test_launches_on_another_device_are_found(monkeypatch):
+    from proxykernels.kernels.gpu import packing
+
+    with pretend_gpu(monkeypatch) as card:
+        x, y = (card.on_card(torch.ones(5, 2, 3, dtype=torch.bool), device) for device in (CARD, SECOND))
+        with pytest.raises(RuntimeError, match="same device"):
+            x & y
+        monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext())
+        with (
+            torch.cuda.device(SECOND),
+            pytest.raises(RuntimeError, match="launched on cuda:1, and"),
+        ):
+            packing.pack(x[:, :, None])
 
 
 # ---- two GPUs
