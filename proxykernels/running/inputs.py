@@ -170,13 +170,15 @@ def constant_dims(net: nn.Module) -> tuple[int, ...]:
     """How many dimensions a constant input of a network may have: [N, features], [N, C, L] or [N, C, H, W]."""
     if getattr(net, "input_dims", None):
         return (net.input_dims,)  # type: ignore[return-value]  # torch's modules are annotated as full of modules
+    tokens = False
     for module in _first(net):
         module = module.synapses[0] if isinstance(module, FusedSum) else module
+        tokens = tokens or isinstance(module, Attention)
         if isinstance(module, ONE_AXIS) or (isinstance(module, Pixels) and len(module.size) == 2):  # of tokens, images
             return 2, 3
         if isinstance(module, DECIDING) or (not module._modules and not isinstance(module, ANY_SHAPE)):
-            break
-    return 2, 4
+            return 2, 4
+    return (2, 3) if tokens else (2, 4)
 
 
 def _first_convolution(net: nn.Module) -> nn.Conv2d | None:

@@ -108,3 +108,11 @@ def test_tokens_are_taken_as_a_sequence(generator, first):
     assert expected.any() and expected.shape[:3] == (4, 2, 5)
     assert equal(pk.compile(net, x)(x, 4).spikes.dense(), expected)
     assert equal(pk.simulate(net, x, 4).spikes.dense(), expected)
+
+
+def test_attention_alone_takes_tokens(generator):
+    x = pk.pack((torch.rand(4, 2, 24, 10, generator=generator) < 0.4).float())
+    net = torch.nn.Sequential(Attention(2), pk.IF(v_threshold=8.0)).eval()
+    with torch.no_grad():
+        expected = net(x)
+    assert 0 < expected.mean() < 1 and equal(pk.compile(net, x)(x, 4).spikes.dense(), expected)
