@@ -144,7 +144,8 @@ def look_at_all(values: Iterable[Tensor], ranges: Iterable[Tensor], device: torc
     if new or unread:
         norm = [get_total_norm([value.detach().float() for value in new], foreach=True)] if new else []
         ends = [end for value in unread for end in value.detach().float().aminmax()]
-        found = torch.stack([*norm, *ends]).tolist()
+        together = [*norm, *ends]
+        found = together[0].view(1).tolist() if len(together) == 1 else torch.stack(together).tolist()
         for k, value in enumerate(unread):
             _remember(limits, value, tuple(found[len(norm) + 2 * k :][:2]))
         if new and not math.isfinite(found[0]):

@@ -7,13 +7,14 @@ is a short one where the input is large.
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import unfused, weight_cache
+from ..kernels import unfused, value_checks_cache, weight_cache
 from ..kernels.heap import keep_freed
 from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
@@ -155,8 +156,10 @@ def _by_layers(
         name = "lengths" if isinstance(stop, Lengths) else "stop"
         raise ValueError(f"record and {name} exclude each other: a record holds all samples at every step")
     dtype = x.dtype if isinstance(x, Tensor) and x.dtype.is_floating_point else None
-    x = input_of(net, x, T, precision)
+    given, x = x, input_of(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
+    if on_gpu and isinstance(given, Tensor) and isinstance(x, Tensor) and checks.is_repeated(x):
+        value_checks_cache.computed_from(x, given)  # is finite if that is
     if on_gpu and isinstance(stop, Lengths):
         raise ValueError("lengths is not supported on a GPU, got x on cuda; pass x.cpu(), and a network on the CPU")
     if not on_gpu:
@@ -236,11 +239,12 @@ def _result(
     """``given``: the state of the last layer at the start. ``constant``: whether the input was."""
     layer = list(stateful_layers.values())[-1].firing.layer
     called = {name: stateful for name, stateful in stateful_layers.items() if stateful.states.now}
-    state = {name: stateful.states.whole(batch.index) for name, stateful in called.items()}
+    index, steps = (None, None) if batch.stop is None else (batch.index, batch.steps)
+    state = {name: stateful.states.whole(index) for name, stateful in called.items()}
     tallies = {name: stateful.tally for name, stateful in called.items()}
     records = {key: record for stateful in stateful_layers.values() for key, record in stateful.records.whole().items()}
     last = list(state.values())[-1]
-    return LayerResult(output, batch.steps, tallies, layer, state, given, last, constant, records)
+    return LayerResult(output, steps, tallies, layer, state, given, last, constant, records)
 
 
 class Chunks:
@@ -322,25 +326,39 @@ class Batch:
         self.N, self.stop, self.holds = N, stop, True
         self._last: Tensor | None = None
         self.lengths = stop.of_batch(N) if isinstance(stop, Lengths) else None
-        self.index = torch.arange(N, dtype=torch.int64, device=device)
-        self.steps = torch.full((N,), T, dtype=torch.int64, device=device)
+        self.T, self.device = T, device
         self.counts: Tensor | int = 0
+
+    @cached_property
+    def index(self) -> Tensor:
+        """The samples that are still simulated; without ``stop`` nobody asks for it."""
+        return torch.arange(self.N, dtype=torch.int64, device=self.device)
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """After how many steps each sample was stopped."""
+        return torch.full((self.N,), self.T, dtype=torch.int64, device=self.device)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all samples are simulated still."""
+        return self.stop is None or len(self.index) == self.N
 
     def active(self, x: Spikes | Tensor) -> Spikes | Tensor:
         """The samples of x (T, N, ...) that are still simulated."""
-        return x if len(self.index) == self.N else samples(x, self.index)
+        return x if self.is_whole else samples(x, self.index)
 
     def whole(self, y: Spikes | Tensor) -> Spikes | Tensor:
         """The output of all samples, silent where they are not simulated any more; of a readout what it was."""
         if isinstance(y, Tensor):
             return self._held(y)
-        if len(self.index) == self.N:
+        if self.is_whole:
             return y
         return y._like(storage.spread(y._words, self.index, self.N), (y.T, self.N, *y.shape[2:]))
 
     def _held(self, y: Tensor) -> Tensor:
         """Potentials of all samples; or 0 after their ends, where neurons give integers, ``holds`` False."""
-        if len(self.index) < self.N:
+        if not self.is_whole:
             assert self._last is not None
             y = self._last.repeat(len(y), *[1] * (y.ndim - 1)).index_copy_(1, self.index, y)
         self._last = y[-1:] if self.holds else torch.zeros_like(y[-1:])

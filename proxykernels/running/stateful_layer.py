@@ -75,8 +75,8 @@ class States:
         self.retired.append((index[decided], [v[decided] for v in self.now]))
         self.now = [v[~decided] for v in self.now]
 
-    def whole(self, index: Tensor) -> list[Tensor]:
-        """The states of all samples; ``index``: the samples that were not retired."""
+    def whole(self, index: Tensor | None) -> list[Tensor]:
+        """The states of all samples; ``index``: the samples that were not retired, None: all."""
         if not self.retired:
             return self.now
         indices, states = zip(*self.retired, (index, self.now), strict=True)
@@ -337,12 +337,22 @@ class Counters:
     def total(self, who: Hashable) -> int:
         """The total of ``who``. The first call after a chunk waits for the GPU."""
         if self._totals is None:
-            self._totals = {}
-            sums = torch.cat([counts.sum(0) for counts in self._counts.values()]).tolist() if self._counts else []
-            for claims, found in zip((claims for _, *rows in self._counts for claims in rows), sums, strict=True):
-                for name, which, times in claims:
-                    self._totals[name] = self._totals.get(name, 0) + times * found[which]
+            read_counters([self])
+        assert self._totals is not None
         return self._totals.get(who, 0)
+
+
+def read_counters(several: Iterable[Counters]) -> None:
+    """Read the totals of counters from a GPU, which is waited for once."""
+    unread = list({id(counters): counters for counters in several if counters._totals is None}.values())
+    sums = [counts.sum(0) for counters in unread for counts in counters._counts.values()]
+    found = iter((torch.cat(sums) if len(sums) > 1 else sums[0]).tolist() if sums else [])
+    for counters in unread:
+        counters._totals = {}
+        for claims in (claims for _, *rows in counters._counts for claims in rows):
+            row = next(found)
+            for name, which, times in claims:
+                counters._totals[name] = counters._totals.get(name, 0) + times * row[which]
 
 
 class LayerTally:

@@ -25,10 +25,11 @@ from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..neurons import IFNeuron
 from ..running.inputs import is_sequence, mean_over_time
 from ..running.prepared_network import replace_neurons
+from ..running.result import LayerResult
 from ..running.simulate import run, samples
-from ..running.stateful_layer import HeldDropout, Masks
+from ..running.stateful_layer import HeldDropout, Masks, read_counters
 from ..spikes import Spikes
-from .twin import NotBelowZero, OutputSwap, Twin, Watch, check_twin
+from .twin import PASSES, NotBelowZero, OutputSwap, Twin, Watch, check_twin
 
 READOUTS = ("count", "rate", "potential")
 STATISTICS = ("steps", "means")
@@ -114,10 +115,12 @@ class ProxyNet(nn.Module):
         checks.precision(precision)
         self.net, self.T, self.clip, self.readout, self.precision = net, checks.steps(T), clip, readout, precision
         self.statistics_of, self.batch_norm_frozen = statistics_of, False
-        self.rates: dict[str, float] = {}
+        self._rates: dict[str, float] | Tallies = {}  # or what was not read from a GPU yet
         self.ann_rates: dict[str, Tensor] = {}
         self.ann_output: Tensor | None = None
         self._watch = Watch()
+        self._unseen: list[tuple[Tallies, dict[str, Tensor]]] = []  # passes on a GPU not yet watched
+        self._last_gradient: list[Tensor] = []  # of the last pass on a GPU, at the output
         names: list[str] = []
         fires = True
         self.statistics = nn.ModuleDict()
@@ -148,7 +151,19 @@ class ProxyNet(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: everything except the autograd graph of the last pass."""
-        return self.__dict__ | {"ann_rates": {name: rate.detach() for name, rate in self.ann_rates.items()}}
+        ann_rates = {name: rate.detach() for name, rate in self.ann_rates.items()}
+        return self.__dict__ | {"ann_rates": ann_rates, "_rates": self.rates, "_unseen": [], "_last_gradient": []}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Layer name -> firing rate of the last call. Waits for a GPU."""
+        if isinstance(self._rates, Tallies):
+            self._rates = self._rates.read()
+        return self._rates
+
+    @rates.setter
+    def rates(self, rates: dict[str, float]) -> None:
+        self._rates = rates
 
     def forward(self, x: Tensor | Spikes) -> Tensor:
         """The readout [N, classes]; in training with the proxy's gradient, else only the spiking network's."""
@@ -164,13 +179,38 @@ class ProxyNet(nn.Module):
         with parametrize.cached():  # spectral_norm changes its state whenever it computes weights
             masks = Masks()
             ann = self.ann(x, masks=masks)
+            self._look(x, ann)
             if not _is_finite(ann):
                 raise FloatingPointError(f"the output of the ReLU twin is not finite: {self._culprit(x)}")
             if self.clip and self.readout != "potential":
                 ann = NotBelowZero.apply(ann)
             snn = self.snn(x, masks)
-            self._watch.look(self.rates, self.ann_rates, clip=self.clip)
-            return _Readout.apply(ann, snn)
+            for rates, activations in self._to_watch():
+                self._watch.look(rates, activations, clip=self.clip)
+            return _Readout.apply(ann, snn, self._last_gradient)
+
+    def _look(self, x: Tensor | Spikes, ann: Tensor) -> None:
+        """Look at the twin's output, all values and the gradient of the pass before on a GPU with one wait, which later
+        checks then need not."""
+        if not ann.is_cuda or not value_checks_cache.can_be_read(ann):
+            return
+        gradients = self._last_gradient[:]
+        self._last_gradient.clear()
+        values = [ann, *gradients, *self.net.parameters(), *[x] * isinstance(x, Tensor)]
+        if not value_checks_cache.look_at_all(map(value_checks_cache.plain, values), [], ann.device):
+            for gradient in gradients:
+                _check_gradient(gradient)
+
+    def _to_watch(self) -> list[tuple[dict[str, float], dict[str, Tensor]]]:
+        """The rates to watch, of both networks: each pass's; on a GPU only once per PASSES, which waits for it once."""
+        if not isinstance(self._rates, Tallies):
+            return [(self._rates, self.ann_rates)]
+        self._unseen.append((self._rates, {name: rate.detach() for name, rate in self.ann_rates.items()}))
+        if len(self._unseen) < PASSES:
+            return []
+        unseen, self._unseen = self._unseen, []
+        read_counters(tally.counters for tallies, _ in unseen for tally in tallies.values())
+        return [(tallies.read(), activations) for tallies, activations in unseen]
 
     @torch.no_grad()
     def snn(self, x: Tensor | Spikes, masks: Masks | None = None) -> Tensor:
@@ -180,11 +220,12 @@ class ProxyNet(nn.Module):
         learns = self._batch_statistics and self._kind  # by unrounded weights
         precision, masks = None if learns else self.precision, masks or Masks()
         result = run(net, x, self.T, precision=precision, batch_statistics=learns, masks=masks, with_synops=False)
-        self.rates = result.rates
+        later = x.device.type == "cuda" and isinstance(result, LayerResult)
+        self._rates = Tallies(result._tallies) if later else result.rates
         if self.readout == "potential":
             v = result.state[self._last][0]
             return v if self._last_layer().neuron.states == 1 else v[:, 0]
-        count = result.count().float()
+        count = result._total_counts.float()
         return count / self.T if self.readout == "rate" else count
 
     def ann(self, x: Tensor | Spikes, inputs: Mapping[str, Tensor] | None = None, masks: Masks | None = None) -> Tensor:
@@ -345,22 +386,46 @@ class ProxyNet(nn.Module):
         return f"layer {layer} overflows, whose weights are finite. Lower the learning rate, or clip=True"
 
 
-class _Readout(OutputSwap):
-    """The swap at the network's output, where the gradient comes from the loss."""
+class Tallies(dict[str, Any]):
+    """The tally of each layer, with what a GPU has counted."""
+
+    def read(self) -> dict[str, float]:
+        """Firing rates. Waits for the GPU."""
+        return {name: tally.rate for name, tally in self.items() if tally.fires}
+
+
+class _Readout(torch.autograd.Function):
+    """The swap at the network's output, where the gradient comes from the loss; ``later``: receives a gradient on a
+    GPU, for the next pass to look at."""
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        if not _is_finite(gradient):  # in float32: in half precision a GradScaler deals with infinity
-            raise FloatingPointError(
-                "the gradient that the loss gives the output of ProxyNet is not finite: look at the loss, for a "
-                "logarithm or a division of spike counts of 0"
-            )
-        return OutputSwap.backward(ctx, gradient)
+    def forward(ann: Tensor, snn: Tensor, later: list[Tensor]) -> Tensor:
+        return OutputSwap.forward(ann, snn)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, list[Tensor]], output: Tensor) -> None:
+        ctx.dtype, ctx.later = inputs[0].dtype, inputs[2]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if gradient.is_cuda:
+            ctx.later[:] = [gradient.detach()] * value_checks_cache.can_be_read(gradient)
+        else:
+            _check_gradient(gradient)
+        return gradient.to(ctx.dtype), None, None
+
+
+def _check_gradient(gradient: Tensor) -> None:
+    if not _is_finite(gradient):  # in float32: in half precision a GradScaler deals with infinity
+        raise FloatingPointError(
+            "the gradient that the loss gives the output of ProxyNet is not finite: look at the loss, for a "
+            "logarithm or a division of spike counts of 0"
+        )
 
 
 def _is_finite(x: Tensor) -> bool:
     """Whether x is finite; True while a graph is captured or traced, where values cannot be read."""
-    return not value_checks_cache.can_be_read(x) or is_finite(value_checks_cache.plain(x))
+    return not value_checks_cache.can_be_read(x) or value_checks_cache.look_once(is_finite, x)
 
 
 def _refuse_vmap() -> None:

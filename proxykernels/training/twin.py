@@ -57,7 +57,7 @@ class NotBelowZero(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        return gradient.masked_fill((y < 0) & (gradient > 0), 0)
+        return torch.where(y < 0, gradient.clamp(max=0), gradient)
 
 
 class Twin(nn.Module):
@@ -142,7 +142,7 @@ class Twin(nn.Module):
             y = torch.minimum(F.relu(current), theta)
         else:
             y = F.hardtanh(current, 0.0, theta)
-        self.rates[self.name] = _mean(y / theta) if isinstance(theta, Tensor) else _mean(y) / theta
+        self.rates[self.name] = _mean(y / theta) if isinstance(theta, Tensor) else _mean(y, theta)
         return y
 
 
@@ -174,12 +174,12 @@ def check_twin(name: str, layer: SpikingLayer, *, last: bool) -> None:
         )
 
 
-def _mean(y: Tensor) -> Tensor:
-    """The mean in float32. The gradient of a sum is a single expanded number, while that of a mean, or of another dtype
-    than y's, would be a new tensor of y's size."""
+def _mean(y: Tensor, unit: float = 1.0) -> Tensor:
+    """The mean in float32, in units. The gradient of a sum is a single expanded number, while that of a mean, or of
+    another dtype than y's, would be a new tensor of y's size."""
     if y.dtype == torch.float16:  # its sum may overflow
-        return y.mean(dtype=torch.float32)
-    return y.sum().float() / y.numel()
+        return y.mean(dtype=torch.float32) / unit
+    return y.sum().float() / (y.numel() * unit)
 
 
 class Watch:

@@ -393,12 +393,13 @@ def test_gradients_are_those_of_a_cpu(guard):
     # A backward pass inside a backward pass waits for ever, if another thread starts it: the card has one worker.
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert not done.returncode, done.stderr[-4000:]
-    proxy, surrogate, *recurrent, python, counted, full, elementwise = (
+    proxy, surrogate, *recurrent, python, counted, of_proxy, full, elementwise = (
         line.split() for line in done.stdout.splitlines()
     )
     assert proxy[0] == "proxy" and {"_if_conv2d_kernel", "convolution_backward"} <= set(proxy)
     assert surrogate[0] == "surrogate" and {"_if_conv2d_kernel", "_scan_backward_kernel"} <= set(surrogate)
-    assert counted[0] == "counted" and int(counted[1]) <= 75 and int(counted[2]) <= 1, counted
+    for line, most in ((counted, 75), (of_proxy, 45)):
+        assert line[0] == "counted" and int(line[2]) <= most and int(line[3]) == 1, line
     assert [line[0] for line in recurrent] == ["full", "elementwise"]
     for line in recurrent:
         assert {"_recurrent_scan_kernel", "_recurrent_backward_kernel", "_scan_backward_kernel"} <= set(line)

@@ -23,6 +23,7 @@ from pretend_gpu import CARD, SECOND, OnCard, pretend_gpu  # noqa: E402
 from torch import nn  # noqa: E402
 
 import proxykernels as pk  # noqa: E402
+from proxykernels.training.twin import PASSES  # noqa: E402
 
 del OnCard.__getitem__  # with the guard torch's own indexing works, which autograd follows
 
@@ -92,7 +93,7 @@ def main(kind: str) -> None:
                 print(kind, *sorted(card.launches))
 
 
-def count() -> None:
+def count(kind: str) -> None:
     """Prints the launches and waits of a step of three layers, the second one: new images, and changed weights."""
     generator = torch.Generator().manual_seed(0)
     net = nn.Sequential(
@@ -100,16 +101,40 @@ def count() -> None:
         pk.FusedIFLinear(16, 3),
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch, executes=False) as card:
-        model = card.moved(pk.SurrogateNet(net, T=16))
+        model = card.moved((pk.ProxyNet if kind == "proxy" else pk.SurrogateNet)(net, T=16))
         for _ in range(2):
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.mul_(0.5)
+            model.zero_grad()
             images = card.on_card(dyadic(2, 1, 4, 4, generator=generator).abs())
             card.clear()
             model(images).sum().backward()
-        print("counted", card.launches.total(), card.waits.total(), *card.launches.items(), *card.waits.items())
+        print(f"counted {kind}", card.launches.total(), card.waits.total(), *card.launches.items(), *card.waits.items())
         assert set(model.rates) == {"0", "2", "4"}
+        if kind == "proxy":
+            (model(images).sum() * torch.inf).backward()
+            with pytest.raises(FloatingPointError, match="the gradient that the loss gives the output of ProxyNet"):
+                model(images)
+            with torch.no_grad():
+                model.net[2].weight.mul_(torch.inf)
+            with pytest.raises(FloatingPointError, match="the weight of layer 2 holds NaN"):
+                model(images)
+
+
+def watch() -> None:
+    """A layer that is silent in many passes is named, for which the card is waited for once."""
+    net = nn.Sequential(pk.FusedIFConv2d(1, 4, 3, v_threshold=1e9), pk.Flatten(), pk.FusedIFLinear(16, 3))
+    with pytest.MonkeyPatch.context() as monkeypatch, pretend_gpu(monkeypatch, executes=False) as card:
+        model = card.moved(pk.ProxyNet(net, T=4))
+        images = card.on_card(torch.ones(2, 1, 4, 4))
+        for _ in range(PASSES - 1):
+            card.clear()
+            model(images)
+            assert card.waits.total() == 1
+        card.clear()
+        with pytest.warns(UserWarning, match="gave no spike"):
+            model(images)
 
 
 def count_recurrent(recurrence: str, T: int) -> None:
@@ -130,6 +155,8 @@ def count_recurrent(recurrence: str, T: int) -> None:
 if __name__ == "__main__":
     for kind in ("proxy", "surrogate", *RECURRENCES, "python"):
         main(kind)
-    count()
+    count("surrogate")
+    count("proxy")
+    watch()
     for recurrence in RECURRENCES:
         count_recurrent(recurrence, 16)
