@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from . import backends
 from .backends import backend_of
 from .neuron_models import IN_PYTHON, SCHEMA, SURROGATE_SCHEMA, Neuron, Surrogate
+from .recording import warn_of_dense_frames
 from .unfused import output_size
 from .value_checks_cache import is_plain, nobody_follows
+from .weight_cache import are_looked_at
 
 VALUES = {"Neuron neuron": (Neuron, SCHEMA), "Surrogate surrogate": (Surrogate, SURROGATE_SCHEMA)}
 
@@ -269,6 +271,8 @@ def if_conv2d(words, T, size, weight, bias, v, neuron, stride, padding, dilation
 )
 def if_conv2d_real(x, weight, bias, v, neuron, stride, padding, dilation, groups):
     """Convolution of real values [T, N, C_in, H, W], then IF."""
+    if x.device.type == "cuda" and not are_looked_at():
+        warn_of_dense_frames()
     return _layer(x, x.shape[0], v)
 
 

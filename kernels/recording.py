@@ -1,9 +1,11 @@
 """Records which kernels a call used: :func:`recording`."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 
 
 @dataclass(frozen=True)
@@ -43,3 +45,15 @@ def note(choice: Choice) -> None:
     record = _record.get()
     if record is not None:
         record.append(choice)
+
+
+@cache
+def warn_of_dense_frames() -> None:
+    """Warn, once, that a compiled or captured graph on a GPU convolves float frames as values."""
+    warnings.warn(
+        "a graph that is compiled or captured cannot look whether a float tensor holds spikes, so the convolution of "
+        "its frames is torch's, of all values, in float32. If they are spikes, give Spikes, proxykernels.pack(x), or "
+        "x.bool(): their convolutions are fused with the neurons",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .. import by_reference, unfused
 from ..by_reference import ByReference, InTorch
-from ..recording import Choice, note, recording
+from ..recording import Choice, note, recording, warn_of_dense_frames
+from ..weight_cache import are_looked_at
 from . import compile_progress, counters, packing, pools, scans, scans_backward, weight_parts, words
 from . import conv2d_launch as fused
 from . import sigma_delta as sigma_deltas
@@ -139,6 +140,12 @@ class GpuKernels(InTorch):
         if grad_spikes.shape[-1] > MOST_NEURONS:
             return by_reference.recurrent_scan_backward(self.scan_backward, grad_spikes, *neurons)
         return recurrent_scan_backward(grad_spikes, *neurons)
+
+    def if_conv2d_real(self, x, *layer) -> tuple[Tensor, Tensor]:
+        """A convolution of real values, then IF."""
+        if torch.cuda.is_current_stream_capturing() and not are_looked_at():  # a simulation has looked at its input
+            warn_of_dense_frames()
+        return super().if_conv2d_real(x, *layer)
 
     def if_conv2d(self, words, *layer, **options) -> tuple[Tensor, Tensor]:
         """Convolution of packed spikes, then IF."""
