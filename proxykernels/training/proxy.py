@@ -196,7 +196,7 @@ class ProxyNet(nn.Module):
             return
         gradients = self._last_gradient[:]
         self._last_gradient.clear()
-        values = [ann, *gradients, *self.net.parameters(), *[x] * isinstance(x, Tensor)]
+        values = [ann, *gradients, *self.net.parameters(), *([x] if isinstance(x, Tensor) else [])]
         if not value_checks_cache.look_at_all(map(value_checks_cache.plain, values), [], ann.device):
             for gradient in gradients:
                 _check_gradient(gradient)
@@ -220,8 +220,8 @@ class ProxyNet(nn.Module):
         learns = self._batch_statistics and self._kind  # by unrounded weights
         precision, masks = None if learns else self.precision, masks or Masks()
         result = run(net, x, self.T, precision=precision, batch_statistics=learns, masks=masks, with_synops=False)
-        later = x.device.type == "cuda" and isinstance(result, LayerResult)
-        self._rates = Tallies(result._tallies) if later else result.rates
+        on_gpu = x.device.type == "cuda"
+        self._rates = Tallies(result._tallies) if on_gpu and isinstance(result, LayerResult) else result.rates
         if self.readout == "potential":
             v = result.state[self._last][0]
             return v if self._last_layer().neuron.states == 1 else v[:, 0]
