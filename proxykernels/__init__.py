@@ -66,6 +66,7 @@ In and out
     from_nir, to_nir               NIR graphs, which other simulators and chips read
     from_nir_data, to_nir_data     NIR's recordings of spikes and potentials
     from_spikingjelly              networks of SpikingJelly
+    load_spikingjelly              the same, with the weights of a checkpoint
     from_snntorch                  networks of snnTorch
     from_lava                      files of Lava: Loihi's integer neurons
 
@@ -195,6 +196,7 @@ __all__ = [
     "from_nir_data",
     "from_snntorch",
     "from_spikingjelly",
+    "load_spikingjelly",
     "functional",
     "if_conv2d",
     "if_hold",
@@ -222,6 +224,7 @@ __all__ = [
 
 if TYPE_CHECKING:  # they come when they are first used: _lookup.py
     from . import plot
+    from .conversion.libraries.checkpoints import load_spikingjelly
     from .conversion.libraries.from_lava import from_lava
     from .conversion.libraries.from_libraries import from_snntorch, from_spikingjelly
     from .conversion.nir.data import from_nir_data, to_nir_data

@@ -15,6 +15,7 @@ from typing import Any
 LATER = {  # module -> its names; of plot the module itself
     "plot": ("plot",),
     "conversion.libraries.from_lava": ("from_lava",),
+    "conversion.libraries.checkpoints": ("load_spikingjelly",),
     "conversion.libraries.from_libraries": ("from_snntorch", "from_spikingjelly"),
     "conversion.nir.data": ("from_nir_data", "to_nir_data"),
     "conversion.nir.from_nir": ("from_nir",),

@@ -23,8 +23,8 @@ CONTRACT = """
     FusedIFConv1d FusedIFConv2d FusedIFLinear FusedIFSum FusedLIFConv1d FusedLIFConv2d FusedLIFLinear FusedLIFSum
     FusedLILinear IF LI LIF Delay AvgPool2d AdaptiveAvgPool2d MaxPool2d MaxRatePool2d SumPool2d Flatten
     ProxyNet SurrogateNet Spikes Engine Stream
-    compile convert events explain from_nir from_nir_data from_snntorch from_spikingjelly load pack simulate to_nir
-    to_nir_data use_surrogate
+    compile convert events explain from_nir from_nir_data from_snntorch from_spikingjelly load load_spikingjelly pack
+    simulate to_nir to_nir_data use_surrogate
     if_conv2d if_hold if_linear if_scan max_pool2d"""
 OTHERS = """
     ATan FastSigmoid Sigmoid Triangle Channels Concatenate Dropout FusedConv2d FusedLinear FusedRecurrentLinear FusedSum
@@ -117,7 +117,15 @@ FUNCTIONS = {name: getattr(pk, name) for name in pk.__all__ if inspect.isfunctio
     for name in module.__all__
     if inspect.isfunction(function := getattr(module, name))
 }
-NO_TENSORS = ("plot.rates", "plot.conversion", "from_nir", "from_spikingjelly", "from_snntorch", "to_nir")
+NO_TENSORS = (
+    "plot.rates",
+    "plot.conversion",
+    "from_nir",
+    "from_spikingjelly",
+    "from_snntorch",
+    "load_spikingjelly",
+    "to_nir",
+)
 CLASSES = {name: getattr(pk, name) for name in pk.__all__ if inspect.isclass(getattr(pk, name))}
 
 
