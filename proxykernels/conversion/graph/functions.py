@@ -322,6 +322,7 @@ _MODULES: dict[str, Callable[..., nn.Module]] = {
     "dropout1d": _dropout(nn.Dropout1d),
     "dropout2d": _dropout(nn.Dropout2d),
     "alpha_dropout": _dropout(nn.AlphaDropout),
+    "stochastic_depth": lambda p, mode="row", training=True: _dropout(nn.Dropout)(p, training),
     "contiguous": _ignoring_mode(nn.Identity),
     **dict.fromkeys(("cat", "concat", "concatenate"), Cat),
     "stack": lambda dim=0: Cat(dim, stack=True),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from cases import many
 from equality import equal
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 import proxykernels as pk
 
@@ -187,6 +188,7 @@ ZOO = {
     "a channel of the same layer": lambda: body(assigned(0, lambda m, y: y[:, 2].flip(2))),
     "channels shifted into zeros": lambda: Model(shifted, a=conv(), b=conv(3)),
     "in-place ReLU beside a shortcut": lambda: Model(read_after_relu, a=conv(), b=conv(3), c=conv(3), r=nn.ReLU(True)),
+    "stochastic depth": lambda: body(lambda m, y: m.s(m.b(y)) + y, b=conv(3), s=StochasticDepth(0.5, "row")),
     "sums in place": lambda: Model(added_in_place, a=conv(), b=conv(3), c=conv(3)),
     "clamp(min=0)": lambda: Model(lambda m, x: m.b(m.a(x).clamp(min=0)).clamp_min(0), a=conv(), b=conv(3)),
     "clamp(max=a) of a ReLU": lambda: body(
