@@ -127,9 +127,7 @@ class ReluGraph(NormsBehind):
         x, index, value = node.args
         path, known = path_of(node), fx.map_arg(index, constant_of)
         constants = [constant_of(part) for part in (x, value) if part not in values]
-        if any(isinstance(each, fx.Node) for each in constants) or any(
-            torch.as_tensor(each).any() for each in constants
-        ):
+        if any(isinstance(each, fx.Node) for each in constants) or any(_is_any(each) for each in constants):
             raise TypeError(
                 f"{self.model}: {path} puts constants into a tensor, as in y[:, 0] = 1; only zeros and results of "
                 "layers can be put there"
@@ -378,6 +376,11 @@ class ReluGraph(NormsBehind):
         while name in self.others and isinstance(self.others[name][0], Flatten):
             (name,) = self.others[name][1]
         return x.binary and name in self.populations
+
+
+def _is_any(value: Any) -> bool:
+    """Whether a number, or one of a tensor, is not 0."""
+    return bool(value.any() if isinstance(value, Tensor) else value)
 
 
 def _options(function: nn.Module) -> dict[str, Any]:

@@ -42,7 +42,6 @@ def spell_out(traced: fx.GraphModule) -> None:
                 _limit(node, module.value, inf)
         elif (rule := RULES.get(called(node).strip("_"))) and node.args and not _is_constant(node):
             rule(node, traced)
-    traced.graph.eliminate_dead_code()
 
 
 def _is_constant(node: fx.Node) -> bool:
@@ -58,6 +57,8 @@ def _given(node: fx.Node, names: str) -> dict[str, Any]:
 def _replace(node: fx.Node, made: fx.Node) -> None:
     made.meta = {**node.meta, "shape": node.meta.get("shape")}
     node.replace_all_uses_with(made, lambda user: user is not made)
+    if not node.users:
+        node.graph.erase_node(node)
 
 
 def _pad_in_front(node: fx.Node, module: Any, traced: fx.GraphModule, padded: set[str]) -> None:

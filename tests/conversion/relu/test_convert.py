@@ -232,16 +232,12 @@ def after_relu(module):
 UNSUPPORTED = {
     "module": (after_relu(nn.Tanh()), r"Broken: module 'inner.0' is a Tanh"),
     "sum": (Broken(lambda m, x: m.conv(x).relu().sum()), "must return tensors .*gives one value of all samples"),
-    "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) has no counterpart"),
+    "function": (Broken(lambda m, x: torch.tanh(m.conv(x))), r"Broken: tanh\(\) is a Tanh, which has no counterpart"),
     "dilated-max": (after_relu(nn.MaxPool2d(2, dilation=2)), r"'inner.0': max pooling with dilation or return_indices"),
     "pad-value": (Broken(lambda m, x: m.conv(F.pad(x, [1] * 4, value=1.0))), r"pad\(\) is called in a way .* zeros"),
     "softmax-inside": (after_relu(nn.Sequential(nn.Softmax(1), nn.Conv2d(4, 4, 1))), r"'inner.0.0' is a Softmax"),
     "product": (Broken(lambda m, x: (lambda y: y * y)(m.conv(x).relu())), r"mul\(\) has .*: remove it and continue"),
     "values": (Broken(lambda m, x: m.conv(x) if x.sum() > 0 else x), "may not depend on values"),
-    "reflect": (
-        Broken(lambda m, x: m.inner(x), nn.Conv2d(1, 4, 3, padding_mode="reflect")),
-        "padding_mode must be 'zeros'",
-    ),
     "samples": (
         Broken(lambda m, x: m.conv(x).relu()[0]),
         r"getitem\(\) gives \[4, .* of 2 samples, mixing or dropping",
