@@ -128,7 +128,7 @@ def sums(parts: Sequence[Tensor]) -> list[int]:
     """The sum of each of some tensors of integers on a GPU, which is waited for once."""
     if not parts:
         return []
-    ends = torch.as_tensor([0, *accumulate(part.numel() for part in parts)], device=parts[0].device)
+    ends = torch.as_tensor([0, *accumulate(part.numel() for part in parts)], dtype=torch.int64, device=parts[0].device)
     so_far = F.pad(torch.cat([part.flatten() for part in parts]).cumsum(0), (1, 0))
     return so_far[ends].diff().tolist()
 
