@@ -251,7 +251,7 @@ def _where(node: fx.Node, traced: fx.GraphModule) -> None:
     otherwise = constant_of(other)
     slope: Any = None
     if isinstance(otherwise, Tensor) or _is_number(otherwise, 0):
-        slope = None if bool(torch.as_tensor(otherwise).any()) else 0.0
+        slope = None if isinstance(otherwise, Tensor) and bool(otherwise.any()) else 0.0
     elif isinstance(other, fx.Node) and called(other) == "mul":
         factors = [constant_of(value) for value in other.args if value is not x]
         slope = factors[0] if len(factors) == 1 and isinstance(factors[0], float) else None
