@@ -236,14 +236,15 @@ class PortGraph(ExpressionGraph):
             return None
         terms[:] = [term for term in terms if term not in back]
         (term,) = back if len(back) == 1 else (None,)
-        weight = None if term is None else getattr(term.module, "weight", torch.ones(()))
+        weight: Any = None if term is None else getattr(term.module, "weight", torch.ones(()))
         if term is None or term.norm is not None or not isinstance(term.module, nn.Linear | nn.Identity) or not terms:
             raise TypeError(
                 f"{self.model}: {path_of(node)} takes its own spikes of the step before through "
                 f"{'several layers' if term is None else type(term.module).__name__}; only a single Linear, or "
                 "nothing, between fully connected neurons is supported"
             )
-        factor, bias = term.gain * term.source.factor * graded_factor(neuron), getattr(term.module, "bias", None)
+        factor = term.gain * term.source.factor * graded_factor(neuron)
+        bias: Tensor | None = getattr(term.module, "bias", None)
         bias = None if bias is None else bias.detach() * term.gain
         return Recurrence(neuron, neuron, weight.detach() * factor, bias, learnt=term.is_layer, is_own=True)
 

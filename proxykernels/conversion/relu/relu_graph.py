@@ -124,8 +124,11 @@ class ReluGraph(NormsBehind):
 
     def _assigned(self, node: fx.Node, values: Values) -> Signal:
         """A value of which a part was replaced, x[index] = value: by another one, or by zeros."""
+        x: Any
+        value: Any
         x, index, value = node.args
-        path, known = path_of(node), fx.map_arg(index, constant_of)
+        path = path_of(node)
+        known: Any = fx.map_arg(index, constant_of)
         constants = [constant_of(part) for part in (x, value) if part not in values]
         if any(isinstance(each, fx.Node) for each in constants) or any(_is_any(each) for each in constants):
             raise TypeError(
@@ -143,7 +146,7 @@ class ReluGraph(NormsBehind):
             whole[known] = parts[1] if len(parts) > 1 else NOTHING
             return whole
 
-        signals = [part for _, part in given if part is not None]
+        signals: list[Any] = [part for _, part in given if part is not None]
         if len(layers) == 1 and all(isinstance(part, Signal) for part in signals):  # which is in its place already
             places = [
                 torch.full(each.meta["shape"], NOTHING, dtype=torch.int64, device=heap.CPU)

@@ -219,7 +219,7 @@ def _largest(node: fx.Node, traced: fx.GraphModule) -> None:
 
 def _is_values(node: fx.Node) -> bool:
     at = node.args[1] if len(node.args) > 1 else None
-    return (called(node) == "getitem" and at == 0) or (called(node) == "getattr" and at == "values")
+    return bool(called(node) == "getitem" and at == 0) or (called(node) == "getattr" and at == "values")
 
 
 def _max(node: fx.Node, traced: fx.GraphModule) -> None:
