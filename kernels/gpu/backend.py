@@ -143,7 +143,9 @@ class GpuKernels(InTorch):
 
     def if_conv2d_real(self, x, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of real values, then IF."""
-        if torch.cuda.is_current_stream_capturing() and not are_looked_at():  # a simulation has looked at its input
+        if (
+            x.device.type != "cpu" and torch.cuda.is_current_stream_capturing() and not are_looked_at()
+        ):  # a simulation has looked at its input
             warn_of_dense_frames()
         return super().if_conv2d_real(x, *layer)
 

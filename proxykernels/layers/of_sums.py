@@ -54,8 +54,8 @@ class OfSums(nn.Module):
         if kept is not None:
             before = kept[1].clone() if self.function is not None else kept[0] * kept[1]
         sums = [
-            sigma_delta_codes.sums_so_far(x.real(), None if kept is None else sent, steps)
-            for x, sent in zip(inputs, kept or inputs, strict=False)
+            sigma_delta_codes.sums_so_far(x.real(), None if kept is None else kept[k], steps)
+            for k, x in enumerate(inputs)
         ]
         y = self.forward(sums[0] if self.function is not None else sums)
         if kept is not None and self.function is not None:

@@ -18,7 +18,7 @@ LAYERS = [  # each with the shape of an input, whether it is packed, and the mos
     (pk.FusedIFLinear(100, 50), (1, 1, 100), True, 29),
     (pk.FusedIFLinear(100, 50), (1, 1, 100), False, 51),
     (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), True, 31),
-    (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), False, 47),
+    (pk.FusedIFConv2d(32, 64, 3, padding=1), (16, 1, 32, 28, 28), False, 48),
 ]
 
 
