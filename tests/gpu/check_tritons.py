@@ -171,7 +171,7 @@ def tests() -> list[str]:
 
 
 def variants(target: str = "sm_90", only: Iterable[str] = KINDS) -> list[str]:
-    """Those of benchmarks/gpu/compiled/variants.py that are launched on a target, as kernel/..., without the target.
+    """The variants of benchmarks/gpu/compiled/variants.py that a target launches, as kernel/..., without the target.
 
     Args:
         only: of KINDS: convolutions of 32 steps at a time; of 16 and fewer; recurrent neurons; all other kernels.

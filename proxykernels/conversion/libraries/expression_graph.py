@@ -20,7 +20,7 @@ from .expressions import (
     probed,
     seen,
     shape_seen,
-)  # fmt: skip
+)
 from .recognised import recognised
 from .recognised_layers import RecognisedLayers
 

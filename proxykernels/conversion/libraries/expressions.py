@@ -38,7 +38,7 @@ class Expression:
     signals: dict[fx.Node, Signal] = field(default_factory=dict)
 
     def shapes(self) -> list[tuple[int, ...]]:
-        """Of a sample of each signal, as its layer gives it."""
+        """The shape of a sample of each signal, as its layer gives it."""
         return [signal.given or seen(node) for node, signal in self.signals.items()]
 
     def join(self, other: "Expression") -> None:

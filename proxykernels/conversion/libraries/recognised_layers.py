@@ -1,6 +1,7 @@
 """Makes the layers that were recognised in a model's own operations."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -61,7 +62,11 @@ class RecognisedLayers:
         return self._scaled(given, (inputs // 3, *shapes[0][1:]), known.scale)
 
     def shown(self, x: Signal) -> Signal:
-        """A signal in the shape that the model sees."""
+        """A signal in the shape that the model sees, with its factor."""
+        made = self._in_shape(x)
+        return replace(x, layer=made.layer, binary=made.binary, signed=x.signed or not made.binary, given=None)
+
+    def _in_shape(self, x: Signal) -> Signal:
         assert x.given is not None
         shape = self.seen
         if len(shape) in (2, 3) and shape[0] == x.given[0] and len(x.given) > 1:

@@ -181,6 +181,43 @@ def test_what_no_layer_does_is_computed_by_torch():
     assert 0 < expected.mean() < 1 and equal(y, expected)
 
 
+class Tokens(OverTime):
+    """Neurons as tokens, which a convolution takes."""
+
+    def __init__(self, function):
+        super().__init__(function)
+        from spikingjelly.activation_based import layer
+
+        self.conv = layer.Conv1d(2, 5, 1, bias=False, step_mode="m")
+
+    def forward(self, x):
+        y = self.lif(self.fc(x))
+        return self.last(self.conv(self.function(y).reshape(y.shape[0], y.shape[1], 2, 4)))
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_factor_of_tokens_stays(check):
+    """Without the comparison, too: a factor that is lost would be a wrong network without a word."""
+    pytest.importorskip("spikingjelly")
+    net = Tokens(lambda y: 0.5 * y)
+    torch.manual_seed(0)
+    nn.init.uniform_(net.fc.weight, 0, 2)
+    nn.init.uniform_(net.conv.weight, 0, 1)
+    x = torch.rand(5, 3, 6)
+    ours = pk.from_spikingjelly(net, x[0], check=check)
+    with torch.no_grad():
+        expected, y = net(x), ours(x)
+    y = y.dense() if isinstance(y, pk.Spikes) else y
+    assert 0 < expected.mean() < 1 and equal(y, expected)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_tokens_of_silent_neurons_are_refused(check):
+    pytest.importorskip("spikingjelly")
+    with pytest.raises(TypeError, match="takes 1 - spikes"):
+        pk.from_spikingjelly(Tokens(lambda y: 1 - y), torch.rand(3, 6), check=check)
+
+
 @pytest.mark.parametrize("size", [(-1,), (15,), (3, 5), (5, -1)])
 def test_pixels(size):
     x = (torch.rand(7, 2, 33, 5, 3, generator=torch.Generator().manual_seed(0)) < 0.4).float()
