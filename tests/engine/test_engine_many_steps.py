@@ -296,14 +296,28 @@ def test_rounded_weights_in_tiles(layer, precision, T):
 
 
 @needs_tiles
-def test_more_digits_and_more_steps_are_left_to_others():
+@pytest.mark.parametrize("T", [1, 4, 7])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("grain, large", [(2.0**-20, 0), (2.0**-24, 2**23 + 3)], ids=["three", "four"])
+def test_weights_of_more_digits(grain, large, layer, T):
+    """``large``: a weight that needs the fourth, in units of the grain; the others are small."""
+    net = network(layer, grain)
+    weight = net._modules["conv"].weight
+    if large:
+        with torch.no_grad():
+            weight.copy_((weight * 256).round() * grain)
+            weight[:, 0, 0, 0], net._modules["conv"].bias[:] = large * grain, 0
+    check(net, spikes(T, 2, layer, (9, 14)))
+
+
+@needs_tiles
+def test_more_steps_are_left_to_others():
     torch.manual_seed(0)
     x = spikes(9, 1, "whole tiles", (9, 14))
     check(network("whole tiles", 1 / 32), x[:8])
     engine = Engine(follow(network("whole tiles", 1 / 32), x.shape[2:], False), target="amx")
     engine(pk.pack(x), 9)
     assert engine.ways != {0: "pixel tiles"}
-    check(network("whole tiles", 2.0**-20), x[:4], way="patterns")
 
 
 @needs_tiles

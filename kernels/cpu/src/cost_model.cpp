@@ -179,7 +179,6 @@ void find_costs(ConvSizes layer, int64_t groups, int64_t row, bool has_tiles, en
         Tiles counts = tiles(layer, digits);
         const double tiled = can ? taken(machine.engine_tiles, counts) : INFINITY;
         found[engine::Tiles + digits - 1] = {tiled, tiled};
-        if (digits > 2) continue;
         counts.fetch = counts.fetch * engine::cost_steps / 4;
         const double by_pixels = can ? taken(machine.pixel_tiles, counts) : INFINITY;
         found[engine::PixelTiles + digits - 1] = {by_pixels, by_pixels};

@@ -2,12 +2,12 @@
 // fires are skipped; apart from that its speed does not depend on the firing rate.
 //
 // The rows of a tile of spikes are all steps of neighbouring output pixels: with 4 steps, those of 4 pixels of a row. Weights
-// are packed as for amx.h, with one or two digits. A task is some output rows of an image, and a span of output channels:
+// are packed as for amx.h. A task is some output rows of an image, and a span of output channels:
 //
 // 1. expand_input: turns the bits of the input rows that the task reads into bytes, 0 or -1. For each tap, the 64 inputs of
 //    a pixel lie step after step, and pixels lie side by side, so a tile is contiguous at whichever pixel it begins.
 // 2. list_pair: lists, for each two tiles of output pixels, the products in which anything fired.
-// 3. multiply: two tiles of spikes by two tiles of weights; then the neurons are fired.
+// 3. multiply: two tiles of spikes by as many tiles of weights as have sums in the registers; then the neurons are fired.
 #pragma once
 #include "../neurons.h"
 #include "amx.h"
@@ -15,7 +15,6 @@
 
 namespace PK_TARGET {
 
-constexpr int most_pixel_tile_digits = 2;
 constexpr int64_t most_pixel_tile_steps = 8;
 
 // How the inputs lie as bytes. Each input row has a plane for each tile of a run (amx_tiles.h), which holds the pixels that
@@ -80,13 +79,13 @@ struct PairProduct {
 
 // The memory of one thread.
 struct PixelTileMemory {
-    static constexpr int64_t tile_sums = tile_rows * tile_channels, pair_sums = 4 * tile_sums;
+    static constexpr int64_t tile_sums = tile_rows * tile_channels, pair_sums = max_sums * tile_sums;
     uint8_t* bits;  // [step][layout.bits]
     int8_t* spikes;  // [row of the input][plane][pixel][step][64 inputs]
     int8_t* silent;  // a tile of zeros
     uint8_t* live;  // [row of the input][plane][pixel]: whether anything fires there
     PairProduct* products;
-    int32_t* sums;  // [2 tiles of spikes][2 of weights][tile]
+    int32_t* sums;  // [2 tiles of spikes][tiles of weights][tile]; or of one tile of spikes and four of weights
 
     PixelTileMemory(const PixelTiling& g, Carver& carver) {
         bits = carver.take<uint8_t>(g.layout.steps * g.layout.bits);
@@ -176,35 +175,22 @@ OUT_OF_LINE static int64_t list_pair(const Conv2d& c, const PlaneLayout& layout,
     return end - memory.products;
 }
 
-// Multiplies two tiles of spikes by one or two tiles of weights, which are `next` bytes apart. The sums stay in registers.
-template <int columns_>
+// Multiplies tiles of spikes by tiles of weights, which are `next` bytes apart. The sums stay in registers. Every second tile of
+// spikes takes the weights in reverse order, so that its first weights are already loaded.
+template <int together, int columns_>
 static inline void multiply(const PairProduct* product, int64_t count, const int8_t* weights, int64_t next) {
-    _tile_zero(0);
-    _tile_zero(2);
-    if constexpr (columns_ == 2) {
-        _tile_zero(1);
-        _tile_zero(3);
-    }
-    for (const PairProduct* const end = product + count; product < end; product++) {
-        const int8_t* const from = weights + product->weights;
-        _tile_loadd(4, product->spikes[0], tile_width);
-        _tile_loadd(6, from, tile_width);
-        _tile_dpbssd(0, 4, 6);
-        if constexpr (columns_ == 2) {
-            _tile_loadd(7, from + next, tile_width);
-            _tile_dpbssd(1, 4, 7);
-        }
-        _tile_loadd(5, product->spikes[1], tile_width);
-        _tile_dpbssd(2, 5, 6);
-        if constexpr (columns_ == 2) _tile_dpbssd(3, 5, 7);
-    }
+    each<together * columns_>([](auto i) { clear_sum<i>(); });
+    for (const PairProduct* const end = product + count; product < end; product++)
+        each<together * columns_>([&](auto index) {
+            constexpr int i = index / columns_, k = index % columns_, column = i % 2 ? columns_ - 1 - k : k;
+            if constexpr (k == 0) load_spikes(product->spikes[i], tile_width);
+            if constexpr (k > 0 || i == 0) load_weights<false>(weights + product->weights + column * next);
+            add_product<i * columns_ + column>();
+        });
 }
-static inline void store_pair(int32_t* sums) {
-    constexpr int64_t next = PixelTileMemory::tile_sums;
-    _tile_stored(0, sums, tile_width);
-    _tile_stored(1, sums + next, tile_width);
-    _tile_stored(2, sums + 2 * next, tile_width);
-    _tile_stored(3, sums + 3 * next, tile_width);
+template <int count>
+static inline void store_sums(int32_t* sums) {
+    each<count>([&](auto i) { store_sum<i>(sums + i * PixelTileMemory::tile_sums); });
 }
 
 // 16 output channels: turns their sums into currents, and runs their neurons.
@@ -272,11 +258,12 @@ private:
     }
 };
 
-// Runs a task. The matrix unit works beside the vector units: while it multiplies the tiles of two groups, the neurons of the
-// previous two are run. Only then are the new sums stored.
+// Runs a task. The matrix unit works beside the vector units: while it multiplies the tiles of some groups, the neurons of the
+// previous ones are run. Only then are the new sums stored.
 template <int digits, class Model>
 static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, Model, int64_t task, const PixelTileMemory& memory) {
     constexpr int wide = digits == 1 ? 2 : 1;  // blocks of channels whose tiles are multiplied together
+    constexpr int together = least(2, max_sums / digits), tiles = wide * digits;  // groups; tiles of weights
     const PlaneLayout& layout = tiling.layout;
     const Region out = tiling.part(c, task), in = input_of(c, out);
     const int64_t first_channel = tiling.first_channel(c, task), last_channel = least(c.neurons.C, first_channel + tiling.span);
@@ -288,21 +275,20 @@ static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, Model, i
         for (int64_t j = 0; j < wide && channel_before + j * tile_channels < last_channel && used_before; j++) {
             const ChannelBlock<digits, Model> channels(c, channel_before + j * tile_channels);
             for (int64_t i = 0; i < used_before; i++)
-                channels.fire_group(layout, memory.sums + (2 * i + j) * PixelTileMemory::tile_sums, out.image, before[i]);
+                channels.fire_group(layout, memory.sums + (tiles * i + j) * PixelTileMemory::tile_sums, out.image, before[i]);
         }
     };
-    for (int64_t g = 0; g < groups; g += 2) {
-        const PixelGroup group[2] = {{layout, out, g}, {layout, out, least(g + 1, groups - 1)}};
+    for (int64_t g = 0; g < groups; g += together) {
+        const PixelGroup group[2] = {{layout, out, g}, {layout, out, least(g + together - 1, groups - 1)}};
         const int64_t count = list_pair(c, layout, in, group, memory);
         for (int64_t channel = first_channel; channel < last_channel; channel += wide * tile_channels) {
             const int8_t* const weights = (const int8_t*)c.weight + channel / tile_channels * block;
-            if (digits == 2) multiply<2>(memory.products, count, weights, tile_bytes);
-            else if (channel + tile_channels < c.neurons.C) multiply<2>(memory.products, count, weights, block);
-            else multiply<1>(memory.products, count, weights, block);
+            const int64_t next = channel + tile_channels < c.neurons.C ? block : 0;  // without a second block, the first again
+            multiply<together, tiles>(memory.products, count, weights, digits > 1 ? tile_bytes : next);
             fire_before();
-            store_pair(memory.sums);
+            store_sums<together * tiles>(memory.sums);
             before[0] = group[0], before[1] = group[1];
-            used_before = least(2, groups - g), channel_before = channel;
+            used_before = least(together, groups - g), channel_before = channel;
         }
     }
     fire_before();

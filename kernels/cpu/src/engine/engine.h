@@ -15,8 +15,8 @@ namespace engine {
 // kernels/table.py describes them.
 
 // What is compared by its time: kernels of ../conv2d that add rows of weights, by what a row holds; tables; matrix tiles, of 1 to
-// 4 digits; the same of few steps, of 1 and 2 digits; and patterns of few steps.
-enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles, PixelTiles = Tiles + 4, Patterns = PixelTiles + 2 };
+// 4 digits; the same of few steps; and patterns of few steps.
+enum : int64_t { FloatRow, ShortRow, ByteRow, Tables, Tiles, PixelTiles = Tiles + 4, Patterns = PixelTiles + 4 };
 
 // What a kernel takes for a segment of cost_steps steps of a sample, in cycles: if nothing fires, and if all inputs do at each
 // step. Between them it is as much as rows are added (../cost_model.h).

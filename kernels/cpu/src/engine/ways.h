@@ -288,7 +288,7 @@ struct PixelTiled {
 
     static bool fits(const Op& op, int64_t N, int64_t steps) {
         constexpr int64_t least_uses = 64;  // pixels times steps
-        if (!op.tiles || op.P() == 1 || op.digits > most_pixel_tile_digits) return false;
+        if (!op.tiles || op.P() == 1) return false;
         return steps <= most_pixel_tile_steps && N * op.P() * steps >= least_uses;
     }
     static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
@@ -312,8 +312,8 @@ struct PixelTiled {
         const PixelTileMemory memory(tiling, carver);
         const TileSession session;
         with_model(c.neurons.neuron, [&](auto model) {
-            if (c.digits == 1) run_pixel_tiles<1>(c, tiling, model, task, memory);
-            else run_pixel_tiles<2>(c, tiling, model, task, memory);
+            with_digits(c.digits,
+                        [&](auto digits) { run_pixel_tiles<decltype(digits)::value>(c, tiling, model, task, memory); });
         });
         const int64_t first = tiling.first_channel(c, task), last = least(c.neurons.C, first + tiling.span);
         count_part(c, x, tiling.part(c, task), first, last, tally);
