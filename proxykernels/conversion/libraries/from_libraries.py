@@ -95,7 +95,7 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
     """Import an snnTorch network. The spikes are the same, step by step, except for rounding.
 
-    Supported: Leaky, Lapicque and Synaptic behind Conv2d or Linear (with BatchNorm), RLeaky and RSynaptic behind
+    Supported: Leaky, Lapicque, Synaptic and Alpha behind Conv2d or Linear (with BatchNorm), RLeaky and RSynaptic behind
     Linear, whose spikes come back through a Linear or one value a neuron, max and average pooling of
     spikes, Flatten, Dropout. The network is an nn.Sequential, a module whose forward computes one step, or a module
     whose forward loops over equal steps and returns ``torch.stack(spikes)`` of its last neurons, alone or first, from
@@ -105,11 +105,14 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     beta, alpha and threshold are one number, or one value per channel. The resets (``reset_mechanism``):
 
     - "zero": the same spikes always. snnTorch fires at mem > threshold, so the threshold becomes the next larger
-      float32. Synaptic needs reset_delay=False, and RSynaptic has no counterpart.
+      float32.
     - "subtract", with reset_delay=True: snnTorch subtracts the threshold one step after the spike. Shifted potentials,
       v = mem + v_rest, fire in the same steps here, for one beta and one threshold per layer. A neuron whose potential
       equals the threshold exactly fires here, but not in snnTorch.
-    - "none", except for Synaptic: the same spikes always.
+    - "none": the same spikes always.
+
+    Alpha, inhibition behind Linear, "subtract" with reset_delay=False, Synaptic's "none", its "zero" with
+    reset_delay=True and RSynaptic's "zero" and "none" are steps in Python, which are slow; parameters are constants.
 
     ``graded_spikes_factor`` is one positive number, which the next weights are multiplied by; behind the last neurons
     ``simulate(...).potentials`` are the spikes times the factor.

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...neurons import CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
+from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, RefractoryLIFNeuron, Value
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate
 from .library_neurons import Clamped, Described, Recurrence, is_learnt, learn, parameter
+from .snntorch_in_python import AlphaNeuron, SnnTorchNeuron, alpha_gain
 
 Shift = Tensor | None  # [C], which is added to potentials: they start from it, and a constant current keeps it up
 InUnits = tuple[IFNeuron, Value, Shift]  # neurons, and how many times larger their potentials are here
@@ -44,18 +45,22 @@ def described(module: Any, axes: int | None) -> Described:
         *others, last = KINDS
         why = "feeds its spikes back to itself" if kind in RECURRENT else "has no counterpart here"
         raise TypeError(f"{kind} {why}; replace it by {', '.join(others)} or {last} and continue training")
-    if module.inhibition or module.state_quant:
-        raise ValueError(f"{kind} with inhibition or state_quant is not supported")
+    if module.state_quant:
+        raise ValueError(f"{kind} with state_quant is not supported; import the network without it, state_quant=False")
     if module.graded_spikes_factor.numel() != 1 or not 0 < graded_factor(module) < math.inf:
         raise ValueError(
             f"{kind}'s graded_spikes_factor must be one positive number, got {module.graded_spikes_factor.tolist()}; "
             "scale the weights behind it, which may differ by channel and in sign"
         )
-    if module.reset_mechanism == "subtract" and not getattr(module, "reset_delay", True):
+    if module.inhibition:
+        _check_inhibition(kind, module, axes)
+    if kind == "RSynaptic" and not module.reset_delay:
         raise ValueError(
-            f"{kind} with reset_mechanism 'subtract' and reset_delay=False needs two thresholds to fire again while it "
-            "is above one, as no neuron here does; use reset_delay=True, or 'zero'"
+            "RSynaptic with reset_delay=False raises an error in snnTorch itself, which asks for spikes that it was "
+            "not given; use reset_delay=True"
         )
+    if module.inhibition or _is_in_python(kind, module):
+        return Described(_in_python(kind, module, axes), surrogate=_surrogate(module, 1.0))
     neuron, unit, shift = KINDS[kind](module, axes)
     decay = getattr(neuron, "decay", 1.0)
     described = Described(neuron, surrogate=_surrogate(module, unit), learn=_learn(module, neuron, kind))
@@ -106,31 +111,68 @@ def _recurrent_leaky(module: Any, axes: int | None) -> InUnits:
     return RefractoryLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, refractory=1), 1.0, None
 
 
-def _recurrent_synaptic(module: Any, axes: int | None) -> InUnits:
-    if module.reset_mechanism == "zero":
-        raise ValueError("RSynaptic with reset_mechanism 'zero' has no counterpart here; use 'subtract'")
-    return _synaptic(module, axes)
-
-
 def _synaptic(module: Any, axes: int | None) -> InUnits:
     beta, alpha = _share("beta", module.beta, axes), _share("alpha", module.alpha, axes)
     threshold = _by_channel("threshold", module.threshold, axes)
-    if module.reset_mechanism == "none":
-        raise ValueError("Synaptic with reset_mechanism 'none' has no counterpart here; use 'zero' or 'subtract'")
     if module.reset_mechanism == "subtract":
         neuron, shift = _delayed(CubaLIFNeuron(v_threshold=threshold, v_reset=None, decay=beta, current_decay=alpha))
-        if shift is not None:  # whose constant current the filter would let in slowly
-            raise ValueError(
-                "Synaptic with reset_mechanism 'subtract' needs one beta and one threshold for all neurons of a layer, "
-                "unless beta is 1; use them, or 'zero'"
-            )
+        assert shift is None  # a constant current, which the filter would let in slowly
         return neuron, 1.0, None
-    if module.reset_delay:
-        raise ValueError(
-            "Synaptic with reset_mechanism 'zero' and reset_delay=True drops the current of the step after a spike, "
-            "as no neuron here does; use reset_delay=False, or 'subtract'"
-        )
     return CubaLIFNeuron(v_threshold=_next(threshold), v_reset=0.0, decay=beta, current_decay=alpha), 1.0, None
+
+
+def _check_inhibition(kind: str, module: Any, axes: int | None) -> None:
+    if kind == "Lapicque":
+        raise ValueError(
+            "Lapicque with inhibition=True has no counterpart here; use Leaky, whose beta is 1 - time_step / (R C)"
+        )
+    if axes != 0:
+        raise ValueError(
+            f"{kind} with inhibition=True must stand behind an nn.Linear, as snnTorch has tested it: of images it "
+            "compares channels, and cannot run batches; use inhibition=False"
+        )
+    if graded_factor(module) != 1:
+        raise ValueError(
+            f"{kind} with inhibition=True and graded_spikes_factor={graded_factor(module):g} is not supported, since "
+            "snnTorch leaves out the factor; use graded_spikes_factor=1"
+        )
+
+
+def _is_in_python(kind: str, module: Any) -> bool:
+    """Whether no kernel has the equations of a neuron."""
+    at_once = not getattr(module, "reset_delay", True)
+    beta = torch.as_tensor(module.beta).clamp(0, 1)
+    if module.reset_mechanism == "subtract" and kind not in ("Alpha", "Lapicque"):
+        differs = any(
+            bool((values != values.flatten()[0]).any()) for values in (beta, torch.as_tensor(module.threshold))
+        )
+        filtered = "Synaptic" in kind and differs and not bool((beta == 1).all())
+        return at_once or filtered or bool((beta == 0).any())
+    return kind in ("Alpha", "RSynaptic") or kind == "Synaptic" and not (module.reset_mechanism == "zero" and at_once)
+
+
+def _in_python(kind: str, module: Any, axes: int | None) -> AnyNeuron:
+    threshold = _by_channel("threshold", module.threshold, axes)
+    reset, inhibition = module.reset_mechanism, float(bool(module.inhibition))
+    options: dict[str, Any] = {
+        "v_threshold": threshold,
+        "inhibition": inhibition,
+        "subtracts": float(reset == "subtract"),
+    }
+    if kind == "Alpha":
+        alpha, beta = (torch.as_tensor(value) for value in (module.alpha, module.beta))
+        gain = _by_channel("alpha and beta", alpha_gain(alpha, beta), axes)
+        shares = {"alpha": _share("alpha", alpha, axes), "beta": _share("beta", beta, axes)}
+        return AlphaNeuron(tau=gain, drops=float(reset == "zero"), **shares, **options)
+    synaptic, of_zero = "Synaptic" in kind, reset == "zero"
+    return SnnTorchNeuron(
+        decay=_share("beta", module.beta, axes),
+        current_decay=_share("alpha", module.alpha, axes) if synaptic else 0.0,
+        drops=float(of_zero and kind != "Leaky"),
+        keeps=float(of_zero and kind == "Leaky"),
+        at_once=float(not module.reset_delay),
+        **options,
+    )
 
 
 def _learn(module: Any, neuron: IFNeuron, kind: str) -> Callable[[nn.Module], list[str]] | None:
@@ -178,7 +220,7 @@ def _delayed(neuron: LIFNeuron) -> tuple[LIFNeuron, Shift]:
     neurons is their resting potential.
     """
     if torch.as_tensor(neuron.decay).min() == 0:
-        raise ValueError("a reset by 'subtract' a step later has no counterpart here where beta is 0; use 'zero'")
+        raise ValueError("a reset by 'subtract' a step later has no counterpart here where a decay is 0; use 'zero'")
     raised = neuron.v_threshold / neuron.decay
     rest = raised - neuron.v_threshold
     if isinstance(rest, Tensor):
@@ -244,5 +286,6 @@ KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {
     "Lapicque": _lapicque,
     "Synaptic": _synaptic,
     "RLeaky": _recurrent_leaky,
-    "RSynaptic": _recurrent_synaptic,
+    "RSynaptic": _synaptic,
+    "Alpha": _synaptic,  # which is always in Python
 }

@@ -193,7 +193,10 @@ def test_dropout_of_spikingjelly(kind, kept):
         ([nn.ReLU()], "module '1' is a ReLU, .*; take it out, or put neurons in its place"),
         ([nn.GELU()], "module '1' is a GELU, .*; take it out, or put neurons in its place"),
         ([nn.CELU()], "module '1' is a CELU, .*; take it out, or put neurons in its place"),
-        ([nn.PixelShuffle(1)], "module '1' is a PixelShuffle, .* Supported: Conv2d, .*Leaky, .*RLeaky, RSynaptic$"),
+        (
+            [nn.PixelShuffle(1)],
+            "module '1' is a PixelShuffle, .* Supported: Conv2d, .*Leaky, .*RLeaky, RSynaptic, Alpha$",
+        ),
     ],
 )
 def test_importers_name_what_they_support(leaky, modules, message):
