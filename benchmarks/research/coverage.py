@@ -31,7 +31,7 @@ TORCHVISION = """
     resnext50_32x4d shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 squeezenet1_0
     squeezenet1_1 swin_t swin_v2_t vgg11 vgg11_bn vit_b_32 wide_resnet50_2 convnext_tiny convnext_small
 """
-OF_DVS = {"NMNISTNet": (2, 34, 34), "CIFAR10DVSNet": (2, 64, 64), "DVSGestureNet": (2, 128, 128)}
+OF_DVS = {"NMNISTNet": (2, 34, 34), "CIFAR10DVSNet": (2, 128, 128), "DVSGestureNet": (2, 128, 128)}
 OF_ONE_CHANNEL = {"MNISTNet": (1, 28, 28), "FashionMNISTNet": (1, 28, 28)}
 
 
@@ -70,18 +70,40 @@ def of_spikingjelly() -> Iterator[Attempt]:
         made = getattr(parametric_lif_net, kind)
         yield kind, lambda made=made, shape=shape: port(made(channels=8, spiking_neuron=neuron.IFNode), *shape)
 
+    def arguments(kind: str) -> dict:
+        table = (
+            neuron.FewSpikeTable([1.0, 0.5], [1.0, 0.5], [1.0, 0.5]) if kind.startswith(("Few", "HG", "Out")) else None
+        )
+        return {
+            "PSN": {"T": 4},
+            "MaskedPSN": {"T": 4, "k": 2},
+            "SlidingPSN": {"k": 2},
+            "GatedLIFNode": {"T": 4},
+            "LIAFNode": {"act": torch.relu, "threshold_related": False},
+            "FewSpikeNode": {"table": table},
+            "HGNode": {"tables": [table, table], "gate_thresholds": [0.5]},
+            "OutlierAwareThresholdNode": {"table": table, "outlier_table": table, "split_threshold": 1.0},
+            "STBIFNode": {"q_threshold": 1.0, "level": 4},
+            "MPBNLIFNode": {"out_features": 30},
+            "NoisyNonSpikingIFNode": {"num_node": 10},
+            **{f"ILC{name}Node": {"act_dim": 3, "dec_pop_dim": 10} for name in ("IF", "LIF", "CUBALIF")},
+            "NoisyCUBALIFNode": {"num_node": 30},
+            "NoisyILCCUBALIFNode": {"act_dim": 3, "dec_pop_dim": 10},
+        }.get(kind, {})
+
     nodes = [name for name, value in vars(neuron).items() if isinstance(value, type) and name.endswith(("Node", "PSN"))]
     for kind in nodes:
-        if kind.startswith(("Base", "Simple", "Adapt")):
-            continue
+        if "Base" in kind or kind.startswith("Simple"):
+            continue  # from which others are derived
 
         def of_neurons(kind: str = kind) -> object:
-            options = {"T": 4} if "PSN" in kind and kind != "SlidingPSN" or kind == "GatedLIFNode" else {}
-            options |= {"k": 2} if kind in ("MaskedPSN", "SlidingPSN") else {}
-            options |= {"act": torch.relu, "threshold_related": False} if kind == "LIAFNode" else {}
-            made = getattr(neuron, kind)(**options)
-            net = nn.Sequential(layer.Linear(20, 30), made, layer.Linear(30, 10), neuron.IFNode())
-            return port(net, 20)
+            made = getattr(neuron, kind)(**arguments(kind))
+            if kind.startswith("NonSpiking"):  # readouts
+                return port(nn.Sequential(layer.Linear(20, 30), neuron.IFNode(), layer.Linear(30, 10), made), 20)
+            if kind.startswith("OTTT"):  # which runs a step at a time
+                net = nn.Sequential(nn.Linear(20, 30), made, nn.Linear(30, 10), neuron.IFNode())
+                return pk.from_spikingjelly(net.eval(), torch.rand(2, 20))
+            return port(nn.Sequential(layer.Linear(20, 30), made, layer.Linear(30, 10), neuron.IFNode()), 20)
 
         yield f"neurons: {kind}", of_neurons
 
@@ -96,7 +118,7 @@ def of_snntorch() -> Iterator[Attempt]:
     decays |= {"Alpha": {"alpha": 0.9, "beta": 0.8}, "RLeaky": {"beta": 0.9}, "RSynaptic": {"alpha": 0.8, "beta": 0.9}}
     for kind, options in decays.items():
         for reset in ("zero", "subtract", "none"):
-            for delay in (True, False) if kind not in ("Alpha", "Lapicque") else (True,):
+            for delay in (True, False) if kind not in ("Alpha", "Lapicque", "RSynaptic") else (True,):  # as they run
 
                 def take(kind=kind, options=options, reset=reset, delay=delay) -> object:
                     more = {} if delay else {"reset_delay": False}

@@ -37,10 +37,11 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bool = True) -> Network:
     """Import a SpikingJelly network. The spikes are the same, step by step, except for rounding.
 
-    Supported: IFNode, LIFNode, ParametricLIFNode, CUBALIFNode and ILIFNode, and by steps in Python KLIFNode, QIFNode,
-    EIFNode and IzhikevichNode, behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm, and residual
-    additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes, products
-    with numbers, Flatten, Dropout, VotingLayer, Delay;
+    Supported: IFNode, LIFNode, ParametricLIFNode, CUBALIFNode, ILIFNode, HalfThresholdIFNode, ActivationAwareIFNode,
+    and by steps in Python KLIFNode, QIFNode, EIFNode, IzhikevichNode, ComplementaryLIFNode, RAFNode and MPBNLIFNode,
+    behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm, and residual additions), torch's or
+    SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes, products with numbers, Flatten,
+    Dropout, VotingLayer, Delay;
     LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and
     the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo. With a sample, in
     multi-step mode, a forward may ask for sizes; attention, products, sums over tokens and views become layers, and

@@ -1,5 +1,6 @@
 """Neurons of SpikingJelly whose steps are written in Python here: the reference code runs them, and no kernel."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -91,11 +92,97 @@ class IzhikevichNeuron(AnyNeuron):
         return spikes, (v, w + self.b * spikes)
 
 
+@dataclass(frozen=True)
+class ComplementaryLIFNeuron(AnyNeuron):
+    """h = v - v / tau + I; m = m sigmoid(h / tau) + s; a spike takes off v_threshold + sigmoid(m), arXiv:2402.04663."""
+
+    v_threshold: Value = 1.0
+    tau: Value = 2.0
+
+    states: ClassVar[int] = 2
+
+    def step(self, state, current, fire):
+        v, m = state
+        h = v - v / self.tau + current
+        spikes = fire(h, self.v_threshold, None)[0].to(h)
+        m = m * torch.sigmoid(h / self.tau) + spikes
+        return spikes, (h - spikes * (self.v_threshold + torch.sigmoid(m)), m)
+
+
+@dataclass(frozen=True)
+class ResonateNeuron(AnyNeuron):
+    """u and v turn, u + i v times kept (cos + i sin), and u takes the current; v fires."""
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+    kept: Value = 1.0
+    cos: Value = 1.0
+    sin: Value = 0.0
+
+    states: ClassVar[int] = 2
+
+    def step(self, state, current, fire):
+        v, u = state
+        h = self.kept * (u * self.sin + v * self.cos)
+        u = self.kept * (u * self.cos - v * self.sin) + current
+        spikes, v = fire(h, self.v_threshold, self.v_reset)
+        return spikes, (v, u)
+
+
+@dataclass(frozen=True)
+class NormalisedLIFNeuron(AnyNeuron):
+    """LIF whose potential h becomes times h + plus in each step; ``subtracted``: what a soft reset takes off."""
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+    decay: Value = 0.5
+    gain: Value = 1.0
+    times: Value = 1.0
+    plus: Value = 0.0
+    subtracted: Value = 1.0
+
+    def step(self, state, current, fire):
+        (v,) = state
+        h = v - (1 - self.decay) * (v - (self.v_reset or 0.0)) + self.gain * current
+        h = self.times * h + self.plus
+        spikes, v = fire(h, self.v_threshold, self.v_reset)
+        return spikes, (h - spikes.to(h) * self.subtracted if self.v_reset is None else v,)
+
+
 def klif(node: Any, surrogate: Surrogate | None) -> Described:
     gain = 1 / node.tau if node.decay_input else 1.0
     neuron = KLIFNeuron(
         v_threshold=node.v_threshold, v_reset=node.v_reset, decay=1 - 1 / node.tau, gain=gain, k=node.k.item(),
         scaled=float(node.scale_reset),
+    )  # fmt: skip
+    return _started(node, neuron, surrogate)
+
+
+def _resonate(node: Any, surrogate: Surrogate | None) -> Described:
+    angle = node.omega * node.dt
+    kept, cos, sin = math.exp(node.b * node.dt), math.cos(angle), math.sin(angle)
+    neuron = ResonateNeuron(v_threshold=node.v_threshold, v_reset=node.v_reset, kept=kept, cos=cos, sin=sin)
+    return _started(node, neuron, surrogate)
+
+
+def _normalised(node: Any, surrogate: Surrogate | None) -> Described:
+    """MPBN with statistics that stay as they are."""
+    if node.fold_bn:
+        raise ValueError(
+            "MPBNLIFNode after re_parameterize_v_threshold() is not supported; import the network as it was before"
+        )
+    norm: Any = node.vbn
+    scale: Value = 1.0
+    offset: Value = 0.0
+    if not isinstance(norm, torch.nn.Identity):
+        scale = torch.rsqrt(norm.running_var.double() + norm.eps) * norm.weight.detach().double()
+        offset = (norm.bias.detach().double() - norm.running_mean.double() * scale).float()
+        scale = scale.float()
+    threshold = node.a.detach().exp() if node.learnable_vth else node.v_threshold
+    gain = 1 / node.tau if node.decay_input else 1.0
+    neuron = NormalisedLIFNeuron(
+        v_threshold=threshold, v_reset=node.v_reset, decay=1 - 1 / node.tau, gain=gain,
+        times=scale, plus=offset, subtracted=node.v_threshold,
     )  # fmt: skip
     return _started(node, neuron, surrogate)
 
@@ -120,4 +207,7 @@ KINDS = {
     "QIFNode": of_fields(QIFNeuron),
     "EIFNode": of_fields(EIFNeuron),
     "IzhikevichNode": of_fields(IzhikevichNeuron),
+    "ComplementaryLIFNode": of_fields(ComplementaryLIFNeuron),
+    "RAFNode": _resonate,
+    "MPBNLIFNode": _normalised,
 }

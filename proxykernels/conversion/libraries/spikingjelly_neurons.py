@@ -62,11 +62,13 @@ def described(node: Any, axes: int | None) -> Described:
     kind = kind.removeprefix(ALL_STEPS)
     if kind not in KINDS:
         raise TypeError(
-            f"{kind} has no counterpart here, only {', '.join(KINDS)} have; "
+            f"{kind} {WHY.get(kind, 'has no counterpart here')}; only {', '.join(KINDS)} have one: "
             "replace it by one of them and continue training"
         )
     if not getattr(getattr(node, "surrogate_function", None), "spiking", True):
         raise ValueError(f"{kind} gives values, not spikes: set its surrogate_function's spiking=True")
+    if kind == "ActivationAwareIFNode":
+        return _activation_aware(node, axes)
     return KINDS[kind](node)
 
 
@@ -74,6 +76,33 @@ def _from_reset(node: Any, kind: type[AnyNeuron], **decays: float) -> Described:
     """Neurons that start from their reset potential."""
     neuron = kind(v_threshold=node.v_threshold, v_reset=node.v_reset, **decays)
     return Described(neuron, node.v_reset or 0.0, _surrogate(node))
+
+
+def _half(node: Any) -> Described:
+    """IF neurons that start from half their threshold."""
+    return Described(IFNeuron(v_threshold=node.v_threshold, v_reset=None), node.v_threshold / 2, _surrogate(node))
+
+
+def _activation_aware(node: Any, axes: int | None) -> Described:
+    """IF neurons whose potentials are counted from an offset, one or one a channel."""
+    threshold, offset = (value.detach().float() for value in (node.v_threshold, node.v_offset))
+    channels = 1 if axes is None else (1, -1 - axes)
+    if (threshold.ndim or offset.ndim) and (axes is None or node.channel_dim not in channels):  # type: ignore[operator]
+        raise ValueError(
+            f"ActivationAwareIFNode with channel_dim={node.channel_dim} must have one threshold and offset, or one for "
+            f"each channel behind weights; use channel_dim=1"
+        )
+    v_reset = node.v_reset
+    if v_reset is not None and offset.numel() > 1 and bool((offset != offset.flatten()[0]).any()):
+        raise ValueError(
+            f"ActivationAwareIFNode with v_reset={v_reset} and an offset for each channel would reset to potentials "
+            "that differ by channel, which no neuron here does; use v_reset=None"
+        )
+    start = offset + (v_reset or 0.0)
+    if v_reset is not None:
+        v_reset = start.flatten()[0].item()
+    made = IFNeuron(v_threshold=threshold if threshold.ndim else threshold.item(), v_reset=v_reset)
+    return Described(made, start if start.ndim else start.item(), _surrogate(node))
 
 
 def _leaky(node: Any) -> Described:
@@ -188,8 +217,18 @@ def _factor(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     return r
 
 
+WHY = {
+    "GatedLIFNode": "has a conductance for each of its T steps, where a network here runs any number of steps",
+    "PSN": "computes each step from all T steps, later ones too",
+    "MaskedPSN": "has weights for each pair of its T steps, where a network here runs any number of steps",
+    "LIAFNode": "gives values, not spikes",
+    "TernaryIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
+    "TernaryLIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
+}
 KINDS: dict[str, Callable[[Any], Described]] = {
     "IFNode": lambda node: _from_reset(node, IFNeuron),
+    "HalfThresholdIFNode": _half,
+    "ActivationAwareIFNode": lambda node: _activation_aware(node, None),
     "LIFNode": _leaky,
     "SLTTLIFNode": _leaky,  # which differ only in what they learn by
     "OTTTLIFNode": _leaky,

@@ -192,10 +192,10 @@ def test_what_spikingjelly_nets_may_not_hold():
     continuous = neuron.LIFNode(surrogate_function=surrogate.ATan(spiking=False))
     for net, message in (
         (
-            nn.Sequential(layer.Linear(3, 4), neuron.ComplementaryLIFNode()),
-            "'1': ComplementaryLIFNode has no counterpart here, only IFNode",
+            nn.Sequential(layer.Linear(3, 4), neuron.SlidingPSN(2)),
+            "'1': SlidingPSN has no counterpart here; only IFNode",
         ),
-        (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN has no counterpart here"),
+        (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN computes each step from all T steps"),
         (
             nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode(decode="max-mem"), layer.Linear(4, 2)),
             "module '1' gives one value for all steps; with decode='max-mem' it must be the last",
