@@ -23,6 +23,7 @@ from .library_neurons import Described, Find, constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
 from .step_by_step import Original, takes_all_steps
+from .summed_groups import as_weights
 from .time_loops import ONE_STEP, TimeAxes, followed, one_step, steps_first
 
 UNCLEAR = {  # what torch says of a trace, and what it means
@@ -195,6 +196,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         traced = followed(model, library.leaves, multi_step, sample)
         axes = steps_first(traced, name)
         traced, loop = one_step(traced, name, is_neuron, axes.input)
+        traced = traced if multi_step else as_weights(traced, is_neuron)
     except TypeError as error:
         for sign, why in UNCLEAR.items():
             if sign in str(error):

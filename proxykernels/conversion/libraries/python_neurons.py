@@ -172,8 +172,8 @@ def _normalised(node: Any, surrogate: Surrogate | None) -> Described:
             "MPBNLIFNode after re_parameterize_v_threshold() is not supported; import the network as it was before"
         )
     norm: Any = node.vbn
-    scale: Value = 1.0
-    offset: Value = 0.0
+    scale: Any = 1.0
+    offset: Any = 0.0
     if not isinstance(norm, torch.nn.Identity):
         scale = torch.rsqrt(norm.running_var.double() + norm.eps) * norm.weight.detach().double()
         offset = (norm.bias.detach().double() - norm.running_mean.double() * scale).float()

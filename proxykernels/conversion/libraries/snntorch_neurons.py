@@ -162,8 +162,8 @@ def _in_python(kind: str, module: Any, axes: int | None) -> AnyNeuron:
     if kind == "Alpha":
         alpha, beta = (torch.as_tensor(value) for value in (module.alpha, module.beta))
         gain = _by_channel("alpha and beta", alpha_gain(alpha, beta), axes)
-        shares = {"alpha": _share("alpha", alpha, axes), "beta": _share("beta", beta, axes)}
-        return AlphaNeuron(tau=gain, drops=float(reset == "zero"), **shares, **options)
+        options |= {"alpha": _share("alpha", alpha, axes), "beta": _share("beta", beta, axes)}
+        return AlphaNeuron(tau=gain, drops=float(reset == "zero"), **options)
     synaptic, of_zero = "Synaptic" in kind, reset == "zero"
     return SnnTorchNeuron(
         decay=_share("beta", module.beta, axes),
