@@ -5,6 +5,7 @@
 
 - torchvision's classification zoo, one or two sizes of each family, by pk.convert with graded and with IF neurons;
 - all of SpikingJelly's neurons, the networks of PLIF's paper, and snnTorch's neurons with each reset;
+- forward passes as people write them, such as sums of groups of neurons;
 - the networks of supported_models.py, the larger zoos among them.
 
 All have random weights, and inputs are small. Prints a line for each that is refused, and the numbers.
@@ -130,6 +131,15 @@ def of_snntorch() -> Iterator[Attempt]:
                 yield f"{kind}, {reset}{'' if delay else ', at once'}", take
 
 
+def of_written_passes() -> Iterator[Attempt]:
+    from zoo.written_passes import written_passes
+
+    import proxykernels as pk
+
+    for name, make in written_passes().items():
+        yield name, lambda make=make: pk.from_snntorch(make())
+
+
 def of_supported_models() -> Iterator[Attempt]:
     from zoo import models_table, relu_nets, spiking_nets
 
@@ -153,6 +163,7 @@ SETS: dict[str, Callable[[], Iterator[Attempt]]] = {
     "torchvision, IF": lambda: torchvision_nets("if"),
     "spikingjelly": of_spikingjelly,
     "snntorch": of_snntorch,
+    "written passes": of_written_passes,
     "supported_models": of_supported_models,
 }
 

@@ -19,6 +19,7 @@ from ..graph.rewrites import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.sample_runs import LOOPED
 from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
+from .channel_parameters import into_weights
 from .library_neurons import Described, Find, constants, gain
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
@@ -196,7 +197,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         traced = followed(model, library.leaves, multi_step, sample)
         axes = steps_first(traced, name)
         traced, loop = one_step(traced, name, is_neuron, axes.input)
-        traced = traced if multi_step else as_weights(traced, is_neuron)
+        traced = into_weights(traced if multi_step else as_weights(traced, is_neuron))
     except TypeError as error:
         for sign, why in UNCLEAR.items():
             if sign in str(error):
