@@ -93,6 +93,7 @@ def networks(calibration: Tensor) -> dict[str, dict]:
         "sigma-delta": {"net": sigma_delta(calibration), "x": calibration[:1]},
         "events": {"net": events(), "x": nothing, "precision": "int8"},
         "digits": {"net": digits(), "x": torch.zeros(1, 1, 64, dtype=torch.bool), "precision": "int8"},
+        "gestures": {"net": gestures(), "x": torch.zeros(1, 1, 2, 32, 32, dtype=torch.bool), "precision": "int8"},
     }
 
 
@@ -133,6 +134,13 @@ def digits() -> torch.nn.Module:
     from training.digits import network
 
     return trained("digits", lambda about: network(int(about["neurons"])))
+
+
+def gestures() -> torch.nn.Module:
+    """A network that benchmarks/research/train_gestures.py trained on made gestures."""
+    from training.gestures import network
+
+    return trained("gestures", lambda about: network(int(about["neurons"]), int(about["classes"])))
 
 
 def trained(name: str, make: Callable[[dict[str, str]], torch.nn.Module]) -> torch.nn.Module:

@@ -46,4 +46,4 @@ RELU_NETS = (  # common/relu_networks.py
 SUBJECTS = (*NETS, *RELU_NETS, "lite0")  # common/subjects.py
 VIDEO_NETS = ("resnet20-cifar10", "vgg11-cifar10", "lite0")  # of video.py: those that take colours
 EVENT_SIZES = ("128x128", "260x346", "720x1280")  # of event_speed.py: speed/event_table.py
-RECURRENT_LIBRARIES = ("proxykernels", "snntorch", "spikingjelly")  # of train_digits.py: training/digits.py
+RECURRENT_LIBRARIES = ("proxykernels", "snntorch", "spikingjelly")  # training/sequences.py

@@ -70,6 +70,17 @@ def test_examples(installed, tmp_path):
         expected.append(f"{10_000 * k}: class {int(stream.count().argmax())}")
     assert printed == expected and stream.count().any()
 
+    reads = torch.nn.Sequential(*camera[:2], pk.FusedLILinear(8 * 63, 5, decay=0.8)).eval()
+    events = pk.events(t, x, y, p, size=(9, 7), dt=20_000, T=3)
+    engine = pk.compile(reads, events)
+    engine.save(tmp_path / "reads.pk")
+    printed = sh(tmp_path / "build" / "camera", tmp_path / "reads.pk", "20", input=text).splitlines()
+    answers = engine(events, 3).potentials[:, 0].argmax(1).tolist()
+    assert printed == [f"{20_000 * k}: class {answer}" for k, answer in enumerate(answers)]
+    command = [tmp_path / "build" / "camera", tmp_path / "reads.pk", "0"]
+    refused = subprocess.run(command, text=True, capture_output=True)
+    assert refused.returncode == 1 and "usage: camera NET [MS]" in refused.stderr
+
 
 def words(net: torch.nn.Module, sound: torch.Tensor) -> list[str]:
     """What listen prints, by whole arrays: words are louder than what came before, and a quarter of a second apart."""

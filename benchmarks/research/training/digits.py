@@ -1,15 +1,12 @@
 """Spoken digits as a model of the cochlea hears them, told by a recurrent network: what train_digits.py does."""
 
 import argparse
-import time
 import wave
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from common import weights_file
 from common.command import refusing
 from common.machine import heading
@@ -20,6 +17,7 @@ from tqdm import tqdm
 import proxykernels as pk
 from proxykernels.samples import cochlea
 from training.model import stored
+from training.sequences import CALLS, Recordings, Training, cost, learn, recurrent
 
 COLUMNS = [
     "test", "seed", "library", "neurons", "epochs", "recordings", "accuracy", "train_s", "test_s",
@@ -30,16 +28,6 @@ USUAL, FIRST = "usual", 5  # the data set's own split: of each speaker and digit
 STEPS = 100  # of 10 ms, at most; what is longer is cut
 AFTER = 10  # steps of silence behind a recording, in which the network hears its end
 DECAY, READOUT = 0.9, 0.97
-JOULES = 0.9e-12  # of an addition in float32, 45 nm (common/cost.py)
-Run = Callable[[Tensor], Tensor]  # potentials [T, N, digits] of spikes [T, N, inputs]
-
-
-class Recordings(NamedTuple):
-    """spikes bool [T, N, inputs], silent behind each one's end; how many steps count [N]; labels [N]."""
-
-    spikes: Tensor
-    lengths: Tensor
-    labels: Tensor
 
 
 class Sound(NamedTuple):
@@ -135,102 +123,16 @@ def trained(library: str, seed: int, heard: Recordings, unheard: Recordings, opt
     """Accuracy, processor times and operations of one training."""
     torch.manual_seed(seed)
     net = network(options.neurons)
-    call = CALLS[library](net)
-    batches = -(-len(heard.labels) // options.batch)
-    optimizer = torch.optim.Adam(net.parameters(), options.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, options.epochs * batches)
-    start = time.thread_time()
-    for _ in tqdm(range(options.epochs), f"{library}, seed {seed}", leave=False, unit="epoch"):
-        for batch in torch.randperm(len(heard.labels)).split(options.batch):
-            lengths = heard.lengths[batch]
-            spikes = heard.spikes[: int(lengths.max()), batch]
-            loss = F.cross_entropy(mean(call(spikes), lengths), heard.labels[batch], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    seconds, start = (time.thread_time() - start) / options.epochs, time.thread_time()
-    with torch.no_grad():
-        answers = mean(call(unheard.spikes), unheard.lengths).argmax(1)
-    took = time.thread_time() - start
+    how = Training(options.epochs, options.batch, options.lr)
+    found = learn(CALLS[library](net), net, heard, unheard, how, f"{library}, seed {seed}")
     if library == "proxykernels":
         about = {"neurons": str(options.neurons), "seed": str(seed)}
         file = f"train_digits{f'-{seed}' * bool(seed)}.safetensors"
         kept = {key: stored(key, value) for key, value in net.state_dict().items()}
         replace(options.out / file, weights_file.content(kept, about))
-    return {
-        "recordings": len(unheard.labels),
-        "accuracy": f"{(answers == unheard.labels).float().mean().item():.4f}",
-        "train_s": f"{seconds:.4f}",
-        "test_s": f"{took:.4f}",
-    } | cost(net, unheard)
-
-
-def mean(potentials: Tensor, lengths: Tensor) -> Tensor:
-    """The mean over the steps of each recording, [N, digits]."""
-    there = torch.arange(len(potentials))[:, None] < lengths
-    return (potentials * there.unsqueeze(2)).sum(0) / lengths.unsqueeze(1)
-
-
-def cost(net: nn.Module, unheard: Recordings) -> dict[str, str]:
-    """Spikes a neuron and step; and of a second of sound what they cost. Counted by this library's kernels."""
-    result = pk.simulate(net.eval(), unheard.spikes, len(unheard.spikes), lengths=unheard.lengths)
-    seconds = unheard.lengths.sum().item() / cochlea.STEPS_A_SECOND
-    additions = result.synops.total / seconds
-    return {
-        "rate": f"{result.rates['0']:.4f}",
-        "million_additions": f"{additions / 1e6:.3f}",
-        "arithmetic_uj": f"{1e6 * JOULES * additions:.3f}",
-    }
+    return {"recordings": len(unheard.labels)} | found | cost(net, unheard, cochlea.STEPS_A_SECOND)
 
 
 def network(neurons: int) -> nn.Sequential:
-    recurrent = pk.FusedRecurrentLinear(
-        2 * cochlea.BANDS, neurons, neuron=pk.neurons.LIFNeuron(decay=DECAY, v_reset=None)
-    )
-    net = nn.Sequential(recurrent, pk.FusedLILinear(neurons, DIGITS, decay=READOUT))
+    net = nn.Sequential(*recurrent(2 * cochlea.BANDS, neurons, DIGITS, DECAY, READOUT))
     return pk.use_surrogate(net, pk.ATan(2.0))
-
-
-def in_snntorch(net: nn.Sequential) -> Run:
-    """The same network, with the same parameters, in snnTorch; it resets in the step of the spike."""
-    import snntorch as snn
-    from snntorch import surrogate
-
-    first, last, neurons = net[0], net[1], net[0].out_features
-    lif = snn.RLeaky(DECAY, linear_features=neurons, spike_grad=surrogate.atan(2.0), reset_delay=False)
-    lif.recurrent = nn.Linear(neurons, neurons, bias=False)
-    lif.recurrent.weight = first.recurrent_weight
-    leaky = snn.Leaky(READOUT, reset_mechanism="none")
-
-    def call(spikes: Tensor) -> Tensor:
-        (fired, v), readout, potentials = lif.reset_mem(), leaky.reset_mem(), []
-        for step in spikes.float():
-            fired, v = lif(F.linear(step, first.weight, first.bias), fired, v)
-            _, readout = leaky(F.linear(fired, last.weight, last.bias), readout)
-            potentials.append(readout)
-        return torch.stack(potentials)
-
-    return call
-
-
-def in_spikingjelly(net: nn.Sequential) -> Run:
-    """The same in SpikingJelly: its neurons by steps, for the recurrence needs the step before."""
-    from spikingjelly.activation_based import functional, neuron, surrogate
-
-    first, last = net[0], net[1]
-    lif = neuron.LIFNode(1 / (1 - DECAY), False, v_reset=None, surrogate_function=surrogate.ATan(2.0))
-
-    def call(spikes: Tensor) -> Tensor:
-        functional.reset_net(lif)
-        fired, readout, potentials = None, torch.zeros(()), []
-        for currents in F.linear(spikes.float(), first.weight, first.bias):  # all steps in one product
-            fired = lif(currents if fired is None else currents + F.linear(fired, first.recurrent_weight))
-            readout = READOUT * readout + F.linear(fired, last.weight, last.bias)
-            potentials.append(readout)
-        return torch.stack(potentials)
-
-    return call
-
-
-CALLS = {"proxykernels": lambda net: net, "snntorch": in_snntorch, "spikingjelly": in_spikingjelly}

@@ -2,23 +2,20 @@
 
 import argparse
 import importlib.util
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from common.command import refusing
 from common.machine import heading
 from common.tables import check_out, write_csv
-from torch import Tensor, nn
+from torch import nn
 
 import proxykernels as pk
+from training.sequences import Recordings, Training, in_snntorch, learn, recurrent
 
 COLUMNS = ["seed", "library", "neurons", "epochs", "accuracy", "train_s", "test_s"]
 SPEAKERS, COEFFICIENTS = 9, 12
 DECAY, READOUT = 0.9, 0.95
-Run = Callable[[Tensor], Tensor]  # potentials [T, N, speakers] of frames [T, N, coefficients]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -36,8 +33,8 @@ def run(options: argparse.Namespace) -> None:
             write_csv(options.out / "train_vowels.csv", COLUMNS, rows)
 
 
-def utterances(root: Path | None, split: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames [T, N, coefficients], zeros behind the last ones of each; how many there are [N]; and labels [N].
+def utterances(root: Path | None, split: str) -> Recordings:
+    """Frames [T, N, coefficients].
 
     Raises:
         FileNotFoundError: the file is not there. ValueError: it is another.
@@ -54,61 +51,21 @@ def utterances(root: Path | None, split: str) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError(f"{path} is not of JapaneseVowels: its lines must have {COEFFICIENTS} series and a class")
     series = [torch.tensor([[float(v) for v in one.split(",")] for one in part[:-1]]).t() for part in parts]
     lengths = torch.tensor([len(one) for one in series])
-    return nn.utils.rnn.pad_sequence(series), lengths, torch.tensor([int(part[-1]) - 1 for part in parts])
+    labels = torch.tensor([int(part[-1]) - 1 for part in parts])
+    return Recordings(nn.utils.rnn.pad_sequence(series), lengths, labels)
 
 
-def trained(library: str, seed: int, train: tuple, test: tuple, options: argparse.Namespace) -> dict[str, str]:
+def trained(
+    library: str, seed: int, train: Recordings, test: Recordings, options: argparse.Namespace
+) -> dict[str, str]:
     """Accuracy and processor times of one training."""
     torch.manual_seed(seed)
     net = network(options.neurons)
-    call = net if library == "proxykernels" else in_snntorch(net, library == "snntorch")
-    optimizer = torch.optim.Adam(net.parameters(), options.lr)
-    (frames, lengths, labels), start = train, time.thread_time()
-    for _ in range(options.epochs):
-        for batch in torch.randperm(len(labels)).split(options.batch):
-            loss = F.cross_entropy(mean(call(frames[:, batch]), lengths[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    seconds, start = (time.thread_time() - start) / options.epochs, time.thread_time()
-    with torch.no_grad():
-        right = (mean(call(test[0]), test[1]).argmax(1) == test[2]).float().mean().item()
-    return {
-        "accuracy": f"{right:.4f}",
-        "train_s": f"{seconds:.4f}",
-        "test_s": f"{time.thread_time() - start:.4f}",
-    }
-
-
-def mean(potentials: Tensor, lengths: Tensor) -> Tensor:
-    """The mean over the steps of each utterance, [N, speakers]."""
-    there = torch.arange(len(potentials))[:, None] < lengths
-    return (potentials * there.unsqueeze(2)).sum(0) / lengths.unsqueeze(1)
+    call = net if library == "proxykernels" else in_snntorch(net, reset_delay=library == "snntorch")
+    how = Training(options.epochs, options.batch, options.lr, smoothing=0.0, rises=False)
+    return learn(call, net, train, test, how, f"{library}, seed {seed}")
 
 
 def network(neurons: int) -> nn.Sequential:
-    recurrent = pk.FusedRecurrentLinear(COEFFICIENTS, neurons, neuron=pk.neurons.LIFNeuron(decay=DECAY, v_reset=None))
-    net = nn.Sequential(recurrent, pk.FusedLILinear(neurons, SPEAKERS, decay=READOUT))
+    net = nn.Sequential(*recurrent(COEFFICIENTS, neurons, SPEAKERS, DECAY, READOUT))
     return pk.use_surrogate(net, pk.ATan(2.0))
-
-
-def in_snntorch(net: nn.Sequential, reset_delay: bool) -> Run:
-    """The same network, with the same parameters, in snnTorch. ``reset_delay``: whether it resets a step later."""
-    import snntorch as snn
-    from snntorch import surrogate
-
-    first, last, neurons = net[0], net[1], net[0].out_features
-    lif1 = snn.RLeaky(DECAY, linear_features=neurons, spike_grad=surrogate.atan(2.0), reset_delay=reset_delay)
-    lif1.recurrent = nn.Linear(neurons, neurons, bias=False)
-    lif1.recurrent.weight = first.recurrent_weight
-    lif2 = snn.Leaky(READOUT, reset_mechanism="none")
-
-    def call(frames: Tensor) -> Tensor:
-        (spikes, v), readout, potentials = lif1.reset_mem(), lif2.reset_mem(), []
-        for frame in frames:
-            spikes, v = lif1(F.linear(frame, first.weight, first.bias), spikes, v)
-            _, readout = lif2(F.linear(spikes, last.weight, last.bias), readout)
-            potentials.append(readout)
-        return torch.stack(potentials)
-
-    return call

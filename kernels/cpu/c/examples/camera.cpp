@@ -1,8 +1,9 @@
-// Follows an event camera: camera NET, of events "t x y p" a line on standard input, in microseconds and in order. Every 10 ms
-// become a step; after each it prints the class that has fired most so far.
+// Follows an event camera: camera NET [MS], of events "t x y p" a line on standard input, in microseconds and in order. Every MS
+// milliseconds (10) become a step; after each it prints the class that has fired most so far, or whose potential is highest.
 #include <proxykernels.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <stdexcept>
@@ -31,21 +32,32 @@ struct Events {
     }
 };
 
-// A step of all events since `begin`; returns the class that has fired most.
+template <class Value>
+static long highest(const std::vector<Value>& values) {
+    return std::max_element(values.begin(), values.end()) - values.begin();
+}
+
+// A step of all events since `begin`; returns the class.
 static long step(pk_stream* stream, const pk_info& about, const Events& events, int64_t begin, int64_t length) {
     std::vector<uint8_t> packed((size_t)(about.H * about.W));
-    std::vector<int32_t> counts((size_t)(about.out_C * about.out_H * about.out_W));
     must([&](pk_error* error) {
         return pk_pack_events(events.t.data(), events.x.data(), events.y.data(), events.p.data(), (int64_t)events.t.size(),
                               begin, length, 1, about.H, about.W, packed.data(), packed.size(), error);
     });
     must([&](pk_error* error) { return pk_advance(stream, PK_SPIKES, packed.data(), packed.size(), 1, error); });
-    must([&](pk_error* error) { return pk_counts(stream, counts.data(), counts.size(), error); });
-    return std::max_element(counts.begin(), counts.end()) - counts.begin();
+    const auto classes = (size_t)(about.out_C * about.out_H * about.out_W);
+    std::vector<int32_t> counts(about.fires ? classes : 0);
+    std::vector<float> potentials(about.fires ? 0 : classes);
+    must([&](pk_error* error) {
+        if (about.fires) return pk_counts(stream, counts.data(), counts.size(), error);
+        return pk_layer_values(stream, about.layers - 1, potentials.data(), potentials.size(), error);
+    });
+    return about.fires ? highest(counts) : highest(potentials);
 }
 
 int main(int argc, char** argv) try {
-    if (argc != 2) throw std::runtime_error("usage: camera NET < EVENTS");
+    const int64_t length = 1000 * (argc > 2 ? std::atoi(argv[2]) : 10);
+    if (argc < 2 || argc > 3 || length <= 0) throw std::runtime_error("usage: camera NET [MS] < EVENTS");
     pk_network* opened = nullptr;
     must([&](pk_error* error) { return pk_network_open(argv[1], nullptr, &opened, error); });
     const std::unique_ptr<pk_network, CloseNetwork> network(opened);
@@ -55,7 +67,6 @@ int main(int argc, char** argv) try {
     pk_info about;
     must([&](pk_error* error) { return pk_network_info(network.get(), &about, error); });
 
-    constexpr int64_t length = 10000;
     int64_t begin = 0, t = 0;
     int32_t x = 0, y = 0;
     int p = 0;
