@@ -1,7 +1,8 @@
 """Train a network on gestures before an event camera, here, in snnTorch and in SpikingJelly.
 
     python benchmarks/research/train_gestures.py
-    python benchmarks/research/train_gestures.py --libraries proxykernels --seeds 1
+    python benchmarks/research/train_gestures.py \\
+        --libraries proxykernels --seeds 1
     python benchmarks/research/train_gestures.py --root FOLDER   # DVS Gesture
 
 Without --root the gestures are made: a bright spot moves before a camera of 32 x 32 pixels, side to side, up and down,
