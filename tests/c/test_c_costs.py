@@ -47,8 +47,8 @@ def test_lines(lines_of, tiles):
     for line, own in zip(lines, expected(48, 70, tiles).values(), strict=False):
         assert line == pytest.approx(own, rel=1e-9)
     can = [silent < float("inf") for silent, _ in lines]
-    assert can == [*4 * [True], *6 * [tiles], True]
-    assert 0 < lines[10][0] < lines[10][1] if tiles else lines[10] == (0, 0)  # patterns, compared with tiles alone
+    assert can == [*4 * [True], *8 * [tiles], True]
+    assert 0 < lines[12][0] < lines[12][1] if tiles else lines[12] == (0, 0)  # patterns, compared with tiles alone
 
 
 def test_lines_of_groups(lines_of):
