@@ -3,17 +3,17 @@
 import json
 import shutil
 import subprocess
+from importlib import import_module
 
-import build_demo  # noqa: F401  puts benchmarks/ and benchmarks/research/ into sys.path
 import numpy as np
 import pytest
 import torch
 from demo_page import EXTRA, STILL, engine_of
-from training import hands
 
 import proxykernels as pk
 
 pytestmark = pytest.mark.slow
+hands = import_module("training.hands")  # build_demo, which demo_page imports, finds it in benchmarks/research
 pytest_plugins = ["demo_page"]
 IMAGES = EXTRA.parent / "images"  # delete a screenshot, and its test makes it anew
 NODE = """
