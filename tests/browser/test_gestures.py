@@ -98,6 +98,7 @@ def test_a_pointer(opened, name):
 
 def test_the_keyboard(opened):
     page = opened(1300, 800, name="gestures.html", **STILL)
+    assert page.locator("#gestures span").all_inner_texts() == list(hands.CLASSES)
     page.keyboard.press("5")
     seen(page, "clockwise")
 

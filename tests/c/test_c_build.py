@@ -75,7 +75,9 @@ def test_examples(installed, tmp_path):
     engine = pk.compile(reads, events)
     engine.save(tmp_path / "reads.pk")
     printed = sh(tmp_path / "build" / "camera", tmp_path / "reads.pk", "20", input=text).splitlines()
-    answers = engine(events, 3).potentials[:, 0].argmax(1).tolist()
+    potentials = engine(events, 3).potentials[:, 0]
+    answers = potentials.argmax(1).tolist()
+    assert not torch.equal(potentials, potentials[:1].expand_as(potentials))
     assert printed == [f"{20_000 * k}: class {answer}" for k, answer in enumerate(answers)]
     command = [tmp_path / "build" / "camera", tmp_path / "reads.pk", "0"]
     refused = subprocess.run(command, text=True, capture_output=True)

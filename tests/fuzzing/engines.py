@@ -53,6 +53,7 @@ class Compiled(Input, Case):
     few: float = 0  # as of a camera, such a part of all spikes; 0: many
     lead: int = 0  # of early exit; 0: none
     moves: tuple[str, ...] = ()
+    large: int = 0  # units of one weight of each output
     precision: str | None = None  # then against simulate, with weights that are not exact
     target: str = ways.TARGETS[-1]
     models: ClassVar[tuple[str, ...]] = tuple(MODELS)
@@ -67,7 +68,12 @@ class Compiled(Input, Case):
             precision=random.choice((None, None, None, "int16", "int8")), target=random.choice(ways.TARGETS),
             few=random.choice((0, 0, 0.003, 0.02, 0.1)),
         )  # fmt: skip
-        return drawn.of_a_camera(random) if random.random() < 0.15 else drawn
+        if random.random() < 0.15:
+            drawn = drawn.of_a_camera(random)
+        if drawn.given != "spikes":
+            return drawn
+        digits_4 = 8_370_000 if drawn.layers == 1 and not drawn.moves else 0  # whose sums are exact of spikes alone
+        return replace(drawn, large=random.choice((0, 2000, 100_000, digits_4)))
 
     def of_a_camera(self, random: Random) -> "Compiled":
         """The same for few spikes of an image that threads share, in bands of 1024 pixels or more (64 in the checked
@@ -90,7 +96,7 @@ class Compiled(Input, Case):
             held = shape[1:] if self.given == "held" else shape
             x = (draw.values(held, 4, g) * UNIT).expand(shape)
         given = {"spikes": pk.pack, "counts": Tensor.short, "held": lambda x: x[0]}.get(self.given, lambda x: x)(x)
-        net = Graph(self.layers, self.seed, self.plain, models=self.models).build(x)
+        net = Graph(self.layers, self.seed, self.plain, large=self.large, models=self.models).build(x)
         if self.moves:
             self.add_moves(net, x)
         if self.precision:

@@ -26,7 +26,8 @@ class Graph:
     """What a network is drawn from; a prefix of its layers is a network too.
 
     ``plain``: no layers that take several inputs and no pooling of rates. ``exact``: weights are multiples of UNIT,
-    else any. ``theta``, ``resets``, ``models``: of the neurons.
+    else any. ``large``: each output has one weight of about so many units, which matrix tiles hold in more digits.
+    ``theta``, ``resets``, ``models``: of the neurons.
     """
 
     layers: int
@@ -34,6 +35,7 @@ class Graph:
     plain: bool
     exact: bool = True
     most: int = 8  # units of the largest weight
+    large: int = 0
     theta: str = "any"
     resets: tuple[str, ...] = draw.RESETS
     models: tuple[str, ...] = tuple(MODELS)
@@ -146,6 +148,11 @@ class Graph:
                 if self.exact
                 else torch.randn(parameter.shape, generator=g)
             )
+            if self.large and parameter.ndim > 1:
+                place = torch.randint(values[0].numel(), (len(values), 1), generator=g)
+                values.view(len(values), -1).scatter_(
+                    1, place, self.large - draw.whole(tuple(place.shape), 100, g).abs()
+                )
             parameter.copy_(values * UNIT)
         bn = getattr(layer, "bn", None)
         if bn is None:

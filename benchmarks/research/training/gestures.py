@@ -1,7 +1,9 @@
 """Gestures before an event camera, told by a convolutional and recurrent network: what train_gestures.py does."""
 
 import argparse
+from collections.abc import Iterable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from common import weights_file
@@ -56,12 +58,12 @@ def recorded(options: argparse.Namespace) -> tuple[Recordings, Recordings]:
     """DVS Gesture's own split, by tonic, from the folder that has DVSGesture/ibmGestureTrain and ibmGestureTest.
 
     Raises:
-        ModuleNotFoundError: tonic is not installed. FileNotFoundError: the folder has no recordings.
+        FileNotFoundError: tonic is not installed, or the folder has no recordings.
     """
     try:
         from tonic.datasets import DVSGesture
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("tonic reads DVS Gesture and is missing: pip install tonic") from error
+        raise FileNotFoundError("tonic reads DVS Gesture and is missing: pip install tonic") from error
     for name in ("ibmGestureTrain", "ibmGestureTest"):
         folder = options.root / "DVSGesture" / name
         if not any(folder.rglob("*.npy")):
@@ -72,7 +74,7 @@ def recorded(options: argparse.Namespace) -> tuple[Recordings, Recordings]:
     return windows(train, options.T), windows(test, options.T)
 
 
-def windows(dataset: object, steps: int) -> Recordings:
+def windows(dataset: Iterable[tuple[np.ndarray, int]], steps: int) -> Recordings:
     """All whole windows of so many steps of each recording, at a quarter of the camera's resolution along each side."""
     found, labels = [], []
     for events, label in tqdm(dataset, "events", leave=False, unit="recording"):
@@ -87,7 +89,9 @@ def windows(dataset: object, steps: int) -> Recordings:
     return Recordings(torch.cat(found, 1).bool(), torch.full([len(labels)], steps), torch.tensor(labels))
 
 
-def trained(library: str, seed: int, classes: int, train: Recordings, test: Recordings, options: argparse.Namespace):
+def trained(
+    library: str, seed: int, classes: int, train: Recordings, test: Recordings, options: argparse.Namespace
+) -> dict:
     """Accuracy, processor times and operations of one training."""
     torch.manual_seed(seed)
     net = network(options.neurons, classes)
@@ -113,7 +117,7 @@ def network(neurons: int, classes: int) -> nn.Sequential:
 
 
 def in_snntorch(net: nn.Sequential) -> Run:
-    """The same network, with the same parameters, in snnTorch. Its layers do not wait for each other's steps here."""
+    """The same network, with the same parameters, in snnTorch; each layer runs all steps before the next begins."""
     import snntorch as snn
     from snntorch import surrogate
 

@@ -70,9 +70,11 @@ def light(x: np.ndarray, y: np.ndarray, gain: np.ndarray, radius: np.ndarray) ->
     return 1 + gain[:, None, None] * (share * share)
 
 
-def events(seen: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the light fell, and where it rose, by the contrast. ``seen`` is the light at each pixel's last event, or at
-    the beginning, and is kept so."""
-    off, on = light * CONTRAST < seen, light > seen * CONTRAST
-    np.copyto(seen, light, where=off | on)
+def events(seen: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the light ``now`` has fallen, and where it has risen, by the contrast.
+
+    ``seen`` is the light at each pixel's last event, or at the beginning; it is changed in place.
+    """
+    off, on = now * CONTRAST < seen, now > seen * CONTRAST
+    np.copyto(seen, now, where=off | on)
     return off, on

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from common.cost import FLOAT32
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import proxykernels as pk
 
-JOULES = 0.9e-12  # of an addition in float32, 45 nm (common/cost.py)
 TEST_BATCH = 500
 Run = Callable[[Tensor], Tensor]  # potentials [T, N, classes] of inputs [T, N, ...]
 
@@ -70,15 +70,15 @@ def mean(potentials: Tensor, lengths: Tensor) -> Tensor:
 
 
 def cost(net: nn.Module, unheard: Recordings, steps_a_second: float) -> dict[str, str]:
-    """Spikes a neuron and step of each layer's population; and of a second what they cost. Counted by this library's
-    kernels."""
+    """Spikes a neuron and step of each layer; and additions of a second, and their energy, as this library counts
+    them."""
     result = pk.simulate(net.eval(), unheard.inputs, len(unheard.inputs), lengths=unheard.lengths)
     seconds = unheard.lengths.sum().item() / steps_a_second
     additions = result.synops.total / seconds
     return {
         "rate": " ".join(f"{rate:.4f}" for rate in result.rates.values() if rate == rate),  # a readout has none
         "million_additions": f"{additions / 1e6:.3f}",
-        "arithmetic_uj": f"{1e6 * JOULES * additions:.3f}",
+        "arithmetic_uj": f"{1e6 * FLOAT32.addition * additions:.3f}",
     }
 
 

@@ -2,6 +2,7 @@ import { Engine, hasSimd, Network } from "./engine.js";
 import { Eye, SIZE, STEP_MS } from "./eye.js";
 import { bytesOf } from "./files.js";
 import { paint } from "./maps.js";
+import { meterRow } from "./meters.js";
 import { first, softmax } from "./record.js";
 import { start } from "./start.js";
 
@@ -26,7 +27,7 @@ class Page {
   constructor(network) {
     Object.assign(this, { network, eye: new Eye(), stream: network.stream(), spot: null, steps: 0, took: 0 });
     this.readout = network.layers.at(-1);
-    this.bars = NAMES.map((name) => this.bar(name));
+    this.bars = NAMES.map((name) => meterRow(find("gestures"), name));
     this.begin();
     const camera = find("camera");
     camera.addEventListener("pointerdown", (event) => {
@@ -42,15 +43,6 @@ class Page {
     this.due = performance.now();
     setInterval(() => this.catchUp(), STEP_MS);
     this.draw();
-  }
-
-  bar(name) {
-    const row = document.createElement("div"), bar = document.createElement("meter"), label = document.createElement("span");
-    row.className = "gesture", label.textContent = name;
-    bar.max = 1;
-    row.append(label, bar);
-    find("gestures").append(row);
-    return bar;
   }
 
   place({ clientX, clientY }) {

@@ -2,6 +2,7 @@ import { Engine, hasSimd, Network } from "./engine.js";
 import { bytesOf } from "./files.js";
 import { Listener } from "./listener.js";
 import { rgb } from "./maps.js";
+import { meterRow } from "./meters.js";
 import { softmax } from "./record.js";
 import { start } from "./start.js";
 
@@ -16,7 +17,7 @@ class Page {
     this.shown = []; // spikes of the last steps
     this.words = [];
     this.steps = this.took = 0; // their milliseconds
-    this.bars = DIGITS.map((name) => this.bar(name));
+    this.bars = DIGITS.map((name) => meterRow(find("digits"), name));
     find("microphone").onclick = () => this.guarded(() => (this.context ? this.stop() : this.listen()));
     find("choose").onclick = () => find("file").click();
     find("file").onchange = ({ target }) => this.guarded(() => this.play(target.files[0]));
@@ -34,15 +35,6 @@ class Page {
       find("notice").hidden = false;
       this.stop();
     }
-  }
-
-  bar(name) {
-    const row = document.createElement("div"), bar = document.createElement("meter"), label = document.createElement("span");
-    row.className = "digit", label.textContent = name;
-    bar.max = 1;
-    row.append(label, bar);
-    find("digits").append(row);
-    return bar;
   }
 
   async listen() {

@@ -40,7 +40,8 @@ class _AboveThreshold(AnyNeuron):
         return fire(h, theta.nextafter(torch.full_like(theta, torch.inf)), None)[0].to(h)
 
     def left_above(self, v: Tensor, spikes: Tensor, after_firing: bool) -> Tensor:
-        """Whether potentials are above the threshold at the end of a step, which those that fired are at first."""
+        """1 where a potential is above the threshold at the end of a step. ``after_firing``: it may have been reset in
+        the step itself; else these are the neurons that fired."""
         above = v > self.v_threshold if after_firing or self.inhibition else spikes
         return above.detach().to(v)
 

@@ -287,5 +287,5 @@ KINDS: dict[str, Callable[[Any, int | None], InUnits]] = {
     "Synaptic": _synaptic,
     "RLeaky": _recurrent_leaky,
     "RSynaptic": _synaptic,
-    "Alpha": _synaptic,  # which is always in Python
+    "Alpha": _synaptic,  # never called: no kernel has Alpha, whatever its reset
 }

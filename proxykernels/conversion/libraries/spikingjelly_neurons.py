@@ -67,9 +67,7 @@ def described(node: Any, axes: int | None) -> Described:
         )
     if not getattr(getattr(node, "surrogate_function", None), "spiking", True):
         raise ValueError(f"{kind} gives values, not spikes: set its surrogate_function's spiking=True")
-    if kind == "ActivationAwareIFNode":
-        return _activation_aware(node, axes)
-    return KINDS[kind](node)
+    return KINDS[kind](node, axes) if kind == "ActivationAwareIFNode" else KINDS[kind](node)
 
 
 def _from_reset(node: Any, kind: type[AnyNeuron], **decays: float) -> Described:
@@ -86,11 +84,11 @@ def _half(node: Any) -> Described:
 def _activation_aware(node: Any, axes: int | None) -> Described:
     """IF neurons whose potentials are counted from an offset, one or one a channel."""
     threshold, offset = (value.detach().float() for value in (node.v_threshold, node.v_offset))
-    channels = 1 if axes is None else (1, -1 - axes)
-    if (threshold.ndim or offset.ndim) and (axes is None or node.channel_dim not in channels):  # type: ignore[operator]
+    of_channels = axes is not None and node.channel_dim in (1, -1 - axes)
+    if (threshold.ndim or offset.ndim) and not of_channels:
         raise ValueError(
             f"ActivationAwareIFNode with channel_dim={node.channel_dim} must have one threshold and offset, or one for "
-            f"each channel behind weights; use channel_dim=1"
+            "each channel behind weights; use channel_dim=1"
         )
     v_reset = node.v_reset
     if v_reset is not None and offset.numel() > 1 and bool((offset != offset.flatten()[0]).any()):
@@ -225,10 +223,10 @@ WHY = {
     "TernaryIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
     "TernaryLIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
 }
-KINDS: dict[str, Callable[[Any], Described]] = {
+KINDS: dict[str, Callable[..., Described]] = {  # of a node; of ActivationAwareIFNode also of the axes behind channels
     "IFNode": lambda node: _from_reset(node, IFNeuron),
     "HalfThresholdIFNode": _half,
-    "ActivationAwareIFNode": lambda node: _activation_aware(node, None),
+    "ActivationAwareIFNode": _activation_aware,
     "LIFNode": _leaky,
     "SLTTLIFNode": _leaky,  # which differ only in what they learn by
     "OTTTLIFNode": _leaky,
