@@ -269,7 +269,10 @@ def rounded_network(net: LayerGraph) -> LayerGraph:
     rounded.unit = power_of_two(torch.tensor(largest, dtype=torch.float64, device="cpu")).item() / INPUT_CODES
     for name, layer, _ in plain.layers():
         if isinstance(layer, OfSums):
-            raise ValueError(f"layer {name} computes a function or a product of values, which 8 bits do not have")
+            raise ValueError(
+                f"layer {name} computes a function or a product of values, which 8 bits do not have; "
+                "give precision=None"
+            )
     grids = {LayerGraph.INPUT: Grid(rounded.unit, 2 * INPUT_CODES)}  # what it changes by
     for name, layer, sources in plain.layers():
         grids[name] = grids[sources[0]]
