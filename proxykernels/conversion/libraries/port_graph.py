@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import Delay, Dropout, Voting
+from ...layers import Delay, Dropout, Flatten, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
@@ -308,7 +308,7 @@ class PortGraph(ExpressionGraph):
 
     def _times(self, x: Signal, path: str) -> Projection:
         """Weights that multiply a signal by its factor."""
-        module = scaled_identity(*self._channels(x, path), self.like)
+        module = scaled_identity(*self._channels(x.layer, path), self.like)
         module.weight.data.mul_(x.factor)
         return Projection(module, replace(x, factor=1.0), added=True)
 
@@ -363,21 +363,29 @@ class PortGraph(ExpressionGraph):
             )
         projections = [Projection(nn.Identity(), x) for x in plain]
         for x in inverted:
-            module: Any = scaled_identity(*self._channels(x, path), self.like)
+            module: Any = scaled_identity(*self._channels(x.layer, path), self.like)
             module.requires_grad_(False).weight.neg_()
             negated = Projection(module, replace(x, inverted=False), added=True)
             projections.insert(0, negated)  # one with weights comes first
         return self._fire(node, Current(self._name(node), path, projections), Gate(float(len(plain))))
 
-    def _channels(self, x: Signal, path: str) -> tuple[int, int]:
-        """The number of channels and of axes of a population's spikes [N, C, ...]."""
-        module: Any = nn.Identity()
-        while x.neurons and isinstance(module, nn.Identity):
-            current = self.populations[x.neurons].current
-            module, x = current.projections[0].module, current.projections[0].source
-        if isinstance(module, nn.Identity):
+    def _channels(self, layer: str, path: str) -> tuple[int, int]:
+        """The number of channels and of axes of what a layer gives, [N, C, ...]."""
+        if layer in self.populations:
+            first = self.populations[layer].current.projections[0]
+            if isinstance(first.module, nn.Identity):
+                return self._channels(first.source.layer, path)
+            return first.module.weight.shape[0], first.module.weight.ndim
+        module, sources = self.others.get(layer, (None, ()))
+        if module is None:
             raise TypeError(f"{self.model}: {path} takes neurons without weights in front of them; give them a layer's")
-        return module.weight.shape[0], module.weight.ndim
+        (C, axes), *more = (self._channels(source, path) for source in sources)
+        if isinstance(module, Flatten) and axes > 2:
+            raise TypeError(
+                f"{self.model}: {path} takes a flattened image times a number; multiply in front of the Flatten"
+            )
+        C += sum(channels for channels, _ in more)  # of a concatenation
+        return C // module.voters if isinstance(module, Voting) else C, axes
 
     def _last(self, result: fx.Node, x: Signal | Current) -> None:
         if not self.populations or not self.firing:

@@ -6,6 +6,7 @@ Weights are on a grid, so that all sums are exact in float32, and spikes equal b
 import warnings
 from dataclasses import replace
 
+import layerwise
 import pytest
 import torch
 from cases import dyadic, many
@@ -91,6 +92,31 @@ def test_heads_behind_time_in_multi_step_mode(generator, name):
     assert equal(result.potentials.mean(0), given) and given.abs().mean() > 0.01 and len(given.unique()) > 5
     assert 0.02 < result.rates["fc"] < 0.98
     assert equal(pk.compile(ours, x)(x, T).potentials.mean(0), given)
+
+
+VOTES = {  # 12 neurons vote for 3 classes
+    "the output": lambda net, x: net.vote(net.features(x)) * 0.5,
+    "neurons": lambda net, x: net.sn3(net.vote(net.features(x)) * 2),
+    "neurons, of both layers": lambda net, x: net.sn3(torch.cat([net.vote(y := net.features(x)), y], 2) * 2),
+}
+
+
+@pytest.mark.parametrize("name", VOTES)
+def test_votes_times_a_number(generator, name):
+    layer, neuron = (pytest.importorskip(f"spikingjelly.activation_based.{name}") for name in ("layer", "neuron"))
+    net = network(VOTES[name], generator, "m", vote=layer.VotingLayer(4), sn3=neuron.IFNode())
+    x = sequence(generator)
+    ours, given = pk.from_spikingjelly(net), called(net, x)
+    for result in (pk.simulate(ours, x, T), layerwise.simulate(ours, x, T, chunk=3)):
+        assert equal(result.potentials if name == "the output" else result.spikes.dense(), given)
+    assert 0.02 < given.mean() < 0.98
+
+
+def test_a_flattened_image_times_a_number_is_refused(generator):
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    net = network(lambda net, x: net.sn3(net.sn(net.conv(x)).flatten(2) * 2), generator, "m", sn3=neuron.IFNode())
+    with pytest.raises(TypeError, match="multiply in front of the Flatten"):
+        pk.from_spikingjelly(net)
 
 
 def summed_by_a_loop(net, x):
