@@ -182,12 +182,14 @@ def constant_dims(net: nn.Module) -> tuple[int, ...]:
 
 
 def _first_convolution(net: nn.Module) -> nn.Conv2d | None:
-    """What takes a network's images, if it is a convolution."""
+    """What takes a network's images, if it is a convolution, and all their channels."""
     for module in _first(net):
         module = module.synapses[0] if isinstance(module, FusedSum) else module
         if isinstance(module, nn.Conv2d):
             return module
-        if isinstance(module, DECIDING) or (not module._modules and not isinstance(module, ANY_SHAPE)):
+        changes_channels = isinstance(module, Channels | Concatenate)
+        others = not module._modules and not isinstance(module, ANY_SHAPE)
+        if changes_channels or others or isinstance(module, DECIDING):
             break
     return None
 

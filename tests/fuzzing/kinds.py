@@ -8,6 +8,7 @@ from .convolutions import Convolution
 from .engine_files import Damaged
 from .engine_layers import EngineLayer
 from .engines import Compiled, Integers
+from .events import Events
 from .gradients import LayerGradient, ScanGradient
 from .mixtures import Mixture
 from .networks import Invariance, Network, Proxy
@@ -30,6 +31,7 @@ KINDS: dict[str, tuple[type[Case], int]] = {  # and how many of a round's cases 
     "recurrent": (Recurrent, 3),
     "recurrent networks": (RecurrentNetwork, 3),
     "words": (WordCase, 2),
+    "events": (Events, 1),
     "pools": (Pool, 2),
     "networks": (Network, 3),
     "engines": (Compiled, 3),

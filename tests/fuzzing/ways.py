@@ -14,7 +14,12 @@ from proxykernels.kernels.table import Runner
 TARGETS = tuple(target for target in cpu.TARGETS if cpu.load(target))  # fastest first
 if not TARGETS:
     raise RuntimeError("the C++ kernels are not built here: install a C++ compiler, then pip install -e .")
-FOR_TESTS = ("max_threads", "row_channels", "count_digits")  # functions that no layer calls
+FOR_TESTS = (
+    "max_threads",
+    "row_channels",
+    "count_digits",
+    "sample_rates",
+)  # functions that no layer calls by the table
 FALLBACK = "fallback"
 
 # Instruction set and kernel of the convolutions. A target alone: whatever it finds fastest.

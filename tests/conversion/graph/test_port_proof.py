@@ -347,6 +347,9 @@ def test_images_with_their_channels_last():
         pk.simulate(net, sequence, 8)
     square = nn.Sequential(pk.FusedIFConv2d(8, 4, 3), pk.Flatten(), pk.FusedIFLinear(144, 5))
     assert pk.simulate(square, images(8, 8, 8), 4).count().shape == (4, 5)
+    joined = Model(lambda m, y: torch.relu(m.b(y[:, [1, 0, 0, 1]]))).eval()  # the convolution takes 4, the network 2
+    joined.b = nn.Conv2d(4, 4, 1, groups=2)
+    assert pk.simulate(pk.convert(joined, images(2, 4, 4), neuron="graded"), images(2, 4, 4), 1).potentials.any()
 
 
 def test_parameters_of_neurons_where_a_neuron_is_taken():
