@@ -8,6 +8,7 @@ from equality import equal
 
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
+import triton
 from cases import RESETS
 
 from proxykernels.kernels import reference, weight_layouts
@@ -330,6 +331,20 @@ def test_steps_at_a_time(T, few, others):
     assert [block_sizes.steps_at_a_time(T, name) for name in ("sm_80", "sm_90", "")] == [few] * 3
     assert [block_sizes.steps_at_a_time(T, name) for name in ("sm_100", "gfx942", "sm_130")] == [others] * 3
     assert [block_sizes.steps_at_a_time(T, "sm_90") for T in (9, 16, 17, 500)] == [16, 16, 32, 32]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 32])
+@pytest.mark.parametrize("digits", [0, 1, 2, 3])
+@pytest.mark.parametrize("multiprocessors", [8, 16])
+def test_a_jetson_is_a_small_sm_80(monkeypatch, steps, digits, multiprocessors):
+    """It has the instructions and the shared memory of sm_80, and a tenth of the multiprocessors."""
+    options = digits, multiprocessors, steps
+    jetson, a100 = (block_sizes.choose_blocks(3000, 128, 1152, name, *options) for name in ("sm_87", "sm_80"))
+    assert jetson == a100
+    assert block_sizes.steps_at_a_time(steps, "sm_87") == steps and block_sizes.takes_digits("sm_87")
+    monkeypatch.setattr(triton, "__version__", "3.9.0")
+    assert block_sizes.instructions("sm_87") == block_sizes.instructions("sm_80")
+    assert block_sizes.is_of_one_step("sm_87", "3.9.0")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 16])

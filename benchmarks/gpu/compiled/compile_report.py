@@ -3,14 +3,14 @@
     python benchmarks/gpu_speed.py compile
     python benchmarks/gpu_speed.py compile --all
 
-For NVIDIA's sm_75, 80, 86, 89, 90, 100, 103 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201: registers,
-spills, shared memory, tensor-core instructions, layout conversions, and instructions that mix the steps of spikes.
-Without --all of each kernel the most important variants. Writes compile_report.csv, where the rows
-of other versions of Triton stay. Ends with status 1, naming the variants, if one does not compile, spills registers in
-its main loop (or many elsewhere), needs more shared memory than its target has, multiplies without tensor cores, mixes
-steps, or stores every block of a pipelined loop in one slot; on sm_80 and sm_90 also if a multiprocessor holds one
-program only, or a main loop is longer than it was. The compilation runs in a child process without Triton's
-interpreter, so TRITON_INTERPRET may be set or not.
+For NVIDIA's sm_75, 80, 86, 87, 89, 90, 100, 103 and 120 and AMD's gfx90a, gfx942, gfx950, gfx1100 and gfx1201:
+registers, spills, shared memory, tensor-core instructions, layout conversions, and instructions that mix the steps of
+spikes. Without --all of each kernel the most important variants. Writes compile_report.csv, where the rows of other
+versions of Triton stay. Ends with status 1, naming the variants, if one does not compile, spills registers in its main
+loop (or many elsewhere), needs more shared memory than its target has, multiplies without tensor cores, mixes steps, or
+stores every block of a pipelined loop in one slot; on sm_80, 87, 89 and 90 also if a multiprocessor holds one program
+only, or a main loop is longer than it was. The compilation runs in a child process without Triton's interpreter, so
+TRITON_INTERPRET may be set or not.
 """
 
 import argparse

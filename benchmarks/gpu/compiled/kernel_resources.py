@@ -57,7 +57,7 @@ def resources(compiled, target: Target) -> dict[str, int | None]:
     :func:`lost_numbers`), mixed_steps (instructions that take the step of one spike for that of another:
     operand_layouts.py).
 
-    Of sm_80, sm_89 and sm_90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats), loop (a
+    Of sm_80, 87, 89 and 90 also programs (on a multiprocessor), num_warps, fused_or_flushed (of floats), loop (a
     main_loop.MainLoop as a dict, or None) and loop_types (its instructions by what they are for).
     """
     in_loop, code_of_gpu = None, {}

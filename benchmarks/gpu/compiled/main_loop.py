@@ -32,6 +32,7 @@ class Multiprocessor(NamedTuple):
 REGISTERS = 65536  # of a multiprocessor
 MULTIPROCESSORS = {
     "sm_80": Multiprocessor(164 << 10, 2048, 32, {"fp16": 1024, "i8": 2048}),
+    "sm_87": Multiprocessor(164 << 10, 1536, 16, {"fp16": 1024, "i8": 2048}),  # Jetson Orin
     "sm_89": Multiprocessor(100 << 10, 1536, 24, {"fp16": 256, "i8": 1024}),  # GeForce: float32 sums at half the rate
     "sm_90": Multiprocessor(228 << 10, 2048, 32, {"fp16": 2048, "i8": 4096}),
 }

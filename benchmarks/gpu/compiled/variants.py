@@ -215,8 +215,7 @@ SMALL_WARPS = 4
 KERNELS = {"if_scan": SCAN, "scan_backward": BACKWARD, "recurrent_scan": RECURRENT, "if_conv2d": CONV}
 KERNELS["recurrent_backward"] = RECURRENT_BACKWARD
 KERNELS |= {name: list(SMALL[name]) for name in SMALL}
-REPORTED = [target for target in TARGETS if target != "sm_87"]  # which has the instructions and sizes of sm_80
-VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in REPORTED for rest in rests]
+VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
     "fp32/hard/aligned",
     "/hard/atan/sequence/aligned",
@@ -228,5 +227,5 @@ _QUICK = (
     "paper/three-digits/hard/pooled",
     "one-channel/one-product/hard/words",
 )
-_SMALL = [f"{kernel}/{target}/{next(iter(variants))}" for kernel, variants in SMALL.items() for target in REPORTED]
+_SMALL = [f"{kernel}/{target}/{next(iter(variants))}" for kernel, variants in SMALL.items() for target in TARGETS]
 QUICK = [variant for variant in VARIANTS if variant.endswith(_QUICK) or variant in _SMALL]
