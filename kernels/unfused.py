@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
-from itertools import product
 from typing import Any
 
 import torch
@@ -142,12 +141,16 @@ def conv2d_currents(backend, words, T, N, size, weight, bias, stride, padding, d
     height, width = output_size(size, weight.shape[2:], stride, padding, dilation)
     currents = torch.empty(T, N, height * width, len(weight), dtype=torch.float32, device=words.device)
     values = N * max(C_in * size[0] * size[1], height * width * len(weight))
-    some = _samples_at_once(N, values, words.device)
-    steps = chunk_steps(values * some // max(N, 1), words.device)
-    for start, first in product(range(0, T, steps), range(0, N, some)):
-        stop, which = min(start + steps, T), slice(first, first + some) if some < N else slice(None)
-        x = backend.unpack(backend.cut(words[:, which], T, start, stop), stop - start, C_in).unflatten(3, size)
-        currents[start:stop, which] = conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    def run(which: slice) -> None:
+        spikes, filled = words[:, which], currents[:, which]
+        steps = chunk_steps(values * filled.shape[1] // max(N, 1), words.device)
+        for start in range(0, T, steps):
+            stop = min(start + steps, T)
+            x = backend.unpack(backend.cut(spikes, T, start, stop), stop - start, C_in).unflatten(3, size)
+            filled[start:stop] = conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    by_samples(run, N, values, words.device)
     return currents
 
 

@@ -9,9 +9,11 @@ from equality import equal
 pytest.importorskip("triton", reason="the GPU kernels need Triton: pip install triton")
 
 from cases import RESETS, dyadic, fine, spikes, thresholds
+from pretend_gpu import pretend_gpu
 from torch import nn
 
 import proxykernels as pk
+from proxykernels.calls.currents import currents_of
 from proxykernels.kernels import reference, unfused
 from proxykernels.kernels.gpu import backend
 from proxykernels.kernels.recording import recording
@@ -106,6 +108,35 @@ def test_sums_of_some_samples_at_a_time(triton_kernels, generator, monkeypatch, 
     fired, v_last = layer.spike([pk.pack(x), values], v)
     assert taken == [2, 2, 1] and equal(v_last, v_wanted)
     assert equal(fired.dense(), wanted.dense()) and 0.01 < wanted.rate() < 0.99
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
+@pytest.mark.filterwarnings("ignore:on this GPU")
+@pytest.mark.parametrize("most, taken", [(3, [5, 3, 2]), (2, [5, 3])])
+def test_currents_are_halved_once_where_memory_is_too_small(monkeypatch, generator, most, taken):
+    """On a GPU that is not there, of sm_75; a second time is an error."""
+    x, weight = spikes(34, 5, 6, 5, 4, generator=generator), dyadic(9, 6, 3, 3, generator=generator)
+    expected = unfused.conv2d(x, weight, None, (1, 1), (1, 1), (1, 1), 1)
+    convolve, asked = unfused.conv2d, []
+
+    def within_memory(images, *operands):
+        asked.append(images.shape[1])
+        if images.shape[1] > most:
+            raise torch.OutOfMemoryError
+        return convolve(images, *operands)
+
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        monkeypatch.setattr(backend, "architecture", lambda device: "sm_75")
+        monkeypatch.setattr(unfused, "conv2d", within_memory)
+        operands = card.on_card(weight), None, (1, 1), (1, 1), (1, 1), 1
+        with pytest.warns(RuntimeWarning, match="cuda:0 has no memory for a layer of 5 samples .* it takes 3"):
+            if most < 3:
+                with pytest.raises(torch.OutOfMemoryError):
+                    currents_of(pk.pack(card.on_card(x)), *operands)
+            else:
+                found = currents_of(pk.pack(card.on_card(x)), *operands)
+                assert equal(found.host.flatten(3).transpose(2, 3), expected) and expected.any()
+    assert asked == taken
 
 
 @pytest.mark.parametrize("some", [2, 5])
