@@ -4,10 +4,12 @@
 // The rows of a tile of spikes are all steps of neighbouring output pixels: with 4 steps, those of 4 pixels of a row. Weights
 // are packed as for amx.h. A task is some output rows of an image, and a span of output channels:
 //
-// 1. expand_input: turns the bits of the input rows that the task reads into bytes, 0 or -1. For each tap, the 64 inputs of
-//    a pixel lie step after step, and pixels lie side by side, so a tile is contiguous at whichever pixel it begins.
+// 1. expand_input: turns the bits of the input rows that the task reads into bytes, 0 or -1, and numbers into negative bytes. For
+//    each tap, the 64 inputs of a pixel lie step after step, and pixels lie side by side, so a tile is contiguous at whichever
+//    pixel it begins.
 // 2. list_pair: lists, for each two tiles of output pixels, the products in which anything fired.
-// 3. multiply: two tiles of spikes by as many tiles of weights as have sums in the registers; then the neurons are fired.
+// 3. multiply: two tiles of spikes by as many tiles of weights as have sums in the registers; then the neurons are fired,
+//    or their currents are written for the code that runs neurons of any kind (engine/fire.cpp).
 #pragma once
 #include "../neurons.h"
 #include "amx.h"
@@ -16,6 +18,13 @@
 namespace PK_TARGET {
 
 constexpr int64_t most_pixel_tile_steps = 8;
+
+// Inputs that are whole numbers from 0 to 127 instead of spikes, as floats: [image][step][pixel][C_in]; the first two are
+// strides in floats. Null: the input is the spikes of Conv2d.x.
+struct PixelNumbers {
+    const float* values = nullptr;
+    int64_t image = 0, step = 0;
+};
 
 // How the inputs lie as bytes. Each input row has a plane for each tile of a run (amx_tiles.h), which holds the pixels that
 // the run reads, output pixel by output pixel. The runs of a kernel row read the same pixels, shifted, and share the planes;
@@ -27,7 +36,7 @@ struct PlaneLayout {
     int64_t own_runs, planes, width;  // runs of a kernel row with planes of their own; planes of a row; pixels of a plane
     int64_t apart;  // distance in pixels between two runs that share a plane
     int64_t pixel, row;  // bytes of a pixel, and of all planes of a row
-    int64_t bits;  // bytes of a padded row before it is expanded
+    int64_t bits;  // bytes of a padded row of spikes before it is expanded; numbers take 8 times as many
 
     explicit PlaneLayout(const Conv2d& c) : runs(c) {
         for (steps = 1; steps < c.neurons.T;) steps *= 2;
@@ -80,15 +89,15 @@ struct PairProduct {
 // The memory of one thread.
 struct PixelTileMemory {
     static constexpr int64_t tile_sums = tile_rows * tile_channels, pair_sums = max_sums * tile_sums;
-    uint8_t* bits;  // [step][layout.bits]
+    uint8_t* bits;  // [step][layout.bits], for numbers [step][8 * layout.bits]
     int8_t* spikes;  // [row of the input][plane][pixel][step][64 inputs]
     int8_t* silent;  // a tile of zeros
     uint8_t* live;  // [row of the input][plane][pixel]: whether anything fires there
     PairProduct* products;
     int32_t* sums;  // [2 tiles of spikes][tiles of weights][tile]; or of one tile of spikes and four of weights
 
-    PixelTileMemory(const PixelTiling& g, Carver& carver) {
-        bits = carver.take<uint8_t>(g.layout.steps * g.layout.bits);
+    PixelTileMemory(const PixelTiling& g, Carver& carver, bool numbers) {
+        bits = carver.take<uint8_t>(g.layout.steps * g.layout.bits * (numbers ? 8 : 1));
         spikes = carver.take<int8_t>(g.rows_in * g.layout.row);
         silent = carver.take<int8_t>(tile_bytes);
         live = carver.take<uint8_t>(g.rows_in * g.layout.planes * g.layout.width + tile_rows);
@@ -97,19 +106,24 @@ struct PixelTileMemory {
     }
 };
 
-// Expands one input row, whose bits are padded already, into all its planes.
+// Expands one padded input row into all its planes. `numbers`: it has a byte for each input, and not a bit.
+template <bool numbers>
 static inline void expand_planes(const Conv2d& c, const PlaneLayout& layout, const uint8_t* bits, int8_t* to, uint8_t* live) {
+    constexpr int64_t scale = numbers ? 8 : 1;
     const int64_t bytes = ceil_div(c.C_in, 8), end = c.padding_w + c.W;
     for (int64_t plane = 0; plane < layout.planes; plane++, to += layout.width * layout.pixel, live += layout.width) {
         const int64_t first = plane / layout.runs.run_tiles * c.dilation_w;
         const int64_t inside = first < end ? least(layout.width, ceil_div(end - first, c.stride_w)) : 0;
-        const uint8_t* const from = bits + first * bytes + plane % layout.runs.run_tiles * 8;
+        const uint8_t* const from = bits + (first * bytes + plane % layout.runs.run_tiles * 8) * scale;
         for (int64_t x = 0; x < inside; x++) {
             uint64_t any = 0;
             for (int64_t t = 0; t < layout.steps; t++) {
+                const uint8_t* const inputs = from + (x * c.stride_w * bytes + t * layout.bits) * scale;
                 uint64_t word;
-                memcpy(&word, from + x * c.stride_w * bytes + t * layout.bits, 8);
-                _mm512_storeu_si512(to + x * layout.pixel + t * tile_width, _mm512_movm_epi8(word));
+                memcpy(&word, inputs, 8);
+                __m512i expanded = _mm512_movm_epi8(word);
+                if constexpr (numbers) expanded = _mm512_loadu_si512(inputs), word = _mm512_test_epi8_mask(expanded, expanded);
+                _mm512_storeu_si512(to + x * layout.pixel + t * tile_width, expanded);
                 any |= word;
             }
             live[x] = any != 0;
@@ -119,17 +133,45 @@ static inline void expand_planes(const Conv2d& c, const PlaneLayout& layout, con
     }
 }
 
+// Writes n whole numbers as bytes, with the sign of spikes, which are -1.
+static inline void negative_bytes(const float* from, int64_t n, uint8_t* to) {
+    for (int64_t i = 0; i < n; i += 16) {
+        const __mmask16 exist = (__mmask16)(n - i >= 16 ? 0xffff : (1 << (n - i)) - 1);
+        const __m512i number = _mm512_cvtps_epi32(_mm512_maskz_loadu_ps(exist, from + i));
+        _mm512_mask_cvtepi32_storeu_epi8(to + i, exist, _mm512_sub_epi32(_mm512_setzero_si512(), number));
+    }
+}
+
+OUT_OF_LINE static void expand_numbers(const Conv2d& c, const PlaneLayout& layout, const Region& in,
+                                       const PixelTileMemory& memory, const PixelNumbers& numbers) {
+    const int64_t pixel = ceil_div(c.C_in, 8) * 8, step = 8 * layout.bits;
+    memset(memory.bits, 0, layout.steps * step);
+    for (int64_t row = 0; row < in.rows; row++) {
+        for (int64_t t = 0; t < c.neurons.T; t++) {
+            uint8_t* const to = memory.bits + t * step + c.padding_w * pixel;
+            const float* const from =
+                numbers.values + in.image * numbers.image + t * numbers.step + (in.row + row) * c.W * c.C_in;
+            if (pixel == c.C_in) negative_bytes(from, c.W * pixel, to);
+            else
+                for (int64_t x = 0; x < c.W; x++) negative_bytes(from + x * c.C_in, c.C_in, to + x * pixel);
+        }
+        expand_planes<true>(c, layout, memory.bits, memory.spikes + row * layout.row,
+                            memory.live + row * layout.planes * layout.width);
+    }
+}
+
 OUT_OF_LINE static void expand_input(const Conv2d& c, const PlaneLayout& layout, const Region& in,
-                                     const PixelTileMemory& memory) {
-    const int64_t bytes = c.W * ceil_div(c.C_in, 8), before = c.padding_w * ceil_div(c.C_in, 8);
-    memset(memory.bits, 0, layout.steps * layout.bits);
+                                     const PixelTileMemory& memory, const PixelNumbers& numbers) {
     memset(memory.silent, 0, tile_bytes);
     memset(memory.live + in.rows * layout.planes * layout.width, 0, tile_rows);
+    if (numbers.values) return expand_numbers(c, layout, in, memory, numbers);
+    const int64_t bytes = c.W * ceil_div(c.C_in, 8), before = c.padding_w * ceil_div(c.C_in, 8);
+    memset(memory.bits, 0, layout.steps * layout.bits);
     for (int64_t row = 0; row < in.rows; row++) {
         const uint8_t* const from = c.x + in.image * x_image(c) + (in.row + row) * bytes;
         for (int64_t t = 0; t < c.neurons.T; t++) memcpy(memory.bits + t * layout.bits + before, from + t * x_frame(c), bytes);
-        expand_planes(c, layout, memory.bits, memory.spikes + row * layout.row,
-                      memory.live + row * layout.planes * layout.width);
+        expand_planes<false>(c, layout, memory.bits, memory.spikes + row * layout.row,
+                             memory.live + row * layout.planes * layout.width);
     }
 }
 
@@ -258,22 +300,51 @@ private:
     }
 };
 
-// Runs a task. The matrix unit works beside the vector units: while it multiplies the tiles of some groups, the neurons of the
+// 16 output channels: writes their currents without the bias to Neurons.currents, here [image][step][pixel][C].
+template <int digits>
+struct CurrentBlock {
+    const Conv2d& c;
+    const int64_t channel;
+    const __mmask16 exist;
+    const __m512 unit, high_unit;
+
+    CurrentBlock(const Conv2d& c, int64_t channel)
+        : c(c),
+          channel(channel),
+          exist((__mmask16)((1 << least(c.neurons.C - channel, tile_channels)) - 1)),
+          unit(_mm512_sub_ps(_mm512_setzero_ps(), load(c.unit + channel).x)),  // inputs are negative
+          high_unit(_mm512_mul_ps(unit, _mm512_set1_ps(65536.0f))) {}
+
+    void fire_group(const PlaneLayout& layout, const int32_t* sums, int64_t image, const PixelGroup& group) const {
+        const Neurons& n = c.neurons;
+        const int64_t pixels = least(layout.pixels, c.W_out - group.x), place = group.y * c.W_out + group.x;
+        for (int64_t t = 0; t < n.T; t++)
+            for (int64_t i = 0; i < pixels; i++) {
+                const int32_t* const row = sums + (i * layout.steps + t) * tile_channels;
+                const __m512 current =
+                    current_of<digits>(row, PixelTileMemory::tile_sums, unit, high_unit, _mm512_setzero_ps());
+                _mm512_mask_storeu_ps(n.currents + ((image * n.T + t) * n.P + place + i) * n.C + channel, exist, current);
+            }
+    }
+};
+
+// Runs a task; `Channels` takes the sums of 16 output channels. The matrix unit works beside the vector units: while it multiplies the tiles of some groups, the neurons of the
 // previous ones are run. Only then are the new sums stored.
-template <int digits, class Model>
-static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, Model, int64_t task, const PixelTileMemory& memory) {
+template <int digits, class Channels>
+static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, int64_t task, const PixelTileMemory& memory,
+                            const PixelNumbers& numbers = {}) {
     constexpr int wide = digits == 1 ? 2 : 1;  // blocks of channels whose tiles are multiplied together
     constexpr int together = least(2, max_sums / digits), tiles = wide * digits;  // groups; tiles of weights
     const PlaneLayout& layout = tiling.layout;
     const Region out = tiling.part(c, task), in = input_of(c, out);
     const int64_t first_channel = tiling.first_channel(c, task), last_channel = least(c.neurons.C, first_channel + tiling.span);
     const int64_t block = tiling.block_bytes(c), groups = out.rows * layout.groups;
-    expand_input(c, layout, in, memory);
+    expand_input(c, layout, in, memory, numbers);
     PixelGroup before[2] = {{layout, out, 0}, {layout, out, 0}};
     int64_t used_before = 0, channel_before = 0;
     const auto fire_before = [&] {
         for (int64_t j = 0; j < wide && channel_before + j * tile_channels < last_channel && used_before; j++) {
-            const ChannelBlock<digits, Model> channels(c, channel_before + j * tile_channels);
+            const Channels channels(c, channel_before + j * tile_channels);
             for (int64_t i = 0; i < used_before; i++)
                 channels.fire_group(layout, memory.sums + (tiles * i + j) * PixelTileMemory::tile_sums, out.image, before[i]);
         }

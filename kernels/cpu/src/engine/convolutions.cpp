@@ -1,5 +1,6 @@
 // Chooses the way in which a convolution and its neurons are run, and runs it by a kernel of ../conv2d.
 #include "tasks.h"
+#include "behind.h"
 #include "ways.h"
 
 namespace PK_TARGET {
@@ -18,6 +19,12 @@ int64_t kernel_room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
     for (const int64_t kernel : {Sliced::room(op, N, steps, threads), Lookup::room(op, N, steps, threads),
                                  Tiled::room(op, N, steps, threads), PixelTiled::room(op, N, steps, threads)})
         room = most(room, kernel);
+    for (const Op* conv : {&op, op.maxima ? (const Op*)&op.maxima->op : nullptr}) {
+        if (!conv || !has_tile_currents(*conv, steps)) continue;
+        const int64_t images = images_at_a_time(*conv, N, steps);
+        for (const int64_t some : {images, N % images})
+            if (some) room = most(room, PixelCurrents::room(*conv, some, steps, threads));
+    }
     return room;
 }
 
@@ -108,7 +115,65 @@ private:
     double at(int64_t i, double rate) const { return cost[i].silent + rate * (cost[i].busy - cost[i].silent); }
 };
 
+// The share of values that are not 0, in a few frames.
+static double share_of(const View& x, const Window& w, int64_t N, int64_t steps) {
+    constexpr int64_t frames = 4;
+    int64_t found = 0;
+    for (int64_t i = 0; i < frames; i++)
+        for (int64_t p = 0; p < w.H * w.W; p++) {
+            const float* const values = x.values_at(i * N / frames, i * steps / frames, p);
+            for (int64_t c = 0; c < w.C; c++) found += values[c * x.channel] != 0;
+        }
+    return (double)found / (double)(frames * w.H * w.W * w.C);
+}
+
+// Whether tiles compute the currents of an operation, from spikes or whole numbers, in less time than rows of weights take.
+static bool tile_currents_pay(const Session& session, const Op& op, const View& x, int64_t N, int64_t steps) {
+    constexpr double current = 8;  // cycles: to write 16, and to read them
+    const Window& w = op.windows[op.weighted];
+    if (!has_tile_currents(op, steps) || x.held() || x.periodic) return false;
+    double share = 0;
+    if (x.spikes) {
+        share = rates_of(x, op, N, steps).spikes;
+    } else {
+        constexpr int64_t most_sum = ((int64_t)1 << 31) / (128 * 256 + 128);  // of all inputs, as of cost_model.cpp
+        const int64_t number = w.slot ? session.plan.ops[w.slot - 1].most_number : 0;
+        if (!number || number > most_tile_number || number * w.C * w.taps() >= most_sum) return false;
+        share = fmin(share_of(x, w, N, steps), 0.5);  // of more it takes less time to multiply all
+    }
+    const engine::Cost& rows = op.costs[engine::Patterns];
+    const double by_rows = (rows.silent + share * (rows.busy - rows.silent)) * (double)steps / engine::cost_steps;
+    const double vecs = (double)(ceil_div(op.C, Vec::width) * op.P() * steps);
+    return PixelTiled::cycles(op, steps) + current * vecs < by_rows;
+}
+
+void run_tile_currents(Session& session, const Op& op, const View& x, int64_t N, int64_t steps, float* currents) {
+    const PixelCurrents kernel(op, x, N, steps, currents, session.threads);
+    struct Context {
+        const PixelCurrents& kernel;
+        const View& x;
+        Scratch* scratch;
+        bool counts;
+    } context{kernel, x, session.scratch, session.counts};
+    share(session, kernel.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        c.kernel.run(c.x, task, c.scratch[thread].kernel, c.counts ? c.scratch[thread].tally : nullptr);
+    });
+}
+
+bool takes_tile_currents(const Session& session, const Op& op, int64_t steps) {
+    return !op.is_conv || !reads_spikes(session, op, steps);
+}
+
+bool tiles_maxima(const Session& session, const Op& op, int64_t N, int64_t steps) {
+    const View& x = session.views[session.plan.ops[op.maxima->conv].windows[0].slot];
+    return tile_currents_pay(session, op.maxima->op, x, N, steps);
+}
+
 int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps) {
+    if (op.tiles && takes_tile_currents(session, op, steps) &&
+        tile_currents_pay(session, op, session.views[op.windows[op.weighted].slot], N, steps))
+        return engine::ByPixelTiles;
     if (reads_values(session, op)) return engine::ByValues;
     const bool has_tiles = Tiled::fits(op, N, steps) || PixelTiled::fits(op, N, steps);
     if (!(has_tiles || has_kernel(op, N, steps)) || !reads_spikes(session, op, steps)) return engine::ByPatterns;
@@ -149,18 +214,6 @@ static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool f
     if (!keeps) neurons.v = nullptr;
     const uint8_t* shortcut = op.count > 1 ? session.views[op.windows[1 - op.weighted].slot].spikes : nullptr;
     run_tasks(session, k, N, x, Kernel(op, neurons, x, shortcut, session.threads));
-}
-
-// The share of values that are not 0, in a few frames.
-static double share_of(const View& x, const Window& w, int64_t N, int64_t steps) {
-    constexpr int64_t frames = 4;
-    int64_t found = 0;
-    for (int64_t i = 0; i < frames; i++)
-        for (int64_t p = 0; p < w.H * w.W; p++) {
-            const float* const values = x.values_at(i * N / frames, i * steps / frames, p);
-            for (int64_t c = 0; c < w.C; c++) found += values[c * x.channel] != 0;
-        }
-    return (double)found / (double)(frames * w.H * w.W * w.C);
 }
 
 bool scatters_maxima(const Session& session, const Op& op, int64_t N, int64_t steps) {

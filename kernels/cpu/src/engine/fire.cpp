@@ -3,6 +3,7 @@
 //
 // If a pixel's windows hold the same inputs as those of the pixel to its left, and the two pixels' neurons have been equal
 // since the start, its outputs and states are copied from there. In most images that covers the background.
+#include "behind.h"
 #include "convolution.h"
 #include "currents.h"
 #include "tasks.h"
@@ -15,6 +16,7 @@ struct Firing : Currents {
     const int64_t number, start, all_steps;  // index of the operation; first step; steps of the whole segment
     const int64_t pixel_bytes;  // of its output
     const bool fresh, goes_on;  // whether it starts from rest; whether the states are needed afterwards
+    int64_t first_image = 0;  // of the tasks
 
     Firing(FireBlock fire_block, Session& session, const Op& op, const Tasks& cut, int64_t number, int64_t start,
            int64_t all_steps, bool fresh, bool goes_on)
@@ -47,7 +49,8 @@ struct Firing : Currents {
             run_blocks(first_block, last_block);
             return;
         }
-        image = part / cut.bands, first_row = part % cut.bands * cut.rows, last_row = least(first_row + cut.rows, op.H);
+        image = first_image + part / cut.bands, first_row = part % cut.bands * cut.rows,
+        last_row = least(first_row + cut.rows, op.H);
         first_pixel = first_row * op.W;
         list_input();
         walk_band(first_block, last_block);
@@ -184,9 +187,9 @@ struct FiringOnMaxima {
     const Op& pool;
     const Pooling windows;
 
-    FiringOnMaxima(const Firing& neurons, const Op& conv, const Op& pool)
+    FiringOnMaxima(const Firing& neurons, const View& x, const Op& conv, const Op& pool)
         : neurons(neurons), from{{{neurons.session, conv, neurons.cut}}}, pool(pool), windows(pooling_of(pool)) {
-        from.views[0] = neurons.session.views[conv.windows[0].slot].from(neurons.start);
+        from.views[0] = x.from(neurons.start);
     }
 
     void run(int64_t task, int64_t thread) {
@@ -194,7 +197,7 @@ struct FiringOnMaxima {
         const int64_t part = task / cut.spans, span = task % cut.spans, W = from.op.W;
         first_block = cut.spans > 1 ? span : 0, last_block = cut.spans > 1 ? span + 1 : from.op.blocks();
         s = neurons.s = from.s = neurons.session.scratch + thread;
-        neurons.image = from.image = part / cut.bands;
+        neurons.image = from.image = neurons.first_image + part / cut.bands;
         const int64_t first = part % cut.bands * cut.pooled_rows, last = least(first + cut.pooled_rows, pool.H);
         neurons.first_pixel = first * pool.W;
         from.first_row = first ? windows.row_of(first, pool.H) : 0, from.last_row = windows.row_of(last, pool.H);
@@ -265,41 +268,80 @@ static Firing::FireBlock fire_block_of(const Op& op) {
     return found;
 }
 
+// Shares the tasks of neurons on the largest currents of a convolution `conv` of x, which may be a Behind.
+static void share_maxima(const Firing& firing, const View& x, const Op& conv, const Op& pool) {
+    struct Context {
+        const Firing& firing;
+        const View& x;
+        const Op &conv, &pool;
+    } context{firing, x, conv, pool};
+    firing.session.serial++;
+    share(firing.session, firing.cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        FiringOnMaxima(c.firing, c.x, c.conv, c.pool).run(task, thread);
+    });
+}
+
 void fire_maxima(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                  bool goes_on) {
-    struct Context {
-        const Op &op, &conv, &pool;
-        const Tasks cut;
-        const Firing firing;
-    };
     const Op &op = session.plan.ops[k], &conv = session.plan.ops[op.maxima->conv], &pool = session.plan.ops[op.maxima->pool];
     const Tasks cut(conv, N, steps, session.threads, false, reads_values(session, conv), &pool);
-    Context context{op, conv, pool, cut, Firing(fire_block_of(op), session, op, cut, k, start, all_steps, fresh, goes_on)};
-    session.serial++;
-    share(session, cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
-        const Context& c = *(const Context*)given;
-        FiringOnMaxima(c.firing, c.conv, c.pool).run(task, thread);
-    });
+    share_maxima({fire_block_of(op), session, op, cut, k, start, all_steps, fresh, goes_on},
+                 session.views[conv.windows[0].slot], conv, pool);
+}
+
+static void share_firing(const Firing& firing) {
+    firing.session.serial++;
+    share(firing.session, firing.cut.count(), (void*)&firing,
+          [](void* given, int64_t task, int64_t thread) { Firing(*(const Firing*)given).run(task, thread); });
 }
 
 void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                 bool goes_on) {
     const Op& op = session.plan.ops[k];
-    struct Context {
-        Session& session;
-        const Op& op;
-        const Tasks cut;
-        int64_t k, start, all_steps;
-        bool fresh, goes_on;
-        Firing::FireBlock fire_block;
-    } context{session, op,      Tasks(op, N, steps, session.threads, all_held(session, op), reads_values(session, op)),
-              k,       start,   all_steps,
-              fresh,   goes_on, fire_block_of(op)};
-    session.serial++;
-    share(session, context.cut.count(), &context, [](void* given, int64_t task, int64_t thread) {
-        const Context& c = *(const Context*)given;
-        Firing(c.fire_block, c.session, c.op, c.cut, c.k, c.start, c.all_steps, c.fresh, c.goes_on).run(task, thread);
-    });
+    const Tasks cut(op, N, steps, session.threads, all_held(session, op), reads_values(session, op));
+    share_firing({fire_block_of(op), session, op, cut, k, start, all_steps, fresh, goes_on});
+}
+
+// Calls fire(currents, first image, images) for the images whose currents tiles have computed. `conv`: has the tiles.
+template <class Fire>
+static void with_tile_currents(Session& session, const Op& conv, const View& x, int64_t N, int64_t steps, Fire fire) {
+    const int64_t together = images_at_a_time(conv, N, steps);
+    View currents;
+    currents.pixel = conv.C, currents.step = conv.P() * conv.C, currents.image = steps * currents.step;
+    for (int64_t first = 0; first < N; first += together) {
+        const int64_t images = least(together, N - first);
+        View some = x;
+        if (some.spikes) some.spikes += first * x.image;
+        else some.values += first * x.image;
+        run_tile_currents(session, conv, some, images, steps, session.tile_currents);
+        currents.values = session.tile_currents - first * currents.image;
+        fire(currents, first, images);
+    }
+}
+
+void fire_tile_currents(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    const Op& op = session.plan.ops[k];
+    const Behind behind(op);
+    with_tile_currents(session, op, session.views[op.windows[op.weighted].slot], N, steps,
+                       [&](const View& currents, int64_t first, int64_t images) {
+                           const Tasks cut(behind.op, images, steps, session.threads, false, false);
+                           Firing firing(fire_block_of(op), session, behind.op, cut, k, 0, steps, fresh, goes_on);
+                           firing.views[op.weighted] = currents, firing.first_image = first;
+                           share_firing(firing);
+                       });
+}
+
+void fire_tile_maxima(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
+    const Op &op = session.plan.ops[k], &conv = session.plan.ops[op.maxima->conv], &pool = session.plan.ops[op.maxima->pool];
+    const Behind behind(conv);
+    with_tile_currents(session, op.maxima->op, session.views[conv.windows[0].slot], N, steps,
+                       [&](const View& currents, int64_t first, int64_t images) {
+                           const Tasks cut(behind.op, images, steps, session.threads, false, false, &pool);
+                           Firing firing(fire_block_of(op), session, op, cut, k, 0, steps, fresh, goes_on);
+                           firing.first_image = first;
+                           share_maxima(firing, currents, behind.op, pool);
+                       });
 }
 
 }  // namespace PK_TARGET

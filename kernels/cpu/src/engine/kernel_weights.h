@@ -106,7 +106,9 @@ static int64_t pack_slices(Op& op, bool periodic) {
 static int64_t pack_in_tiles([[maybe_unused]] Op& op) {
 #if defined(__AMX_INT8__)
     const Window& w = op.windows[op.weighted];
-    if (!op.is_conv || w.groups > 1 || std::isinf(op.costs[engine::Tiles].busy)) return 0;
+    const bool gives_currents = !op.is_layer && !op.exact && op.P() > 1;  // to neurons of any kind (behind.h)
+    if (!(op.is_conv || (op.has_one_conv && gives_currents)) || w.groups > 1) return 0;
+    if (std::isinf(op.costs[engine::Tiles].busy)) return 0;
     if (op.is_layer && std::isinf(op.neuron.channels[0])) return 0;  // its currents are wanted, which tiles do not write
     op.digits = count_digits(w.weight, op.neuron.channels, op.C, w.rows);
     if (!op.digits || std::isinf(op.costs[engine::Tiles + op.digits - 1].busy)) return 0;
@@ -139,8 +141,9 @@ static void find_conv(Op& op) {
     int64_t weighted = 0;
     for (int64_t i = 0; i < op.count; i++)
         if (op.windows[i].weight) op.weighted = i, weighted++;
-    op.is_conv = op.kind == engine::Fire && !op.real && op.count <= 2 && weighted == 1;
-    if (!op.is_conv) return;
+    op.has_one_conv = op.kind == engine::Fire && weighted == 1;
+    op.is_conv = op.has_one_conv && !op.real && op.count <= 2;
+    if (!op.has_one_conv) return;
     const Window& w = op.windows[op.weighted];
     Conv2d& c = op.conv;
     c.neurons.C = op.C, c.neurons.P = op.P(), c.groups = w.groups;

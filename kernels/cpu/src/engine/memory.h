@@ -3,6 +3,7 @@
 #pragma once
 #include <unistd.h>
 
+#include "behind.h"
 #include "marks.h"
 #include "products.h"
 #include "slot_lists.h"
@@ -215,6 +216,16 @@ static bool may_read_values(const Plan& plan, const Op& op) {
     return values;
 }
 
+// Floats of the currents that tiles compute at a time, of any operation.
+static int64_t tile_currents_room(const Plan& plan, int64_t N, int64_t steps) {
+    int64_t room = 0;
+    for (int64_t k = 0; k < plan.count; k++)
+        for (const Op* op : {(const Op*)&plan.ops[k], plan.ops[k].maxima ? (const Op*)&plan.ops[k].maxima->op : nullptr})
+            if (op && has_tile_currents(*op, steps))
+                room = most(room, images_at_a_time(*op, N, steps) * steps * op->P() * op->C);
+    return room;
+}
+
 // The scratch memory of one thread, when the work is cut for `threads` threads.
 static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads) {
     Room room;
@@ -230,14 +241,28 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         if (op.maxima) {
             room.kernel = most(room.kernel, maxima_room(op, plan, N, steps, threads));
             room.kernel = most(room.kernel, scattered_maxima_room(op, plan, N, threads));
+            const Op& conv = plan.ops[op.maxima->conv];
+            if (has_tile_currents(op.maxima->op, steps)) {
+                const Behind behind(conv);
+                const int64_t images = images_at_a_time(conv, N, steps);
+                for (const int64_t some : {images, N % images})
+                    if (some)
+                        room.include(
+                            Tasks(behind.op, some, steps, threads, false, false, &plan.ops[op.maxima->pool]).room(behind.op));
+            }
             for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps}) {
-                const Op& conv = plan.ops[op.maxima->conv];
                 for (const bool values : {false, true})
                     if (some && (!values || may_read_values(plan, conv)))
                         room.include(Tasks(conv, N, some, threads, false, values, &plan.ops[op.maxima->pool]).room(conv));
             }
         }
         room.kernel = most(room.kernel, kernel_room(op, N, steps, threads));
+        if (has_tile_currents(op, steps)) {
+            const Behind behind(op);
+            const int64_t images = images_at_a_time(op, N, steps);
+            for (const int64_t some : {images, N % images})
+                if (some) room.include(Tasks(behind.op, some, steps, threads, false, false).room(behind.op));
+        }
         if (op.spikes_that_move && has_kernel(op, N, steps) && op.P() > 1) continue;  // with one pixel, either way may run
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
             for (const bool held : {false, true})
@@ -303,6 +328,7 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         session.sigma_delta_bytes = room.sigma_delta;
         for (int64_t i = 0; i < crew; i++) cut_scratch(session.scratch[i], room, carver);
         cut_lists(session, N, steps, crew, carver);
+        session.tile_currents = carver.take<float>(tile_currents_room(plan, N, steps));
         return carver.bytes;
     };
     if (all_threads > session.scratches) {

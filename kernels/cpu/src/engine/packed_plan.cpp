@@ -307,9 +307,26 @@ static bool gives_currents(const Operation& o) {
     return std::all_of(o.neurons.channels + o.C, o.neurons.channels + 2 * o.C, [](float decay) { return decay == 0; });
 }
 
+// The most that an operation gives, if that are whole numbers from 0 on, whatever the network's input is; or 0.
+static int64_t most_number_of(const Plan& plan, const Op& op, const Operation& described) {
+    if (op.is_sigma_delta || op.is_layer) return 0;
+    const bool fires = op.kind == engine::Fire && (!op.real || op.neuron.model == models::IntegerSoftReset);
+    if (fires) return op.real ? (int64_t)op.neuron.scalars[0] : 1;
+    const bool sums = op.kind == engine::Fire && gives_currents(described) &&
+                      std::all_of(described.neurons.bias, described.neurons.bias + op.C, [](float bias) { return bias == 0; });
+    if (!sums && !(op.passes_on() && op.kind != engine::MaxRatePool)) return 0;
+    int64_t sum = 0, largest = 0;
+    for (int64_t i = 0; i < op.count; i++) {
+        const int64_t slot = op.windows[i].slot, number = slot ? plan.ops[slot - 1].most_number : 0;
+        if (!number || op.windows[i].weight) return 0;
+        sum += number, largest = most(largest, number);
+    }
+    return sums ? sum : largest;
+}
+
 // Prepares neurons that read the largest currents of a convolution, under windows that do not overlap. False if there is no
 // memory.
-static bool find_maxima(Plan& plan, const Description& described, Op& op, int64_t k) {
+static bool find_maxima(Plan& plan, const Description& described, Op& op, int64_t k, bool has_tiles) {
     constexpr int64_t most_taps = 64;  // whose currents are in a cache together
     const Operation& neurons = described.operations[k];
     int64_t pool = 0, conv = 0;
@@ -335,14 +352,15 @@ static bool find_maxima(Plan& plan, const Description& described, Op& op, int64_
     const Window& before = plan.ops[conv].windows[0];
     (engine::Window&)window = from->reads[0];
     window.C = before.C, window.H = before.H, window.W = before.W, window.rows = before.rows;
-    find_kernel_costs(packed, described.bits, false);
+    find_kernel_costs(packed, described.bits, has_tiles);
     if (!copy_neurons(packed)) return false;
     find_conv(packed);
     if (can_be_reached(window) && !find_reached(packed, window.weight)) return false;
-    const int64_t bytes = pack_slices(packed, false);
+    const int64_t slices = pack_slices(packed, false), tiles = slices == no_memory ? no_memory : pack_in_tiles(packed);
     window.weight = nullptr;  // the caller's
-    plan.bytes += bytes == no_memory ? 0 : bytes;
-    return bytes != no_memory;
+    if (tiles == no_memory) return false;
+    plan.bytes += slices + tiles;
+    return true;
 }
 
 // Makes operation k of a plan, after those before it. False if there is no memory.
@@ -374,6 +392,7 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
         op.of_input |= op.passes_on() && (!read || read->of_input);
     }
     op.moves |= engine::changes_in_time(op.kind);
+    op.most_number = most_number_of(plan, op, operation);
 #define COPY(name, size) \
     if (!op.copy(op.name, op.size)) return false;
     PK_OPERATION_TENSORS(COPY, COPY)
@@ -386,7 +405,7 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
     }
     if (op.kind == engine::Fire && !make_reach(op, operation.reads[0].weight)) return false;
     if (op.kind == engine::Recur && !pack_recurrent(plan, op)) return false;
-    if (op.kind == engine::Fire && !op.is_layer && !find_maxima(plan, described, op, k)) return false;
+    if (op.kind == engine::Fire && !op.is_layer && !find_maxima(plan, described, op, k, has_tiles)) return false;
     if (!op.is_sigma_delta) op.state_size = op.states * op.state_P * op.C;
     return true;
 }

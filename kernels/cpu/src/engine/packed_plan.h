@@ -279,6 +279,8 @@ struct Op : Operation {
     // Whether it is a convolution of the window `weighted` plus at most one input without weights. If so, `conv` describes it
     // to the kernels of ../conv2d, without its neurons, and `parts` counts the parts (joined groups) that have separate inputs.
     bool is_conv = false;
+    bool has_one_conv = false;  // the same of neurons of any kind, with any number of inputs without weights
+    int64_t most_number = 0;  // what it gives are whole numbers from 0 to this one; 0: not known
     int64_t weighted = 0, parts = 1;
     Conv2d conv{};
     // The weights in slices (ways.h) with their units, and the columns for lookup tables (ways.h); or null.

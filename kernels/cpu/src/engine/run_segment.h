@@ -38,9 +38,12 @@ static void look_at_slots(Session& session, int64_t steps, bool fresh) {
 static void run_neurons(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on) {
     const Op& op = session.plan.ops[k];
     const int64_t way = session.ways[k] = way_of(session, op, N, steps);
-    if (way != engine::ByPatterns && way != engine::ByValues) return run_kernel(session, way, k, N, steps, fresh, goes_on);
+    const bool behind_tiles = way == engine::ByPixelTiles && takes_tile_currents(session, op, steps);
+    if (way != engine::ByPatterns && way != engine::ByValues && !behind_tiles)
+        return run_kernel(session, way, k, N, steps, fresh, goes_on);
     const bool alike = !op.is_layer || !session.neurons->start_pixel;  // whether all pixels start from the same states
     if (fresh) memset(session.states[k].alike, alike, N * op.P());
+    if (behind_tiles) return fire_tile_currents(session, k, N, steps, fresh, goes_on);
     for (int64_t start = 0; start < steps; start += most_pattern_steps) {
         const int64_t some = least(most_pattern_steps, steps - start);
         fire_steps(session, k, N, start, some, steps, fresh && !start, goes_on || start + some < steps);
@@ -65,6 +68,9 @@ static void run_maxima(Session& session, const Run& run, int64_t k, int64_t N, i
     const Op& op = session.plan.ops[k];
     const int64_t conv = op.maxima->conv;
     memset(session.states[k].alike, 0, N * op.P());
+    session.ways[conv] = engine::ByPixelTiles;
+    if (!keeps_currents(run, conv) && tiles_maxima(session, op, N, steps))
+        return fire_tile_maxima(session, k, N, steps, fresh, goes_on);
     session.ways[conv] = engine::ByScattering;
     if (scatters_maxima(session, op, N, steps)) return scatter_maxima(session, k, N, steps, fresh, keeps_currents(run, conv));
     session.ways[conv] = engine::BySlices;

@@ -228,6 +228,7 @@ struct Session {
     // first step of the segment on, or null.
     const Neurons* neurons = nullptr;
     float* currents = nullptr;
+    float* tile_currents = nullptr;  // of some images (behind.h)
     const SigmaDelta* given = nullptr;  // Run.changes
     bool counts = true;  // whether spikes and additions are counted
     // Sigma-delta networks: the contents of the slots; and working memory of sigma_delta.h, shared by all threads.

@@ -125,6 +125,10 @@ void free_plan(Plan* plan);
 void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                 bool goes_on);
 
+// fire.cpp: all steps of a short segment, if matrix tiles compute the currents (behind.h); of Op.maxima on the largest ones.
+void fire_tile_currents(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on);
+void fire_tile_maxima(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on);
+
 // fire.cpp: the same of neurons on the largest currents of a convolution, Op.maxima.
 void fire_maxima(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                  bool goes_on);
@@ -138,9 +142,14 @@ void scatter_maxima(Session& session, int64_t k, int64_t N, int64_t steps, bool 
 int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps);
 bool has_kernel(const Op& op, int64_t N, int64_t steps);  // for a layer that reads only spikes
 int64_t kernel_room(const Op& op, int64_t N, int64_t steps, int64_t threads);  // memory per thread, for any of the kernels
+bool takes_tile_currents(const Session& session, const Op& op,
+                         int64_t steps);  // of an operation that pixel tiles run: behind.h
+// Writes the currents [N][steps][P][C] of N images of x.
+void run_tile_currents(Session& session, const Op& op, const View& x, int64_t N, int64_t steps, float* currents);
 double pixel_tile_cycles(const Op& op, int64_t N, int64_t steps);  // per sample; infinite if pixel tiles do not fit
 void run_kernel(Session& session, int64_t way, int64_t k, int64_t N, int64_t steps, bool fresh, bool goes_on);
 bool scatters_maxima(const Session& session, const Op& op, int64_t N, int64_t steps);  // or by slices, or patterns
+bool tiles_maxima(const Session& session, const Op& op, int64_t N, int64_t steps);  // or else
 bool run_maxima_by_slices(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh);  // false: they do not fit
 int64_t maxima_room(const Op& op, const Plan& plan, int64_t N, int64_t steps, int64_t threads);  // memory per thread
 

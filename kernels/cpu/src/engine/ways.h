@@ -251,7 +251,7 @@ struct Tiled {
     Tiled(const Op& op, const Neurons& neurons, const View& x, const uint8_t* shortcut, int64_t threads)
         : c(in_tiles(conv_of(op, neurons, x, shortcut, op.tiles), op)), tiling(c, threads) {}
 
-    static bool fits(const Op& op, int64_t N, int64_t steps) { return op.tiles && is_enough(op, N, steps); }
+    static bool fits(const Op& op, int64_t N, int64_t steps) { return op.tiles && op.is_conv && is_enough(op, N, steps); }
     static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
         if (!fits(op, N, steps)) return 0;
         const Tiled kernel(op, shape_of(op, N, steps), View{}, nullptr, threads);
@@ -288,14 +288,14 @@ struct PixelTiled {
 
     static bool fits(const Op& op, int64_t N, int64_t steps) {
         constexpr int64_t least_uses = 64;  // pixels times steps
-        if (!op.tiles || op.P() == 1) return false;
+        if (!op.tiles || !op.is_conv || op.P() == 1) return false;
         return steps <= most_pixel_tile_steps && N * op.P() * steps >= least_uses;
     }
     static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
         if (!fits(op, N, steps)) return 0;
         const PixelTiled kernel(op, shape_of(op, N, steps), View{}, nullptr, threads);
         Carver carver{nullptr};
-        PixelTileMemory(kernel.tiling, carver);
+        PixelTileMemory(kernel.tiling, carver, false);
         return carver.bytes;
     }
     // The cycles of `steps` steps of a sample. The cost model (../cost_model.h) assumes full tiles; a partly filled one costs as
@@ -309,14 +309,55 @@ struct PixelTiled {
 
     void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
         Carver carver{scratch};
-        const PixelTileMemory memory(tiling, carver);
+        const PixelTileMemory memory(tiling, carver, false);
         const TileSession session;
         with_model(c.neurons.neuron, [&](auto model) {
-            with_digits(c.digits,
-                        [&](auto digits) { run_pixel_tiles<decltype(digits)::value>(c, tiling, model, task, memory); });
+            with_digits(c.digits, [&](auto digits) {
+                run_pixel_tiles<decltype(digits)::value, ChannelBlock<decltype(digits)::value, decltype(model)>>(c, tiling,
+                                                                                                                 task, memory);
+            });
         });
         const int64_t first = tiling.first_channel(c, task), last = least(c.neurons.C, first + tiling.span);
         count_part(c, x, tiling.part(c, task), first, last, tally);
+    }
+};
+
+// The same, whose currents are written for neurons of any kind, and whose input may be whole numbers (behind.h).
+struct PixelCurrents {
+    const Conv2d c;
+    const PixelNumbers numbers;
+    const PixelTiling tiling;
+
+    // `x`: the input from the first of N images on. `currents`: [N][steps][P][C].
+    PixelCurrents(const Op& op, const View& x, int64_t N, int64_t steps, float* currents, int64_t threads)
+        : c(described(op, x, N, steps, currents)), numbers{x.values, x.image, x.step}, tiling(c, threads) {}
+
+    static int64_t room(const Op& op, int64_t N, int64_t steps, int64_t threads) {
+        const PixelCurrents kernel(op, View{}, N, steps, nullptr, threads);
+        Carver carver{nullptr};
+        PixelTileMemory(kernel.tiling, carver, true);
+        return carver.bytes;
+    }
+    int64_t tasks() const { return tiling.tasks(c); }
+
+    void run(const View& x, int64_t task, char* scratch, int64_t* tally) const {
+        Carver carver{scratch};
+        const PixelTileMemory memory(tiling, carver, numbers.values);
+        const TileSession session;
+        with_digits(c.digits, [&](auto digits) {
+            constexpr int count = decltype(digits)::value;
+            run_pixel_tiles<count, CurrentBlock<count>>(c, tiling, task, memory, numbers);
+        });
+        const Region out = tiling.part(c, task);
+        if (tally && x.spikes && !tiling.first_channel(c, task))
+            tally[1] += seen_spikes(c, x.frames(), input_of(c, out), out) * c.neurons.C;
+    }
+
+private:
+    static Conv2d described(const Op& op, const View& x, int64_t N, int64_t steps, float* currents) {
+        Neurons neurons = shape_of(op, N, steps);
+        neurons.currents = currents;
+        return in_tiles(conv_of(op, neurons, x, nullptr, op.tiles), op);
     }
 };
 
@@ -325,6 +366,12 @@ using Tiled = NoKernel;  // no matrix instructions
 struct PixelTiled : NoKernel {
     using NoKernel::NoKernel;
     static double cycles(const Op&, int64_t) { return 0; }
+};
+struct PixelCurrents {
+    PixelCurrents(const Op&, const View&, int64_t, int64_t, float*, int64_t) {}
+    static int64_t room(const Op&, int64_t, int64_t, int64_t) { return 0; }
+    int64_t tasks() const { return 0; }
+    void run(const View&, int64_t, char*, int64_t*) const {}
 };
 #endif
 
