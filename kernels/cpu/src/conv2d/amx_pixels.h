@@ -328,8 +328,8 @@ struct CurrentBlock {
     }
 };
 
-// Runs a task; `Channels` takes the sums of 16 output channels. The matrix unit works beside the vector units: while it multiplies the tiles of some groups, the neurons of the
-// previous ones are run. Only then are the new sums stored.
+// Runs a task; `Channels` takes the sums of 16 output channels. The matrix unit works beside the vector units: while it
+// multiplies the tiles of some groups, the neurons of the previous ones are run. Only then are the new sums stored.
 template <int digits, class Channels>
 static void run_pixel_tiles(const Conv2d& c, const PixelTiling& tiling, int64_t task, const PixelTileMemory& memory,
                             const PixelNumbers& numbers = {}) {

@@ -61,8 +61,10 @@ static float finest_unit(const float* weight, int64_t n, int digits) {
 }
 
 // The coarsest unit to which the n weights of a neuron may be rounded: if all inputs fire, the rounding errors add up to
-// 2^-19 of the threshold (root mean square).
-static inline double coarsest_unit(float theta, int64_t n) { return ldexp(theta, -17) / sqrt((double)n); }
+// 2^-19 of the threshold (root mean square). 0 for infinity: without a threshold there is nothing to compare with.
+static inline double coarsest_unit(float theta, int64_t n) {
+    return theta < INFINITY ? ldexp(theta, -17) / sqrt((double)n) : 0;
+}
 
 // How many digits hold one channel's n weights exactly; 0 if none do.
 static int exact_digits(const float* weight, int64_t n, double largest) {
@@ -80,14 +82,6 @@ static int exact_digits(const float* weight, int64_t n, double largest) {
     return ldexp(sum, -grain) <= (double)(1 << 24) ? max_digits : 0;
 }
 
-// Whether a unit has a float's precision for at least half of the n weights that are not 0. Without a threshold there is nothing
-// else to compare the unit with.
-static bool is_as_fine_as_floats(const float* weight, int64_t n, float unit) {
-    int64_t fine = 0, all = 0;
-    for (int64_t i = 0; i < n; i++) all += weight[i] != 0, fine += fabsf(weight[i]) >= 0x1p24f * unit;
-    return 2 * fine >= all;
-}
-
 // How many digits one channel's n weights need; 0 if max_digits are not enough.
 static int digits_needed(const float* weight, int64_t n, float theta) {
     const uint32_t most = largest_magnitude(weight, n);
@@ -95,10 +89,8 @@ static int digits_needed(const float* weight, int64_t n, float theta) {
     if (most == 0) return 1;
     if (const int digits = exact_digits(weight, n, to_number(most))) return digits;
     const double coarsest = coarsest_unit(theta, n);
-    for (int digits = 1; digits <= max_digits; digits++) {
-        const float unit = finest_unit(weight, n, digits);
-        if (theta < INFINITY ? unit <= coarsest : is_as_fine_as_floats(weight, n, unit)) return digits;
-    }
+    for (int digits = 1; digits <= max_digits; digits++)
+        if (finest_unit(weight, n, digits) <= coarsest) return digits;
     return 0;
 }
 

@@ -102,15 +102,29 @@ static int64_t pack_slices(Op& op, bool periodic) {
     return op.sliced ? bytes : no_memory;
 }
 
+// The thresholds to which the rounding of an operation's weights is compared: its own or, if it gives its currents, the least
+// threshold behind. They are divided by the largest input, as an input of n adds n times the rounding error of its weight.
+[[maybe_unused]] static void find_tile_thresholds(const Plan& plan, const Op& op, float* thresholds) {
+    const int64_t slot = op.windows[op.weighted].slot, number = slot && !op.is_layer ? plan.ops[slot - 1].most_number : 0;
+    for (int64_t c = 0; c < op.C; c++) {
+        const float own = op.neuron.channels[c], threshold = std::isinf(own) ? op.threshold_behind : own;
+        thresholds[c] = threshold / (float)most(number, 1);
+    }
+}
+
 // Packs the weights in matrix tiles; returns their bytes, 0 if tiles cannot hold them, or no_memory.
-static int64_t pack_in_tiles([[maybe_unused]] Op& op) {
+static int64_t pack_in_tiles([[maybe_unused]] const Plan& plan, [[maybe_unused]] Op& op) {
 #if defined(__AMX_INT8__)
     const Window& w = op.windows[op.weighted];
     const bool gives_currents = !op.is_layer && !op.exact && op.P() > 1;  // to neurons of any kind (behind.h)
     if (!(op.is_conv || (op.has_one_conv && gives_currents)) || w.groups > 1) return 0;
     if (std::isinf(op.costs[engine::Tiles].busy)) return 0;
     if (op.is_layer && std::isinf(op.neuron.channels[0])) return 0;  // its currents are wanted, which tiles do not write
-    op.digits = count_digits(w.weight, op.neuron.channels, op.C, w.rows);
+    float* const thresholds = try_allocate<float>(op.C);
+    if (!thresholds) return no_memory;
+    find_tile_thresholds(plan, op, thresholds);
+    op.digits = count_digits(w.weight, thresholds, op.C, w.rows);
+    free(thresholds);
     if (!op.digits || std::isinf(op.costs[engine::Tiles + op.digits - 1].busy)) return 0;
     Conv2d c = op.conv;
     c.digits = op.digits;
@@ -160,7 +174,7 @@ static bool pack_for_kernels(Plan& plan, Op& op, bool periodic) {
         plan.bytes += bytes == no_memory ? 0 : bytes;
         return bytes != no_memory;
     };
-    if (!add(pack_in_tiles(op))) return false;
+    if (!add(pack_in_tiles(plan, op))) return false;
     if (op.is_layer && !op.is_long && op.P() > 1) return true;
     return add(pack_slices(op, periodic)) && add(pack_tables(op));
 }

@@ -314,14 +314,36 @@ static int64_t most_number_of(const Plan& plan, const Op& op, const Operation& d
     if (fires) return op.real ? (int64_t)op.neuron.scalars[0] : 1;
     const bool sums = op.kind == engine::Fire && gives_currents(described) &&
                       std::all_of(described.neurons.bias, described.neurons.bias + op.C, [](float bias) { return bias == 0; });
-    if (!sums && !(op.passes_on() && op.kind != engine::MaxRatePool)) return 0;
+    if (!sums && (!op.passes_on() || op.kind == engine::Multiply)) return 0;
     int64_t sum = 0, largest = 0;
     for (int64_t i = 0; i < op.count; i++) {
-        const int64_t slot = op.windows[i].slot, number = slot ? plan.ops[slot - 1].most_number : 0;
-        if (!number || op.windows[i].weight) return 0;
+        const Window& w = op.windows[i];
+        const int64_t number = w.slot ? plan.ops[w.slot - 1].most_number : 0;
+        if (!number || w.weight || (sums && w.taps() > 1)) return 0;
         sum += number, largest = most(largest, number);
     }
     return sums ? sum : largest;
+}
+
+// Finds Op.threshold_behind of all operations.
+static void find_thresholds_behind(Plan& plan, const Description& described) {
+    for (int64_t k = 0; k + 1 < plan.count; k++) plan.ops[k].threshold_behind = INFINITY;
+    for (int64_t k = plan.count - 1; k >= 0; k--) {  // an operation reads earlier ones
+        const Operation& o = described.operations[k];
+        const bool fires = o.kind == engine::Fire && !gives_currents(o), adds = o.kind == engine::Fire;
+        float& own = plan.ops[k].threshold_behind;
+        if (std::isinf(own)) own = 0;
+        float threshold = 0;
+        if (fires) threshold = *std::min_element(o.neurons.channels, o.neurons.channels + o.C);
+        else if (adds || (engine::passes_on(o.kind) && o.kind != engine::Multiply)) threshold = own;
+        if (std::isinf(threshold)) threshold = 0;
+        for (int64_t i = 0; i < o.count; i++) {
+            const engine::Window& w = o.reads[i];
+            if (!w.slot) continue;
+            float& before = plan.ops[w.slot - 1].threshold_behind;
+            before = adds && (w.weight || w.kernel_h * w.kernel_w > 1) ? 0 : std::min(before, threshold);
+        }
+    }
 }
 
 // Prepares neurons that read the largest currents of a convolution, under windows that do not overlap. False if there is no
@@ -356,7 +378,7 @@ static bool find_maxima(Plan& plan, const Description& described, Op& op, int64_
     if (!copy_neurons(packed)) return false;
     find_conv(packed);
     if (can_be_reached(window) && !find_reached(packed, window.weight)) return false;
-    const int64_t slices = pack_slices(packed, false), tiles = slices == no_memory ? no_memory : pack_in_tiles(packed);
+    const int64_t slices = pack_slices(packed, false), tiles = slices == no_memory ? no_memory : pack_in_tiles(plan, packed);
     window.weight = nullptr;  // the caller's
     if (tiles == no_memory) return false;
     plan.bytes += slices + tiles;
@@ -431,6 +453,7 @@ void free_plan(Plan* plan) {
 Plan* make_plan(const Description* described, int64_t has_tiles) {
     const int64_t count = described->count;
     Plan* const plan = new Plan{new Op[count](), count, described->input, 0};
+    if (!plan->input.is_layer) find_thresholds_behind(*plan, *described);
     for (int64_t k = 0; k < count; k++)
         if (!make_op(*plan, *described, k, has_tiles)) {
             free_plan(plan);

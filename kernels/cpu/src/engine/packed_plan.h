@@ -281,6 +281,7 @@ struct Op : Operation {
     bool is_conv = false;
     bool has_one_conv = false;  // the same of neurons of any kind, with any number of inputs without weights
     int64_t most_number = 0;  // what it gives are whole numbers from 0 to this one; 0: not known
+    float threshold_behind = 0;  // the least threshold of the neurons that what it gives is added to; 0: anything else reads it
     int64_t weighted = 0, parts = 1;
     Conv2d conv{};
     // The weights in slices (ways.h) with their units, and the columns for lookup tables (ways.h); or null.
