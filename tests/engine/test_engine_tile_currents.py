@@ -97,6 +97,17 @@ def test_the_oracle(kind, C_in, C, digits, v_reset, T, N, target):
     assert equal(stream.state["last"], states["last"][-1])
 
 
+@pytest.mark.parametrize("kind", ["pool", "maxima", "counts to 4"])
+def test_images_whose_currents_are_computed_part_by_part(kind):
+    """Their currents take more than the memory that keeps them in a cache."""
+    net, N = network(kind, 72, 130, None), 20
+    x = (torch.rand(4, N, 72, *SIZE, generator=torch.Generator().manual_seed(0)) * 3).floor()
+    values, _ = trace(net, x)
+    output = pk.compile(net, x)(x, 4).output
+    assert values["last"].any() and not values["last"].all()
+    assert equal(output if isinstance(output, torch.Tensor) else output.dense(), values["last"])
+
+
 def test_numbers_that_a_byte_does_not_hold():
     net = network("counts to 128", 72, 40, None)
     x = (torch.rand(4, 2, 72, *SIZE, generator=torch.Generator().manual_seed(0)) * 200).floor()

@@ -7,6 +7,7 @@ SCATTERED = "tests/engine/test_engine_scatter.py"
 MANY_STEPS = "tests/engine/test_engine_many_steps.py"
 ENGINE_KERNELS = "tests/engine/test_engine_kernels.py"
 ENGINE_FEW_STEPS_TESTS = "tests/engine/test_engine_few_steps.py"
+TILE_CURRENTS = "tests/engine/test_engine_tile_currents.py"
 SLICED_WAY = "kernels/cpu/src/engine/ways.h"
 
 DEFECTS = {
@@ -66,6 +67,21 @@ DEFECTS = {
         "kernels/cpu/src/work.h", "return c.x_image ? c.x_image :", "return c.x_image < 0 ? c.x_image :", ENGINE_KERNELS
     ),
     "engine: additions by one of several parts": Defect(SLICED_WAY, "(!first || parts > 1)", "!first", ENGINE_KERNELS),
+    "tile currents: images behind the first part": Defect(
+        f"{ENGINE}/fire.cpp", "if (some.spikes) some.spikes += first * x.image;", "if (some.spikes) {}", TILE_CURRENTS
+    ),
+    "tile currents: the sign of numbers": Defect(
+        "kernels/cpu/src/conv2d/amx_pixels.h",
+        "_mm512_sub_epi32(_mm512_setzero_si512(), number)",
+        "number",
+        TILE_CURRENTS,
+    ),
+    "tile currents: what an average loses": Defect(
+        f"{ENGINE}/packed_plan.cpp",
+        "if (std::isinf(own)) own = 0;",
+        "if (std::isinf(own) || own == 0) own = 1e9f;",
+        TILE_CURRENTS,
+    ),
     "recurrent neurons of an engine: rows of the last block": Defect(
         f"{ENGINE}/recurrent.cpp", "w.block(b), list,", "w.block(b > 0), list,", "tests/plan/test_quantize.py"
     ),

@@ -127,9 +127,14 @@ static double share_of(const View& x, const Window& w, int64_t N, int64_t steps)
     return (double)found / (double)(frames * w.H * w.W * w.C);
 }
 
+// The cycles of a sample's `steps` steps whose currents tiles compute.
+static double tile_current_cycles(const Op& op, int64_t steps) {
+    constexpr double current = 8;  // cycles: to write 16, and to read them
+    return PixelTiled::cycles(op, steps) + current * (double)(ceil_div(op.C, Vec::width) * op.P() * steps);
+}
+
 // Whether tiles compute the currents of an operation, from spikes or whole numbers, in less time than rows of weights take.
 static bool tile_currents_pay(const Session& session, const Op& op, const View& x, int64_t N, int64_t steps) {
-    constexpr double current = 8;  // cycles: to write 16, and to read them
     const Window& w = op.windows[op.weighted];
     if (!has_tile_currents(op, steps) || x.held() || x.periodic) return false;
     double share = 0;
@@ -143,8 +148,7 @@ static bool tile_currents_pay(const Session& session, const Op& op, const View& 
     }
     const engine::Cost& rows = op.costs[engine::Patterns];
     const double by_rows = (rows.silent + share * (rows.busy - rows.silent)) * (double)steps / engine::cost_steps;
-    const double vecs = (double)(ceil_div(op.C, Vec::width) * op.P() * steps);
-    return PixelTiled::cycles(op, steps) + current * vecs < by_rows;
+    return tile_current_cycles(op, steps) < by_rows;
 }
 
 void run_tile_currents(Session& session, const Op& op, const View& x, int64_t N, int64_t steps, float* currents) {
@@ -163,11 +167,6 @@ void run_tile_currents(Session& session, const Op& op, const View& x, int64_t N,
 
 bool takes_tile_currents(const Session& session, const Op& op, int64_t steps) {
     return !op.is_conv || !reads_spikes(session, op, steps);
-}
-
-bool tiles_maxima(const Session& session, const Op& op, int64_t N, int64_t steps) {
-    const View& x = session.views[session.plan.ops[op.maxima->conv].windows[0].slot];
-    return tile_currents_pay(session, op.maxima->op, x, N, steps);
 }
 
 int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps) {
@@ -216,9 +215,24 @@ static void run_by(Session& session, int64_t k, int64_t N, int64_t steps, bool f
     run_tasks(session, k, N, x, Kernel(op, neurons, x, shortcut, session.threads));
 }
 
-bool scatters_maxima(const Session& session, const Op& op, int64_t N, int64_t steps) {
+// The cycles of a step of a sample by scattering that share of the inputs.
+static double scattering_cycles(const Op& op, double share) {
     constexpr double addition = 2.5,
                      pixel = 4;  // cycles: of a register that is read, added to and written; of one that is looked at
+    const double reached = share * (double)(op.windows[0].rows * op.P());
+    return (double)ceil_div(op.C, Vec::width) * (addition * reached + pixel * (double)op.P());
+}
+
+bool tiles_maxima(const Session& session, const Op& op, int64_t N, int64_t steps) {
+    const Op& packed = op.maxima->op;
+    const View& x = session.views[session.plan.ops[op.maxima->conv].windows[0].slot];
+    if (!tile_currents_pay(session, packed, x, N, steps)) return false;
+    if (!packed.reach) return true;
+    const double share = x.spikes ? rates_of(x, packed, N, steps).spikes : share_of(x, packed.windows[0], N, steps);
+    return tile_current_cycles(packed, steps) < scattering_cycles(packed, share) * (double)steps;
+}
+
+bool scatters_maxima(const Session& session, const Op& op, int64_t N, int64_t steps) {
     constexpr double few_values = 0.2;  // of more it takes less time to multiply all of them
     const Op& packed = op.maxima->op;
     const View& x = session.views[session.plan.ops[op.maxima->conv].windows[0].slot];
@@ -228,9 +242,7 @@ bool scatters_maxima(const Session& session, const Op& op, int64_t N, int64_t st
     const Rates rates = rates_of(x, packed, N, steps);
     const engine::Cost& rows = packed.costs[packed.row_cost()];
     const double by_rows = (rows.silent + rates.rows * (rows.busy - rows.silent)) / engine::cost_steps;
-    const double reached = rates.spikes * (double)(packed.windows[0].rows * packed.P());
-    const double vecs = (double)ceil_div(packed.C, Vec::width);
-    return vecs * (addition * reached + pixel * (double)packed.P()) < by_rows;
+    return scattering_cycles(packed, rates.spikes) < by_rows;
 }
 
 bool run_maxima_by_slices(Session& session, int64_t k, int64_t N, int64_t steps, bool fresh) {
