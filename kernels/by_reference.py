@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import reference, rounding, sigma_delta_codes, unfused
 from .neuron_models import Neuron, Surrogate
-from .recording import SCAN, Choice, note, recording
+from .recording import SCAN, Choice, note, unrecorded
 from .reference_gradients import surrogate_scan
 from .weight_layouts import require_finite
 
@@ -178,13 +178,13 @@ class ByReference(InTorch):
     def conv2d_currents(self, words, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents [T, N, P, C] of a convolution of packed spikes."""
         note(self._choice)
-        with recording():
+        with unrecorded():
             return unfused.conv2d_currents(self, words, T, v.shape[0], size, weight, bias, *window)
 
     def if_conv2d(self, *layer) -> tuple[Tensor, Tensor]:
         """A convolution of packed spikes and IF."""
         note(self._choice)
-        with recording():
+        with unrecorded():
             return unfused.if_conv2d(self, *layer)
 
 

@@ -37,6 +37,16 @@ def recording() -> Iterator[list[Choice]]:
         _record.reset(token)
 
 
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Hides the choices made by this thread in the block, such as those for the parts of an operation."""
+    token = _record.set(None)
+    try:
+        yield
+    finally:
+        _record.reset(token)
+
+
 recorded = _record.get  # the choices that are recorded now; None: nobody asks
 
 

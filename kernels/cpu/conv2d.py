@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import heap, unfused
 from ..neuron_models import Neuron, beside_currents, current_sums
-from ..recording import SCAN, Choice, note, recording
+from ..recording import SCAN, Choice, note, unrecorded
 from ..rounding import Precision, room_for
 from ..table import InputKind, Runner
 from ..unfused import output_size
@@ -68,7 +68,7 @@ class Convolutions:
         choice = self._plans.choice(conv, FORCED[self._forced], periodic)
         if choice.runner == Runner.TORCH:  # which is faster
             note(DENSE)
-            with recording():  # hides the choices for its parts
+            with unrecorded():
                 if gives_currents:
                     return unfused.conv2d_currents(self, words, T, len(v), size, weight, bias, *window, groups), after
                 return unfused.if_conv2d(self, words, T, size, weight, bias, v, neuron, *window, groups, shortcut)

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .. import by_reference, unfused
 from ..by_reference import ByReference, InTorch
-from ..recording import Choice, note, recording, warn_of_dense_frames
+from ..launches import noting_steps
+from ..neuron_models import Neuron
+from ..recording import Choice, note, unrecorded, warn_of_dense_frames
 from ..weight_cache import are_looked_at
 from . import compile_progress, counters, packing, pools, scans, scans_backward, weight_parts, words
 from . import conv2d_launch as fused
@@ -60,7 +62,7 @@ class Unfused:
     def if_conv2d(self, spikes, T, size, weight, bias, v, neuron, *window, counts_only=False) -> tuple[Tensor, Tensor]:
         """Convolution of packed spikes, then IF."""
         note(self._choice)
-        with recording():
+        with unrecorded():
             fired, v = unfused.if_conv2d(self, spikes, T, size, weight, bias, v, neuron, *window)
         return (count(fired, v.shape[-1], T).transpose(1, 2).contiguous() if counts_only else fired), v
 
@@ -73,7 +75,7 @@ class Unfused:
     def conv2d_currents(self, spikes, T, size, weight, bias, v, neuron, *window) -> Tensor:
         """The currents of if_conv2d."""
         note(self._choice)
-        with recording():
+        with unrecorded():
             return unfused.conv2d_currents(self, spikes, T, v.shape[0], size, weight, bias, *window)
 
     def conv2d_current_sums(self, spikes, T, size, weight, bias, *window) -> Tensor:
@@ -118,7 +120,7 @@ class GpuKernels(InTorch):
     if_scan = noting(if_scan, "Triton scan")
     scan_backward = staticmethod(scan_backward)
 
-    sigma_delta = noting(sigma_delta, "Triton scan")
+    sigma_delta = staticmethod(sigma_delta)
     pooled_sigma_delta = staticmethod(pooled_sigma_delta)
     running_maximum = staticmethod(running_maximum)
     sums_so_far = staticmethod(sums_so_far)
@@ -175,6 +177,11 @@ compile_progress.Progress().follow(COMPILED)
 
 class GpuReference(ByReference, GpuKernels):  # type: ignore[misc]  # one counts in integers, the other in tensors
     """A backend (kernels/backends.py); spikes are packed, counted and pooled as by GpuKernels."""
+
+    def if_scan(self, current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) -> tuple[Tensor, Tensor]:
+        """Step by step; see backends.Backend."""
+        with noting_steps(current.device, len(current) if T is None else T):
+            return super().if_scan(current, v, neuron, T)
 
     def if_conv2d_pooled(self, words, T, size, weight, bias, v, neuron, *window) -> tuple[Tensor, Tensor, Tensor]:
         """if_conv2d, and the OR over windows of 2 x 2."""

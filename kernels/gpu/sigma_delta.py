@@ -13,12 +13,17 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import sigma_delta_codes as definition
+from ..recording import Choice, note
 from ..sigma_delta_codes import Counts, Pair, Senders, State, Window
 from ..unfused import exact
 
 # As in scans.py: a thread has four neurons, so one 16-byte load per step.
 BLOCK = 512
 NUM_WARPS = 4
+
+# One for each launch of a kernel here.
+VALUES, SCAN, SUMS = Choice("Triton values"), Choice("Triton scan"), Choice("Triton sums")
+CONVOLUTION = Choice("dense", "torch convolves the changes of all steps at once")
 
 
 # A new batch size or number of steps does not recompile the kernel.
@@ -197,6 +202,7 @@ def scan(
     fired = torch.empty(programs, dtype=torch.int32, device=arrived.device)
     z, a = state or (None, None)
     if sent.numel():  # an empty grid is an error of the driver
+        note(SCAN)
         # One program owns BLOCK neighbouring neurons of a sample for all steps.
         with torch.cuda.device_of(arrived):
             _sigma_delta_kernel[(programs,)](
@@ -241,6 +247,7 @@ def values(x: Tensor, fan_out: int, reach: Tensor | None = None) -> tuple[Tensor
     programs = triton.cdiv(x.numel(), BLOCK)
     additions = torch.empty(programs, dtype=torch.int64, device=x.device)
     if programs:
+        note(VALUES)
         with torch.cuda.device_of(x):
             _values_kernel[(programs,)](
                 x_pointer=x,
@@ -269,6 +276,7 @@ def sums_so_far(x: Tensor, sent: Tensor | None, T: int | None = None) -> Tensor:
     T = steps if T is None else T
     sums = torch.empty(N, T, P, C, dtype=torch.float32, device=x.device)
     if sums.numel():
+        note(SUMS)
         with torch.cuda.device_of(x):
             _running_sums_kernel[(N * triton.cdiv(P * C, BLOCK),)](
                 x_pointer=x,
@@ -314,6 +322,7 @@ def _convolved(x: Tensor, size: Pair, weight: Tensor, window: Window) -> tuple[T
     reach = _reach(size, tuple(weight.shape[2:]), window, x.device)
     dense, additions = values(x, len(weight) // window[3], reach)
     images = dense.flatten(0, 1).unflatten(1, size).permute(0, 3, 1, 2)  # channels last in memory
+    note(CONVOLUTION)
     with exact(x.device):
         y = definition.convolved(images, weight, window)
     return y.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2]), additions

@@ -5,6 +5,7 @@ that fire several times in a step give integers.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from .. import checks
 from ..kernels import ops, reference, unfused, weight_cache
+from ..kernels.launches import noting_steps
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, storage
 from ..spikes.storage import Periods, PooledWords, channels, to_channels_last
@@ -233,7 +235,10 @@ def _integrate(
         if forgets:  # potentials are currents
             parts.append(current.float() if own else _copied(current))
             continue
-        parts.append(reference.integrate(current, state, neuron.on(channels(shape), current.device)))
+        of_call = neuron.on(channels(shape), current.device)
+        is_noted = current.is_cuda and not torch.compiler.is_compiling()
+        with noting_steps(current.device, len(current), "a readout runs") if is_noted else nullcontext():
+            parts.append(reference.integrate(current, state, of_call))
         state = parts[-1][-1]
     return parts[0] if len(parts) == 1 else torch.cat(parts), parts[-1][-1].clone()
 

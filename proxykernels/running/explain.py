@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
+from ..kernels.launches import TorchLaunches
 from ..kernels.recording import Choice, recording
 from ..plan.follow import followed
 from ..plan.follow_sigma_delta import follow_changes
@@ -18,6 +19,7 @@ from ..spikes import Spikes
 from .inputs import input_of
 from .kept_plans import known_of, may_run, timed_plan
 from .result import Result
+from .sigma_delta_layers import InputsInSteps, SigmaDeltaResult
 from .simulate import run
 
 # Names of kernels that a reader knows by other names.
@@ -34,12 +36,13 @@ class Row:
     Attributes:
         layer: its name.
         kernel: what took it: a way of the engine ("patterns", "rows", "tables", "tiles", "pixel tiles", "depthwise"),
-            "im2col" (windows of few channels, gathered first), "recurrent", "unfused"
-            (torch's convolution, then the neurons), "values" (rows of weights times values), "scan" (only
-            neurons), on a GPU "Triton convolution", "pooled
-            Triton convolution" or "Triton scan"; "torch" for pooling of rates. Several, joined by +, if calls took
-            several.
-        input_rate: firing rate of its input; None if that is real-valued.
+            "im2col" (windows of few channels, gathered first), "recurrent", "unfused" (torch's convolution, then the
+            neurons), "values" (rows of weights times values), "scan" (only neurons), on a GPU "Triton convolution",
+            "pooled Triton convolution", "Triton scan" or "step loop" (neurons that no Triton kernel has); "torch" for
+            pooling of rates. Sigma-delta and graded neurons: "sigma-delta" on a CPU; on a GPU what is launched for
+            them. Several, joined by +, if calls took several.
+        input_rate: firing rate of its input; None if that is real-valued. Of sigma-delta and graded neurons the share
+            of inputs that change in a step.
         rate: firing rate of its neurons, as in ``simulate(...).rates``; None of a layer that does not fire.
         measured_ms: what it took, all steps, with packing its weights if this was their first use.
         why: the reason, in short.
@@ -125,25 +128,40 @@ class _Watch:
 
     def __init__(self):
         self.choices: dict[str, list[Choice]] = {}
+        self.launches: dict[str, int] = {}  # by PyTorch, of sigma-delta and graded neurons on a GPU
         self.seconds: dict[str, float] = {}
         self.inputs: dict[str, list[tuple[int, int] | None]] = {}  # spikes and their places; None of real values
 
     @contextmanager
     def __call__(self, name: str, x) -> Iterator[None]:
+        if isinstance(x, InputsInSteps):
+            changes = [(int(part.values.count_nonzero()), part.values[:, 0].numel() * x.steps) for part in x.inputs]
+            self.inputs.setdefault(name, []).extend(changes)
+            with TorchLaunches("cuda") as launches, self._timed(name, x.inputs[0].values.device):
+                yield
+            self.launches[name] = self.launches.get(name, 0) + launches.count
+            return
         parts = x if isinstance(x, tuple | list) else (x,)
-        _wait(parts[0].device)
-        start = time.perf_counter()
-        with recording() as choices:
+        with self._timed(name, parts[0].device):
             yield
-        _wait(parts[0].device)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-        self.choices.setdefault(name, []).extend(choices)
         self.inputs.setdefault(name, []).extend(
             (int(part._total()), torch.Size(part.shape).numel()) if isinstance(part, Spikes) else None for part in parts
         )
 
+    @contextmanager
+    def _timed(self, name: str, device: torch.device) -> Iterator[None]:
+        _wait(device)
+        start = time.perf_counter()
+        with recording() as choices:
+            yield
+        _wait(device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.choices.setdefault(name, []).extend(choices)
+
     def row(self, name: str, result: Result) -> Row:
         choices = self.choices.get(name, [])
+        if isinstance(result, SigmaDeltaResult):
+            return self._row_of_changes(name, choices, result)
         convolutions = [choice for choice in choices if not choice.kernel.endswith("scan")]
         choices = convolutions or choices
         kernels = list(dict.fromkeys(NAMES.get(choice.kernel, choice.kernel) for choice in choices))
@@ -155,6 +173,22 @@ class _Watch:
             result.rates.get(name),
             1000 * self.seconds.get(name, 0.0),
             "; ".join(reasons) or ("differs by chunk" if kernels else "torch's operations"),
+        )
+
+    def _row_of_changes(self, name: str, choices: list[Choice], result: Result) -> Row:
+        """A layer of sigma-delta or graded neurons."""
+        kernels = list(dict.fromkeys(NAMES.get(choice.kernel, choice.kernel) for choice in choices))
+        reasons = list(dict.fromkeys(choice.reason for choice in choices if choice.reason))
+        if kernels:  # on a GPU
+            launches = self.launches[name] + sum(choice.kernel.startswith("Triton") for choice in choices)
+            reasons.append(f"{launches} launches")
+        return Row(
+            name,
+            " + ".join(kernels) or "sigma-delta",
+            _rate(self.inputs[name]),
+            result.rates.get(name),
+            1000 * self.seconds[name],
+            "; ".join(reasons) or "each change adds its weights",
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,19 @@ from ..stop import Stop, decided_by
 from . import kept_plans as plans
 from .inputs import is_sequence
 from .result import LayerResult, Result, SynOps
-from .stateful_layer import States, check_layers
+from .stateful_layer import States, Watch, check_layers, unwatched
 
 CHUNK, STOP_CHUNK = 32, 2  # steps at a time, and between two looks at which samples are decided
 FIRST = 4  # samples that are run first, which tell how many more go at a time
 FIRST_ON_GPU = 128  # the same times their steps: launches cost more there than memory
 BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
+
+
+class InputsInSteps(NamedTuple):
+    """What a watch is told of a call of a layer: its inputs, and for how many steps it runs."""
+
+    inputs: list[Changes]
+    steps: int
 
 
 class SigmaDeltaResult(LayerResult):
@@ -54,13 +61,14 @@ class SigmaDeltaResult(LayerResult):
 @torch.no_grad()
 def simulate(
     net: nn.Module, x: Tensor | Spikes, T: int, *, chunk: int | None, state: dict | None, stop: Stop | None,
-    precision: str | None = None, **unknown: Any,
+    precision: str | None = None, watch: Watch = unwatched, **unknown: Any,
 ) -> Result:  # fmt: skip
     """``T`` steps of a network from ``convert(..., neuron="sigma-delta")``.
 
     Args:
         x: constant [N, ...], or frames [T, N, ...], of which each step takes what has changed.
         chunk, state, stop, precision: as :func:`proxykernels.simulate` has them.
+        watch: as of simulate.run; the layers are then run one by one.
         unknown: its options that these networks do not take.
 
     Raises:
@@ -88,7 +96,7 @@ def simulate(
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and watch is unwatched:
         planned = plans.run_changes(net, x, sequence, T, state, stop, chunk, precision)
         if planned is not None:
             return planned
@@ -103,7 +111,7 @@ def simulate(
     while start < len(frames) or not parts:  # of no samples, too
         some = slice(start, start + samples)
         given = {name: [_copy(part[some]) for part in (state or {}).get(name, ())] for name in names}
-        part = _Samples(net, frames[some], T, given)
+        part = _Samples(net, frames[some], T, given, watch)
         part.run(steps, stop, state is not None, tallies)
         parts.append(part)
         start += samples
@@ -169,9 +177,9 @@ class _Samples:
 
     potentials: Tensor
 
-    def __init__(self, net: LayerGraph, frames: Tensor, T: int, given: dict[str, list[Tensor]]):
+    def __init__(self, net: LayerGraph, frames: Tensor, T: int, given: dict[str, list[Tensor]], watch: Watch):
         """``frames`` [n, T or 1, ...]; ``given``: states, empty lists at the start."""
-        self.net, self.frames, self.T, self.needed = net, frames, T, 1
+        self.net, self.frames, self.T, self.needed, self.watch = net, frames, T, 1, watch
         self.states = {name: States(parts) for name, parts in given.items()}
         self.index = torch.arange(len(frames), dtype=torch.int64, device=frames.device)
         self.steps = torch.full_like(self.index, T)
@@ -217,7 +225,7 @@ class _Samples:
             before = torch.zeros_like(frames[:, :1]) if fresh else ends.now[0].unsqueeze(1)
             changes = torch.diff(frames, dim=1, prepend=before)
         states = {name: states.now for name, states in self.states.items()} if keeps or not fresh else {}
-        y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh, start == 0)
+        y, scale, needed = _run(self.net, Changes.of(changes), steps, tallies, states, fresh, start == 0, self.watch)
         self.needed = max(self.needed, needed)
         sent = None if fresh else _copy(Changes.of(ends.now[1].unsqueeze(1)).values.squeeze(1))
         if sent is not None and sent.shape != (len(frames), *y.values.shape[2:]):
@@ -237,6 +245,7 @@ def _run(
     states: dict[str, list[Tensor]],
     fresh: bool,
     first: bool,
+    watch: Watch,
 ) -> tuple[Changes, Tensor, int]:
     """The changes of the outputs, what 1 stands for in them, and the bytes of values that were needed at a time.
 
@@ -252,7 +261,8 @@ def _run(
         with checks.at(f"layer {name}"):
             if isinstance(layer, SigmaDeltaNeurons):
                 before = tallies[name].sums
-                y = layer.run(inputs, T, tallies[name], states.get(name), fresh)
+                with watch(name, InputsInSteps(inputs, T)):
+                    y = layer.run(inputs, T, tallies[name], states.get(name), fresh)
                 if layer.pool is not None:
                     within = 4 * (tallies[name].sums - before)  # what arrives before the pooling
                 tallies[name].products += layer.products(inputs) if first else 0

@@ -138,8 +138,8 @@ def run(
     if has_sigma_delta(net):
         if isinstance(stop, Lengths):
             raise ValueError(OF_CHANGES)
-        explains, trains = watch is not unwatched, bool(batch_statistics or masks)
-        return sigma_delta_layers.simulate(net, x, T, **options, explain=explains, training=trains)
+        trains = bool(batch_statistics or masks)
+        return sigma_delta_layers.simulate(net, x, T, **options, watch=watch, training=trains)
     ways = {"batch_statistics": batch_statistics, "masks": masks, "watch": watch, "with_synops": with_synops}
     return _by_layers(net, x, T, **options, **ways)
 

@@ -143,6 +143,32 @@ def test_launches_and_waits(monkeypatch, generator, samples):
         assert card.waits.total() == 2
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="pretends a GPU where there is one")
+@pytest.mark.parametrize("neuron", ["sigma-delta", "graded"])
+def test_explain_counts_the_launches_of_each_layer(monkeypatch, generator, neuron):
+    net, x = converted(generator, neuron)
+    expected, run, launched = pk.explain(net, x, 4), SigmaDeltaNeurons.run, []
+    with pretend_gpu(monkeypatch) as card:
+
+        def counted(*operands):
+            before = card.launches.total()
+            result = run(*operands)
+            launched.append(card.launches.total() - before)
+            return result
+
+        there, there_x = card.moved(net), card.on_card(x)
+        pk.simulate(there, there_x, 4)  # which makes what layers keep
+        monkeypatch.setattr(SigmaDeltaNeurons, "run", counted)
+        found = pk.explain(there, there_x, 4)
+    assert [row.why.split("; ")[-1] for row in found.rows] == [f"{count} launches" for count in launched]
+    assert all(row.why.startswith("torch convolves the changes") for row in found.rows)
+    sends = ["Triton values + unfused + Triton sums + Triton scan"] + ["Triton values + unfused + Triton scan"] * 2
+    assert [row.kernel for row in found.rows if row.rate is not None] == sends
+    assert {row.kernel for row in found.rows if row.rate is None} == {"Triton values + unfused"}
+    for one, other in zip(found.rows, expected.rows, strict=True):
+        assert (one.layer, one.input_rate, one.rate) == (other.layer, other.input_rate, other.rate)
+
+
 @pytest.mark.parametrize("values", ["codes", "floats"])
 @pytest.mark.parametrize("T", [None, 6])
 @pytest.mark.parametrize("before", [False, True])

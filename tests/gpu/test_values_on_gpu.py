@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from attention_nets import attentive
 from cases import dyadic
 from equality import equal
 from torch import nn
@@ -58,8 +59,62 @@ def test_values_run_and_say_how(monkeypatch, generator, kind):
         assert equal(found.host, expected) and 0.01 < expected.mean() < 0.99
         called = there(there_x.expand(7, *x.shape))
         assert equal((called.dense() if isinstance(called, pk.Spikes) else called + 0).host, expected)
-        last = str(pk.explain(there, there_x, 7)).splitlines()[-1]
-    assert " unfused " in last and "real-valued input" in last
+        rows = pk.explain(there, there_x, 7).rows
+    assert rows[-1].kernel == "unfused" and rows[-1].why == "real-valued input"
+    for row in rows[1:-1]:  # which fire several times in a step
+        assert row.kernel.endswith(" + step loop") and row.why.endswith("; neurons run unfused, 9 launches a step")
+
+
+def test_a_readout_says_that_it_runs_step_by_step(monkeypatch, generator):
+    net, x = nn.Sequential(pk.FusedIFLinear(6, 5), pk.FusedLILinear(5, 3)).eval(), frames(generator)[:, :, :, :, 0]
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        last = pk.explain(card.moved(net), card.on_card(x.flatten(2)), len(x)).rows[-1]
+    assert last.kernel == "Triton convolution + step loop"
+    assert last.why == "the only one on a GPU; a readout runs unfused, 4 launches a step"
+
+
+@pytest.mark.parametrize("T", [4, 8])
+def test_launches_of_a_step_of_integer_neurons(monkeypatch, generator, T):
+    """As many as explain says, and a few more in each call."""
+    net, x = network("several spikes a step", generator)[1:2], dyadic(2, 12, 3, 4, generator=generator).abs()
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        there, there_x = card.moved(net), card.on_card(x)
+        pk.simulate(there, there_x, T)
+        card.clear()
+        pk.simulate(there, there_x, T)
+        assert 9 * T < card.launches.total() < 9 * T + 20
+        (row,) = pk.explain(there, there_x, T).rows
+    assert row.why == "constant input, convolved once; neurons run unfused, 9 launches a step"
+
+
+@pytest.mark.parametrize("channels, heads, size", [(12, 4, (3, 2)), (33, 1, (1, 5))])
+@pytest.mark.parametrize("given", ["spikes", "values"])
+def test_attention_and_products_equal_a_cpu_s(monkeypatch, generator, channels, heads, size, given):
+    """Also where steps go over a word; torch computes all steps of a chunk at once."""
+    net, launches = attentive(channels, heads, generator, real=given == "values"), []
+    x = dyadic(33, 2, 3 * channels if given == "values" else 3, *size, generator=generator)
+    x = x if given == "values" else pk.pack(x > 0)
+    with torch.no_grad():
+        expected = pk.simulate(net, x, 33).spikes.dense()
+    assert 0.01 < expected.mean() < 0.99
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        there = card.moved(copy.deepcopy(net))
+        for T in (16, 33):
+            card.clear()
+            part = card.on_card(x[:T]) if given == "values" else pk.pack(card.on_card(x[:T].dense()))
+            assert equal(pk.simulate(there, part, T).spikes.dense().host, expected[:T])
+            launches.append(card.launches["bmm"] + card.launches["mul"])
+    assert launches[0] == launches[1] > 0
+
+
+def test_a_product_of_spikes_waits_for_nothing(monkeypatch, generator):
+    x, y = (torch.rand(33, 2, C, 5, generator=generator) < 0.5 for C in (12, 4))
+    with pretend_gpu(monkeypatch) as card:
+        spikes = [pk.pack(card.on_card(part)) for part in (x, y)]
+        card.clear()
+        product = pk.layers.Multiply()(spikes)
+        assert not card.waits and card.launches.total() <= 5
+        assert equal(product.dense(torch.bool).host, x & y.repeat_interleave(3, 2)) and product.rate() > 0.1
 
 
 def frames(generator) -> torch.Tensor:

@@ -90,6 +90,24 @@ def test_layers_behind_sums_are_told_as_simulate_runs_them(monkeypatch):
     assert {row.layer: row.kernel for row in pk.explain(Added(), IMAGE, 20).rows}["third"] == "values"
 
 
+@pytest.mark.parametrize("neuron, precision", [("sigma-delta", None), ("graded", None), ("graded", "int8")])
+@pytest.mark.parametrize("frames", [False, True])
+def test_changes_are_explained(generator, neuron, precision, frames):
+    """The layers of a network of sigma-delta or graded neurons, with the rates and the way of simulate."""
+    conv, last = nn.Conv2d(2, 8, 3), nn.Linear(72, 4)
+    ann = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), last).eval()
+    x = torch.rand(40, 2, 8, 8, generator=generator)  # more than are run at a time
+    net, T = pk.convert(ann, x, neuron=neuron), 35  # and more steps
+    x = torch.cat([x[None], torch.zeros(T - 1, *x.shape)]) if frames else x
+    found, result = pk.explain(net, x, T, precision=precision), pk.simulate(net, x, T, precision=precision)
+    first, last = found.rows
+    assert found.by_layers is None and {row.kernel for row in found.rows} == {"sigma-delta"}
+    assert [first.layer, last.layer] == [*result.places] and min(first.measured_ms, last.measured_ms) > 0
+    assert first.rate == pytest.approx(result.rates["0"]) and first.rate > 0 and last.rate is None
+    assert first.input_rate == pytest.approx((2 if frames else 1) / T, rel=0.01)
+    assert last.input_rate == pytest.approx(first.rate)
+
+
 def test_the_choice_by_time_is_explained(generator):
     if not cpu.load():
         pytest.skip("the C++ kernels are not built here")

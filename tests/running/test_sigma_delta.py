@@ -167,8 +167,6 @@ def test_what_these_networks_do_not_take(nets):
             use(net, 2)
     with pytest.raises(TypeError, match="NIR has no node for SigmaDelta"):
         pk.to_nir(net, x.shape[1:])
-    with pytest.raises(ValueError, match="explain is not supported for networks of sigma-delta neurons$"):
-        pk.explain(net, x, 2)
     with pytest.raises(TypeError, match="already"):
         pk.convert(net, x)
     with pytest.raises(AttributeError, match="potentials"):
