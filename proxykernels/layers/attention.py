@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from .. import checks
@@ -49,7 +50,7 @@ class Multiply(nn.Module):
 
     Shapes: the call takes a tuple of x (T, N, C, ...) and y, each of whose channels counts for the same number of
     neighbouring channels of x; y has the tokens of x, or one for all. The product has the shape of x; it is Spikes for
-    Spikes, else values.
+    Spikes without a gradient, else values.
 
     Raises:
         TypeError, ValueError: the call takes something else.
@@ -66,10 +67,10 @@ class Multiply(nn.Module):
                 "the second input must have the steps and samples of the first, channels that divide the first one's, "
                 f"and its tokens or a single one; got the shapes {shapes}"
             )
-        x, y = (part.dense() if isinstance(part, Spikes) else part for part in inputs)
-        product = reference.product(x, y)
-        spikes = all(isinstance(part, Spikes) for part in inputs)
-        return pack(product) if spikes and not product.requires_grad else product
+        bits = [part for part in inputs if isinstance(part, Spikes) and part.scale == 1]
+        if len(bits) == 2 and not (torch.is_grad_enabled() and any(part.requires_grad for part in bits)):
+            return pack(reference.product(*(part.dense(torch.bool) for part in bits)))  # bool needs no look at values
+        return reference.product(*(part.dense() if isinstance(part, Spikes) else part for part in inputs))
 
 
 def may_multiply(shape: Sequence[int], other: Sequence[int]) -> bool:
