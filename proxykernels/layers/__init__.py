@@ -22,6 +22,7 @@ from .pooling import (
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
 from .rearranging import Channels, Concatenate, Pixels, Unflatten, Upsample, ZeroPad2d
 from .recurrent import FusedRecurrentLinear
+from .step_affine import StepAffine
 from .sums import FusedSum
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "RunningMaxPool1d",
     "RunningMaxPool2d",
     "SpikingLayer",
+    "StepAffine",
     "Unflatten",
     "SumPool2d",
     "Upsample",

@@ -29,6 +29,7 @@ from ..layers import (
     Pixels,
     Population,
     RunningMaxPool1d,
+    StepAffine,
 )
 from ..layers.layer_graph import LayerGraph, check_sample
 from ..plan.library import Given
@@ -39,7 +40,9 @@ from ..spikes.spike_tensor import packed
 
 ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
 DECIDING = nn.Conv2d, nn.Linear
-ANY_SHAPE = Population, Dropout, Channels, Concatenate, Delay, Flatten, Attention, Multiply, nn.Identity
+ANY_SHAPE = (
+    Population, Dropout, Channels, Concatenate, Delay, Flatten, Attention, Multiply, StepAffine, nn.Identity,
+)  # fmt: skip
 SAMPLES = {2: "features", 3: "C, L", 4: "C, H, W"}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...kernels import reference
 from ...kernels.neuron_models import Neuron
-from ...layers import Delay, Neurons
+from ...layers import Delay, Neurons, StepAffine
 from ...network import Network
 from ...spikes import Spikes
 
@@ -176,6 +176,9 @@ class Here:
         if isinstance(layer, Delay):
             past = max(0, start - layer.steps)
             return layer(self.value(sources[0], past, stop))[start - past :]
+        if isinstance(layer, StepAffine):
+            x = self.value(sources[0], start, stop)
+            return dense(layer(x, x.new_full((x.shape[1],), start))[0])
         try:
             return dense(layer(single([self.value(source, start, stop) for source in sources])))
         except (TypeError, ValueError, RuntimeError) as error:
@@ -201,6 +204,9 @@ class Here:
         taken = single([self._size(source) for source in sources])
         if isinstance(layer, Delay):
             return taken
+        if isinstance(layer, StepAffine):
+            parts = (None if p is None else p.detach().abs().amax(0)[None] for p in (layer.weight, layer.bias))
+            return dense(StepAffine(*parts)(taken))
         terms = list(layer.terms(taken)) if isinstance(layer, Neurons) else []
         if name in self.recurrent and name in self.handed:
             terms += layer.returning(torch.ones(1, 1, *self.handed[name][:1].shape[2:]))  # type: ignore[index]

@@ -206,7 +206,7 @@ class RankedProxy(fx.Proxy):
         if source is None:
             raise TypeError("what is computed of its values or sizes cannot be used as a number")
         self.tracer.is_looped_over()  # type: ignore[attr-defined]
-        return LOOPED
+        return self.tracer.steps  # type: ignore[attr-defined]
 
     def __len__(self) -> int:
         steps: Any = self.shape[0] if self.rank else self.size(0)
@@ -215,12 +215,15 @@ class RankedProxy(fx.Proxy):
 
 class LoopTracer(fx.Tracer):
     loops = False  # whether the forward pass has asked how many steps there are
+    steps = LOOPED
 
 
-def ranked(rank: int | None) -> type[LoopTracer]:
-    """A tracer of models whose input has this many dimensions; None: torch.fx's own."""
+def ranked(rank: int | None, number: int = LOOPED) -> type[LoopTracer]:
+    """A tracer of models whose input has this many dimensions; None: torch.fx's own. ``number``: of steps in loops."""
 
     class RankedTracer(LoopTracer):
+        steps = number
+
         def is_looped_over(self) -> None:
             RankedTracer.loops = True
 
@@ -233,7 +236,7 @@ def ranked(rank: int | None) -> type[LoopTracer]:
                 return super().iter(obj)
             self.is_looped_over()
             steps: Any = self.proxy(node)
-            return iter([steps[:, step] if axis == 1 else steps[step] for step in range(LOOPED)])
+            return iter([steps[:, step] if axis == 1 else steps[step] for step in range(number)])
 
         def proxy(self, node: fx.Node) -> fx.Proxy:
             node.meta["rank"] = self._rank(node)

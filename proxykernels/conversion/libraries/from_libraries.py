@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ... import checks
+from ...layers import StepAffine
 from ...network import Network
 from ...neurons import LINeuron
 from ..graph.compare import Difference, Layer
@@ -25,7 +26,8 @@ from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
 from .step_by_step import Original, takes_all_steps
 from .summed_groups import as_weights
-from .time_loops import ONE_STEP, TimeAxes, followed, one_step, steps_first
+from .time_loops import ONE_STEP, Loop, TimeAxes, followed, one_step, steps_first
+from .unequal_steps import LISTS
 
 UNCLEAR = {  # what torch says of a trace, and what it means
     "non-empty TensorList": f"returns none of the {LOOPED} steps for which its loop is followed; return all steps, "
@@ -51,8 +53,9 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     ``simulate(...).potentials`` are its values at each step. Also the package of 0.0.0.0.12, spikingjelly.clock_driven.
 
     Time is the caller's: left out are a repetition of the input, a loop over equal steps, a mean or sum over time at
-    the end, and the exchange of the first two axes of an input [N, T, ...]. Linear layers behind a mean over time are
-    computed in front of it, at each step: ``potentials.mean(0)`` is what they gave.
+    the end, and the exchange of the first two axes of an input [N, T, ...]. Normalisations, gains and offsets of each
+    step become a :class:`layers.StepAffine`, and the network runs for as many steps as it has these. Linear layers
+    behind a mean over time are computed in front of it, at each step: ``potentials.mean(0)`` is what they gave.
 
     With ``decay_input`` SpikingJelly divides currents by tau. Here threshold, reset and potentials are multiplied by
     tau instead (:meth:`LIFNeuron.from_tau`); weights stay the same. The surrogate functions ATan, Sigmoid,
@@ -194,9 +197,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
     firing = (module for module in model.modules() if is_neuron(module) or is_recurrent(module))
     multi_step = any(map(takes_all_steps, firing))
     try:
-        traced = followed(model, library.leaves, multi_step, sample)
-        axes = steps_first(traced, name)
-        traced, loop = one_step(traced, name, is_neuron, axes.input)
+        traced, axes, loop = _of_one_step(model, library, multi_step, sample)
         traced = into_weights(traced if multi_step else as_weights(traced, is_neuron))
     except TypeError as error:
         for sign, why in UNCLEAR.items():
@@ -267,14 +268,37 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
             )
             for key, path in neuron_paths(model, graph.firing).items()
         }
-        is_loop = loop.steps > 1
+        is_loop = loop.steps > 1 or loop.sequence
         sequence = loop.sequence if is_loop else not graph.repeats_input
         axes = TimeAxes(axes.input, axes.output or loop.stacked_last)
         original = Original(net, multi_step or is_loop, sequence, loop.states, axes)
         own_steps = loop.steps if is_loop and loop.steps != LOOPED else None
+        own_steps = min((part.steps for part in built.modules() if isinstance(part, StepAffine)), default=own_steps)
         Proof(name, library.caller, original, graph.populations, layers, own_steps, is_loop).check(built, sample)
     let_go(model, built)
     return built
+
+
+def _of_one_step(
+    model: nn.Module, library: _Library, multi_step: bool, sample: Tensor | None
+) -> tuple[fx.GraphModule, TimeAxes, Loop]:
+    """The graph of one step. A loop over the input's steps is followed for as many as the model has parameters of."""
+    name, modules = type(model).__name__, list(model.named_modules())
+    steps, number = 0, LOOPED
+    while steps != number:
+        steps = number
+        try:
+            traced = followed(model, library.leaves, multi_step, sample, steps)
+            traced.meta[LISTS] = {path: len(part) for path, part in modules if isinstance(part, nn.ModuleList)}
+            axes = steps_first(traced, name)
+            traced, loop = one_step(traced, name, library.is_neuron, axes.input)
+        except IndexError:  # it may have parameters of fewer steps
+            if steps == 1:
+                raise
+            number -= 1
+            continue
+        number = loop.length if loop.length and loop.steps == steps else steps
+    return traced, axes, loop
 
 
 def _refuse_patches(model: nn.Module, is_neuron: Callable[[nn.Module], bool]) -> None:

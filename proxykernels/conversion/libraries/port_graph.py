@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import Delay, Dropout, Flatten, Voting
+from ...layers import Delay, Dropout, Flatten, Formula, StepAffine, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
@@ -22,6 +22,7 @@ from .library_neurons import Find, Recurrence
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay
 from .time_loops import ONE_STEP, largest_over_time, last_spikes, over_time
+from .unequal_steps import norms_of_steps, step_before
 
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 SCALABLE = (nn.MaxPool1d, nn.MaxPool2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Flatten, *LINEAR)  # by factors > 0
@@ -36,6 +37,17 @@ class Gate(nn.Module):
     def __init__(self, threshold: float):
         super().__init__()
         self.neuron = LIFNeuron(v_threshold=threshold, v_reset=0.0, decay=0.0)
+
+
+class Plus(nn.Module):
+    """x + factor y."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.factor * y
 
 
 class PortGraph(ExpressionGraph):
@@ -75,6 +87,8 @@ class PortGraph(ExpressionGraph):
     def _layer_step(self, node: fx.Node, values: Values) -> Signal | Current | list[Signal]:
         if node.target is last_spikes:
             return Signal(f"{BEFORE}{node.args[0]}", Network.INPUT, False, True)
+        if node.target is step_before:
+            return self._other(self._free("step_before"), Delay(1), self._one(node.all_input_nodes[0], values), None)
         kinds = {self.reduced.get(argument) for argument in arguments(node) if argument in values}
         if len(kinds) > 1:
             raise TypeError(f"{self.model}: {path_of(node)} takes what is of one step and what is over time")
@@ -189,6 +203,14 @@ class PortGraph(ExpressionGraph):
             delay: Any = module
             x = self._carry(self._before(node), x)
             return self._other(self._name(node), Delay(delay.delay_steps), x, shape_of(node))
+        norms = norms_of_steps(module)
+        if norms is not None:
+            x = self._carry(self._before(node), x)
+            with checks.at(f"{self.model}: {path}"):
+                module = norms.as_layer(self._channels(x.layer, path)[1] - 2)
+        if isinstance(module, StepAffine):
+            x = self._carry(self._before(node), x)
+            return replace(self._other(self._name(node), module, x, None, False), neurons=Network.INPUT, signed=True)
         if type(module).__name__ == "VotingLayer":
             voting: Any = module
             x = self._carry(node.all_input_nodes[0], x)
@@ -368,6 +390,16 @@ class PortGraph(ExpressionGraph):
             negated = Projection(module, replace(x, inverted=False), added=True)
             projections.insert(0, negated)  # one with weights comes first
         return self._fire(node, Current(self._name(node), path, projections), Gate(float(len(plain))))
+
+    def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current | Signal:
+        """A difference is computed by torch, of the values of both layers; a sum of currents is their neurons'."""
+        if add.factor == 1 or len(terms) != 2:
+            return super()._add(node, add, terms, path)
+        x = [self._carry(argument, term) for argument, term in zip(arguments(node), terms, strict=True)]
+        name = self._name(node)
+        self.order.append(name)
+        self.others[name] = Formula(Plus(add.factor)), tuple(part.layer for part in x)
+        return Signal(name, Network.INPUT, False, True)
 
     def _channels(self, layer: str, path: str) -> tuple[int, int]:
         """The number of channels and of axes of what a layer gives, [N, C, ...]."""

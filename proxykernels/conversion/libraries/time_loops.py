@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..graph.fx_calls import is_cast, path_of, trace
-from ..graph.sample_runs import SWAPS, called, of_sizes, ranked, set_part, zeros_of_sizes
+from ..graph.sample_runs import LOOPED, SWAPS, called, of_sizes, ranked, set_part, zeros_of_sizes
 from .expressions import note_sizes, of_sample
+from .unequal_steps import UnequalSteps, of_input
 
 RANKS = ((nn.Conv2d, 4), (nn.ConvTranspose2d, 4), (nn.Conv1d, 3), (nn.Linear, 2))
 ONE_STEP = (
@@ -34,12 +35,13 @@ def rank_of_input(model: nn.Module) -> int | None:
 
 @zeros_of_sizes()
 def followed(
-    model: nn.Module, leaves: tuple[type, ...], multi_step: bool, sample: Tensor | None = None
+    model: nn.Module, leaves: tuple[type, ...], multi_step: bool, sample: Tensor | None = None, steps: int = LOOPED
 ) -> fx.GraphModule:
     """The graph of a forward pass. It takes one step [N, ...], or all steps [T, N, ...] if its neurons do
-    (``multi_step``) or if it loops over them. A sample [N, ...] tells the sizes that the former may ask for."""
+    (``multi_step``) or if it loops over them. A sample [N, ...] tells the sizes that the former may ask for. ``steps``:
+    how many a loop over the input's steps runs."""
     rank = rank_of_input(model)
-    tracer = ranked(rank + multi_step if rank else None)
+    tracer = ranked(rank + multi_step if rank else None, steps)
     try:
         traced = trace(model, leaves, tracer)
         if not tracer.loops or multi_step or rank is None:
@@ -53,7 +55,7 @@ def followed(
             raise TypeError(f"{error}; pass a sample [N, ...], which tells the sizes that it asks for") from error
         if multi_step or rank is None:
             raise
-        of_steps = ranked(rank + 1)
+        of_steps = ranked(rank + 1, steps)
         try:
             traced = trace(model, leaves, of_steps)
         except TypeError:
@@ -61,7 +63,7 @@ def followed(
         if not of_steps.loops:
             raise
         return traced
-    return trace(model, leaves, ranked(rank + 1))
+    return trace(model, leaves, ranked(rank + 1, steps))
 
 
 class TimeAxes(NamedTuple):
@@ -150,12 +152,14 @@ class Loop(NamedTuple):
         sequence: whether each step has an input of its own.
         states: whether it separates what its neurons return into spikes and potentials.
         stacked_last: whether it returns the steps behind the samples, [N, T, ...].
+        length: the steps for which the model has parameters of their own; None: it has none, or it does not tell.
     """
 
     steps: int = 1
     sequence: bool = False
     states: bool = False
     stacked_last: bool = False
+    length: int | None = None
 
 
 def over_time(x: Any, kind: str) -> Any:
@@ -222,7 +226,9 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool 
         )
     for k, step in enumerate(steps[1:], 1):
         if not loop.same(step, steps[0], k):
-            raise TypeError(f"{model}: step {k} of its forward pass is another than step 0{loop.why}; {ONE_STEP}")
+            raise TypeError(
+                f"{model}: step {k} of its forward pass is another than step 0{loop.unequal.why}; {ONE_STEP}"
+            )
     first = [nodes[0] for nodes in calls.values()]
     for node in first:
         loop.check_start(node)
@@ -237,9 +243,10 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool 
         for part in _parts(node):
             if part.args[1] == 0:
                 part.replace_all_uses_with(node)
+    loop.unequal.put()
     sequence = False
     for node in list(traced.graph.nodes):
-        source: Any = node.args[0] if _of_input(node) else None
+        source: Any = node.args[0] if of_input(node) else None
         if source is not None:  # the input of the first step
             node.replace_all_uses_with(source)
             sequence = True
@@ -254,7 +261,7 @@ def one_step(traced: fx.GraphModule, model: str, is_neuron, samples_first: bool 
         output.args = (result,)
     traced.graph.eliminate_dead_code()
     traced.recompile()
-    return traced, Loop(len(steps), sequence, with_state, last.kind == STACKED_LAST)
+    return traced, Loop(len(steps), sequence, with_state, last.kind == STACKED_LAST, loop.unequal.length)
 
 
 class _Gathered(NamedTuple):
@@ -272,8 +279,8 @@ class _Loop:
         self.traced, self.model, self.calls, self.samples_first = traced, model, calls, samples_first
         self.count = max(map(len, calls.values()), default=0)  # of calls of a neuron
         self.number = {node: k for nodes in calls.values() for k, node in enumerate(nodes)}
-        self.why = ""  # two steps differ, in words
         self.compared: set[tuple[fx.Node, fx.Node]] = set()
+        self.unequal = UnequalSteps(traced, model)
         self.back: dict[fx.Node, str] = {}  # zeros in the first step, in whose place later ones have a neuron's spikes
 
     def returned(self) -> tuple:
@@ -409,21 +416,19 @@ class _Loop:
             return type(node) is type(first) and node == first
         if node is first or (node, first) in self.compared:
             return True
-        if self._comes_back(node, first, step):
+        if self._comes_back(node, first, step) or self.unequal.may_differ(node, first, step, self._is_zero(first)):
             return True
         if (
             (node.op, node.target) != (first.op, first.target)
             or node.kwargs != first.kwargs
             and not self.same(list(node.kwargs.items()), list(first.kwargs.items()), step)
         ):
-            if node.op == first.op != "call_function" and node.target != first.target:
-                self.why = self.why or (
-                    f": it takes '{node.target}' where step 0 has '{first.target}', and parameters that differ from "
-                    "step to step have no counterpart here, since a network runs any number of steps: train with one"
-                )
+            if node.op == first.op == "call_module" and self.unequal.is_norm(node, first, step):
+                return self.same(node.args, first.args, step)
+            self._tell(node, first)
             return False
-        if _of_input(node):
-            return node.args[0] is first.args[0] and (node.args[1], first.args[1]) == (step, 0)
+        if of_input(node):
+            return False
         if node in self.number:
             if not self._goes_on(node, step):
                 return False
@@ -433,6 +438,14 @@ class _Loop:
         if same:
             self.compared.add((node, first))
         return same
+
+    def _tell(self, node: fx.Node, first: fx.Node) -> None:
+        """Say in what two steps differ, where nothing is said yet."""
+        here, there = (f"'{at.target}'" if at.op in ("call_module", "get_attr") else _name(at) for at in (node, first))
+        remedy = ""
+        if node.op == first.op == "call_module":
+            remedy = "; only normalisations, gains and offsets may differ from step to step: train with one such layer"
+        self.unequal.why = self.unequal.why or f": it calls {here} where step 0 calls {there}{remedy}"
 
     def _comes_back(self, node: fx.Node, first: fx.Node, step: int) -> bool:
         """Whether a node gives a neuron's spikes of the step before, and ``first`` zeros."""
@@ -512,9 +525,3 @@ def _is_sum(value: Any) -> bool:
 
 def _parts(node: fx.Node) -> list[fx.Node]:
     return [user for user in node.users if user.target is operator.getitem]
-
-
-def _of_input(node: fx.Node) -> bool:
-    """Whether a node is one step of the model's input."""
-    source = node.args[0] if node.target is operator.getitem else None
-    return isinstance(source, fx.Node) and source.op == "placeholder" and isinstance(node.args[1], int)
