@@ -405,7 +405,10 @@ def charged(net, x):
 
 ONE_STEP = r"; (or )?write one step in a module of its own: a forward that calls the layers once, shortcuts too"
 REFUSED = {
-    "steps that differ": (other_steps, f"Tutorial: step 1 of its forward .* than step 0{ONE_STEP}"),
+    "steps that differ": (
+        other_steps,
+        f"Tutorial: step 1 .* than step 0: it calls 'fc' where step 0 calls add{ONE_STEP}",
+    ),
     "potentials that stay": (other_potentials, f"Tutorial: step 1 of its forward .* than step 0{ONE_STEP}"),
     "charged": (charged, "Tutorial: module 'lif1' starts from a potential of its own; .*, or write one step"),
     "potentials alone": (lambda net, x: loop(net, x)[1], f"must return the spikes of its last neurons, .*{ONE_STEP}"),
