@@ -88,7 +88,8 @@ class PortGraph(ExpressionGraph):
         if node.target is last_spikes:
             return Signal(f"{BEFORE}{node.args[0]}", Network.INPUT, False, True)
         if node.target is step_before:
-            return self._other(self._free("step_before"), Delay(1), self._one(node.all_input_nodes[0], values), None)
+            given: Any = self._one(node.all_input_nodes[0], values)
+            return self._other(self._free("step_before"), Delay(1), given, None)
         kinds = {self.reduced.get(argument) for argument in arguments(node) if argument in values}
         if len(kinds) > 1:
             raise TypeError(f"{self.model}: {path_of(node)} takes what is of one step and what is over time")
@@ -391,7 +392,7 @@ class PortGraph(ExpressionGraph):
             projections.insert(0, negated)  # one with weights comes first
         return self._fire(node, Current(self._name(node), path, projections), Gate(float(len(plain))))
 
-    def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Current | Signal:
+    def _add(self, node: fx.Node, add: Add, terms: list[Signal | Current], path: str) -> Any:
         """A difference is computed by torch, of the values of both layers; a sum of currents is their neurons'."""
         if add.factor == 1 or len(terms) != 2:
             return super()._add(node, add, terms, path)

@@ -88,9 +88,9 @@ class UnequalSteps:
         if of_input(node) and of_input(first):
             return is_step(node, first, step) and self._takes(first, STEP) or self._tell(node)
         if of_input(first) and called(node) in DIFFERENCES and len(node.args) == 2 and all(map(of_input, node.args)):
-            now, before = node.args
-            steps = is_step(now, first, step) and is_step(before, first, step - 1)
-            return steps and self._takes(first, DIFFERENCE) or self._tell(before)
+            now, earlier = node.args
+            steps = is_step(now, first, step) and is_step(earlier, first, step - 1)
+            return steps and self._takes(first, DIFFERENCE) or self._tell(earlier)
         return False
 
     def _tell(self, node: Any) -> bool:
@@ -189,7 +189,8 @@ def constant(node: Any, traced: fx.GraphModule) -> Tensor | None:
     inputs = {each: constant(each, traced) for each in node.all_input_nodes}
     if not inputs or any(value is None for value in inputs.values()):
         return None
-    arguments, options = (fx.map_arg(given, inputs.__getitem__) for given in (node.args, node.kwargs))
+    arguments: Any = fx.map_arg(node.args, inputs.__getitem__)
+    options: Any = fx.map_arg(node.kwargs, inputs.__getitem__)
     if node.op == "call_method":
         value = getattr(arguments[0], str(node.target))(*arguments[1:], **options)
     else:
