@@ -30,7 +30,10 @@ class StepAffine(WithoutSynapses):
         super().__init__()
         given = [values for values in (weight, bias) if values is not None]
         if not given or len({len(values) for values in given}) > 1:
-            raise ValueError(f"weight and bias must be of the same steps, got {[list(v.shape) for v in given]}")
+            raise ValueError(
+                f"weight and bias must have the same number of steps in front, and one must be given, got "
+                f"{[list(values.shape) for values in given]}"
+            )
         self.weight, self.bias = (None if values is None else _parameter(values) for values in (weight, bias))
 
     @property

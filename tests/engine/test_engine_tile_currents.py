@@ -67,7 +67,7 @@ def network(kind: str, C_in: int, C: int, v_reset: float | None, digits: int = 1
 
 
 def tiled(net: pk.Network, engine: Engine) -> list[bool]:
-    """Of each convolution, whether tiles ran it."""
+    """Whether tiles ran each convolution."""
     convolutions = [k for k, op in enumerate(engine.plan.operations) if any(w.weight is not None for w in op.windows)]
     return [engine.ways[k] == "pixel tiles" for k in convolutions]
 
@@ -151,7 +151,7 @@ def test_currents_are_rounded_as_the_thresholds_behind_them_allow(theta):
     ("reader", "unused"), [(pk.AvgPool2d(2), 1.0), (pk.MaxPool2d(3, 2, 1), 2.0**30)], ids=["average", "large weights"]
 )
 def test_nothing_is_lost_of_other_currents(reader, unused):
-    """Of those that anything but neurons with thresholds reads, and of weights beside far larger ones."""
+    """Weights of currents that anything but neurons with thresholds reads, and weights beside far larger ones."""
     net, x = of_random_weights(reader, 16.0, unused)
     engine = Engine(follow(net, x.shape[2:], True), target="amx")
     assert engine(x, len(x)).count().any() and tiled(net, engine) == [False]

@@ -158,7 +158,7 @@ def test_definition(generator):
     assert equal(apart[0, 1], x[0, 1] * weight[3] + bias[3, 0])
     with pytest.raises(ValueError, match="goes on to step 6"):
         layer(x, torch.full((2,), 2.0))
-    with pytest.raises(ValueError, match="must be of the same steps"):
+    with pytest.raises(ValueError, match="must have the same number of steps"):
         StepAffine(weight, bias[:4])
 
 

@@ -151,10 +151,11 @@ static bool tile_currents_pay(const Session& session, const Op& op, const View& 
     return tile_current_cycles(op, steps) < by_rows;
 }
 
-void run_tile_currents(Session& session, const Op& op, const View& x, int64_t N, int64_t steps, float* currents) {
-    const PixelCurrents kernel(op, x, N, steps, currents, session.threads);
+// Shares the tasks of a kernel.
+template <class Kernel>
+static void share_tasks(Session& session, const View& x, const Kernel& kernel) {
     struct Context {
-        const PixelCurrents& kernel;
+        const Kernel& kernel;
         const View& x;
         Scratch* scratch;
         bool counts;
@@ -163,6 +164,10 @@ void run_tile_currents(Session& session, const Op& op, const View& x, int64_t N,
         const Context& c = *(const Context*)given;
         c.kernel.run(c.x, task, c.scratch[thread].kernel, c.counts ? c.scratch[thread].tally : nullptr);
     });
+}
+
+void run_tile_currents(Session& session, const Op& op, const View& x, int64_t N, int64_t steps, float* currents) {
+    share_tasks(session, x, PixelCurrents(op, x, N, steps, currents, session.threads));
 }
 
 bool takes_tile_currents(const Session& session, const Op& op, int64_t steps) {
@@ -191,16 +196,7 @@ int64_t way_of(const Session& session, const Op& op, int64_t N, int64_t steps) {
 template <class Kernel>
 static void run_tasks(Session& session, int64_t k, int64_t N, const View& x, const Kernel& kernel) {
     memset(session.states[k].alike, 0, N * session.plan.ops[k].P());  // these kernels do not compare pixels
-    struct Context {
-        const Kernel& kernel;
-        const View& x;
-        Scratch* scratch;
-        bool counts;
-    } context{kernel, x, session.scratch, session.counts};
-    share(session, kernel.tasks(), &context, [](void* given, int64_t task, int64_t thread) {
-        const Context& c = *(const Context*)given;
-        c.kernel.run(c.x, task, c.scratch[thread].kernel, c.counts ? c.scratch[thread].tally : nullptr);
-    });
+    share_tasks(session, x, kernel);
 }
 
 // `keeps`: whether the neurons' states are written.
