@@ -1,7 +1,8 @@
 """Neurons of SpikingJelly whose steps are written in Python here: the reference code runs them, and no kernel."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,8 @@ import torch
 from ...neurons import AnyNeuron, Value
 from ...surrogates import Surrogate
 from .library_neurons import Described
+
+SLIDING = "SlidingNeuron"  # begins the names of classes, which end in a number
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,30 @@ class NormalisedLIFNeuron(AnyNeuron):
         return spikes, (h - spikes.to(h) * self.subtracted if self.v_reset is None else v,)
 
 
+class _Sliding(AnyNeuron):
+    """Neurons without a reset, h = w0 I[t] + w1 I[t-1] + ...: arXiv:2304.12760. They keep h and the last currents."""
+
+    def step(self, state, current, fire):
+        currents = (current, *state[1:])
+        h = sum(getattr(self, f"w{k}") * part for k, part in enumerate(currents))
+        return fire(h, self.v_threshold, None)[0], (h, *currents[: self.states - 1])
+
+
+@lru_cache(None)
+def _sliding(k: int) -> Any:
+    """The class of such neurons that take k currents."""
+    fields: list = [("v_threshold", Value, 1.0), *((f"w{age}", Value, 0.0) for age in range(k))]
+    namespace = {"states": k, "__module__": __name__, "__doc__": _Sliding.__doc__}
+    return make_dataclass(f"{SLIDING}{k}", fields, bases=(_Sliding,), frozen=True, namespace=namespace)
+
+
+def __getattr__(name: str) -> Any:
+    """These classes, by which pickle finds them."""
+    if name.startswith(SLIDING) and name.removeprefix(SLIDING).isdecimal():
+        return _sliding(int(name.removeprefix(SLIDING)))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def klif(node: Any, surrogate: Surrogate | None) -> Described:
     gain = 1 / node.tau if node.decay_input else 1.0
     neuron = KLIFNeuron(
@@ -187,6 +214,15 @@ def _normalised(node: Any, surrogate: Surrogate | None) -> Described:
     return _started(node, neuron, surrogate)
 
 
+def _sliding_psn(node: Any, surrogate: Surrogate | None) -> Described:
+    """The last of its weights is the current's of this step, and it fires at h >= -bias."""
+    bias = node.bias.item()
+    if bias >= 0:
+        raise ValueError(f"SlidingPSN with a bias of {bias:g} fires without input; only biases below 0 are supported")
+    weights = {f"w{age}": weight for age, weight in enumerate(reversed(node.weight.tolist()))}
+    return Described(_sliding(node.k)(v_threshold=-bias, **weights), 0.0, surrogate)
+
+
 def of_fields(kind: type[AnyNeuron]):
     """What describes neurons that have the fields of a class here as attributes."""
 
@@ -210,4 +246,5 @@ KINDS = {
     "ComplementaryLIFNode": of_fields(ComplementaryLIFNeuron),
     "RAFNode": _resonate,
     "MPBNLIFNode": _normalised,
+    "SlidingPSN": _sliding_psn,
 }

@@ -158,7 +158,7 @@ def _leaky_neuron(node: Any, tau: float, decay_input: bool) -> LIFNeuron:
 
 def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
     """The surrogate derivative of potentials that are ``unit`` times larger here, where it is one of this package's."""
-    function, detached = node.surrogate_function, node.detach_reset
+    function, detached = node.surrogate_function, getattr(node, "detach_reset", False)
     kind = type(function).__name__
     alpha = float(getattr(function, "alpha", 0.0))
     if kind == "ATan":
@@ -217,8 +217,8 @@ def _factor(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
 
 WHY = {
     "GatedLIFNode": "has a conductance for each of its T steps, where a network here runs any number of steps",
-    "PSN": "computes each step from all T steps, later ones too",
-    "MaskedPSN": "has weights for each pair of its T steps, where a network here runs any number of steps",
+    "PSN": "computes each step from all T steps, later ones too; SlidingPSN takes earlier ones only",
+    "MaskedPSN": "has weights for each pair of its T steps, where a network here runs any number; SlidingPSN has not",
     "LIAFNode": "gives values, not spikes",
     "TernaryIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
     "TernaryLIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",

@@ -192,8 +192,8 @@ def test_what_spikingjelly_nets_may_not_hold():
     continuous = neuron.LIFNode(surrogate_function=surrogate.ATan(spiking=False))
     for net, message in (
         (
-            nn.Sequential(layer.Linear(3, 4), neuron.SlidingPSN(2)),
-            "'1': SlidingPSN has no counterpart here; only IFNode",
+            nn.Sequential(layer.Linear(3, 4), neuron.DSRIFNode()),
+            "'1': DSRIFNode has no counterpart here; only IFNode",
         ),
         (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN computes each step from all T steps"),
         (

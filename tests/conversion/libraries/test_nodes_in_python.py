@@ -1,8 +1,11 @@
 """Neurons of SpikingJelly that are rare: the same spikes, by steps in Python where no kernel has them."""
 
+import pickle
+
 import pytest
 import torch
 from cases import dyadic
+from equality import equal
 from exchange import make_dyadic
 from torch import nn
 
@@ -29,6 +32,8 @@ NODES = {
     "MPBN": lambda: seen(neuron.MPBNLIFNode(out_features=16, v_threshold=0.75)),
     "MPBN, soft": lambda: seen(neuron.MPBNLIFNode(out_features=16, v_reset=None, decay_input=True, learnable_vth=True)),
     "MPBN, off": lambda: seen(neuron.MPBNLIFNode(out_features=16, mpbn=False, v_reset=0.25)),
+    "Sliding": lambda: neuron.SlidingPSN(4),
+    "Sliding, of one step": lambda: neuron.SlidingPSN(1),
     "half": lambda: neuron.HalfThresholdIFNode(v_threshold=1.5),
     "aware": lambda: neuron.ActivationAwareIFNode(0.75, v_offset=0.25),
     "aware, hard": lambda: neuron.ActivationAwareIFNode(1.25, v_offset=-0.25, v_reset=0.125),
@@ -50,9 +55,14 @@ def seen(node):
     return node
 
 
+def fires_in_silence(node):
+    node.bias.data.zero_()
+    return node
+
+
 def network(node) -> nn.Module:
     layer = pytest.importorskip("spikingjelly.activation_based.layer")
-    if hasattr(node, "k"):
+    if isinstance(node, neuron.KLIFNode):
         node.k.data.fill_(1.3)
     net = nn.Sequential(layer.Linear(8, 16), node, layer.Linear(16, 4), neuron.IFNode())
     torch.manual_seed(0)
@@ -96,7 +106,7 @@ def test_exactly_the_same_spikes(generator, name, batch, steps):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["Complementary", "Resonate", "Resonate, soft", "MPBN", "MPBN, soft"])
+@pytest.mark.parametrize("name", ["Complementary", "Resonate", "Resonate, soft", "MPBN", "MPBN, soft", "Sliding"])
 def test_exactly_the_same_spikes_by_steps_in_python(generator, name):
     """Currents on a grid, and a normalisation by powers of two: what follows is computed in the same order."""
     node = NODES[name]()
@@ -119,6 +129,7 @@ def test_exactly_the_same_spikes_by_steps_in_python(generator, name):
     "make, message",
     [
         (lambda: neuron.GatedLIFNode(T=4), "has a conductance for each of its T steps"),
+        (lambda: fires_in_silence(neuron.SlidingPSN(2)), "only biases below 0"),
         (lambda: neuron.PSN(T=4), "computes each step from all T steps"),
         (lambda: neuron.TernaryIFNode(), "gives -1, 0 and 1"),
         (lambda: neuron.ActivationAwareIFNode(0.75, torch.zeros(16), channel_dim=0), "use channel_dim=1"),
@@ -133,3 +144,29 @@ def test_what_is_refused_says_why(make, message):
 def test_izhikevich_neurons_that_start_elsewhere_are_refused():
     with pytest.raises(ValueError, match="w_rest=0.5"):
         pk.from_spikingjelly(network(neuron.IzhikevichNode(w_rest=0.5)), torch.rand(3, 8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["m", "s"])
+@pytest.mark.parametrize("k", [2, 3, 32])
+@pytest.mark.parametrize("T", [1, 7])
+def test_sliding_neurons_in_parts(generator, T, k, mode):
+    """In both of SpikingJelly's modes, as one run and as several, and after a copy by pickle."""
+    net = make_dyadic(network(neuron.SlidingPSN(k)), generator, 1 / 16)
+    net[1].weight.copy_(dyadic(k, generator=generator, span=8, unit=1 / 8))
+    net[1].weight[-1], net[1].bias = 1.0, nn.Parameter(torch.tensor(-0.25))
+    net[3].v_threshold = 0.25
+    x = dyadic(T, 6, 8, generator=generator)
+    expected = net(x)
+    for module in net:
+        module.step_mode = mode
+    ours = pickle.loads(pickle.dumps(pk.from_spikingjelly(net, x[0])))
+    whole = pk.simulate(ours, x, T)
+    assert equal(whole.spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
+    assert 0.02 < next(iter(whole.rates.values())) < 0.98
+    parts, state = [], None
+    for part in x.split(2):
+        result = pk.simulate(ours, part, len(part), state=state)
+        state = result.state
+        parts.append(result.spikes.dense())
+    assert equal(torch.cat(parts), expected)
