@@ -38,9 +38,7 @@ def network(shape: tuple, neurons: str) -> torch.nn.Sequential:
 
 @pytest.mark.parametrize("neurons", NEURONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(
-    "rate, way", [(0.02, "scattered"), (0.7, None), ("few values", "scattered"), ("values", "values")]
-)
+@pytest.mark.parametrize("rate, way", WAYS)
 @pytest.mark.parametrize("T", [5, 40])
 def test_largest_currents(rate, way, shape, neurons, T):
     net, N = network(shape, neurons), 3
@@ -50,7 +48,8 @@ def test_largest_currents(rate, way, shape, neurons, T):
     engine = pk.compile(net, x)
     result = engine(x, T)
     if way is not None:
-        assert engine.ways[0] == way
+        narrow = way == "scattered" and engine.target == "portable"  # whose vectors hold 4 channels: rows may cost less
+        assert engine.ways[0] in ((way, "rows") if narrow else (way,))
     with pk.use_reference():
         expected = pk.simulate(net, x, T)
     assert expected.count().any()
