@@ -36,11 +36,12 @@ class Conv2d(Structure):
 
 class SigmaDelta(Structure):
     _fields_ = [("x", c_void_p), ("weight", c_void_p), ("bias", c_void_p), ("added", c_void_p), ("limit", c_void_p),
-     ("codes", c_void_p), ("arrived", c_void_p), ("z", c_void_p), ("a", c_void_p), ("lowest", c_float), ("threshold",
-     c_float), ("unit", c_float), ("exponents", c_int64), ("real", c_int64), ("N", c_int64), ("T", c_int64), ("T_in",
-     c_int64), ("P", c_int64), ("C", c_int64), ("C_in", c_int64), ("H", c_int64), ("W", c_int64), ("W_out", c_int64),
-     ("kernel_h", c_int64), ("kernel_w", c_int64), ("stride_h", c_int64), ("stride_w", c_int64), ("padding_h", c_int64),
-     ("padding_w", c_int64), ("dilation_h", c_int64), ("dilation_w", c_int64), ("groups", c_int64)]
+     ("codes", c_void_p), ("arrived", c_void_p), ("z", c_void_p), ("a", c_void_p), ("added_scale", c_float), ("lowest",
+     c_float), ("threshold", c_float), ("unit", c_float), ("exponents", c_int64), ("real", c_int64), ("N", c_int64),
+     ("T", c_int64), ("T_in", c_int64), ("P", c_int64), ("C", c_int64), ("C_in", c_int64), ("H", c_int64), ("W",
+     c_int64), ("W_out", c_int64), ("kernel_h", c_int64), ("kernel_w", c_int64), ("stride_h", c_int64), ("stride_w",
+     c_int64), ("padding_h", c_int64), ("padding_w", c_int64), ("dilation_h", c_int64), ("dilation_w", c_int64),
+     ("groups", c_int64)]
 
 class Rounding(Structure):
     _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("rounded", c_void_p), ("rounded_bias", c_void_p), ("unit",

@@ -99,7 +99,8 @@ def _run(
         lowest, exponents = neuron.lowest, neuron.exponents
         threshold, unit = (math.inf if value is None else value for value in (neuron.threshold, neuron.unit))
     steps, real = 0 if x is None else x.shape[1], x is not None and x.dtype != torch.int8
-    changes = abi.SigmaDelta(x_, None, bias_, *pointers, lowest, threshold, unit, exponents, real, N, T, steps)
+    scalars = (1.0, lowest, threshold, unit, exponents)  # the first is of `added`
+    changes = abi.SigmaDelta(x_, None, bias_, *pointers, *scalars, real, N, T, steps)
     tally = (c_int64 * TALLIES)()
     plan.run(T, N, changes=pointer(changes), tally=addressof(tally))
     spikes, *additions = tally

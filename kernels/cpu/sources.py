@@ -14,6 +14,7 @@ TASKS = (
     "sigma_delta/senders",
     "sigma_delta/rows",
     "sigma_delta/byte_rows",
+    "sigma_delta/byte_products",
     "sigma_delta/scattered",
     "sigma_delta/dense",
 )

@@ -25,8 +25,8 @@ class Wide(nn.Module):
         super().__init__()
         self.stem, self.grouped = nn.Conv2d(2, 36, 3, padding=1), nn.Conv2d(36, 34, 3, 2, 1, groups=2)
         self.left, self.right = nn.Conv2d(34, 70, 1), nn.Conv2d(34, 70, 3, padding=2, dilation=2)
-        self.pool, self.wide = nn.MaxPool2d(2), nn.Conv2d(70, 130, 2, bias=False)
-        self.features, self.last = nn.Linear(130 * 9, 65), nn.Linear(65, 5)
+        self.pool, self.wide = nn.MaxPool2d(2), nn.Conv2d(70, 130, 3, bias=False)
+        self.features, self.last = nn.Linear(130 * 4, 65), nn.Linear(65, 5)
 
     def forward(self, x):
         x = self.grouped(self.stem(x).relu()).relu()
@@ -40,6 +40,37 @@ def wide_fixture(generator):
     return Wide().eval(), torch.randn(6, 2, 16, 16, generator=generator)
 
 
+@pytest.fixture(name="busy")
+def busy_fixture(wide):
+    """Most neurons send something, so that codes are multiplied whether they are 0 or not."""
+    ann, x = wide
+    for module in ann.children():
+        if getattr(module, "bias", None) is not None:
+            module.bias += 0.7
+    return ann, x
+
+
+class Shortcuts(nn.Module):
+    """Sums that read a layer as it is, times a power of two of its unit, and beside two others."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first, self.second = (nn.Conv2d(C, 20, 3, padding=1) for C in (2, 20, 20))
+        self.third = nn.Conv2d(20, 20, 1)
+        self.last = nn.Linear(20 * 25, 3)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        y = (self.first(x) + x).relu()
+        z = (self.second(y) + 0.5 * y).relu()
+        return self.last((self.third(z) + z + 2 * y).relu().flatten(1))
+
+
+@pytest.fixture(name="shortcuts")
+def shortcuts_fixture(generator):
+    return Shortcuts().eval(), torch.randn(5, 2, 5, 5, generator=generator)
+
+
 def frames_of(x: torch.Tensor, T: int, generator: torch.Generator) -> torch.Tensor:
     """Frames of which a tenth changes, and the third is as the second."""
     moved = torch.randn(T, *x.shape, generator=generator)
@@ -51,7 +82,7 @@ def frames_of(x: torch.Tensor, T: int, generator: torch.Generator) -> torch.Tens
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [False, True])
 @pytest.mark.parametrize("threshold", [0.0, 0.1])
-@pytest.mark.parametrize("net_of", ["nets", "pooled", "wide"])
+@pytest.mark.parametrize("net_of", ["nets", "pooled", "wide", "busy", "shortcuts"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_all_ways_give_the_same_bits(request, target, net_of, threshold, frames, generator):
     ann, x = request.getfixturevalue(net_of)

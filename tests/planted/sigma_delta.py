@@ -4,6 +4,8 @@ from planted.defect import Defect
 
 SIGMA_DELTA = "tests/cpu/test_sigma_delta_kernels.py"
 SIGMA_DELTA_ENGINES = "tests/engine/test_engine_sigma_delta.py"
+GRADED_INT8 = "tests/engine/test_engine_graded_int8.py"
+PRODUCTS = "kernels/cpu/src/sigma_delta/byte_products.cpp"
 MAXIMUM = "kernels/cpu/src/sigma_delta/senders.cpp"
 CHANGES = "kernels/cpu/src/engine/sigma_delta.h"
 SIGMA_DELTA_TESTS = "tests/running/test_sigma_delta.py"
@@ -20,6 +22,16 @@ DEFECTS = {
     ),
     "sigma-delta: a bias at each step": Defect(
         "kernels/cpu/src/sigma_delta/senders.h", "t || !s.bias", "!s.bias", SIGMA_DELTA
+    ),
+    "sigma-delta: codes beyond the image": Defect(PRODUCTS, "        memset(to, 0, row);", "", GRADED_INT8),
+    "sigma-delta: codes beyond a window": Defect(
+        PRODUCTS, "    memset(to, 0, stride - s.kernel_h * row);", "", GRADED_INT8
+    ),
+    "sigma-delta: products of the first rows alone": Defect(
+        PRODUCTS, "scratch.sums, row == 0}", "scratch.sums, true}", GRADED_INT8
+    ),
+    "sigma-delta: a shortcut without its scale": Defect(
+        "kernels/cpu/src/sigma_delta/senders.h", " * broadcast(s.added_scale)", "", GRADED_INT8
     ),
     "sigma-delta maxima: of this step alone": Defect(MAXIMUM, "        last = most;", "", SIGMA_DELTA),
     "sigma-delta maxima: neurons start anew": Defect(

@@ -96,6 +96,7 @@ struct SigmaDelta {
     float* arrived;  // [N, T, P, C], written instead of codes by graded neurons, and by a layer without neurons; or null
     float* z;  // [N, P, C], the sum of all input so far, updated in place; null: starts at 0 and is not kept
     float* a;  // [N, P, C], the sum of all that was sent so far, likewise
+    float added_scale;  // `added` arrives times it
     float lowest;  // the lowest activation: 0, or -infinity
     float threshold;  // of graded neurons, the least value that they send; infinity: there are none
     float unit;  // of graded neurons of 8 bits, a power of two: what they send are multiples of it; infinity: any values

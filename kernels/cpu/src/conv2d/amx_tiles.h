@@ -112,6 +112,11 @@ template <int sum> static inline void add_product() {
     PK_TILE(sum, PK_PRODUCT);
 #undef PK_PRODUCT
 }
+template <int sum> static inline void load_sum(const int32_t* from) {
+#define PK_LOAD(r) _tile_loadd(r, from, tile_width)
+    PK_TILE(sum, PK_LOAD);
+#undef PK_LOAD
+}
 template <int sum> static inline void store_sum(int32_t* to) {
 #define PK_STORE(r) _tile_stored(r, to, tile_width)
     PK_TILE(sum, PK_STORE);

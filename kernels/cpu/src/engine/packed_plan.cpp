@@ -182,10 +182,23 @@ static bool pack_bytes(const Plan& plan, Window& w, const Op& op) {
     return true;
 }
 
+// Whether a window reads the pixel where its output is, and no other.
+static bool is_in_place(const engine::Window& w) {
+    return w.kernel_h * w.kernel_w == 1 && w.stride_h * w.stride_w == 1 && !w.padding_h && !w.padding_w;
+}
+
+// The scale of Window::scale.
+static float scale_of(const Window& w, int64_t C) {
+    if (!w.by_channel || w.bias || !is_in_place(w)) return 0;
+    for (int64_t c = 1; w.weight && c < C; c++)
+        if (w.weight[c] != w.weight[0]) return 0;
+    return w.weight ? w.weight[0] : 1;
+}
+
 // Packs the weights of a window of a sigma-delta network; false if there is no memory.
 static bool pack_changes(Plan& plan, Window& w, const Op& op) {
     if (!w.weight) w.groups = w.C;  // depthwise, with weights of 1
-    w.by_channel = w.is_depthwise(op.C);
+    w.by_channel = w.is_depthwise(op.C), w.scale = scale_of(w, op.C);
     if (w.weight && !w.by_channel && !op.is_layer && !pack_bytes(plan, w, op)) return false;
     if (w.kind == RowKind::Floats) {
         const int64_t channels = w.by_channel ? ceil_div(w.C, block) * block : w.C * sigma_delta_filled(op.C / w.groups);
@@ -354,10 +367,9 @@ static bool find_maxima(Plan& plan, const Description& described, Op& op, int64_
     int64_t pool = 0, conv = 0;
     const Operation* const pooling = only_read(described, neurons, engine::MaxPool, pool);
     const Operation* const from = pooling ? only_read(described, *pooling, engine::Fire, conv) : nullptr;
-    const auto plain = [](const engine::Window& w) {
-        return !w.weight && w.kernel_h * w.kernel_w == 1 && w.stride_h * w.stride_w == 1 && !w.padding_h && !w.padding_w;
-    };
-    if (!from || pooling->adaptive || neurons.real || !plain(neurons.reads[0]) || !gives_currents(*from)) return true;
+    if (!from || pooling->adaptive || neurons.real || neurons.reads[0].weight || !is_in_place(neurons.reads[0]) ||
+        !gives_currents(*from))
+        return true;
     const engine::Window& w = pooling->reads[0];
     if (from->count != 1 || !from->reads[0].weight || from->H * from->W == 1 || w.kernel_h * w.kernel_w > most_taps)
         return true;
@@ -452,7 +464,7 @@ void free_plan(Plan* plan) {
 
 Plan* make_plan(const Description* described, int64_t has_tiles) {
     const int64_t count = described->count;
-    Plan* const plan = new Plan{new Op[count](), count, described->input, 0};
+    Plan* const plan = new Plan{new Op[count](), count, described->input, 0, has_tiles != 0};
     if (!plan->input.is_layer) find_thresholds_behind(*plan, *described);
     for (int64_t k = 0; k < count; k++)
         if (!make_op(*plan, *described, k, has_tiles)) {

@@ -253,6 +253,7 @@ struct Window : engine::Window {
     int64_t bytes = 0, row_bytes = 0;  // of the matrix; of a row of the first block
     int64_t joined = 0;  // groups that can be run as one, with zeros between them; 0: none can
     bool by_channel = false;  // sigma-delta neurons: whether the window is depthwise
+    float scale = 0;  // likewise: of a window that passes on its input times it; 0: of others
 
     int64_t taps() const { return kernel_h * kernel_w; }
     bool is_depthwise(int64_t C_out) const { return groups > 1 && groups == C && C == C_out; }
@@ -344,6 +345,7 @@ struct Plan {
     int64_t count;
     Input input;
     int64_t bytes;  // of packed weights
+    bool has_tiles;  // whether the processor multiplies matrix tiles
 
     bool is_sigma_delta() const {
         return ops[0].kind == engine::Changes || ops[0].kind == engine::Send || ops[0].kind == engine::SendMaxima;

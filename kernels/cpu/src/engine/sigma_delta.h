@@ -3,11 +3,12 @@
 // send again.
 #pragma once
 #include "../sigma_delta/call.h"
+#include "../sigma_delta/codes.h"
 #include "tasks.h"
 
 namespace PK_TARGET {
 
-enum class SigmaDeltaKernel { Rows, Messages, Bytes, Scattered, Dense, Depthwise, Maxima };
+enum class SigmaDeltaKernel { Rows, Messages, ByteRows, ByteProducts, Scattered, Dense, Depthwise, Maxima };
 
 // Sets what a plan knows of a window of an operation: its weights and sizes.
 static void set_window(SigmaDelta& s, const Op& op, const Window& w) {
@@ -37,14 +38,15 @@ int64_t sigma_delta_room(const Op& op, const Window& w, int64_t steps) {
     SigmaDelta s{};
     set_window(s, op, w);
     s.T_in = steps;
-    Carver taps{nullptr}, bytes{nullptr}, scattered{nullptr}, dense{nullptr}, maximum{nullptr};
+    Carver taps{nullptr}, bytes{nullptr}, products{nullptr}, scattered{nullptr}, dense{nullptr}, maximum{nullptr};
     SigmaDeltaTaps(s, taps);
     ByteScratch(s, bytes);
+    ByteProductScratch(s, products);
     ScatterScratch(s, scattered);
     DenseScratch(s, dense);
     MaximumScratch(s, maximum);
     if (op.kind == engine::SendMaxima) return maximum.bytes;
-    if (w.kind == RowKind::Bytes) return bytes.bytes;
+    if (w.kind == RowKind::Bytes) return most(bytes.bytes, products.bytes);
     return w.by_channel ? taps.bytes : most(most(taps.bytes, scattered.bytes), dense.bytes);
 }
 
@@ -66,9 +68,13 @@ struct SharedCall {
             MaximumScratch scratch(call.s, carver);
             return maximum_task(call, task, scratch, counted);
         }
-        if (kernel == SigmaDeltaKernel::Bytes) {
+        if (kernel == SigmaDeltaKernel::ByteRows) {
             ByteScratch scratch(call.s, carver);
             return byte_rows_task(call, task, scratch, counted);
+        }
+        if (kernel == SigmaDeltaKernel::ByteProducts) {
+            ByteProductScratch scratch(call.s, carver);
+            return byte_products_task(call, task, scratch, counted);
         }
         SigmaDeltaTaps taps(call.s, carver);
         const auto task_of = kernel == SigmaDeltaKernel::Rows       ? rows_task
@@ -93,26 +99,33 @@ bool has_messages(const Op& source, const Window& w) {
     return source.real && source.kind != engine::Changes && !w.by_channel && w.C / w.groups >= fewest && w.C < (1ll << 32);
 }
 
-// Lists what is not 0 in the input of a call, for rows of floats or of bytes.
-static void list_input(Session& session, const SigmaDeltaCall& call) {
+// Calls list(call, first, last) for some input pixels of a call at a time.
+static void list_input(Session& session, const SigmaDeltaCall& call,
+                       void list(const SigmaDeltaCall&, int64_t first, int64_t last)) {
+    struct Context {
+        const SigmaDeltaCall& call;
+        void (*list)(const SigmaDeltaCall&, int64_t, int64_t);
+        int64_t pixels;
+    } context{call, list, call.s.N * call.s.T_in * call.s.H * call.s.W};
     constexpr int64_t some = 16;  // pixels of a task
-    share(session, ceil_div(call.s.N * call.s.T_in * call.s.H * call.s.W, some), (void*)&call,
-          [](void* given, int64_t task, int64_t) {
-              const SigmaDeltaCall& call = *(const SigmaDeltaCall*)given;
-              const int64_t pixels = call.s.N * call.s.T_in * call.s.H * call.s.W;
-              (call.bytes.weight ? list_codes : list_messages)(call, task * some, least((task + 1) * some, pixels));
-          });
+    share(session, ceil_div(context.pixels, some), &context, [](void* given, int64_t task, int64_t) {
+        const Context& c = *(const Context*)given;
+        c.list(c.call, task * some, least((task + 1) * some, c.pixels));
+    });
 }
 
 static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKernel kernel) {
     SharedCall shared{session, call, kernel};
-    const bool by_lists = kernel == SigmaDeltaKernel::Messages || kernel == SigmaDeltaKernel::Bytes;
-    if (by_lists) list_input(session, call);
-    const int64_t tasks = kernel == SigmaDeltaKernel::Dense       ? dense_tasks(call)
-                          : kernel == SigmaDeltaKernel::Scattered ? scatter_tasks(call)
-                          : kernel == SigmaDeltaKernel::Bytes     ? byte_row_tasks(call)
-                          : kernel == SigmaDeltaKernel::Maxima    ? ceil_div(call.count, place_group)
-                                                                  : place_tasks(call, by_lists ? message_pass : row_pass);
+    if (kernel == SigmaDeltaKernel::Messages) list_input(session, call, list_messages);
+    if (kernel == SigmaDeltaKernel::ByteRows) list_input(session, call, list_codes);
+    if (kernel == SigmaDeltaKernel::ByteProducts) list_input(session, call, write_all_codes);
+    const int64_t tasks = kernel == SigmaDeltaKernel::Dense          ? dense_tasks(call)
+                          : kernel == SigmaDeltaKernel::Scattered    ? scatter_tasks(call)
+                          : kernel == SigmaDeltaKernel::ByteRows     ? byte_row_tasks(call)
+                          : kernel == SigmaDeltaKernel::ByteProducts ? byte_product_tasks(call)
+                          : kernel == SigmaDeltaKernel::Maxima       ? ceil_div(call.count, place_group)
+                          : kernel == SigmaDeltaKernel::Messages     ? place_tasks(call, message_pass)
+                                                                     : place_tasks(call);
     share(session, tasks, &shared,
           [](void* given, int64_t task, int64_t thread) { ((const SharedCall*)given)->run(task, thread); });
 }
@@ -120,15 +133,17 @@ static void run_call(Session& session, const SigmaDeltaCall& call, SigmaDeltaKer
 // The fastest kernel for a call. If only some pixels are visited, the others hold nothing, so the measured rate is scaled.
 static SigmaDeltaKernel kernel_of(const SigmaDeltaCall& call, const Window& w, const Change& x) {
     if (w.by_channel) return SigmaDeltaKernel::Depthwise;
-    if (call.bytes.weight) return SigmaDeltaKernel::Bytes;
-    const double rate = dense_rate(call);
-    const SigmaDeltaKernel rows = call.s.x && can_scatter(call.s) ? SigmaDeltaKernel::Scattered
-                                  : call.messages.of              ? SigmaDeltaKernel::Messages
-                                                                  : SigmaDeltaKernel::Rows;
+    const bool bytes = call.bytes.weight;
+    const double rate = bytes ? byte_product_rate(call) : dense_rate(call);
+    const SigmaDeltaKernel rows = bytes                             ? SigmaDeltaKernel::ByteRows
+                                  : call.s.x && can_scatter(call.s) ? SigmaDeltaKernel::Scattered
+                                  : call.messages.of                ? SigmaDeltaKernel::Messages
+                                                                    : SigmaDeltaKernel::Rows;
     if (rate > 1) return rows;
     const double found = rate_of(call.s);
     const double share = (double)most(x.count, 1) / (double)(call.s.N * call.s.H * call.s.W);
-    return found >= rate * share ? SigmaDeltaKernel::Dense : rows;
+    if (found < rate * share) return rows;
+    return bytes ? SigmaDeltaKernel::ByteProducts : SigmaDeltaKernel::Dense;
 }
 
 // Counts the pixels that hold something.
@@ -206,7 +221,8 @@ static void add_brought(const SigmaDeltaCall& call, const float* brought, float*
 static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, const Window& w, int64_t count) {
     SigmaDeltaCall call(s);
     if (w.kind == RowKind::Bytes) {
-        call.bytes = {(const uint8_t*)w.matrix, w.unit, session.plan.ops[w.slot - 1].code_unit}, call.codes = session.codes;
+        call.bytes = {(const uint8_t*)w.matrix, w.unit, session.plan.ops[w.slot - 1].code_unit};
+        call.codes = session.codes, call.has_tiles = session.plan.has_tiles;
     } else if (s.x && s.T_in && has_messages(session.plan.ops[w.slot - 1], w)) {
         call.messages = session.messages;
     }
@@ -214,21 +230,41 @@ static SigmaDeltaCall listed(const Session& session, const SigmaDelta& s, const 
     return call;
 }
 
-// The sums of all windows except the main one, [N, T, P, C]; null if they are zero.
-static const float* add_others(Session& session, const Op& op, int64_t N, int64_t T, int64_t count, bool fresh) {
-    float* added = nullptr;
+// Counts the values of an input that are not 0 as additions: it is added as it is.
+static void count_values(Session& session, const Window& w, int64_t images) {
+    struct Context {
+        const Session& session;
+        const float* values;
+        int64_t count;  // of an image
+    } context{session, (const float*)session.slots[w.slot - 1], w.H * w.W * w.C};
+    share(session, images, &context, [](void* given, int64_t image, int64_t thread) {
+        const Context& c = *(const Context*)given;
+        int64_t found = 0;
+        for (int64_t i = 0; i < c.count; i += 64)
+            found += __builtin_popcountll(not_zero(c.values + image * c.count + i, least(64, c.count - i)));
+        c.session.scratch[thread].tally[2] += found;
+    });
+}
+
+// Adds the input of all windows except the main one: to s.added, [N, T, P, C], unless it is zero.
+static void add_others(Session& session, const Op& op, SigmaDelta& s, int64_t count, bool fresh) {
+    s.added_scale = 1;
     for (int64_t i = 0; i < op.count; i++) {
         const Window& w = op.windows[i];
         const Change& x = session.changes[w.slot];
         if (i == op.main_window || (x.silent && !(fresh && w.bias))) continue;
-        SigmaDelta s = sigma_delta_of(session, op, w, N, T, fresh);
-        s.arrived = added ? session.brought : session.added, s.threshold = INFINITY;
-        const SigmaDeltaCall call = listed(session, s, w, count);
+        if (w.scale && op.count == 2 && x.steps == s.T && session.plan.ops[w.slot - 1].real) {
+            count_values(session, w, s.N * s.T);
+            s.added = (const float*)session.slots[w.slot - 1], s.added_scale = w.scale;
+            return;
+        }
+        SigmaDelta other = sigma_delta_of(session, op, w, s.N, s.T, fresh);
+        other.arrived = s.added ? session.brought : session.added, other.threshold = INFINITY;
+        const SigmaDeltaCall call = listed(session, other, w, count);
         run_call(session, call, kernel_of(call, w, x));
-        if (added) add_brought(call, s.arrived, added);
-        else added = s.arrived;
+        if (s.added) add_brought(call, other.arrived, session.added);
+        else s.added = other.arrived;
     }
-    return added;
 }
 
 // Updates the sums that the inputs of a max pooling have sent.
@@ -283,7 +319,7 @@ static void run_send(Session& session, int64_t k, int64_t N, int64_t T, bool fre
     if (count) {
         memset(y.active, 0, N * op.P());
         if (count != everywhere) memset(session.slots[k], 0, N * y.steps * slot_bytes(op));
-        if (op.count > 1) s.added = add_others(session, op, N, y.steps, count, fresh);
+        if (op.count > 1) add_others(session, op, s, count, fresh);
         if (op.real) s.arrived = (float*)session.slots[k];
         else s.codes = (int8_t*)session.slots[k];
         SigmaDeltaCall call = listed(session, s, w, count);

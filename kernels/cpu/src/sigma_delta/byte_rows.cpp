@@ -1,5 +1,6 @@
 // Convolution of codes of 8 bits, of which most are 0, as graded neurons send them: those of a window are put side by side, and
 // four rows of weights at a time are added, times their codes.
+#include "byte_vectors.h"
 #include "senders.h"
 
 namespace PK_TARGET {
@@ -71,59 +72,6 @@ void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last) {
         for (int lane = 0; lane < Vec::width; lane++) sum += sums.x[lane];
         call.codes.count[list] = (uint32_t)count, call.codes.sum[list] = sum;
     }
-}
-
-#if defined(__AVX512F__)
-// Whether one instruction multiplies bytes and adds up four products. The checked build tests the other way.
-static const bool has_dot_products = !PK_IS_CHECKED && __builtin_cpu_supports("avx512vnni");
-#else
-constexpr bool has_dot_products = false;
-#endif
-
-// Adds four rows, times their codes, to the sums of a chunk of channels. `codes`: all four, repeated in each 32 bits.
-template <bool by_dot_products>
-static inline void add_four(const uint8_t* const (&row)[4], int64_t at, Ints codes, Ints* sum) {
-#if defined(__AVX512F__)
-    const __m512i ones = _mm512_set1_epi16(1), a = _mm512_loadu_si512(row[0] + at), b = _mm512_loadu_si512(row[1] + at);
-    const __m512i c = _mm512_loadu_si512(row[2] + at), d = _mm512_loadu_si512(row[3] + at);
-    const __m512i ab[2] = {_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)};
-    const __m512i cd[2] = {_mm512_unpacklo_epi8(c, d), _mm512_unpackhi_epi8(c, d)};
-    for (int half = 0; half < 2; half++) {
-        const __m512i weights[2] = {_mm512_unpacklo_epi16(ab[half], cd[half]), _mm512_unpackhi_epi16(ab[half], cd[half])};
-        for (int k = 0; k < 2; k++) {
-            Ints::Whole& to = sum[2 * half + k].x;
-            if (by_dot_products) asm("vpdpbusd %2, %1, %0" : "+v"(to) : "v"(weights[k]), "v"(codes.x));
-            else to += (Ints::Whole)_mm512_madd_epi16(_mm512_maddubs_epi16(weights[k], (__m512i)codes.x), ones);
-        }
-    }
-#elif defined(__AVX2__)
-    const auto load = [&](int k) { return _mm256_loadu_si256((const __m256i*)(row[k] + at)); };
-    const __m256i ones = _mm256_set1_epi16(1), a = load(0), b = load(1), c = load(2), d = load(3);
-    const __m256i ab[2] = {_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b)};
-    const __m256i cd[2] = {_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d)};
-    for (int half = 0; half < 2; half++) {
-        const __m256i weights[2] = {_mm256_unpacklo_epi16(ab[half], cd[half]), _mm256_unpackhi_epi16(ab[half], cd[half])};
-        for (int k = 0; k < 2; k++)
-            sum[2 * half + k].x += (Ints::Whole)_mm256_madd_epi16(_mm256_maddubs_epi16(weights[k], (__m256i)codes.x), ones);
-    }
-#else
-    typedef uint8_t Weights __attribute__((vector_size(8)));
-    typedef int16_t Products __attribute__((vector_size(16)));
-    static_assert(sizeof(Products) == sizeof(Ints));
-    const int32_t four = codes.x[0];
-    for (int half = 0; half < 2; half++) {
-        Products product[4];
-        for (int k = 0; k < 4; k++) {
-            Weights weights;
-            memcpy(&weights, row[k] + at + 8 * half, sizeof weights);
-            const int16_t code = (int8_t)(four >> 8 * k);  // an expression would be an int where it is sanitized
-            product[k] = __builtin_convertvector(weights, Products) * code;
-        }
-        const Ints pairs[2] = {{(Ints::Whole)(product[0] + product[1])}, {(Ints::Whole)(product[2] + product[3])}};
-        sum[2 * half] = sum[2 * half] + (widen_first(pairs[0]) + widen_first(pairs[1]));
-        sum[2 * half + 1] = sum[2 * half + 1] + (widen_second(pairs[0]) + widen_second(pairs[1]));
-    }
-#endif
 }
 
 // The sums of `count` rows times their codes, for some chunks of channels. Behind the rows are three of the code 0. `far`:

@@ -1,6 +1,6 @@
 // A call of a sigma-delta kernel, cut into tasks, for all output pixels or for the listed ones. The caller distributes the
-// tasks over threads, and provides the scratch memory of each. The tasks are in rows.cpp, byte_rows.cpp, scattered.cpp,
-// dense.cpp and senders.cpp.
+// tasks over threads, and provides the scratch memory of each. The tasks are in rows.cpp, byte_rows.cpp, byte_products.cpp,
+// scattered.cpp, dense.cpp and senders.cpp.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -45,7 +45,8 @@ struct ByteWeights {
 };
 
 // What is not 0 among the values of each pixel and group of channels, in the order of the channels. A list has room for
-// list_room(inputs of a group) entries. Three entries with the code 0 stand behind its end.
+// list_room(inputs of a group) entries. Three entries with the code 0 stand behind its end. For products of bytes there
+// are all codes instead, [N, H * W, C_in], and no lists.
 struct CodeLists {
     uint16_t* row = nullptr;  // [lists][room]: the input, within its group
     int8_t* code = nullptr;  // [lists][room]
@@ -96,6 +97,7 @@ struct SigmaDeltaCall {
     Messages messages;
     ByteWeights bytes;  // instead of s.weight, for an input that is listed in `codes`; or none
     CodeLists codes;
+    bool has_tiles = false;  // whether the processor multiplies matrix tiles
     const int64_t* places = nullptr;  // the output pixels, as image * P + pixel, ascending; null: all
     int64_t count;  // the number of output pixels
     uint8_t *sent = nullptr, *last = nullptr;  // [N, P] or null: set to 1 where anything is sent, or is sent at the last step
@@ -198,8 +200,9 @@ double rate_of(const SigmaDelta& s);
 // Lists the messages of the input pixels first .. last - 1, numbered (image * T_in + t) * H * W + pixel.
 void list_messages(const SigmaDeltaCall& call, int64_t first, int64_t last);
 
-// Lists the codes of the input pixels first .. last - 1, numbered as for list_messages.
+// Lists the codes of the input pixels first .. last - 1, numbered as for list_messages; or writes all of them.
 void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last);
+void write_all_codes(const SigmaDeltaCall& call, int64_t first, int64_t last);
 
 // The scratch memory of a thread: the entries of a window.
 struct ByteScratch {
@@ -215,6 +218,31 @@ struct ByteScratch {
 // The same as messages_task, after list_codes. Tasks of their own number.
 int64_t byte_row_tasks(const SigmaDeltaCall& call);
 void byte_rows_task(const SigmaDeltaCall& call, int64_t task, ByteScratch& scratch, Counted& counted);
+
+constexpr int64_t byte_places = 48;  // output pixels of a task of products, a multiple of those of each tile
+constexpr int64_t byte_depth = 512;  // rows of weights that are interleaved at a time, a multiple of 64
+
+// The scratch memory of a thread.
+struct ByteProductScratch {
+    const int64_t stride;  // codes of a window, with zeros up to a multiple of 64; an odd multiple, for the cache's sets
+    int8_t* codes;  // [byte_places][stride]
+    int32_t *code_sums, *counts;  // [byte_places]: of the codes of a window; of those that are not 0
+    uint8_t* weights;  // [vector of channels][group of four rows][channel][4]
+    int32_t* sums;  // [vector of channels][byte_places][channel]
+    ByteProductScratch(const SigmaDelta& s, Carver& carver)
+        : stride((ceil_div(s.kernel_h * s.kernel_w * (s.C_in / s.groups), 64) | 1) * 64) {
+        codes = carver.take<int8_t>(byte_places * stride + 64);
+        code_sums = carver.take<int32_t>(byte_places), counts = carver.take<int32_t>(byte_places);
+        weights = carver.take<uint8_t>(byte_depth * message_pass);
+        sums = carver.take<int32_t>(byte_places * message_pass);
+    }
+};
+
+// The same as byte_rows_task, for a run of one step, after write_all_codes. Tasks of their own number.
+int64_t byte_product_tasks(const SigmaDeltaCall& call);
+void byte_products_task(const SigmaDeltaCall& call, int64_t task, ByteProductScratch& scratch, Counted& counted);
+// The share of active inputs above which products are faster than rows; above 1 where no instruction adds up products of bytes.
+double byte_product_rate(const SigmaDeltaCall& call);
 
 // The scratch memory of a thread.
 struct MaximumScratch {

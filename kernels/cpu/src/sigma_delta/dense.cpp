@@ -100,15 +100,8 @@ void dense_task(const SigmaDeltaCall& call, int64_t task, DenseScratch& scratch,
     DenseWindows windows(call, scratch, task % groups * dense_rows);
     with_channels(s, channel, [&](auto channels) {
         counted.additions += windows.multiply<channels>(channel, rows.weight, rows.row);
-        for (int64_t i = 0; i < windows.count; i++) {
-            const int64_t place = call.place(windows.first + i);
-            const auto add = [&](int64_t t, auto steps, auto* sums) {
-                each<steps>([&](auto k) { sums[k] = windows.sum<channels>(i, t + k); });
-            };
-            const Fired fired = fire_sigma_delta(s, place / s.P, place % s.P, channel, Arrive::of<channels>(add));
-            call.note(place, fired);
-            counted.spikes += fired.all;
-        }
+        fire_places<channels>(call, windows.first, windows.first + windows.count, channel, counted,
+                              [&](int64_t i, int64_t, int64_t t) { return windows.sum<channels>(i - windows.first, t); });
     });
 }
 

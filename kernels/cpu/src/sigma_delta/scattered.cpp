@@ -166,16 +166,9 @@ void scatter_task(const SigmaDeltaCall& call, int64_t task, ScatterScratch& scra
         const SigmaDeltaRows of_pass(s, channel);
         band.begin();
         counted.additions += s.real ? band.template add<float>(of_pass) : band.template add<int8_t>(of_pass);
-        for (int64_t i = from; i < to; i++) {
-            const int64_t place = call.place(i);
-            const float* const sums = scratch.sums + (place - begin) * channels;
-            const auto add = [&](int64_t t, auto steps, auto* given) {
-                each<steps>([&](auto k) { given[k] = load_block<channels>(sums + (t + k) * band.pixels() * channels); });
-            };
-            const Fired fired = fire_sigma_delta(s, image, place - image * s.P, channel, Arrive::of<channels>(add));
-            call.note(place, fired);
-            counted.spikes += fired.all;
-        }
+        fire_places<channels>(call, from, to, channel, counted, [&](int64_t, int64_t place, int64_t t) {
+            return load_block<channels>(scratch.sums + (place - begin + t * band.pixels()) * channels);
+        });
     });
 }
 

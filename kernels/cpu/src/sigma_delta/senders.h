@@ -43,12 +43,20 @@ struct Sent {
 #endif
 };
 
+// Adds s.added to the sums of some channels of an output pixel. `place`: its index at its step.
+template <int channels>
+static inline void add_added(const SigmaDelta& s, int64_t place, int64_t channel, int n, Lanes<channels>& sums) {
+    if (!s.added) return;
+    const Lanes<channels> added = load_block<channels>(s.added + place * s.C + channel, n);
+    each<channels / Vec::width>([&](auto v) { sums.v[v] = sums.v[v] + added.v[v] * broadcast(s.added_scale); });
+}
+
 // The input of some channels at step t apart from the synapses: bias (at step 0) and s.added. `place`: the index of the output
 // pixel at step t.
 template <int channels>
 static inline Lanes<channels> besides(const SigmaDelta& s, int64_t t, int64_t place, int64_t channel, int n) {
     Lanes<channels> sum = t || !s.bias ? broadcast_block<channels>(0.0f) : load_block<channels>(s.bias + channel, n);
-    if (s.added) add(sum, load_block<channels>(s.added + place * s.C + channel, n));
+    add_added(s, place, channel, n, sum);
     return sum;
 }
 
@@ -133,6 +141,38 @@ private:
 
 // Runs all steps of an output pixel, for the channels of a pass that begins at `channel`, and updates their z and a.
 Fired fire_sigma_delta(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const Arrive& arrive);
+
+// The same for the only step of a run, where `sums` is all that arrives at the output pixel `place`, image * P + pixel.
+template <int channels>
+static inline Fired fire_once(const SigmaDelta& s, Senders<channels>& neurons, int64_t place, int64_t channel,
+                              const Lanes<channels>& sums) {
+    const int64_t at = place * s.C + channel;
+    const int n = neurons.n;
+    if (passes_on(s)) return store_block(s.arrived + at, sums, n), Fired();
+    Lanes<channels> z = s.z ? load_block<channels>(s.z + at, n) : broadcast_block<channels>(0.0f);
+    add(z, sums);
+    neurons.a = s.z ? load_block<channels>(s.a + at, n) : broadcast_block<channels>(0.0f);
+    const int64_t fired = s.arrived ? neurons.send_values(z, s.arrived + at) : neurons.send(z, s.codes + at);
+    if (s.z) store_block(s.z + at, z, n), store_block(s.a + at, neurons.a, n);
+    return {fired, fired};
+}
+
+// Runs the neurons of a call's output pixels first .. last - 1, at which sums(i, place, t) arrives, the bias included.
+template <int channels, class Sums>
+static inline void fire_places(const SigmaDeltaCall& call, int64_t first, int64_t last, int64_t channel, Counted& counted,
+                               Sums sums) {
+    const SigmaDelta& s = call.s;
+    Senders<channels> neurons(s, channel, nullptr);
+    for (int64_t i = first; i < last; i++) {
+        const int64_t place = call.place(i);
+        const auto give = [&](int64_t t, auto steps, auto* to) { each<steps>([&](auto k) { to[k] = sums(i, place, t + k); }); };
+        const Fired fired = s.T == 1 && s.T_in == 1
+                                ? fire_once(s, neurons, place, channel, sums(i, place, 0))
+                                : fire_sigma_delta(s, place / s.P, place % s.P, channel, Arrive::of<channels>(give));
+        call.note(place, fired);
+        counted.spikes += fired.all;
+    }
+}
 
 // Walks over the output pixels of a task, with the channels of its pass in registers.
 // Calls work(channels) with the number of channels of the pass that begins at `channel`, rounded up to whole vectors, as an
