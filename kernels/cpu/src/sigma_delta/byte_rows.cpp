@@ -185,7 +185,7 @@ void byte_rows_task(const SigmaDeltaCall& call, int64_t task, ByteScratch& scrat
                         added += codes.count;
                     });
                 };
-                const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
+                const Fired fired = fire<channels>(s, image, pixel, channel, add);
                 call.note(place, fired);
                 counted.additions += added * least(channels_left(s, channel), channels), counted.spikes += fired.all;
             });

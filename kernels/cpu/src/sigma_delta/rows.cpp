@@ -204,7 +204,7 @@ void messages_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& tap
                                                                          s.groups, rows.weight, rows.row, sums[k]);
                                      });
                                  };
-                                 const Fired fired = fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
+                                 const Fired fired = fire<channels>(s, image, pixel, channel, add);
                                  return std::pair(added * least(channels_left(s, channel), channels), fired);
                              });
 }

@@ -157,6 +157,17 @@ static inline Fired fire_once(const SigmaDelta& s, Senders<channels>& neurons, i
     return {fired, fired};
 }
 
+// Runs all steps of an output pixel. `add`: as Arrive takes it.
+template <int channels, class Add>
+static inline Fired fire(const SigmaDelta& s, int64_t image, int64_t pixel, int64_t channel, const Add& add) {
+    if (s.T != 1 || s.T_in != 1) return fire_sigma_delta(s, image, pixel, channel, Arrive::of<channels>(add));
+    Senders<channels> neurons(s, channel, nullptr);
+    const int64_t place = image * s.P + pixel;
+    Lanes<channels> sums = besides<channels>(s, 0, place, channel, neurons.n);
+    add(0, std::integral_constant<int, 1>(), &sums);
+    return fire_once(s, neurons, place, channel, sums);
+}
+
 // Runs the neurons of a call's output pixels first .. last - 1, at which sums(i, place, t) arrives, the bias included.
 template <int channels, class Sums>
 static inline void fire_places(const SigmaDeltaCall& call, int64_t first, int64_t last, int64_t channel, Counted& counted,
