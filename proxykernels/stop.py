@@ -21,7 +21,6 @@ __all__ = ["Stop", "margin", "settled"]
 
 STOP_EVERY = 8  # steps between two looks of a rule
 STOP_EVERY_CHANGES = 2  # the same, for sigma-delta neurons
-OF_CHANGES = "lengths is not supported for networks of sigma-delta neurons; run samples of equal length together"
 LOOKS = (1, 4, 16, 64)  # steps after which logits are looked at
 # Output spikes so far [n, classes] and steps so far, to bool [n]; of sigma-delta neurons potentials [t, n, classes].
 Stop = Callable[[Tensor, int], Tensor]
@@ -203,6 +202,18 @@ def check_rule(stop: Stop | None) -> None:
     if stop is not None and not callable(stop):
         raise TypeError(
             f"stop must be a rule such as proxykernels.stop.margin(8), a function of (counts, t), got {stop!r}"
+        )
+
+
+def check_device(stop: Stop | None, device: torch.device) -> None:
+    """Samples end at lengths of their own only on a CPU.
+
+    Raises:
+        ValueError: they shall on a GPU.
+    """
+    if isinstance(stop, Lengths) and device.type != "cpu":
+        raise ValueError(
+            f"lengths is not supported on a GPU, got x on {device.type}; pass x.cpu(), and a network on the CPU"
         )
 
 

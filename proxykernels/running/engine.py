@@ -21,7 +21,7 @@ from ..plan.own_forward import OwnForward
 from ..plan.plan import Plan
 from ..plan.written import Layout, Written
 from ..spikes import Spikes
-from ..stop import OF_CHANGES, Lengths, LogitMargin, Margin, Stop, check_rule
+from ..stop import Lengths, LogitMargin, Margin, Stop, check_rule
 from .inputs import PlanInputs
 from .plan_result import ChangesResult, LaterStates, PlanResult
 from .result import NO_SPIKES, Result, listen, table
@@ -153,8 +153,6 @@ class Engine:
     def _asked(self, stop: Stop, T: int, every: int | None, N: int) -> Asked | AskedLead:
         """A rule as the library asks it, of N samples."""
         if isinstance(stop, Lengths):
-            if self.plan.changes:
-                raise ValueError(OF_CHANGES)
             return AskedLengths(stop.of_batch(N), T)
         if not isinstance(stop, LogitMargin):
             return Asked(stop, self.plan, every)

@@ -17,7 +17,7 @@ from ..layers.of_sums import OfSums
 from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
 from ..plan.quantize import check_precision, round_values, rounded_network
 from ..spikes import Spikes
-from ..stop import Stop, decided_by
+from ..stop import Lengths, Stop, check_device, decided_by
 from . import kept_plans as plans
 from .inputs import is_sequence
 from .result import LayerResult, Result, SynOps
@@ -96,6 +96,8 @@ def simulate(
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
+    check_device(stop, x.device)
+    ends = stop.of_batch(len(frames)) if isinstance(stop, Lengths) else None
     if x.device.type == "cpu" and watch is unwatched:
         planned = plans.run_changes(net, x, sequence, T, state, stop, chunk, precision)
         if planned is not None:
@@ -103,7 +105,7 @@ def simulate(
     if precision is not None:
         net = rounded_network(net)
         frames = round_values(frames, cast(float, net.unit))
-    steps = chunk or (CHUNK if stop is None else STOP_CHUNK)
+    steps = chunk or (CHUNK if stop is None or ends is not None else STOP_CHUNK)
     tallies = {name: ChangesTally() for name, layer, _ in net.layers() if isinstance(layer, SigmaDeltaNeurons)}
     parts, start, samples = list[_Samples](), 0, FIRST
     if x.device.type != "cpu":
@@ -112,7 +114,7 @@ def simulate(
         some = slice(start, start + samples)
         given = {name: [_copy(part[some]) for part in (state or {}).get(name, ())] for name in names}
         part = _Samples(net, frames[some], T, given, watch)
-        part.run(steps, stop, state is not None, tallies)
+        part.run(steps, stop if ends is None else ends[some], state is not None, tallies)
         parts.append(part)
         start += samples
         samples = max(1, BYTES[x.device.type] * len(part.steps) // part.needed)
@@ -187,11 +189,11 @@ class _Samples:
     def state(self) -> dict[str, list[Tensor]]:
         return {name: states.whole(self.index) for name, states in self.states.items()}
 
-    def run(self, chunk: int, stop: Stop | None, keeps: bool, tallies: dict[str, ChangesTally]) -> None:
-        """All steps. ``keeps``: whether the state after them is wanted."""
-        start = 0
+    def run(self, chunk: int, stop: Stop | Tensor | None, keeps: bool, tallies: dict[str, ChangesTally]) -> None:
+        """All steps. ``stop``: a rule, or the steps of each sample, int64 [n]. ``keeps``: whether states are wanted."""
+        start, ends = 0, sorted({*stop.tolist()}) if isinstance(stop, Tensor) else []
         while start < self.T and (start == 0 or len(self.index)):
-            steps = min(chunk, self.T - start)
+            steps = min(chunk, self.T - start, *(end - start for end in ends if end > start))
             part = self._advance(start, steps, keeps or start + steps < self.T, tallies)
             if steps == self.T:
                 self.potentials = part
@@ -203,9 +205,12 @@ class _Samples:
             if stop is not None and start < self.T:
                 self._retire(stop, start)
 
-    def _retire(self, stop: Stop, t: int) -> None:
-        """Stop the samples that are decided after step ``t``; they keep their outputs."""
-        decided = decided_by(stop, self.potentials[:t, self.index], t, len(self.index))
+    def _retire(self, stop: Stop | Tensor, t: int) -> None:
+        """Stop the samples that are decided, or end, after step ``t``; they keep their outputs."""
+        if isinstance(stop, Tensor):
+            decided = stop[self.index] <= t
+        else:
+            decided = decided_by(stop, self.potentials[:t, self.index], t, len(self.index))
         stopped = self.index[decided]
         self.steps[stopped] = t
         self.potentials[t:, stopped] = self.potentials[t - 1, stopped]

@@ -19,7 +19,7 @@ from ..kernels.heap import keep_freed
 from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
 from ..spikes.spikes import cat_steps
-from ..stop import OF_CHANGES, STOP_EVERY, Lengths, LogitMargin, Stop, check_rule, decided_by
+from ..stop import STOP_EVERY, Lengths, LogitMargin, Stop, check_device, check_rule, decided_by
 from . import kept_plans as plans
 from . import sigma_delta_layers
 from .inputs import input_of
@@ -74,7 +74,7 @@ def simulate(
             remaining samples continue in a smaller batch.
         lengths: steps of each sample, integers [N] from 1 to T, such as :func:`recordings.batch` gives: a sample stops
             at its end, and its result is that of a run alone. After it, it is silent, and a readout keeps its last
-            potentials. Not on a GPU, nor with sigma-delta neurons, ``stop`` or ``record``.
+            potentials. Not on a GPU, nor with ``stop`` or ``record``.
         record: names of layers to record. "conv1" records its output spikes. "conv1.v" records its potentials after
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
@@ -136,8 +136,6 @@ def run(
     check_runnable(net)
     options = {"chunk": chunk, "state": state, "stop": stop, "record": record, "precision": precision}
     if has_sigma_delta(net):
-        if isinstance(stop, Lengths):
-            raise ValueError(OF_CHANGES)
         trains = bool(batch_statistics or masks)
         return sigma_delta_layers.simulate(net, x, T, **options, watch=watch, training=trains)
     ways = {"batch_statistics": batch_statistics, "masks": masks, "watch": watch, "with_synops": with_synops}
@@ -154,14 +152,16 @@ def _by_layers(
         raise ValueError("margin(of='logits') looks at what has come since rest; leave state out")
     if stop is not None and record:
         name = "lengths" if isinstance(stop, Lengths) else "stop"
-        raise ValueError(f"record and {name} exclude each other: a record holds all samples at every step")
+        raise ValueError(
+            f"record and {name} exclude each other: a record holds all samples at every step; leave {name} out, and "
+            "cut the record of each sample at its end"
+        )
     dtype = x.dtype if isinstance(x, Tensor) and x.dtype.is_floating_point else None
     given, x = x, input_of(net, x, T, precision)
     on_gpu = x.device.type == "cuda"
     if on_gpu and isinstance(given, Tensor) and isinstance(x, Tensor) and checks.is_repeated(x):
         value_checks_cache.computed_from(x, given)  # is finite if that is
-    if on_gpu and isinstance(stop, Lengths):
-        raise ValueError("lengths is not supported on a GPU, got x on cuda; pass x.cpu(), and a network on the CPU")
+    check_device(stop, x.device)
     if not on_gpu:
         keep_freed()
     chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)

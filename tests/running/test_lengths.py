@@ -1,5 +1,7 @@
 """Batches whose samples each stop at their own end, ``lengths=``: equal to a loop over single samples."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from equality import equal
 from torch import nn
 
 import proxykernels as pk
-from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
+from proxykernels.running import kept_plans, sigma_delta_layers
 
 T = 100
 LENGTHS = [100, 3, 64, 65, 1, 32, 3, 99, 17]
@@ -201,12 +203,46 @@ def test_bad_lengths(options, error, text):
             pk.compile(net, X)(X, T, **options)
 
 
-def test_sigma_delta_neurons_have_no_lengths():
-    ann, images = nn.Sequential(nn.Linear(30, 24), nn.ReLU(), nn.Linear(24, 5)).eval(), torch.rand(9, 30)
-    net = pk.convert(ann, images, neuron="sigma-delta")
-    assert any(isinstance(layer, SigmaDeltaNeurons) for layer in net.modules())
-    for run in (pk.compile(net, images), lambda x, T, **options: pk.simulate(net, x, T, **options)):
-        with pytest.raises(
-            ValueError, match="lengths is not supported for networks of sigma-delta neurons; run samples"
-        ):
-            run(images, 4, lengths=[1] * 9)
+def relu_network(kind: str) -> tuple[nn.Module, torch.Tensor]:
+    """A ReLU network converted to sigma-delta or graded neurons, and nine inputs for it."""
+    torch.manual_seed(0)
+    if kind == "images":
+        layers = [nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 5)]
+        x = torch.rand(9, 2, 6, 6)
+    else:
+        layers, x = [nn.Linear(30, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 5)], torch.rand(9, 30)
+    ann = nn.Sequential(*layers).eval()
+    for weight in ann.parameters():
+        weight.data = (weight.data * 64).round() / 64
+    return pk.convert(ann, x, neuron=kind if kind == "graded" else "sigma-delta"), (x * 16).round() / 16
+
+
+@pytest.mark.parametrize("way", ["plan", "layers", "engine"])
+@pytest.mark.parametrize("given", ["held", "frames"])
+@pytest.mark.parametrize("kind", ["sigma-delta", "images", "graded"])
+def test_networks_of_changes(kind, given, way, monkeypatch):
+    net, x = relu_network(kind)
+    lengths, longest = [12, 3, 1, 7, 12, 2, 8, 5, 4], 12
+    if given == "frames":
+        moves = torch.rand(longest, *x.shape, generator=torch.Generator().manual_seed(1)) < 0.1
+        x = torch.where(moves, x.flip(0), x)
+    if way == "layers":
+        monkeypatch.setattr(kept_plans, "may_run", lambda x: False)
+        monkeypatch.setattr(sigma_delta_layers, "FIRST", 4)  # samples at a time
+    run = pk.compile(net, x) if way == "engine" else partial(pk.simulate, net)
+    keeps = {} if way == "engine" else {"state": {}}
+
+    def alone(n: int, end: int):
+        return run(x[n : n + 1] if given == "held" else x[:end, n : n + 1], end, **keeps)
+
+    found = run(x, longest, lengths=lengths, **keeps)
+    check(found, [alone(n, end) for n, end in enumerate(lengths)], lengths, states=bool(keeps))
+
+
+@pytest.mark.parametrize("way", ["plan", "layers"])
+def test_networks_of_changes_check_lengths(way, monkeypatch):
+    net, x = relu_network("sigma-delta")
+    if way == "layers":
+        monkeypatch.setattr(kept_plans, "may_run", lambda x: False)
+    with pytest.raises(ValueError, match="lengths must have an entry for each of the 9 samples, got 1"):
+        pk.simulate(net, x, 4, lengths=[1])
