@@ -24,6 +24,7 @@ from .rearranging import Channels, Concatenate, Pixels, Unflatten, Upsample, Zer
 from .recurrent import FusedRecurrentLinear
 from .step_affine import StepAffine
 from .sums import FusedSum
+from .synapse_filter import SynapseFilter
 
 __all__ = [
     "IF",
@@ -69,6 +70,7 @@ __all__ = [
     "StepAffine",
     "Unflatten",
     "SumPool2d",
+    "SynapseFilter",
     "Upsample",
     "Voting",
     "ZeroPad2d",

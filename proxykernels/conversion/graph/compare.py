@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...kernels import reference
 from ...kernels.neuron_models import Neuron
-from ...layers import Delay, Neurons, StepAffine
+from ...layers import Delay, Neurons, StepAffine, SynapseFilter
 from ...network import Network
 from ...spikes import Spikes
 
@@ -26,6 +26,7 @@ MOST_NEURONS = 2048  # neurons that are run by themselves, at most, unless a pix
 PER_STEP = 16  # steps that round a potential as much as one sum does
 ROUNDING = 2.0**-17  # relative to the sum of all terms' sizes; float32 sums of thousands of terms err less
 SHIFT = 1013  # a prime, so that no two steps and samples have the same spikes
+SPIKES = 4  # times tau: more than a trace of random spikes adds up
 BLOCK = 2**20  # values of a layer that are computed at once
 
 
@@ -132,10 +133,12 @@ class Here:
         self.bounds = bounds.cummax(0).values if delayed else bounds
         self.handed: dict[str, Random | Given | Tensor] = {}
         self._blocks: dict[str, tuple[int, Tensor]] = {}  # by layer: currents from a step on
+        self._traces: dict[str, tuple[Tensor, Tensor]] = {}  # by layer: all that it gave so far, and its state
 
     def begin(self) -> None:
         """Prepare for another call of the original: spikes are handed on again, potentials of readouts are not."""
         self.handed = {name: handed for name, handed in self.handed.items() if not isinstance(handed, Given)}
+        self._traces = {}
 
     def currents(self, name: str, start: int, stop: int) -> Tensor:
         """The currents [T, N, ...] of a layer's neurons at some steps, computed in blocks where spikes are known."""
@@ -179,10 +182,24 @@ class Here:
         if isinstance(layer, StepAffine):
             x = self.value(sources[0], start, stop)
             return dense(layer(x, x.new_full((x.shape[1],), start))[0])
+        if isinstance(layer, SynapseFilter):
+            return self._trace(name, layer, sources[0], stop)[start:stop]
         try:
             return dense(layer(single([self.value(source, start, stop) for source in sources])))
         except (TypeError, ValueError, RuntimeError) as error:
             raise Difference(name, f"cannot take what it is given there: {error}") from error
+
+    def _trace(self, name: str, layer: SynapseFilter, source: str, stop: int) -> Tensor:
+        """What a layer that remembers all steps gave until ``stop``."""
+        if name not in self._traces:
+            first = self.value(source, 0, 1)
+            self._traces[name] = first[:0], torch.zeros_like(first[0])
+        given, state = self._traces[name]
+        if len(given) < stop:
+            y, state = layer(self.value(source, len(given), stop), state)
+            given = torch.cat([given, y])
+            self._traces[name] = given, state
+        return given
 
     def largest(self, name: str) -> Tensor:
         """At each step [T], the largest sum of the sizes of all terms of a layer's currents, or of its output."""
@@ -207,16 +224,20 @@ class Here:
         if isinstance(layer, StepAffine):
             parts = (None if p is None else p.detach().abs().amax(0)[None] for p in (layer.weight, layer.bias))
             return dense(StepAffine(*parts)(taken))
+        if isinstance(layer, SynapseFilter):
+            return taken * min(len(self.x), SPIKES * layer.tau)
         terms = list(layer.terms(taken)) if isinstance(layer, Neurons) else []
         if name in self.recurrent and name in self.handed:
             terms += layer.returning(torch.ones(1, 1, *self.handed[name][:1].shape[2:]))  # type: ignore[index]
         return sizes_of(terms) if terms else dense(layer(taken))
 
     def takes_products(self, watched: Container[str]) -> set[str]:
-        """The layers in front of products of spikes, which take only spikes. ``watched``: layers of other neurons."""
+        """The layers in front of products of spikes and of synapses with a memory, which take only spikes. ``watched``:
+        layers of other neurons."""
         found: set[str] = set()
         for name, (layer, sources) in reversed(self.layers.items()):
             of_spikes = isinstance(layer, Neurons) and layer.neuron.fires and name not in watched
+            of_spikes |= isinstance(layer, SynapseFilter)
             if of_spikes or (name in found and not isinstance(layer, Neurons)):
                 found.update(sources)
         return found

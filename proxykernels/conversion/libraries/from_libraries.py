@@ -45,12 +45,12 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     and by steps in Python KLIFNode, QIFNode, EIFNode, IzhikevichNode, ComplementaryLIFNode, RAFNode, MPBNLIFNode and
     SlidingPSN, behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm, and residual additions), torch's
     or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes, products with numbers,
-    Flatten, Dropout, VotingLayer, Delay; LinearRecurrentContainer and ElementWiseRecurrentContainer around such
-    neurons; nn.Sequential, SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as
-    SpikingJelly's model zoo. With a sample, in multi-step mode, a forward may ask for sizes; attention, products, sums
-    over tokens and views become layers, and other operations that do not mix steps or samples a
-    :class:`layers.Formula`. If the last layer has no neurons, ``simulate(...).potentials`` are its values at each step.
-    Also the package of 0.0.0.0.12, spikingjelly.clock_driven.
+    Flatten, Dropout, VotingLayer, Delay, SynapseFilter behind neurons; LinearRecurrentContainer and
+    ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and the like, and any module
+    whose forward torch.fx can trace, such as SpikingJelly's model zoo. With a sample, in multi-step mode, a forward may
+    ask for sizes; attention, products, sums over tokens and views become layers, and other operations that do not mix
+    steps or samples a :class:`layers.Formula`. If the last layer has no neurons, ``simulate(...).potentials`` are its
+    values at each step. Also the package of 0.0.0.0.12, spikingjelly.clock_driven.
 
     Time is the caller's: left out are a repetition of the input, a loop over equal steps, a mean or sum over time at
     the end, and the exchange of the first two axes of an input [N, T, ...]. Normalisations, gains and offsets of each
@@ -93,7 +93,7 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     of_package = spikingjelly_neurons.modules()
     described = spikingjelly_neurons.described
-    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "Delay", "products of spikes")
+    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "Delay", "SynapseFilter", "products of spikes")
     library = _Library("from_spikingjelly", is_neuron, described, kinds, *of_package, spikingjelly_neurons.recurrence)
     return _take_over(net, library, sample, check)
 

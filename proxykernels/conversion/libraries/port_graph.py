@@ -20,7 +20,7 @@ from ..graph.sample_runs import called, of_sizes
 from .expression_graph import OVER_TIME, ExpressionGraph
 from .library_neurons import Find, Recurrence
 from .snntorch_neurons import graded_factor
-from .spikingjelly_neurons import is_delay
+from .spikingjelly_neurons import is_delay, synapse_filter
 from .time_loops import ONE_STEP, largest_over_time, last_spikes, over_time
 from .unequal_steps import norms_of_steps, step_before
 
@@ -212,6 +212,14 @@ class PortGraph(ExpressionGraph):
         if isinstance(module, StepAffine):
             x = self._carry(self._before(node), x)
             return replace(self._other(self._name(node), module, x, None, False), neurons=Network.INPUT, signed=True)
+        trace = synapse_filter(module)
+        if trace is not None:
+            if not (isinstance(x, Signal) and x.binary):
+                raise TypeError(
+                    f"{self.model}: {path} takes real values, or its input; only the spikes of neurons are supported: "
+                    "put neurons in front of it"
+                )
+            return replace(self._other(self._name(node), trace, x, None, False), neurons=Network.INPUT)
         if type(module).__name__ == "VotingLayer":
             voting: Any = module
             x = self._carry(node.all_input_nodes[0], x)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...layers import SynapseFilter
 from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, IntegerLIFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
 from . import python_neurons
@@ -50,6 +51,18 @@ def is_kind(kind: type) -> bool:
 def is_delay(module: Any) -> bool:
     """Whether a module is one of SpikingJelly's delays."""
     return type(module).__name__ == "Delay" and type(module).__module__.startswith("spikingjelly.")
+
+
+def synapse_filter(module: Any) -> SynapseFilter | None:
+    """SpikingJelly's SynapseFilter as a layer; None: it is another module."""
+    kind = type(module)
+    if kind.__name__ != "SynapseFilter" or not kind.__module__.startswith("spikingjelly."):
+        return None
+    if not module.learnable:
+        return SynapseFilter(module.tau)
+    layer = SynapseFilter(2.0, learnable=True)
+    layer.w = nn.Parameter(module.w.detach().clone(), module.w.requires_grad)
+    return layer
 
 
 def described(node: Any, axes: int | None) -> Described:
