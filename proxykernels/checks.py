@@ -141,6 +141,19 @@ def is_number(value) -> "TypeIs[float]":
     return type(value) is float or (isinstance(value, numbers.Real) and not isinstance(value, bool))
 
 
+def known_step(last: int, steps: int) -> None:
+    """Check that a network has parameters of the ``last`` step that it runs, counted from 0.
+
+    Raises:
+        ValueError: it has fewer, those of ``steps``.
+    """
+    if last >= steps:
+        raise ValueError(
+            f"x goes on to step {last}, counted from 0, and the network has parameters of {steps} steps: run it for "
+            f"{steps} at most"
+        )
+
+
 def steps(T: int) -> int:
     """A number of time steps."""
     if type(T) is not int and not is_integer(T):

@@ -77,7 +77,7 @@ def of_spikingjelly() -> Iterator[Attempt]:
         )
         return {
             "PSN": {"T": 4},
-            "MaskedPSN": {"T": 4, "k": 2},
+            "MaskedPSN": {"T": 4, "k": 2, "lambda_init": 1.0},  # as after its training
             "SlidingPSN": {"k": 2},
             "GatedLIFNode": {"T": 4},
             "LIAFNode": {"act": torch.relu, "threshold_related": False},
@@ -101,6 +101,8 @@ def of_spikingjelly() -> Iterator[Attempt]:
             made = getattr(neuron, kind)(**arguments(kind))
             if kind.startswith("NonSpiking"):  # readouts
                 return port(nn.Sequential(layer.Linear(20, 30), neuron.IFNode(), layer.Linear(30, 10), made), 20)
+            if kind == "GatedLIFNode":  # which takes images only
+                return port(nn.Sequential(layer.Conv2d(2, 4, 3), made, layer.Flatten(), layer.Linear(144, 10)), 2, 8, 8)
             if kind.startswith("OTTT"):  # which runs a step at a time
                 net = nn.Sequential(nn.Linear(20, 30), made, nn.Linear(30, 10), neuron.IFNode())
                 return pk.from_spikingjelly(net.eval(), torch.rand(2, 20))

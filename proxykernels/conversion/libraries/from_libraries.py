@@ -1,7 +1,7 @@
 """Networks of other spiking libraries, taken over with their weights and neurons."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
 from .channel_parameters import into_weights
 from .library_neurons import Described, Find, constants, gain
+from .neurons_of_steps import OfSteps
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
 from .step_by_step import Original, takes_all_steps
@@ -42,15 +43,16 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     """Import a SpikingJelly network. The spikes are the same, step by step, except for rounding.
 
     Supported: IFNode, LIFNode, ParametricLIFNode, CUBALIFNode, ILIFNode, HalfThresholdIFNode, ActivationAwareIFNode,
-    and by steps in Python KLIFNode, QIFNode, EIFNode, IzhikevichNode, ComplementaryLIFNode, RAFNode, MPBNLIFNode and
-    SlidingPSN, behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm, and residual additions), torch's
-    or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of spikes, products with numbers,
-    Flatten, Dropout, VotingLayer, Delay, SynapseFilter behind neurons; LinearRecurrentContainer and
-    ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and the like, and any module
-    whose forward torch.fx can trace, such as SpikingJelly's model zoo. With a sample, in multi-step mode, a forward may
-    ask for sizes; attention, products, sums over tokens and views become layers, and other operations that do not mix
-    steps or samples a :class:`layers.Formula`. If the last layer has no neurons, ``simulate(...).potentials`` are its
-    values at each step. Also the package of 0.0.0.0.12, spikingjelly.clock_driven.
+    and by steps in Python KLIFNode, QIFNode, EIFNode, IzhikevichNode, ComplementaryLIFNode, RAFNode, MPBNLIFNode,
+    GatedLIFNode, SlidingPSN, MaskedPSN and PSN whose steps take no later ones, behind Conv2d or Linear (with BatchNorm
+    or ThresholdDependentBatchNorm, and residual additions), torch's or SpikingJelly's; max and average pooling,
+    products x * y and x * (1 - y) of spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay, SynapseFilter
+    behind neurons; LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential,
+    SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo.
+    With a sample, in multi-step mode, a forward may ask for sizes; attention, products, sums over tokens and views
+    become layers, and other operations that do not mix steps or samples a :class:`layers.Formula`. If the last layer
+    has no neurons, ``simulate(...).potentials`` are its values at each step. Also the package of 0.0.0.0.12,
+    spikingjelly.clock_driven.
 
     Time is the caller's: left out are a repetition of the input, a loop over equal steps, a mean or sum over time at
     the end, and the exchange of the first two axes of an input [N, T, ...]. Normalisations, gains and offsets of each
@@ -273,10 +275,20 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         axes = TimeAxes(axes.input, axes.output or loop.stacked_last)
         original = Original(net, multi_step or is_loop, sequence, loop.states, axes)
         own_steps = loop.steps if is_loop and loop.steps != LOOPED else None
-        own_steps = min((part.steps for part in built.modules() if isinstance(part, StepAffine)), default=own_steps)
+        own_steps = min(_steps_of(built), default=own_steps)
         Proof(name, library.caller, original, graph.populations, layers, own_steps, is_loop).check(built, sample)
     let_go(model, built)
     return built
+
+
+def _steps_of(net: nn.Module) -> Iterator[int]:
+    """For how many steps the layers of a network have parameters, where they have some for each step."""
+    for layer in net.modules():
+        neuron = getattr(layer, "neuron", None)
+        if isinstance(layer, StepAffine):
+            yield layer.steps
+        elif isinstance(neuron, OfSteps):
+            yield neuron.T
 
 
 def _of_one_step(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...layers import SynapseFilter
 from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, IntegerLIFNeuron, LIFNeuron, LINeuron
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
-from . import python_neurons
+from . import neurons_of_steps, python_neurons
 from .library_neurons import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
 
 PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
@@ -229,9 +229,6 @@ def _factor(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
 
 
 WHY = {
-    "GatedLIFNode": "has a conductance for each of its T steps, where a network here runs any number of steps",
-    "PSN": "computes each step from all T steps, later ones too; SlidingPSN takes earlier ones only",
-    "MaskedPSN": "has weights for each pair of its T steps, where a network here runs any number; SlidingPSN has not",
     "LIAFNode": "gives values, not spikes",
     "TernaryIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
     "TernaryLIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
@@ -248,5 +245,5 @@ KINDS: dict[str, Callable[..., Described]] = {  # of a node; of ActivationAwareI
     "CUBALIFNode": lambda node: _from_reset(node, CubaLIFNeuron, decay=node.v_decay, current_decay=node.c_decay),
     "NonSpikingIFNode": _readout,
     "NonSpikingLIFNode": _readout,
-    **{name: partial(_in_python, described=of) for name, of in python_neurons.KINDS.items()},
+    **{name: partial(_in_python, described=of) for name, of in (python_neurons.KINDS | neurons_of_steps.KINDS).items()},
 }

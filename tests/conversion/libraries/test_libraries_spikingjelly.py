@@ -195,7 +195,7 @@ def test_what_spikingjelly_nets_may_not_hold():
             nn.Sequential(layer.Linear(3, 4), neuron.DSRIFNode()),
             "'1': DSRIFNode has no counterpart here; only IFNode",
         ),
-        (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN computes each step from all T steps"),
+        (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN takes later steps too"),
         (
             nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode(decode="max-mem"), layer.Linear(4, 2)),
             "module '1' gives one value for all steps; with decode='max-mem' it must be the last",

@@ -128,9 +128,7 @@ def test_exactly_the_same_spikes_by_steps_in_python(generator, name):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: neuron.GatedLIFNode(T=4), "has a conductance for each of its T steps"),
         (lambda: fires_in_silence(neuron.SlidingPSN(2)), "only biases below 0"),
-        (lambda: neuron.PSN(T=4), "computes each step from all T steps"),
         (lambda: neuron.TernaryIFNode(), "gives -1, 0 and 1"),
         (lambda: neuron.ActivationAwareIFNode(0.75, torch.zeros(16), channel_dim=0), "use channel_dim=1"),
         (lambda: neuron.ActivationAwareIFNode(0.75, torch.arange(16) / 32, v_reset=0.0), "use v_reset=None"),
