@@ -22,6 +22,7 @@ from .pooling import (
 from .pooling1d import AdaptiveAvgPool1d, AvgPool1d, MaxPool1d, MaxRatePool1d, Voting
 from .rearranging import Channels, Concatenate, Pixels, Unflatten, Upsample, ZeroPad2d
 from .recurrent import FusedRecurrentLinear
+from .recurrent_graph import RecurrentGraph
 from .step_affine import StepAffine
 from .sums import FusedSum
 from .synapse_filter import SynapseFilter
@@ -64,6 +65,7 @@ __all__ = [
     "Neurons",
     "Pixels",
     "Population",
+    "RecurrentGraph",
     "RunningMaxPool1d",
     "RunningMaxPool2d",
     "SpikingLayer",

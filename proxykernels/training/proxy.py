@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from .. import checks
 from ..kernels import value_checks_cache
 from ..kernels.weight_layouts import is_finite
-from ..layers import Neurons, SpikingLayer
+from ..layers import Neurons, RecurrentGraph, SpikingLayer
 from ..layers.base import BatchStatistics, chunked_pass
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..neurons import IFNeuron
@@ -127,6 +127,12 @@ class ProxyNet(nn.Module):
 
         def collect(name: str, layer: SpikingLayer) -> SpikingLayer:
             nonlocal fires
+            if isinstance(layer, RecurrentGraph):
+                raise TypeError(
+                    f"layer {name} is a RecurrentGraph, in which spikes come back, and a ReLU network has no steps for "
+                    "that: train the network itself with a surrogate derivative, proxykernels.use_surrogate(net, "
+                    "proxykernels.ATan())"
+                )
             if isinstance(layer, Neurons):
                 names.append(name)
                 fires = layer.neuron.fires

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import checks, surrogates
 from ..kernels import weight_cache
 from ..kernels.heap import keep_freed
-from ..layers import Dropout, Neurons, SpikingLayer
+from ..layers import Dropout, Neurons, RecurrentGraph, SpikingLayer
 from ..layers.base import chunked_pass
 from ..layers.parametrized import shallow_copy, with_plain_weights
 from ..running.inputs import is_sequence
@@ -123,6 +123,7 @@ class SurrogateNet(nn.Module):
             raise ValueError(f"readout must be one of {', '.join(READOUTS)}, got {readout!r}")
         if not isinstance(memory, int) or memory < 0:
             raise ValueError(f"memory must be a number of bytes, at least 0, got {memory!r}")
+        _refuse_graphs(net)
         names = [name for name, layer in _neurons(net)]
         checks.neurons("net", names)
         self.net, self.T, self.surrogate = net, checks.steps(T), surrogate
@@ -209,6 +210,16 @@ class SurrogateNet(nn.Module):
             if self.surrogate is not None:
                 layer.surrogate = self.surrogate
         return StatefulLayer(name, layer, 0, states, self.training, tally)
+
+
+def _refuse_graphs(net: nn.Module) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, RecurrentGraph):
+            raise TypeError(
+                f"net has the layers of a RecurrentGraph, {name or 'itself'}, which SurrogateNet does not run: call "
+                "the network itself, net(x), with a surrogate derivative, proxykernels.use_surrogate(net, "
+                "proxykernels.ATan())"
+            )
 
 
 class _Part:

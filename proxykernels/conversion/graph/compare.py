@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ...kernels import reference
 from ...kernels.neuron_models import Neuron
-from ...layers import Delay, Neurons, StepAffine, SynapseFilter
+from ...layers import Delay, Neurons, RecurrentGraph, StepAffine, SynapseFilter
+from ...layers.recurrent_graph import given_by, is_before
 from ...network import Network
 from ...spikes import Spikes
 
@@ -97,9 +98,10 @@ class Made:
     Attributes:
         sizes: for each layer, the largest sum of the sizes of all terms of its currents, or of its output, on spikes
             and inputs without factors; those of the input [1, 1, ...] are under Network.INPUT.
+        back: by source, the shape of a sample of what comes back in the step after.
     """
 
-    def __init__(self, net: Network, largest: Tensor):
+    def __init__(self, net: Network | RecurrentGraph, largest: Tensor):
         """``largest``: the sizes of the input's values [1, 1, ...]."""
         self.layers: dict[str, tuple[Any, Sequence[str]]] = {
             name: (layer, sources) for name, layer, sources in net.layers()
@@ -107,6 +109,9 @@ class Made:
         *_, self.last = self.layers
         self.sizes = {Network.INPUT: largest}
         self._synapses: dict[str, list[nn.Module]] = {}
+        self.back: dict[str, tuple[int, ...]] = {}
+        if isinstance(net, RecurrentGraph):
+            self.back = net.sizes(tuple(largest.shape[2:]), largest.device)[1]
 
     def synapses(self, name: str) -> list[nn.Module]:
         """The weights of a layer as torch's modules, one for each of its inputs."""
@@ -129,6 +134,7 @@ class Here:
     def __init__(self, made: Made, x: Tensor, factors: Tensor, bounds: Tensor):
         self.made, self.layers, self.x, self.factors = made, made.layers, x, factors
         self.recurrent: frozenset[str] = frozenset()  # layers whose currents there have what comes back from themselves
+        self.cut: frozenset[str] = frozenset()  # layers whose modules there bring back their spikes, which was cut
         delayed = any(isinstance(layer, Delay) for layer, _ in self.layers.values())
         self.bounds = bounds.cummax(0).values if delayed else bounds
         self.handed: dict[str, Random | Given | Tensor] = {}
@@ -148,6 +154,8 @@ class Here:
             number = BLOCK // max(1, block[0].numel())
             known = not any(isinstance(handed, Given) for handed in self.handed.values())
             known = known and (name not in self.recurrent or name in self.handed)
+            back = (given_by(source) for source in self.layers[name][1] if is_before(source))
+            known = known and all(giver in self.handed or giver in self.cut for giver in back)
             if known and stop < min(start + number, len(self.x)):
                 block = torch.cat([block, self._currents(name, stop, min(start + number, len(self.x)))])
             first = start
@@ -173,6 +181,8 @@ class Here:
         """The output of a layer at some steps [T, N, ...], which for neurons is what they hand on."""
         if name == Network.INPUT:
             return self.x[start:stop]
+        if is_before(name):
+            return self._before(name, start, stop)
         if name in self.handed:
             return self.handed[name][start:stop]
         layer, sources = self.layers[name]
@@ -188,6 +198,15 @@ class Here:
             return dense(layer(single([self.value(source, start, stop) for source in sources])))
         except (TypeError, ValueError, RuntimeError) as error:
             raise Difference(name, f"cannot take what it is given there: {error}") from error
+
+    def _before(self, source: str, start: int, stop: int) -> Tensor:
+        """What a layer handed on in the steps before; 0 where the original's own was cut."""
+        zeros = self.x.new_zeros(stop - start, self.x.shape[1], *self.made.back[source])
+        name = given_by(source)
+        if name in self.cut or stop < 2:
+            return zeros
+        before = self.value(name, max(0, start - 1), stop - 1)
+        return before if start else torch.cat([zeros[:1], before])
 
     def _trace(self, name: str, layer: SynapseFilter, source: str, stop: int) -> Tensor:
         """What a layer that remembers all steps gave until ``stop``."""
@@ -212,6 +231,8 @@ class Here:
         """These sums at one step of one sample, [1, 1, ...]."""
         if name == Network.INPUT:
             return self.made.sizes[name]
+        if is_before(name):
+            return torch.ones(1, 1, *self.made.back[name])
         if name in self.handed and not currents:
             handed = self.handed[name]
             if isinstance(handed, Random):

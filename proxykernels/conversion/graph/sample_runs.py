@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ...layers import Flatten, Neurons
+from ...layers import Flatten, Neurons, RecurrentGraph
 from ...layers.synapses import Convolution, Convolution1d, Product
 from ...network import Network
 from .compare import single
@@ -365,6 +365,9 @@ def _takes(net: Network, shape: tuple[int, ...]) -> bool:
     """Whether all layers accept a sample of that shape."""
     values = {Network.INPUT: _zeros(1, 1, *shape)}
     try:
+        if isinstance(net, RecurrentGraph):
+            net.sizes(shape, torch.device("cpu"))
+            return True
         for name, layer, sources in net.layers():
             values[name] = _given(layer, single([values[source] for source in sources]))
     except (TypeError, ValueError, RuntimeError, IndexError):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import StepAffine
+from ...layers import RecurrentGraph, StepAffine
 from ...network import Network
 from ...neurons import LINeuron
 from ..graph.compare import Difference, Layer
@@ -21,6 +21,7 @@ from ..graph.sample_runs import LOOPED
 from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
 from .channel_parameters import into_weights
+from .feedback import grouped
 from .library_neurons import Described, Find, constants, gain
 from .neurons_of_steps import OfSteps
 from .port_graph import Gate, PortGraph
@@ -104,10 +105,11 @@ def from_snntorch(net: nn.Module, sample: Tensor | None = None, *, check: bool =
     """Import an snnTorch network. The spikes are the same, step by step, except for rounding.
 
     Supported: Leaky, Lapicque, Synaptic and Alpha behind Conv2d or Linear (with BatchNorm), RLeaky and RSynaptic behind
-    Linear, whose spikes come back through a Linear or one value a neuron, max and average pooling of
-    spikes, Flatten, Dropout. The network is an nn.Sequential, a module whose forward computes one step, or a module
-    whose forward loops over equal steps and returns ``torch.stack(spikes)`` of its last neurons, alone or first, from
-    potentials of ``init_leaky()`` or ``torch.zeros(x.size(1), 16)``.
+    these, whose spikes come back through a Linear, a convolution or one value a neuron, max and average pooling of
+    spikes, Flatten, Dropout. In a loop, spikes may also come back to earlier layers (:class:`layers.RecurrentGraph`).
+    The network is an nn.Sequential, a module whose forward computes one step, or a module whose forward loops over
+    equal steps and returns ``torch.stack(spikes)`` of its last neurons, alone or first, from potentials of
+    ``init_leaky()`` or ``torch.zeros(x.size(1), 16)``.
     Rewrite other modules as one step that calls each layer once, and neurons without their potentials.
 
     beta, alpha and threshold are one number, or one value per channel. The resets (``reset_mechanism``):
@@ -278,7 +280,7 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
         own_steps = min(_steps_of(built), default=own_steps)
         Proof(name, library.caller, original, graph.populations, layers, own_steps, is_loop).check(built, sample)
     let_go(model, built)
-    return built
+    return grouped(built).eval() if isinstance(built, RecurrentGraph) else built
 
 
 def _steps_of(net: nn.Module) -> Iterator[int]:
@@ -337,7 +339,7 @@ def _compute_weights(model: nn.Module) -> None:
 
 def _built(population: ModelPopulation, described: Described) -> nn.Module:
     back = population.recurrence
-    if back is None:
+    if back is None or back.convolution is not None:
         return build_layer(population.modules, described.neuron, described.v_init)
     if len(population.modules) > 1:
         kind = type(back.module).__name__

@@ -38,10 +38,12 @@ class Recurrence(NamedTuple):
 
     Attributes:
         module: the library's module. neuron: the neurons in it, or the module itself.
-        weight: [C, C], whose row i is what neuron i receives; one value a neuron [C]; or one for all []. bias: [C].
+        weight: [C, C], whose row i is what neuron i receives; one value a neuron [C]; or one for all []; that of a
+            convolution. bias: [C].
         synapse: the layer that the module has in front of its neurons; None: there is none.
         learnt: whether the weights are trained.
         is_own: whether the forward pass of the model brings it back, not the module.
+        convolution: through which spikes come back; None: they come back through no convolution.
     """
 
     module: nn.Module
@@ -51,6 +53,7 @@ class Recurrence(NamedTuple):
     synapse: nn.Linear | None = None
     learnt: bool = True
     is_own: bool = False
+    convolution: nn.Conv2d | None = None
 
 
 Find = Callable[[nn.Module], Recurrence | None]  # None: the module is not recurrent

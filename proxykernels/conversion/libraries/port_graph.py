@@ -1,5 +1,6 @@
 """The layers of a spiking network of another library, before any layer is built."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
 from typing import Any
@@ -14,19 +15,20 @@ from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
 from ..graph.fx_calls import arguments, path_of, remedy_of_imports
 from ..graph.fx_graph import Values, shape_of
-from ..graph.graph_values import Affine, Current, Projection, Signal
+from ..graph.graph_values import Affine, Current, ModelPopulation, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sample_runs import called, of_sizes
 from .expression_graph import OVER_TIME, ExpressionGraph
+from .feedback import BEFORE, takes_back, with_feedback
 from .library_neurons import Find, Recurrence
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay, synapse_filter
 from .time_loops import ONE_STEP, largest_over_time, last_spikes, over_time
 from .unequal_steps import norms_of_steps, step_before
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 SCALABLE = (nn.MaxPool1d, nn.MaxPool2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Flatten, *LINEAR)  # by factors > 0
-BEFORE = "the step before of "  # begins the name of the signal of neurons in the step before
 REPEATED = ("unsqueeze", "repeat", "expand")
 SHAPES = "Max-, Avg- and AdaptiveAvgPool, Flatten, Upsample, ZeroPad2d, Dropout, Identity, additions, concatenations"
 
@@ -232,22 +234,21 @@ class PortGraph(ExpressionGraph):
             return self._recurrent(node, x, found, path)
         return super()._apply(node, x, module, path)
 
+    def network(self, layer: Callable[[str, ModelPopulation], nn.Module]) -> Any:
+        """The network; where spikes come back to other layers, or through a convolution, a graph with cycles."""
+        if any(map(takes_back, self.populations.values())):
+            return with_feedback(self, layer)
+        return super().network(layer)
+
     def _check_back(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> None:
-        """Refuse spikes of the step before that other neurons take, or that go through other layers than one Linear."""
+        """Refuse spikes of the step before that go through other layers than one with weights."""
         projections = x.projections if isinstance(x, Current) else [Projection(None, x)]
         back = [term.source.layer[len(BEFORE) :] for term in projections if term.source.layer.startswith(BEFORE)]
-        if self.is_neuron(module):
-            its_name = str(node.target)
-            if others := [name for name in back if name != its_name]:
-                raise TypeError(
-                    f"{self.model}: {path} takes spikes of module '{others[0]}' of the step before, which comes behind "
-                    "it: feedback between layers has no counterpart here; let the spikes come back to the same "
-                    "neurons, or delay what goes forward too, so that both can be neurons of a single recurrent layer"
-                )
-        elif back and not (isinstance(x, Signal) and isinstance(module, nn.Linear | nn.Identity | Scaled)):
+        passes = (nn.Linear, *CONVOLUTIONS, nn.Identity, Scaled) if isinstance(x, Signal) else (Scaled, *self.norms)
+        if back and not self.is_neuron(module) and not isinstance(module, passes):
             raise TypeError(
-                f"{self.model}: {path} takes spikes of module '{back[0]}' of the step before; only a Linear may lie "
-                "between them and the same neurons, which add what it gives to their current"
+                f"{self.model}: {path} takes spikes of module '{back[0]}' of the step before; only a Linear or a "
+                "convolution may lie between them and neurons, which add what it gives to their current"
             )
 
     def _recurrent(self, node: fx.Node, x: Signal | Current, found: Recurrence, path: str) -> Signal:
@@ -255,6 +256,11 @@ class PortGraph(ExpressionGraph):
         self._use(found.module, path)
         if found.synapse is not None:
             x = self._synapse(node, x, found.synapse, path)
+        if found.convolution is not None:
+            back = Signal(BEFORE + str(node.target), Network.INPUT, False, True)
+            terms = x.projections if isinstance(x, Current) else [Projection(nn.Identity(), x)]
+            name, its_path = (x.name, x.path) if isinstance(x, Current) else (self._name(node), path)
+            x = Current(name, its_path, [*terms, Projection(found.convolution, back)])
         signal = self._fire(node, x, found.neuron)
         self.populations[signal.layer].recurrence = found
         return signal
@@ -265,19 +271,35 @@ class PortGraph(ExpressionGraph):
         back = [term for term in terms if term.source.layer.startswith(BEFORE)]
         if not back:
             return None
-        terms[:] = [term for term in terms if term not in back]
-        (term,) = back if len(back) == 1 else (None,)
-        weight: Any = None if term is None else getattr(term.module, "weight", torch.ones(()))
-        if term is None or term.norm is not None or not isinstance(term.module, nn.Linear | nn.Identity) or not terms:
+        others = [term for term in terms if term not in back]
+        if not others:
             raise TypeError(
-                f"{self.model}: {path_of(node)} takes its own spikes of the step before through "
-                f"{'several layers' if term is None else type(term.module).__name__}; only a single Linear, or "
-                "nothing, between fully connected neurons is supported"
+                f"{self.model}: {path_of(node)} takes only spikes of the step before; add to them what comes in this "
+                "step, such as a Linear of the input"
             )
+        term = back[0]
+        is_own = len(back) == 1 and term.source.layer == BEFORE + str(node.target) and term.norm is None
+        modules = (term.module, *(other.module for other in others))
+        if not is_own or len(others) > 1 or not all(isinstance(part, nn.Linear | nn.Identity) for part in modules):
+            terms[:] = [self._weighted_back(term) if term in back else term for term in terms]
+            return None
+        terms[:] = others
+        weight: Any = getattr(term.module, "weight", torch.ones(()))
         factor = term.gain * term.source.factor * graded_factor(neuron)
         bias: Tensor | None = getattr(term.module, "bias", None)
         bias = None if bias is None else bias.detach() * term.gain
         return Recurrence(neuron, neuron, weight.detach() * factor, bias, learnt=term.is_layer, is_own=True)
+
+    def _weighted_back(self, term: Projection) -> Projection:
+        """A term of spikes of the step before, with what a spike of their neurons counts in its weights."""
+        neuron = self.traced.get_submodule(term.source.layer[len(BEFORE) :])
+        factor = term.source.factor * graded_factor(neuron)
+        if factor != 1 and isinstance(term.module, nn.Identity):
+            raise TypeError(
+                f"{self.model}: spikes of the step before come back times {factor:g} through no weights; put a Linear "
+                "between them"
+            )
+        return _with_factor(replace(term, source=replace(term.source, factor=factor)))
 
     def _check_linear(self, node: fx.Node, kind: str, module: nn.Module, path: str) -> None:
         """A module behind the mean over time is computed in front of it, at each step.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ... import checks
 from ...network import Network
-from ..graph.compare import PROBED, RATE, Difference, Layer, check_neurons, drive, shifted
+from ..graph.compare import PROBED, RATE, Difference, Layer, check_neurons, drive, of_steps, shifted
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation
 from ..graph.sample_runs import sample_of
@@ -28,6 +28,7 @@ from .time_loops import ONE_STEP
 
 DRIVES = 1, 4, 16, -1, -4, -16  # factors of inputs; some of them make neurons fire
 SHORT, LONG = 40, 128  # steps of two runs
+IMAGE = 9  # height and width of the currents of a recurrent convolution
 BATCH = 4  # samples of the shorter run; the longer run has one
 FACTORS = torch.tensor([1.0, 16.0, 100.0])  # of the currents that occur
 AGAIN, FEW = 16, 2  # calls of one copy, and their steps
@@ -48,9 +49,10 @@ def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tenso
     module: Any = copy.deepcopy(recurrence.module).eval()
     if hasattr(module, "step_mode"):
         module.step_mode = "s"
-    synapse, weight = recurrence.synapse, layer.weight
-    inputs = len(weight) if synapse is None else synapse.in_features
-    drawn = drive(layer, weight.new_zeros(PROBED, 1, inputs), 1.0, torch.Generator().manual_seed(1)).to(weight)
+    synapse, weight = recurrence.synapse, recurrence.weight
+    inputs: Any = (len(weight), IMAGE, IMAGE) if weight.ndim > 2 else (len(layer.weight),)
+    inputs = inputs if synapse is None else (synapse.in_features,)
+    drawn = drive(layer, weight.new_zeros(PROBED, 1, *inputs), 1.0, torch.Generator().manual_seed(1)).to(weight)
     for factor in DRIVES:
         reset(module)
         x = factor * drawn
@@ -59,11 +61,16 @@ def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tenso
             break
     else:
         raise Difference(name, "it gives no spike on any input, so that what comes back cannot be compared", alone=True)
-    current = x if recurrence.bias is None else x + recurrence.bias
+    bias = recurrence.bias
+    current = x if bias is None else x + bias.view(-1, *[1] * (len(inputs) - 1))
     current = layer.affine(x) if synapse is not None else gain(layer) * current
-    current = current if shift is None else current + shift
-    (back, before), *_ = layer.returning(shifted(fired))
-    check_neurons(name, layer, current + back.plain()(before), fired)
+    current = current if shift is None else current + shift.view(-1, *[1] * (len(inputs) - 1))
+    if weight.ndim > 2:
+        returned = of_steps(layer.synapses[-1], shifted(fired)) - of_steps(layer.synapses[-1], torch.zeros_like(x))
+    else:
+        (back, before), *_ = layer.returning(shifted(fired))
+        returned = back.plain()(before)
+    check_neurons(name, layer, current + returned, fired)
 
 
 @dataclass
@@ -116,7 +123,10 @@ class Proof:
         with _progress(total) as told:
             found = ((key, population.recurrence) for key, population in self.populations.items())
             own = frozenset(key for key, back in found if back is not None and back.is_own)
-            beside = Beside(self.original, net, self.layers, inputs.largest, told, own)
+            cut = frozenset(
+                key for key, p in self.populations.items() if p.recurrence is not None and not p.recurrence.is_own
+            )
+            beside = Beside(self.original, net, self.layers, inputs.largest, told, own, cut)
             try:
                 for run in runs:
                     self._run(beside, run)

@@ -12,6 +12,7 @@ then takes off, and the decay towards v_rest. Where v_rest differs by channel, a
 a decay towards 0 do the same. A reset that comes a step later has no gradient.
 """
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -272,6 +273,12 @@ def recurrence(module: Any) -> Recurrence | None:
     if isinstance(back, nn.Linear):
         bias = None if back.bias is None else back.bias.detach()
         return Recurrence(module, module, back.weight.detach() * factor, bias, learnt=back.weight.requires_grad)
+    if isinstance(back, nn.Conv2d):
+        back = copy.deepcopy(back)
+        back.weight.data *= factor
+        offset: Tensor | None = back.bias
+        offset = None if offset is None else offset.detach()
+        return Recurrence(module, module, back.weight.detach(), offset, convolution=back)
     if type(back).__name__ != "RecurrentOneToOne":
         raise TypeError(
             f"{kind} with a recurrent {type(back).__name__} has no counterpart here; use linear_features, or "

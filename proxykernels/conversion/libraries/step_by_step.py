@@ -97,12 +97,13 @@ class Beside:
         largest: Tensor,
         told: Callable[[int], Any],
         recurrent: frozenset[str] = frozenset(),
+        cut: frozenset[str] = frozenset(),
     ):
         """``largest``: the sizes of an input's values [1, 1, ...]. ``recurrent``: layers whose spikes the forward pass
-        of the original brings back."""
+        of the original brings back. ``cut``: whose modules do so."""
         self.original, self.net, self.layers, self.told = original, net, layers, told
         self.made = compare.Made(net, largest)
-        self.recurrent = recurrent
+        self.recurrent, self.cut = recurrent, cut
         self.outputs = compare.Outputs()
 
     @torch.no_grad()
@@ -117,7 +118,7 @@ class Beside:
         for number, steps in enumerate(calls):
             reset(there)
             here = Here(self.made, steps.x.float(), steps.factors, steps.bounds)
-            here.recurrent = self.recurrent
+            here.recurrent, here.cut = self.recurrent, self.cut
             try:
                 self._call(there, known.setdefault(id(steps), here), steps.x, number, kept)
             except Difference as difference:
@@ -268,7 +269,9 @@ def cut(net: nn.Module) -> nn.Module:
             with torch.no_grad():
                 recurrent.rc.weight[:, recurrent.rc.in_features - recurrent.sub_module_out_features :] = 0
         elif type(module).__module__.startswith("snntorch.") and hasattr(module, "recurrent"):
-            recurrent.recurrent = BiasAlone(getattr(recurrent.recurrent, "bias", None))
+            bias: Any = getattr(recurrent.recurrent, "bias", None)
+            is_image = bias is not None and isinstance(recurrent.recurrent, nn.Conv2d)
+            recurrent.recurrent = BiasAlone(bias.view(-1, 1, 1) if is_image else bias)
     return net
 
 

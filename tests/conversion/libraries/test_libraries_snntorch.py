@@ -158,11 +158,6 @@ def test_channels_of_snntorch_with_values_of_their_own(generator):
 @pytest.mark.parametrize(
     "kind, options, message",
     [
-        (
-            "RLeaky",
-            {"beta": 0.9, "conv2d_channels": 8, "kernel_size": 3},
-            "module '2': RLeaky with a recurrent Conv2d has no counterpart here; use linear_features",
-        ),
         ("Leaky", {"beta": torch.full((8, 8), 0.5)}, r"beta must be one number.* shape \['C', 1, 1\]; got \[8, 8\]"),
         ("Leaky", {"beta": 0.5, "graded_spikes_factor": -2.0}, "must be one positive number, got -2.0; scale"),
         ("Leaky", {"beta": 0.5, "graded_spikes_factor": torch.ones(8, 1, 1)}, "factor must be one positive number"),
@@ -401,13 +396,6 @@ def test_hidden_states_of_snntorch():
     with torch.no_grad():
         expected = torch.stack([theirs(step) for step in x])
     assert expected.any() and equal(ours(x), expected)
-
-
-def test_recurrent_convolutions_are_refused():
-    snntorch = pytest.importorskip("snntorch")
-    back = snntorch.RLeaky(0.9, conv2d_channels=4, kernel_size=3, init_hidden=True)
-    with pytest.raises(TypeError, match="a recurrent Conv2d has no counterpart here"):
-        pk.from_snntorch(nn.Sequential(nn.Conv2d(1, 4, 3), back))
 
 
 @pytest.mark.parametrize("what", ["weight", "time"])
