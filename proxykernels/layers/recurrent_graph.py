@@ -85,7 +85,8 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
         N, device = x.shape[1], x.device
         of_states, of_back = self.sizes(tuple(x.shape[2:]), device)
         if v is None:
-            return {}, {name: torch.zeros(1, N, *size, device=device) for name, size in of_back.items()}
+            options: Any = {"dtype": torch.float32, "device": device}
+            return {}, {name: torch.zeros(1, N, *size, **options) for name, size in of_back.items()}
         sizes = [*of_states.values(), *of_back.values()]
         numbers = [torch.Size(size).numel() for size in sizes]
         parts = kept_values(v, (N, sum(numbers)), device).split(numbers, 1)
@@ -96,13 +97,13 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
     @torch.no_grad()
     def sizes(self, size: tuple[int, ...], device: torch.device) -> tuple[Sizes, Sizes]:
         """The shapes of a sample of each layer's state, and of each output that comes back; ``size``: of the input."""
-        values: dict[str, Tensor] = {self.INPUT: torch.zeros(1, 1, *size, device=device)}
+        values: dict[str, Tensor] = {self.INPUT: torch.zeros(1, 1, *size, dtype=torch.float32, device=device)}
         of_states: Sizes = {}
         for name, layer, sources in self.layers():
             given = tuple(values[source] for source in sources if not is_before(source))
             if len(given) < len(sources):
                 shape = self._shape_of(name, layer, sources, values)
-                values[name] = torch.zeros(shape, device=device)
+                values[name] = torch.zeros(shape, dtype=torch.float32, device=device)
                 states: int = layer.states  # type: ignore[assignment]  # it has neurons
                 of_states[name] = (*[states] * (states > 1), *shape[2:])
             elif isinstance(layer, SpikingLayer):

@@ -29,7 +29,8 @@ class SynapseFilter(WithoutSynapses):
         super().__init__()
         if not 1 < tau < math.inf:
             raise ValueError(f"tau must be a number of steps above 1, got {tau}")
-        self.w = nn.Parameter(torch.tensor(-math.log(tau - 1))) if learnable else None
+        start = torch.tensor(-math.log(tau - 1), dtype=torch.float32, device="cpu")
+        self.w = nn.Parameter(start) if learnable else None
         self._tau = float(tau)
 
     @property
