@@ -264,3 +264,21 @@ def test_delays_before_layers_of_one_axis(generator, layer):
     wanted = pk.simulate(net, x.expand(T, *x.shape), T)
     assert equal(pk.simulate(net, x, T).spikes.dense(), wanted.spikes.dense()) and wanted.spikes.rate() > 0.05
     assert not wanted.spikes.dense()[:2].any()
+
+
+@torch.no_grad()
+def test_a_convolution_over_time(generator):
+    """What docs/supported.md says of 3-d convolutions: one of images for each step of the kernel, behind a delay."""
+    kernel = dyadic(4, 2, 3, 3, 3, generator=generator, span=12, unit=1 / 16)  # [C, C_in, steps, 3, 3]
+    convolutions = [nn.Conv2d(2, 4, 3, bias=False) for _ in range(3)]
+    for k, convolution in enumerate(convolutions):
+        convolution.weight.copy_(kernel[:, :, 2 - k])  # the last is the newest step's
+    net = pk.Network()
+    for k in range(3):
+        net.append(f"late{k}", pk.Delay(k), (net.INPUT,))
+    net.append("sum", pk.FusedIFSum(*convolutions), ("late0", "late1", "late2"))
+    x = dyadic(9, 3, 2, 8, 8, generator=generator)
+    steps_last = nn.functional.pad(x.permute(1, 2, 0, 3, 4), (0, 0, 0, 0, 2, 0))
+    current = nn.functional.conv3d(steps_last, kernel).permute(2, 0, 1, 3, 4).contiguous()
+    expected = pk.if_scan(current)[0].dense()
+    assert equal(pk.simulate(net, x, 9).spikes.dense(), expected) and 0.02 < expected.mean() < 0.98

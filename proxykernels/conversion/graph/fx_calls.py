@@ -22,11 +22,18 @@ _OF_VALUES = _SMOOTH + _VALUES
 _NORM = "; it normalises by the values of each sample: replace it by BatchNorm and continue training"
 _PRODUCT = "; spikes cannot multiply two results, as in attention: remove it and continue training"
 _AXES = "; only one or two axes are supported: move the third to channels or samples"
+_AXES_OF_NEURONS = (
+    f"{_AXES}; if it is time, write a Conv2d for each step of the kernel, behind a delay of as many steps, and add up "
+    "what they give"
+)
 _LOOP = "; it has a state: replace it by a convolution or linear layer"
 _STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or pass the layers of one step"
 _COMPARED = "; it compares values: write relu(x) for x * (x > 0) and the like, or train with nn.ReLU"
 _LARGEST = "; write relu(x) for the maximum of x and 0, and max_pool2d for that of an image"
-_ALL_STEPS = "; it computes with all steps at once: remove it and continue training"
+_ALL_STEPS = (
+    "; it weighs each step by what all steps have, and later ones have not come when a network here runs it: remove "
+    "it, or write a gain of each step instead, gains[t] * fc(x[t]) in a loop, and continue training"
+)
 _EACH_STEP = (
     "; it has parameters for each step, and a network here runs any number of steps: replace it by BatchNorm or "
     "ThresholdDependentBatchNorm and continue training"
@@ -63,6 +70,7 @@ _REMEDIES = {
     for name in names.split()
 }
 _FOR_NEURONS = {  # remedies that differ in networks of other libraries
+    _AXES: _AXES_OF_NEURONS,
     **dict.fromkeys((_SMOOTH, _OF_VALUES), "; take it out, or put neurons in its place and continue training"),
     **dict.fromkeys(
         (_PRODUCT, _PRODUCT + _VALUES), "; only products of spikes are supported: remove it and continue training"

@@ -30,6 +30,11 @@ from .nodes import FIELDS, Images, Shape, check_size, is_filtered, is_neuron, nu
 
 ONLY = "only neurons -> weights -> the same neurons, with a Linear, Affine or Scale for weights, may be a cycle"
 
+DELAYED = (
+    "node '{}' in it is a Delay, which may lie in no cycle here: take it out where a spike is to come back in the next "
+    "step, or build the cycle of a proxykernels.layers.RecurrentGraph with a proxykernels.Delay"
+)
+
 
 class Nodes(NamedTuple):
     """The nodes of a graph by name, the senders to each, and their order, senders before receivers.
@@ -152,7 +157,10 @@ def _in_order(nir, nodes: dict[str, Any], senders: dict[str, list[str]]) -> list
     try:
         order = list(graphlib.TopologicalSorter(senders).static_order())
     except graphlib.CycleError as error:
-        raise ValueError(f"the graph has a cycle, {' -> '.join(error.args[1])}; {ONLY}") from None
+        names = error.args[1]
+        delays = [name for name in names if isinstance(nodes[name], nir.Delay)]
+        why = DELAYED.format(delays[0]) if delays else ONLY
+        raise ValueError(f"the graph has a cycle, {' -> '.join(names)}; {why}") from None
     senders_of_any = {sender for names in senders.values() for sender in names}
     for name in order:
         if not senders[name] and not isinstance(nodes[name], nir.Input):

@@ -148,7 +148,8 @@ def test_attention_over_time_is_refused_by_name():
     from spikingjelly.activation_based.model import masnn
 
     net = masnn.AttMSResNet(T=1, num_classes=10, base_channels=8)
-    with pytest.raises(TypeError, match="MultiDimensionalAttention.*computes with all steps at once"):
+    message = "MultiDimensionalAttention.* weighs each step by what all steps have.* write a gain of each step"
+    with pytest.raises(TypeError, match=message):
         pk.from_spikingjelly(net.eval(), torch.rand(1, 3, 32, 32))
 
 

@@ -195,6 +195,10 @@ def test_what_spikingjelly_nets_may_not_hold():
             nn.Sequential(layer.Linear(3, 4), neuron.DSRIFNode()),
             "'1': DSRIFNode has no counterpart here; only IFNode",
         ),
+        (
+            nn.Sequential(layer.Conv3d(1, 2, 3), neuron.IFNode()),
+            "'0' is a Conv3d, .*; only one or two axes are supported: .*; if it is time, write a Conv2d for each step",
+        ),
         (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN takes later steps too"),
         (
             nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode(decode="max-mem"), layer.Linear(4, 2)),
