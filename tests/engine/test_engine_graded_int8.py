@@ -14,7 +14,7 @@ from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.plan.quantize import UNIT
 from proxykernels.running.engine import Engine
 
-TARGETS = ("portable", "avx2", "avx512")
+TARGETS = ("portable", "avx2", "avx512", "amx")
 
 
 class Wide(nn.Module):
@@ -100,7 +100,7 @@ def test_all_ways_give_the_same_bits(request, target, net_of, threshold, frames,
     assert equal(engine(given[:, 2:3] if frames else given[2:3], T).potentials, expected.potentials[:, 2:3])
     plain = pk.simulate(net, given, T)
     error = (plain.potentials - expected.potentials).abs().max() / plain.potentials.abs().max()
-    assert 1e-4 < error < 0.1
+    assert 1e-4 < error < 0.2
 
 
 @torch.no_grad()
