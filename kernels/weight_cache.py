@@ -75,6 +75,18 @@ def are_kept() -> bool:
     return _open() is not None and not torch.is_grad_enabled()
 
 
+def mark() -> Callable[[], None]:
+    """A function that forgets what is made in the open block from now on."""
+    block = _open()
+    before = {} if block is None else dict(block.made)
+
+    def forget() -> None:
+        if block is not None:
+            block.made = before
+
+    return forget
+
+
 def looked_at() -> None:
     """Note in an open block that all values were checked for NaN and infinity, so that later checks wait for no GPU."""
     block = _open()

@@ -127,8 +127,7 @@ def launch_options(blocks: Blocks) -> dict:
     options = blocks._asdict()
     if blocks.maxnreg is None:  # AMD's compiler does not know this option
         del options["maxnreg"]
-    # Spikes must not depend on a default that differs between Triton releases.
-    return options | {"enable_fp_fusion": False}
+    return options
 
 
 def _of_few_steps(blocks: Blocks, steps: int, fewest: int) -> Blocks:

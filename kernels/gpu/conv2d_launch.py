@@ -18,6 +18,7 @@ from .block_sizes import (
     takes_digits,
 )
 from .conv2d_kernel import _if_conv2d_kernel
+from .launch import launch
 from .neuron_steps import arguments, by_sample, by_state
 from .weight_parts import parts_of
 
@@ -91,48 +92,48 @@ def if_conv2d(
     v_last = torch.empty_like(v)
 
     # One program owns PIXELS neighbouring pixels (of any samples) times CHANNELS channels of one group for all T steps.
-    # Triton launches on the current device, which need not be the tensors' own.
-    grid = (triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(group_C_out, blocks.CHANNELS) * parts.groups,)
-    with torch.cuda.device_of(v):
-        _if_conv2d_kernel[grid](
-            words_pointer=words,
-            first_pointer=parts.first,
-            second_pointer=parts.second,
-            third_pointer=parts.third,
-            unit_pointer=parts.unit,
-            bias_pointer=None if bias is None else bias.float().contiguous(),
-            shortcut_pointer=None if shortcut is None else shortcut.contiguous(),
-            v_pointer=v,
-            spikes_pointer=spikes,
-            pooled_pointer=pooled,
-            currents_pointer=currents,
-            v_last_pointer=v_last,
-            T=T,
-            N=N,
-            H=size[0],
-            W=size[1],
-            H_out=H_out,
-            W_out=W_out,
-            C_out=C_out,
-            K=parts.first.shape[1],
-            stride_h=stride[0],
-            stride_w=stride[1],
-            padding_h=padding[0],
-            padding_w=padding[1],
-            dilation_h=dilation[0],
-            dilation_w=dilation[1],
-            groups=parts.groups,
-            GROUP_C=parts.group_C,
-            KERNEL_W=kernel_w,
-            BESIDE=parts.beside,
-            TAPS=kernel_h * kernel_w if parts.beside else 0,
-            TAP=parts.tap,
-            **arguments(neuron),
-            COUNTS_ONLY=counts_only,
-            STEPS=steps,
-            **instructions(target),
-            **launch_options(blocks),
-        )
+    launch(
+        _if_conv2d_kernel,
+        triton.cdiv(neurons, blocks.PIXELS) * triton.cdiv(group_C_out, blocks.CHANNELS) * parts.groups,
+        results=(spikes, pooled, currents, v_last),
+        words_pointer=words,
+        first_pointer=parts.first,
+        second_pointer=parts.second,
+        third_pointer=parts.third,
+        unit_pointer=parts.unit,
+        bias_pointer=None if bias is None else bias.float().contiguous(),
+        shortcut_pointer=None if shortcut is None else shortcut.contiguous(),
+        v_pointer=v,
+        spikes_pointer=spikes,
+        pooled_pointer=pooled,
+        currents_pointer=currents,
+        v_last_pointer=v_last,
+        T=T,
+        N=N,
+        H=size[0],
+        W=size[1],
+        H_out=H_out,
+        W_out=W_out,
+        C_out=C_out,
+        K=parts.first.shape[1],
+        stride_h=stride[0],
+        stride_w=stride[1],
+        padding_h=padding[0],
+        padding_w=padding[1],
+        dilation_h=dilation[0],
+        dilation_w=dilation[1],
+        groups=parts.groups,
+        GROUP_C=parts.group_C,
+        KERNEL_W=kernel_w,
+        BESIDE=parts.beside,
+        TAPS=kernel_h * kernel_w if parts.beside else 0,
+        TAP=parts.tap,
+        **arguments(neuron),
+        COUNTS_ONLY=counts_only,
+        STEPS=steps,
+        **instructions(target),
+        **launch_options(blocks),
+    )
     return spikes, by_sample(v_last, neuron)
 
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launch
 from .words import BITS, COUNTERS
 
 # A program takes a tile of ROWS pixels and COLUMNS channels at a time. 1024 words on 128 threads are 8 a thread: two
@@ -85,21 +86,21 @@ def add_counts(words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts
     rows = [_rows(part, reach) for part, reach in zip(words, reaches, strict=True)]
     tiles = [triton.cdiv(w.numel(), C * ROWS) * triton.cdiv(C, COLUMNS) for w, (_, C) in zip(words, rows, strict=True)]
     images = math.gcd(*(w.shape[0] * w.shape[1] for w in words)) or 1  # in a simulation all tensors have equally many
-    with torch.cuda.device_of(counts):
-        _counters_kernel[(max(1, min(COUNTERS, max(tiles))),)](
-            words=tuple(words),
-            images=images,
-            sizes=tuple(part.numel() // images for part in words),
-            channels=tuple(C for _, C in rows),
-            pixels=tuple(P for P, _ in rows),
-            reaches=tuple(reaches),
-            counts_pointer=counts,
-            TENSORS=len(words),
-            ROWS=ROWS,
-            COLUMNS=COLUMNS,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=False,
-        )
+    launch(
+        _counters_kernel,
+        max(1, min(COUNTERS, max(tiles))),
+        words=tuple(words),
+        images=images,
+        sizes=tuple(part.numel() // images for part in words),
+        channels=tuple(C for _, C in rows),
+        pixels=tuple(P for P, _ in rows),
+        reaches=tuple(reaches),
+        counts_pointer=counts,
+        TENSORS=len(words),
+        ROWS=ROWS,
+        COLUMNS=COLUMNS,
+        num_warps=NUM_WARPS,
+    )
 
 
 # Neither a new T nor a new batch size recompiles the kernel.
@@ -133,17 +134,18 @@ def count(words: Tensor, C: int, until: int) -> Tensor:
         return words.new_zeros(shape[0], shape[2], shape[1])
     bits = until - BITS * (counted - 1)
     counts = torch.empty(shape, dtype=torch.int32, device=words.device)
-    with torch.cuda.device_of(words):
-        _count_kernel[(triton.cdiv(shape.numel(), BLOCK),)](
-            words_pointer=words,
-            counts_pointer=counts,
-            neurons=shape.numel(),
-            words_of_neuron=counted,
-            last_bits=-1 if bits >= BITS else (1 << bits) - 1,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=False,
-        )
+    launch(
+        _count_kernel,
+        triton.cdiv(shape.numel(), BLOCK),
+        results=(counts,),
+        words_pointer=words,
+        counts_pointer=counts,
+        neurons=shape.numel(),
+        words_of_neuron=counted,
+        last_bits=-1 if bits >= BITS else (1 << bits) - 1,
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )
     return counts.transpose(1, 2).contiguous()
 
 

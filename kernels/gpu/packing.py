@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..cpu.words import PACKABLE
 from ..weight_layouts import LARGEST
+from .launch import launch
 from .words import BITS
 
 NUM_WARPS = 4
@@ -149,20 +150,21 @@ def unpack(words: Tensor, T: int, C: int, dtype: torch.dtype = torch.bool) -> Te
     dense = torch.empty(T, N, C, P, dtype=dtype, device=words.device)
     if dense.numel():  # an empty grid is an error of the driver
         programs, pixels, channels = _tiles(-(-T // BITS) * N, P, C)
-        with torch.cuda.device_of(words):
-            _unpack_kernel[(programs,)](
-                words_pointer=words.contiguous(),
-                dense_pointer=dense.view(INTEGERS[dtype.itemsize]),
-                one=PACKABLE[dtype],
-                T=T,
-                N=N,
-                P=P,
-                C=C,
-                PIXELS=pixels,
-                CHANNELS=channels,
-                num_warps=NUM_WARPS,
-                enable_fp_fusion=False,
-            )
+        launch(
+            _unpack_kernel,
+            programs,
+            looked_at=True,
+            words_pointer=words.contiguous(),
+            dense_pointer=dense.view(INTEGERS[dtype.itemsize]),
+            one=PACKABLE[dtype],
+            T=T,
+            N=N,
+            P=P,
+            C=C,
+            PIXELS=pixels,
+            CHANNELS=channels,
+            num_warps=NUM_WARPS,
+        )
     return dense
 
 
@@ -174,31 +176,32 @@ def _pack(dense: Tensor, found: Tensor | None) -> Tensor:
     programs, pixels, channels = _grid(dense)
     integers, bits = INTEGERS[dense.dtype.itemsize], 8 * dense.dtype.itemsize
     is_float = dense.is_floating_point()
-    with torch.cuda.device_of(dense):
-        _pack_kernel[(programs,)](
-            dense_pointer=dense.view(integers),
-            words_pointer=words,
-            found_pointer=found,
-            one=PACKABLE[dense.dtype],
-            largest=LARGEST_BITS.get(dense.dtype, 0),
-            unsigned=(1 << (bits - 1)) - 1 if is_float else -1,
-            T=T,
-            N=N,
-            C=C,
-            P=H * W,
-            W=W,
-            stride_t=dense.stride(0),
-            stride_n=dense.stride(1),
-            stride_c=dense.stride(2),
-            stride_h=dense.stride(3),
-            stride_w=dense.stride(4),
-            IS_FLOAT=is_float,
-            ALONG_C=dense.stride(2) == 1 or H * W == 1,
-            PIXELS=pixels,
-            CHANNELS=channels,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=False,
-        )
+    launch(
+        _pack_kernel,
+        programs,
+        looked_at=True,
+        dense_pointer=dense.view(integers),
+        words_pointer=words,
+        found_pointer=found,
+        one=PACKABLE[dense.dtype],
+        largest=LARGEST_BITS.get(dense.dtype, 0),
+        unsigned=(1 << (bits - 1)) - 1 if is_float else -1,
+        T=T,
+        N=N,
+        C=C,
+        P=H * W,
+        W=W,
+        stride_t=dense.stride(0),
+        stride_n=dense.stride(1),
+        stride_c=dense.stride(2),
+        stride_h=dense.stride(3),
+        stride_w=dense.stride(4),
+        IS_FLOAT=is_float,
+        ALONG_C=dense.stride(2) == 1 or H * W == 1,
+        PIXELS=pixels,
+        CHANNELS=channels,
+        num_warps=NUM_WARPS,
+    )
     return words
 
 

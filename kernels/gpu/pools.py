@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..unfused import output_size
 from .counters import popcount
+from .launch import launch
 from .words import BITS
 
 # Outputs of a program: of small windows four a thread, loaded at once, so that no two threads share a window; of larger
@@ -147,25 +148,26 @@ def max_pool2d(
     if not pooled.numel():  # an empty grid is an error of the driver
         return pooled
     images = words.shape[0] * words.shape[1]
-    with torch.cuda.device_of(words):
-        _max_pool_kernel[(images * triton.cdiv(H_out * W_out * C, BLOCK),)](
-            words_pointer=words.contiguous(),
-            pooled_pointer=pooled,
-            C=C,
-            H=size[0],
-            W=size[1],
-            H_out=H_out,
-            W_out=W_out,
-            kernel_h=kernel_size[0],
-            kernel_w=kernel_size[1],
-            stride_h=stride[0],
-            stride_w=stride[1],
-            top=padding[0],
-            left=padding[1],
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=False,
-        )
+    launch(
+        _max_pool_kernel,
+        images * triton.cdiv(H_out * W_out * C, BLOCK),
+        results=(pooled,),
+        words_pointer=words.contiguous(),
+        pooled_pointer=pooled,
+        C=C,
+        H=size[0],
+        W=size[1],
+        H_out=H_out,
+        W_out=W_out,
+        kernel_h=kernel_size[0],
+        kernel_w=kernel_size[1],
+        stride_h=stride[0],
+        stride_w=stride[1],
+        top=padding[0],
+        left=padding[1],
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )
     return pooled
 
 
@@ -185,32 +187,33 @@ def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, size, kernel_size, st
         return pooled, after
     taps = triton.next_power_of_2(kernel_size[0] * kernel_size[1])
     outputs = MOST_OUTPUTS if taps <= SMALL_WINDOW else max(1, TILE // taps)
-    with torch.cuda.device_of(words):
-        _max_rate_pool_kernel[(N * triton.cdiv(H_out * W_out * C, outputs),)](
-            words_pointer=words.contiguous(),
-            counts_pointer=counts,
-            pooled_pointer=pooled,
-            after_pointer=after,
-            T=T,
-            N=N,
-            C=C,
-            H=size[0],
-            W=size[1],
-            H_out=H_out,
-            W_out=W_out,
-            stride_n=counts.stride(0),
-            stride_p=counts.stride(1),
-            stride_c=counts.stride(2),
-            KERNEL_H=kernel_size[0],
-            KERNEL_W=kernel_size[1],
-            STRIDE_H=stride[0],
-            STRIDE_W=stride[1],
-            PADDING_H=padding[0],
-            PADDING_W=padding[1],
-            TAPS=taps,
-            OUTPUTS=outputs,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS if taps <= TILE else 4 * NUM_WARPS,
-            enable_fp_fusion=False,
-        )
+    launch(
+        _max_rate_pool_kernel,
+        N * triton.cdiv(H_out * W_out * C, outputs),
+        results=(pooled, after),
+        words_pointer=words.contiguous(),
+        counts_pointer=counts,
+        pooled_pointer=pooled,
+        after_pointer=after,
+        T=T,
+        N=N,
+        C=C,
+        H=size[0],
+        W=size[1],
+        H_out=H_out,
+        W_out=W_out,
+        stride_n=counts.stride(0),
+        stride_p=counts.stride(1),
+        stride_c=counts.stride(2),
+        KERNEL_H=kernel_size[0],
+        KERNEL_W=kernel_size[1],
+        STRIDE_H=stride[0],
+        STRIDE_W=stride[1],
+        PADDING_H=padding[0],
+        PADDING_W=padding[1],
+        TAPS=taps,
+        OUTPUTS=outputs,
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS if taps <= TILE else 4 * NUM_WARPS,
+    )
     return pooled, after

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..neuron_models import Neuron
+from .launch import launch
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states
 
 # _if_scan_kernel is limited by memory bandwidth: it reads each current once and writes one bit for it. 512
@@ -102,26 +103,24 @@ def if_scan(current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) ->
     spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
     v_last = torch.empty_like(v)
 
-    # One program owns BLOCK neighbouring neurons for all T steps. Triton launches on the current
-    # device, which need not be the tensors' own.
-    grid = (triton.cdiv(neurons, BLOCK),)
-    with torch.cuda.device_of(v):
-        _if_scan_kernel[grid](
-            current_pointer=current,
-            v_pointer=v,
-            spikes_pointer=spikes,
-            v_last_pointer=v_last,
-            T=T,
-            neurons=neurons,
-            channels=channels,
-            # With one step the stride is irrelevant; 0 reuses the kernel of constant currents.
-            current_stride=current.stride(0) if T > 1 else 0,
-            **arguments(neuron),
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            # Spikes must not depend on a default that differs between Triton releases.
-            enable_fp_fusion=False,
-        )
+    # One program owns BLOCK neighbouring neurons for all T steps.
+    launch(
+        _if_scan_kernel,
+        triton.cdiv(neurons, BLOCK),
+        results=(spikes, v_last),
+        current_pointer=current,
+        v_pointer=v,
+        spikes_pointer=spikes,
+        v_last_pointer=v_last,
+        T=T,
+        neurons=neurons,
+        channels=channels,
+        # With one step the stride is irrelevant; 0 reuses the kernel of constant currents.
+        current_stride=current.stride(0) if T > 1 else 0,
+        **arguments(neuron),
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )
     return spikes, by_sample(v_last, neuron)
 
 
@@ -248,22 +247,22 @@ def recurrent_scan(current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor
     start, block = v.float().contiguous(), block_of(C)
     last = torch.empty_like(start)
     spikes = torch.empty(triton.cdiv(T, 32), N, 1, C, dtype=torch.int32, device=v.device)
-    with torch.cuda.device_of(v):
-        _recurrent_scan_kernel[(N,)](
-            current_pointer=current,
-            v_pointer=start,
-            weight_pointer=weight,
-            list_pointer=torch.empty(N, 2, block, dtype=torch.int32, device=v.device),
-            spikes_pointer=spikes,
-            v_last_pointer=last,
-            T=T,
-            C=C,
-            current_stride=current.stride(0) if T > 1 else 0,
-            **arguments(neuron),
-            FULL=full,
-            BLOCK=block,
-            num_warps=warps_of(block),
-            # Spikes must not depend on a default that differs between Triton releases.
-            enable_fp_fusion=False,
-        )
+    launch(
+        _recurrent_scan_kernel,
+        N,
+        results=(spikes, last),
+        current_pointer=current,
+        v_pointer=start,
+        weight_pointer=weight,
+        list_pointer=torch.empty(N, 2, block, dtype=torch.int32, device=v.device),
+        spikes_pointer=spikes,
+        v_last_pointer=last,
+        T=T,
+        C=C,
+        current_stride=current.stride(0) if T > 1 else 0,
+        **arguments(neuron),
+        FULL=full,
+        BLOCK=block,
+        num_warps=warps_of(block),
+    )
     return spikes, last

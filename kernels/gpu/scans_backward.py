@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..neuron_models import MODELS, Neuron, Surrogate
+from .launch import launch
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states, zero_states
 from .neurons_backward import back_of, surrogate_arguments
 from .scans import add_rows, block_of, by_step, list_channels
@@ -119,30 +120,31 @@ def scan_backward(
     if neurons:
         alone = neuron.states == 1 and not constant
         before = grad_current if alone else current.new_empty(T, neuron.states, neurons)
-        with torch.cuda.device_of(current):
-            _scan_backward_kernel[(triton.cdiv(neurons, BLOCK),)](
-                grad_spikes_pointer=grad_spikes,
-                grad_v_pointer=grad_v,
-                current_pointer=current,
-                v_pointer=v,
-                before_pointer=before,
-                grad_current_pointer=grad_current,
-                grad_start_pointer=grad_start,
-                sums_pointer=sums,
-                T=T,
-                neurons=neurons,
-                channels=C,
-                current_stride=0 if constant else neurons,
-                grad_stride=0 if held else neurons,
-                **arguments(neuron),
-                **surrogate_arguments(surrogate),
-                BACK=back_of(neuron.model),
-                PARAMETERS=len(MODELS[neuron.model].channels),
-                CONSTANT=constant,
-                BLOCK=BLOCK,
-                num_warps=NUM_WARPS,
-                enable_fp_fusion=False,
-            )
+        launch(
+            _scan_backward_kernel,
+            triton.cdiv(neurons, BLOCK),
+            results=(grad_current, grad_start, sums),
+            grad_spikes_pointer=grad_spikes,
+            grad_v_pointer=grad_v,
+            current_pointer=current,
+            v_pointer=v,
+            before_pointer=before,
+            grad_current_pointer=grad_current,
+            grad_start_pointer=grad_start,
+            sums_pointer=sums,
+            T=T,
+            neurons=neurons,
+            channels=C,
+            current_stride=0 if constant else neurons,
+            grad_stride=0 if held else neurons,
+            **arguments(neuron),
+            **surrogate_arguments(surrogate),
+            BACK=back_of(neuron.model),
+            PARAMETERS=len(MODELS[neuron.model].channels),
+            CONSTANT=constant,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+        )
     grad_current = sums[0].clone() if constant else grad_current
     return grad_current, by_sample(grad_start, neuron), sums.flatten(1, -2).sum(1, dtype=torch.float64)
 
@@ -277,30 +279,31 @@ def recurrent_scan_backward(
         grad_spikes, current = by_step(grad_spikes.float()), by_step(current)
         full, block = recurrent.ndim == 2, block_of(C)
         received = recurrent.detach().float().contiguous()
-        with torch.cuda.device_of(v):
-            _recurrent_backward_kernel[(N,)](
-                grad_spikes_pointer=grad_spikes,
-                grad_v_pointer=grad_v,
-                current_pointer=current,
-                v_pointer=start,
-                sent_pointer=received.t().contiguous() if full else received,
-                received_pointer=received,
-                list_pointer=torch.empty(N, 2, block, dtype=torch.int32, device=v.device),
-                before_pointer=start.new_empty(T, N, neuron.states, C),
-                grad_current_pointer=grad_current,
-                grad_start_pointer=grad_start,
-                sums_pointer=sums,
-                T=T,
-                C=C,
-                current_stride=current.stride(0) if T > 1 else 0,
-                grad_stride=grad_spikes.stride(0) if T > 1 else 0,
-                **arguments(neuron),
-                **surrogate_arguments(surrogate),
-                BACK=back_of(neuron.model),
-                PARAMETERS=len(MODELS[neuron.model].channels),
-                FULL=full,
-                BLOCK=block,
-                num_warps=warps_of(block),
-                enable_fp_fusion=False,
-            )
+        launch(
+            _recurrent_backward_kernel,
+            N,
+            results=(grad_current, grad_start, sums),
+            grad_spikes_pointer=grad_spikes,
+            grad_v_pointer=grad_v,
+            current_pointer=current,
+            v_pointer=start,
+            sent_pointer=received.t().contiguous() if full else received,
+            received_pointer=received,
+            list_pointer=torch.empty(N, 2, block, dtype=torch.int32, device=v.device),
+            before_pointer=start.new_empty(T, N, neuron.states, C),
+            grad_current_pointer=grad_current,
+            grad_start_pointer=grad_start,
+            sums_pointer=sums,
+            T=T,
+            C=C,
+            current_stride=current.stride(0) if T > 1 else 0,
+            grad_stride=grad_spikes.stride(0) if T > 1 else 0,
+            **arguments(neuron),
+            **surrogate_arguments(surrogate),
+            BACK=back_of(neuron.model),
+            PARAMETERS=len(MODELS[neuron.model].channels),
+            FULL=full,
+            BLOCK=block,
+            num_warps=warps_of(block),
+        )
     return grad_current, grad_start, sums.sum(1, dtype=torch.float64)

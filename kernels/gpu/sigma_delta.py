@@ -16,6 +16,7 @@ from .. import sigma_delta_codes as definition
 from ..recording import Choice, note
 from ..sigma_delta_codes import Counts, Pair, Senders, State, Window
 from ..unfused import exact
+from .launch import launch
 
 # As in scans.py: a thread has four neurons, so one 16-byte load per step.
 BLOCK = 512
@@ -204,32 +205,32 @@ def scan(
     if sent.numel():  # an empty grid is an error of the driver
         note(SCAN)
         # One program owns BLOCK neighbouring neurons of a sample for all steps.
-        with torch.cuda.device_of(arrived):
-            _sigma_delta_kernel[(programs,)](
-                arrived_pointer=arrived.contiguous(),
-                bias_pointer=None if bias is None else bias.float().contiguous(),
-                added_pointer=None if added is None else added.contiguous(),
-                highest_pointer=neuron.highest.to(arrived.device).contiguous(),
-                sent_pointer=sent,
-                fired_pointer=fired,
-                z_pointer=z,
-                a_pointer=a,
-                T=T,
-                T_in=T_in,
-                T_added=0 if added is None else added.shape[1],
-                places=P * C,
-                channels=C,
-                exponents=neuron.exponents,
-                lowest=float(neuron.lowest),
-                threshold=neuron.threshold or 0.0,
-                rounds=1.5 * 2**23 * (neuron.unit or 0.0),
-                IS_Z=is_z,
-                GRADED=neuron.threshold is not None,
-                BLOCK=BLOCK,
-                num_warps=NUM_WARPS,
-                # Spikes must not depend on a default that differs between Triton releases.
-                enable_fp_fusion=False,
-            )
+        launch(
+            _sigma_delta_kernel,
+            programs,
+            results=(sent, fired),
+            arrived_pointer=arrived.contiguous(),
+            bias_pointer=None if bias is None else bias.float().contiguous(),
+            added_pointer=None if added is None else added.contiguous(),
+            highest_pointer=neuron.highest.to(arrived.device).contiguous(),
+            sent_pointer=sent,
+            fired_pointer=fired,
+            z_pointer=z,
+            a_pointer=a,
+            T=T,
+            T_in=T_in,
+            T_added=0 if added is None else added.shape[1],
+            places=P * C,
+            channels=C,
+            exponents=neuron.exponents,
+            lowest=float(neuron.lowest),
+            threshold=neuron.threshold or 0.0,
+            rounds=1.5 * 2**23 * (neuron.unit or 0.0),
+            IS_Z=is_z,
+            GRADED=neuron.threshold is not None,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+        )
     return sent, fired
 
 
@@ -248,25 +249,26 @@ def values(x: Tensor, fan_out: int, reach: Tensor | None = None) -> tuple[Tensor
     additions = torch.empty(programs, dtype=torch.int64, device=x.device)
     if programs:
         note(VALUES)
-        with torch.cuda.device_of(x):
-            _values_kernel[(programs,)](
-                x_pointer=x,
-                values_pointer=made if found is None else None,
-                reach_pointer=reach,
-                additions_pointer=additions,
-                rows=N * steps * P,
-                steps=steps,
-                P=P,
-                C=C,
-                stride_n=x.stride(0),
-                stride_t=x.stride(1),
-                stride_p=x.stride(2),
-                stride_c=x.stride(3),
-                fan_out=fan_out,
-                BLOCK=BLOCK,
-                num_warps=NUM_WARPS,
-                enable_fp_fusion=False,
-            )
+        launch(
+            _values_kernel,
+            programs,
+            results=(made if found is None else None, additions),
+            x_pointer=x,
+            values_pointer=made if found is None else None,
+            reach_pointer=reach,
+            additions_pointer=additions,
+            rows=N * steps * P,
+            steps=steps,
+            P=P,
+            C=C,
+            stride_n=x.stride(0),
+            stride_t=x.stride(1),
+            stride_p=x.stride(2),
+            stride_c=x.stride(3),
+            fan_out=fan_out,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+        )
     return made, additions
 
 
@@ -277,18 +279,19 @@ def sums_so_far(x: Tensor, sent: Tensor | None, T: int | None = None) -> Tensor:
     sums = torch.empty(N, T, P, C, dtype=torch.float32, device=x.device)
     if sums.numel():
         note(SUMS)
-        with torch.cuda.device_of(x):
-            _running_sums_kernel[(N * triton.cdiv(P * C, BLOCK),)](
-                x_pointer=x,
-                sums_pointer=sums,
-                sent_pointer=sent,
-                T=T,
-                T_in=steps,
-                places=P * C,
-                BLOCK=BLOCK,
-                num_warps=NUM_WARPS,
-                enable_fp_fusion=False,
-            )
+        launch(
+            _running_sums_kernel,
+            N * triton.cdiv(P * C, BLOCK),
+            results=(sums,),
+            x_pointer=x,
+            sums_pointer=sums,
+            sent_pointer=sent,
+            T=T,
+            T_in=steps,
+            places=P * C,
+            BLOCK=BLOCK,
+            num_warps=NUM_WARPS,
+        )
     return sums
 
 

@@ -22,6 +22,7 @@ from ..weight_layouts import (
     join_small_groups,
     places_of,
 )
+from .launch import launch
 
 BLOCK, NUM_WARPS = 1024, 4  # inputs of an output channel at a time
 LARGEST: tl.constexpr = tl.constexpr(MOST_OF_THREE)
@@ -225,19 +226,20 @@ def float16_parts(weight: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     high = torch.empty(C_out, K, dtype=torch.float16, device=weight.device)
     low = torch.empty_like(high) if weight.dtype == torch.float32 else None
     unit = torch.empty(C_out, dtype=torch.float32, device=weight.device)
-    with torch.cuda.device_of(weight):
-        _float16_parts_kernel[(C_out,)](
-            weight_pointer=weight,
-            high_pointer=high,
-            low_pointer=low,
-            unit_pointer=unit,
-            C=C,
-            taps=taps,
-            K=K,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=False,
-        )
+    launch(
+        _float16_parts_kernel,
+        C_out,
+        results=(high, low, unit),
+        weight_pointer=weight,
+        high_pointer=high,
+        low_pointer=low,
+        unit_pointer=unit,
+        C=C,
+        taps=taps,
+        K=K,
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )
     return high, low, unit
 
 
@@ -251,19 +253,20 @@ def int8_digits(weight: Tensor, places: int) -> tuple[list[Tensor], Tensor]:
     digits = [torch.empty(C_out, K, dtype=torch.int8, device=weight.device) for _ in range(count)]
     unit = torch.empty(C_out, dtype=torch.float32, device=weight.device)
     first, second, third = [*digits, None, None][:3]
-    with torch.cuda.device_of(weight):
-        _int8_digits_kernel[(C_out,)](
-            weight_pointer=weight,
-            first_pointer=first,
-            second_pointer=second,
-            third_pointer=third,
-            unit_pointer=unit,
-            C=C,
-            taps=taps,
-            K=K,
-            PLACES=places,
-            BLOCK=BLOCK,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=False,
-        )
+    launch(
+        _int8_digits_kernel,
+        C_out,
+        results=(*digits, unit),
+        weight_pointer=weight,
+        first_pointer=first,
+        second_pointer=second,
+        third_pointer=third,
+        unit_pointer=unit,
+        C=C,
+        taps=taps,
+        K=K,
+        PLACES=places,
+        BLOCK=BLOCK,
+        num_warps=NUM_WARPS,
+    )
     return digits, unit

@@ -173,12 +173,12 @@ class _Graph:
             chunks, parts = Chunks(None, None, tuple(x.shape), x.device), list[range]()
             self._prepared = PreparedNetwork(
                 net, None, ahead=len(x), record=(), precision=precision, batch_statistics=False, masks=None,
-                watch=unwatched, with_synops=True, dtype=None, seen=lambda y: None if parts else chunks.add(y),
+                watch=unwatched, with_synops=True, dtype=None, seen=chunks,
             )  # fmt: skip
             self._prepared.look(x)
             given, start = _rounded(x, precision), 0
             while start < len(x):  # compiles the kernels, and makes what is made of the weights
-                part = self._prepared(given[start : start + chunks.steps(start)], start)
+                part = self._prepared.rehearsed(given[start : start + chunks.steps(start)], start)
                 check_output(part, self._prepared.stateful_layers.values(), None)
                 parts.append(range(start, start + len(part)))
                 start = parts[-1].stop

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from types import MethodType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import value_checks_cache, weight_cache
+from ..kernels import rehearsal, value_checks_cache, weight_cache
 from ..layers import Dropout, FusedConv2d, MaxPool2d, Neurons, SpikingLayer
 from ..layers.base import BatchStatistics, chunked_pass
 from ..layers.fused import Fused
@@ -34,6 +34,16 @@ from .stateful_layer import (
 )
 
 
+class Seen(Protocol):
+    """Is told what goes through a network."""
+
+    def begin(self, start: int) -> None:
+        """A chunk from step ``start`` begins, maybe once more."""
+
+    def add(self, y: Any) -> None:
+        """A layer gives y."""
+
+
 class PreparedNetwork:
     """A network whose layers continue, at each call, from the state after the last call.
 
@@ -41,7 +51,7 @@ class PreparedNetwork:
         state: of an earlier simulation, or None. ahead: as of :class:`StatefulLayer`.
         record, precision: as of ``simulate``.
         batch_statistics, masks, watch, with_synops: as of ``simulate.run``.
-        seen: is shown what each layer gives.
+        seen: is told of each chunk that begins, and is shown what each layer gives.
         dtype: Spikes are given to the network as a tensor of this type, whose bits layers take; None: as they are.
 
     Attributes:
@@ -61,10 +71,11 @@ class PreparedNetwork:
         masks: Masks | None,
         watch: Watch,
         with_synops: bool,
-        seen: Callable[[Any], None],
+        seen: "Seen",
         dtype: torch.dtype | None,
     ):
         self.net, self.state, self.stateful_layers = net, state or {}, dict[str, StatefulLayer]()
+        self._seen = seen
         self._batch_statistics, self._dtype = batch_statistics, dtype
         self._counters, self._dropouts = Counters(), list[HeldDropout]()
         before_pools = _before_pools(net)
@@ -73,7 +84,7 @@ class PreparedNetwork:
             layer = _prepared(name, layer, layer in before_pools, precision)
             tally = LayerTally(name, layer, self._counters, with_synops)
             self.stateful_layers[name] = StatefulLayer(
-                name, layer, ahead, self.state.get(name), batch_statistics, tally, watch, seen
+                name, layer, ahead, self.state.get(name), batch_statistics, tally, watch, seen.add
             )
             return self.stateful_layers[name]
 
@@ -81,7 +92,7 @@ class PreparedNetwork:
             self._dropouts.append(HeldDropout(name, layer, masks))
             return self._dropouts[-1]
 
-        self.network = replace_neurons(net, make_stateful, hold, seen=seen)
+        self.network = replace_neurons(net, make_stateful, hold, seen=seen.add)
         checks.neurons("net", self.stateful_layers)
         check_layers(self.state, self.stateful_layers)
         ask({name: stateful.records for name, stateful in self.stateful_layers.items()}, record)
@@ -90,6 +101,19 @@ class PreparedNetwork:
 
     def __call__(self, x: Spikes | Tensor, start: int) -> Any:
         """What the network gives for the chunk of steps from ``start``."""
+        y = self._layers(x, start)
+        self._counters.end_chunk()
+        return y
+
+    def rehearsed(self, x: Spikes | Tensor, start: int) -> Any:
+        """The same on a GPU: the kernels that are not compiled yet are compiled side by side, for which the layers are
+        called once more. Of networks whose chunks change nothing but states and counts."""
+        y = rehearsal.rehearsed(lambda: self._layers(x, start), self.mark(), self._counters.end_chunk)
+        self._counters.end_chunk()
+        return y
+
+    def _layers(self, x: Spikes | Tensor, start: int) -> Any:
+        self._seen.begin(start)
         for stateful in self.stateful_layers.values():
             stateful.start_chunk(start)
         for dropout in self._dropouts:
@@ -99,7 +123,6 @@ class PreparedNetwork:
         for name, stateful in self.stateful_layers.items():
             if start == 0:
                 check_calls(name, len(self.state.get(name, ())), stateful.calls)
-        self._counters.end_chunk()
         return y
 
     def _given(self, x: Spikes | Tensor) -> Spikes | Tensor:

@@ -130,7 +130,10 @@ class Replay:
                 stateful.tally.places += places
                 stateful.tally.multiply_accumulates += products
         elif self._warm != shape or to_come < FEWEST or not self._is_safe(x) or not self._captured(x, start):
-            self._warm = shape
+            is_new, self._warm = self._warm != shape, shape
+            may_compile = is_new and x.device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+            if may_compile and self.may_run_again():
+                return self.prepared.rehearsed(x, start)
             return self.prepared(x, start)
         self._again()  # type: ignore[misc]  # it is there now
         return copied(self._given)

@@ -1,6 +1,7 @@
 """Networks of sigma-delta neurons: layer by layer, all steps of each in one call, whose state never leaves it."""
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -9,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import backends
+from ..kernels import backends, rehearsal
 from ..kernels.heap import keep_freed
 from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
 from ..layers.layer_graph import LayerGraph
 from ..layers.of_sums import OfSums
+from ..layers.parametrized import has_forward_hooks
 from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
 from ..plan.quantize import check_precision, round_values, rounded_network
 from ..spikes import Spikes
@@ -194,7 +196,7 @@ class _Samples:
         start, ends = 0, sorted({*stop.tolist()}) if isinstance(stop, Tensor) else []
         while start < self.T and (start == 0 or len(self.index)):
             steps = min(chunk, self.T - start, *(end - start for end in ends if end > start))
-            part = self._advance(start, steps, keeps or start + steps < self.T, tallies)
+            part = self._rehearsed(start, steps, keeps or start + steps < self.T, tallies)
             if steps == self.T:
                 self.potentials = part
             else:
@@ -217,6 +219,23 @@ class _Samples:
         for states in self.states.values():
             states.retire(decided, self.index)
         self.index = self.index[~decided]
+
+    def _rehearsed(self, start: int, steps: int, keeps: bool, tallies: dict[str, ChangesTally]) -> Tensor:
+        """_advance; the first steps from rest on a GPU compile the kernels side by side."""
+        is_first = start == 0 and not self.states[LayerGraph.INPUT].now
+        if not is_first or self.frames.device.type == "cpu" or self.watch is not unwatched:
+            return self._advance(start, steps, keeps, tallies)
+        if any(map(has_forward_hooks, self.net.modules())) or torch.cuda.is_current_stream_capturing():
+            return self._advance(start, steps, keeps, tallies)
+        before = {name: replace(tally, on_device=[*tally.on_device]) for name, tally in tallies.items()}
+
+        def undo() -> None:
+            for states in self.states.values():
+                states.now = []
+            for name, tally in before.items():
+                vars(tallies[name]).update(vars(tally))
+
+        return rehearsal.rehearsed(lambda: self._advance(start, steps, keeps, tallies), undo)
 
     def _advance(self, start: int, steps: int, keeps: bool, tallies: dict[str, ChangesTally]) -> Tensor:
         """The outputs [steps, n, ...] of the samples that are left, after each of some steps."""

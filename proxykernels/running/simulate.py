@@ -167,14 +167,10 @@ def _by_layers(
     chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
     parts: list[Any] = []
 
-    def seen(y: Any) -> None:
-        if not parts:
-            chunks.add(y)
-
     with weight_cache.unchanging(*[x] * isinstance(x, Tensor)):
         prepared = PreparedNetwork(
             net, state, ahead=T if stop is None else 0, record=record, precision=precision,
-            batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=seen,
+            batch_statistics=batch_statistics, masks=masks, watch=watch, with_synops=with_synops, seen=chunks,
             dtype=dtype,
         )  # fmt: skip
         if on_gpu:
@@ -248,12 +244,12 @@ def _result(
 
 
 class Chunks:
-    """The number of steps of each chunk. Layers report their outputs by :meth:`add`."""
+    """The number of steps of each chunk, by what layers give in the first (prepared_network.Seen)."""
 
     def __init__(self, given: int | None, stop: Stop | None, shape: tuple[int, ...], device: torch.device):
         """``given``: what the caller wants, None: as many as are fast. ``shape``: of the input (T, N, ...)."""
         self.given, self.T, self.device, self.step_bytes = given, shape[0], device, 0.0
-        self._room, self._halved = 0.0, False
+        self._room, self._halved, self._is_first = 0.0, False, True
         inputs = max(1, math.prod(shape[1:]))
         most = max(CHUNK, min(CHUNK_INPUTS // inputs // CHUNK * CHUNK, LONGEST_CHUNK))
         self.ends = sorted({*stop.steps}) if isinstance(stop, Lengths) else []
@@ -261,8 +257,13 @@ class Chunks:
         self.most = most if whole else 1 if isinstance(stop, LogitMargin) else STOP_EVERY
         self.first = FIRST_CHUNK if inputs > LARGE_INPUT else self.most
 
+    def begin(self, start: int) -> None:
+        self._is_first = start == 0
+        self.step_bytes = 0.0 if self._is_first else self.step_bytes
+
     def add(self, y: Any) -> None:
-        """What a layer gave in the first chunk."""
+        if not self._is_first:
+            return
         if isinstance(y, Spikes):
             self.step_bytes += math.prod(y.shape[1:]) / 8
         elif isinstance(y, Tensor) and not checks.is_constant(y):

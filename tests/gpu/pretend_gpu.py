@@ -429,3 +429,6 @@ class _Launched:
 
     def __getitem__(self, grid):
         return lambda **options: self.card.launch(self.name, self.kernel, grid, options)
+
+    def warmup(self, grid, **options):
+        return self.kernel.warmup(grid=grid, **self.card.on_host(options))

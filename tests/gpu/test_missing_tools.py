@@ -4,12 +4,13 @@ import re
 import shutil
 import sys
 import sysconfig
+import threading
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from proxykernels.kernels import backends
+from proxykernels.kernels import backends, rehearsal
 
 
 @pytest.mark.parametrize("platform, package", [("linux", "triton"), ("win32", "triton-windows")])
@@ -34,6 +35,8 @@ def test_compiling_is_told_when_it_takes_long(monkeypatch, capsys):
     from proxykernels.kernels.gpu import compile_progress
 
     class Kernel:
+        __name__ = "_kernel"
+
         def _do_compile(self, key, warmup):
             times[0] += 1.3
             return key
@@ -58,6 +61,33 @@ def test_compiling_is_told_when_it_takes_long(monkeypatch, capsys):
 
 
 @pytest.mark.triton
+def test_how_many_of_a_rehearsal_are_left_is_told(capsys):
+    pytest.importorskip("triton")
+    from proxykernels.kernels.gpu import compile_progress
+
+    class Kernel:
+        __name__ = "_kernel"
+
+        def _do_compile(self, key, warmup):
+            all_are_known.wait()
+            with lock:
+                times[0] += 2.5
+            return key
+
+    times, kernel, all_are_known, lock = [0.0], Kernel(), threading.Event(), threading.Lock()
+    compile_progress.Progress(lambda: times[0]).follow([kernel])
+
+    def work() -> None:
+        if rehearsal.under_way():
+            assert not any(kernel._do_compile(key, warmup=False) for key in range(3))
+            all_are_known.set()
+
+    rehearsal.rehearsed(work, lambda: None)
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert re.match(r"proxykernels: 1 of 3 GPU kernels compiled in \d+ s", first)
+
+
+@pytest.mark.triton
 def test_all_kernels_are_told_of():
     pytest.importorskip("triton")
     from proxykernels.kernels.gpu import backend
@@ -67,6 +97,9 @@ def test_all_kernels_are_told_of():
         name for path in folder.glob("*.py") for name in re.findall(r"^def (\w+_kernel)\(", path.read_text(), re.M)
     }
     assert len(written) >= 15 and {kernel.__name__ for kernel in backend.COMPILED} == written
+    launches = [name for path in folder.glob("*.py") for name in re.findall(r"launch\(\n +(\w+),", path.read_text())]
+    assert sorted(launches) == sorted(written)
+    assert not [path for path in folder.glob("*.py") if re.search(r"_kernel\[", path.read_text())]
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,9 @@ def _recurrent_backward(target: str, neuron: str, surrogate: str, recurrence: st
 
 def _options(num_warps: int) -> dict:
     """As the launchers of scans pass them."""
-    return {"num_warps": num_warps, "enable_fp_fusion": False}
+    from proxykernels.kernels.gpu.launch import OPTIONS
+
+    return {"num_warps": num_warps} | OPTIONS
 
 
 def _scan_source(target: str, kernel, types: dict[str, Any], constants: dict, sizes: str, neuron: str):
@@ -239,6 +241,7 @@ def convolution(target: str, layer: str, products: str, neuron: str, output: str
     """The source and the options of a variant; ``changed``: of the kernel's constants."""
     from proxykernels.kernels.gpu.block_sizes import choose_blocks, instructions, launch_options
     from proxykernels.kernels.gpu.conv2d_kernel import _if_conv2d_kernel
+    from proxykernels.kernels.gpu.launch import OPTIONS
 
     neurons, C, C_out, kernel_size, stride, groups, bias = conv_layer(layer)
     parts, group_C = PRODUCTS[products], C // groups
@@ -246,7 +249,7 @@ def convolution(target: str, layer: str, products: str, neuron: str, output: str
     beside = group_C // 2 if output == "beside" else 0  # channels of a 1x1 shortcut
     K = group_C * kernel_size**2 + beside
     blocks = choose_blocks(neurons, C_out // groups, K, target, parts.digits, steps=steps)
-    options = launch_options(blocks)
+    options = launch_options(blocks) | OPTIONS
     types = dict.fromkeys(("unit_pointer", "bias_pointer", "v_pointer", "v_last_pointer", "currents_pointer"), "fp32")
     types |= dict.fromkeys(("first_pointer", "second_pointer", "third_pointer"), parts.type)
     # As Triton's launcher specialises: 1 is a constant, and multiples of 16 are known as such.
