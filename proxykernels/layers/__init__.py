@@ -24,6 +24,7 @@ from .rearranging import Channels, Concatenate, Pixels, Unflatten, Upsample, Zer
 from .recurrent import FusedRecurrentLinear
 from .recurrent_graph import RecurrentGraph
 from .step_affine import StepAffine
+from .step_mixture import StepMixture
 from .sums import FusedSum
 from .synapse_filter import SynapseFilter
 
@@ -70,6 +71,7 @@ __all__ = [
     "RunningMaxPool2d",
     "SpikingLayer",
     "StepAffine",
+    "StepMixture",
     "Unflatten",
     "SumPool2d",
     "SynapseFilter",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...kernels import reference
 from ...kernels.neuron_models import Neuron
-from ...layers import Delay, Neurons, RecurrentGraph, StepAffine, SynapseFilter
+from ...layers import Delay, Neurons, RecurrentGraph, StepAffine, StepMixture, SynapseFilter
 from ...layers.recurrent_graph import given_by, is_before
 from ...network import Network
 from ...spikes import Spikes
@@ -47,15 +47,19 @@ class Layer(NamedTuple):
         gain: factor by which the weights in front of them were multiplied here.
         shift: a constant current [C] that is added here; None: none.
         viewed: whether the same neurons have another shape there.
+        mixed: the layer whose output the neurons there take, where a StepMixture lies between here, and its weight.
     """
 
     path: str
     gain: float = 1.0
     shift: Tensor | None = None
     viewed: bool = False
+    mixed: tuple[str, Tensor] | None = None
 
     def here(self, current: Tensor) -> Tensor:
         """Currents [T, N, C, ...] of the original as the layer's neurons have them."""
+        if self.mixed is not None:
+            current = torch.tensordot(self.mixed[1].double(), current.double(), 1).to(current)
         return current * self.gain + self._shift(current)
 
     def there(self, current: Tensor) -> Tensor:
@@ -192,6 +196,8 @@ class Here:
         if isinstance(layer, StepAffine):
             x = self.value(sources[0], start, stop)
             return dense(layer(x, x.new_full((x.shape[1],), start))[0])
+        if isinstance(layer, StepMixture):
+            return dense(layer(self.value(sources[0], 0, len(self.x))))[start:stop]
         if isinstance(layer, SynapseFilter):
             return self._trace(name, layer, sources[0], stop)[start:stop]
         try:
@@ -245,6 +251,8 @@ class Here:
         if isinstance(layer, StepAffine):
             parts = (None if p is None else p.detach().abs().amax(0)[None] for p in (layer.weight, layer.bias))
             return dense(StepAffine(*parts)(taken))
+        if isinstance(layer, StepMixture):
+            return taken * layer.weight.detach().abs().sum(1).max()
         if isinstance(layer, SynapseFilter):
             return taken * min(len(self.x), SPIKES * layer.tau)
         terms = list(layer.terms(taken)) if isinstance(layer, Neurons) else []

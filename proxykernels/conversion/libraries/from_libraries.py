@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import RecurrentGraph, StepAffine
+from ...layers import RecurrentGraph, StepAffine, StepMixture
 from ...network import Network
 from ...neurons import LINeuron
 from ..graph.compare import Difference, Layer
@@ -45,15 +45,14 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     Supported: IFNode, LIFNode, ParametricLIFNode, CUBALIFNode, ILIFNode, HalfThresholdIFNode, ActivationAwareIFNode,
     and by steps in Python KLIFNode, QIFNode, EIFNode, IzhikevichNode, ComplementaryLIFNode, RAFNode, MPBNLIFNode,
-    GatedLIFNode, SlidingPSN, MaskedPSN and PSN whose steps take no later ones, behind Conv2d or Linear (with BatchNorm
-    or ThresholdDependentBatchNorm, and residual additions), torch's or SpikingJelly's; max and average pooling,
-    products x * y and x * (1 - y) of spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay, SynapseFilter
-    behind neurons; LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential,
-    SeqToANNContainer and the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo.
-    With a sample, in multi-step mode, a forward may ask for sizes; attention, products, sums over tokens and views
-    become layers, and other operations that do not mix steps or samples a :class:`layers.Formula`. If the last layer
-    has no neurons, ``simulate(...).potentials`` are its values at each step. Also the package of 0.0.0.0.12,
-    spikingjelly.clock_driven.
+    GatedLIFNode, PSN, MaskedPSN and SlidingPSN, behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm,
+    and residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of
+    spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay, SynapseFilter behind neurons;
+    LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and
+    the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo. With a sample, in
+    multi-step mode, a forward may ask for sizes; attention, products, sums over tokens and views become layers, and
+    other operations that do not mix steps or samples a :class:`layers.Formula`. If the last layer has no neurons,
+    ``simulate(...).potentials`` are its values at each step. Also the package of 0.0.0.0.12, spikingjelly.clock_driven.
 
     Time is the caller's: left out are a repetition of the input, a loop over equal steps, a mean or sum over time at
     the end, and the exchange of the first two axes of an input [N, T, ...]. Normalisations, gains and offsets of each
@@ -268,7 +267,11 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
             raise ValueError(f"{difference.layer} is not what was made of it: {difference.what}") from difference
         layers = {
             key: Layer(
-                path, neurons[key].gain * gain(built.get_submodule(key)), neurons[key].shift, key in graph.viewed
+                path,
+                neurons[key].gain * gain(built.get_submodule(key)),
+                neurons[key].shift,
+                key in graph.viewed,
+                graph.mixed.get(key),
             )
             for key, path in neuron_paths(model, graph.firing).items()
         }
@@ -287,7 +290,7 @@ def _steps_of(net: nn.Module) -> Iterator[int]:
     """For how many steps the layers of a network have parameters, where they have some for each step."""
     for layer in net.modules():
         neuron = getattr(layer, "neuron", None)
-        if isinstance(layer, StepAffine):
+        if isinstance(layer, StepAffine | StepMixture):
             yield layer.steps
         elif isinstance(neuron, OfSteps):
             yield neuron.T

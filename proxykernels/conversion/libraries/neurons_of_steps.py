@@ -89,22 +89,28 @@ def _value(values: Tensor) -> Value:
 
 
 @torch.no_grad()
+def mixture(node: Any) -> Tensor | None:
+    """The weights [T, T] of PSN and MaskedPSN whose steps take later ones too; None: other neurons."""
+    if type(node).__name__ not in ("PSN", "MaskedPSN") or not type(node).__module__.startswith("spikingjelly."):
+        return None
+    weight = _weight(node)
+    return weight.detach().requires_grad_(node.weight.requires_grad) if bool(weight.triu(1).any()) else None
+
+
+def _weight(node: Any) -> Tensor:
+    return node.masked_weight() if hasattr(node, "masked_weight") else node.weight
+
+
+@torch.no_grad()
 def masked(node: Any, surrogate: Surrogate | None) -> Described:
-    """PSN and MaskedPSN whose steps take no later ones."""
-    name, T = type(node).__name__, node.T
-    weight = node.masked_weight() if hasattr(node, "masked_weight") else node.weight
-    if bool(weight.triu(1).any()):
-        remedy = "use SlidingPSN, which takes earlier ones only, or MaskedPSN"
-        remedy = "set its lambda_ = 1, as at the end of its training" if name == "MaskedPSN" else remedy
-        raise ValueError(
-            f"{name} takes later steps too, which have not come yet when a network here runs a step; {remedy}"
-        )
-    bias = node.bias.flatten()
+    """PSN and MaskedPSN; behind a layer that adds up their steps, if they take later ones."""
+    T, weight, bias = node.T, _weight(node), node.bias.flatten()
     if bool((bias >= 0).any()):
         raise ValueError(
-            f"{name} with a bias of {bias.max():g} fires without input; only biases below 0 are supported: continue "
-            "training with bias.clamp_(max=-0.01)"
+            f"{type(node).__name__} with a bias of {bias.max():g} fires without input; only biases below 0 are "
+            "supported: continue training with bias.clamp_(max=-0.01)"
         )
+    weight = weight if mixture(node) is None else torch.eye(T, dtype=torch.float32, device=weight.device)
     k = next(k for k in range(1, T + 1) if not weight.tril(-k).any())
     values = {f"w{age}_{t}": weight[t, t - age].item() if age <= t else 0.0 for age in range(k) for t in range(T)}
     values |= {f"theta{t}": -value for t, value in enumerate(bias.tolist())}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import Delay, Dropout, Flatten, Formula, StepAffine, Voting
+from ...layers import Delay, Dropout, Flatten, Formula, StepAffine, StepMixture, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
@@ -21,6 +21,7 @@ from ..graph.sample_runs import called, of_sizes
 from .expression_graph import OVER_TIME, ExpressionGraph
 from .feedback import BEFORE, takes_back, with_feedback
 from .library_neurons import Find, Recurrence
+from .neurons_of_steps import mixture
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay, synapse_filter
 from .time_loops import ONE_STEP, largest_over_time, last_spikes, over_time
@@ -76,6 +77,7 @@ class PortGraph(ExpressionGraph):
         self.axes = 2 if steps_first else 1  # in front of the channels
         self.reduced: dict[fx.Node, str] = {}  # nodes behind a "mean" or "sum" over all steps, and behind which of them
         self.adds_up = False  # whether the output is that of a last layer with a bias, behind the sum over time
+        self.mixed: dict[str, tuple[str, Tensor]] = {}  # of layers behind a StepMixture: its source and weight
         self.repeats_input = False  # whether the model repeats its input for all steps
         super().__init__(*arguments, **options)
 
@@ -132,7 +134,14 @@ class PortGraph(ExpressionGraph):
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
         """Readouts return potentials: those of all steps, or one value for all steps as their ``decode`` says."""
         own = self._coming_back(node, x, neuron)
+        mixing = mixture(neuron)
+        if mixing is not None:
+            x = before = self._carry(self._before(node), x)
+            x = self._other(self._free(f"{node.target}_steps"), StepMixture(mixing), before, None, False)
+            x = replace(x, neurons=Network.INPUT, signed=True)
         signal = super()._fire(node, x, neuron)
+        if mixing is not None:
+            self.mixed[signal.layer] = before.layer, mixing.detach()
         if own is not None:
             self.populations[signal.layer].recurrence = own
         signal = replace(signal, factor=graded_factor(neuron))

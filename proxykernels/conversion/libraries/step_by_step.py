@@ -196,13 +196,17 @@ class _Neurons:
         start, stop, T = self.at, self.at + len(current), len(self.here.x)
         if stop > T:
             raise Difference(self.key, f"its neurons run for more steps than the input's {T}")
-        here = self.there.there(self.here.currents(self.key, start, stop))
+        if self.there.mixed is None:
+            taken_from, here = self.key, self.there.there(self.here.currents(self.key, start, stop))
+        else:
+            taken_from, _ = self.there.mixed
+            here = self.here.value(taken_from, start, stop)
         if self.there.viewed and here[0, 0].numel() == current[0, 0].numel():
             self.shape = here.shape[2:]
             current = self._viewed(current)
         if self.limits is None:
             self.limits = (
-                2 * compare.rounding(current) * self.here.largest(self.key) / abs(self.there.gain) + compare.TINY
+                2 * compare.rounding(current) * self.here.largest(taken_from) / abs(self.there.gain) + compare.TINY
             )
         compare.check_currents(self.key, here, current, self.limits[start:stop], start)
         taken = self._viewed(self._as_steps(arguments[0])).clone()

@@ -199,7 +199,6 @@ def test_what_spikingjelly_nets_may_not_hold():
             nn.Sequential(layer.Conv3d(1, 2, 3), neuron.IFNode()),
             "'0' is a Conv3d, .*; only one or two axes are supported: .*; if it is time, write a Conv2d for each step",
         ),
-        (nn.Sequential(layer.Linear(3, 4), neuron.PSN(4)), "module '1': PSN takes later steps too"),
         (
             nn.Sequential(layer.Linear(3, 4), neuron.NonSpikingLIFNode(decode="max-mem"), layer.Linear(4, 2)),
             "module '1' gives one value for all steps; with decode='max-mem' it must be the last",

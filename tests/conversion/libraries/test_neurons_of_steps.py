@@ -115,6 +115,44 @@ def test_masked_neurons_by_single_steps(generator):
     check(pk.from_spikingjelly(net, x[0]), x, torch.stack(expected), torch.stack(hidden))
 
 
+def parallel(T, generator, masked=False):
+    node = neuron.MaskedPSN(2, T, lambda_init=0.5) if masked else neuron.PSN(T)
+    node.weight.data.copy_(dyadic(T, T, generator=generator, span=8, unit=1 / 8))
+    node.bias.data.copy_(-torch.arange(1, T + 1).view(-1, 1) / 8)
+    return node
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("T", [2, 3, 8])
+@pytest.mark.parametrize("masked", [False, True])
+def test_neurons_that_see_later_steps(generator, masked, T):
+    net = network(parallel(T, generator, masked), generator)
+    x = dyadic(T, N, 2, 8, 8, generator=generator)
+    expected = net(x)
+    ours = pk.from_spikingjelly(net, x[0])
+    result = pk.simulate(ours, x, T)
+    assert equal(result.spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
+    assert all(0.02 < rate < 0.98 for rate in result.rates.values())
+    assert equal(pk.simulate(pickle.loads(pickle.dumps(ours)), x, T).spikes.dense(), expected)
+    with pytest.raises(ValueError, match=f"x has 1 steps, and each of {T} steps takes all of them: run {T} steps in"):
+        pk.simulate(ours, x, T, chunk=1)
+    with pytest.raises(ValueError, match=f"x has {T} steps behind {T} others"):
+        pk.simulate(ours, x, T, state=result.state)
+
+
+def test_gradients_of_neurons_that_see_later_steps(generator):
+    net = network(parallel(4, generator), generator)
+    x = dyadic(4, N, 2, 8, 8, generator=generator)
+    ours = pk.from_spikingjelly(net, x[0]).train()
+    ours.get_submodule("0").surrogate = pk.ATan()  # it passes values on, and its gradient is theirs
+    net(x).sum().backward()
+    ours(x).sum().backward()
+    (mixed,) = (part for part in ours.modules() if isinstance(part, pk.layers.StepMixture))
+    torch.testing.assert_close(mixed.weight.grad, net[1].weight.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.get_submodule("0").weight.grad, net[0].weight.grad, rtol=1e-4, atol=1e-4)
+    assert mixed.weight.grad.any()
+
+
 @torch.no_grad()
 def test_random_parameters(generator):
     """Floats: potentials near the threshold may be rounded to either side, and hardly any spike differs."""
@@ -129,8 +167,6 @@ def test_random_parameters(generator):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: neuron.PSN(4), "PSN takes later steps too, .* use SlidingPSN"),
-        (lambda: neuron.MaskedPSN(2, 4), "MaskedPSN takes later steps too, .* set its lambda_ = 1"),
         (
             lambda: neuron.MaskedPSN(2, 4, lambda_init=1.0).requires_grad_(False),
             "MaskedPSN with a bias of 0.5 fires",
