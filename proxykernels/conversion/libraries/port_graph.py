@@ -1,11 +1,9 @@
 """The layers of a spiking network of another library, before any layer is built."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
@@ -15,19 +13,18 @@ from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
 from ..graph.fx_calls import arguments, path_of, remedy_of_imports
 from ..graph.fx_graph import Values, shape_of
-from ..graph.graph_values import Affine, Current, ModelPopulation, Projection, Signal
+from ..graph.graph_values import Current, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sample_runs import called, of_sizes
-from .expression_graph import OVER_TIME, ExpressionGraph
-from .feedback import BEFORE, takes_back, with_feedback
-from .library_neurons import Find, Recurrence
+from .expression_graph import OVER_TIME
+from .feedback import BEFORE, FeedbackGraph, with_factor
+from .library_neurons import Find
 from .neurons_of_steps import mixture
 from .snntorch_neurons import graded_factor
 from .spikingjelly_neurons import is_delay, synapse_filter
 from .time_loops import ONE_STEP, largest_over_time, last_spikes, over_time
 from .unequal_steps import norms_of_steps, step_before
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d)
 SCALABLE = (nn.MaxPool1d, nn.MaxPool2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Flatten, *LINEAR)  # by factors > 0
 REPEATED = ("unsqueeze", "repeat", "expand")
@@ -53,7 +50,7 @@ class Plus(nn.Module):
         return x + self.factor * y
 
 
-class PortGraph(ExpressionGraph):
+class PortGraph(FeedbackGraph):
     """Pooling is the OR of spikes; real values that the model returns are the network's output."""
 
     rates = False
@@ -243,73 +240,6 @@ class PortGraph(ExpressionGraph):
             return self._recurrent(node, x, found, path)
         return super()._apply(node, x, module, path)
 
-    def network(self, layer: Callable[[str, ModelPopulation], nn.Module]) -> Any:
-        """The network; where spikes come back to other layers, or through a convolution, a graph with cycles."""
-        if any(map(takes_back, self.populations.values())):
-            return with_feedback(self, layer)
-        return super().network(layer)
-
-    def _check_back(self, node: fx.Node, x: Signal | Current, module: nn.Module, path: str) -> None:
-        """Refuse spikes of the step before that go through other layers than one with weights."""
-        projections = x.projections if isinstance(x, Current) else [Projection(None, x)]
-        back = [term.source.layer[len(BEFORE) :] for term in projections if term.source.layer.startswith(BEFORE)]
-        passes = (nn.Linear, *CONVOLUTIONS, nn.Identity, Scaled) if isinstance(x, Signal) else (Scaled, *self.norms)
-        if back and not self.is_neuron(module) and not isinstance(module, passes):
-            raise TypeError(
-                f"{self.model}: {path} takes spikes of module '{back[0]}' of the step before; only a Linear or a "
-                "convolution may lie between them and neurons, which add what it gives to their current"
-            )
-
-    def _recurrent(self, node: fx.Node, x: Signal | Current, found: Recurrence, path: str) -> Signal:
-        """Neurons that take their own spikes from the step before."""
-        self._use(found.module, path)
-        if found.synapse is not None:
-            x = self._synapse(node, x, found.synapse, path)
-        if found.convolution is not None:
-            back = Signal(BEFORE + str(node.target), Network.INPUT, False, True)
-            terms = x.projections if isinstance(x, Current) else [Projection(nn.Identity(), x)]
-            name, its_path = (x.name, x.path) if isinstance(x, Current) else (self._name(node), path)
-            x = Current(name, its_path, [*terms, Projection(found.convolution, back)])
-        signal = self._fire(node, x, found.neuron)
-        self.populations[signal.layer].recurrence = found
-        return signal
-
-    def _coming_back(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Recurrence | None:
-        """The terms of a current that come from the neurons' own spikes, which are taken out of it."""
-        terms = x.projections if isinstance(x, Current) else []
-        back = [term for term in terms if term.source.layer.startswith(BEFORE)]
-        if not back:
-            return None
-        others = [term for term in terms if term not in back]
-        if not others:
-            raise TypeError(
-                f"{self.model}: {path_of(node)} takes only spikes of the step before; add to them what comes in this "
-                "step, such as a Linear of the input"
-            )
-        term = back[0]
-        is_own = len(back) == 1 and term.source.layer == BEFORE + str(node.target) and term.norm is None
-        modules = (term.module, *(other.module for other in others))
-        if not is_own or len(others) > 1 or not all(isinstance(part, nn.Linear | nn.Identity) for part in modules):
-            terms[:] = [self._weighted_back(term) if term in back else term for term in terms]
-            return None
-        terms[:] = others
-        weight: Any = getattr(term.module, "weight", torch.ones(()))
-        factor = term.gain * term.source.factor * graded_factor(neuron)
-        bias: Tensor | None = getattr(term.module, "bias", None)
-        bias = None if bias is None else bias.detach() * term.gain
-        return Recurrence(neuron, neuron, weight.detach() * factor, bias, learnt=term.is_layer, is_own=True)
-
-    def _weighted_back(self, term: Projection) -> Projection:
-        """A term of spikes of the step before, with what a spike of their neurons counts in its weights."""
-        neuron = self.traced.get_submodule(term.source.layer[len(BEFORE) :])
-        factor = term.source.factor * graded_factor(neuron)
-        if factor != 1 and isinstance(term.module, nn.Identity):
-            raise TypeError(
-                f"{self.model}: spikes of the step before come back times {factor:g} through no weights; put a Linear "
-                "between them"
-            )
-        return _with_factor(replace(term, source=replace(term.source, factor=factor)))
-
     def _check_linear(self, node: fx.Node, kind: str, module: nn.Module, path: str) -> None:
         """A module behind the mean over time is computed in front of it, at each step.
 
@@ -380,13 +310,13 @@ class PortGraph(ExpressionGraph):
     def _synapse(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
         current = super()._synapse(node, x, module, path)
         assert isinstance(current, Current)
-        return replace(current, projections=[_with_factor(term) for term in current.projections])
+        return replace(current, projections=[with_factor(term) for term in current.projections])
 
     def _norm(self, node: fx.Node, x: Signal | Current, norm: Any, path: str) -> Current:
         if isinstance(x, Current) and any(term.gain != 1 for term in x.projections):
             x = self._carry(self._before(node), x)
         current = super()._norm(node, x, norm, path)
-        current.projections[:] = map(_with_factor, current.projections)
+        current.projections[:] = map(with_factor, current.projections)
         return current
 
     def _dropout(self, node: fx.Node, x: Signal | Current, module: Any, path: str) -> Signal | Current:
@@ -469,12 +399,3 @@ class PortGraph(ExpressionGraph):
             x = Current(self._free("output"), "its output", [self._times(x, "its output")])
         if isinstance(x, Current):
             self._carry(result, x)
-
-
-def _with_factor(term: Projection) -> Projection:
-    """A term with the factor of its source folded into its weights."""
-    if term.source.factor == 1:
-        return term
-    factor = torch.tensor([term.source.factor], dtype=torch.float64)
-    before = Affine(factor, torch.zeros_like(factor))
-    return replace(term, source=replace(term.source, factor=1.0), before=before)
