@@ -78,7 +78,7 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
             steps.append(values[name])
         y = cat_steps(steps) if isinstance(steps[0], Spikes) else torch.cat(steps)
         kept = [*(states[name] for name in states), *(value[0] for value in back.values())]
-        return y, torch.cat([value.flatten(1).float() for value in kept], 1)
+        return y, torch.cat([value.unsqueeze(-1).flatten(1).float() for value in kept], 1)
 
     def _start(self, x: Spikes | Tensor, v: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The layers' states, none at rest; and what comes back in the first step, [1, N, ...], by its source."""

@@ -145,6 +145,76 @@ def test_a_convolution_over_own_spikes_in_a_forward_pass(generator):
     check(pk.from_snntorch(net, x[0]), x, net(x))
 
 
+class Images(nn.Module):
+    """Two convolutions, of which the first takes the second's spikes, through a third; then a pool and a Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
+        self.back, self.bn, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(48, 5)
+        self.lif1, self.lif2, self.lif3 = (
+            snntorch.Leaky(0.5, threshold, reset_mechanism="zero") for threshold in (1.0, 0.5, 0.5)
+        )
+
+    def forward(self, x):
+        mem1, mem2, mem3 = self.lif1.init_leaky(), self.lif2.init_leaky(), self.lif3.init_leaky()
+        s2, out = torch.zeros(x.size(1), 3, 8, 8), []
+        for step in x:
+            s1, mem1 = self.lif1(self.bn(self.conv1(step)) + self.back(s2), mem1)
+            s2, mem2 = self.lif2(self.conv2(s1), mem2)
+            s3, mem3 = self.lif3(self.fc(nn.functional.max_pool2d(s2, 2).flatten(1)), mem3)
+            out.append(s3)
+        return torch.stack(out)
+
+
+@torch.no_grad()
+def test_feedback_between_convolutions(generator):
+    net = make_dyadic(Images(), generator, 1 / 16)
+    x = dyadic(T, N, 2, 8, 8, generator=generator)
+    ours = pk.from_snntorch(net)
+    assert steps_by_step(ours) == {"conv1", "conv2"}
+    check(ours, x, net(x))
+
+
+class OfSteps(Net):
+    """With a normalisation of each step in front of the neurons."""
+
+    def forward(self, x):
+        mem1, mem2, mem3 = self.lif1.init_leaky(), self.lif2.init_leaky(), self.lif3.init_leaky()
+        s3, out = torch.zeros(x.size(1), 4), []
+        for t in range(x.size(0)):
+            s1, mem1 = self.lif1(self.norms1[t](self.fc1(x[t])) + self.back3(s3), mem1)
+            s2, mem2 = self.lif2(self.norms2[t](self.fc2(s1)), mem2)
+            s3, mem3 = self.lif3(self.fc3(s2), mem3)
+            out.append(s3)
+        return torch.stack(out)
+
+
+@torch.no_grad()
+def test_norms_of_each_step_and_feedback(generator):
+    net = OfSteps(None)
+    net.norms1, net.norms2 = (nn.ModuleList(nn.BatchNorm1d(size) for _ in range(T)) for size in (16, 6))
+    make_dyadic(net, generator, 1 / 16)
+    x = dyadic(T, N, 8, generator=generator)
+    check(pk.from_snntorch(net, x[0]), x, net(x))
+
+
+@torch.no_grad()
+def test_samples_that_end_and_that_are_stopped(generator):
+    net = make_dyadic(Net(CURRENTS["of all"][0]), generator, 1 / 16)
+    x = dyadic(24, N, 8, generator=generator)
+    ours, expected, lengths = pk.from_snntorch(net, x[0]), net(x), torch.tensor([3, 24, 7, 12, 1])
+    ended = pk.simulate(ours, x, 24, lengths=lengths)
+    stopped = pk.simulate(ours, x, 24, stop=pk.stop.margin(2), chunk=3)
+    assert 3 < stopped.steps.min() < 24
+    for steps, result in ((lengths, ended), (stopped.steps, stopped)):
+        given = result.spikes.dense()
+        for k, end in enumerate(steps.tolist()):
+            assert equal(given[:end, k], expected[:end, k]) and not given[end:, k].any()
+        assert given.any()
+    assert ours(x[:, :0]).shape == (24, 0, 4)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("reset", [0.0, None])
 def test_feedback_in_spikingjelly(generator, reset):
