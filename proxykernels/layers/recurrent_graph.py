@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from ..spikes import Spikes
+from ..spikes import Spikes, pack
 from ..spikes.spikes import cat_steps
 from .base import Neurons, SpikingLayer, WithoutSynapses, kept_values
 from .dropout import Dropout
@@ -57,6 +57,7 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
 
     def _fire(self, x, v, batch_statistics):
         checks.steps_of(x, None, "(T, N, ...)")
+        x = x.dense() if isinstance(x, Spikes) and x.device.type != "cpu" else x  # words of a GPU hold 32 steps
         states, back = self._start(x, v)
         dropped: dict[str, Tensor] = {}
         steps: list[Any] = []
@@ -76,7 +77,7 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
                 values[name] = y
             back = {before: _dense(values[given_by(before)]) for before in back}
             steps.append(values[name])
-        y = cat_steps(steps) if isinstance(steps[0], Spikes) else torch.cat(steps)
+        y = _joined(steps)
         kept = [*(states[name] for name in states), *(value[0] for value in back.values())]
         return y, torch.cat([value.unsqueeze(-1).flatten(1).float() for value in kept], 1)
 
@@ -127,6 +128,14 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
             f"layer {name}, a {type(layer).__name__}, takes {sources[0]!r}, and nothing tells the shape of it: it must "
             "be a layer of neurons that also takes something of the same step, such as a FusedSum"
         )
+
+
+def _joined(steps: list[Any]) -> Spikes | Tensor:
+    """The outputs of all steps."""
+    if not isinstance(steps[0], Spikes) or steps[0].device.type == "cpu":
+        return cat_steps(steps)
+    y = torch.cat([step.dense() for step in steps])
+    return y if y.requires_grad else pack(y)
 
 
 def is_before(source: str) -> bool:
