@@ -145,3 +145,35 @@ def test_float_frames_in_a_compiled_graph_say_so(monkeypatch):
     x, weight = (FakeTensor(mode, torch.empty(shape, device="meta"), CARD) for shape in ((6, 2, 2, 3, 4), (3, 2, 1, 1)))
     with mode, pytest.warns(RuntimeWarning, match="give Spikes"):
         pk.if_conv2d(x, weight, None)
+
+
+def in_a_cycle() -> nn.Module:
+    """Convolutions whose spikes come back to the first."""
+    rec, neuron = pk.layers.RecurrentGraph(), pk.neurons.LIFNeuron()
+    join = pk.layers.FusedSum(nn.Conv2d(12, 8, 1), nn.Conv2d(4, 8, 3, padding=1), neuron=neuron)
+    rec.append("first", join, (rec.INPUT, rec.before("second")))
+    rec.append("second", pk.layers.FusedConv2d(8, 4, 1, neuron=neuron), ("first",))
+    return rec
+
+
+MIDDLES = {
+    "feedback": lambda generator: in_a_cycle(),
+    "trace": lambda generator: nn.Sequential(pk.layers.SynapseFilter(4.0), several(12, 4)),
+    "mixture": lambda generator: nn.Sequential(
+        pk.layers.StepMixture(dyadic(7, 7, generator=generator)), several(12, 4)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MIDDLES)
+def test_layers_that_torch_computes(monkeypatch, generator, kind):
+    net = nn.Sequential(pk.FusedIFConv2d(2, 12, 1), MIDDLES[kind](generator), pk.FusedIFConv2d(4, 5, 1)).eval()
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator) + 0.25
+    x = dyadic(7, 2, 2, 3, 4, generator=generator)
+    with torch.no_grad():
+        expected = pk.simulate(net, x, 7).spikes.dense()
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        there, there_x = card.moved(copy.deepcopy(net)), card.on_card(x)
+        found = pk.simulate(there, there_x, 7).spikes.dense()
+        assert equal(found.host, expected) and 0.01 < expected.mean() < 0.99
