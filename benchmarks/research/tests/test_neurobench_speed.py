@@ -5,6 +5,9 @@ import csv
 import neurobench_speed
 import pytest
 import torch
+from common.checkout import RESULTS
+from common.pages import has_table
+from common.tables import read_csv
 from zoo import neurobench_nets
 
 MODULE = """
@@ -54,3 +57,13 @@ def test_gestures_count_as_in_frames_of_a_larger_camera(monkeypatch):
     monkeypatch.setattr(neurobench_nets, "STEPS", {"gestures": 5})
     x = next(neurobench_nets.batches("gestures", 3, 0.1))
     assert x.shape == (5, 3, 2, 32, 32) and {0, 16} <= {*x.unique().tolist()} <= {0, 16, 32}
+
+
+def test_the_page_has_the_table_of_the_csv():
+    rows = read_csv(RESULTS / "neurobench_speed.csv")
+    wanted = neurobench_nets.table(rows)
+    text = neurobench_nets.PAGE.read_text()
+    assert rows and has_table(text, neurobench_nets.TABLE, wanted), f"docs/neurobench.md must have:\n{wanted}"
+    first = rows[0]
+    where = f"{first['device']}, threads: {first['threads']}, snnTorch {first['snntorch']}, commit {first['commit']}"
+    assert where in text.replace("\n", " "), where
