@@ -307,8 +307,8 @@ def at_rest(arguments: tuple) -> bool:
 
 def takes_all_steps(neurons: nn.Module) -> bool:
     """Whether a call of these neurons takes [T, N, ...] and not one step."""
-    kinds = (kind.__name__ for kind in type(neurons).__mro__)
-    by_name = any(kind.startswith(ALL_STEPS) and kind.endswith("Node") for kind in kinds)
+    kinds = [kind.__name__ for kind in type(neurons).__mro__]
+    by_name = any(kind.startswith(ALL_STEPS) and kind.endswith(("Node", "Module")) for kind in kinds)
     return by_name or hasattr(neurons, "decode") or getattr(neurons, "step_mode", "s") == "m"
 
 

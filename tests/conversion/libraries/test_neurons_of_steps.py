@@ -30,8 +30,7 @@ def network(node, generator):
         layer.Conv2d(2, 4, 3), node, layer.Flatten(), layer.Linear(144, 5), neuron.IFNode(v_threshold=2.0)
     )
     make_dyadic(net, generator, 1 / 16)
-    for module in net:
-        module.step_mode = "m"
+    functional.set_step_mode(net, "m")
     return net
 
 
