@@ -28,6 +28,19 @@ BLOCK = 512
 NUM_WARPS = 4
 
 
+@triton.jit
+def neurons_of_program(neurons, channels, BLOCK: tl.constexpr):
+    """A program's first neuron; and the offset from it, the existence and the channel of each of its neurons.
+
+    The 64-bit part of each address is a scalar, so that the offsets in a block have 32 bits.
+    """
+    start = tl.program_id(0).to(tl.int64) * BLOCK
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < neurons - start
+    channel = ((start % channels).to(tl.int32) + offsets) % channels
+    return start, offsets, mask, channel
+
+
 # T is not in the specialisation key: otherwise T = 1 and multiples of 16 would be compiled separately.
 # The stride and the number of neurons are in it: knowing that they are multiples of 16 allows wide
 # loads, and they do not change with T.
@@ -47,12 +60,7 @@ def _if_scan_kernel(
     STATES: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    # The 64-bit part of each address is a scalar, so that the offsets in a block have 32 bits.
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    offsets = tl.arange(0, BLOCK)
-    mask = offsets < neurons - start
-    channel = ((start % channels).to(tl.int32) + offsets) % channels
-
+    start, offsets, mask, channel = neurons_of_program(neurons, channels, BLOCK)
     loaded = LOAD(neuron, 0, channel, None)
     state = read_states(v_pointer + start, neurons, offsets, mask, STATES)
     current_row = current_pointer + start
@@ -146,19 +154,21 @@ def warps_of(block: int) -> int:
 
 
 @triton.jit
-def list_channels(condition, channel, list_pointer):
-    """Write the channels for which a condition holds, in order, where all threads can read them; returns how many."""
+def add_rows(condition, lists, which_list, factor_pointer, weight_pointer, channel, C, BLOCK: tl.constexpr):
+    """The sum of the rows of a matrix [C, C] whose channels have a condition, in order.
+
+    Args:
+        lists: int32 [2, BLOCK], memory for the channels. ``which_list`` of them must alternate from step to step, since
+            other threads may still read that of the step before.
+        factor_pointer: one factor a row, float32 [C], by which the row is multiplied; None: 1.
+    """
+    # The list is made where it is read: Triton 3.6 and 3.7 take a count that a loop hands on for the one before the
+    # loop.
+    list_pointer = lists + which_list * BLOCK
     place = tl.cumsum(condition.to(tl.int32), 0)
     tl.store(list_pointer + place - 1, channel, mask=condition)
-    return tl.sum(condition.to(tl.int32), 0)
-
-
-@triton.jit
-def add_rows(list_pointer, count, factor_pointer, weight_pointer, channel, C, BLOCK: tl.constexpr):
-    """The sum of the listed rows of a matrix [C, C], in the order of the list.
-
-    ``factor_pointer``: one factor a row, float32 [C], by which the row is multiplied; None: 1.
-    """
+    count = tl.sum(condition.to(tl.int32), 0)
+    tl.debug_barrier()  # until all threads can read it
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, count, ROWS):
         for k in tl.static_range(ROWS):
@@ -206,12 +216,8 @@ def _recurrent_scan_kernel(
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):
             if FULL:
-                # Two lists alternate, since other threads may still read that of the step before. Each is made where it
-                # is read: Triton 3.6 and 3.7 take a count that a loop hands on for the one before the loop.
                 which_list = 1 - which_list
-                count = list_channels(spike, channel, lists + which_list * BLOCK)
-                tl.debug_barrier()
-                back = add_rows(lists + which_list * BLOCK, count, None, weight_pointer, channel, C, BLOCK)
+                back = add_rows(spike, lists, which_list, None, weight_pointer, channel, C, BLOCK)
             else:
                 back = tl.where(spike, own, 0.0)
             current = tl.load(current_row + channel, mask=mask, other=0.0).to(tl.float32)

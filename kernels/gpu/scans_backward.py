@@ -18,10 +18,25 @@ from ..neuron_models import MODELS, Neuron, Surrogate
 from .launch import launch
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states, zero_states
 from .neurons_backward import back_of, surrogate_arguments
-from .scans import add_rows, block_of, by_step, list_channels
+from .scans import add_rows, block_of, by_step, neurons_of_program
 
 BLOCK = 512
 NUM_WARPS = 4
+
+
+@triton.jit
+def _grown(sums, grown):
+    """Four sums, of the gradients of parameters, after a step."""
+    return sums[0] + grown[0], sums[1] + grown[1], sums[2] + grown[2], sums[3] + grown[3]
+
+
+@triton.jit
+def _write_sums(row_pointer, size, offsets, total, sums, mask, PARAMETERS: tl.constexpr):
+    """Write the gradient of the currents' sum, and PARAMETERS of four sums, each ``size`` behind the one before."""
+    tl.store(row_pointer + offsets, total, mask=mask)
+    for k in tl.static_range(PARAMETERS):
+        row_pointer += size  # a multiple of it may be more than an int32 holds
+        tl.store(row_pointer + offsets, sums[k], mask=mask)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -52,10 +67,7 @@ def _scan_backward_kernel(
     CONSTANT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    start = tl.program_id(0).to(tl.int64) * BLOCK
-    offsets = tl.arange(0, BLOCK)
-    mask = offsets < neurons - start
-    channel = ((start % channels).to(tl.int32) + offsets) % channels
+    start, offsets, mask, channel = neurons_of_program(neurons, channels, BLOCK)
     loaded = LOAD(neuron, 0, channel, None)
     surrogate = (first, second, passes)
 
@@ -90,16 +102,12 @@ def _scan_backward_kernel(
         grad_spike = tl.load(grad_row + offsets, mask=mask, other=0.0)
         grad, grad_state, grown = BACK(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE)
         total += grad
-        sums = (sums[0] + grown[0], sums[1] + grown[1], sums[2] + grown[2], sums[3] + grown[3])
+        sums = _grown(sums, grown)
         if not CONSTANT:
             row -= neurons
             tl.store(grad_current_pointer + row + offsets, grad, mask=mask)
     write_states(grad_start_pointer + start, neurons, offsets, grad_state, mask, STATES)
-    sums_row = sums_pointer + start
-    tl.store(sums_row + offsets, total, mask=mask)
-    for k in tl.static_range(PARAMETERS):
-        sums_row += neurons  # a multiple of it may be more than an int32 holds
-        tl.store(sums_row + offsets, sums[k], mask=mask)
+    _write_sums(sums_pointer + start, neurons, offsets, total, sums, mask, PARAMETERS)
 
 
 def scan_backward(
@@ -202,10 +210,8 @@ def _recurrent_backward_kernel(
     row = grad_current_pointer + sample * C
     for _ in range(0, T):
         if FULL:
-            which_list = 1 - which_list  # as in scans.py
-            count = list_channels(spike, channel, lists + which_list * BLOCK)
-            tl.debug_barrier()
-            feedback = add_rows(lists + which_list * BLOCK, count, None, sent_pointer, channel, C, BLOCK)
+            which_list = 1 - which_list
+            feedback = add_rows(spike, lists, which_list, None, sent_pointer, channel, C, BLOCK)
         else:
             feedback = tl.where(spike, own, 0.0)
         current = tl.load(current_row + channel, mask=mask, other=0.0).to(tl.float32) + feedback
@@ -237,27 +243,18 @@ def _recurrent_backward_kernel(
         grad_spike = tl.load(grad_row + channel, mask=mask, other=0.0) + grad_back
         grad, grad_state, grown = BACK(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE)
         total += grad
-        sums = (sums[0] + grown[0], sums[1] + grown[1], sums[2] + grown[2], sums[3] + grown[3])
+        sums = _grown(sums, grown)
         tl.store(row + channel, grad, mask=mask)
         if FULL:
             which_list = 1 - which_list
-            count = list_channels((grad != 0.0) & mask, channel, lists + which_list * BLOCK)
-            tl.debug_barrier()
-            grad_back = add_rows(lists + which_list * BLOCK, count, row, received_pointer, channel, C, BLOCK)
+            sends = (grad != 0.0) & mask
+            grad_back = add_rows(sends, lists, which_list, row, received_pointer, channel, C, BLOCK)
         else:
             grad_back = own * grad
     start_row = grad_start_pointer + sample * ((STATES + 1) * C)
     write_states(start_row, C, channel, grad_state, mask, STATES)
     tl.store(start_row + STATES * C + channel, grad_back, mask=mask)
-    sums_row = sums_pointer + sample * C
-    tl.store(sums_row + channel, total, mask=mask)
-    tl.store(sums_row + size + channel, sums[0], mask=mask)
-    if PARAMETERS > 1:
-        tl.store(sums_row + 2 * size + channel, sums[1], mask=mask)
-    if PARAMETERS > 2:
-        tl.store(sums_row + 3 * size + channel, sums[2], mask=mask)
-    if PARAMETERS > 3:
-        tl.store(sums_row + 4 * size + channel, sums[3], mask=mask)
+    _write_sums(sums_pointer + sample * C, size, channel, total, sums, mask, PARAMETERS)
 
 
 def recurrent_scan_backward(
