@@ -158,7 +158,7 @@ def add_rows(condition, lists, which_list, factor_pointer, weight_pointer, chann
     """The sum of the rows of a matrix [C, C] whose channels have a condition, in order.
 
     Args:
-        lists: int32 [2, BLOCK], memory for the channels. ``which_list`` of them must alternate from step to step, since
+        lists: int16 [2, BLOCK], memory for the channels. ``which_list`` of them must alternate from step to step, since
             other threads may still read that of the step before.
         factor_pointer: one factor a row, float32 [C], by which the row is multiplied; None: 1.
     """
@@ -166,14 +166,19 @@ def add_rows(condition, lists, which_list, factor_pointer, weight_pointer, chann
     # loop.
     list_pointer = lists + which_list * BLOCK
     place = tl.cumsum(condition.to(tl.int32), 0)
-    tl.store(list_pointer + place - 1, channel, mask=condition)
+    tl.store(list_pointer + place - 1, channel.to(tl.int16), mask=condition)
     count = tl.sum(condition.to(tl.int32), 0)
     tl.debug_barrier()  # until all threads can read it
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, count, ROWS):
+        # Four channels a load; what is behind the list is read, and not used.
+        four = list_pointer.to(tl.pointer_type(tl.int64)) + first // 4
+        packed = tl.load(four)
         for k in tl.static_range(ROWS):
+            if k and k % 4 == 0:
+                packed = tl.load(four + k // 4)
             listed = first + k < count
-            row = tl.load(list_pointer + first + k, mask=listed, other=0)
+            row = tl.where(listed, ((packed >> 16 * (k % 4)) & 0xFFFF).to(tl.int32), 0)
             columns = tl.where(listed, C, 0)
             values = tl.load(weight_pointer + row.to(tl.int64) * C + channel, mask=channel < columns, other=0.0)
             if factor_pointer is not None:
@@ -188,7 +193,7 @@ def _recurrent_scan_kernel(
     v_pointer,  # [samples, STATES + 1, C] float32, states before the first step, and last the spikes before it
     neuron,  # the neurons' parameters: neuron_steps.py
     weight_pointer,  # float32 [C, C], of which row j has what neuron j sends, or [C]
-    list_pointer,  # int32 [samples, 2, BLOCK], of a step and of the step before
+    list_pointer,  # int16 [samples, 2, BLOCK], of a step and of the step before
     spikes_pointer,  # words [ceil(T / 32), samples, C] int32
     v_last_pointer,  # as v_pointer, after the last step
     T,
@@ -260,7 +265,7 @@ def recurrent_scan(current: Tensor, v: Tensor, neuron: Neuron, recurrent: Tensor
         current_pointer=current,
         v_pointer=start,
         weight_pointer=weight,
-        list_pointer=torch.empty(N, 2, block, dtype=torch.int32, device=v.device),
+        list_pointer=torch.empty(N, 2, block, dtype=torch.int16, device=v.device),
         spikes_pointer=spikes,
         v_last_pointer=last,
         T=T,

@@ -171,7 +171,7 @@ def _recurrent_backward_kernel(
     neuron,  # the neurons' parameters: neuron_steps.py
     sent_pointer,  # float32 [C, C], of which row j has what neuron j sends, or [C]
     received_pointer,  # float32 [C, C], of which row i has what neuron i receives, or [C]
-    list_pointer,  # int32 [samples, 2, BLOCK], of a step and of the one before it in the order of work
+    list_pointer,  # int16 [samples, 2, BLOCK], of a step and of the one before it in the order of work
     before_pointer,  # [T, samples, STATES, C] float32, scratch: the states before each step
     grad_current_pointer,  # [T, samples, C] float32, written; before that, scratch: the sums of both currents
     grad_start_pointer,  # as v_pointer, written
@@ -286,7 +286,7 @@ def recurrent_scan_backward(
             v_pointer=start,
             sent_pointer=received.t().contiguous() if full else received,
             received_pointer=received,
-            list_pointer=torch.empty(N, 2, block, dtype=torch.int32, device=v.device),
+            list_pointer=torch.empty(N, 2, block, dtype=torch.int16, device=v.device),
             before_pointer=start.new_empty(T, N, neuron.states, C),
             grad_current_pointer=grad_current,
             grad_start_pointer=grad_start,

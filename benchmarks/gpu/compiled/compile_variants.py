@@ -200,7 +200,7 @@ def _recurrent_scan(target: str, neuron: str, recurrence: str, sizes: str):
 
     block = 1024
     pointers = [name for name in _recurrent_scan_kernel.arg_names if name.endswith("_pointer")]
-    types = dict.fromkeys(pointers, "fp32") | {"list_pointer": "i32", "spikes_pointer": "i32"}
+    types = dict.fromkeys(pointers, "fp32") | {"list_pointer": "i16", "spikes_pointer": "i32"}
     multiples_of_16 = ("C", "current_stride") if sizes == "aligned" else ()
     constants = {"FULL": recurrence == "full", "BLOCK": block}
     source = _source(target, _recurrent_scan_kernel, types, constants, multiples_of_16, neuron)
@@ -214,7 +214,7 @@ def _recurrent_backward(target: str, neuron: str, surrogate: str, recurrence: st
 
     block = MOST_NEURONS if sizes == "largest" else 1024
     types, constants = _back(_recurrent_backward_kernel, neuron, surrogate, sizes == "last")
-    types["list_pointer"] = "i32"
+    types["list_pointer"] = "i16"
     constants |= {"FULL": recurrence == "full", "BLOCK": block}
     multiples_of_16 = () if sizes == "odd" else ("C", "current_stride", "grad_stride")
     source = _source(target, _recurrent_backward_kernel, types, constants, multiples_of_16, neuron)
