@@ -1,13 +1,14 @@
 """An engine in a file: a safetensors container of the plan's tensors, whose metadata describe the plan in JSON.
 
     "format"   "proxykernels-engine"
-    "version"  "2"
+    "version"  "3" if tensors lie in bytes, else "2"
     "plan"     as description.py writes it
     "checksum" of the plan and all tensors: 16 hexadecimal digits. Another hash would be another version
 
-Weights lie in their plain layout and are packed for the machine that loads them. Equal engines give equal bytes.
-Nothing of a file is executed; what is not as described here is refused before any of it is used, by the reader of the
-C library, kernels/cpu/c/read_plan.cpp.
+Weights lie in their plain layout and are packed for the machine that loads them. Those of an int8 network take a byte
+each: NAME is int8, and NAME.unit, float32 [rows], says what 1 stands for in each output channel; the product is exact.
+Equal engines give equal bytes. Nothing of a file is executed; what is not as described here is refused before any of it
+is used, by the reader of the C library, kernels/cpu/c/read_plan.cpp.
 """
 
 import hashlib
@@ -24,17 +25,20 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from .byte_weights import in_bytes, in_floats
 from .description import described, plan_of
 from .library import load_engine, problem_of_file
 from .plan import Plan
 
-FORMAT, VERSION = "proxykernels-engine", "2"
+FORMAT, VERSION, WITH_BYTES = "proxykernels-engine", "2", "3"
 
 
 def save(plan: Plan, path: str | os.PathLike) -> None:
     """Write a plan, beside ``path`` first and then in its place."""
-    text, tensors = described(plan)
-    metadata = {"format": FORMAT, "version": VERSION, "plan": text, "checksum": checksum(text, tensors)}
+    text, floats = described(plan)
+    tensors = in_bytes(floats) if plan.precision == "int8" else floats
+    version = VERSION if tensors.keys() == floats.keys() else WITH_BYTES
+    metadata = {"format": FORMAT, "version": version, "plan": text, "checksum": checksum(text, tensors)}
     replace(path, _sorted_header(save_tensors(tensors, metadata)))
 
 
@@ -68,7 +72,7 @@ def read(path: str | os.PathLike) -> Plan:
     if problem := problem_of_file(content):
         raise ValueError(f"{path}{problem.removeprefix('the file')}")
     try:
-        return plan_of(json.loads(_header(content)["__metadata__"]["plan"]), load_tensors(content))
+        return plan_of(json.loads(_header(content)["__metadata__"]["plan"]), in_floats(load_tensors(content)))
     except (SafetensorError, OverflowError, ValueError):  # of what the description does not name
         raise ValueError(f"{path} cannot be loaded: it is damaged, or not an engine's") from None
 

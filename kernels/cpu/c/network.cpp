@@ -52,9 +52,9 @@ static bool choose(const char* wanted, pk_network& to, Failure& failure) {
 static bool check_container(const pk_network& network, const Container& container, Failure& failure) {
     if (container.format != "proxykernels-engine")
         return failure.set(PK_BAD_FILE, "the file cannot be loaded: it is not an engine's; write one by Engine.save");
-    if (container.version != "2")
+    if (container.version != "2" && container.version != "3")
         return failure.set(PK_BAD_FILE,
-                           "the file cannot be loaded: its version is '%.40s', and this library reads '2': "
+                           "the file cannot be loaded: its version is '%.40s', and this library reads '2' and '3': "
                            "compile the network again, and save that engine",
                            container.version.c_str());
     if (container.checksum != checksum(container, network.functions->fingerprint))
@@ -110,16 +110,19 @@ static bool pack(pk_network& to, Failure& failure) {
     return true;
 }
 
-// The network of a file's bytes, on a boundary of 8: all of it is checked, and nothing packed.
-static bool check(const uint8_t* bytes, size_t size, const char* target, pk_network& to, Failure& failure) {
-    Container container;
+// The network of a file's bytes, on a boundary of 8: all of it is checked, and nothing packed. The weights are
+// those of the bytes and of the container.
+static bool check(const uint8_t* bytes, size_t size, const char* target, Container& container, pk_network& to,
+                  Failure& failure) {
     return choose(target, to, failure) && read_container(bytes, size, container, failure) &&
-           check_container(to, container, failure) && read_plan(container, Source::File, to.plan, failure);
+           check_container(to, container, failure) && take_units(container, failure) &&
+           read_plan(container, Source::File, to.plan, failure);
 }
 
 static bool read(const uint8_t* bytes, size_t size, const char* target, pk_network** network, Failure& failure) {
     std::unique_ptr<pk_network> made(new pk_network);
-    if (!check(bytes, size, target, *made, failure) || !pack(*made, failure)) return false;
+    Container container;
+    if (!check(bytes, size, target, container, *made, failure) || !pack(*made, failure)) return false;
     *network = made.release();
     return true;
 }
@@ -191,7 +194,8 @@ pk_status pk_network_read(const void* bytes, size_t size, const char* target, pk
 PK_API pk_status proxykernels_check_file(const void* bytes, size_t size, pk_error* error) {
     return answer(error, [&](Failure& failure) {
         pk_network network;
-        return aligned(bytes, size, [&](const uint8_t* at) { return check(at, size, nullptr, network, failure); });
+        Container container;
+        return aligned(bytes, size, [&](const uint8_t* at) { return check(at, size, nullptr, container, network, failure); });
     });
 }
 

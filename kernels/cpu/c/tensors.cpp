@@ -18,8 +18,9 @@ static bool read_tensor(Json about, Tensor& to, size_t size, size_t& first, size
     if (!type.is_text() || !shape.is_list() || !offsets.is_list() || offsets.size() != 2) return false;
     if (type.text() == "F32") to.type = Type::Float;
     else if (type.text() == "I64") to.type = Type::Whole;
+    else if (type.text() == "I8") to.type = Type::Byte;
     else return false;
-    const int64_t bytes = to.type == Type::Float ? 4 : 8;
+    const int64_t bytes = size_of(to.type);
     bool sound = true;
     to.size = 1;
     shape.each_item([&](Json dim) {
@@ -91,6 +92,30 @@ const Tensor* Container::find(const std::string& name) const {
     return found != tensors.end() && found->name == name ? &*found : nullptr;
 }
 
+bool take_units(Container& container, Failure& failure) {
+    std::vector<std::string> units;
+    for (Tensor& tensor : container.tensors) {
+        if (tensor.type != Type::Byte) continue;
+        const Tensor* const unit = container.find(tensor.name + ".unit");
+        if (tensor.shape.empty() || !unit || unit->type != Type::Float || !unit->has_shape({tensor.shape[0]}))
+            return failure.set(PK_BAD_FILE, "the file cannot be loaded: a tensor in bytes has no units, or others");
+        const int64_t rows = tensor.shape[0], row = rows ? tensor.size / rows : 0;
+        const int8_t* const codes = (const int8_t*)tensor.bytes;
+        std::vector<float> values((size_t)tensor.size);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t i = r * row; i < (r + 1) * row; i++) values[(size_t)i] = (float)codes[i] * unit->floats()[r];
+        units.push_back(unit->name);
+        container.made.push_back(std::move(values));
+        tensor.type = Type::Float, tensor.bytes = (const uint8_t*)container.made.back().data();
+    }
+    const auto is_unit = [&](const Tensor& tensor) {
+        return std::find(units.begin(), units.end(), tensor.name) != units.end();
+    };
+    container.tensors.erase(std::remove_if(container.tensors.begin(), container.tensors.end(), is_unit),
+                            container.tensors.end());
+    return true;
+}
+
 // BLAKE2b without a key, RFC 7693, of which the first 8 bytes are taken: hashlib.blake2b(digest_size=8).
 class Blake2b {
 public:
@@ -160,7 +185,8 @@ std::string checksum(const Container& container, Fingerprint fingerprint) {
     Blake2b sum;
     sum.update(container.plan);
     for (const Tensor& tensor : container.tensors) {
-        std::string line = tensor.name + (tensor.type == Type::Float ? " torch.float32 [" : " torch.int64 [");
+        const char* const type = tensor.type == Type::Float ? "float32" : tensor.type == Type::Whole ? "int64" : "int8";
+        std::string line = tensor.name + " torch." + type + " [";
         for (size_t i = 0; i < tensor.shape.size(); i++) line += (i ? ", " : "") + std::to_string(tensor.shape[i]);
         char digits[24];
         snprintf(digits, sizeof digits, "] %016" PRIx64 "\n", fingerprint(tensor.bytes, tensor.size_in_bytes()));

@@ -51,7 +51,9 @@ static pk_status answer(pk_error* error, Work work) {
 
 // The tensors and texts of a safetensors container, in memory, and whether they can be used.
 
-enum class Type { Float, Whole };  // float32 and int64: an engine's file has no others
+enum class Type { Float, Whole, Byte };  // float32, int64 and int8: an engine's file has no others
+
+static constexpr int64_t size_of(Type type) { return type == Type::Float ? 4 : type == Type::Whole ? 8 : 1; }
 
 struct Tensor {
     std::string name;
@@ -62,19 +64,24 @@ struct Tensor {
 
     const float* floats() const { return (const float*)bytes; }
     const int64_t* whole() const { return (const int64_t*)bytes; }
-    int64_t size_in_bytes() const { return size * (type == Type::Float ? 4 : 8); }
+    int64_t size_in_bytes() const { return size * size_of(type); }
     bool has_shape(std::initializer_list<int64_t> wanted) const { return shape == std::vector<int64_t>(wanted); }
 };
 
 struct Container {
     std::vector<Tensor> tensors;  // ordered by name
     std::string format, version, plan, checksum;
+    std::vector<std::vector<float>> made;  // of the tensors that lay in bytes
 
     const Tensor* find(const std::string& name) const;
 };
 
-// `bytes` lie on a boundary of 8, and must outlive the tensors. The container is whole when this returns true.
+// `bytes` lie on a boundary of 8, and must outlive the tensors; so must the container. The container is whole when this returns true.
 bool read_container(const uint8_t* bytes, size_t size, Container& to, Failure& failure);
+
+// Makes float32 of tensors in bytes, NAME, whose rows are multiples of NAME.unit: proxykernels/plan/byte_weights.py writes
+// them. Units are no tensors of the container any more.
+bool take_units(Container& container, Failure& failure);
 
 using Fingerprint = uint64_t (*)(const uint8_t* bytes, int64_t n);  // of engine::Functions
 
