@@ -76,15 +76,19 @@ def test_an_int8_file_of_version_2_is_read_still(int8_path, tmp_path):
     assert (tmp_path / "again").read_bytes() == int8_path.read_bytes()
 
 
-def test_bytes_without_units_are_refused(int8_path):
+def test_bytes_without_units_or_values_are_refused(int8_path):
     with safe_open(int8_path, "pt") as file:
         about = file.metadata()
     tensors = tensors_of(int8_path)
     (name, *_), whole = [name for name in tensors if name.endswith(".unit")], int8_path.read_bytes()
-    for wrong in None, tensors[name][1:], tensors[name].double().long(), tensors[name].view(-1, 1):
-        changed = {key: value.contiguous() for key, value in (tensors | {name: wrong}).items() if value is not None}
+    codes = name.removesuffix(".unit")
+    units = [
+        {name: wrong} for wrong in (None, tensors[name][1:], tensors[name].double().long(), tensors[name].view(-1, 1))
+    ]
+    for wrong in *units, {codes: tensors[codes][:, :0]}:
+        changed = {key: value.contiguous() for key, value in (tensors | wrong).items() if value is not None}
         save_file(changed, int8_path, about | {"checksum": checksum(about["plan"], changed)})
-        with pytest.raises(ValueError, match="a tensor in bytes has no units, or others"):
+        with pytest.raises(ValueError, match="a tensor in bytes has no values, no units, or others"):
             pk.load(int8_path)
     int8_path.write_bytes(whole)
     pk.load(int8_path)

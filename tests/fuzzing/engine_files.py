@@ -164,7 +164,8 @@ def other(random: Random, tensor: Tensor) -> Tensor:
     if kind == "order":
         return tensor.flatten().flip(0).view(tensor.shape)
     if tensor.numel():
-        values = (float("nan"), float("inf"), -1, 0, 3e38) if tensor.is_floating_point() else (-2, -1, 1 << 40, 0)
+        whole = (-2, -1, 127 if tensor.dtype == torch.int8 else 1 << 40, 0)
+        values = (float("nan"), float("inf"), -1, 0, 3e38) if tensor.is_floating_point() else whole
         tensor.view(-1)[random.randrange(tensor.numel())] = random.choice(values)
     return tensor
 

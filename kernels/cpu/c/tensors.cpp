@@ -97,9 +97,9 @@ bool take_units(Container& container, Failure& failure) {
     for (Tensor& tensor : container.tensors) {
         if (tensor.type != Type::Byte) continue;
         const Tensor* const unit = container.find(tensor.name + ".unit");
-        if (tensor.shape.empty() || !unit || unit->type != Type::Float || !unit->has_shape({tensor.shape[0]}))
-            return failure.set(PK_BAD_FILE, "the file cannot be loaded: a tensor in bytes has no units, or others");
-        const int64_t rows = tensor.shape[0], row = rows ? tensor.size / rows : 0;
+        if (tensor.shape.empty() || !tensor.size || !unit || unit->type != Type::Float || !unit->has_shape({tensor.shape[0]}))
+            return failure.set(PK_BAD_FILE, "the file cannot be loaded: a tensor in bytes has no values, no units, or others");
+        const int64_t rows = tensor.shape[0], row = tensor.size / rows;
         const int8_t* const codes = (const int8_t*)tensor.bytes;
         std::vector<float> values((size_t)tensor.size);
         for (int64_t r = 0; r < rows; r++)
