@@ -48,3 +48,13 @@ def _difference(actual: Tensor, expected: Tensor) -> str:
 def _shown(value: Tensor) -> str:
     """A number; a packed byte with its bits."""
     return f"{value.item()} = {value.item():#010b}" if value.dtype == torch.uint8 else repr(value.item())
+
+
+def in_parts(net: Any, x: Tensor) -> Tensor:
+    """The spikes of a network that is run two steps at a time, each part from the state of the last one."""
+    parts, state = [], None
+    for part in x.split(2):
+        result = pk.simulate(net, part, len(part), state=state)
+        state = result.state
+        parts.append(result.spikes.dense())
+    return torch.cat(parts)

@@ -10,6 +10,15 @@ from ..spikes import Spikes
 from .base import WithoutSynapses, kept_values
 
 
+def values_and_steps(x: Spikes | Tensor, v: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The input of a layer that counts steps as floats, [T, N, ...], and how many steps each sample has had, [N]."""
+    checks.steps_of(x, None, "(T, N, ...)")
+    values = x.dense() if isinstance(x, Spikes) else x
+    values = values if values.is_floating_point() else values.float()
+    N = values.shape[1]
+    return values, values.new_zeros(N) if v is None else kept_values(v, (N,), values.device)
+
+
 class StepAffine(WithoutSynapses):
     """A factor and an offset of each step: y[t] = weight[t] x[t] + bias[t], computed by PyTorch.
 
@@ -43,11 +52,8 @@ class StepAffine(WithoutSynapses):
         return len(values)
 
     def _fire(self, x, v, batch_statistics):
-        checks.steps_of(x, None, "(T, N, ...)")
-        T, N = x.shape[:2]
-        x = x.dense() if isinstance(x, Spikes) else x
-        x = x if x.is_floating_point() else x.float()
-        before = x.new_zeros(N) if v is None else kept_values(v, (N,), x.device)
+        x, before = values_and_steps(x, v)
+        T = len(x)
         at = torch.arange(T, device=x.device)[:, None] + before.long()
         if at.numel():
             checks.known_step(int(at.max()), self.steps)

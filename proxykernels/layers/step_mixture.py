@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from .. import checks
-from ..spikes import Spikes
-from .base import WithoutSynapses, kept_values
+from .base import WithoutSynapses
+from .step_affine import values_and_steps
 
 
 class StepMixture(WithoutSynapses):
@@ -35,11 +34,8 @@ class StepMixture(WithoutSynapses):
         return len(self.weight)
 
     def _fire(self, x, v, batch_statistics):
-        checks.steps_of(x, None, "(T, N, ...)")
-        T, N = x.shape[:2]
-        x = x.dense() if isinstance(x, Spikes) else x
-        x = x if x.is_floating_point() else x.float()
-        before = x.new_zeros(N) if v is None else kept_values(v, (N,), x.device)
+        x, before = values_and_steps(x, v)
+        T = len(x)
         if T != self.steps or bool(before.any()):
             behind = f" behind {int(before.max())} others" if bool(before.any()) else ""
             raise ValueError(

@@ -72,7 +72,7 @@ def network(kind: str) -> nn.Module:
     ],
 )
 def test_all_are_compiled_before_one_is_launched(monkeypatch, generator, kind, T, precision):
-    """And results are those of a CPU. A second run compiles nothing."""
+    """The results are those of a CPU, and a second run compiles nothing."""
     net, x = network(kind), dyadic(2, 1, 4, 4, generator=generator).abs()
     expected = pk.simulate(net, x, T, precision=precision)
     with pretend_gpu(monkeypatch) as card, pretend_compiler(monkeypatch) as compilations:

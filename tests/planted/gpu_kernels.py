@@ -139,8 +139,8 @@ DEFECTS = {
     ),
     "Triton recurrent neurons: who receives a gradient": Defect(
         RECURRENT_BACKWARD,
-        "count, row, received_pointer, channel",
-        "count, row, sent_pointer, channel",
+        "which_list, row, received_pointer, channel",
+        "which_list, row, sent_pointer, channel",
         RECURRENT_GRADIENTS_TESTS,
     ),
     "Triton recurrent neurons: gradients of the spikes before the first step": Defect(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...layers import RecurrentGraph
+from ...layers.recurrent_graph import given_by, is_before
 from ...network import Network
 from ..graph.functions import Scaled
 from ..graph.fx_calls import path_of
@@ -140,16 +141,11 @@ def grouped(flat: RecurrentGraph) -> Network:
         inner = {name for name, *_ in layers[first : last + 1]}
         group, entered = RecurrentGraph(), Network.INPUT
         for part, layer, sources in layers[first : last + 1]:
-            outside = [source for source in sources if _plain(source) not in inner]
+            outside = [source for source in sources if given_by(source) not in inner]
             entered = outside[0] if outside else entered
             group.append(part, layer, tuple(RecurrentGraph.INPUT if s in outside else s for s in sources))
         net.append(name, group, (entered,))
     return net
-
-
-def _plain(source: str) -> str:
-    """The layer that a source is the output of, in this step or the one before."""
-    return source.removesuffix(RecurrentGraph.before(""))
 
 
 def _groups(layers: list[tuple[str, tuple[str, ...]]]) -> list[tuple[int, int]]:
@@ -160,9 +156,9 @@ def _groups(layers: list[tuple[str, tuple[str, ...]]]) -> list[tuple[int, int]]:
     spans = [(k, k) for k in range(len(layers))]
     for k, (_, sources) in enumerate(layers):
         for source in sources:
-            giver = at.get(_plain(source), -1)
+            giver = at.get(given_by(source), -1)
             readers[giver] = max(readers.get(giver, k), k)
-            if _plain(source) != source:
+            if is_before(source):
                 spans.append((min(k, giver), max(k, giver)))
     while True:
         joined: list[tuple[int, int]] = []
@@ -178,6 +174,6 @@ def _groups(layers: list[tuple[str, tuple[str, ...]]]) -> list[tuple[int, int]]:
 
 def _closed(layers, at: dict[str, int], readers: dict[int, int], first: int, last: int) -> tuple[int, int]:
     """A group with more layers at its ends, until it has one input and one output."""
-    taken = {_plain(source) for _, sources in layers[first : last + 1] for source in sources}
+    taken = {given_by(source) for _, sources in layers[first : last + 1] for source in sources}
     outside = [source for source in taken if at.get(source, -1) < first]
     return first - (len(outside) > 1), max(last, *(readers.get(k, k) for k in range(first, last)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from cases import dyadic
-from equality import equal
+from equality import equal, in_parts
 from exchange import make_dyadic
 from torch import nn
 
@@ -73,12 +73,7 @@ def check(ours, x, expected, hidden):
     result = pk.simulate(ours, x, T)
     assert equal(result.spikes.dense(), expected) and 0.02 < expected.mean() < 0.98
     assert next(iter(result.rates.values())) == pytest.approx(hidden.mean().item()) and 0.02 < hidden.mean() < 0.98
-    ours, parts, state = pickle.loads(pickle.dumps(copy.deepcopy(ours))), [], None
-    for part in x.split(2):
-        result = pk.simulate(ours, part, len(part), state=state)
-        state = result.state
-        parts.append(result.spikes.dense())
-    assert equal(torch.cat(parts), expected)
+    assert equal(in_parts(pickle.loads(pickle.dumps(copy.deepcopy(ours))), x), expected)
 
 
 @torch.no_grad()
