@@ -160,6 +160,20 @@ def test_values(layer, held, pool, target):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("C_in, kernel, stride, padding", [(3, 7, 2, 3), (2, (7, 8), 1, 9), (50, 3, 1, 1)])
+def test_windows_of_images_whose_channels_are_planes(C_in, kernel, stride, padding, target):
+    """The first layer of many networks; rows of taps that reach over the border, and some of over 128 values."""
+    torch.manual_seed(0)
+    net = pk.Network()
+    conv = pk.FusedIFConv2d(C_in, 24, kernel, stride, padding, v_threshold=0.5, v_reset=None)
+    net.append("conv", conv, ("",))
+    net.append("pool", pk.MaxPool2d(2), ("conv",))
+    make_dyadic(net.eval(), 1 / 32)
+    x = (torch.rand(2, C_in, 9, 11) * 8).round() / 8
+    check(net, x.expand(20, *x.shape), target)
+
+
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("precision", ["int16", "int8"])
 @pytest.mark.parametrize("rate", [0.05, 0.9])
 @pytest.mark.parametrize("layer", LAYERS)

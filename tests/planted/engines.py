@@ -32,6 +32,12 @@ DEFECTS = {
     "scattered spikes: a row that two bands share": Defect(
         f"{ENGINE}/scatter.cpp", "from += before * C, at += before,", "at += before,", SCATTERED
     ),
+    "engine: a row of taps of planes": Defect(
+        f"{ENGINE}/currents.h",
+        "tap = (from + begin) / w.C,",
+        "tap = begin / w.C,",
+        "tests/engine/test_engine_kernels.py",
+    ),
     "scattered spikes: a full list": Defect(
         f"{ENGINE}/slot_lists.h", "step <= t; step++", "step < t; step++", SCATTERED
     ),

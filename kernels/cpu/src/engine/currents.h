@@ -87,7 +87,8 @@ private:
     // sums are bit-equal.
     void multiply_packed(const Window& w, int64_t b, int64_t first, int64_t last) const {
         const View& x = view(w);
-        const int64_t runs = w.dilation_w == 1 && x.pixel == w.C ? 1 : w.kernel_w;  // a row of taps is one run of values
+        const bool is_one_run = w.dilation_w == 1 && (x.pixel == w.C || (w.C > 1 && x.channel != 1));
+        const int64_t runs = is_one_run ? 1 : w.kernel_w;  // of a row of taps
         const int64_t run = w.kernel_w / runs * w.C;
         for (; first < last; first += dense_rows) {
             const int64_t some = least(dense_rows, last - first);
@@ -117,13 +118,20 @@ private:
         const int64_t begin = y < 0 || y >= w.H ? n : most(0, -left * w.C - from), end = least(n, (w.W - left) * w.C - from);
         if (begin > 0 || end < n) memset(to, 0, n * sizeof *to);
         if (begin >= end) return;
-        const int64_t next = w.C == 1 ? 1 : x.channel;  // a run of several taps has several pixels, or one channel
-        const float* const values = x.values_at(image_of(i), item % cut.sums, y * w.W) + left * x.pixel + from * next;
-        if (next != 1)
-            for (int64_t k = begin; k < end; k++) to[k] = values[k * next];
-        else if (begin) memcpy(to + begin, values + begin, (end - begin) * sizeof *to);
+        const float* const values = x.values_at(image_of(i), item % cut.sums, y * w.W) + left * x.pixel;
+        if (x.channel != 1 && w.C > 1) return pack_planes(w, values, from, begin, end, to);
+        if (begin) memcpy(to + begin, values + from + begin, (end - begin) * sizeof *to);
         else
-            for (int64_t k = 0; k < end; k += Vec::width) store(to + k, PK_TARGET::load_values(values + k, end - k));
+            for (int64_t k = 0; k < end; k += Vec::width) store(to + k, PK_TARGET::load_values(values + from + k, end - k));
+    }
+    // Copies the values begin .. end - 1 of those from position `from` on, of an image whose channels are planes.
+    void pack_planes(const Window& w, const float* values, int64_t from, int64_t begin, int64_t end, float* to) const {
+        const View& x = view(w);
+        int64_t tap = (from + begin) / w.C, channel = (from + begin) % w.C;
+        for (int64_t k = begin; k < end; k++) {
+            to[k] = values[tap * x.pixel + channel * x.channel];
+            if (++channel == w.C) channel = 0, tap++;
+        }
     }
     bool lies_inside(const Window& w, int64_t i) const {
         const int64_t top = pixel_of(i) / op.W * w.stride_h - w.padding_h;
