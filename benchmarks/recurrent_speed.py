@@ -13,11 +13,11 @@ braille  the network of NIR's paper, 12-38-7 of current-based neurons, batches o
 
 Weights and inputs are random, so no speed has an accuracy beside it; train_vowels.py has those of a real task. The step
 loop multiplies all inputs at once, before its steps. Norse's neurons use the current of the step before; their work is
-the same. One thread, by processor time: the least of the rounds, in each of which a contender runs twice. ms: of the
-second run, as in a loop over samples; first_ms: of the first, after all others have filled the caches. memory: what the
-forward pass leaves for the backward pass; peak: by how much the process grows in a step of training, beyond the
-gradients that it gives; in bytes. Writes recurrent_speed.csv, and with --out benchmarks/results the table of
-docs/recurrent.md.
+the same. One thread, by processor time; ", two threads": by the clock, for which no other program may run. The least of
+the rounds, in each of which a contender runs twice. ms: of the second run, as in a loop over samples; first_ms: of the
+first, after all others have filled the caches. memory: what the forward pass leaves for the backward pass; peak: by how
+much the process grows in a step of training, beyond the gradients that it gives; in bytes. Writes recurrent_speed.csv,
+and with --out benchmarks/results the table of docs/recurrent.md.
 """
 
 from common.command import command, work

@@ -5,6 +5,7 @@ Functions are declared by what proxykernels.h declares: numbers, pointers and si
 
 import ctypes
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -146,6 +147,11 @@ class Stream:
 
     def run(self, x: Tensor, T: int, kind: int = IMAGE) -> None:
         self.go("pk_run", x, kind, T)
+
+    def run_lengths(self, x: Tensor, T: int, lengths: Sequence[int], kind: int = IMAGE) -> None:
+        x, steps = x.contiguous(), torch.tensor(lengths, dtype=torch.int64)
+        call("pk_run_lengths", self.handle, kind, x.data_ptr(), x.numel(), T, steps.data_ptr(), len(steps))
+        self.T = T
 
     def advance(self, x: Tensor, T: int = 1, kind: int = IMAGE) -> None:
         self.go("pk_advance", x, kind, T)

@@ -24,9 +24,9 @@ COLUMNS = [
 ]  # fmt: skip
 NEURONS, RATE, STEPS, BATCH = 1024, 0.05, {"layer": 1000, "braille": 256}, 64
 UNIT = 2.0**-20  # of weights: sums are exact, and weights too long for the short rows that layers keep exact ones in
-INT8 = "proxykernels, engine, int8"
+INT8, TWO = "proxykernels, engine, int8", ", two threads"
 # Whose neurons reset otherwise; which may round a product and its sum as one; whose weights are rounded.
-OTHERS = "snnTorch", "Norse", "JAX", INT8
+OTHERS = "snnTorch", "Norse", "JAX", INT8, INT8 + TWO
 Work = dict[str, Callable[[], Tensor]]  # contender -> what gives its spikes
 
 
@@ -68,7 +68,8 @@ def layer(T: int, rounds: int) -> Iterator[dict]:
                 "step loop": lambda loop=loop, x=x: loop(x),
                 **{name: lambda rival=rival, x=x: rival(x) for name, rival in rivals.items() if rival is not None},
             }
-            yield from compared(contenders, rounds, "forward", batch)
+            shared = {name + TWO: contenders[name] for name in ("proxykernels", "proxykernels, engine", INT8)}
+            yield from compared(contenders | shared, rounds, "forward", batch)
     x = x[:, :1]
     spikes = pk.pack(x)
     pk.use_surrogate(net, pk.ATan(2.0))
@@ -161,10 +162,13 @@ def compared(contenders: Work, rounds: int, work: str, batch: int) -> Iterator[d
     least, first = (dict.fromkeys(contenders, float("inf")) for _ in range(2))
     for _ in range(rounds):
         for name, run in contenders.items():
+            clock = time.perf_counter if name.endswith(TWO) else time.process_time
+            torch.set_num_threads(2 if name.endswith(TWO) else 1)
             for found in (first, least):
-                start = time.process_time()
+                start = clock()
                 run()
-                found[name] = min(found[name], time.process_time() - start)
+                found[name] = min(found[name], clock() - start)
+    torch.set_num_threads(1)
     own = given["proxykernels"]
     for name, seconds in least.items():
         if name not in OTHERS and not torch.equal(given[name], own):

@@ -57,6 +57,49 @@ def test_each_layer_is_the_definition(neuron, target, tmp_path):
     assert equal(stream.counts().flatten(1), values["out"].sum(0).int())
 
 
+@pytest.mark.parametrize("last", ["spikes", "readout", "integers"])
+def test_samples_of_different_lengths(last, tmp_path):
+    """As the engine's ``lengths=``; what is watched is 0 behind a sample's end."""
+    T, lengths = 40, [40, 1, 7, 33, 7]
+    end = {
+        "spikes": pk.FusedLIFLinear(24, 5, decay=0.5, v_threshold=0.25),
+        "readout": pk.FusedLILinear(24, 5, decay=0.5),
+        "integers": pk.FusedLinear(24, 5, neuron=pk.neurons.IntegerLIFNeuron(decay=0.5, v_threshold=0.125)),
+    }[last]
+    net = nn.Sequential(pk.FusedLIFLinear(30, 24, decay=0.5, v_threshold=0.25), end).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_((parameter * 64).round() / 64)
+    x = torch.rand(T, 5, 30) < 0.3
+    engine, path = saved(net, pk.pack(x), tmp_path)
+    expected = engine(x, T, lengths=lengths)
+    stream, packed = Network(path).stream(5), c_library.pack(x)
+    stream.watch()
+    for _ in range(2):
+        stream.run_lengths(packed, T, lengths, SPIKES)
+        assert stream.sample_steps == lengths and stream.steps == T
+        output = expected.spikes.dense() if last == "spikes" else expected.output
+        assert output.any() and equal(stream.values(1)[..., 0, 0], output)
+        if last == "spikes":
+            assert equal(stream.counts().flatten(1), expected.count())
+        assert stream.work().additions == sum(expected.synops.accumulates.values())
+        hidden = stream.spikes(0)
+        assert all(hidden[:end, n].any() and not hidden[end:, n].any() for n, end in enumerate(lengths) if end > 7)
+    stream.run(packed, T, SPIKES)
+    assert stream.sample_steps == [T] * 5
+
+
+def test_lengths_that_are_none(tmp_path):
+    stream = Network(saved(network(), image(), tmp_path)[1]).stream(2)
+    for lengths, sentence in (
+        ([3], "lengths must have 2 elements, got 1"),
+        ([3, 5], "from 1 to T = 4, got 5 for sample 1"),
+        ([0, 4], "got 0 for sample 0"),
+    ):
+        with pytest.raises(CError, match=sentence):
+            stream.run_lengths(image(), 4, lengths)
+
+
 @pytest.mark.parametrize("precision", [None, "int16", "int8"])
 @pytest.mark.parametrize("given", ["held", "frames", "spikes", "bytes", "byte frames"])
 def test_runs_and_streams_are_the_engines(given, precision, tmp_path):

@@ -47,6 +47,7 @@ def test_null_and_handles_of_another_kind(path):
         "pk_reset": (None,),
         "pk_steps": (stream.handle, None),
         "pk_run": (stream.handle, IMAGE, None, size, 3),
+        "pk_run_lengths": (stream.handle, IMAGE, X.data_ptr(), size, 3, None, 1),
         "pk_advance": (None, IMAGE, X.data_ptr(), size, 3),
         "pk_counts": (stream.handle, None, 10),
         "pk_logits": (None, X.data_ptr(), 10),
@@ -69,7 +70,7 @@ def test_null_and_handles_of_another_kind(path):
     refused("BAD_ARGUMENT", "something else", call, "pk_reset", wrong)
     refused("BAD_ARGUMENT", "something else", call, "pk_network_info", stream.handle, ctypes.byref(c_library.Info()))
     listed = {name for name, (result, _) in c_library.functions().items() if result == "pk_status"}
-    assert len(listed) == 26  # each is called above
+    assert len(listed) == 27  # each is called above
 
 
 def test_closing(path):

@@ -1,7 +1,7 @@
 // Runs of the engine whose threads wake late. First in the midst of a run that was cut for its caller alone; then at random:
 // several callers at once, sizes, streams, rules that stop samples, numbers of threads. What each gives is what one thread gives.
 //
-//     engine_threads SEED SECONDS [changes]       changes: of sigma-delta neurons, at random alone
+//     engine_threads SEED SECONDS [changes | recurrent]     changes: of sigma-delta neurons; both at random alone
 #include "threaded_network.h"
 
 #include <algorithm>
@@ -231,7 +231,7 @@ int shown_time(clockid_t, timespec* time) {
 }
 
 int main(int count, char** arguments) {
-    is_sigma_delta = count > 3;
+    is_sigma_delta = count > 3 && !strcmp(arguments[3], "changes"), is_recurrent = count > 3 && !is_sigma_delta;
     Random random{strtoull(arguments[1], nullptr, 10)};
     engine::Plan* plan;
     {
@@ -242,7 +242,7 @@ int main(int count, char** arguments) {
     const std::vector<float> x = random.sixteenths(most_N * C * H * W, 0, 16);
     Expected expected{plan, x.data(), {}, {}};
     for (const int64_t threads : {2, 3})
-        if (!is_sigma_delta) std::thread([&] { wake_in_the_midst(expected, threads); }).join();
+        if (!is_sigma_delta && !is_recurrent) std::thread([&] { wake_in_the_midst(expected, threads); }).join();
     stage.in_turns = false;
     const time_t end = time(nullptr) + atoi(arguments[2]);
     std::vector<std::thread> callers;

@@ -54,7 +54,7 @@ def test_a_lent_thread_that_comes_late_returns(tmp_path):
 @pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
 def test_threads_that_wake_late(tmp_path):
     program = build(tmp_path)
-    for neurons in ((), ("changes",)):
+    for neurons in ((), ("changes",), ("recurrent",)):
         done = run(program, *neurons)
         assert done.returncode == 0 and "0 wrong" in done.stdout and "ThreadSanitizer" not in done.stderr, (
             done.stdout + done.stderr
@@ -63,20 +63,22 @@ def test_threads_that_wake_late(tmp_path):
 
 DEFECTS = {
     # A thread that comes in the midst of a run shares work that is cut for the caller alone.
-    "crew": ("count <= 1 || alone", "count <= 1 || (!wakes && sleepers.load() == size - 1)"),
+    "crew": ("team.h", "count <= 1 || alone", "count <= 1 || (!wakes && sleepers.load() == size - 1)", ()),
     # A part is over before what others wrote in it can be read.
-    "done": ("done.fetch_add(1) + 1", "done.fetch_add(1, std::memory_order_relaxed) + 1"),
+    "done": ("team.h", "done.fetch_add(1) + 1", "done.fetch_add(1, std::memory_order_relaxed) + 1", ()),
+    # A step begins before what others wrote in the last one can be read.
+    "steps": ("shared_steps.h", "stays, std::memory_order_release", "stays, std::memory_order_relaxed", ("recurrent",)),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("old, new", DEFECTS.values(), ids=DEFECTS)
-def test_a_race_is_found(tmp_path, monkeypatch, old, new):
+@pytest.mark.parametrize("file, old, new, neurons", DEFECTS.values(), ids=DEFECTS)
+def test_a_race_is_found(tmp_path, monkeypatch, file, old, new, neurons):
     wrong = tmp_path / "src"
     shutil.copytree(sources.FOLDER, wrong)
-    team = wrong / "engine" / "team.h"
-    assert team.read_text().count(old) == 1
-    team.write_text(team.read_text().replace(old, new))
+    source = wrong / "engine" / file
+    assert source.read_text().count(old) == 1
+    source.write_text(source.read_text().replace(old, new))
     monkeypatch.setattr(sources, "FOLDER", wrong)
-    done = run(build(tmp_path))
+    done = run(build(tmp_path), *neurons)
     assert done.returncode, done.stdout + done.stderr

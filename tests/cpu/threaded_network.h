@@ -1,4 +1,4 @@
-// The network that engine_threads.cpp runs, of random weights whose sums are exact.
+// The networks that engine_threads.cpp runs, of random weights whose sums are exact.
 #pragma once
 #include "engine/engine.h"
 #include "models.h"
@@ -9,9 +9,11 @@
 namespace {
 
 bool is_sigma_delta = false;  // whether the neurons are sigma-delta
+bool is_recurrent = false;  // whether the hidden layer is recurrent
 
 // 2 x 8 x 8, a convolution, maxima, a convolution, a layer of classes.
 constexpr int64_t C = 2, H = 8, W = 8, hidden = 24, classes = 10, most_N = 8, most_T = 32;
+constexpr int64_t recurrent = 416;  // neurons, whose threads share the steps even of one sample, in 13 blocks
 constexpr int64_t enough = 90;  // spikes of a sample, more than 8 steps give
 int64_t frame_bytes() { return is_sigma_delta ? classes * (int64_t)sizeof(float) : (classes + 7) / 8; }
 
@@ -72,9 +74,37 @@ struct Network {
         operations.back().real = 1, operations.back().scale = keep(std::vector<float>(classes, 1));
     }
 
+    // Neurons that leak, which give the current of the step, and recurrent ones on these.
+    void add_recurrent(Random& random, const engine::Window& all) {
+        engine::Window flat = all;
+        add(engine::Flatten, flat, ::C * ::H * ::W, 1, 1);
+        add_neurons(random, all, ::C * ::H * ::W, recurrent, 1, 1);
+        engine::Operation& sums = operations.back();
+        std::vector<float> channels(2 * recurrent);  // thresholds and decays
+        for (int64_t c = 0; c < recurrent; c++) channels[c] = INFINITY;
+        sums.real = true, sums.neurons.fires = false, sums.neurons.model = models::LeakyHardReset;
+        sums.neurons.channels = keep(std::move(channels));
+        engine::Window currents = all;
+        currents.slot = 2;
+        add(engine::Recur, currents, recurrent, 1, 1);
+        engine::Operation& neurons = operations.back();
+        std::vector<float> thresholds(recurrent);
+        for (float& threshold : thresholds) threshold = (float)random.draw(64, 256) / 16;
+        neurons.has_neurons = true, neurons.neurons.model = models::SoftReset;
+        neurons.neurons.channels = keep(std::move(thresholds));
+        neurons.neurons.bias = keep(std::vector<float>(recurrent)),
+        neurons.neurons.start = keep(std::vector<float>(2 * recurrent));
+        neurons.recurrent = keep(random.sixteenths(recurrent * recurrent, -4, 4)), neurons.recurrent_full = true;
+        add_neurons(random, all, recurrent, classes, 1, 1);
+    }
+
     explicit Network(Random& random) {
         windows.reserve(8);
         const engine::Window window{0, 3, 3, 1, 1, 1, 1}, all{};
+        if (is_recurrent) {
+            add_recurrent(random, all);
+            return;
+        }
         const engine::Window pool{1, 2, 2, 2, 2};
         if (is_sigma_delta) {
             add_changes(random, window, all, pool);

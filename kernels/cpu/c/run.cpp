@@ -166,6 +166,7 @@ struct Asked {
     const void* data;
     size_t size;
     int64_t T;
+    const int64_t* lengths = nullptr;  // [N]: steps of each sample; null: T
 
     bool is_spikes() const { return input == PK_SPIKES; }
     bool is_bytes() const { return input == PK_BYTE_IMAGE || input == PK_BYTE_FRAMES; }
@@ -202,15 +203,18 @@ static bool check(const pk_stream& s, const Asked& asked, Failure& failure) {
                        (long long)in.C);
 }
 
-// Room for what a layer gives in T steps; false if there is none.
-static bool make_room(const pk_stream& s, int64_t layer, bool real, int64_t T, engine::Shown& to) {
+// Room for what a layer gives in T steps, which are 0 if samples end before; false if there is none.
+static bool make_room(const pk_stream& s, int64_t layer, bool real, int64_t T, bool zeros, engine::Shown& to) {
     Given& given = s.given[layer];
     const Image out = s.plan().operations[layer].image();
     const __int128 frames = (__int128)T * s.N, pixel = s.plan().is_sigma_delta() ? out.C : (out.C + 7) / 8;
     given.real = real;
     if (frames * out.size() > INT64_MAX / 8) return false;
-    if (real) to.values = given.values.try_reserve((int64_t)frames * out.size());
-    else to.spikes = given.spikes.try_reserve((int64_t)(frames * out.P() * pixel));
+    const int64_t values = (int64_t)frames * out.size(), bytes = (int64_t)(frames * out.P() * pixel);
+    if (real) to.values = given.values.try_reserve(values);
+    else to.spikes = given.spikes.try_reserve(bytes);
+    if (zeros && to.values) memset(to.values, 0, (size_t)values * sizeof(float));
+    if (zeros && to.spikes) memset(to.spikes, 0, (size_t)bytes);
     return to.values || to.spikes;
 }
 
@@ -233,6 +237,45 @@ static bool went(int64_t outcome, const pk_stream& s, int64_t T, Failure& failur
     return no_memory(s, T, failure);
 }
 
+// Ends each sample of a run after its own number of steps.
+class Ends {
+public:
+    Ends(const pk_stream& s, const Asked& asked, engine::Run& run)
+        : lengths(asked.lengths), at(lengths, lengths + s.N), steps((size_t)s.N) {
+        at.push_back(asked.T);
+        std::sort(at.begin(), at.end());
+        at.erase(std::unique(at.begin(), at.end()), at.end());
+        run.stop = decide, run.context = this, run.stop_at = at.data(), run.stops = (int64_t)at.size(),
+        run.steps = steps.data();
+    }
+    Ends(const Ends&) = delete;
+
+    // Neurons that fire several times in a step are silent after the end, where the engine repeats what a sample gave last.
+    void silence(const pk_stream& s, float* values, int64_t T) const {
+        const int64_t frame = s.plan().last().image().size();
+        for (int64_t n = 0; n < s.N; n++)
+            for (int64_t t = lengths[n]; t < T; t++) memset(values + (t * s.N + n) * frame, 0, (size_t)frame * sizeof(float));
+    }
+
+private:
+    const int64_t* const lengths;
+    std::vector<int64_t> at, steps;
+
+    static void decide(void* ends, const int32_t*, const float*, const int64_t* samples, int64_t n, int64_t t,
+                       uint8_t* decided) {
+        for (int64_t i = 0; i < n; i++) decided[i] = ((const Ends*)ends)->lengths[samples[i]] <= t;
+    }
+};
+
+static bool check_lengths(const pk_stream& s, const int64_t* lengths, size_t count, int64_t T, Failure& failure) {
+    if (!check_size("lengths", count, s.N, failure)) return false;
+    for (int64_t n = 0; n < s.N; n++)
+        if (lengths[n] < 1 || lengths[n] > T)
+            return failure.set(PK_BAD_ARGUMENT, "lengths must lie from 1 to T = %lld, got %lld for sample %lld", (long long)T,
+                               (long long)lengths[n], (long long)n);
+    return true;
+}
+
 static bool run(pk_stream& s, const Asked& asked, bool goes_on, Failure& failure) {
     if (!check(s, asked, failure)) return false;
     const Plan& plan = s.plan();
@@ -247,7 +290,7 @@ static bool run(pk_stream& s, const Asked& asked, bool goes_on, Failure& failure
         s.given[k].is_there = false;
         if (!s.given[k].wanted) continue;
         shows |= k < count - 1;
-        if (!make_room(s, k, slots[k + 1].real, T, shown[k])) return no_memory(s, T, failure);
+        if (!make_room(s, k, slots[k + 1].real, T, asked.lengths, shown[k])) return no_memory(s, T, failure);
     }
     engine::Run run{};
     run.x = asked.is_bytes() ? from_bytes(s, asked) : asked.data;
@@ -261,10 +304,14 @@ static bool run(pk_stream& s, const Asked& asked, bool goes_on, Failure& failure
     run.tally = s.tally.data(), run.steps_so_far = &s.steps;
     if (read >= 0) kept[read].v = s.potentials.data(), run.kept = kept.data();
     if (shows) run.shown = shown.data();
+    const std::unique_ptr<Ends> ends(asked.lengths ? new Ends(s, asked, run) : nullptr);
     if (!went(s.network->functions->run(s.session, &run), s, T, failure)) return false;
     s.is_fresh = !goes_on, s.last_T = T;
+    int64_t steps = s.N * T;  // of all samples
+    for (int64_t n = 0; n < s.N && ends; n++) s.began[n] = T - asked.lengths[n], steps -= s.began[n];
+    if (ends && run.values && plan.last().neurons.model == models::IntegerSoftReset) ends->silence(s, run.values, T);
     for (int64_t k = 0; k < count; k++) s.given[k].is_there = s.given[k].wanted;
-    const std::vector<int64_t> products = plan.products(slot, s.N, s.N * T);
+    const std::vector<int64_t> products = plan.products(slot, s.N, steps);
     for (int64_t k = 0; k < count && !plan.is_sigma_delta(); k++) s.products[k] += products[k];
     return true;
 }
@@ -277,6 +324,13 @@ extern "C" {
 
 pk_status pk_run(pk_stream* stream, int32_t input, const void* data, size_t size, int64_t T, pk_error* error) {
     return use(stream, data, error, [&](pk_stream& s, Failure& f) { return run(s, {input, data, size, T}, false, f); });
+}
+
+pk_status pk_run_lengths(pk_stream* stream, int32_t input, const void* data, size_t size, int64_t T, const int64_t* lengths,
+                         size_t count, pk_error* error) {
+    return use(stream, data && lengths ? data : nullptr, error, [&](pk_stream& s, Failure& f) {
+        return check_lengths(s, lengths, count, T, f) && run(s, {input, data, size, T, lengths}, false, f);
+    });
 }
 
 pk_status pk_advance(pk_stream* stream, int32_t input, const void* data, size_t size, int64_t T, pk_error* error) {

@@ -181,6 +181,14 @@ PK_API pk_status pk_watch(pk_stream* stream, int64_t layer, int32_t keep, pk_err
  * Fails with PK_BAD_ARGUMENT, PK_NOT_FINITE, PK_NO_MEMORY, PK_BUSY. */
 PK_API pk_status pk_run(pk_stream* stream, int32_t input, const void* data, size_t size, int64_t T, pk_error* error);
 
+/* The same for recordings of different lengths: sample n ends after lengths[n] steps, 1 to T, and everything is as if it had run
+ * alone. Behind its end the data are checked, but change nothing; its spikes are 0, and the values of the last layer stay as they
+ * were. What pk_watch keeps is 0 there.
+ *
+ * lengths: [N]; count: N. */
+PK_API pk_status pk_run_lengths(pk_stream* stream, int32_t input, const void* data, size_t size, int64_t T,
+                                const int64_t* lengths, size_t count, pk_error* error);
+
 /* Goes on for T steps from where the stream is, and keeps its state. Counts and work add up until pk_reset. */
 PK_API pk_status pk_advance(pk_stream* stream, int32_t input, const void* data, size_t size, int64_t T, pk_error* error);
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <unistd.h>
 
+#include "../recurrent_steps.h"
 #include "behind.h"
 #include "marks.h"
 #include "products.h"
@@ -226,6 +227,16 @@ static int64_t tile_currents_room(const Plan& plan, int64_t N, int64_t steps) {
     return room;
 }
 
+// Bytes of the states of recurrent neurons, of any operation.
+static int64_t recurrent_states_room(const Plan& plan, int64_t N) {
+    int64_t room = 0;
+    for (int64_t k = 0; k < plan.count; k++) {
+        const Op& op = plan.ops[k];
+        if (op.kind == engine::Recur) room = most(room, N * RecurrentMemory::bytes(op.states - 1, op.C));
+    }
+    return room;
+}
+
 // The scratch memory of one thread, when the work is cut for `threads` threads.
 static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads) {
     Room room;
@@ -329,6 +340,7 @@ static bool cut_arena(Session& session, int64_t N, int64_t steps, int64_t thread
         for (int64_t i = 0; i < crew; i++) cut_scratch(session.scratch[i], room, carver);
         cut_lists(session, N, steps, crew, carver);
         session.tile_currents = carver.take<float>(tile_currents_room(plan, N, steps));
+        session.recurrent = carver.take<char>(recurrent_states_room(plan, N));
         return carver.bytes;
     };
     if (all_threads > session.scratches) {

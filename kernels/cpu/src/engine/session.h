@@ -229,6 +229,7 @@ struct Session {
     const Neurons* neurons = nullptr;
     float* currents = nullptr;
     float* tile_currents = nullptr;  // of some images (behind.h)
+    char* recurrent = nullptr;  // the states of recurrent neurons, of all images (recurrent.cpp)
     const SigmaDelta* given = nullptr;  // Run.changes
     bool counts = true;  // whether spikes and additions are counted
     // Sigma-delta networks: the contents of the slots; and working memory of sigma_delta.h, shared by all threads.
