@@ -1,5 +1,6 @@
 """Layers: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps."""
 
+from .all_steps import StepAttention, StepMixture
 from .attention import Attention, Multiply
 from .base import Neurons, SpikingLayer, each_step
 from .delay import Delay
@@ -24,7 +25,6 @@ from .rearranging import Channels, Concatenate, Pixels, Unflatten, Upsample, Zer
 from .recurrent import FusedRecurrentLinear
 from .recurrent_graph import RecurrentGraph
 from .step_affine import StepAffine
-from .step_mixture import StepMixture
 from .sums import FusedSum
 from .synapse_filter import SynapseFilter
 
@@ -71,6 +71,7 @@ __all__ = [
     "RunningMaxPool2d",
     "SpikingLayer",
     "StepAffine",
+    "StepAttention",
     "StepMixture",
     "Unflatten",
     "SumPool2d",

@@ -1,6 +1,5 @@
 """Layers in a cycle, which are run step by step."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,8 +19,8 @@ Sizes = dict[str, tuple[int, ...]]
 class RecurrentGraph(WithoutSynapses, LayerGraph):
     """Layers of which some take what later ones, or they themselves, gave in the step before.
 
-    Such are feedback between layers, and convolutions over a layer's own spikes. Made by :func:`from_spikingjelly` and
-    :func:`from_snntorch`. By hand, neurons that take the spikes of the next layer:
+    Such are feedback between layers, and convolutions over a layer's own spikes. Made by :func:`from_spikingjelly`,
+    :func:`from_snntorch` and :func:`from_nir`. By hand, neurons that take the spikes of the next layer:
 
         rec = pk.layers.RecurrentGraph()
         join = pk.layers.FusedSum(nn.Linear(8, 16), nn.Linear(4, 16), neuron=pk.neurons.LIFNeuron())
@@ -37,8 +36,8 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
     layer with a state all its values, and then for each that something takes a step later what it gave last.
 
     Raises:
-        TypeError, ValueError: in a call, nothing tells the shape of what comes back: a layer that takes it must be of
-            neurons, and also take something of the same step; or it is of a layer that there is not.
+        TypeError, ValueError: in a call, nothing tells the shape of what comes back: one layer in the cycle must be of
+            neurons, and also take something that does not come back; or it is of a layer that there is not.
     """
 
     has_twin = False
@@ -95,39 +94,57 @@ class RecurrentGraph(WithoutSynapses, LayerGraph):
         states = dict(zip(of_states, views, strict=False))
         return states, {name: view[None] for name, view in zip(of_back, views[len(of_states) :], strict=True)}
 
-    @torch.no_grad()
     def sizes(self, size: tuple[int, ...], device: torch.device) -> tuple[Sizes, Sizes]:
         """The shapes of a sample of each layer's state, and of each output that comes back; ``size``: of the input."""
-        values: dict[str, Tensor] = {self.INPUT: torch.zeros(1, 1, *size, dtype=torch.float32, device=device)}
-        of_states: Sizes = {}
-        for name, layer, sources in self.layers():
-            given = tuple(values[source] for source in sources if not is_before(source))
-            if len(given) < len(sources):
-                shape = self._shape_of(name, layer, sources, values)
-                values[name] = torch.zeros(shape, dtype=torch.float32, device=device)
-                states: int = layer.states  # type: ignore[assignment]  # it has neurons
-                of_states[name] = (*[states] * (states > 1), *shape[2:])
-            elif isinstance(layer, SpikingLayer):
-                y, state = layer.spike(given if len(given) > 1 else given[0])  # type: ignore[arg-type]
-                values[name], of_states[name] = _dense(y), tuple(state.shape[1:])
-            else:
-                values[name] = _dense(layer(given if len(given) > 1 else given[0]))
+        of_states, values = self._run_on_zeros(size, device)
         before = dict.fromkeys(source for sources in self._sources.values() for source in sources if is_before(source))
-        unknown = [source for source in before if given_by(source) not in values]
+        of_states = {name: of_states[name] for name in self._sources if name in of_states}
+        return of_states, {source: values[given_by(source)] for source in before}
+
+    @torch.no_grad()
+    def _run_on_zeros(self, size: tuple[int, ...], device: torch.device) -> tuple[Sizes, Sizes]:
+        """The shapes of a sample of each layer's state, and of its output. A layer of neurons also tells its shape by
+        one of several inputs, so layers are gone through until all are known."""
+        before = (source for sources in self._sources.values() for source in sources if is_before(source))
+        unknown = [source for source in before if given_by(source) not in self._sources]
         if unknown:
             raise ValueError(f"sources has {unknown[0]!r}, and there is no such layer; there are {[*self._sources]}")
-        return of_states, {source: tuple(values[given_by(source)].shape[2:]) for source in before}
+        values: Sizes = {self.INPUT: size}
+        of_states: Sizes = {}
+        waiting = self.layers()
+        while waiting:
+            left, known = [], len(values) + len(of_states)
+            for name, layer, sources in waiting:
+                inputs = [_zeros(values.get(given_by(source)), device) for source in sources]
+                taken: Any = tuple(inputs) if len(inputs) > 1 else inputs[0]
+                if any(part is None for part in inputs):
+                    left.append((name, layer, sources))
+                    if name not in values and isinstance(layer, Neurons):
+                        shape = _shape_of(layer, inputs)
+                        values |= {} if shape is None else {name: shape}
+                elif isinstance(layer, SpikingLayer):
+                    y, state = layer.spike(taken)
+                    values[name], of_states[name] = tuple(y.shape[2:]), tuple(state.shape[1:])
+                else:
+                    values[name] = tuple(layer(taken).shape[2:])
+            if len(values) + len(of_states) == known:
+                name, layer, sources = left[0]
+                raise TypeError(
+                    f"layer {name}, a {type(layer).__name__}, takes {sources[0]!r}, and nothing tells the shape of it: "
+                    "a layer of neurons in the cycle must also take something of the same step, such as a FusedSum"
+                )
+            waiting = left
+        return of_states, values
 
-    def _shape_of(self, name: str, layer: Any, sources: tuple[str, ...], values: Mapping[str, Tensor]) -> Any:
-        """The shape (1, 1, ...) of what a layer gives, by what it takes of the same step."""
-        if isinstance(layer, Neurons):
-            for (synapse, _), source in zip(layer.terms(tuple(sources)), sources, strict=True):  # type: ignore[arg-type]
-                if source in values:
-                    return synapse.output_shape(tuple(values[source].shape))
-        raise TypeError(
-            f"layer {name}, a {type(layer).__name__}, takes {sources[0]!r}, and nothing tells the shape of it: it must "
-            "be a layer of neurons that also takes something of the same step, such as a FusedSum"
-        )
+
+def _zeros(size: tuple[int, ...] | None, device: torch.device) -> Tensor | None:
+    return None if size is None else torch.zeros(1, 1, *size, dtype=torch.float32, device=device)
+
+
+def _shape_of(layer: Any, inputs: list[Tensor | None]) -> tuple[int, ...] | None:
+    """The shape of a sample of what neurons give, by the first input that is known; None: none is."""
+    known = ((synapse, x) for (synapse, _), x in zip(layer.terms(tuple(inputs)), inputs, strict=True) if x is not None)
+    return next((tuple(synapse.output_shape(tuple(x.shape))[2:]) for synapse, x in known), None)
 
 
 def _joined(steps: list[Any]) -> Spikes | Tensor:

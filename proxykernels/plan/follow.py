@@ -16,6 +16,7 @@ from ..kernels import heap
 from ..kernels.table import Kind, Most
 from ..kernels.weight_layouts import require_finite
 from ..layers import Flatten, Neurons, SpikingLayer
+from ..layers.all_steps import OfAllSteps
 from ..layers.layer_graph import LayerGraph, check_sample
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
@@ -129,6 +130,8 @@ class Follower:
         for kind, method in self._KINDS.items():
             if isinstance(module, kind) and type(module).forward is kind.forward and not is_replaced(module, kind):
                 return self._of_parts(partial(method, self, path, module), path, module, x)
+        if isinstance(module, OfAllSteps):
+            refuse(path, module, "each of its steps takes values of all steps, and an engine runs them one by one")
         refuse(path, module, "it knows no such module")
 
     def _of_parts(self, method: Callable[[Any], Any], path: str, module: nn.Module, x: Input) -> Any:

@@ -30,6 +30,7 @@ from ..layers import (
     Population,
     RunningMaxPool1d,
     StepAffine,
+    StepAttention,
     StepMixture,
     SynapseFilter,
 )
@@ -43,8 +44,8 @@ from ..spikes.spike_tensor import packed
 ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, AdaptiveAvgPool1d
 DECIDING = nn.Conv2d, nn.Linear
 ANY_SHAPE = (
-    Population, Dropout, Channels, Concatenate, Delay, Flatten, Attention, Multiply, StepAffine, StepMixture,
-    SynapseFilter, nn.Identity,
+    Population, Dropout, Channels, Concatenate, Delay, Flatten, Attention, Multiply, StepAffine, StepAttention,
+    StepMixture, SynapseFilter, nn.Identity,
 )  # fmt: skip
 SAMPLES = {2: "features", 3: "C, L", 4: "C, H, W"}
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..kernels import unfused, value_checks_cache, weight_cache
 from ..kernels.heap import keep_freed
+from ..layers.all_steps import OfAllSteps
 from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
 from ..spikes.spikes import cat_steps
@@ -164,7 +165,8 @@ def _by_layers(
     check_device(stop, x.device)
     if not on_gpu:
         keep_freed()
-    chunks = Chunks(T if batch_statistics else chunk, stop, tuple(x.shape), x.device)
+    whole = batch_statistics or (_takes_all_steps(net, stop) and chunk is None)
+    chunks = Chunks(T if whole else chunk, stop, tuple(x.shape), x.device)
     parts: list[Any] = []
 
     with weight_cache.unchanging(*[x] * isinstance(x, Tensor)):
@@ -298,6 +300,24 @@ class Chunks:
             stacklevel=3,
         )
         return True
+
+
+def _takes_all_steps(net: nn.Module, stop: Stop | None) -> bool:
+    """Whether the network has a layer that must have all steps in one call.
+
+    Raises:
+        ValueError: it has one, and samples may stop before.
+    """
+    layer = next((module for module in net.modules() if isinstance(module, OfAllSteps)), None)
+    if layer is not None and stop is not None:
+        name, remedy = "stop", "leave stop out"
+        if isinstance(stop, Lengths):
+            name, remedy = "lengths", "run samples of one length together, without lengths"
+        raise ValueError(
+            f"net has a {type(layer).__name__}, each of whose steps takes all steps, also those behind a sample's "
+            f"{name}: {remedy}"
+        )
+    return layer is not None
 
 
 def _checked(chunk: int) -> int:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ...kernels import reference
 from ...kernels.neuron_models import Neuron
-from ...layers import Delay, Neurons, RecurrentGraph, StepAffine, StepMixture, SynapseFilter
+from ...layers import Delay, Neurons, RecurrentGraph, StepAffine, StepAttention, StepMixture, SynapseFilter
+from ...layers.all_steps import OfAllSteps
 from ...layers.recurrent_graph import given_by, is_before
 from ...network import Network
 from ...spikes import Spikes
@@ -139,16 +140,21 @@ class Here:
         self.made, self.layers, self.x, self.factors = made, made.layers, x, factors
         self.recurrent: frozenset[str] = frozenset()  # layers whose currents there have what comes back from themselves
         self.cut: frozenset[str] = frozenset()  # layers whose modules there bring back their spikes, which was cut
-        delayed = any(isinstance(layer, Delay) for layer, _ in self.layers.values())
+        layers = [layer for layer, _ in self.layers.values()]
+        delayed = any(isinstance(layer, Delay) for layer in layers)
         self.bounds = bounds.cummax(0).values if delayed else bounds
+        if any(isinstance(layer, StepAttention) for layer in layers):
+            self.bounds = bounds.amax().expand_as(bounds)
         self.handed: dict[str, Random | Given | Tensor] = {}
+        self._sought: set[str] = set()  # what comes back, while its size is computed
         self._blocks: dict[str, tuple[int, Tensor]] = {}  # by layer: currents from a step on
         self._traces: dict[str, tuple[Tensor, Tensor]] = {}  # by layer: all that it gave so far, and its state
+        self._whole: dict[str, Tensor] = {}  # by layer: what it made of all steps
 
     def begin(self) -> None:
         """Prepare for another call of the original: spikes are handed on again, potentials of readouts are not."""
         self.handed = {name: handed for name, handed in self.handed.items() if not isinstance(handed, Given)}
-        self._traces = {}
+        self._traces, self._whole = {}, {}
 
     def currents(self, name: str, start: int, stop: int) -> Tensor:
         """The currents [T, N, ...] of a layer's neurons at some steps, computed in blocks where spikes are known."""
@@ -196,8 +202,10 @@ class Here:
         if isinstance(layer, StepAffine):
             x = self.value(sources[0], start, stop)
             return dense(layer(x, x.new_full((x.shape[1],), start))[0])
-        if isinstance(layer, StepMixture):
-            return dense(layer(self.value(sources[0], 0, len(self.x))))[start:stop]
+        if isinstance(layer, OfAllSteps):
+            if name not in self._whole:
+                self._whole[name] = dense(layer(self.value(sources[0], 0, len(self.x))))
+            return self._whole[name][start:stop]
         if isinstance(layer, SynapseFilter):
             return self._trace(name, layer, sources[0], stop)[start:stop]
         try:
@@ -238,7 +246,7 @@ class Here:
         if name == Network.INPUT:
             return self.made.sizes[name]
         if is_before(name):
-            return torch.ones(1, 1, *self.made.back[name])
+            return self._size_before(name)
         if name in self.handed and not currents:
             handed = self.handed[name]
             if isinstance(handed, Random):
@@ -246,7 +254,7 @@ class Here:
             return handed[:].abs().amax((0, 1), keepdim=True)
         layer, sources = self.layers[name]
         taken = single([self._size(source) for source in sources])
-        if isinstance(layer, Delay):
+        if isinstance(layer, Delay | StepAttention):  # whose gates are at most 1
             return taken
         if isinstance(layer, StepAffine):
             parts = (None if p is None else p.detach().abs().amax(0)[None] for p in (layer.weight, layer.bias))
@@ -259,6 +267,16 @@ class Here:
         if name in self.recurrent and name in self.handed:
             terms += layer.returning(torch.ones(1, 1, *self.handed[name][:1].shape[2:]))  # type: ignore[index]
         return sizes_of(terms) if terms else dense(layer(taken))
+
+    def _size_before(self, source: str) -> Tensor:
+        """The size of what comes back: that of its giver, and at least that of spikes."""
+        ones = torch.ones(1, 1, *self.made.back[source])
+        if source in self._sought:  # it comes back to itself
+            return ones
+        self._sought.add(source)
+        size = ones.maximum(self._size(given_by(source)))
+        self._sought.remove(source)
+        return size
 
     def takes_products(self, watched: Container[str]) -> set[str]:
         """The layers in front of products of spikes and of synapses with a memory, which take only spikes. ``watched``:

@@ -30,10 +30,6 @@ _LOOP = "; it has a state: replace it by a convolution or linear layer"
 _STEPS = "; if it repeats the input over time, call set_step_mode(net, 'm'), or pass the layers of one step"
 _COMPARED = "; it compares values: write relu(x) for x * (x > 0) and the like, or train with nn.ReLU"
 _LARGEST = "; write relu(x) for the maximum of x and 0, and max_pool2d for that of an image"
-_ALL_STEPS = (
-    "; it weighs each step by what all steps have, and later ones have not come when a network here runs it: remove "
-    "it, or write a gain of each step instead, gains[t] * fc(x[t]) in a loop, and continue training"
-)
 _EACH_STEP = (
     "; it has parameters for each step, and a network here runs any number of steps: replace it by BatchNorm or "
     "ThresholdDependentBatchNorm and continue training"
@@ -58,7 +54,6 @@ _REMEDIES = {
         ("unsqueeze repeat expand", _STEPS),
         ("gt lt ge le eq ne where masked_fill sign heaviside bool", _COMPARED),
         ("maximum minimum max min amax amin", _LARGEST),
-        ("multidimensionalattention temporalwiseattention", _ALL_STEPS),
         ("batchnormthroughtime1d batchnormthroughtime2d", _EACH_STEP),
         ("temporaleffectivebatchnorm1d temporaleffectivebatchnorm2d", _EACH_STEP),
         ("rearrange", "; write it with flatten"),

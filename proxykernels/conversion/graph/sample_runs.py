@@ -322,7 +322,7 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(map(_holds_tensors, value)))
 
 
-def sample_of(net: Network) -> Tensor | None:
+def sample_of(net: Network | RecurrentGraph) -> Tensor | None:
     """Random values [T, N, ...] from 0 to 1, of a shape that the layers take; None: none was found."""
     shape = next((shape for shape in _shapes(net) if _takes(net, shape)), None)
     if shape is None:
@@ -330,7 +330,7 @@ def sample_of(net: Network) -> Tensor | None:
     return torch.rand(STEPS, SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def _shapes(net: Network) -> Iterator[tuple[int, ...]]:
+def _shapes(net: Network | RecurrentGraph) -> Iterator[tuple[int, ...]]:
     """Candidate shapes of one sample and step for the first layers with weights."""
     for kind, channels in dict.fromkeys(_first_weights(net)):
         if kind is Product:
@@ -342,7 +342,7 @@ def _shapes(net: Network) -> Iterator[tuple[int, ...]]:
             yield from ((channels, *size) for size in itertools.permutations((*USUAL, 10, 20, 40, 80), 2))
 
 
-def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
+def _first_weights(net: Network | RecurrentGraph) -> Iterator[tuple[type, int]]:
     """The first layers with weights and their input channels; behind a Flatten the features."""
     from_input = {Network.INPUT}
     layer: Any
@@ -361,7 +361,7 @@ def _first_weights(net: Network) -> Iterator[tuple[type, int]]:
             from_input.add(name)
 
 
-def _takes(net: Network, shape: tuple[int, ...]) -> bool:
+def _takes(net: Network | RecurrentGraph, shape: tuple[int, ...]) -> bool:
     """Whether all layers accept a sample of that shape."""
     values = {Network.INPUT: _zeros(1, 1, *shape)}
     try:

@@ -16,14 +16,17 @@ from ...layers import Formula
 from ..graph.fx_calls import MOVES, path_of, trace
 from ..graph.graph_values import Signal
 from ..graph.sample_runs import called, of_sizes, sized
+from .all_steps import steps_of_module
 from .library_neurons import reset
 from .recognised import Function
 
-RUNS = ((2, 3), (3, 5))  # steps and samples of the two runs
+RUNS = ((2, 3), (3, 5))  # steps and samples of the two runs, where a model takes any number of steps
 JOINING = frozenset("matmul bmm einsum mul multiply sum mean amax softmax sigmoid add sub truediv div".split())
 FUNCTIONS = MOVES | JOINING
 NO_SIZES = "no sizes"  # the key of why a model did not run, of its graph
 SEEN = "seen"  # the key of what a node gave in both runs: the shape of a tensor, or a number
+SIZES = "sizes"  # the key of the steps and samples of both runs, of a node
+Sizes = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass
@@ -64,18 +67,28 @@ class _Run(fx.Interpreter):
 
 def of_sample(model: nn.Module, leaves: tuple[type, ...], sample: Tensor) -> fx.GraphModule:
     """The graph of a forward pass that takes all steps and asks for sizes."""
-    T, N = RUNS[0]
+    T, N = _runs(model)[0]
     reset(model)
     traced = trace(model, leaves, sized(sample[:1].expand(T, N, *sample.shape[1:])))
     note_sizes(traced, sample)
     return traced
 
 
+def _runs(model: nn.Module) -> Sizes:
+    """Two runs with other numbers of samples, and of steps where the model takes any number of these."""
+    steps = next((T for T in map(steps_of_module, model.modules()) if T is not None), None)
+    (first, few), (second, many) = RUNS
+    return ((first, few), (second, many)) if steps is None else ((steps, few), (steps, many))
+
+
 def note_sizes(traced: fx.GraphModule, sample: Tensor) -> None:
     """Run the model on steps [T, N, ...] of a sample [N, ...] twice, and note the sizes of its values. A model that
     takes no steps, since it repeats its input itself, stays without."""
+    runs = _runs(traced)
+    for node in traced.graph.nodes:
+        node.meta[SIZES] = runs
     try:
-        for T, N in RUNS:
+        for T, N in runs:
             reset(traced)
             _Run(traced).run(sample[torch.arange(N) % len(sample)].expand(T, N, *sample.shape[1:]))
     except Exception as error:  # a model may raise anything; it is told where the sizes that stay unknown are needed
@@ -92,7 +105,12 @@ def note_sizes(traced: fx.GraphModule, sample: Tensor) -> None:
 def shape_seen(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a tensor in the first run; None: it is none, or sizes are not known."""
     seen = node.meta.get(SEEN, (None,))[0]
-    return seen if isinstance(seen, tuple) and seen[:2] == RUNS[0] else None
+    return seen if isinstance(seen, tuple) and seen[:2] == _sizes_of(node)[0] else None
+
+
+def _sizes_of(node: fx.Node) -> Sizes:
+    """The steps and samples of both runs."""
+    return node.meta.get(SIZES, RUNS)
 
 
 def seen(node: fx.Node) -> tuple[int, ...]:
@@ -162,7 +180,7 @@ def formula(node: fx.Node, expression: Expression, traced: fx.GraphModule, model
     function.graph.eliminate_dead_code()
     function.recompile()
     layer = Formula(function, binary=expression.is_binary)
-    _check_steps(layer, expression, place)
+    _check_steps(layer, expression, place, _sizes_of(node)[0])
     return layer
 
 
@@ -174,7 +192,7 @@ def _size(node: fx.Node, steps: fx.Node, samples: fx.Node, place: str) -> Any:
             return tuple(map(of, first, second))
         if first == second:
             return first
-        for run, size in zip(zip(*RUNS, strict=True), (steps, samples), strict=True):
+        for run, size in zip(zip(*_sizes_of(node), strict=True), (steps, samples), strict=True):
             if (first, second) == run:
                 return size
         raise TypeError(f"{place} computes with a size that is neither the steps' nor the samples': {node}")
@@ -183,10 +201,10 @@ def _size(node: fx.Node, steps: fx.Node, samples: fx.Node, place: str) -> Any:
 
 
 @torch.no_grad()
-def _check_steps(layer: Formula, expression: Expression, place: str) -> None:
+def _check_steps(layer: Formula, expression: Expression, place: str, sizes: tuple[int, int]) -> None:
     """Refuse what mixes steps, which a stream gives one by one, or samples."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(*RUNS[0], *shape) for shape in expression.shapes()]
+    shapes = [(*sizes, *shape) for shape in expression.shapes()]
     x = [(torch.rand(shape, generator=generator) < 0.5).float() for shape in shapes]
     try:
         whole, alone = layer(x), layer([each[:1, :1] for each in x])

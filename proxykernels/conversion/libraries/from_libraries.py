@@ -9,19 +9,19 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import RecurrentGraph, StepAffine, StepMixture
+from ...layers import RecurrentGraph, StepAffine, StepAttention, StepMixture
 from ...network import Network
 from ...neurons import LINeuron
 from ..graph.compare import Difference, Layer
 from ..graph.fx_calls import path_of
 from ..graph.graph_values import ModelPopulation, fold_gains, fold_inputs, fold_norms, untie
+from ..graph.groups import grouped
 from ..graph.prepared import check_model, in_evaluation, let_go, prepared, without_autocast
 from ..graph.rewrites import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.sample_runs import LOOPED
 from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
 from .channel_parameters import into_weights
-from .feedback import grouped
 from .library_neurons import Described, Find, constants, gain
 from .neurons_of_steps import OfSteps
 from .port_graph import Gate, PortGraph
@@ -47,7 +47,8 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
     and by steps in Python KLIFNode, QIFNode, EIFNode, IzhikevichNode, ComplementaryLIFNode, RAFNode, MPBNLIFNode,
     GatedLIFNode, PSN, MaskedPSN and SlidingPSN, behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm,
     and residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of
-    spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay, SynapseFilter behind neurons;
+    spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay, SynapseFilter behind neurons, ReLU of currents;
+    MultiDimensionalAttention and TemporalWiseAttention, for runs of all steps in one call (layers.StepAttention);
     LinearRecurrentContainer and ElementWiseRecurrentContainer around such neurons; nn.Sequential, SeqToANNContainer and
     the like, and any module whose forward torch.fx can trace, such as SpikingJelly's model zoo. With a sample, in
     multi-step mode, a forward may ask for sizes; attention, products, sums over tokens and views become layers, and
@@ -290,7 +291,7 @@ def _steps_of(net: nn.Module) -> Iterator[int]:
     """For how many steps the layers of a network have parameters, where they have some for each step."""
     for layer in net.modules():
         neuron = getattr(layer, "neuron", None)
-        if isinstance(layer, StepAffine | StepMixture):
+        if isinstance(layer, StepAffine | StepMixture | StepAttention) and layer.steps is not None:
             yield layer.steps
         elif isinstance(neuron, OfSteps):
             yield neuron.T

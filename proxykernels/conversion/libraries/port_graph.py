@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import Delay, Dropout, Flatten, Formula, StepAffine, StepMixture, Voting
+from ...layers import Delay, Dropout, Flatten, Formula, StepAffine, StepAttention, StepMixture, Voting
 from ...network import Network
 from ...neurons import LIFNeuron
 from ..graph.functions import Add, Scaled, Times
@@ -16,6 +16,7 @@ from ..graph.fx_graph import Values, shape_of
 from ..graph.graph_values import Current, Projection, Signal
 from ..graph.rewrites import scaled_identity, taps
 from ..graph.sample_runs import called, of_sizes
+from .all_steps import step_attention
 from .expression_graph import OVER_TIME
 from .feedback import BEFORE, FeedbackGraph, with_factor
 from .library_neurons import Find
@@ -217,7 +218,10 @@ class PortGraph(FeedbackGraph):
             x = self._carry(self._before(node), x)
             with checks.at(f"{self.model}: {path}"):
                 module = norms.as_layer(self._channels(x.layer, path)[1] - 2)
-        if isinstance(module, StepAffine):
+        module = step_attention(module) or module
+        if type(module) is nn.ReLU:
+            module = Formula(module)
+        if isinstance(module, StepAffine | StepAttention | Formula):
             x = self._carry(self._before(node), x)
             return replace(self._other(self._name(node), module, x, None, False), neurons=Network.INPUT, signed=True)
         trace = synapse_filter(module)

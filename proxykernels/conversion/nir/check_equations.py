@@ -10,27 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...layers import RecurrentGraph
 from ...network import Network
 from ..graph import compare
 from ..graph.sample_runs import SAMPLES, STEPS, sample_of
-from .graph import Nodes, returned
-from .nodes import RESET, SUBTRACT, Images, Shape, fires, is_neuron
+from .cycles import returned
+from .graph import Nodes
+from .nodes import RESET, SUBTRACT, Before, Images, Shape, fires, is_neuron, steps_of_delay
+
+MOST_AROUND = 60  # steps beyond those that other graphs are run for
 
 
 def compare_with(
-    nir, nodes: Nodes, net: Network, made: Mapping[str, str], currents: Mapping[str, Tensor], shape: Shape | None,
-    dt: float, reset: str | None, most: int | None,
+    nir, nodes: Nodes, net: Network | RecurrentGraph, made: Mapping[str, str], backs: Mapping[str, str],
+    currents: Mapping[str, Tensor], shape: Shape | None, dt: float, reset: str | None, most: int | None,
 ) -> None:  # fmt: skip
     """Run a graph for a few steps, in which neurons hand on random spikes, and compare ``net``.
 
-    ``made``: layer of neurons -> its node. ``currents``: layer -> a constant [C] added to its currents. A graph that
-    tells no shape of its input is compared on one that fits; where none is found, a warning says so.
+    ``made``: layer of neurons -> its node. ``backs``: node -> the source that comes back from it. ``currents``:
+    layer -> a constant [C] added to its currents. A graph that tells no shape of its input is compared on one that
+    fits; where none is found, a warning says so.
 
     Raises:
         ValueError: they differ by more than rounding; the message names the node.
     """
     generator = torch.Generator().manual_seed(0)
     x = sample_of(net) if shape is None else torch.rand(STEPS, SAMPLES, *shape, generator=generator)
+    later = _steps_around(nir, nodes, dt)
+    if x is not None and later:
+        x = torch.rand(STEPS + later, SAMPLES, *x.shape[2:], generator=generator)
     if x is None:
         warnings.warn(
             "the network was not compared with the graph's equations: no input was found that its layers take; give "
@@ -39,15 +47,25 @@ def compare_with(
             stacklevel=4,
         )
         return
-    values: dict[str, Tensor] = {}
+    T = len(x)
+    there = compare.Made(net, x.amax((0, 1), keepdim=True))
+    here = compare.Here(there, x, torch.ones(T), torch.ones(T))
+    values: dict[str, Tensor] = {
+        name: torch.zeros(T, SAMPLES, *there.back[source], dtype=torch.float64) for name, source in backs.items()
+    }
+    all_drawn: dict[str, Tensor] = {}  # the spikes that neurons hand on
     taken: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}  # currents, spikes, returning spikes
-    for name in nodes.order:
+    for name in nodes.order * (T if later else 1):  # each turn makes what comes back right for a step more
         node, inputs = nodes.by_name[name], [values[sender] for sender in nodes.senders[name]]
         if isinstance(node, nir.Input):
             values[name] = x.double()
+        elif isinstance(node, Before):
+            values[name] = compare.shifted(values[node.giver]) if node.giver in values else values[name]
         elif is_neuron(nir, node):
             current, before = sum(inputs[1:], inputs[0]), None
-            drawn = (torch.rand(current.shape, generator=generator) < compare.RATE).double()
+            if name not in all_drawn:
+                all_drawn[name] = (torch.rand(current.shape, generator=generator) < compare.RATE).double()
+            drawn = all_drawn[name]
             if name in nodes.returning:
                 before = compare.shifted(drawn)
                 current = current + returned(nir, nodes.by_name, nodes.returning[name], name, before)
@@ -56,17 +74,26 @@ def compare_with(
             taken[name] = current * _gain(nir, node, dt, current), fired, before
         else:
             values[name] = _value(nir, node, sum(inputs[1:], inputs[0]), dt)
-    here = compare.Here(compare.Made(net, x.amax((0, 1), keepdim=True)), x, torch.ones(STEPS), torch.ones(STEPS))
     here.handed = {layer: values[name].float() for layer, name in made.items()}
     try:
         for key, name in made.items():
             solved = partial(_solved, nir, nodes.by_name[name], dt=dt, reset=reset, most=most)
             _check_layer(here, key, compare.Layer(name, shift=currents.get(key)), *taken[name], solved)
         last = here.made.last
-        compare.Outputs().check(here.value(last, 0, STEPS), here.largest(last), values[nodes.order[-1]].float())
+        output = next(name for name in nodes.order if isinstance(nodes.by_name[name], nir.Output))
+        compare.Outputs().check(here.value(last, 0, T), here.largest(last), values[output].float())
     except compare.Difference as difference:
         place = f"node '{made[difference.layer]}'" if difference.layer in made else f"layer '{difference.layer}'"
         raise ValueError(f"{place} is not what was made of it: {difference.what}") from difference
+
+
+def _steps_around(nir, nodes: Nodes, dt: float) -> int:
+    """Steps in which what comes back arrives, of a graph with a cycle that was cut; 0 of other graphs."""
+    if not nodes.any_of(Before):
+        return 0
+    delays = [node for node in nodes.by_name.values() if isinstance(node, nir.Delay)]
+    steps = [1 for node in nodes.by_name.values() if isinstance(node, Before)]
+    return min(MOST_AROUND, sum(steps) + sum(int(steps_of_delay(node, dt).max()) for node in delays))
 
 
 def _check_layer(
@@ -76,7 +103,7 @@ def _check_layer(
     """Compare a layer's currents, and what its neurons make of them and of others on which they fire."""
     layer, _ = here.layers[key]
     current, fired = current.float(), fired.float()
-    found, largest = here.currents(key, 0, STEPS), here.largest(key)
+    found, largest = here.currents(key, 0, len(current)), here.largest(key)
     if before is not None:
         (back, _), *_ = layer.returning(before)
         found = found + compare.of_steps(back.plain(), before.float())

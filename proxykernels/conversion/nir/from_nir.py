@@ -13,17 +13,20 @@ import torch
 from torch import nn
 
 from ... import checks
-from ...layers import Flatten, Unflatten
+from ...layers import Flatten, RecurrentGraph, Unflatten
 from ...network import Network, free_name
 from ...neurons import Value, neuron_checks
+from ..graph.groups import grouped
 from ..graph.prepared import without_autocast
 from ..graph.rewrites import CARRIED, NEGLIGIBLE, affine, build_layer, multiply, scaled_identity
 from .check_equations import compare_with
-from .graph import Nodes, input_shape, layer_of, nodes_of, simpler
+from .cycles import layer_of
+from .graph import Nodes, input_shape, nodes_of, simpler
 from .nodes import (
     RESET,
     SUBTRACT,
     TO_V_RESET,
+    Before,
     Images,
     Made,
     Shape,
@@ -38,6 +41,7 @@ from .nodes import (
 )
 
 Term = tuple[nn.Module, str, str]  # a synapse, its node, and the layer that it takes
+BEFORE = "the step before of "  # begins the name of what a node gave in the step before, among sources
 FEW = 1024  # features that a matrix scales at most; more are scaled as channels
 SINABS = (
     "a graph of sinabs needs from_nir(graph, reset='subtract'), and spikes that are single there (SingleSpike, not "
@@ -65,8 +69,9 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None, max_spike_coun
         graph: nir.NIRGraph or a path. Its nodes: one Input, one Output, and between them Conv2d, Conv1d, Affine, Linear
             and Scale, neurons (IF, LIF, CubaLIF, Threshold, and I, LI and CubaLI, which give potentials), AvgPool2d,
             SumPool2d, Flatten and Delay, in any order and number. Neurons may have several inputs, which are added.
-            Spikes may come back to their neurons through a Linear, an Affine or a Scale, one step later. Graphs within
-            the graph are unfolded. Values are copied, in float32.
+            Spikes may come back to their neurons through a Linear, an Affine or a Scale, one step later. Any other
+            cycle must have a Delay, which says how many steps later. Graphs within the graph are unfolded. Values are
+            copied, in float32.
         dt: length of a step in the graph's unit of time. The decay of LIF neurons is 1 - dt / tau. Graphs of snnTorch
             have dt = 1e-4, which is SpikingJelly's default too.
         reset: "subtract": all neurons subtract their threshold. NIR cannot express this; use it for graphs of sinabs.
@@ -82,7 +87,8 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None, max_spike_coun
         name is taken. Thresholds, resets and resting potentials are divided by the factor of the current (r dt for IF,
         r dt / tau for LIF), so weights stay the same; weights of readouts are multiplied by it. Layers without neurons
         pass real values on; those of a last layer are ``simulate(...).potentials``. Neurons start at ``v_leak``, and
-        those that rest above their threshold, which fire by themselves, at ``v_reset``.
+        those that rest above their threshold, which fire by themselves, at ``v_reset``. Layers in a cycle with a Delay
+        are a :class:`layers.RecurrentGraph`, which runs step by step.
 
     Raises:
         TypeError: the graph holds another node, or nodes connected in another way, or values of another kind.
@@ -100,24 +106,26 @@ def from_nir(graph, *, dt: float = 1.0, reset: str | None = None, max_spike_coun
         neuron_checks.most_spikes("max_spike_count", max_spike_count)
         if reset != SUBTRACT:
             raise ValueError(f"max_spike_count needs reset={SUBTRACT!r}: no neuron here fires several times and resets")
-    given = nodes_of(nir, graph)
+    given = nodes_of(nir, graph, dt)
     nodes = simpler(nir, given, dt, reset)
     builder = _Builder(nir, nodes, dt, reset, max_spike_count)
     for name in nodes.order:
         builder.add(name)
     if not builder.made:
         raise TypeError("the graph must have neurons, it has none")
-    shape = builder.shapes[Network.INPUT]
-    compare_with(nir, nodes, builder.net, builder.made, builder.currents, shape, dt, reset, max_spike_count)
+    shape, net = builder.shapes[Network.INPUT], builder.network()
+    backs = builder.backs()
+    compare_with(nir, nodes, net, builder.made, backs, builder.currents, shape, dt, reset, max_spike_count)
     if reset != TO_V_RESET:
         warn_of_others(nir, given.by_name, dt, reset)
-    return builder.net
+    return grouped(net) if isinstance(net, RecurrentGraph) else net
 
 
 class _Builder:
     """Builds the network, layer by layer.
 
     Attributes:
+        layers: name, layer, and the names of those whose outputs it takes, in order.
         given: a node -> the layer that gives its output.
         made: a layer of neurons -> its node.
         currents: a layer of neurons -> its constant current [C], if it has one.
@@ -126,11 +134,29 @@ class _Builder:
 
     def __init__(self, nir, nodes: Nodes, dt: float, reset: str | None, most: int | None):
         self.nir, self.nodes, self.dt, self.reset, self.most = nir, nodes, dt, reset, most
-        self.net = Network()
+        self.layers: list[tuple[str, nn.Module, tuple[str, ...]]] = []
         self.given: dict[str, str] = {}
         self.made: dict[str, str] = {}
         self.currents: dict[str, torch.Tensor] = {}
         self.shapes: dict[str, Shape | None] = {}
+        self.output = ""  # the node
+        self._givers = {node.giver for node in nodes.by_name.values() if isinstance(node, Before)}
+
+    def network(self) -> Any:
+        """The network; a flat graph of all its layers where some are in a cycle."""
+        before = {BEFORE + name: source for name, source in self.backs().items()}
+        last = self.given[self.nodes.only_sender(self.output)]
+        if self.layers[-1][0] != last:  # behind it are neurons whose spikes only come back
+            self._append(self.output, self.output, nn.Identity(), (last,))
+        net = RecurrentGraph() if before else Network()
+        for name, layer, sources in self.layers:
+            net.append(name, layer, tuple(before.get(source, source) for source in sources))
+        return net
+
+    def backs(self) -> dict[str, str]:
+        """The nodes that give what comes back in the step after, and the source that it is in the network."""
+        nodes = self.nodes.by_name.items()
+        return {name: RecurrentGraph.before(self.given[node.giver]) for name, node in nodes if isinstance(node, Before)}
 
     def add(self, name: str) -> None:
         node = self.nodes.by_name[name]
@@ -140,15 +166,21 @@ class _Builder:
             if len(shape or ()) == 2 and not self.nodes.any_of(self.nir.Conv1d):
                 shape = None  # Norse writes (N, features)
             self.given[name], self.shapes[Network.INPUT] = Network.INPUT, shape
+        elif isinstance(node, Before):
+            is_whole = len(node.shape or ()) > 1 or not self.nodes.any_of(self.nir.Conv1d | self.nir.Conv2d)
+            self.given[name] = BEFORE + name
+            self.shapes[BEFORE + name] = node.shape if is_whole else None
         elif isinstance(node, self.nir.Output):
             sender = self.nodes.only_sender(name)
             if self.given[sender] == Network.INPUT:
                 raise TypeError(f"node '{name}' must follow neurons or another node, it follows '{sender}'")
+            self.output = name
         elif is_neuron(self.nir, node):
             self._add_neurons(name, node)
         elif self._is_synapse(name):
             sender = self.nodes.only_sender(name)
-            if not all(is_neuron(self.nir, self.nodes.by_name[end]) for end in self.nodes.receivers(name)):
+            receivers = [is_neuron(self.nir, self.nodes.by_name[end]) for end in self.nodes.receivers(name)]
+            if not all(receivers) or name in self._givers:
                 with checks.at(f"node '{name}'"):
                     layer = build_layer([synapse(self.nir, node)], CARRIED)
                 self._append(name, name, layer, (self.given[sender],))
@@ -244,8 +276,8 @@ class _Builder:
 
     def _append(self, name: str, key: str, layer: nn.Module, sources: tuple[str, ...]) -> str:
         """Add a layer, which gives the output of the node ``name`` until another layer does."""
-        taken = free_name(key, [other for other, *_ in self.net.layers()])
-        self.net.append(taken, layer, sources)
+        taken = free_name(key, [other for other, *_ in self.layers])
+        self.layers.append((taken, layer, sources))
         self.given[name] = taken
         with checks.at(f"node '{name}'" + (f" (behind '{key}')" if key != name else "")):
             self.shapes[taken] = output_shape(layer, [self.shapes[source] for source in sources])

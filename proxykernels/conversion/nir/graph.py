@@ -1,7 +1,6 @@
 """Reads a graph of NIR: unnests it, sorts it, and replaces nodes that have no layer here.
 
-Recurrent neurons are a cycle, neurons -> weights -> the same neurons; a spike comes back one step later, as in
-:class:`proxykernels.FusedRecurrentLinear`. Nodes without a layer here are replaced by others:
+Nodes without a layer here are replaced by others:
 
     CubaLI                                    LI of tau_syn and w_in, then LI of tau_mem and r
     CubaLIF that rests at several potentials  LI of tau_syn and w_in, then LIF of tau_mem and r
@@ -14,26 +13,15 @@ import copy
 import graphlib
 import inspect
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from ... import checks
 from ...network import free_name
-from ...neurons import AnyNeuron, Value
-from ..graph.rewrites import build_recurrent
-from .nodes import FIELDS, Images, Shape, check_size, is_filtered, is_neuron, numbers_of, shares_potentials, synapse
-
-ONLY = "only neurons -> weights -> the same neurons, with a Linear, Affine or Scale for weights, may be a cycle"
-
-DELAYED = (
-    "node '{}' in it is a Delay, which may lie in no cycle here: take it out where a spike is to come back in the next "
-    "step, or build the cycle of a proxykernels.layers.RecurrentGraph with a proxykernels.Delay"
-)
+from .cycles import cut_at_delays, leave_out_single_steps, take_out
+from .nodes import FIELDS, Before, Images, Shape, check_size, is_filtered, is_neuron, shares_potentials
 
 
 class Nodes(NamedTuple):
@@ -60,7 +48,7 @@ class Nodes(NamedTuple):
         return any(isinstance(node, kind) for node in self.by_name.values())
 
 
-def nodes_of(nir, graph) -> Nodes:
+def nodes_of(nir, graph, dt: float) -> Nodes:
     """The nodes of a nir.NIRGraph, or of a file of one, with one input and one output.
 
     Raises:
@@ -77,7 +65,9 @@ def nodes_of(nir, graph) -> Nodes:
         senders[end].append(start)
     for kind in (nir.Input, nir.Output):
         _one(kind, nodes, "the graph")
+    leave_out_single_steps(nir, nodes, senders, dt)
     returning = take_out(nir, nodes, senders)
+    cut_at_delays(nir, nodes, senders, dt)
     return Nodes(nodes, senders, _in_order(nir, nodes, senders), returning)
 
 
@@ -154,96 +144,15 @@ def _one(kind: type, nodes: dict[str, Any], where: str) -> str:
 
 def _in_order(nir, nodes: dict[str, Any], senders: dict[str, list[str]]) -> list[str]:
     """All nodes, senders before receivers; refuses nodes without a sender or a way to the output."""
-    try:
-        order = list(graphlib.TopologicalSorter(senders).static_order())
-    except graphlib.CycleError as error:
-        names = error.args[1]
-        delays = [name for name in names if isinstance(nodes[name], nir.Delay)]
-        why = DELAYED.format(delays[0]) if delays else ONLY
-        raise ValueError(f"the graph has a cycle, {' -> '.join(names)}; {why}") from None
+    order = list(graphlib.TopologicalSorter(senders).static_order())
     senders_of_any = {sender for names in senders.values() for sender in names}
+    senders_of_any |= {node.giver for node in nodes.values() if isinstance(node, Before)}
     for name in order:
-        if not senders[name] and not isinstance(nodes[name], nir.Input):
+        if not senders[name] and not isinstance(nodes[name], nir.Input | Before):
             raise ValueError(f"node '{name}' has no sender")
         if name not in senders_of_any and not isinstance(nodes[name], nir.Output):
             raise ValueError(f"node '{name}' leads to no output; remove it")
     return order
-
-
-def take_out(nir, nodes: Mapping[str, Any], senders: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Take cycles of recurrent neurons out of ``senders``. Returns neurons -> the nodes that their spikes come back
-    through, which is their own name where an edge leads straight back."""
-    returning: dict[str, list[str]] = {}
-    for name, node in nodes.items():
-        if not is_neuron(nir, node):
-            continue
-        for sender in list(senders[name]):
-            through = isinstance(nodes[sender], nir.Linear | nir.Affine | nir.Scale)
-            if sender != name and not (through and senders.get(sender) == [name]):
-                continue
-            if sum(sender in others for others in senders.values()) > 1 and sender != name:
-                continue  # others take what comes back, too
-            senders[name].remove(sender)
-            returning.setdefault(name, []).append(sender)
-            if sender != name:
-                del senders[sender]
-    return returning
-
-
-def layer_of(
-    nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, modules: list[nn.Module], neuron: AnyNeuron,
-    v_init: Value | None,
-) -> nn.Module:  # fmt: skip
-    """The layer of recurrent neurons behind ``modules``; ``names``: the nodes that spikes come back through."""
-
-    if len(modules) > 1:
-        raise TypeError(
-            "recurrent neurons take one input, by a Linear, an Affine or nothing between; add them up before"
-        )
-    pairs = [_weight_of(nir, nodes, back, name) for back in names]
-    biases = [bias for _, bias in pairs if bias is not None]
-    bias = torch.stack(biases).sum(0) if biases else None
-    return build_recurrent(modules[0], neuron, _joined([weight for weight, _ in pairs]), bias, v_init)
-
-
-def returned(nir, nodes: Mapping[str, Any], names: Sequence[str], name: str, before: Tensor) -> Tensor:
-    """The recurrent current of neurons for their spikes [T, N, C] of the step before, in float64."""
-    total = torch.zeros((), dtype=torch.float64)
-    for back in names:
-        weight, bias = _weight_of(nir, nodes, back, name)
-        weight = weight.double()
-        total = total + (before * weight if weight.ndim < 2 else before @ weight.t())
-        total = total if bias is None else total + bias.double()
-    return total
-
-
-def _weight_of(nir, nodes: Mapping[str, Any], back: str, name: str) -> tuple[Tensor, Tensor | None]:
-    """Recurrent weights [C, C], one a neuron [C] or one for all []; and a bias, or None."""
-    node = nodes[back]
-    if back == name:
-        return torch.ones(()), None
-    with checks.at(f"node '{back}'"):
-        if isinstance(node, nir.Scale):
-            scale = numbers_of("scale", node.scale).float()
-            if scale.numel() != 1 and scale.ndim != 1:
-                raise ValueError(f"scale must have one value for each neuron, got {list(scale.shape)}")
-            return scale.reshape(()) if scale.numel() == 1 else scale, None
-        module: Any = synapse(nir, node)
-        weight, bias = module.weight.detach(), module.bias
-        if weight.shape[0] != weight.shape[1]:
-            raise ValueError(f"weight must be square, for spikes come back to the neurons, got {list(weight.shape)}")
-        return weight, None if bias is None else bias.detach()
-
-
-def _joined(weights: Sequence[Tensor]) -> Tensor:
-    """The sum of weights, in the smallest form that can hold it."""
-    C = max((len(weight) for weight in weights if weight.ndim), default=1)
-    if all(weight.ndim < 2 for weight in weights):
-        return sum(weights, torch.zeros(()))
-    full = torch.zeros(C, C)
-    for weight in weights:
-        full = full + (weight if weight.ndim == 2 else torch.diag(weight.expand(C)))
-    return full
 
 
 def simpler(nir, nodes: Nodes, dt: float, reset: str | None) -> Nodes:

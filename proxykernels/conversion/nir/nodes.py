@@ -235,14 +235,17 @@ def _made(kind: type[AnyNeuron], values: dict[str, Any]) -> AnyNeuron:
 
 
 def output_shape(layer: nn.Module, shapes: Sequence[Shape | None]) -> Shape | None:
-    """The shape of a layer's output for one sample and step, by a run on zeros; None if an input's is not known.
+    """The shape of a layer's output for one sample and step, by a run on zeros; None if an input's is not known, or of
+    neurons none's.
 
     Raises:
         TypeError, ValueError: the layer does not take such inputs, or gives more than fits.
     """
     sizes = [shape for shape in shapes if shape is not None]
     if len(sizes) < len(shapes):
-        return None
+        terms = layer.terms(tuple(shapes)) if sizes and isinstance(layer, layers.Neurons) else []  # type: ignore[arg-type]
+        known = (one.output_shape((1, 1, *size)) for (one, _), size in zip(terms, shapes, strict=False) if size)
+        return next((tuple(shape[2:]) for shape in known), None)
     device = next((parameter.device for parameter in layer.parameters()), None)
     inputs = tuple(torch.zeros(1, 1, *size, device=device) for size in sizes)
     x: Any = inputs if len(inputs) > 1 else inputs[0]
@@ -304,6 +307,14 @@ class Images:
     shape: Shape
 
 
+@dataclass
+class Before:
+    """A node that gives what another one, ``giver``, gave in the step before. ``shape``: of a sample."""
+
+    giver: str
+    shape: Shape | None
+
+
 def shaping(nir, node, shape: Shape | None, dt: float) -> list[nn.Module]:
     """Images, or a nir.Delay, nir.AvgPool2d, nir.SumPool2d or nir.Flatten, as layers for samples of ``shape``."""
     if isinstance(node, Images):
@@ -336,8 +347,8 @@ def scale_of(node, shape: Shape | None) -> Tensor:
     return scale.expand(shape)
 
 
-def _delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
-    """A nir.Delay of whole steps as layers, for samples of ``shape``; one delay a value needs flat features."""
+def steps_of_delay(node, dt: float) -> Tensor:
+    """The delay of a nir.Delay in whole steps, int64, of its shape."""
     delays = numbers_of("delay", node.delay)
     steps = (delays / dt).round()
     if not torch.allclose(steps * dt, delays, rtol=1e-4, atol=1e-4 * dt) or bool((steps < 0).any()):
@@ -345,7 +356,12 @@ def _delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
             f"delay must be whole steps of dt = {dt:g}, at least 0, got {delays.reshape(-1)[:3].tolist()}; "
             "from_nir(graph, dt=...) says how long a step is, in the graph's unit of time"
         )
-    steps = steps.long()
+    return steps.long()
+
+
+def _delay_layers(node, shape: Shape | None, dt: float) -> list[nn.Module]:
+    """A nir.Delay of whole steps as layers, for samples of ``shape``; one delay a value needs flat features."""
+    steps = steps_of_delay(node, dt)
     if steps.numel() == 1:
         return [layers.Delay(int(steps))]
     by_channel = steps.flatten(1) if steps.ndim > 1 else steps.view(-1, 1)

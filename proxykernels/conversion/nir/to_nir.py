@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from ... import checks, layers
 from ...calls import window_checks
 from ...layers.layer_graph import check_sample
+from ...layers.recurrent_graph import given_by, is_before
 from ...layers.synapses import Convolution, Convolution1d, Product, Synapse
 from ...network import Network, free_name
 from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, LIFNeuron, LINeuron, Value
 from ...plan.plain_modules import check_forward
 from .nodes import RESET, SUBTRACT, TO_V_RESET, Shape, check_dt, check_size, output_shape
 
+Listed = list[tuple[str, nn.Module, tuple[str, ...]]]  # name, layer, and the names of those whose outputs it takes
 SHAPING = (layers.AvgPool2d, layers.AdaptiveAvgPool2d, layers.Flatten, layers.Delay)
 
 
@@ -34,8 +36,9 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
 
     Args:
         net: a :class:`Network` or nn.Sequential of convolutions, fully connected layers, neurons alone and joining
-            layers, all of IF, LIF or CubaLIF neurons or readouts (LI), average and sum pooling, flattening and delays.
-            Normalisations are folded, and a Dropout is left out.
+            layers, all of IF, LIF or CubaLIF neurons or readouts (LI), average and sum pooling, flattening and delays,
+            or of a :class:`layers.RecurrentGraph` of these, in which a Delay of a step is written where something comes
+            back. Normalisations are folded, and a Dropout is left out.
         input_shape: of one sample and step, (C, H, W), (C, L) or (features,); NIR stores every neuron's threshold.
         dt: length of a step, the unit of the graph's time constants: 1.0 counts them in steps. snnTorch reads graphs
             of dt = 1e-4 only, which is SpikingJelly's default too; Norse's is 1e-3.
@@ -57,6 +60,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
     shapes: dict[str, Any] = {Network.INPUT: _sample_shape(input_shape)}  # Shape: all are known
     check_sample(net, shapes[Network.INPUT])
     listed = _layers_of(net)
+    shapes |= _shapes_in_cycles(listed, shapes[Network.INPUT])
     writer = _Writer(nir, [name for name, *_ in listed], dt)
     writer.nodes["input"] = nir.Input({"input": np.array(shapes[Network.INPUT])})
     for name, layer, sources in listed:
@@ -64,7 +68,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
             check_forward(name, layer)
         with checks.at(f"layer {name}"):
             taken = [shapes[source] for source in sources]
-            if isinstance(layer, layers.Dropout):  # which does nothing in evaluation
+            if isinstance(layer, layers.Dropout | nn.Identity):  # which does nothing in evaluation
                 shapes[name], writer.last[name] = taken[0], writer.last[sources[0]]
                 continue
             shapes[name] = output_shape(layer, taken)
@@ -72,6 +76,7 @@ def to_nir(net: nn.Module, input_shape: Sequence[int], *, dt: float = 1.0):
                 writer.add_shaping(name, layer, sources[0], taken[0])
             else:
                 writer.add_neurons(name, layer, sources, taken, shapes[name])
+    writer.close_cycles()
     writer.nodes["output"] = nir.Output({"output": np.array(shapes[name])})
     writer.link(writer.last[name], "output")
     return nir.NIRGraph(writer.nodes, writer.edges)
@@ -83,6 +88,7 @@ class _Writer:
     Attributes:
         first: a layer -> its first node, which has its name unless that is taken.
         last: a layer -> the node that gives its output.
+        returning: pairs of a layer and the nir.Delay that its output comes back through, which is linked at the end.
     """
 
     def __init__(self, nir, names: list[str], dt: float):
@@ -91,13 +97,35 @@ class _Writer:
         self.edges: list[tuple[str, str]] = []
         self.last = {Network.INPUT: "input"}
         self.first: dict[str, str] = {}
+        self.returning: list[tuple[str, str]] = []
         for name in names:
             self.first[name] = self._free(name)
 
     def add_shaping(self, name: str, layer: nn.Module, source: str, shape: Shape) -> None:
-        self.last[name] = self.first[name]
-        self.nodes[self.last[name]] = shaping_node(self.nir, layer, shape, self.dt)
-        self.link(self.last[source], self.last[name])
+        key = self.last[name] = self.first[name]
+        node = self.nodes[key] = shaping_node(self.nir, layer, shape, self.dt)
+        if is_before(source) and isinstance(layer, layers.Delay):  # one Delay for both
+            node.delay = node.delay + np.float32(self.dt)
+            self.returning.append((given_by(source), key))
+        else:
+            self.link(self._start(source, shape), key)
+
+    def _start(self, source: str, shape: Shape) -> str:
+        """The node that gives what a layer takes; of the step before, a Delay of a step."""
+        if not is_before(source):
+            return self.last[source]
+        giver = given_by(source)
+        key = next((key for name, key in self.returning if name == giver and key not in self.first.values()), None)
+        if key is None:
+            key = self._free(f"{giver}_late")
+            self.nodes[key] = self.nir.Delay(np.full(shape, self.dt, np.float32))
+            self.returning.append((giver, key))
+        return key
+
+    def close_cycles(self) -> None:
+        """Link what comes back to its Delays."""
+        for giver, key in self.returning:
+            self.link(self.last[giver], key)
 
     def add_neurons(self, name: str, layer: Any, sources, taken: list[Shape], shape: Shape) -> None:
         synapses = [synapse for synapse, _ in layer.terms(sources)]
@@ -106,7 +134,7 @@ class _Writer:
         self.last[name] = self._free(f"{name}_{type(node).__name__.lower()}") if weighted[0] else self.first[name]
         self.nodes[self.last[name]] = node
         for k, source in enumerate(sources):
-            start = self.last[source]
+            start = self._start(source, taken[k])
             if weighted[k]:
                 key = self._free(f"{name}_{k}") if k else self.first[name]
                 self.nodes[key] = SYNAPSE_NODES[type(synapses[k])](self.nir, synapses[k], taken[k], shape)
@@ -153,15 +181,50 @@ def _layers_of(net: nn.Module) -> list[tuple[str, nn.Module, tuple[str, ...]]]:
         raise TypeError(f"net must be a proxykernels.Network or an nn.Sequential, got {type(net).__name__}")
     if not listed:
         raise ValueError("net must have at least one layer, it has none")
-    read = {source for *_, sources in listed for source in sources}
+    listed = list(_unfolded(listed))
+    read = {given_by(source) for *_, sources in listed for source in sources}
     for name, layer, _ in listed:
-        if not isinstance(layer, (layers.Neurons, layers.Dropout, *SHAPING)):
+        if not isinstance(layer, (layers.Neurons, layers.Dropout, nn.Identity, *SHAPING)):
             raise TypeError(f"layer {name}: NIR has no node for {type(layer).__name__}")
         if any(parameter.is_meta for parameter in layer.parameters()):
             raise ValueError(f"layer {name} is on the meta device and has no weights; load them first")
         if name not in read and name != listed[-1][0]:
             raise ValueError(f"layer {name} leads to no output; remove it")
     return listed
+
+
+def _unfolded(listed: Listed) -> Iterator[tuple[str, nn.Module, tuple[str, ...]]]:
+    """The layers of each RecurrentGraph among others, of which the last has its name."""
+    names = [name for name, *_ in listed]
+    for name, layer, sources in listed:
+        if not isinstance(layer, layers.RecurrentGraph):
+            yield name, layer, sources
+            continue
+        inner = layer.layers()
+        called = {layer.INPUT: sources[0], inner[-1][0]: name}
+        for part, *_ in inner[:-1]:
+            called[part] = free_name(part, names)
+            names.append(called[part])
+        for part, module, taken in inner:
+            yield (
+                called[part],
+                module,
+                tuple(
+                    layer.before(called[given_by(source)]) if is_before(source) else called[source] for source in taken
+                ),
+            )
+
+
+def _shapes_in_cycles(listed: Listed, shape: Shape) -> dict[str, Shape]:
+    """The shapes of a sample of all outputs, and of what comes back, if something does."""
+    back = {source for *_, sources in listed for source in sources if is_before(source)}
+    if not back:
+        return {}
+    net = layers.RecurrentGraph()
+    for name, layer, sources in listed:
+        net.append(name, layer, sources)
+    device = next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+    return net.sizes(shape, device)[1]
 
 
 def _unnested(net: nn.Sequential, path: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -143,16 +143,6 @@ def test_a_product_with_a_size_gives_no_spikes():
     assert 0 < net(x).mean() < 1
 
 
-def test_attention_over_time_is_refused_by_name():
-    pytest.importorskip("spikingjelly")
-    from spikingjelly.activation_based.model import masnn
-
-    net = masnn.AttMSResNet(T=1, num_classes=10, base_channels=8)
-    message = "MultiDimensionalAttention.* weighs each step by what all steps have.* write a gain of each step"
-    with pytest.raises(TypeError, match=message):
-        pk.from_spikingjelly(net.eval(), torch.rand(1, 3, 32, 32))
-
-
 def test_products_of_spikes_stay_spikes():
     pytest.importorskip("spikingjelly")
     net = OverTime(lambda y: y.reshape(y.shape[0], y.shape[1], 2, 4).transpose(2, 3) * y[:, :, :4].unsqueeze(3))

@@ -6,7 +6,9 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from exchange import snntorch_fires
+from cases import dyadic
+from equality import equal
+from exchange import make_dyadic, snntorch_fires
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -190,7 +192,7 @@ def test_dropout_of_spikingjelly(kind, kept):
 @pytest.mark.parametrize(
     "modules, message",
     [
-        ([nn.ReLU()], "module '1' is a ReLU, .*; take it out, or put neurons in its place"),
+        ([nn.ReLU6()], "module '1' is a ReLU6, .*; take it out, or put neurons in its place"),
         ([nn.GELU()], "module '1' is a GELU, .*; take it out, or put neurons in its place"),
         ([nn.CELU()], "module '1' is a CELU, .*; take it out, or put neurons in its place"),
         (
@@ -305,3 +307,21 @@ def test_the_comparison_shows_its_progress(monkeypatch):
     steps = port_proof.SHORT * port_proof.BATCH + port_proof.LONG
     assert bar.options["delay"] == 2 and bar.done == bar.options["total"] == steps
     assert steps <= sum(called) <= 2.5 * steps
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("behind", [[], [nn.Linear(5, 5)]])
+def test_currents_behind_a_relu(generator, behind):
+    """In front of neurons, and in front of another layer."""
+    pytest.importorskip("snntorch")
+    import snntorch
+    from snntorch import utils
+
+    neurons = [snntorch.Leaky(beta=0.5, reset_mechanism="zero", init_hidden=True) for _ in range(2)]
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), *behind, neurons[0], nn.Linear(5, 3), neurons[1])
+    make_dyadic(net, generator, 1 / 8)
+    x = dyadic(10, 3, 4, generator=generator)
+    utils.reset(net)
+    expected = torch.stack([net(step) for step in x])
+    result = pk.simulate(pk.from_snntorch(net, x[0]), x, 10)
+    assert equal(result.spikes.dense(), expected) and all(0.02 < rate < 0.98 for rate in result.rates.values())
