@@ -103,7 +103,7 @@ def of_spikingjelly() -> Iterator[Attempt]:
                 return port(nn.Sequential(layer.Linear(20, 30), neuron.IFNode(), layer.Linear(30, 10), made), 20)
             if kind == "GatedLIFNode":  # which takes images only
                 return port(nn.Sequential(layer.Conv2d(2, 4, 3), made, layer.Flatten(), layer.Linear(144, 10)), 2, 8, 8)
-            if kind.startswith("OTTT"):  # which runs a step at a time
+            if kind.startswith(("OTTT", "LIAF")):  # which run a step at a time, LIAF in full only so
                 net = nn.Sequential(nn.Linear(20, 30), made, nn.Linear(30, 10), neuron.IFNode())
                 return pk.from_spikingjelly(net.eval(), torch.rand(2, 20))
             return port(nn.Sequential(layer.Linear(20, 30), made, layer.Linear(30, 10), neuron.IFNode()), 20)

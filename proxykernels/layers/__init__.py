@@ -1,6 +1,6 @@
 """Layers: torch modules that take spikes, or a sequence [T, N, ...], and give spikes for all T steps."""
 
-from .all_steps import StepAttention, StepMixture
+from .all_steps import AllSteps, StepAttention, StepMixture
 from .attention import Attention, Multiply
 from .base import Neurons, SpikingLayer, each_step
 from .delay import Delay
@@ -27,6 +27,7 @@ from .recurrent_graph import RecurrentGraph
 from .step_affine import StepAffine
 from .sums import FusedSum
 from .synapse_filter import SynapseFilter
+from .valued_neurons import ValuedNeurons
 
 __all__ = [
     "IF",
@@ -34,6 +35,7 @@ __all__ = [
     "LIF",
     "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AllSteps",
     "Attention",
     "AvgPool1d",
     "AvgPool2d",
@@ -77,6 +79,7 @@ __all__ = [
     "SumPool2d",
     "SynapseFilter",
     "Upsample",
+    "ValuedNeurons",
     "Voting",
     "ZeroPad2d",
     "each_step",

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import checks
 from .base import WithoutSynapses
 from .step_affine import values_and_steps
 
@@ -70,6 +71,31 @@ class StepMixture(OfAllSteps):
 
     def _of_all(self, x):
         return torch.mm(self.weight.to(x.dtype), x.flatten(1)).view(x.shape)
+
+    def extra_repr(self) -> str:
+        return f"steps={self.steps}"
+
+
+class AllSteps(OfAllSteps):
+    """What operations of torch make of all steps together, such as of their sum.
+
+    Made by :func:`from_spikingjelly` of few-spike neurons in multi-step mode. A call must have all steps; the state is
+    their number, and a call that goes on from there is refused.
+
+    Args:
+        function: a module that takes a tensor (steps, N, ...) and gives one of the same shape.
+        steps: their number; None: any.
+
+    Shapes: x (steps, N, ...), Spikes or a tensor; y as ``function`` gives it; state v [N].
+    """
+
+    def __init__(self, function: nn.Module, steps: int | None = None):
+        super().__init__()
+        checks.module("function", function)
+        self.function, self.steps = function, steps
+
+    def _of_all(self, x):
+        return self.function(x)
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}"

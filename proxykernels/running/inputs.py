@@ -15,6 +15,7 @@ from ..kernels.table import InputKind
 from ..kernels.value_checks_cache import can_be_read
 from ..layers import (
     AdaptiveAvgPool1d,
+    AllSteps,
     Attention,
     AvgPool1d,
     Channels,
@@ -33,6 +34,7 @@ from ..layers import (
     StepAttention,
     StepMixture,
     SynapseFilter,
+    ValuedNeurons,
 )
 from ..layers.layer_graph import LayerGraph, check_sample
 from ..plan.library import Given
@@ -45,7 +47,7 @@ ONE_AXIS = nn.Conv1d, MaxPool1d, MaxRatePool1d, RunningMaxPool1d, AvgPool1d, Ada
 DECIDING = nn.Conv2d, nn.Linear
 ANY_SHAPE = (
     Population, Dropout, Channels, Concatenate, Delay, Flatten, Attention, Multiply, StepAffine, StepAttention,
-    StepMixture, SynapseFilter, nn.Identity,
+    StepMixture, AllSteps, SynapseFilter, ValuedNeurons, nn.Identity,
 )  # fmt: skip
 SAMPLES = {2: "features", 3: "C, L", 4: "C, H, W"}
 

@@ -48,19 +48,24 @@ class Layer(NamedTuple):
         gain: factor by which the weights in front of them were multiplied here.
         shift: a constant current [C] that is added here; None: none.
         viewed: whether the same neurons have another shape there.
-        mixed: the layer whose output the neurons there take, where a StepMixture lies between here, and its weight.
+        takes: the layer whose output the neurons there take, where their layer here does more than fire, or takes what
+            others made of it; None: their currents are those of their layer here.
+        mixed: the weight of a StepMixture between that layer and the neurons here; None: there is none.
+        gives_values: whether they hand on values, not spikes.
     """
 
     path: str
     gain: float = 1.0
     shift: Tensor | None = None
     viewed: bool = False
-    mixed: tuple[str, Tensor] | None = None
+    takes: str | None = None
+    mixed: Tensor | None = None
+    gives_values: bool = False
 
     def here(self, current: Tensor) -> Tensor:
         """Currents [T, N, C, ...] of the original as the layer's neurons have them."""
         if self.mixed is not None:
-            current = torch.tensordot(self.mixed[1].double(), current.double(), 1).to(current)
+            current = torch.tensordot(self.mixed.double(), current.double(), 1).to(current)
         return current * self.gain + self._shift(current)
 
     def there(self, current: Tensor) -> Tensor:
@@ -153,7 +158,10 @@ class Here:
 
     def begin(self) -> None:
         """Prepare for another call of the original: spikes are handed on again, potentials of readouts are not."""
-        self.handed = {name: handed for name, handed in self.handed.items() if not isinstance(handed, Given)}
+        given = [name for name, handed in self.handed.items() if isinstance(handed, Given)]
+        self._blocks = {} if given else self._blocks  # which may have been computed from these
+        for name in given:
+            del self.handed[name]
         self._traces, self._whole = {}, {}
 
     def currents(self, name: str, start: int, stop: int) -> Tensor:
@@ -423,6 +431,18 @@ def check_neurons(name: str, layer: Neurons, current: Tensor, fired: Tensor) -> 
         raise Difference(
             name, f"{share_of(wrong)} of its {what} differ, on the same currents, first at step {step}", alone=True
         )
+
+
+def check_values(name: str, layer: Any, current: Tensor, given: Tensor) -> None:
+    """Check that a layer of neurons that hand on values gives on these currents [T, N, C, ...] what the original's have
+    ``given``: the same operations, so that no spike may differ.
+    """
+    y = dense(layer(current))
+    wrong = ~((y - given).abs() <= rounding(current) * given.abs().amax() + TINY)
+    if bool(wrong.any()):
+        step = int(wrong.flatten(1).any(1).byte().argmax())
+        what = f"{share_of(wrong)} of its values differ, on the same currents, first at step {step}"
+        raise Difference(name, what, alone=True)
 
 
 def drive(layer: Any, like: Tensor, gain: float, generator: torch.Generator) -> Tensor:

@@ -36,8 +36,10 @@ def steps_of_module(module: nn.Module) -> int | None:
     attention = step_attention(module)
     if attention is not None:
         return attention.steps
-    if name in ("PSN", "MaskedPSN", "GatedLIFNode"):
+    if name in ("PSN", "MaskedPSN", "GatedLIFNode") or name.startswith("Noisy"):
         return int(of_library.T)
+    if hasattr(module, "K") and getattr(module, "step_mode", "s") == "m":  # of few-spike neurons
+        return int(of_library.K)
     if name.startswith(LISTED):
         return len(of_library.scale if hasattr(module, "scale") else of_library.bn_list)
     return None

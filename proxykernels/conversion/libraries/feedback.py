@@ -20,7 +20,7 @@ from ..graph.fx_graph import GraphLayers
 from ..graph.graph_values import Affine, Current, ModelPopulation, Projection, Signal
 from .expression_graph import ExpressionGraph
 from .library_neurons import Recurrence
-from .snntorch_neurons import graded_factor
+from .spikingjelly_neurons import factor_of_spikes
 
 CONVOLUTIONS = nn.Conv1d, nn.Conv2d
 BEFORE = "the step before of "  # begins the name of the signal of neurons in the step before
@@ -80,7 +80,7 @@ class FeedbackGraph(ExpressionGraph):
             return None
         terms[:] = others
         weight: Any = getattr(term.module, "weight", torch.ones(()))
-        factor = term.gain * term.source.factor * graded_factor(neuron)
+        factor = term.gain * term.source.factor * factor_of_spikes(neuron)
         bias: Tensor | None = getattr(term.module, "bias", None)
         bias = None if bias is None else bias.detach() * term.gain
         return Recurrence(neuron, neuron, weight.detach() * factor, bias, learnt=term.is_layer, is_own=True)
@@ -88,7 +88,7 @@ class FeedbackGraph(ExpressionGraph):
     def _weighted_back(self, term: Projection) -> Projection:
         """A term of spikes of the step before, with what a spike of their neurons counts in its weights."""
         neuron = self.traced.get_submodule(term.source.layer[len(BEFORE) :])
-        factor = term.source.factor * graded_factor(neuron)
+        factor = term.source.factor * factor_of_spikes(neuron)
         if factor != 1 and isinstance(term.module, nn.Identity):
             raise TypeError(
                 f"{self.model}: spikes of the step before come back times {factor:g} through no weights; put a Linear "

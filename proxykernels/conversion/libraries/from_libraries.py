@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from ... import checks
-from ...layers import RecurrentGraph, StepAffine, StepAttention, StepMixture
+from ...layers import RecurrentGraph, StepAffine
+from ...layers.all_steps import OfAllSteps
 from ...network import Network
 from ...neurons import LINeuron
 from ..graph.compare import Difference, Layer
@@ -21,12 +22,13 @@ from ..graph.rewrites import CARRIED, build_layer, build_recurrent, multiply
 from ..graph.sample_runs import LOOPED
 from ..graph.state_between_calls import naming_what_is_kept
 from . import snntorch_neurons, spikingjelly_neurons
+from .all_steps import steps_of_module
 from .channel_parameters import into_weights
 from .library_neurons import Described, Find, constants, gain
 from .neurons_of_steps import OfSteps
 from .port_graph import Gate, PortGraph
 from .port_proof import Proof, check_recurrence, check_sample, neuron_paths
-from .step_by_step import Original, takes_all_steps
+from .step_by_step import STANDARDISED, Original, takes_all_steps
 from .summed_groups import as_weights
 from .time_loops import ONE_STEP, Loop, TimeAxes, followed, one_step, steps_first
 from .unequal_steps import LISTS
@@ -45,7 +47,9 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     Supported: IFNode, LIFNode, ParametricLIFNode, CUBALIFNode, ILIFNode, HalfThresholdIFNode, ActivationAwareIFNode,
     and by steps in Python KLIFNode, QIFNode, EIFNode, IzhikevichNode, ComplementaryLIFNode, RAFNode, MPBNLIFNode,
-    GatedLIFNode, PSN, MaskedPSN and SlidingPSN, behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm,
+    GatedLIFNode, PSN, MaskedPSN, SlidingPSN, DSR and ILC nodes, nodes that hand on values
+    (:class:`layers.ValuedNeurons`, few-spike nodes), Noisy nodes with is_training=False,
+    behind Conv2d or Linear (with BatchNorm or ThresholdDependentBatchNorm,
     and residual additions), torch's or SpikingJelly's; max and average pooling, products x * y and x * (1 - y) of
     spikes, products with numbers, Flatten, Dropout, VotingLayer, Delay, SynapseFilter behind neurons, ReLU of currents;
     MultiDimensionalAttention and TemporalWiseAttention, for runs of all steps in one call (layers.StepAttention);
@@ -96,7 +100,14 @@ def from_spikingjelly(net: nn.Module, sample: Tensor | None = None, *, check: bo
 
     of_package = spikingjelly_neurons.modules()
     described = spikingjelly_neurons.described
-    kinds = (*spikingjelly_neurons.KINDS, "VotingLayer", "Delay", "SynapseFilter", "products of spikes")
+    kinds = (
+        *spikingjelly_neurons.KINDS,
+        *spikingjelly_neurons.VALUED,
+        "VotingLayer",
+        "Delay",
+        "SynapseFilter",
+        "products of spikes",
+    )
     library = _Library("from_spikingjelly", is_neuron, described, kinds, *of_package, spikingjelly_neurons.recurrence)
     return _take_over(net, library, sample, check)
 
@@ -272,16 +283,19 @@ def _translated(net: nn.Module, library: _Library, sample: Tensor | None, check:
                 neurons[key].gain * gain(built.get_submodule(key)),
                 neurons[key].shift,
                 key in graph.viewed,
-                graph.mixed.get(key),
+                *graph.mixed.get(key, ()),
             )
             for key, path in neuron_paths(model, graph.firing).items()
         }
+        for key, (path, taken) in graph.valued.items():
+            layers[key] = Layer(path, viewed=key in graph.viewed, takes=taken, gives_values=True)
         is_loop = loop.steps > 1 or loop.sequence
         sequence = loop.sequence if is_loop else not graph.repeats_input
         axes = TimeAxes(axes.input, axes.output or loop.stacked_last)
         original = Original(net, multi_step or is_loop, sequence, loop.states, axes)
         own_steps = loop.steps if is_loop and loop.steps != LOOPED else None
-        own_steps = min(_steps_of(built), default=own_steps)
+        fixed = (T for T in map(steps_of_module, net.modules()) if T is not None)
+        own_steps = min([*_steps_of(built), *fixed], default=own_steps)
         Proof(name, library.caller, original, graph.populations, layers, own_steps, is_loop).check(built, sample)
     let_go(model, built)
     return grouped(built).eval() if isinstance(built, RecurrentGraph) else built
@@ -291,7 +305,7 @@ def _steps_of(net: nn.Module) -> Iterator[int]:
     """For how many steps the layers of a network have parameters, where they have some for each step."""
     for layer in net.modules():
         neuron = getattr(layer, "neuron", None)
-        if isinstance(layer, StepAffine | StepMixture | StepAttention) and layer.steps is not None:
+        if isinstance(layer, StepAffine | OfAllSteps) and layer.steps is not None:
             yield layer.steps
         elif isinstance(neuron, OfSteps):
             yield neuron.T
@@ -336,7 +350,7 @@ def _refuse_patches(model: nn.Module, is_neuron: Callable[[nn.Module], bool]) ->
 def _compute_weights(model: nn.Module) -> None:
     """SpikingJelly's WSConv2d and WSLinear standardise their weights at each call."""
     for module in model.modules():
-        if type(module).__name__ in ("WSConv2d", "WSLinear"):
+        if type(module).__name__ in STANDARDISED:
             standardised: Any = module
             standardised.weight.copy_(standardised.get_weight())
 

@@ -21,8 +21,7 @@ from .expression_graph import OVER_TIME
 from .feedback import BEFORE, FeedbackGraph, with_factor
 from .library_neurons import Find
 from .neurons_of_steps import mixture
-from .snntorch_neurons import graded_factor
-from .spikingjelly_neurons import is_delay, synapse_filter
+from .spikingjelly_neurons import factor_of_spikes, is_delay, synapse_filter, valued_neurons
 from .time_loops import ONE_STEP, largest_over_time, last_spikes, over_time
 from .unequal_steps import norms_of_steps, step_before
 
@@ -76,6 +75,7 @@ class PortGraph(FeedbackGraph):
         self.reduced: dict[fx.Node, str] = {}  # nodes behind a "mean" or "sum" over all steps, and behind which of them
         self.adds_up = False  # whether the output is that of a last layer with a bias, behind the sum over time
         self.mixed: dict[str, tuple[str, Tensor]] = {}  # of layers behind a StepMixture: its source and weight
+        self.valued: dict[str, tuple[str, str]] = {}  # neurons that hand on values: their module and what they take
         self.repeats_input = False  # whether the model repeats its input for all steps
         super().__init__(*arguments, **options)
 
@@ -131,6 +131,14 @@ class PortGraph(FeedbackGraph):
 
     def _fire(self, node: fx.Node, x: Signal | Current, neuron: Any) -> Signal:
         """Readouts return potentials: those of all steps, or one value for all steps as their ``decode`` says."""
+        valued = valued_neurons(neuron)
+        if valued is not None:
+            before = self._carry(self._before(node), x)
+            signal = self._other(self._name(node), valued, before, None, False)
+            self.valued[signal.layer] = str(node.target), before.layer
+            if x.given is not None:
+                self.viewed.add(signal.layer)
+            return replace(signal, neurons=Network.INPUT, signed=True, given=x.given)
         own = self._coming_back(node, x, neuron)
         mixing = mixture(neuron)
         if mixing is not None:
@@ -142,7 +150,7 @@ class PortGraph(FeedbackGraph):
             self.mixed[signal.layer] = before.layer, mixing.detach()
         if own is not None:
             self.populations[signal.layer].recurrence = own
-        signal = replace(signal, factor=graded_factor(neuron))
+        signal = replace(signal, factor=factor_of_spikes(neuron))
         if not hasattr(neuron, "decode"):
             return signal
         if neuron.decode is not None and any(user.op != "output" for user in node.users):

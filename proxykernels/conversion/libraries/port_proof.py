@@ -23,6 +23,7 @@ from ..graph.graph_values import ModelPopulation
 from ..graph.sample_runs import sample_of
 from ..graph.state_between_calls import Changed, Unsteady, generators_kept
 from .library_neurons import Recurrence, gain, reset
+from .spikingjelly_neurons import of_population
 from .step_by_step import Beside, Original, Steps, first, takes_all_steps
 from .time_loops import ONE_STEP
 
@@ -47,7 +48,7 @@ def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tenso
         Difference: the module's spikes do not follow from the input and its spikes of the step before.
     """
     module: Any = copy.deepcopy(recurrence.module).eval()
-    if hasattr(module, "step_mode"):
+    if hasattr(module, "step_mode") and not of_population(module):
         module.step_mode = "s"
     synapse, weight = recurrence.synapse, recurrence.weight
     inputs: Any = (len(weight), IMAGE, IMAGE) if weight.ndim > 2 else (len(layer.weight),)
@@ -56,7 +57,11 @@ def check_recurrence(name: str, layer: Any, recurrence: Recurrence, shift: Tenso
     for factor in DRIVES:
         reset(module)
         x = factor * drawn
-        fired = torch.stack([first(module, (step,), module(step)) for step in x]).float()
+        if of_population(module):  # which takes all steps, and adds to them
+            module.T = len(x)
+            fired = module(x.clone()).float()
+        else:
+            fired = torch.stack([first(module, (step,), module(step)) for step in x]).float()
         if fired.any():
             break
     else:
@@ -224,6 +229,8 @@ class Proof:
     def _said(self, difference: Difference, inputs: "_Inputs") -> Exception:
         """The error to raise: it names a module with a state or a forward of its own, or the layer that differs."""
         place = difference.layer and f"layer '{difference.layer}'"
+        if difference.layer in self.layers and difference.layer not in self.populations:
+            place = f"module '{self.layers[difference.layer].path}'"
         if difference.layer in self.populations:
             population = self.populations[difference.layer]
             place = path_of(population.node) if difference.alone else population.current.path

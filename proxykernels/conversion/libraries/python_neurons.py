@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...neurons import AnyNeuron, Value
+from ...neurons import AnyNeuron, CubaLIFNeuron, LIFNeuron, Value
 from ...surrogates import Surrogate
 from .library_neurons import Described
 
@@ -152,6 +152,40 @@ class NormalisedLIFNeuron(AnyNeuron):
         return spikes, (h - spikes.to(h) * self.subtracted if self.v_reset is None else v,)
 
 
+@dataclass(frozen=True)
+class SubtractingNeuron(AnyNeuron):
+    """h = decay v + gain I; a spike takes ``subtracted`` off: DSR, arXiv:2205.00459."""
+
+    v_threshold: Value = 1.0
+    decay: Value = 1.0
+    gain: Value = 1.0
+    subtracted: Value = 1.0
+
+    def step(self, state, current, fire):
+        h = self.decay * state[0] + self.gain * current
+        spikes = fire(h, self.v_threshold, None)[0]
+        return spikes, (h - spikes.to(h) * self.subtracted,)
+
+
+@dataclass(frozen=True)
+class ConnectedNeuron(AnyNeuron):
+    """h = decay v + i, i = current_decay i + I; from the second step on with ``later``, a bias of what comes back."""
+
+    v_threshold: Value = 1.0
+    v_reset: float | None = 0.0
+    decay: Value = 1.0
+    current_decay: Value = 0.0
+    later: Value = 0.0
+
+    states: ClassVar[int] = 3
+
+    def step(self, state, current, fire):
+        v, i, begun = state
+        i = self.current_decay * i + (current + self.later * begun)
+        spikes, v = fire(self.decay * v + i, self.v_threshold, self.v_reset)
+        return spikes, (v, i, torch.ones_like(begun))
+
+
 class _Sliding(AnyNeuron):
     """Neurons without a reset, h = w0 I[t] + w1 I[t-1] + ...: arXiv:2304.12760. They keep h and the last currents."""
 
@@ -223,6 +257,37 @@ def _sliding_psn(node: Any, surrogate: Surrogate | None) -> Described:
     return Described(_sliding(node.k)(v_threshold=-bias, **weights), 0.0, surrogate)
 
 
+def _dsr(node: Any, surrogate: Surrogate | None) -> Described:
+    """A spike counts the threshold, by which the next weights are multiplied."""
+    threshold = threshold_of_dsr(node)
+    kept = math.exp(-node.delta_t / node.tau) if hasattr(node, "tau") else 1.0
+    neuron = SubtractingNeuron(
+        v_threshold=(node.alpha * threshold).item(), decay=kept, gain=1 - kept if kept < 1 else 1.0,
+        subtracted=threshold.item(),
+    )  # fmt: skip
+    return Described(neuron, 0.0, surrogate)
+
+
+def threshold_of_dsr(node: Any) -> torch.Tensor:
+    return node.v_threshold.detach().clamp(min=node.v_threshold_lower_bound)
+
+
+def _connected(node: Any, surrogate: Surrogate | None) -> Described:
+    """Inter-layer connections, whose bias comes with the spikes of the step before, and not in the first step."""
+    decay = getattr(node, "v_decay", 1.0)
+    potentials = {"v_threshold": node.v_threshold, "v_reset": node.v_reset}
+    bias = node.conn.bias.detach()
+    neuron: AnyNeuron
+    if bool(bias.any()):
+        kept = getattr(node, "c_decay", 0.0)
+        neuron = ConnectedNeuron(**potentials, decay=decay, current_decay=kept, later=bias.clone())
+    elif hasattr(node, "c_decay"):
+        neuron = CubaLIFNeuron(**potentials, decay=decay, current_decay=node.c_decay)
+    else:
+        neuron = LIFNeuron(**potentials, decay=decay)
+    return Described(neuron, node.v_reset or 0.0, surrogate)
+
+
 def of_fields(kind: type[AnyNeuron]):
     """What describes neurons that have the fields of a class here as attributes."""
 
@@ -247,4 +312,10 @@ KINDS = {
     "RAFNode": _resonate,
     "MPBNLIFNode": _normalised,
     "SlidingPSN": _sliding_psn,
+    "DSRIFNode": _dsr,
+    "DSRLIFNode": _dsr,
+    "ILCIFNode": _connected,
+    "ILCLIFNode": _connected,
+    "ILCCUBALIFNode": _connected,
+    "NoisyILCCUBALIFNode": _connected,
 }

@@ -16,6 +16,8 @@ from ...neurons import AnyNeuron, CubaLIFNeuron, IFNeuron, IntegerLIFNeuron, LIF
 from ...surrogates import ATan, FastSigmoid, Sigmoid, Surrogate, Triangle
 from . import neurons_of_steps, python_neurons
 from .library_neurons import Described, Divided, Left, Recurrence, is_learnt, learn, makers_of_currents, parameter
+from .snntorch_neurons import graded_factor
+from .valued_neurons import KINDS as VALUED
 
 PACKAGES = "activation_based", "clock_driven"  # the second until 0.0.0.0.12
 ALL_STEPS = "MultiStep"  # begins the names of clock_driven's neurons that take all steps
@@ -73,14 +75,22 @@ def described(node: Any, axes: int | None) -> Described:
     """
     kind = next(kind.__name__ for kind in type(node).__mro__ if is_kind(kind))  # of a derived one, SpikingJelly's
     kind = kind.removeprefix(ALL_STEPS)
+    if getattr(node, "is_training", False):
+        raise ValueError(
+            f"{kind} adds random noise, which no run repeats: set its is_training=False, and import it then"
+        )
     if kind not in KINDS:
         raise TypeError(
-            f"{kind} {WHY.get(kind, 'has no counterpart here')}; only {', '.join(KINDS)} have one: "
+            f"{kind} has no counterpart here; only {', '.join([*KINDS, *VALUED])} have one: "
             "replace it by one of them and continue training"
         )
+    _check_spiking(kind, node)
+    return KINDS[kind](node, axes) if kind == "ActivationAwareIFNode" else KINDS[kind](node)
+
+
+def _check_spiking(kind: str, node: Any) -> None:
     if not getattr(getattr(node, "surrogate_function", None), "spiking", True):
         raise ValueError(f"{kind} gives values, not spikes: set its surrogate_function's spiking=True")
-    return KINDS[kind](node, axes) if kind == "ActivationAwareIFNode" else KINDS[kind](node)
 
 
 def _from_reset(node: Any, kind: type[AnyNeuron], **decays: float) -> Described:
@@ -171,7 +181,7 @@ def _leaky_neuron(node: Any, tau: float, decay_input: bool) -> LIFNeuron:
 
 def _surrogate(node: Any, unit: float = 1.0) -> Surrogate | None:
     """The surrogate derivative of potentials that are ``unit`` times larger here, where it is one of this package's."""
-    function, detached = node.surrogate_function, getattr(node, "detach_reset", False)
+    function, detached = getattr(node, "surrogate_function", None), getattr(node, "detach_reset", False)
     kind = type(function).__name__
     alpha = float(getattr(function, "alpha", 0.0))
     if kind == "ATan":
@@ -194,8 +204,36 @@ def is_container(module: nn.Module) -> bool:
     return type(module).__module__.startswith("spikingjelly.") and type(module).__name__ in CONTAINERS
 
 
+def of_population(module: nn.Module) -> bool:
+    """Whether a module is neurons with inter-layer connections, whose spikes come back to groups of neighbours."""
+    return is_kind(type(module)) and type(module).__name__.removeprefix("Noisy").startswith("ILC")
+
+
+def valued_neurons(neuron: Any) -> nn.Module | None:
+    """The layer of SpikingJelly's neurons that hand on values, not spikes; None: they are others."""
+    kind = next((kind.__name__ for kind in type(neuron).__mro__ if is_kind(kind)), "")
+    if kind not in VALUED:
+        return None
+    _check_spiking(kind, neuron)
+    return VALUED[kind](neuron, _surrogate(neuron))
+
+
+def factor_of_spikes(neuron: Any) -> float:
+    """What a spike of a neuron counts, where its library has such a factor; the next weights are multiplied by it."""
+    if not is_kind(type(neuron)) or not type(neuron).__name__.startswith("DSR"):
+        return graded_factor(neuron)
+    threshold = python_neurons.threshold_of_dsr(neuron)
+    return (threshold / neuron.delta_t if hasattr(neuron, "delta_t") else threshold).item()
+
+
 def recurrence(module: Any) -> Recurrence | None:
-    """What comes back to the neurons of a recurrent container; None for other modules."""
+    """What comes back to the neurons of a recurrent container, or to groups; None for other modules."""
+    if of_population(module):
+        rows, n = module.conn.weight.detach()[:, 0], module.dec_pop_dim
+        groups = torch.arange(len(rows)) // n
+        weight = torch.zeros(len(rows), len(rows)).to(rows)
+        weight[torch.arange(len(rows))[:, None], groups[:, None] * n + torch.arange(n)] = rows
+        return Recurrence(module, module, weight, learnt=module.conn.weight.requires_grad)
     if not is_container(module):
         return None
     kind, neuron = type(module).__name__, module.sub_module
@@ -228,11 +266,6 @@ def _factor(function: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     return r
 
 
-WHY = {
-    "LIAFNode": "gives values, not spikes",
-    "TernaryIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
-    "TernaryLIFNode": "gives -1, 0 and 1, where spikes here are 0 and 1",
-}
 KINDS: dict[str, Callable[..., Described]] = {  # of a node; of ActivationAwareIFNode also of the axes behind channels
     "IFNode": lambda node: _from_reset(node, IFNeuron),
     "HalfThresholdIFNode": _half,
@@ -243,6 +276,8 @@ KINDS: dict[str, Callable[..., Described]] = {  # of a node; of ActivationAwareI
     "ParametricLIFNode": _parametric,
     "ILIFNode": _integer,
     "CUBALIFNode": lambda node: _from_reset(node, CubaLIFNeuron, decay=node.v_decay, current_decay=node.c_decay),
+    "NoisyCUBALIFNode": lambda node: _from_reset(node, CubaLIFNeuron, decay=node.v_decay, current_decay=node.c_decay),
+    "NoisyNonSpikingIFNode": _readout,
     "NonSpikingIFNode": _readout,
     "NonSpikingLIFNode": _readout,
     **{name: partial(_in_python, described=of) for name, of in (python_neurons.KINDS | neurons_of_steps.KINDS).items()},

@@ -7,6 +7,7 @@ Half of the neurons take the currents that occur; the other half are given curre
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +18,17 @@ from ..graph import compare
 from ..graph.compare import Difference, Here, Layer
 from ..graph.prepared import copied
 from .library_neurons import reset
-from .snntorch_neurons import graded_factor
-from .spikingjelly_neurons import ALL_STEPS, CONTAINERS, is_container, is_delay
+from .spikingjelly_neurons import (
+    ALL_STEPS,
+    CONTAINERS,
+    factor_of_spikes,
+    is_container,
+    is_delay,
+    of_population,
+)
 from .time_loops import TimeAxes
+
+STANDARDISED = "WSConv2d", "WSLinear"  # modules that compute their weights at each call
 
 
 class Original:
@@ -48,6 +57,9 @@ class Original:
         for module in net.modules():
             if getattr(module, "backend", "torch") != "torch":
                 module.backend = "torch"  # type: ignore[assignment]  # SpikingJelly's kernels of a GPU
+            if type(module).__name__ in STANDARDISED and type(module).__module__.startswith("spikingjelly."):
+                weight: Any = module.get_weight().detach()  # type: ignore[operator]  # which takes long at each call
+                module.get_weight = partial(_same, weight)  # type: ignore[assignment]
         return net
 
     def call(self, net: nn.Module, x: Tensor) -> Any:
@@ -148,7 +160,11 @@ class Beside:
         current, fired = (torch.cat(parts, 1) for parts in zip(*(one.all_steps() for one in of_calls), strict=True))
         if all(all(one.anew) for one in of_calls):  # each step starts its neurons; the caller keeps their states
             current, fired = (part.flatten(0, 1)[None] for part in (current, fired))
-        compare.check_neurons(key, self.net.get_submodule(key), self.layers[key].here(current), fired)  # type: ignore[arg-type]
+        layer: Any = self.net.get_submodule(key)
+        if self.layers[key].gives_values:
+            compare.check_values(key, layer, current, fired)
+        else:
+            compare.check_neurons(key, layer, self.layers[key].here(current), fired)
 
     def _output(self, there: nn.Module, x: Tensor) -> Any:
         if self.original.one_call:
@@ -184,6 +200,7 @@ class _Neurons:
         self.pixels: tuple = ()  # the pixels that are driven and kept
         self.kept: list[tuple[Tensor, Tensor]] = []  # currents and the neurons' output at these pixels
         self.shape: tuple[int, ...] | None = None  # of a sample here, where it has another one there
+        self.taken = torch.empty(0)  # the currents there of the last call
         self.limits: Tensor | None = None
         self.natural: Tensor | None = None  # which neurons take the currents that occur
         self.total: Any = None  # sum of the currents of the other neurons
@@ -196,10 +213,10 @@ class _Neurons:
         start, stop, T = self.at, self.at + len(current), len(self.here.x)
         if stop > T:
             raise Difference(self.key, f"its neurons run for more steps than the input's {T}")
-        if self.there.mixed is None:
-            taken_from, here = self.key, self.there.there(self.here.currents(self.key, start, stop))
+        taken_from = self.there.takes or self.key
+        if self.there.takes is None:
+            here = self.there.there(self.here.currents(self.key, start, stop))
         else:
-            taken_from, _ = self.there.mixed
             here = self.here.value(taken_from, start, stop)
         if self.there.viewed and here[0, 0].numel() == current[0, 0].numel():
             self.shape = here.shape[2:]
@@ -212,27 +229,25 @@ class _Neurons:
         taken = self._viewed(self._as_steps(arguments[0])).clone()
         at = self.pixels = self.pixels or compare.pixels(taken)
         taken[at] = self._driven(taken[at], start, stop)
+        self.taken = current_of(module, (taken,))[at].clone()  # some neurons change their input
         self.run.told(current.shape[1] * len(current))
         taken = taken.reshape(*taken.shape[:2], *shape)
         return taken if self.takes_all_steps else taken[0], *arguments[1:]
 
     def after(self, module: nn.Module, arguments: tuple, given: Any) -> Any:
         """Keep what the neurons fired, and hand on random spikes instead."""
-        current, fired = (
-            self._viewed(self._as_steps(part))
-            for part in (current_of(module, arguments), first(module, arguments, given))
-        )
-        self.kept.append((current[self.pixels], fired[self.pixels].clone()))
-        start, self.at = self.at, self.at + len(current)
+        fired = self._viewed(self._as_steps(first(module, arguments, given)))
+        self.kept.append((self.taken, fired[self.pixels].clone()))
+        start, self.at = self.at, self.at + len(fired)
         handed = self.here.handed
-        if hasattr(module, "decode"):
+        if hasattr(module, "decode") or self.there.gives_values:
             handed.setdefault(self.key, compare.Given()).values.extend(fired)  # type: ignore[union-attr]
             return given
         if self.key not in handed:
             handed[self.key] = compare.Random(fired.shape[1:], self.factors, self.generator)
         spikes = handed[self.key][start : self.at].to(fired, copy=True, memory_format=torch.contiguous_format)
         spikes = spikes.view(*spikes.shape[:2], *tensor_of(given).shape[1 + self.takes_all_steps :])
-        spikes = (spikes if self.takes_all_steps else spikes[0]) * graded_factor(module)
+        spikes = (spikes if self.takes_all_steps else spikes[0]) * factor_of_spikes(module)
         return (spikes, *given[1:]) if self.run.original.states and isinstance(given, tuple) else spikes
 
     def all_steps(self) -> tuple[Tensor, Tensor]:
@@ -269,6 +284,9 @@ def cut(net: nn.Module) -> nn.Module:
         recurrent: Any = module
         if is_container(module) and type(module).__name__ == CONTAINERS[1]:
             recurrent.element_wise_function = _input_alone
+        elif of_population(module):
+            with torch.no_grad():
+                recurrent.conn.weight.zero_()
         elif is_container(module):
             with torch.no_grad():
                 recurrent.rc.weight[:, recurrent.rc.in_features - recurrent.sub_module_out_features :] = 0
@@ -277,6 +295,10 @@ def cut(net: nn.Module) -> nn.Module:
             is_image = bias is not None and isinstance(recurrent.recurrent, nn.Conv2d)
             recurrent.recurrent = BiasAlone(bias.view(-1, 1, 1) if is_image else bias)
     return net
+
+
+def _same(weight: Tensor) -> Tensor:
+    return weight
 
 
 def _input_alone(y: Tensor, x: Tensor) -> Tensor:
@@ -315,7 +337,7 @@ def takes_all_steps(neurons: nn.Module) -> bool:
 def first(module: Any, arguments: tuple, given: Any) -> Tensor:
     """What neurons returned: spikes of 1, or all potentials of a readout, which may return only some of them."""
     if not hasattr(module, "decode"):
-        return tensor_of(given) / graded_factor(module)
+        return tensor_of(given) / factor_of_spikes(module)
     decode, module.decode = module.decode, None
     try:
         return torch.stack(module.forward(*arguments))

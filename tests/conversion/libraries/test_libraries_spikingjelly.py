@@ -192,8 +192,8 @@ def test_what_spikingjelly_nets_may_not_hold():
     continuous = neuron.LIFNode(surrogate_function=surrogate.ATan(spiking=False))
     for net, message in (
         (
-            nn.Sequential(layer.Linear(3, 4), neuron.DSRIFNode()),
-            "'1': DSRIFNode has no counterpart here; only IFNode",
+            nn.Sequential(layer.Linear(3, 4), neuron.SimpleIFNode(v_threshold=1.0, v_reset=0.0)),
+            "'1': SimpleIFNode has no counterpart here; only IFNode",
         ),
         (
             nn.Sequential(layer.Conv3d(1, 2, 3), neuron.IFNode()),

@@ -129,7 +129,6 @@ def test_exactly_the_same_spikes_by_steps_in_python(generator, name):
     "make, message",
     [
         (lambda: fires_in_silence(neuron.SlidingPSN(2)), "only biases below 0"),
-        (lambda: neuron.TernaryIFNode(), "gives -1, 0 and 1"),
         (lambda: neuron.ActivationAwareIFNode(0.75, torch.zeros(16), channel_dim=0), "use channel_dim=1"),
         (lambda: neuron.ActivationAwareIFNode(0.75, torch.arange(16) / 32, v_reset=0.0), "use v_reset=None"),
     ],
