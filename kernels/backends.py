@@ -242,6 +242,9 @@ class GpuBackend(Backend, Protocol):
     def add_counts(self, words: Sequence[Tensor], reaches: Sequence[Tensor | None], counts: Tensor, /) -> None:
         """Add the spikes of each of ``words``, and how many neurons they reach (``reaches`` int32 [P], or None)."""
 
+    def potentials(self, current: Tensor, v: Tensor, neuron: Neuron, /) -> Tensor:
+        """The potentials, float32 [T, N, P, C], of leaky neurons that never fire, on currents of that shape."""
+
     def if_conv2d_pooled(
         self, words: Tensor, T: int, size: Pair, weight: Tensor, bias: Tensor | None, v: Tensor, neuron: Neuron,
         stride: Pair, padding: Pair, dilation: Pair, groups: int, /,

@@ -52,6 +52,10 @@ class InTorch:
         """A convolution of real values, then IF."""
         return unfused.if_conv2d_real(self, *layer)
 
+    def potentials(self, current: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
+        """The potentials [T, N, P, C] of leaky neurons that never fire."""
+        return reference.integrate(current.transpose(2, 3), v.transpose(1, 2), neuron).transpose(2, 3).contiguous()
+
     def conv2d_weight_gradient(self, words, size, grad_current, weight_shape, *window) -> Tensor:
         """The gradient of the weights of if_conv2d."""
         T, C = grad_current.shape[0], weight_shape[1] * window[-1]

@@ -32,11 +32,11 @@ class TorchLaunches(TorchDispatchMode):
 
 
 @contextmanager
-def noting_steps(device: torch.device, T: int, what: str = "neurons run") -> Iterator[None]:
-    """Notes that the block runs T steps one after another, and the launches of a step, if somebody asks."""
+def noting_steps(device: torch.device, T: int) -> Iterator[None]:
+    """Notes that the block runs T steps of neurons one after another, and the launches of a step, if somebody asks."""
     if recorded() is None:
         yield
         return
     with unrecorded(), TorchLaunches(device.type) as launches:
         yield
-    note(Choice("step loop", f"{what} unfused, {launches.count // max(T, 1)} launches a step"))
+    note(Choice("step loop", f"neurons run unfused, {launches.count // max(T, 1)} launches a step"))

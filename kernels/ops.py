@@ -51,12 +51,9 @@ def operator(schema: str, devices: tuple[str, ...] = ("cpu", "cuda")):
         return operands
 
     def chosen(device: str, operands: tuple) -> backends.Backend:
-        """The backend for these operands: neurons that are written in Python need the reference code, and those that
-        fire several times in a step need it on a GPU."""
+        """The backend for these operands: neurons that are written in Python need the reference code."""
         its: Neuron = operands[neuron]
-        if its.model in IN_PYTHON or (its.counts and device == "cuda"):
-            return backends.reference_backend(device)
-        return backend_of(device)
+        return backends.reference_backend(device) if its.model in IN_PYTHON else backend_of(device)
 
     def register(fake):
         name = fake.__name__
@@ -202,6 +199,12 @@ def if_scan(current, v, neuron, T=None):
     T = current.shape[0] if T is None else T
     words, after = _layer(current, T, v)
     return v.new_empty(T, *v.shape) if neuron.counts else words, after
+
+
+@operator("(Tensor current, Tensor v, Neuron neuron) -> Tensor", devices=("cuda",))
+def potentials(current, v, neuron):
+    """The potentials, float32 [T, N, P, C], of leaky neurons that never fire."""
+    return torch.empty_like(current, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
 @operator(

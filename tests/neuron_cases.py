@@ -9,6 +9,7 @@ from proxykernels.neurons import (
     AnyNeuron,
     CubaLIFNeuron,
     IFNeuron,
+    IntegerLIFNeuron,
     LIFNeuron,
     LoihiNeuron,
     RefractoryLIFNeuron,
@@ -98,6 +99,23 @@ TRACES = [
         id="Loihi-ends",
     ),
 ]
+
+# Of neurons that fire several times in a step: neuron, currents, spikes, potentials after each step.
+INTEGER_TRACES = [
+    # 2.75 gives 2; 0.75 + 0.25 = 1; 9 of at most 4, and the rest in the next steps; below 0 nothing.
+    pytest.param(
+        IntegerLIFNeuron(), [2.75, 0.25, 9.0, 0.0, 0.5, -3.0], [2, 1, 4, 4, 1, 0], [0.75, 0, 5, 1, 0.5, -2.5], id="IF"
+    ),
+    # Half of what is left goes on.
+    pytest.param(
+        IntegerLIFNeuron(v_threshold=0.5, decay=0.5, max_spike_count=2), [1.75, 0.0, 0.125], [2, 0, 0],
+        [0.75, 0.375, 0.3125], id="leaky",
+    ),
+    # Half to even: 0.5, 1.5, 2.5 and 1.5; what is rounded up is missing afterwards.
+    pytest.param(
+        IntegerLIFNeuron(rounds=True), [0.5, 1.0, 3.0, 1.0], [0, 2, 2, 2], [0.5, -0.5, 0.5, -0.5], id="rounded"
+    ),
+]  # fmt: skip
 
 
 def channelwise(C: int, generator: torch.Generator) -> dict[str, AnyNeuron]:

@@ -117,7 +117,7 @@ class GpuKernels(InTorch):
     cut, cat = staticmethod(words.cut), staticmethod(words.cat)
     add_counts = staticmethod(counters.add_counts)
     flatten, max_pool2d = staticmethod(words.flatten), staticmethod(pools.max_pool2d)
-    if_scan = noting(if_scan, "Triton scan")
+    if_scan, potentials = noting(if_scan, "Triton scan"), noting(scans.potentials, "Triton scan")
     scan_backward = staticmethod(scan_backward)
 
     sigma_delta = staticmethod(sigma_delta)

@@ -12,14 +12,15 @@ steps.
 neuron: v_reset, the model's other scalars, and pointers to its parameters [C], in the order of MODELS
 (neuron_models.py).
 loaded: a block of each parameter, with a value per channel; loaded before the steps.
-state: a block of each state, the potential first. above_threshold: h - theta, at least +0 where a neuron fires.
+state: a block of each state, the potential first. above_threshold: h - theta, at least +0 where a neuron fires; of
+neurons that fire several times in a step it is the number of times.
 """
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..neuron_models import MODELS, CurrentSums, Neuron
+from ..neuron_models import CurrentSums, Neuron, about
 
 
 def arguments(neuron: Neuron) -> dict:
@@ -27,7 +28,7 @@ def arguments(neuron: Neuron) -> dict:
     if isinstance(neuron, CurrentSums):
         return {"neuron": (None, neuron.channels), "LOAD": load_if, "STEP": sums_step, "STATES": neuron.states}
     v_reset = None if neuron.v_reset is None else float(neuron.v_reset)
-    names = MODELS[neuron.model].scalars
+    names = about(neuron.model).scalars
     others = [float(value) for name, value in zip(names, neuron.scalars, strict=True) if name != "v_reset"]
     rows = (row.contiguous() for row in neuron.channels)
     return {"neuron": (v_reset, *others, *rows), **model_constants(neuron.model)}
@@ -36,7 +37,7 @@ def arguments(neuron: Neuron) -> dict:
 def model_constants(model: str) -> dict:
     """The constants that a kernel is compiled with for a model."""
     load, step = FAMILIES[model.removesuffix("HardReset").removesuffix("SoftReset")]
-    return {"LOAD": load, "STEP": step, "STATES": MODELS[model].states}
+    return {"LOAD": load, "STEP": step, "STATES": about(model).states}
 
 
 def by_state(v: Tensor, neuron: Neuron) -> Tensor:
@@ -143,6 +144,14 @@ def leaky_step(state, current, neuron, loaded):
     h = _leak(state[0], current, decay, v_rest)
     above_threshold = h - theta
     return (_reset(above_threshold, h, v_reset, above_threshold),), above_threshold
+
+
+@triton.jit
+def potential_step(state, current, neuron, loaded):
+    """Leaky neurons that never fire, and give their potentials."""
+    _v_reset, v_rest, _thetas, _decays = neuron
+    h = _leak(state[0], current, loaded[1], v_rest)
+    return (h,), h
 
 
 @triton.jit
@@ -254,6 +263,30 @@ def loihi_step(state, current, neuron, loaded):
 
 
 @triton.jit
+def load_integer(neuron, first, channel, mask):
+    _v_reset, _most, _rounds, theta, decay = neuron
+    return _load_row(theta, first, channel, mask), _load_row(decay, first, channel, mask)
+
+
+@triton.jit
+def spike_counts(state, current, neuron, loaded):
+    """The potential before the comparison, how many thresholds it is, and how often the neuron fires."""
+    _v_reset, most, rounds, _thetas, _decays = neuron
+    theta, decay = loaded
+    h = decay * state[0] + current
+    level = tl.div_rn(h, theta)
+    rounding = rounds * 8388608.0  # from 2**23 on, all floats are integers
+    count = (tl.minimum(tl.maximum(level, 0.0), most) + rounding) - rounding
+    return h, level, count.to(tl.int32).to(tl.float32)
+
+
+@triton.jit
+def integer_step(state, current, neuron, loaded):
+    h, _level, count = spike_counts(state, current, neuron, loaded)
+    return (tl.where(count > 0.0, h - loaded[0] * count, h),), count
+
+
+@triton.jit
 def sums_step(state, current, neuron, loaded):
     """Not a neuron: sums up the currents and their squares, and never fires."""
     total, squares = state
@@ -268,4 +301,5 @@ FAMILIES = {
     "Adaptive": (load_adaptive, adaptive_step),
     "Refractory": (load_refractory, refractory_step),
     "Loihi": (load_loihi, loihi_step),
+    "Integer": (load_integer, integer_step),
 }

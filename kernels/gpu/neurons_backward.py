@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from ..neuron_models import Surrogate
-from .neuron_steps import _leak, loihi_potential
+from .neuron_steps import _leak, loihi_potential, spike_counts
 
 
 def surrogate_arguments(surrogate: Surrogate) -> dict:
@@ -178,6 +178,22 @@ def loihi_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate
     return grad_u, (decay * grad_h, current_decay * grad_u), parameters
 
 
+@triton.jit
+def integer_back(state, current, neuron, loaded, grad_spike, grad_state, surrogate, DERIVATIVE: tl.constexpr):
+    """The straight-through estimator, whatever the surrogate derivative."""
+    _v_reset, most, _rounds, _thetas, _decays = neuron
+    theta, decay = loaded
+    _first, _second, passes = surrogate
+    grad_v = grad_state[0]
+    _h, level, count = spike_counts(state, current, neuron, loaded)
+    by_level = grad_spike - passes * (grad_v * theta)
+    by_level = tl.where((level >= 0.0) & (level <= most), by_level, 0.0)
+    grad_h = tl.div_rn(by_level, theta) + grad_v
+    grad_theta = -by_level * tl.div_rn(level, theta) - grad_v * count
+    none = tl.zeros_like(grad_h)
+    return grad_h, (decay * grad_h,), (grad_theta, grad_h * state[0], none, none)
+
+
 FAMILIES = {
     "": if_back,
     "Leaky": leaky_back,
@@ -185,6 +201,7 @@ FAMILIES = {
     "Adaptive": adaptive_back,
     "Refractory": refractory_back,
     "Loihi": loihi_back,
+    "Integer": integer_back,
 }
 
 

@@ -1,14 +1,17 @@
 """Neurons over all T steps in one launch, on currents that already exist. scans_backward.py goes back through them.
 
 Spikes are written as time-packed words: int32 [ceil(T / 32), N, P, C] for N samples, P pixels and C channels. Bit
-``t % 32`` of ``words[t // 32]`` is the spike of step t; the bits of steps that do not exist are 0. The equations are in
-neuron_steps.py.
+``t % 32`` of ``words[t // 32]`` is the spike of step t; the bits of steps that do not exist are 0. Neurons that fire
+several times in a step write how often, and those that never fire their potentials: float32 [T, N, P, C]. The equations
+are in neuron_steps.py.
 
 Recurrent neurons have the currents of their input: I[t] = current[t] + R s[t-1]. A program owns one sample, with its
 neurons' states in registers. What fired in a step is listed in memory, and the next step adds a row of R, what a neuron
 sends, for each entry. So the work is in proportion to the spikes, as on a CPU. The rows of a layer of some hundred
 neurons stay in the caches. Nothing is shared between programs, so none waits for another.
 """
+
+from typing import Any
 
 import torch
 import triton
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from ..neuron_models import Neuron
 from .launch import launch
-from .neuron_steps import arguments, by_sample, by_state, read_states, write_states
+from .neuron_steps import arguments, by_sample, by_state, potential_step, read_states, write_states
 
 # _if_scan_kernel is limited by memory bandwidth: it reads each current once and writes one bit for it. 512
 # neurons on 128 threads are 4 per thread: one 16-byte load per step for float32. Compiled for sm_80 and
@@ -49,7 +52,7 @@ def _if_scan_kernel(
     current_pointer,  # [T, neurons], float32, float16 or bfloat16; stride current_stride over time
     v_pointer,  # [STATES, neurons] float32, states before the first step
     neuron,  # the neurons' parameters: neuron_steps.py
-    spikes_pointer,  # words [ceil(T / 32), neurons] int32
+    spikes_pointer,  # words [ceil(T / 32), neurons] int32, or numbers [T, neurons] float32
     v_last_pointer,  # [STATES, neurons] float32, states after the last step
     T,
     neurons,
@@ -58,22 +61,28 @@ def _if_scan_kernel(
     LOAD: tl.constexpr,
     STEP: tl.constexpr,
     STATES: tl.constexpr,
+    NUMBERS: tl.constexpr,  # whether STEP gives what is written: how often a neuron fires, or its potential
     BLOCK: tl.constexpr,
 ):
     start, offsets, mask, channel = neurons_of_program(neurons, channels, BLOCK)
     loaded = LOAD(neuron, 0, channel, None)
     state = read_states(v_pointer + start, neurons, offsets, mask, STATES)
     current_row = current_pointer + start
-    word_row = spikes_pointer + start
+    spikes_row = spikes_pointer + start
     for first in range(0, T, 32):
         word = tl.zeros((BLOCK,), tl.int32)
         for bit in range(0, tl.minimum(T - first, 32)):  # the last word may have fewer steps
             current = tl.load(current_row + offsets, mask=mask, other=0.0).to(tl.float32)
-            state, above_threshold = STEP(state, current, neuron, loaded)
-            word |= (above_threshold >= 0.0).to(tl.int32) << bit
+            state, fired = STEP(state, current, neuron, loaded)
+            if NUMBERS:
+                tl.store(spikes_row + offsets, fired, mask=mask)
+                spikes_row += neurons
+            else:
+                word |= (fired >= 0.0).to(tl.int32) << bit
             current_row += current_stride
-        tl.store(word_row + offsets, word, mask=mask)
-        word_row += neurons
+        if not NUMBERS:
+            tl.store(spikes_row + offsets, word, mask=mask)
+            spikes_row += neurons
     write_states(v_last_pointer + start, neurons, offsets, state, mask, STATES)
 
 
@@ -91,16 +100,26 @@ def if_scan(current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) ->
         T: the number of steps of a constant current.
 
     Returns:
-        Words int32 [ceil(T / 32), N, P, C], and the states after the last step, float32, of the shape of v. All
-        are new and contiguous.
+        Words int32 [ceil(T / 32), N, P, C], or of neurons that fire several times in a step float32 [T, N, P, C]; and
+        the states after the last step, float32, of the shape of v. All are new and contiguous.
     """
-    if T is not None:
-        current = current.expand(T, *current.shape)
-    T = current.shape[0]
-    N, P, channels = v.shape[0], *v.shape[-2:]
-    neurons, shape = N * P * channels, (triton.cdiv(T, 32), N, P, channels)
+    current = current if T is None else current.expand(T, *current.shape)
+    return _scan(current, v, neuron, neuron.counts)
+
+
+def potentials(current: Tensor, v: Tensor, neuron: Neuron) -> Tensor:
+    """The potentials, float32 [T, N, P, C], of leaky neurons that never fire; arguments as of if_scan."""
+    return _scan(current, v, neuron, True, STEP=potential_step)[0]
+
+
+def _scan(current: Tensor, v: Tensor, neuron: Neuron, numbers: bool, **changed: Any) -> tuple[Tensor, Tensor]:
+    """if_scan of currents [T, N, P, C]; ``numbers``: whether numbers are written, not words; ``changed``: of what
+    neuron_steps.arguments gives."""
+    T, N, P, channels = len(current), v.shape[0], *v.shape[-2:]
+    neurons, shape = N * P * channels, (T if numbers else triton.cdiv(T, 32), N, P, channels)
+    dtype = torch.float32 if numbers else torch.int32
     if T == 0 or v.numel() == 0:  # an empty grid is an error of the driver
-        return v.new_zeros(shape, dtype=torch.int32), v.clone(memory_format=torch.contiguous_format)
+        return v.new_zeros(shape, dtype=dtype), v.clone(memory_format=torch.contiguous_format)
 
     if current.stride(0) == 0:
         # Copying the expanded tensor would write the same current T times.
@@ -108,7 +127,7 @@ def if_scan(current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) ->
     elif not current[0].is_contiguous():
         current = current.contiguous()
     v = by_state(v, neuron)
-    spikes = torch.empty(shape, dtype=torch.int32, device=v.device)
+    spikes = torch.empty(shape, dtype=dtype, device=v.device)
     v_last = torch.empty_like(v)
 
     # One program owns BLOCK neighbouring neurons for all T steps.
@@ -125,7 +144,8 @@ def if_scan(current: Tensor, v: Tensor, neuron: Neuron, T: int | None = None) ->
         channels=channels,
         # With one step the stride is irrelevant; 0 reuses the kernel of constant currents.
         current_stride=current.stride(0) if T > 1 else 0,
-        **arguments(neuron),
+        **arguments(neuron) | changed,
+        NUMBERS=numbers,
         BLOCK=BLOCK,
         num_warps=NUM_WARPS,
     )

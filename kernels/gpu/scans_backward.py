@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..neuron_models import MODELS, Neuron, Surrogate
+from ..neuron_models import Neuron, Surrogate
 from .launch import launch
 from .neuron_steps import arguments, by_sample, by_state, read_states, write_states, zero_states
 from .neurons_backward import back_of, surrogate_arguments
@@ -148,7 +148,7 @@ def scan_backward(
             **arguments(neuron),
             **surrogate_arguments(surrogate),
             BACK=back_of(neuron.model),
-            PARAMETERS=len(MODELS[neuron.model].channels),
+            PARAMETERS=len(neuron.channels),
             CONSTANT=constant,
             BLOCK=BLOCK,
             num_warps=NUM_WARPS,
@@ -298,7 +298,7 @@ def recurrent_scan_backward(
             **arguments(neuron),
             **surrogate_arguments(surrogate),
             BACK=back_of(neuron.model),
-            PARAMETERS=len(MODELS[neuron.model].channels),
+            PARAMETERS=len(neuron.channels),
             FULL=full,
             BLOCK=block,
             num_warps=warps_of(block),

@@ -5,7 +5,6 @@ that fire several times in a step give integers.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from .. import checks
 from ..kernels import ops, reference, unfused, weight_cache
-from ..kernels.launches import noting_steps
 from ..neurons import AnyNeuron, LINeuron
 from ..spikes import Spikes, storage
 from ..spikes.storage import Periods, PooledWords, channels, to_channels_last
@@ -229,15 +227,20 @@ def _integrate(
             current = checks.repeated(current[0].reshape(shape), len(current))
         else:
             current = current.reshape(len(current), *shape)
-        if not wants_gradient(surrogate, current, state, *neuron.tensors()):
+        differentiable = wants_gradient(surrogate, current, state, *neuron.tensors())
+        if not differentiable:
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
         if forgets:  # potentials are currents
             parts.append(current.float() if own else _copied(current))
             continue
         of_call = neuron.on(channels(shape), current.device)
-        is_noted = current.is_cuda and not torch.compiler.is_compiling()
-        with noting_steps(current.device, len(current), "a readout runs") if is_noted else nullcontext():
+        if current.is_cuda and not differentiable:
+            start = storage.start(state, shape, current.device, neuron)
+            potentials = ops.potentials(to_channels_last(current, 2), start, of_call).flatten(0, 1)
+            potentials = storage.from_channels_last(potentials, (len(current) * shape[0], *shape[1:]))
+            parts.append(potentials.unflatten(0, (len(current), shape[0])))
+        else:
             parts.append(reference.integrate(current, state, of_call))
         state = parts[-1][-1]
     return parts[0] if len(parts) == 1 else torch.cat(parts), parts[-1][-1].clone()

@@ -38,9 +38,9 @@ class Row:
         kernel: what took it: a way of the engine ("patterns", "rows", "tables", "tiles", "pixel tiles", "depthwise"),
             "im2col" (windows of few channels, gathered first), "recurrent", "unfused" (torch's convolution, then the
             neurons), "values" (rows of weights times values), "scan" (only neurons), on a GPU "Triton convolution",
-            "pooled Triton convolution", "Triton scan" or "step loop" (neurons that no Triton kernel has); "torch" for
-            pooling of rates. Sigma-delta and graded neurons: "sigma-delta" on a CPU; on a GPU what is launched for
-            them. Several, joined by +, if calls took several.
+            "pooled Triton convolution", "Triton scan" (neurons in a launch of their own) or "step loop" (neurons that
+            no Triton kernel has); "torch" for pooling of rates. Sigma-delta and graded neurons: "sigma-delta" on a CPU;
+            on a GPU what is launched for them. Several, joined by +, if calls took several.
         input_rate: firing rate of its input; None if that is real-valued. Of sigma-delta and graded neurons the share
             of inputs that change in a step.
         rate: firing rate of its neurons, as in ``simulate(...).rates``; None of a layer that does not fire.
@@ -162,8 +162,8 @@ class _Watch:
         choices = self.choices.get(name, [])
         if isinstance(result, SigmaDeltaResult):
             return self._row_of_changes(name, choices, result)
-        convolutions = [choice for choice in choices if not choice.kernel.endswith("scan")]
-        choices = convolutions or choices
+        if all(choice.kernel != "Triton convolution" for choice in choices):  # whose neurons need no scan
+            choices = [choice for choice in choices if not choice.kernel.endswith("scan")] or choices
         kernels = list(dict.fromkeys(NAMES.get(choice.kernel, choice.kernel) for choice in choices))
         reasons = list(dict.fromkeys(choice.reason for choice in choices if choice.reason))
         return Row(

@@ -135,6 +135,7 @@ def test_main_loop():
     assert fused_or_flushed(TWO_LOOPS, "", 128) == 2
     asked = "%3 = math.fma %0, %1, %2 : tensor<4x32xf32, #blocked> loc(#loc1)"
     assert fused_or_flushed(TWO_LOOPS, asked, 128) == 1  # one a thread
+    assert fused_or_flushed(TWO_LOOPS, "%4 = tt.precise_divf %3, %2", 128) == 0  # it divides
     cycles = loop.cycles(num_warps=8, tensor=4, operand_bytes=1280)
     assert cycles == {"issue": 18, "integer": 8, "shared": 78, "tensor": 4}
 

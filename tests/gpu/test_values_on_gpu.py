@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,30 +62,88 @@ def test_values_run_and_say_how(monkeypatch, generator, kind):
         assert equal((called.dense() if isinstance(called, pk.Spikes) else called + 0).host, expected)
         rows = pk.explain(there, there_x, 7).rows
     assert rows[-1].kernel == "unfused" and rows[-1].why == "real-valued input"
-    for row in rows[1:-1]:  # which fire several times in a step
-        assert row.kernel.endswith(" + step loop") and row.why.endswith("; neurons run unfused, 9 launches a step")
+    if kind == "several spikes a step":
+        assert rows[1].kernel == "Triton convolution + Triton scan"
 
 
-def test_a_readout_says_that_it_runs_step_by_step(monkeypatch, generator):
-    net, x = nn.Sequential(pk.FusedIFLinear(6, 5), pk.FusedLILinear(5, 3)).eval(), frames(generator)[:, :, :, :, 0]
+# Layers alone, and what docs/kernels.md says of them.
+PAGE = Path(__file__).parents[2] / "docs/kernels.md"
+COUNTED = {
+    "`IntegerLIFNeuron`": (lambda: several(12, 4), (4, 6), "4 on spikes, 6 on values"),
+    "convolutions of values": (lambda: pk.FusedIFConv2d(12, 5, 3), (None, 6), "6"),
+    "`layers.Attention`": (lambda: pk.layers.Attention(2), (6, 5), "6 on spikes, 5 on values"),
+    "`SumPool2d`": (lambda: pk.AvgPool2d(2), (2, None), "2 on spikes"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_launches_are_those_of_the_page(monkeypatch, generator, name):
+    make, expected, said = COUNTED[name]
+    (line,) = [line for line in PAGE.read_text().splitlines() if line.startswith("|") and name in line.split("|")[1]]
+    assert line.split("|")[2].strip() == said
     with pretend_gpu(monkeypatch) as card, torch.no_grad():
-        last = pk.explain(card.moved(net), card.on_card(x.flatten(2)), len(x)).rows[-1]
-    assert last.kernel == "Triton convolution + step loop"
-    assert last.why == "the only one on a GPU; a readout runs unfused, 4 launches a step"
+        layer = card.moved(make().eval())
+        for T in (4, 40):
+            x = card.on_card(dyadic(T, 2, 12, 6, 6, generator=generator))
+            for given, most in zip((pk.pack(x > 0), x), expected, strict=True):
+                layer(given)
+                card.clear()
+                layer(given)
+                assert most is None or card.launches.total() == most
 
 
-@pytest.mark.parametrize("T", [4, 8])
-def test_launches_of_a_step_of_integer_neurons(monkeypatch, generator, T):
-    """As many as explain says, and a few more in each call."""
-    net, x = network("several spikes a step", generator)[1:2], dyadic(2, 12, 3, 4, generator=generator).abs()
+@pytest.mark.parametrize("T", [3, 9])
+def test_launches_of_a_filter(monkeypatch, generator, T):
     with pretend_gpu(monkeypatch) as card, torch.no_grad():
-        there, there_x = card.moved(net), card.on_card(x)
-        pk.simulate(there, there_x, T)
+        x = card.on_card(dyadic(T, 2, 5, generator=generator))
         card.clear()
-        pk.simulate(there, there_x, T)
-        assert 9 * T < card.launches.total() < 9 * T + 20
-        (row,) = pk.explain(there, there_x, T).rows
-    assert row.why == "constant input, convolved once; neurons run unfused, 9 launches a step"
+        pk.layers.SynapseFilter(4.0)(x)
+        assert 5 * T <= card.launches.total() <= 5 * T + 3
+
+
+@pytest.mark.parametrize("kind", ["linear", "image"])
+def test_a_readout_is_one_launch(monkeypatch, generator, kind):
+    """In any number of steps, behind the convolution; without a gradient."""
+    first, last = pk.FusedIFConv2d(2, 5, 1), pk.FusedConv2d(5, 3, 3, neuron=pk.neurons.LINeuron(decay=0.5))
+    net = nn.Sequential(first, last) if kind == "image" else nn.Sequential(first, pk.Flatten(), pk.FusedLILinear(60, 3))
+    for parameter in net.eval().parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator) + 0.25
+    x, launches = frames(generator), []
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        there = card.moved(copy.deepcopy(net))
+        for T in (3, 6):
+            part = pk.pack(card.on_card(x[:T]))
+            there(part)
+            card.clear()
+            found = there(part)
+            launches.append(card.launches.total())
+            assert card.launches["_if_scan_kernel"] == 1 and not card.waits
+            assert equal(found.host, net(x[:T])) and found.host.any()
+        row = pk.explain(there, card.on_card(x), 6).rows[-1]
+    assert launches[0] == launches[1] <= 17
+    assert row.kernel == "Triton convolution + Triton scan" and row.why == "the only one on a GPU"
+
+
+@pytest.mark.parametrize("given", ["held", "values", "spikes"])
+def test_launches_of_integer_neurons(monkeypatch, generator, given):
+    """As many in any number of steps: one is of the neurons."""
+    net, launches = network("several spikes a step", generator)[1:2], []
+    x = dyadic(8, 2, 12, 3, 4, generator=generator)
+    x = x if given == "values" else pk.pack(x > 0) if given == "spikes" else x[0].abs()
+    with pretend_gpu(monkeypatch) as card, torch.no_grad():
+        there = card.moved(copy.deepcopy(net))
+        for T in (4, 8):
+            part = card.on_card(x) if given == "held" else x[:T]
+            part = pk.pack(card.on_card(part.dense())) if given == "spikes" else card.on_card(part)
+            pk.simulate(there, part, T)
+            card.clear()
+            found = pk.simulate(there, part, T).output
+            launches.append(card.launches.total())
+            assert card.launches["_if_scan_kernel"] == 1 and sum(card.waits.values()) <= 1
+            assert (
+                equal(found.host, pk.simulate(net, x if given == "held" else x[:T], T).output) and found.host.max() > 1
+            )
+    assert launches[0] == launches[1] <= 9
 
 
 @pytest.mark.parametrize("channels, heads, size", [(12, 4, (3, 2)), (33, 1, (1, 5))])

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from cases import CONVOLUTIONS, dyadic, spikes, thresholds
 from equality import equal
+from neuron_cases import INTEGER_TRACES
 from torch import nn
 
 import proxykernels as pk
@@ -16,23 +17,6 @@ from proxykernels.kernels import reference
 from proxykernels.kernels.neuron_models import Neuron
 from proxykernels.kernels.reference_gradients import surrogate_scan
 from proxykernels.neurons import IFNeuron, IntegerLIFNeuron
-
-# Neuron, currents, spikes, potentials after each step.
-TRACES = [
-    # 2.75 gives 2; 0.75 + 0.25 = 1; 9 of at most 4, and the rest in the next steps; below 0 nothing.
-    pytest.param(
-        IntegerLIFNeuron(), [2.75, 0.25, 9.0, 0.0, 0.5, -3.0], [2, 1, 4, 4, 1, 0], [0.75, 0, 5, 1, 0.5, -2.5], id="IF"
-    ),
-    # Half of what is left goes on.
-    pytest.param(
-        IntegerLIFNeuron(v_threshold=0.5, decay=0.5, max_spike_count=2), [1.75, 0.0, 0.125], [2, 0, 0],
-        [0.75, 0.375, 0.3125], id="leaky",
-    ),
-    # Half to even: 0.5, 1.5, 2.5 and 1.5; what is rounded up is missing afterwards.
-    pytest.param(
-        IntegerLIFNeuron(rounds=True), [0.5, 1.0, 3.0, 1.0], [0, 2, 2, 2], [0.5, -0.5, 0.5, -0.5], id="rounded"
-    ),
-]  # fmt: skip
 
 
 def channelwise(C: int, generator: torch.Generator, rounds: bool) -> IntegerLIFNeuron:
@@ -50,7 +34,7 @@ def dyadic_neuron(C: int, generator: torch.Generator) -> IntegerLIFNeuron:
     return IntegerLIFNeuron(v_threshold=2.0 ** torch.randint(-2, 1, (C,), generator=generator), max_spike_count=5)
 
 
-@pytest.mark.parametrize("neuron, current, counts, potentials", TRACES)
+@pytest.mark.parametrize("neuron, current, counts, potentials", INTEGER_TRACES)
 def test_hand_traces(instruction_set, neuron, current, counts, potentials):
     current = torch.tensor(current).view(-1, 1, 1)
     for t in range(1, len(current) + 1):

@@ -3,6 +3,7 @@
 from planted.defect import Defect
 
 TRITON_SCAN_TESTS = "tests/gpu/test_triton_scan.py"
+TRITON_NUMBERS_TESTS = "tests/gpu/test_triton_numbers.py"
 CONV2D_KERNEL = "kernels/gpu/conv2d_kernel.py"
 TRITON_CONV2D_TESTS = "tests/gpu/test_triton_conv2d.py"
 SPIKE_OPERANDS = "kernels/gpu/spike_operands.py"
@@ -24,6 +25,21 @@ DEFECTS = {
         "(_reset(above_threshold, h, v_reset, h - theta), adapted)",
         "(_reset(above_threshold, h, v_reset, h - theta), state[1])",
         TRITON_SCAN_TESTS,
+    ),
+    "Triton integers: half to even": Defect(
+        "kernels/gpu/neuron_steps.py", "rounds * 8388608.0", "rounds * 4194304.0", TRITON_NUMBERS_TESTS
+    ),
+    "Triton integers: no more than the most": Defect(
+        "kernels/gpu/neuron_steps.py",
+        "tl.minimum(tl.maximum(level, 0.0), most)",
+        "tl.maximum(level, 0.0)",
+        TRITON_NUMBERS_TESTS,
+    ),
+    "Triton integers: the gradient at the most": Defect(
+        "kernels/gpu/neurons_backward.py", "(level <= most)", "(level < most)", TRITON_NUMBERS_TESTS
+    ),
+    "Triton readouts: the potential goes on": Defect(
+        "kernels/gpu/neuron_steps.py", "return (h,), h", "return state, h", TRITON_NUMBERS_TESTS
     ),
     "Triton convolution: the border": Defect(
         CONV2D_KERNEL, "(x.to(tl.uint32) < W", "(x.to(tl.uint32) <= W", TRITON_CONV2D_TESTS

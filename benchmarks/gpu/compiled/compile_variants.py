@@ -165,23 +165,27 @@ def gpu_of(target: str) -> tuple:
 
 
 def _scan(target: str, dtype: str, neuron: str, sizes: str):
+    from proxykernels.kernels.gpu.neuron_steps import potential_step
     from proxykernels.kernels.gpu.scans import BLOCK, NUM_WARPS, _if_scan_kernel
+    from proxykernels.kernels.neuron_models import COUNTING_MODELS
 
+    numbers = neuron == "readout" or NEURONS[neuron] in COUNTING_MODELS
     types = dict.fromkeys(("v_pointer", "v_last_pointer"), "fp32")
-    types |= {"current_pointer": dtype, "spikes_pointer": "i32"}
-    return _scan_source(target, _if_scan_kernel, types, {"BLOCK": BLOCK}, sizes, neuron), _options(NUM_WARPS)
+    types |= {"current_pointer": dtype, "spikes_pointer": "fp32" if numbers else "i32"}
+    constants = {"NUMBERS": numbers, "BLOCK": BLOCK} | ({"STEP": potential_step} if neuron == "readout" else {})
+    return _scan_source(target, _if_scan_kernel, types, constants, sizes, neuron), _options(NUM_WARPS)
 
 
 def _back(kernel, neuron: str, surrogate: str, last: bool) -> tuple[dict, dict]:
     """Types and constants of the kernels that go back in time; ``last``: whether the last state has a gradient."""
     from proxykernels.kernels.gpu.neurons_backward import SHAPES, back_of
-    from proxykernels.kernels.neuron_models import MODELS
+    from proxykernels.kernels.neuron_models import about
 
     pointers = [name for name in kernel.arg_names if name.endswith("_pointer")]
     constants = {
         "BACK": back_of(NEURONS[neuron]),
         "DERIVATIVE": {name.lower(): function for name, function in SHAPES.items()}[surrogate],
-        "PARAMETERS": len(MODELS[NEURONS[neuron]].channels),
+        "PARAMETERS": len(about(NEURONS[neuron]).channels),
     }
     constants |= {} if last else {"grad_v_pointer": None}
     return dict.fromkeys([*pointers, "first", "second", "passes"], "fp32"), constants
@@ -289,14 +293,14 @@ def _source(
     from triton.compiler import ASTSource, make_backend
 
     from proxykernels.kernels.gpu.neuron_steps import model_constants
-    from proxykernels.kernels.neuron_models import MODELS
+    from proxykernels.kernels.neuron_models import about
 
     if neuron:  # a tuple: v_reset, which a soft reset has not, other scalars, and pointers
-        model = MODELS[NEURONS[neuron]]
+        model = about(NEURONS[neuron])
         scalars = [None if neuron.endswith("soft") else "fp32"]
         scalars += ["fp32" for scalar in model.scalars if scalar != "v_reset"]
         types = types | {"neuron": (*scalars, *["*fp32"] * len(model.channels))}
-        constants = constants | model_constants(NEURONS[neuron])
+        constants = model_constants(NEURONS[neuron]) | constants
     backend = make_backend(GPUTarget(*gpu_of(target)))
     parameters = getattr(kernel, "params", ())  # Triton's interpreter has none
     unaligned = {parameter.name for parameter in parameters if parameter.do_not_specialize_on_alignment}

@@ -12,18 +12,23 @@ RESETS = ("hard", "soft")
 FAMILIES = ("", "leaky-", "synaptic-", "adaptive-", "refractory-")  # of neuron models, kernels/neuron_models.py
 NEURONS = {family + reset: f"{family[:-1].title()}{reset.title()}Reset" for family in FAMILIES for reset in RESETS}
 NEURONS["loihi-hard"] = "LoihiHardReset"
-OTHERS = [neuron for neuron in NEURONS if neuron not in RESETS]  # than integrate and fire
+ONCE = list(NEURONS)  # those that fire once at most in a step
+OTHERS = [neuron for neuron in ONCE if neuron not in RESETS]  # than integrate and fire
+NEURONS |= {"integer-soft": "IntegerSoftReset", "readout": "LeakyHardReset"}  # which only scans run
 SCAN = [f"{dtype}/{reset}/aligned" for dtype in ("fp32", "fp16", "bf16") for reset in RESETS]
 SCAN += [f"fp32/{neuron}/aligned" for neuron in OTHERS]
 # What Triton's specialisation makes of other sizes: odd ones, a single neuron (an argument of 1 becomes a constant),
 # and more neurons than a 32-bit integer can count.
 SCAN += [f"fp32/hard/{sizes}" for sizes in ("odd", "single", "huge")]
-BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in NEURONS]
+SCAN += ["fp32/integer-soft/aligned", "fp16/integer-soft/odd", "fp32/integer-soft/huge"]
+SCAN += ["fp32/readout/aligned", "fp16/readout/odd"]
+BACKWARD = [f"{neuron}/atan/sequence/aligned" for neuron in ONCE]
 BACKWARD += ["hard/sigmoid/sequence/aligned", "hard/fastsigmoid/sequence/aligned"]
 BACKWARD += ["soft/triangle/held/aligned", "leaky-hard/atan/held/aligned", "synaptic-hard/atan/last/aligned"]
 BACKWARD += [f"hard/atan/sequence/{sizes}" for sizes in ("odd", "single", "huge")]
-RECURRENT = [f"{neuron}/full/aligned" for neuron in NEURONS] + ["hard/full/odd", "leaky-hard/elementwise/aligned"]
-RECURRENT_BACKWARD = [f"{neuron}/atan/full/aligned" for neuron in NEURONS]
+BACKWARD += ["integer-soft/atan/sequence/aligned", "integer-soft/atan/held/odd"]
+RECURRENT = [f"{neuron}/full/aligned" for neuron in ONCE] + ["hard/full/odd", "leaky-hard/elementwise/aligned"]
+RECURRENT_BACKWARD = [f"{neuron}/atan/full/aligned" for neuron in ONCE]
 RECURRENT_BACKWARD += [
     "hard/triangle/full/odd",
     "adaptive-soft/sigmoid/full/largest",
@@ -218,6 +223,7 @@ KERNELS |= {name: list(SMALL[name]) for name in SMALL}
 VARIANTS = [f"{kernel}/{target}/{rest}" for kernel, rests in KERNELS.items() for target in TARGETS for rest in rests]
 _QUICK = (
     "fp32/hard/aligned",
+    "fp32/integer-soft/aligned",
     "/hard/atan/sequence/aligned",
     "/hard/full/aligned",
     "/hard/atan/full/aligned",
