@@ -32,6 +32,7 @@ from .currents import (
 )
 from .gradients import RecurrentInput, RecurrentOperands, fire_recurrent, run_recurrent
 from .neuron_values import Fired, NeuronsOfCall, neurons_of
+from .potentials import potentials
 
 _window = lru_cache(256)(ImageWindow)
 _ONE_PIXEL = ImageWindow((1, 1), (1, 1), (0, 0), (1, 1), 1)
@@ -227,19 +228,18 @@ def _integrate(
             current = checks.repeated(current[0].reshape(shape), len(current))
         else:
             current = current.reshape(len(current), *shape)
-        differentiable = wants_gradient(surrogate, current, state, *neuron.tensors())
-        if not differentiable:
+        if not wants_gradient(surrogate, current, state, *neuron.tensors()):
             state = state.detach() if isinstance(state, Tensor) else state
             current, neuron = current.detach(), neuron.detach()
         if forgets:  # potentials are currents
             parts.append(current.float() if own else _copied(current))
             continue
         of_call = neuron.on(channels(shape), current.device)
-        if current.is_cuda and not differentiable:
+        if current.is_cuda:
             start = storage.start(state, shape, current.device, neuron)
-            potentials = ops.potentials(to_channels_last(current, 2), start, of_call).flatten(0, 1)
-            potentials = storage.from_channels_last(potentials, (len(current) * shape[0], *shape[1:]))
-            parts.append(potentials.unflatten(0, (len(current), shape[0])))
+            found = potentials(to_channels_last(current, 2), start, of_call).flatten(0, 1)
+            found = storage.from_channels_last(found, (len(current) * shape[0], *shape[1:]))
+            parts.append(found.unflatten(0, (len(current), shape[0])))
         else:
             parts.append(reference.integrate(current, state, of_call))
         state = parts[-1][-1]

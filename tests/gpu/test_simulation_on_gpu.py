@@ -393,7 +393,7 @@ def test_gradients_are_those_of_a_cpu(guard):
     # A backward pass inside a backward pass waits for ever, if another thread starts it: the card has one worker.
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert not done.returncode, done.stderr[-4000:]
-    proxy, surrogate, *recurrent, python, counted, of_proxy, full, elementwise = (
+    proxy, surrogate, *recurrent, python, numbers, counted, of_proxy, full, elementwise = (
         line.split() for line in done.stdout.splitlines()
     )
     assert proxy[0] == "proxy" and {"_if_conv2d_kernel", "convolution_backward"} <= set(proxy)
@@ -404,5 +404,6 @@ def test_gradients_are_those_of_a_cpu(guard):
     for line in recurrent:
         assert {"_recurrent_scan_kernel", "_recurrent_backward_kernel", "_scan_backward_kernel"} <= set(line)
     assert python[0] == "python" and "_scan_backward_kernel" in python and "_recurrent_scan_kernel" not in python
+    assert numbers[0] == "numbers" and {"_if_scan_kernel", "_scan_backward_kernel", "flip"} <= set(numbers)
     for line in (full, elementwise):  # of a backward pass of 16 steps
         assert int(line[1]) <= 20 and int(line[2]) == 0, line

@@ -9,7 +9,8 @@ from neuron_cases import INTEGER_TRACES
 
 import proxykernels as pk
 from proxykernels.calls import neuron_ops
-from proxykernels.kernels import reference
+from proxykernels.calls.potentials import potentials
+from proxykernels.kernels import ops, reference
 from proxykernels.kernels.neuron_models import Neuron
 from proxykernels.kernels.reference_gradients import surrogate_scan
 from proxykernels.neurons import IntegerLIFNeuron, LINeuron
@@ -162,6 +163,30 @@ def test_potentials_of_any_floats(generator, T, shape, kind):
         expected = reference.integrate(current, first, its)
         assert found.dtype == torch.float32 and found.is_contiguous()
         assert expected.any() and equal(found.transpose(2, 3).reshape(T, *shape), expected)
+
+
+@pytest.mark.parametrize("kind", ["rest", "channels"])
+@pytest.mark.parametrize("T", [1, 9])
+def test_gradients_of_potentials(generator, monkeypatch, T, kind):
+    """And those of gradients: as autograd has them, through the steps of the definition."""
+    monkeypatch.setattr(ops, "potentials", gpu.potentials)
+    its = readout(kind, 7, generator).on(7, torch.device(DEVICE))
+    sizes = (T, 2, 5, 7), (2, 5, 7)
+    leaves = [torch.randn(size, generator=generator).to(DEVICE) for size in sizes] + [its.channels[1]]
+    outer = torch.randn(sizes[0], generator=generator).to(DEVICE)
+    found = []
+    for run in (potentials, lambda *given: reference.integrate(*given)):
+        current, v, decay = (x.detach().clone().requires_grad_() for x in leaves)
+        neuron = its._replace(channels=torch.stack([its.channels[0], decay]))
+        given = (current, v) if run is potentials else (current.transpose(2, 3), v.transpose(1, 2))
+        after = run(*given, neuron)
+        after = after if run is potentials else after.transpose(2, 3)
+        gradients = torch.autograd.grad(after, (current, v, decay), outer, create_graph=True)
+        again = torch.autograd.grad(sum(x.square().sum() for x in gradients), (decay,))
+        found.append([after, *gradients, *again])
+    for k, (ours, theirs) in enumerate(zip(*found, strict=True)):
+        assert T == 1 or theirs.any()
+        assert equal(ours, theirs) if k < 3 else torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_potentials_of_nothing():

@@ -51,9 +51,15 @@ def network(kind: str) -> nn.Module:
     net = nn.Sequential(
         pk.FusedIFConv2d(2, 3, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(12, 4, v_reset=None)
     )
+    if kind == "numbers":
+        net[0] = pk.FusedConv2d(2, 3, 3, padding=1, neuron=pk.neurons.IntegerLIFNeuron(v_threshold=0.25))
+        net[1] = pk.AvgPool2d(2)
+        net[3] = pk.learn_neurons(pk.FusedLILinear(12, 4, decay=0.5), "decay")
     for parameter in net.parameters():
         parameter.data = dyadic(*parameter.shape, generator=generator) / 2 + 0.125
-    return pk.ProxyNet(net, T=7) if kind == "proxy" else pk.SurrogateNet(net, T=7)
+    if kind == "proxy":
+        return pk.ProxyNet(net, T=7)
+    return pk.SurrogateNet(net, T=7, readout="potential" if kind == "numbers" else "count")
 
 
 def recurrent_network(recurrence: str, neuron: pk.neurons.AnyNeuron) -> nn.Module:
@@ -153,7 +159,7 @@ def count_recurrent(recurrence: str, T: int) -> None:
 
 
 if __name__ == "__main__":
-    for kind in ("proxy", "surrogate", *RECURRENCES, "python"):
+    for kind in ("proxy", "surrogate", *RECURRENCES, "python", "numbers"):
         main(kind)
     count("surrogate")
     count("proxy")
