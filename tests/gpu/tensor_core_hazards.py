@@ -178,7 +178,7 @@ def _sass_instruction(code: str) -> Instruction:
         return Instruction(code, "fence")
     if re.match(r"DEPBAR|STS|STSM", name):
         return Instruction(code, "arrival")
-    if re.match(SASS_NO_RESULT, name) or not operands[0].startswith("R") or operands[0].startswith("RZ"):
+    if re.match(SASS_NO_RESULT, name) or not re.match(r"R\d", operands[0]):  # RZ is none, and Rpc is no number
         return Instruction(code)
     return Instruction(code, written=_numbered(operands[0], _width(name)))
 
