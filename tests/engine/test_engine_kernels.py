@@ -257,3 +257,24 @@ def test_early_exit_and_files(layer, tmp_path):
         assert result.synops == expected.synops
         assert one(x[:, :0], 40).count().shape == (0, 5)
     assert expected.steps.min() < expected.steps.max() and expected.count().any()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+@pytest.mark.parametrize("neurons", [20, 150])
+def test_spikes_and_values_in_turn(neurons, precision, target):
+    """The first layer has rows of integers for spikes, and rows of floats for values; sums are exact in both."""
+    net = nn.Sequential(
+        pk.Flatten(),
+        pk.FusedLinear(70, neurons, neuron=pk.neurons.LIFNeuron(decay=0.9, v_threshold=0.5)),
+        pk.FusedLIFLinear(neurons, 9, decay=0.9, v_threshold=0.5),
+    ).eval()
+    engine = Engine(follow(net, (2, 5, 7), False, precision), target=target)
+    for T, N, rate in ((7, 1, 0.1), (70, 5, 0.5), (33, 40, 0.02), (1, 3, 0.9)):
+        fired = torch.rand(T, N, 2, 5, 7) < rate
+        for x in (fired, torch.randn(T, N, 2, 5, 7), fired):
+            given = pk.pack(x) if x.dtype == torch.bool else x
+            expected = layerwise.simulate(net, given, T, precision=precision)
+            found = engine(given, T)
+            assert found.spikes.dense().any() or T == 1
+            assert equal(found.spikes.dense(), expected.spikes.dense()) and found.synops == expected.synops

@@ -298,8 +298,10 @@ static void share_firing(const Firing& firing) {
 
 void fire_steps(Session& session, int64_t k, int64_t N, int64_t start, int64_t steps, int64_t all_steps, bool fresh,
                 bool goes_on) {
-    const Op& op = session.plan.ops[k];
-    const Tasks cut(op, N, steps, session.threads, all_held(session, op), reads_values(session, op));
+    const Op& any = session.plan.ops[k];
+    const bool values = reads_values(session, any);
+    const Op& op = any.for_spikes && !values ? *any.for_spikes : any;
+    const Tasks cut(op, N, steps, session.threads, all_held(session, op), values);
     share_firing({fire_block_of(op), session, op, cut, k, start, all_steps, fresh, goes_on});
 }
 

@@ -276,10 +276,13 @@ static Room room_of(const Plan& plan, int64_t N, int64_t steps, int64_t threads)
         }
         if (op.spikes_that_move && has_kernel(op, N, steps) && op.P() > 1) continue;  // with one pixel, either way may run
         for (const int64_t some : {least(steps, most_pattern_steps), steps % most_pattern_steps})
-            for (const bool held : {false, true})
+            for (const bool held : {false, true}) {
                 for (const bool values : {false, true})
                     if (some && (!values || may_read_values(plan, op)))
                         room.include(Tasks(op, N, some, threads, held, values).room(op));
+                if (const Op* const other = op.for_spikes; other && some)
+                    room.include(Tasks(*other, N, some, threads, held, false).room(*other));
+            }
     }
     return room;
 }

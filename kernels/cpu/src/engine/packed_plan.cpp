@@ -70,6 +70,23 @@ static bool neurons_restart(const Op& op) {
     return hard;
 }
 
+// Makes Op::for_spikes of an operation of one window, except what make_op adds later. False if there is no memory.
+static bool pack_for_spikes(Plan& plan, Op& op) {
+    const Window& w = op.windows[0];
+    const bool may_be_spikes = !op.is_layer && (!w.slot || plan.ops[w.slot - 1].of_input);
+    if (!op.exact || op.P() > 1 || !may_be_spikes) return true;
+    Window* const own = new Window[1]{w};
+    const bool is_packed = pack_matrix(*own, op, true);
+    if (is_packed && own->kind != RowKind::Floats) {
+        op.for_spikes = new Op, op.for_spikes->windows = own;
+        plan.bytes += own->bytes;
+        return true;
+    }
+    free(own->matrix), free(own->unit);
+    delete[] own;
+    return is_packed;
+}
+
 // Packs the weights of an operation's windows; false if there is no memory.
 static bool pack_windows(Plan& plan, Op& op) {
     bool spikes = true;  // whether it reads only spikes, whatever the input of the network
@@ -89,6 +106,7 @@ static bool pack_windows(Plan& plan, Op& op) {
             if (!(w.is_depthwise(op.C) ? pack_depthwise(w, op) : pack_groups(w, op))) return false;
             plan.bytes += w.bytes;
         } else if (op.kind == engine::Fire && w.weight) {
+            if (op.count == 1 && !spikes && !pack_for_spikes(plan, op)) return false;
             if (!pack_matrix(w, op, spikes)) return false;
             plan.bytes += w.bytes;
         }
@@ -441,6 +459,11 @@ static bool make_op(Plan& plan, const Description& described, int64_t k, bool ha
     if (op.kind == engine::Recur && !pack_recurrent(plan, op)) return false;
     if (op.kind == engine::Fire && !op.is_layer && !find_maxima(plan, described, op, k, has_tiles)) return false;
     if (!op.is_sigma_delta) op.state_size = op.states * op.state_P * op.C;
+    if (op.for_spikes) {
+        Window* const own = op.for_spikes->windows;
+        *op.for_spikes = op;
+        op.for_spikes->windows = own, op.for_spikes->for_spikes = nullptr;
+    }
     return true;
 }
 
@@ -452,6 +475,11 @@ static void free_op(Op& op) {
         free(op.back.unit);
     delete[] op.windows;
     delete op.reach;
+    if (op.for_spikes) {
+        free(op.for_spikes->windows[0].matrix), free(op.for_spikes->windows[0].unit);
+        delete[] op.for_spikes->windows;
+        delete op.for_spikes;
+    }
     if (op.maxima) free_op(op.maxima->op);
     delete op.maxima;
 }

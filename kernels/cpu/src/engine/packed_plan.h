@@ -292,6 +292,9 @@ struct Op : Operation {
     int8_t* tiles = nullptr;
     float* tile_unit = nullptr;
     int64_t digits = 0;
+    // This operation with rows of integers, for runs whose input is spikes, if the network's input may also be values, which take
+    // rows of floats. It has windows of its own, and shares everything else. Null: there is none.
+    Op* for_spikes = nullptr;
     Reach* reach = nullptr;  // for a convolution that can be scattered (scatter.cpp)
     // The convolution and the pooling whose largest currents these neurons take, and a convolution with these neurons, for
     // slices. A run need not write what the two give (fire.cpp). Null for other operations.
