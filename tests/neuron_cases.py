@@ -100,7 +100,7 @@ TRACES = [
     ),
 ]
 
-# Of neurons that fire several times in a step: neuron, currents, spikes, potentials after each step.
+# Each case of neurons that fire several times in a step: neuron, currents, spikes, potentials after each step.
 INTEGER_TRACES = [
     # 2.75 gives 2; 0.75 + 0.25 = 1; 9 of at most 4, and the rest in the next steps; below 0 nothing.
     pytest.param(

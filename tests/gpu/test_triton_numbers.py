@@ -26,7 +26,7 @@ SHAPES = [(2, 5, 7), (1, 1, 1), (2, 300, 1), (3, 35, 13), (2, 16, 16)]  # sample
 
 
 def integer_neuron(C: int, generator: torch.Generator, most: int, rounds: bool, decays: bool) -> Neuron:
-    """Of any thresholds and, with ``decays``, decays; a value a channel."""
+    """Integer neurons with a threshold for each channel and, with ``decays``, a decay for each."""
     theta = 0.25 + torch.rand(C, generator=generator)
     decay = torch.rand(C, generator=generator) if decays else torch.ones(C)
     return Neuron("IntegerSoftReset", torch.stack([theta, decay]).to(DEVICE), (float(most), float(rounds)))
@@ -168,7 +168,7 @@ def test_potentials_of_any_floats(generator, T, shape, kind):
 @pytest.mark.parametrize("kind", ["rest", "channels"])
 @pytest.mark.parametrize("T", [1, 9])
 def test_gradients_of_potentials(generator, monkeypatch, T, kind):
-    """And those of gradients: as autograd has them, through the steps of the definition."""
+    """Second derivatives are those of autograd through the steps of the definition."""
     monkeypatch.setattr(ops, "potentials", gpu.potentials)
     its = readout(kind, 7, generator).on(7, torch.device(DEVICE))
     sizes = (T, 2, 5, 7), (2, 5, 7)

@@ -125,7 +125,10 @@ class Proof:
             self._compare(net, inputs)
 
     def _runs_for_more_steps(self, inputs: "_Inputs") -> bool:
-        """Whether a loop that was followed for so few steps that it has none left takes more: one over half of them."""
+        """Whether a loop runs on an input of more steps than it was followed for.
+
+        A loop over half of the steps that was followed for one step has none left in an input of one.
+        """
         followed, self.steps = self.steps, None
         if followed is not None and self._try(inputs) is None:
             return True

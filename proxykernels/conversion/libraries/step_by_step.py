@@ -58,7 +58,8 @@ class Original:
             if getattr(module, "backend", "torch") != "torch":
                 module.backend = "torch"  # type: ignore[assignment]  # SpikingJelly's kernels of a GPU
             if type(module).__name__ in STANDARDISED and type(module).__module__.startswith("spikingjelly."):
-                weight: Any = module.get_weight().detach()  # type: ignore[operator]  # which takes long at each call
+                # SpikingJelly standardises the weights at each call, which takes longer than the call itself.
+                weight: Any = module.get_weight().detach()  # type: ignore[operator]
                 module.get_weight = partial(_same, weight)  # type: ignore[assignment]
         return net
 
