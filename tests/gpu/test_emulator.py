@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,6 +125,39 @@ def test_two_float32_numbers_in_an_instruction():
     kernel = Kernel(f".entry two(.param .u64 x)\n.reqntid 1\n{{\n{registers}; {instructions}; ret;\n}}\n")
     assert kernel._halves_never_written() == {"r2": "u4"}
     kernel.run(SimpleNamespace(tid=0, lane=0, ctaid=(0, 0, 0), blocks=1))
+
+
+@pytest.mark.parametrize("kind, one_and_an_eighth", [("f16", 0x3C80), ("bf16", 0x3F90)])
+def test_float32_and_16_bits_in_an_instruction(kind, one_and_an_eighth):
+    """The instructions of sm_100 and newer that widen their first operands, and round once."""
+    instructions = f"add.rn.f32.{kind} %r1, %rs1, %r9; sub.rn.f32.{kind} %r2, %rs1, %r9; "
+    instructions += f"fma.rn.f32.{kind} %r3, %rs1, %rs1, %r9; st.global.v4.b32 [%rd1], {{%r1, %r2, %r3, %r9}}"
+    registers = ".reg .b16 %rs<2>; .reg .b32 %r<10>; .reg .b64 %rd<2>; mov.b64 %rd1, 0"
+    first = f"mov.b16 %rs1, {one_and_an_eighth}; mov.b32 %r9, 0f33800001"  # 2**-24 * (1 + 2**-23)
+    kernel = Kernel(f".entry one(.param .u64 x)\n.reqntid 1\n{{\n{registers}; {first}; {instructions}; ret;\n}}\n")
+    stored = []
+    block = SimpleNamespace(tid=0, lane=0, ctaid=(0, 0, 0), blocks=1)
+    block.store_global = lambda address, size, values, mask: stored.extend(value.view("f4")[0] for value in values)
+    kernel.run(block)
+    ulp = 2.0**-23
+    assert [float(value) for value in stored[:3]] == [1.125 + ulp, 1.125 - ulp, 1.265625 + ulp]
+
+
+def test_a_fused_product_and_sum_is_rounded_once():
+    """Against fractions, where float64 would end half way between two float32 numbers, and at random."""
+    rng = np.random.default_rng(0)
+    mantissas, exponents = rng.integers(2**23, 2**24, (3, 2000)), rng.integers(-30, 30, (3, 2000))
+    a, b, c = np.ldexp(mantissas * rng.choice([-1, 1], (3, 2000)), exponents - 23).astype("f4")
+    a[:2], b[:2], c[:2] = 1 + 2.0**-12, [1 + 2.0**-12, -1 - 2.0**-12], [2.0**-60, -(2.0**-60)]
+    for x, y, z, rounded in zip(a, b, c, arithmetic.fma(a, b, c), strict=True):
+        exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+        error = abs(Fraction(float(rounded)) - exact)
+        for other in np.nextafter(rounded, np.array([-np.inf, np.inf], "f4")):
+            assert error <= abs(Fraction(float(other)) - exact)
+    assert arithmetic.fma(a[:2], b[:2], c[:2]).tolist() == [1 + 2.0**-11 + 2.0**-23, -1 - 2.0**-11 - 2.0**-23]
+    with np.errstate(invalid="ignore"):
+        infinite = arithmetic.fma(*np.array([[np.inf, np.inf], [1, 1], [-np.inf, 1]], "f4"))
+    assert np.isnan(infinite[0]) and np.isposinf(infinite[1])
 
 
 def test_registers_of_tensor_cores_need_a_fence():

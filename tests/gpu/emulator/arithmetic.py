@@ -82,8 +82,15 @@ def logic3(a, b, c, table):
 
 
 def fma(a, b, c):
-    """Of float32 as float64: the product is exact; the sum is rounded twice, which may differ in the last bit."""
-    return (a * b + c).astype("f4")
+    """a * b + c of float32, rounded once. In float64 the product is exact; an inexact sum is rounded to odd there, so
+    that rounding it to float32 gives what rounding the exact sum would."""
+    product, c = a.astype("f8") * b.astype("f8"), c.astype("f8")
+    total = product + c
+    part = total - product
+    lost = (product - (total - part)) + (c - part)
+    is_even = np.ascontiguousarray(total).view("u8") & np.uint64(1) == 0
+    neighbour = np.nextafter(total, np.copysign(np.inf, lost))
+    return np.where(is_even & (lost != 0) & np.isfinite(total), neighbour, total).astype("f4")
 
 
 def unknown(kind: str) -> np.ndarray:

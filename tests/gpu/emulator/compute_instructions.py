@@ -23,6 +23,9 @@ class ComputeInstructions(Operands):
         if modifiers == ["rn", "f32x2"]:
             function = {"+": "np.add", "-": "np.subtract", "*": "np.multiply"}[symbol]
             return self._binary("u8", operands, guard, f"pairs({function}, {{a}}, {{b}})")
+        if modifiers[:-1] == ["rn", "f32"] and symbol != "*":  # the first operand has 16 bits
+            a, b = self._widened(operands[1], modifiers[-1]), self._read(operands[2], "f4")
+            return self._write(operands[0], f"{a} {symbol} {b}", "f4", guard)
         kind = TYPES[modifiers[-1]]
         if kind[0] == "f":
             only(modifiers[:-1], {"rn"})
@@ -30,6 +33,13 @@ class ComputeInstructions(Operands):
             only(modifiers[:-1], set())
             kind = STORAGE[kind]  # modulo 2**n, the same for both signs
         return self._binary(kind, operands, guard, f"{{a}} {symbol} {{b}}")
+
+    def _widened(self, operand: str, name: str) -> str:
+        """A number of type f16 or bf16 as float32, which is exact."""
+        if name == "bf16":
+            return f"({self._read(operand, 'u2')}.astype('u4') << 16).view('f4')"
+        only([name], {"f16"})
+        return f"{self._read(operand, 'f2')}.astype('f4')"
 
     def _op_add(self, modifiers, operands, guard):
         return self._arithmetic(modifiers, operands, guard, "+")
@@ -64,11 +74,13 @@ class ComputeInstructions(Operands):
     def _op_fma(self, modifiers, operands, guard):
         if modifiers == ["rn", "f32x2"]:
             a, b, c = (self._read(operand, "u8") for operand in operands[1:])
-            function = "lambda a, b, c: fma(a.astype('f8'), b.astype('f8'), c.astype('f8'))"
-            return self._write(operands[0], f"pairs({function}, {a}, {b}, {c})", "u8", guard)
-        if modifiers != ["rn", "f32"]:
-            raise NotImplementedError
-        a, b, c = (self._read(operand, "f4") + ".astype('f8')" for operand in operands[1:])
+            return self._write(operands[0], f"pairs(fma, {a}, {b}, {c})", "u8", guard)
+        only(modifiers, {"rn", "f32", "f16", "bf16"})
+        if modifiers[:-1] == ["rn", "f32"]:  # both factors have 16 bits
+            a, b = (self._widened(operand, modifiers[-1]) for operand in operands[1:3])
+        else:
+            a, b = (self._read(operand, TYPES[modifiers[-1]]) for operand in operands[1:3])
+        c = self._read(operands[3], "f4")
         return self._write(operands[0], f"fma({a}, {b}, {c})", "f4", guard)
 
     def _op_div(self, modifiers, operands, guard):
@@ -181,8 +193,7 @@ class ComputeInstructions(Operands):
         rounding = modifiers[:-2]
         if source == "bf16":
             only([to, *rounding], {"f32"})
-            value = f"({self._read(operands[1], 'u2')}.astype('u4') << 16).view('f4')"
-            return self._write(operands[0], value, "f4", guard)
+            return self._write(operands[0], self._widened(operands[1], source), "f4", guard)
         if to == source == "f32":
             only(rounding, {"rmi", "ftz"})  # below a subnormal number 0 is as good here as -1
             return self._write(operands[0], f"np.floor({self._read(operands[1], 'f4')})", "f4", guard)
