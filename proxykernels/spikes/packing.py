@@ -69,7 +69,7 @@ def pack_and_look(dense: Tensor, kernels: CpuBackend | None = None) -> tuple[Spi
             words, binary = (kernels or ops).pack_binary(images)
             finite = binary
         return (Spikes(words, dense.shape) if binary else None), finite
-    binary = is_binary(dense)
+    binary = dense.dtype == torch.bool or is_binary(dense)  # a compiler cannot follow the latter
     return (Spikes(pack_words(dense.bool()), dense.shape) if binary else None), binary
 
 

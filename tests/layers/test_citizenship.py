@@ -321,6 +321,27 @@ def test_converted_networks_are_compiled(generator):
         assert_same(compiled, net, images[:N].expand(T, *images[:N].shape))
 
 
+@pytest.mark.parametrize("kind", ["bool", "Spikes"])
+def test_spikes_stay_packed_in_a_compiled_graph(generator, kind):
+    """Of bool frames and Spikes all convolutions are fused with the neurons, as a warning on a GPU promises."""
+    torch._dynamo.reset()
+    net = nn.Sequential(
+        pk.FusedIFConv2d(2, 8, 3, padding=1), pk.MaxPool2d(2), pk.Flatten(), pk.FusedIFLinear(8 * 36, 5)
+    )
+    for parameter in net.parameters():
+        parameter.data = dyadic(*parameter.shape, generator=generator, span=12)
+    x, seen = inputs(generator)["spikes"].bool(), []
+    expected = net(x)
+
+    def backend(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    found = torch.compile(net, fullgraph=True, backend=backend)(x if kind == "bool" else pk.pack(x))
+    assert equal(found if kind == "bool" else found.dense(torch.bool), expected) and expected.any()
+    assert sum("if_conv2d" in name for name in seen) == 2 and not any("real" in name for name in seen)
+
+
 def test_a_graph_refuses_what_pack_refuses(generator):
     torch._dynamo.reset()
     pool, x = pk.MaxRatePool2d(2), (torch.rand(5, 2, 3, 4, 4, generator=generator) < 0.5).float()
