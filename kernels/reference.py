@@ -51,6 +51,14 @@ Of a constant input that is one pass of the ReLU network in which activations be
 Graded neurons of 8 bits send whole multiples of a unit, a power of two: the same equations with f(z) rounded to the
 nearest multiple, half a unit to the even one. From its lowest to its highest value f has at most 127 units.
 
+Gates in networks of these neurons compute a function g, or the product, of what has arrived, and send its changes:
+
+    z[t] = z[t-1] + what arrives at step t                      z[-1] = 0; likewise y of a second input
+    s[t] = g(z[t]) - g(z[t-1])                                  at t = 0 just g(z[0])
+    s[t] = z[t] y[t] - z[t-1] y[t-1]
+
+g is computed in float64 and rounded once to float32, so that it does not depend on who computes it.
+
 Spikes are dense float32 tensors ``[T, N, C, ...]`` of 0 and 1 here, or of integers; states are float32 whatever the
 input's type, ``[N, C, ...]``, or of two states ``[N, 2, C, ...]``. On exactly representable data every kernel is
 bit-equal to these functions.
@@ -364,6 +372,16 @@ def attention(x: Tensor, heads: int) -> Tensor:
 def product(x: Tensor, y: Tensor) -> Tensor:
     """x [T, N, C, ...] times y, of which each channel counts for several neighbouring ones of x."""
     return x * y.repeat_interleave(x.shape[2] // y.shape[2], 2)
+
+
+def function_of_sums(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A smooth function of one value, such as a sigmoid: computed in float64, and rounded once."""
+    return function(x.double()).float()
+
+
+def average_of_values(average: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """An average pooling of values in networks of sigma-delta neurons: the same."""
+    return average(x.double()).float()
 
 
 def _of_if_neurons(function: Callable) -> Callable:

@@ -52,6 +52,20 @@ COUNTING_MODELS: Mapping[str, Model] = MappingProxyType(
 SURROGATES = ("ATan", "FastSigmoid", "Sigmoid", "Triangle")  # shapes of surrogate derivatives
 
 
+class Function(IntEnum):
+    """Functions of values by their numbers in a file, with the names of torch's modules. C++ has them in
+    cpu/src/engine/functions.h."""
+
+    SIGMOID = 1
+    HARDSIGMOID = 2
+    HARDSWISH = 3
+    SILU = 4
+    TANH = 5
+    ELU = 6
+    SOFTPLUS = 7
+    MISH = 8
+
+
 class Kind(StrEnum):
     """The kinds of a plan's operations, by the names that a file has for them.
 
@@ -62,7 +76,8 @@ class Kind(StrEnum):
 
     In networks of sigma-delta neurons: CHANGES, what the input changes by; SEND, neurons, which pass their input on
     where they never fire; SEND_MAXIMA, max pooling of all that was sent, with or without neurons behind it; SUM, what
-    the changes of the output add up to.
+    the changes of the output add up to. FUNCTION and MULTIPLY give what a function of all that has arrived, or the
+    product of two of these, changes by.
     """
 
     FIRE = "neurons"
@@ -81,6 +96,7 @@ class Kind(StrEnum):
     DELAY = "delay"
     ATTENTION = "attention"
     MULTIPLY = "product"
+    FUNCTION = "function of sums"
 
 
 # What kinds have in common; C++ asks functions of these names:
@@ -91,7 +107,7 @@ class Kind(StrEnum):
 COMMON = {
     "passes_on": (Kind.MAX_POOL, Kind.FLATTEN, Kind.UNFLATTEN, Kind.MOVE, Kind.DELAY, Kind.MULTIPLY),
     "gives_values": (Kind.AVERAGE_POOL, Kind.RUNNING_MAX_POOL, Kind.ATTENTION),
-    "keeps_size": (Kind.CHANGES, Kind.SUM, Kind.DELAY, Kind.RECUR),
+    "keeps_size": (Kind.CHANGES, Kind.SUM, Kind.DELAY, Kind.RECUR, Kind.FUNCTION),
     "changes_in_time": (Kind.FIRE, Kind.RECUR, Kind.MAX_RATE_POOL, Kind.DELAY),
 }
 
@@ -229,7 +245,8 @@ SENDERS = (
         null=True,
     ),
 )
-# An operation, besides its "kind", "name", "shape", "windows", "neurons" and, of sigma-delta neurons, "senders".
+# An operation, besides its "kind", "name", "shape", "windows", "neurons" and, of sigma-delta neurons, "senders"; of
+# FUNCTION also its "parameters".
 OPERATION = (
     Field("real", "truth", "whether it gives values, and not spikes"),
     Field("divisor", "whole", "of an average; 0: the size of the window,", 1 - Most.SIZE),
@@ -246,6 +263,7 @@ OPERATION = (
           written="given", null=True),
     Field("delays", "integers", "[C]: steps", written="given", kinds=(Kind.DELAY,), size="C"),
     Field("heads", "whole", "of ATTENTION", 1, written="given"),
+    Field("function", "whole", "of FUNCTION: its number", 1, written="given"),
 )  # fmt: skip
 
 # Numbers counted of an operation in a run: spikes, additions of a weight for a spike, and those for a value.
@@ -299,6 +317,7 @@ enum : int64_t {{ {", ".join(f"By{_camel(way)}" for way in Way)} }};  // how neu
 enum : int64_t {{ {", ".join(f"By{_camel(runner)}" for runner in Runner)} }};  // who runs a call of a layer
 enum : int64_t {{ {", ".join(map(_camel, InputKind))} }};  // kinds of inputs
 enum : int64_t {{ {", ".join(map(_camel, Outcome))} }};  // of a run
+enum : int64_t {{ {", ".join(f"{_camel(f)}Function = {f.value}" for f in Function)} }};  // of sums
 constexpr int64_t tallies = {TALLIES};  // numbers that are counted of an operation
 
 {_common()}

@@ -5,17 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..kernels import sigma_delta_codes
+from ..kernels import reference, sigma_delta_codes
 from .sigma_delta_neurons import Changes, kept_state
 
-SMOOTH = (nn.Sigmoid, nn.Hardsigmoid, nn.Hardswish, nn.SiLU, nn.Tanh, nn.ELU, nn.Softplus, nn.Mish)
+SMOOTH = (nn.Sigmoid, nn.Hardsigmoid, nn.Hardswish, nn.SiLU, nn.Tanh, nn.ELU, nn.Softplus, nn.Mish)  # table.Function
 
 
 class OfSums(nn.Module):
     """A function of one value, such as a sigmoid, or the product of two: of the sums of what arrived so far.
 
     It gives what its result changes by. So it is exact in a pass of graded neurons whose threshold is 0, and with
-    sigma-delta neurons as soon as what it takes has settled, after which it gives nothing.
+    sigma-delta neurons as soon as what it takes has settled, after which it gives nothing. Equations:
+    proxykernels/kernels/reference.py.
 
     Args:
         function: one of ``SMOOTH``; None: the product of two inputs. Axes of size 1 are repeated: the gate [N, C, 1, 1]
@@ -36,7 +37,8 @@ class OfSums(nn.Module):
 
     def forward(self, x: Tensor | Sequence[Tensor]) -> Tensor:
         if self.function is not None:
-            return self.function(x)
+            assert isinstance(x, Tensor)
+            return reference.function_of_sums(self.function, x)
         first, second = x
         return first * second
 
@@ -52,17 +54,23 @@ class OfSums(nn.Module):
         kept = None if state is None else kept_state(state, shapes[0], shapes[-1], device)
         before = None
         if kept is not None:
-            before = kept[1].clone() if self.function is not None else kept[0] * kept[1]
+            states = [part.unsqueeze(1) for part in kept]
+            before = states[1].clone() if self.function is not None else self._product(states, inputs)
         sums = [
             sigma_delta_codes.sums_so_far(x.real(), None if kept is None else kept[k], steps)
             for k, x in enumerate(inputs)
         ]
-        y = self.forward(sums[0] if self.function is not None else sums)
+        y = self.forward(sums[0]) if self.function is not None else self._product(sums, inputs)
         if kept is not None and self.function is not None:
             kept[1].copy_(y[:, -1])
-        size = max((x.size for x in inputs), key=lambda size: torch.Size(size).numel())
-        first = torch.zeros_like(y[:, :1]) if before is None else before.unsqueeze(1)
-        return Changes(torch.diff(y, dim=1, prepend=first), size)
+        size = torch.broadcast_shapes(*(x.size for x in inputs))
+        first = torch.zeros_like(y[:, :1]) if before is None else before
+        return Changes(torch.diff(y, dim=1, prepend=first), tuple(size))
+
+    def _product(self, sums: Sequence[Tensor], inputs: Sequence[Changes]) -> Tensor:
+        """The product [N, steps, P, C] of two sums, each with the pixels of its input."""
+        images = [part.unflatten(2, x.size or (1,)) for part, x in zip(sums, inputs, strict=True)]
+        return self.forward(images).flatten(2, -2)
 
     def extra_repr(self) -> str:
         return "a product" if self.function is None else ""

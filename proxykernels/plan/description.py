@@ -2,7 +2,8 @@
 
     a plan         {"shape": [...], "real": bool, "precision": null | name, "operations": [...]}; of a converted network
                    also "calibrated": [least, largest value of its calibration data]
-    an operation   {"kind", "name", "shape", "windows": [...], "neurons": null | ..., and the fields of OPERATION}
+    an operation   {"kind", "name", "shape", "windows": [...], "neurons": null | ..., and the fields of OPERATION}; of a
+                   function of sums also "parameters": [2]
     a window       the fields of WINDOW
     the neurons    {"model", "scalars", and the fields of NEURONS}
     the senders    the fields of SENDERS; of operations in networks of sigma-delta neurons: "senders": null | ...
@@ -63,6 +64,7 @@ def _operation(plan: Plan, k: int, op: Operation, put: Put) -> dict[str, Any]:
         "windows": [fields(window, WINDOW, f"{i}.") for i, window in enumerate(op.windows)],
         "neurons": neurons and {"model": neurons.model, "scalars": neurons.scalars, **fields(neurons, NEURONS)},
         **({"senders": senders and fields(senders, SENDERS)} if plan.changes else {}),
+        **({"parameters": op.parameters} if op.kind == Kind.FUNCTION else {}),
     }  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def _operation_of(about: Any, tensors: dict[str, Tensor]) -> Operation:
         kind, about["name"], windows, tuple(about["shape"]), **_fields_of(about, tensors, OPERATION, kind),
         neurons=_neurons_of(about["neurons"], tensors) if kind in (Kind.FIRE, Kind.RECUR) else None,
         senders=None if senders is None else _senders_of(about.get("grid"), **_fields_of(senders, tensors, SENDERS)),
+        parameters=tuple(map(float, about["parameters"])) if kind == Kind.FUNCTION else (0.0, 0.0),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ..kernels.weight_layouts import require_finite
 from ..layers import Flatten, Neurons, SpikingLayer
 from ..layers.all_steps import OfAllSteps
 from ..layers.layer_graph import LayerGraph, check_sample
+from ..layers.of_sums import OfSums
 from ..layers.parametrized import has_forward_hooks, with_plain_weights
 from ..layers.synapses import Convolution, Product, Synapse
 from ..neurons import IFNeuron
@@ -74,6 +75,7 @@ def followed(
     return plan if precision is not None else pools_and_moves.without_averages(plan), follower.forwards
 
 
+_OF_SEVERAL = layers.FusedSum | layers.Concatenate | layers.Multiply | OfSums
 Input = Value | Sum | tuple[Value | Sum, ...]
 
 
@@ -116,7 +118,7 @@ class Follower:
             return self.own(path, module, (x,), {})
         if has_forward_hooks(module):
             refuse(path, module, "it has hooks, which run in Python")
-        if isinstance(x, tuple) and not isinstance(module, layers.FusedSum | layers.Concatenate | layers.Multiply):
+        if isinstance(x, tuple) and not isinstance(module, _OF_SEVERAL):
             refuse(path, module, "it takes several inputs")
         if not all(isinstance(part, Value | Sum) for part in (x if isinstance(x, tuple) else (x,))):
             refuse(path, module, f"it is called with {x}")

@@ -15,9 +15,11 @@ from torch import nn
 from .. import layers
 from ..checks import at
 from ..kernels import heap
-from ..kernels.table import Kind, Most
+from ..kernels.table import Function, Kind, Most
 from ..kernels.weight_layouts import require_finite
 from ..layers.layer_graph import LayerGraph, check_sample
+from ..layers.of_sums import SMOOTH, OfSums
+from ..layers.parametrized import has_forward_hooks
 from ..layers.sigma_delta_neurons import SigmaDeltaNeurons
 from ..layers.synapses import synapse_of
 from . import pools_and_moves
@@ -25,6 +27,7 @@ from .follow import Follower, check_bias
 from .followed_values import CannotFollowError, Value, refuse
 from .operations import Operation, Shape, Window
 from .own_forward import has_own_forward
+from .plain_modules import is_replaced
 from .plan import Plan
 from .quantize import rounded_network
 
@@ -58,6 +61,9 @@ def follow_changes(net: nn.Module, shape: Shape, precision: str | None = None, *
     if not follower.plan.is_moderate:
         refuse("", net, f"its layers give more than {Most.GROWTH} times the values that they are made of")
     return follower.plan
+
+
+_FUNCTIONS = dict(zip(SMOOTH, Function, strict=True))
 
 
 class _Follower(Follower):
@@ -111,6 +117,26 @@ class _Follower(Follower):
         pools_and_moves.check_unflatten(path, module, x)
         return self.append(Operation(Kind.UNFLATTEN, path, (Window(x.slot),), module.size, True))
 
+    def _of_sums(self, path: str, module: OfSums, x: Value | tuple[Value, ...]) -> Value:
+        """A function, or the product of two values along whose axes there is a single one for all, or as many."""
+        function, inputs = module.function, x if isinstance(x, tuple) else (x,)
+        if type(module).run is not OfSums.run or len(inputs) != (2 if function is None else 1):
+            refuse(path, module, "it computes in a way of its own")
+        windows = tuple(Window(part.slot) for part in inputs)
+        if function is None:
+            first, second = (part.shape for part in inputs)
+            if len(first) != len(second) or any(1 != n != m != 1 for n, m in zip(first, second, strict=True)):
+                refuse(path, module, f"its inputs have the shapes {first} and {second}")
+            return self.append(Operation(Kind.MULTIPLY, path, windows, tuple(map(max, first, second)), True))
+        if type(function) not in _FUNCTIONS or is_replaced(function) or has_forward_hooks(function):
+            refuse(path, module, f"it knows no function {type(function).__name__}")
+        number = _FUNCTIONS[type(function)]
+        options = [float(getattr(function, name)) for name in ("alpha", "beta", "threshold") if hasattr(function, name)]
+        parameters = tuple([*options, 0.0, 0.0][:2])
+        return self.append(
+            Operation(Kind.FUNCTION, path, windows, inputs[0].shape, True, function=number, parameters=parameters)
+        )
+
     def _moved(self, path: str, module: Any, x: Value) -> Value:
         """Codes become values, but between zeros."""
         moved = (pools_and_moves.channels if isinstance(module, layers.Channels) else pools_and_moves.moved_pixels)(
@@ -134,4 +160,5 @@ class _Follower(Follower):
         layers.Channels: _moved,
         layers.ZeroPad2d: _moved,
         layers.Upsample: _moved,
+        OfSums: _of_sums,
     }

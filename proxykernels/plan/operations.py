@@ -143,6 +143,7 @@ class Operation:
         scale: float32 [C], of SUM: what 1 stands for in the outputs.
         grid: of graded neurons of 8 bits and of the inputs of their networks: what values are rounded to multiples of.
         heads: of ATTENTION.
+        function: of FUNCTION, a number of table.Function; 0: of others. parameters: its own; 0 where it has none.
         delays: int64 [C], of DELAY: by how many steps. Its states are the inputs of the last steps, the oldest first.
     """
 
@@ -163,9 +164,11 @@ class Operation:
     grid: float | None = None
     delays: Tensor | None = None
     heads: int = 0
+    function: int = 0
+    parameters: tuple[float, ...] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        _make_plain(self, "shape", "divisor", "heads")
+        _make_plain(self, "shape", "divisor", "heads", "function")
 
     @property
     def states(self) -> int:

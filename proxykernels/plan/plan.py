@@ -99,14 +99,18 @@ class Plan:
         return self.operations[0].kind == Kind.CHANGES
 
     def change_states(self, op: Operation) -> list[tuple[int, int]]:
-        """Pixels and channels of the states of an operation of such a network: z and a; of its ends one."""
+        """Pixels and channels of the states of an operation of such a network: z and a, what arrived and the last
+        result of a function, the factors of a product; of its ends one."""
         C, H, W = op.image
         if op.kind in (Kind.CHANGES, Kind.SUM):
             return [(H * W, C)]
         if op.kind == Kind.SEND_MAXIMA:
             _, *size = self.source(op.windows[0])
             return [(prod(size), C), (H * W, C)]
-        return [(H * W, C)] * 2 if op.senders else []
+        if op.kind == Kind.MULTIPLY:
+            factors = [self.source(window) for window in op.windows]
+            return [(height * width, channels) for channels, height, width in factors]
+        return [(H * W, C)] * 2 if op.senders or op.kind == Kind.FUNCTION else []
 
     def source(self, window: Window) -> tuple[int, int, int]:
         """C, H, W of what a window reads."""

@@ -10,9 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import checks
-from ..kernels import backends, rehearsal
+from ..kernels import backends, reference, rehearsal
 from ..kernels.heap import keep_freed
-from ..layers import AdaptiveAvgPool1d, AdaptiveAvgPool2d, Concatenate, Flatten, RunningMaxPool2d, ZeroPad2d
+from ..layers import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    Concatenate,
+    Flatten,
+    RunningMaxPool2d,
+    ZeroPad2d,
+)
 from ..layers.layer_graph import LayerGraph
 from ..layers.of_sums import OfSums
 from ..layers.parametrized import has_forward_hooks
@@ -28,6 +37,7 @@ from .stateful_layer import States, Watch, check_layers, unwatched
 CHUNK, STOP_CHUNK = 32, 2  # steps at a time, and between two looks at which samples are decided
 FIRST = 4  # samples that are run first, which tell how many more go at a time
 FIRST_ON_GPU = 128  # the same times their steps: launches cost more there than memory
+AVERAGES = AvgPool1d, AvgPool2d, AdaptiveAvgPool1d, AdaptiveAvgPool2d
 BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of what the layers give that is needed at a time
 
 
@@ -321,6 +331,8 @@ def _plain(layer: nn.Module, inputs: list[Changes], state: list[Tensor] | None) 
         return Changes(images.flatten(2, 3), tuple(images.shape[2:4]))
     if isinstance(layer, Concatenate):
         return _side_by_side(inputs)
+    if isinstance(layer, AVERAGES) and not inputs[0].are_spikes:
+        return Changes.of(reference.average_of_values(layer, inputs[0].dense()))
     return Changes.of(layer(inputs[0].dense()))
 
 

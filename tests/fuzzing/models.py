@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .operations import JOINS, OPERATIONS
+from .operations import GATES, JOINS, OPERATIONS
 
 MOST = 1500  # values of a sample
 LEAST = 1e-5  # of an operation's results; sums that cancel each other leave rounding alone
@@ -16,9 +16,11 @@ LEAST = 1e-5  # of an operation's results; sums that cancel each other leave rou
 class Drawn(nn.Module):
     """A network that is drawn operation by operation: those of the same seed are the first of a longer one."""
 
-    def __init__(self, operations: int, seed: int, x: Tensor, ends: str = "tensor"):
-        """``x``: samples that it takes. ``ends``: what it returns, "tensor", "dict" or "tuple"."""
+    def __init__(self, operations: int, seed: int, x: Tensor, ends: str = "tensor", gates: bool = False):
+        """``x``: samples that it takes. ``ends``: what it returns, "tensor", "dict" or "tuple". ``gates``: also draw
+        functions and products of values."""
         super().__init__()
+        self.known = OPERATIONS | GATES if gates else OPERATIONS
         self.steps: list[tuple[str, int, Any]] = []  # name, which value it takes, and the call
         self.ends, self.parts = ends, 0
         self.eval()
@@ -34,9 +36,9 @@ class Drawn(nn.Module):
         self.eval()
 
     def _draw(self, random: Random, values: list[Tensor], name: str | None = None) -> bool:
-        chosen = name or random.choice(list(OPERATIONS))
+        chosen = name or random.choice(list(self.known))
         taken = len(values) - 1 if random.random() < 0.85 else random.randrange(len(values))
-        call = OPERATIONS[chosen](random, tuple(values[taken].shape), self)
+        call = self.known[chosen](random, tuple(values[taken].shape), self)
         if call is None and chosen in JOINS:
             call = JOINS[chosen](random, [tuple(value.shape) for value in values], taken)
         if call is None:

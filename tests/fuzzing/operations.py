@@ -266,6 +266,22 @@ def _strange(random: Random, shape, m: Any) -> Call | None:
     return call
 
 
+def _gate(random: Random, shape, m: Any) -> Call:
+    """A function of values, or of the means of pixels or channels, which the values are multiplied by."""
+    alpha = random.choice((0.1, 1.0))
+    plain = torch.sigmoid, F.hardsigmoid, F.hardswish, F.silu, torch.tanh, F.mish, F.softplus, lambda x: F.elu(x, alpha)
+    modules = m.add(nn.Softplus(random.choice((0.5, 2.0)), 3.0)), m.add(nn.Hardsigmoid(inplace=True))
+    function = random.choice((*(lambda m, x, f=f: f(x) for f in plain), *modules))
+    how = "values" if len(shape) == 2 else random.choice(("values", "pixels", "pixels", "some axes"))
+    if how == "values":
+        return random.choice((function, lambda m, x: x * function(m, x)))
+    if how == "pixels":
+        axes, layer = tuple(range(2, len(shape))), m.add((nn.Conv1d, nn.Conv2d)[len(shape) - 3](shape[1], shape[1], 1))
+        return lambda m, x: x * function(m, layer(m, x.mean(axes, keepdim=True)))
+    some = random.sample(range(1, len(shape)), random.randint(1, len(shape) - 2))
+    return lambda m, x: function(m, x.mean(some, keepdim=True)) * x
+
+
 def _add(random: Random, shapes, taken: int) -> Call | None:
     other = random.randrange(len(shapes))
     forms: list[Any] = [
@@ -287,10 +303,16 @@ def _cat(random: Random, shapes, taken: int) -> Call | None:
     return random.choice(forms)
 
 
-JOINS = {"add": _add, "cat": _cat}
+def _product(random: Random, shapes, taken: int) -> Call | None:
+    other = random.randrange(len(shapes))
+    return random.choice((lambda m, v: v[taken] * v[other], lambda m, v: torch.mul(v[other], v[taken])))
+
+
+JOINS = {"add": _add, "cat": _cat, "product": _product}
+GATES = {"gate": _gate, "gate, again": _gate, "product": lambda *_: None}  # only some neurons have them
 OPERATIONS: dict[str, Callable[[Random, tuple[int, ...], Any], Call | None]] = {
     "conv": _conv, "conv, again": _conv, "row": _conv, "transposed": _transposed, "linear": _linear, "norm": _norm,
     "relu": _relu, "relu, again": _relu, "relu, once more": _relu, "leaky": _leaky, "max pool": _max_pool,
     "avg pool": _avg_pool, "mean": _mean, "enlarged": _enlarged, "pad": _pad, "move": _move, "move, again": _move,
-    "scale": _scale, "left alone": _left_alone, "strange": _strange, **dict.fromkeys(JOINS, lambda *_: None),
+    "scale": _scale, "left alone": _left_alone, "strange": _strange, **dict.fromkeys(("add", "cat"), lambda *_: None),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import proxykernels as pk
 from proxykernels.kernels.table import Kind
+from proxykernels.layers.of_sums import OfSums
 from proxykernels.layers.sigma_delta_neurons import SigmaDeltaNeurons
 from proxykernels.plan.follow_sigma_delta import follow_changes
 from proxykernels.plan.followed_values import CannotFollowError
@@ -52,6 +53,7 @@ class SigmaDeltaEngine(Case):
     exact: bool = True  # weights whose sums are not rounded; then the oracle is the definition
     moving: float = 0.0  # share of the input that changes from frame to frame; 0: held
     lead: int = 0  # of early exit; 0: none
+    gates: bool = False  # also draws functions and products of values
     target: str = ways.TARGETS[-1]
 
     @classmethod
@@ -63,7 +65,7 @@ class SigmaDeltaEngine(Case):
             threshold=random.choice((None, None, 0.0, 0.125, 1.0)), rounds=random.random() < 0.5,
             exact=random.random() < 0.5,
             moving=random.choice((0.0, 0.02, 0.3)), lead=random.choice((0, 0, 1, 4)),
-            target=random.choice(ways.TARGETS),
+            target=random.choice(ways.TARGETS), gates=random.random() < 0.4,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -73,26 +75,20 @@ class SigmaDeltaEngine(Case):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                net = pk.convert(Drawn(self.operations, self.seed, x), x, neuron=self.neuron)
+                net = pk.convert(Drawn(self.operations, self.seed, x, gates=self.gates), x, neuron=self.neuron)
             plan = follow_changes(net, self.size, self.precision)
         except (TypeError, ValueError) as error:
             named = isinstance(error, CannotFollowError) or "Drawn" in str(error) or "give precision=None" in str(error)
             if not named:
                 raise Mismatch(f"refused without the place: {error}") from None
             return False
-        averages = [plan.is_real(op.windows[0]) for op in plan.operations if op.kind == Kind.AVERAGE_POOL]
-        if (
-            any(averages) and len(averages) > 1
-        ):  # torch adds values in an order of its own; those of averages are not exact
-            return False
-        exact = self.exact or any(averages)
-        if exact:
+        if self.exact:
             x = self.make_exact(net, x)
             plan = follow_changes(net, self.size, self.precision)
         given = self.frames(x[: self.N], g) if self.moving else x[: self.N]
         oracle = self.target
-        averages = any(isinstance(layer, AVERAGES) for layer in net.modules())
-        rounded = not averages and exact and self.threshold is None
+        sums = not any(isinstance(layer, (*AVERAGES, OfSums)) for layer in net.modules())
+        rounded = sums and self.exact and self.threshold is None
         if rounded or (self.precision and all_on_grids(plan)):  # else products of values of graded neurons are rounded
             oracle = ways.FALLBACK
         with ways.use(oracle, self.threads):

@@ -30,7 +30,7 @@ from proxykernels.running.engine import Engine
 @pytest.mark.parametrize("of, fields", [(Window, WINDOW), (PlannedNeurons, NEURONS), (Operation, OPERATION)])
 def test_python_has_them(of, fields):
     names = {field.name for field in dataclasses.fields(of)}
-    others = {"model", "scalars"}, {"kind", "name", "shape", "windows", "neurons", "senders"}
+    others = {"model", "scalars"}, {"kind", "name", "shape", "windows", "neurons", "senders", "parameters"}
     assert names - {field.name for field in fields} in (set(), *others)
     assert {field.name for field in fields} <= names
 

@@ -55,6 +55,8 @@ int64_t Plan::state_size(const Operation& op) const {
     if (is_sigma_delta()) {
         if (op.ends()) return op.image().size();
         if (op.kind == engine::SendMaxima) return source(op.windows[0]).P() * op.C + op.image().size();
+        if (op.kind == engine::Function) return 2 * op.image().size();
+        if (op.kind == engine::Multiply) return source(op.windows[0]).size() + source(op.windows[1]).size();
         return op.has_senders ? 2 * op.image().size() : 0;
     }
     return states(op) * (op.has_neurons ? op.image() : source(op.windows[0])).size();

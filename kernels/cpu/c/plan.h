@@ -191,6 +191,7 @@ private:
     bool moves(Json about, const Operation& op);
     bool moved(Json name, int64_t there, int64_t here, bool same);
     bool delays(Json name, const Operation& op);
+    bool function(Json parameters, Operation& op);
     bool senders(Json about, Operation& op);
 
     const Container& container;

@@ -8,6 +8,9 @@ namespace proxykernels {
 #define NEED(condition, what) \
     if (!(condition)) return damaged(what)
 
+// Whether the values along an axis of a factor are those of a product, or one for all.
+static bool fits(int64_t n, int64_t all) { return n == all || n == 1; }
+
 bool PlanReader::windows(Json about, Operation& op) {
     const int64_t least = op.kind == engine::Multiply ? 2 : 1;
     const int64_t most = op.adds() ? most_windows : op.kind == engine::Move ? most_moved : least;
@@ -51,6 +54,11 @@ bool PlanReader::window(Json about, const Operation& op, Window& to) {
             NEED(op.heads && out.C % op.heads == 0, "heads do not divide the channels");
             return true;
         case engine::Multiply: {
+            if (plan.is_sigma_delta()) {
+                const bool is_whole = fits(from.C, out.C) && fits(from.H, out.H) && fits(from.W, out.W);
+                NEED(is_plain(to) && is_whole, "the factors of a product have other sizes");
+                return true;
+            }
             const bool first = op.windows.empty();
             NEED(is_plain(to) && (!first || from == out), "a product has another size than it reads");
             const bool all_pixels = from.H == out.H && from.W == out.W;
@@ -106,9 +114,12 @@ bool PlanReader::spans(const Window& w, const Operation& op) {
 
 // What a file must be that holds a network of sigma-delta neurons.
 
+static bool is_of_sums(int64_t kind) { return kind == engine::Function || kind == engine::Multiply; }
+
 static bool is_kind_of_sigma_delta(int64_t kind) {
     return kind == engine::Changes || kind == engine::Sum || kind == engine::Send || kind == engine::SendMaxima ||
-           kind == engine::AveragePool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move;
+           kind == engine::AveragePool || kind == engine::Flatten || kind == engine::Unflatten || kind == engine::Move ||
+           is_of_sums(kind);
 }
 
 bool is_of_sigma_delta(const Plan& plan, int64_t kind) {
@@ -119,6 +130,7 @@ static const char* problem_of(const Plan& plan, const Operation& op) {
     if (op.ends() && !(op.image() == plan.source(op.windows[0]))) return "what changes has another size";
     if ((op.kind == engine::Sum) != (op.scale != nullptr)) return "a scale is missing, or has another size";
     if (op.has_senders && !op.sends()) return "an operation has neurons that it cannot have";
+    if (is_of_sums(op.kind) && !plan.precision.empty()) return "a function or a product is not of 8 bits";
     const Window& first = op.windows[0];
     if (op.kind == engine::SendMaxima && !(first.dilation_h == 1 && first.dilation_w == 1)) return "a pooling is dilated";
     bool reads_values = false;
@@ -130,6 +142,7 @@ static const char* problem_of(const Plan& plan, const Operation& op) {
     if (op.sends()) gives_values = !op.has_senders || op.senders.threshold < INFINITY;
     if (op.kind == engine::Move || op.kind == engine::Unflatten)
         gives_values = op.real || reads_values;  // codes may become values
+    if (is_of_sums(op.kind)) gives_values = true;
     return op.real == gives_values ? nullptr : "an operation gives other values than it says";
 }
 

@@ -161,6 +161,7 @@ bool PlanReader::operation(Json about) {
 #undef FINITE
 #undef CHECKED_BELOW
     if (op.kind == engine::Delay && !delays(about["delays"], op)) return false;
+    if (op.kind == engine::Function && !function(about["parameters"], op)) return false;
     const bool by_other_rules = is_of_sigma_delta(plan, op.kind);
     plan.operations.push_back(std::move(op));
     return by_other_rules || gives_what_it_says(plan.last());  // problem_of_sigma_delta looks at the others
@@ -169,6 +170,7 @@ bool PlanReader::operation(Json about) {
 bool PlanReader::gives_what_it_says(const Operation& op) {
     NEED(!plan.is_layer || (op.has_neurons && !op.real), "a layer gives no spikes");
     NEED(!(op.grid < INFINITY), "an operation has a unit that it cannot have");
+    NEED(op.kind != engine::Function, "a function of sums is in no network of sigma-delta neurons");
     if (plan.is_layer) return true;
     bool reads_values = false;
     for (const Window& window : op.windows) reads_values |= plan.is_real(window);
@@ -261,6 +263,19 @@ bool PlanReader::delays(Json name, const Operation& op) {
     const Tensor& steps = tensor_of(name);
     NEED(steps.has_shape({op.C}), "delays have another size");
     NEED(lie_within(steps, 0, most_delay + 1), "a delay is out of range");
+    return true;
+}
+
+bool PlanReader::function(Json parameters, Operation& op) {
+    NEED(op.function >= engine::SigmoidFunction && op.function <= engine::MishFunction, "a function is not known");
+    NEED(parameters.is_list() && parameters.size() == 2, "a function has other parameters");
+    bool sound = true;
+    double* to = op.parameters;
+    parameters.each_item([&](Json value) {
+        sound = sound && value.is_number();
+        *to++ = sound ? value.number() : 0;
+    });
+    NEED(sound, "a parameter is no number");
     return true;
 }
 

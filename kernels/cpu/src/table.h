@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
-#define PK_TABLE "8b97a72c50099a5bb42068f221cecf87138c7de604df2f0021af2fca5c65661e"  // a hash of the table, which Python compares
+#define PK_TABLE "e83441a7c036ca1e2f5c91e18734bfefa54355e865e24e50158d69c132a5a5d6"  // a hash of the table, which Python compares
 
 // The surrogate derivatives, which scan_backward.h defines; Surrogate.shape is an index into this list.
 #define PK_SURROGATES(SURROGATE) \
@@ -36,7 +36,8 @@ enum : int64_t { PK_SURROGATES(SURROGATE) };
     KIND(Sum, "sum of changes") \
     KIND(Delay, "delay") \
     KIND(Attention, "attention") \
-    KIND(Multiply, "product")
+    KIND(Multiply, "product") \
+    KIND(Function, "function of sums")
 
 namespace engine {
 #define KIND(name, text) name,
@@ -46,11 +47,12 @@ enum : int64_t { ByPatterns, ByDepthwise, BySlices, ByTables, ByTiles, ByScatter
 enum : int64_t { ByPlan, ByGatheredPlan, ByTorch };  // who runs a call of a layer
 enum : int64_t { PackedSpikes, HeldValues, Values };  // kinds of inputs
 enum : int64_t { NotFinite, Ran, NoMemory, NoAnswer, Interrupted };  // of a run
+enum : int64_t { SigmoidFunction = 1, HardsigmoidFunction = 2, HardswishFunction = 3, SiluFunction = 4, TanhFunction = 5, EluFunction = 6, SoftplusFunction = 7, MishFunction = 8 };  // of sums
 constexpr int64_t tallies = 3;  // numbers that are counted of an operation
 
 constexpr bool passes_on(int64_t kind) { return 41186 >> kind & 1; }
 constexpr bool gives_values(int64_t kind) { return 16404 >> kind & 1; }
-constexpr bool keeps_size(int64_t kind) { return 13056 >> kind & 1; }
+constexpr bool keeps_size(int64_t kind) { return 78592 >> kind & 1; }
 constexpr bool changes_in_time(int64_t kind) { return 8457 >> kind & 1; }
 }  // namespace engine
 
@@ -124,7 +126,8 @@ constexpr int64_t most_signed_code = 63;
     const float* scale = nullptr;  /* [C], of SUM: what 1 stands for */ \
     float grid = INFINITY;  /* of CHANGES and graded neurons: what values are rounded to multiples of; null: of nothing */ \
     const int64_t* delays = nullptr;  /* [C]: steps */ \
-    int64_t heads = 0;  /* of ATTENTION */
+    int64_t heads = 0;  /* of ATTENTION */ \
+    int64_t function = 0;  /* of FUNCTION: its number */
 #define PK_OPERATION_FIELDS(WHOLE, PAIR, TRUTH, LIMIT, FLOATS, INTEGERS) \
     TRUTH(real, 0, 0, 0, 0) \
     WHOLE(divisor, -2147483647, 0, 0, 0) \
@@ -136,7 +139,8 @@ constexpr int64_t most_signed_code = 63;
     FLOATS(scale, 0, 1, 1, 0) \
     LIMIT(grid, 0, 1, 1, 0) \
     INTEGERS(delays, 0, 0, 0, 8192) \
-    WHOLE(heads, 1, 1, 0, 0)
+    WHOLE(heads, 1, 1, 0, 0) \
+    WHOLE(function, 1, 1, 0, 0)
 
 // The tensors of an operation that have one number for each of its C channels or P() pixels.
 #define PK_OPERATION_TENSORS(FLOATS, INTEGERS) \

@@ -33,6 +33,7 @@ struct Operation {
     Population neurons{};
     Senders senders{};  // if there are none, what arrives is passed on
     PK_OPERATION_MEMBERS
+    double parameters[2] = {};  // of Function: alpha of ELU, or beta and threshold of softplus; of others 0
     bool recurrent_full = false;  // whether each neuron receives the spikes of all
 };
 

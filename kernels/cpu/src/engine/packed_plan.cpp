@@ -164,7 +164,7 @@ static bool pack_recurrent(Plan& plan, Op& op) {
 static float code_unit_of(const Plan& plan, const Op& op) {
     if (op.has_senders) return op.grid;
     if (op.is_layer || op.kind == engine::Send || op.kind == engine::AveragePool || op.kind == engine::Changes ||
-        op.kind == engine::Sum)
+        op.kind == engine::Sum || op.kind == engine::Function || op.kind == engine::Multiply)
         return INFINITY;
     const float unit = plan.ops[op.windows[0].slot - 1].code_unit;  // it moves values, or takes their largest
     for (int64_t i = 1; i < op.count; i++)
@@ -256,6 +256,11 @@ static bool copy_sigma_delta(Plan& plan, Op& op) {
     const bool sends = op.kind == engine::Send && op.has_senders, ends = op.kind == engine::Changes || op.kind == engine::Sum;
     op.state_size = pools ? first.H * first.W * first.C : sends || ends ? op.P() * op.C : 0;
     op.sent_size = pools || sends ? op.P() * op.C : 0;
+    if (op.kind == engine::Function) op.state_size = op.sent_size = op.P() * op.C;
+    if (op.kind == engine::Multiply) {
+        const Window& second = op.windows[1];
+        op.state_size = first.H * first.W * first.C, op.sent_size = second.H * second.W * second.C;
+    }
     return true;
 }
 

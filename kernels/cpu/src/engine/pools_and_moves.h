@@ -199,12 +199,13 @@ static void max_pool(const Op& op, const View& from, char* slot, const StepSpan&
     }
 }
 
-// Divides the sums of a window by its size, with or without padding, as torch does. Adaptive pooling divides first by the rows
+// Divides the sums of n channels of a window by its size, with or without padding, as torch does. Adaptive pooling divides first by the rows
 // and then by the columns, which rounds differently.
-static void divide(const Op& op, const Window& w, int64_t pixel, const Under& under, float* sum) {
+template <class Real>
+static void divide(const Op& op, const Window& w, int64_t pixel, const Under& under, Real* sum, int64_t n) {
     if (op.adaptive && op.P() > 1) {
-        const float rows = (float)(under.y1 - under.y0), columns = (float)(under.x1 - under.x0);
-        for (int64_t c = 0; c < op.C; c++) sum[c] = sum[c] / rows / columns;
+        const Real rows = (Real)(under.y1 - under.y0), columns = (Real)(under.x1 - under.x0);
+        for (int64_t c = 0; c < n; c++) sum[c] = sum[c] / rows / columns;
         return;
     }
     int64_t size = under.size();
@@ -213,7 +214,7 @@ static void divide(const Op& op, const Window& w, int64_t pixel, const Under& un
         const int64_t top = pixel / op.W * w.stride_h - w.padding_h, left = pixel % op.W * w.stride_w - w.padding_w;
         size = (least(top + w.kernel_h, w.H + w.padding_h) - top) * (least(left + w.kernel_w, w.W + w.padding_w) - left);
     }
-    for (int64_t c = 0; c < op.C; c++) sum[c] /= (float)size;
+    for (int64_t c = 0; c < n; c++) sum[c] /= (Real)size;
 }
 
 static void average_pool(const Op& op, const View& from, char* slot, const StepSpan& s) {
@@ -230,7 +231,7 @@ static void average_pool(const Op& op, const View& from, char* slot, const StepS
                     else
                         for (int64_t c = 0; c < op.C; c++) sum[c] += from.values_at(s.image, t, p)[c * from.channel];
                 }
-            divide(op, w, pixel, under, sum);
+            divide(op, w, pixel, under, sum, op.C);
         }
 }
 

@@ -3,6 +3,7 @@
 #include "../sigma_delta/codes.h"
 #include "sigma_delta.h"
 #include "pools_and_moves.h"
+#include "sums.h"
 
 namespace PK_TARGET {
 
@@ -65,6 +66,22 @@ static void sums_of_image(Session& session, int64_t k, int64_t image, int64_t T,
     }
 }
 
+// The sums of the pixels under a window for n channels, at most some_channels, from `first` on. Those of values are in double,
+// so that an average is rounded once, whatever the order of the pixels; those of codes are exact.
+template <class Sum, class Value>
+static void sum_under(const Op& op, const Window& w, const Under& under, const Value* x, const uint8_t* active, int64_t n,
+                      Sum* sum) {
+    for (int64_t y = under.y0; y < under.y1; y++)
+        for (int64_t p = y * w.W + under.x0; p < y * w.W + under.x1; p++) {
+            if (!active[p]) continue;
+            if constexpr (std::is_same_v<Value, float>)
+                for (int64_t c = 0; c < n; c++) sum[c] += (Sum)x[p * op.C + c];
+            else
+                for (int64_t c = 0; c < n; c += Vec::width)
+                    store(sum + c, load(sum + c) + load_values(x + p * op.C + c, n - c));
+        }
+}
+
 template <class Value>
 static void average_frame(const Session& session, const Op& op, int64_t image, int64_t t, float* to) {
     const Window& w = op.windows[0];
@@ -72,15 +89,13 @@ static void average_frame(const Session& session, const Op& op, int64_t image, i
     const uint8_t* const active = session.changes[w.slot].active + image * w.H * w.W;
     for (int64_t pixel = 0; pixel < op.P(); pixel++, to += op.C) {
         const Under under = window_of(op, w, pixel);
-        memset(to, 0, op.C * sizeof(float));
-        for (int64_t y = under.y0; y < under.y1; y++)
-            for (int64_t p = y * w.W + under.x0; p < y * w.W + under.x1; p++)
-                for (int64_t c = 0; c < op.C && active[p]; c += Vec::width) {
-                    const int64_t n = op.C - c;
-                    const Vec sum = load_first(to + c, (int)least(n, Vec::width)) + load_values(x + p * op.C + c, n);
-                    store_first(to + c, sum, (int)least(n, Vec::width));
-                }
-        divide(op, w, pixel, under, to);
+        for (int64_t first = 0; first < op.C; first += some_channels) {
+            const int64_t n = least(some_channels, op.C - first);
+            std::conditional_t<std::is_same_v<Value, float>, double, float> sum[some_channels] = {};
+            sum_under(op, w, under, x + first, active, n, sum);
+            divide(op, w, pixel, under, sum, n);
+            for (int64_t c = 0; c < n; c++) to[first + c] = (float)sum[c];
+        }
     }
 }
 
@@ -223,6 +238,7 @@ void run_sigma_delta(Session& session, int64_t k, int64_t N, int64_t T, bool fre
     if (session.plan.input.is_layer) run_layer(session);
     else if (kind == engine::Send || kind == engine::SendMaxima) run_send(session, k, N, T, fresh, goes_on);
     else if (kind == engine::Changes || kind == engine::Sum) run_ends(session, k, N, T, fresh, goes_on);
+    else if (kind == engine::Function || kind == engine::Multiply) run_of_sums(session, k, N, fresh, goes_on);
     else run_moves(session, k, N);
 }
 
