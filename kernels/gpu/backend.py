@@ -126,7 +126,7 @@ class GpuKernels(InTorch):
     sums_so_far = staticmethod(sums_so_far)
 
     def max_rate_pool2d(self, words, T, counts, size, kernel_size, *window) -> tuple[Tensor, Tensor]:
-        """Max pooling of spike counts; by a step loop if a program cannot hold a window."""
+        """Max pooling of spike counts; by a step loop if a program cannot hold a side of a window."""
         pool = pools.max_rate_pool2d if pools.fits(kernel_size) else super().max_rate_pool2d
         return pool(words, T, counts, size, kernel_size, *window)
 

@@ -2,10 +2,11 @@
 maximum of spike counts.
 
 For the latter a program keeps the counts of all inputs of its windows in registers, also of inputs that other windows
-share, so no program waits for another.
+share, so no program waits for another. A window of too many inputs is pooled by rows, and their maxima by columns.
 """
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -172,13 +173,26 @@ def max_pool2d(
 
 
 def fits(kernel_size: tuple[int, int]) -> bool:
-    """Whether a program holds a window."""
-    return kernel_size[0] * kernel_size[1] <= LARGEST_WINDOW
+    """Whether a program holds a row and a column of a window; if not all of it, there are two launches."""
+    return max(kernel_size) <= LARGEST_WINDOW
 
 
 def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, size, kernel_size, stride, padding) -> tuple[Tensor, Tensor]:
     """Words of the outputs [ceil(T / 32), N, P_out, C], and the counts after all steps, from float32 [N, P, C] of any
     strides; backends.Backend has the rest."""
+    if kernel_size[0] * kernel_size[1] <= LARGEST_WINDOW or not counts.numel():
+        return _max_rate_pool2d(words, T, counts, size, kernel_size, stride, padding)
+    rows, columns = ((1, k[1]) for k in (kernel_size, stride)), ((k[0], 1) for k in (kernel_size, stride))
+    rows, columns = (*rows, (0, padding[1])), (*columns, (padding[0], 0))
+    # A maximum grows by at most 1 a step, so spikes count it from where it was before the first step.
+    fired, after = _max_rate_pool2d(words, T, counts, size, *rows)
+    highest = F.max_pool2d(counts.transpose(1, 2).unflatten(2, tuple(size)), *rows)
+    highest, size = highest.flatten(2).transpose(1, 2), highest.shape[2:]
+    return _max_rate_pool2d(fired, T, highest, size, *columns)[0], after
+
+
+def _max_rate_pool2d(words: Tensor, T: int, counts: Tensor, size, kernel_size, stride, padding):
+    """max_rate_pool2d by windows that a program holds."""
     N, P, C = counts.shape
     H_out, W_out = output_size(size, kernel_size, stride, padding, (1, 1))
     pooled = words.new_empty(triton.cdiv(T, BITS), N, H_out * W_out, C)

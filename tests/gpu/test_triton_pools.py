@@ -64,8 +64,28 @@ def test_several_programs(generator, C, size):
     assert check(dense, torch.zeros(2, size[0] * size[1], C, device=DEVICE), size, (2, 2), (1, 1), (1, 1)).any()
 
 
-def test_a_window_that_no_program_holds(generator, monkeypatch):
-    monkeypatch.setattr(pools, "LARGEST_WINDOW", 3)
+@pytest.mark.parametrize("begun", [False, True], ids=["from-rest", "begun"])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_windows_by_rows_and_columns(generator, monkeypatch, window, begun):
+    """As those of more inputs than a program holds."""
+    size, *windows = WINDOWS[window]
+    monkeypatch.setattr(pools, "LARGEST_WINDOW", max(windows[0]))
+    dense, before = fired(generator, 34, 2, 3, size), torch.zeros(2, 3, size[0] * size[1])
+    if begun:
+        before = torch.randint(0, 5, before.shape, generator=generator).float()
+    assert check(dense, before.to(DEVICE).transpose(1, 2), size, *windows).any()
+
+
+def test_a_window_of_more_inputs_than_a_program_holds(generator):
+    size, padding = (92, 90), (1, 3)
+    assert size[0] * size[1] > pools.LARGEST_WINDOW
+    dense = fired(generator, 3, 1, 2, size)
+    assert check(dense, torch.zeros(1, size[0] * size[1], 2, device=DEVICE), size, size, (1, 1), padding).any()
+
+
+def test_a_side_that_no_program_holds(generator, monkeypatch):
+    monkeypatch.setattr(pools, "LARGEST_WINDOW", 1)
+    monkeypatch.setattr(pools, "_max_rate_pool2d", None)
     assert check(
         fired(generator, 3, 1, 2, (4, 4)), torch.zeros(1, 16, 2, device=DEVICE), (4, 4), (2, 2), (2, 2), (0, 0)
     ).any()
