@@ -157,7 +157,12 @@ def of_supported_models() -> Iterator[Attempt]:
 
         yield net.name, take
     for spiking in spiking_nets.spiking_nets():
-        yield spiking.name, lambda spiking=spiking: spiking.port(spiking.make(), spiking.inputs())
+
+        def port(spiking=spiking) -> object:
+            x = spiking.inputs()
+            return spiking.port(spiking.make(), x[0] if x.ndim == 5 else x)  # a sample is one step of frames
+
+        yield spiking.name, port
 
 
 SETS: dict[str, Callable[[], Iterator[Attempt]]] = {

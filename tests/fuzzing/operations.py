@@ -309,7 +309,9 @@ def _product(random: Random, shapes, taken: int) -> Call | None:
 
 
 JOINS = {"add": _add, "cat": _cat, "product": _product}
-GATES = {"gate": _gate, "gate, again": _gate, "product": lambda *_: None}  # only some neurons have them
+GATES: dict[str, Callable[[Random, tuple[int, ...], Any], Call | None]] = {  # which only some neurons have
+    **{f"gate {k}": _gate for k in range(6)}, "product": lambda *_: None,
+}  # fmt: skip
 OPERATIONS: dict[str, Callable[[Random, tuple[int, ...], Any], Call | None]] = {
     "conv": _conv, "conv, again": _conv, "row": _conv, "transposed": _transposed, "linear": _linear, "norm": _norm,
     "relu": _relu, "relu, again": _relu, "relu, once more": _relu, "leaky": _leaky, "max pool": _max_pool,
