@@ -182,13 +182,13 @@ def max_rate_pool2d(words: Tensor, T: int, counts: Tensor, size, kernel_size, st
     strides; backends.Backend has the rest."""
     if kernel_size[0] * kernel_size[1] <= LARGEST_WINDOW or not counts.numel():
         return _max_rate_pool2d(words, T, counts, size, kernel_size, stride, padding)
-    rows, columns = ((1, k[1]) for k in (kernel_size, stride)), ((k[0], 1) for k in (kernel_size, stride))
-    rows, columns = (*rows, (0, padding[1])), (*columns, (padding[0], 0))
+    rows = (1, kernel_size[1]), (1, stride[1]), (0, padding[1])
+    columns = (kernel_size[0], 1), (stride[0], 1), (padding[0], 0)
     # A maximum grows by at most 1 a step, so spikes count it from where it was before the first step.
     fired, after = _max_rate_pool2d(words, T, counts, size, *rows)
     highest = F.max_pool2d(counts.transpose(1, 2).unflatten(2, tuple(size)), *rows)
-    highest, size = highest.flatten(2).transpose(1, 2), highest.shape[2:]
-    return _max_rate_pool2d(fired, T, highest, size, *columns)[0], after
+    before = highest.flatten(2).transpose(1, 2)
+    return _max_rate_pool2d(fired, T, before, highest.shape[2:], *columns)[0], after
 
 
 def _max_rate_pool2d(words: Tensor, T: int, counts: Tensor, size, kernel_size, stride, padding):
