@@ -117,13 +117,15 @@ def test_what_another_thread_wrote_to_a_tensor_needs_a_barrier(reader, needed):
 
 
 def test_two_float32_numbers_in_an_instruction():
-    """The instructions of sm_100 and newer on 64-bit registers; a half that nothing has written may be anything."""
+    """The instructions of sm_100 and newer on 64-bit registers; a half that nothing has written may be anything,
+    and so may a register whose bytes a permutation does not take."""
     both = np.array([1, 2, 3, -4], "f4").view("u8")
     assert arithmetic.pairs(np.add, both, both).view("f4").tolist() == [2, 4, 6, -8]
     instructions = "mov.b64 %rd1, {%r1, %r2}; add.rn.f32x2 %rd2, %rd1, %rd1; fma.rn.f32x2 %rd2, %rd2, %rd1, %rd1"
+    instructions += "; prmt.b32 %r1, %r1, %r0, 0x2001U"
     registers = ".reg .b32 %r<3>; .reg .b64 %rd<3>; mov.b32 %r1, 0f3F800000"
     kernel = Kernel(f".entry two(.param .u64 x)\n.reqntid 1\n{{\n{registers}; {instructions}; ret;\n}}\n")
-    assert kernel._halves_never_written() == {"r2": "u4"}
+    assert kernel._halves_never_written() == {"r0": "u4", "r2": "u4"}
     kernel.run(SimpleNamespace(tid=0, lane=0, ctaid=(0, 0, 0), blocks=1))
 
 

@@ -74,11 +74,15 @@ class Kernel(ComputeInstructions, MemoryInstructions):
 
     def _halves_never_written(self) -> dict[str, str]:
         """Registers that are packed into wider ones, that no instruction writes, and their types: the compiler packs a
-        single float32 number for instructions on two (f32x2), and uses only one half of what they give."""
+        single float32 number for instructions on two (f32x2), and uses only one half of what they give; and it permutes
+        the bytes of one register with another, of which it takes none."""
         statements = [split(statement) for block in self.blocks for statement in block.statements]
         written = {register for _, opcode, operands in statements for register in _results(opcode, operands)}
         packed = [operands[1] for _, opcode, operands in statements if opcode == "mov.b64" and "{" in operands[1]]
-        halves = {half for operand in packed for half in parts(operand)} & self.storage.keys()
+        permuted = {
+            register for _, opcode, operands in statements if opcode == "prmt.b32" for register in operands[1:3]
+        }
+        halves = ({half for operand in packed for half in parts(operand)} | permuted) & self.storage.keys()
         return {name_of(half): self.storage[half] for half in sorted(halves - written - SPECIAL.keys())}
 
     # ---- statements to Python
