@@ -175,10 +175,11 @@ def _if_conv2d_kernel(
             y, x = top[:, None] + down[None, :], left[:, None] + right[None, :]
             # As unsigned numbers, negative coordinates are above H and W too.
             inside = (y.to(tl.uint32) < H.to(tl.uint32)) & (x.to(tl.uint32) < W.to(tl.uint32))
-            # In the padding of K, words of a tap that does not exist are read; their weights are 0.
+            # In the padding of K, words of a tap that does not exist are read, or of the last channel; their weights are 0.
+            in_pixel = k - first_k
             if BESIDE > 0 and not WHOLE_BLOCKS:
-                inside &= (k - first_k < C)[None, :]
-            offset = first_input + ((down * W + right) * C + k - first_k)[None, :]
+                in_pixel = tl.minimum(in_pixel, C - 1)
+            offset = first_input + ((down * W + right) * C + in_pixel)[None, :]
             word = tl.load(words_pointer + offset, mask=inside, other=0)
             is_weight = is_channel[None, :]
             if not WHOLE_BLOCKS:

@@ -231,6 +231,9 @@ static inline Ints or_where(Vec::Mask m, Ints a, Ints b) {
 }
 static inline Vec to_floats(Ints a) { return {(decltype(Vec::x))__builtin_convertvector(a.x, Ints::Floats)}; }
 
+// Prefetches a cache line into the second-level cache, to which more lines can be on their way than to the first.
+static inline void prefetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+
 // Registers of some channels: 32 of them, whose spikes are four bytes (Block), or the 16 of a row of weights (Row).
 template <int channels>
 struct Lanes {

@@ -47,7 +47,7 @@ struct Slices {
     // Prefetches the i-th of n parts of the next slice while this one is used.
     void prefetch_next(const char* slice, int64_t i, int64_t n) const {
         const int64_t most = inputs + 1;
-        for (int64_t r = i * most / n; r < (i + 1) * most / n; r++) __builtin_prefetch(slice + (rows + r) * row_line, 0, 2);
+        for (int64_t r = i * most / n; r < (i + 1) * most / n; r++) prefetch(slice + (rows + r) * row_line);
     }
 
     // Reads a slice from end to end. For a single pixel, the few additions leave no time to prefetch the next slice; read in

@@ -7,10 +7,10 @@ namespace PK_TARGET {
 // Prefetches a row some entries before it is added. Used where the matrix is too large for the second-level cache.
 template <class Rows>
 static inline void prefetch_row(const char* matrix, const uint32_t* entry) {
-    constexpr int64_t ahead = least(32, (1 << 12) / Rows::bytes);  // rows; may reach into the next list
+    constexpr int64_t ahead = least(32, (1 << 13) / Rows::bytes);  // rows; may reach into the next list
     static_assert(ahead + Rows::group <= overhang);
     const char* const row = matrix + entry[ahead] * Rows::bytes;
-    for (int64_t i = 0; i < Rows::bytes; i += 64) __builtin_prefetch(row + i);
+    for (int64_t i = 0; i < Rows::bytes; i += 64) prefetch(row + i);
 }
 
 // Sums the rows of each bucket in registers, then adds that sum to `sums` [step][columns] at each step of the bucket's pattern.

@@ -302,7 +302,7 @@ static void cut_sigma_delta(Session& session, int64_t N, int64_t steps, Carver& 
             if (op.kind != engine::Send || !has_messages(plan.ops[w.slot - 1], w)) continue;
             const int64_t lists = N * steps * w.H * w.W * w.groups;
             if (w.kind == RowKind::Bytes) {
-                codes = most(codes, lists * list_room(w.C / w.groups) + codes_at_once), code_lists = most(code_lists, lists);
+                codes = most(codes, lists * list_room(w.C / w.groups) + codes_behind), code_lists = most(code_lists, lists);
                 continue;
             }
             messages = most(messages, N * steps * w.H * w.W * w.C);

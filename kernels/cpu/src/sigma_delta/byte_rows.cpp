@@ -78,8 +78,8 @@ void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last) {
 // whether the weights are in no near cache; then rows are asked for some time before.
 template <int chunks, bool far, bool by_dot_products>
 static OUT_OF_LINE void add_rows(const uint8_t* weight, const uint16_t* rows, const int8_t* codes, int64_t count, Ints* sums) {
-    constexpr int64_t ahead = 24;
-    static_assert(ahead < codes_at_once);
+    constexpr int64_t ahead = 80;  // rows, each of them a cache line
+    static_assert(ahead + 4 <= codes_behind);
     Ints sum[4 * chunks];
     each<4 * chunks>([&](auto k) { sum[k] = broadcast_whole(0); });  // a loop would be a call
     for (int64_t i = 0; i < count; i += 4) {
@@ -87,7 +87,7 @@ static OUT_OF_LINE void add_rows(const uint8_t* weight, const uint16_t* rows, co
         memcpy(&four, codes + i, sizeof four);
         const uint8_t* row[4];
         for (int k = 0; k < 4; k++) row[k] = weight + rows[i + k] * byte_row;
-        for (int k = 0; k < 4 && far; k++) __builtin_prefetch(weight + rows[i + ahead + k] * byte_row);
+        for (int k = 0; k < 4 && far; k++) prefetch(weight + rows[i + ahead + k] * byte_row);
         for (int k = 0; k < chunks; k++) add_four<by_dot_products>(row, k * byte_chunk, broadcast_whole(four), sum + 4 * k);
     }
     memcpy(sums, sum, sizeof sum);

@@ -54,6 +54,7 @@ struct CodeLists {
     int32_t* sum = nullptr;  // [lists]: of the codes
 };
 constexpr int64_t codes_at_once = 32;  // entries that are copied at a time, also beyond the end of a list
+constexpr int64_t codes_behind = 96;  // spare entries behind all lists, which are copied, or read to prefetch their rows
 static inline int64_t list_room(int64_t inputs) { return ceil_div(inputs + 3, 16) * 16; }
 
 // Packs weights [C, inputs of a group, taps], which are multiples of `unit` [C].
@@ -210,7 +211,7 @@ struct ByteScratch {
     uint16_t* row;
     int8_t* code;
     ByteScratch(const SigmaDelta& s, Carver& carver) : taps(s, carver) {
-        const int64_t most_entries = s.kernel_h * s.kernel_w * (s.C_in / s.groups) + codes_at_once;
+        const int64_t most_entries = s.kernel_h * s.kernel_w * (s.C_in / s.groups) + codes_behind;
         row = carver.take<uint16_t>(most_entries), code = carver.take<int8_t>(most_entries);
     }
 };

@@ -163,8 +163,9 @@ void list_messages(const SigmaDeltaCall& call, int64_t first, int64_t last) {
 }
 
 // Adds the rows of all messages of a window at a step; returns how many. `of`, `count`: those of the step; `row`: weights from
-// one row to the next.
-template <int channels>
+// one row to the next. `far`: whether the weights of the window are too many for the second-level cache; then rows are
+// prefetched.
+template <int channels, bool far>
 static OUT_OF_LINE int64_t add_messages(const SigmaDeltaTaps& taps, const Message* of, const uint32_t* count, int64_t groups,
                                         const float* weight, int64_t row, Lanes<channels>& sums) {
     Lanes<channels> sum = sums;
@@ -175,6 +176,9 @@ static OUT_OF_LINE int64_t add_messages(const SigmaDeltaTaps& taps, const Messag
         const float* const of_tap = weight + taps.weight[tap];
         rows += n;
         for (const Message* const end = message + n; message < end; message++) {
+            constexpr int64_t ahead = 32;  // rows; at most 128 cache lines
+            if (far && end - message > ahead)
+                for (int i = 0; i < channels; i += 16) prefetch(of_tap + message[ahead].input * row + i);
             const Vec value = broadcast(message->value);
             const float* const weights = of_tap + message->input * row;
             for (int k = 0; k < sum.vecs; k++) sum.v[k] = multiply_add(value, load(weights + k * Vec::width), sum.v[k]);
@@ -183,6 +187,8 @@ static OUT_OF_LINE int64_t add_messages(const SigmaDeltaTaps& taps, const Messag
     sums = sum;
     return rows;
 }
+
+constexpr int64_t far_weights = 1 << 17;  // of a pass: half a megabyte, as much as some second-level caches have
 
 void messages_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& taps, Counted& counted) {
     const SigmaDelta& s = call.s;
@@ -195,13 +201,15 @@ void messages_task(const SigmaDeltaCall& call, int64_t task, SigmaDeltaTaps& tap
                                  const SigmaDeltaRows rows(s, channel);
                                  const int64_t first = image * s.T_in * s.H * s.W, group = channel / (s.C / s.groups);
                                  const Message* const of = call.messages.of + first * s.C_in + rows.first_input;
+                                 const bool far = s.kernel_h * s.kernel_w * rows.inputs * channels > far_weights;
                                  const uint32_t* const count = call.messages.count + first * s.groups + group;
                                  int64_t added = 0;
                                  const auto add = [&](int64_t t, auto steps, auto* sums) {
                                      each<steps>([&](auto k) {
                                          const int64_t frame = (t + k) * s.H * s.W;
-                                         added += add_messages<channels>(taps, of + frame * s.C_in, count + frame * s.groups,
-                                                                         s.groups, rows.weight, rows.row, sums[k]);
+                                         const auto add = far ? add_messages<channels, true> : add_messages<channels, false>;
+                                         added += add(taps, of + frame * s.C_in, count + frame * s.groups, s.groups,
+                                                      rows.weight, rows.row, sums[k]);
                                      });
                                  };
                                  const Fired fired = fire<channels>(s, image, pixel, channel, add);
