@@ -38,15 +38,14 @@ sources, headers, table = (runpy.run_path(f"kernels/{name}.py") for name in ("cp
 
 # The features of each instruction set are those that dispatch.cpp asks the machine for. The slowest comes first. Code
 # for AVX-512 serves "amx", too (target.cpp): where the compiler knows matrix tiles, their kernels are beside it.
-TARGETS = {"portable": []}
 TILES = ["-mamx-tile", "-mamx-int8", "-D__AMX_INT8__=1"]  # a macro that clang before version 17 does not define
-if platform.machine() in ("x86_64", "AMD64"):
-    avx2 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt"]
-    TARGETS |= {
-        "avx2": avx2,
-        "avx512": (avx512 := [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),
-        "amx": [*avx512, *TILES],
-    }
+TARGETS = {
+    "portable": [],
+    "avx2": (avx2 := ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt"]),
+    "avx512": (avx512 := [*avx2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"]),
+    "amx": [*avx512, *TILES],
+}
+FOR_X86 = "#if !defined(__x86_64__)\n#error\n#endif\n"
 
 
 def folders(top):
@@ -120,8 +119,6 @@ class BuildKernels(build_ext):
         kept = self.build_temp or "build/objects"  # an editable install would take a temporary folder
         super().finalize_options()
         self.build_temp = kept
-        if self.target not in (None, *TARGETS):
-            raise OptionError(f"--target must be one of {', '.join(TARGETS)} on this machine, got {self.target}")
 
     def run(self):
         super().run()
@@ -174,9 +171,11 @@ class BuildKernels(build_ext):
 
     def jobs(self):
         """What to compile: sources, each with a folder, macros and flags."""
-        targets = [self.target] if self.target else list(TARGETS)
-        has_tiles = "amx" in TARGETS and self.knows(TARGETS["amx"])
-        targets = [name for name in targets if name != "amx" or has_tiles]
+        known = list(TARGETS) if self.knows([], FOR_X86) else ["portable"]  # a compiler may be for another machine
+        if self.target not in (None, *known):
+            raise OptionError(f"--target must be one of {', '.join(known)} with this compiler, got {self.target}")
+        has_tiles = "amx" in known and self.knows(TARGETS["amx"])
+        targets = [name for name in ([self.target] if self.target else known) if name != "amx" or has_tiles]
         compiled = {name: TARGETS[name] for name in dict.fromkeys(map(code_of, targets))}
         if has_tiles and "avx512" in compiled:
             compiled["avx512"] = TARGETS["amx"]

@@ -3,6 +3,7 @@
 python tests/c_build.py                               here: the command and every layer against pk.Engine
 python tests/c_build.py --zig aarch64-linux-musl --emulator qemu-aarch64
 python tests/c_build.py --zig x86_64-windows-gnu --emulator wine --targets portable
+python tests/c_build.py --cxx aarch64-linux-gnu-g++ --emulator qemu-aarch64
 python tests/c_build.py --bench                       also milliseconds; of others by PROXYKERNELS_CPU=avx2
 """
 
@@ -51,14 +52,22 @@ def zig_compilers(folder: Path, target: str) -> dict[str, str]:
 
 
 def build(
-    folder: Path, *options: str, targets: str | None = None, zig: str | None = None, install: bool = True
+    folder: Path,
+    *options: str,
+    targets: str | None = None,
+    cxx: str | None = None,
+    zig: str | None = None,
+    install: bool = True,
 ) -> Path:
-    """Builds and installs the library; returns the prefix. ``targets``: instruction sets, as PK_TARGETS."""
+    """Builds and installs the library; returns the prefix. ``targets``: instruction sets, as PK_TARGETS; ``cxx``: a
+    compiler, which may compile for another machine."""
     folder.mkdir(parents=True, exist_ok=True)
     prefix, environment = folder / "prefix", dict(os.environ)
     command = ["cmake", "-S", sources.LIBRARY, "-B", folder / "build", f"-DCMAKE_INSTALL_PREFIX={prefix}", *options]
     if targets:
         command.append(f"-DPK_TARGETS={targets}")
+    if cxx:
+        environment["CXX"] = cxx
     if zig:
         environment, (machine, system, *_) = zig_compilers(folder, zig), zig.split("-")
         names = {"linux": "Linux", "macos": "Darwin", "windows": "Windows"}
@@ -186,6 +195,7 @@ def median_ms(call: Callable[[torch.Tensor], object], images: torch.Tensor, call
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cxx", help="a compiler, such as aarch64-linux-gnu-g++")
     parser.add_argument("--zig", help="a target of zig, such as aarch64-linux-musl (pip install ziglang)")
     parser.add_argument("--emulator", default="", help="command in front of programs")
     parser.add_argument("--targets", help="instruction sets, with semicolons between (default: all)")
@@ -194,13 +204,13 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prefix = build(folder, targets=options.targets, zig=options.zig)
+        prefix = build(folder, targets=options.targets, cxx=options.cxx, zig=options.zig)
         for file in sorted(path for path in prefix.rglob("*") if path.is_file() and not path.is_symlink()):
             print(f"{file.stat().st_size:>10,}  {file.relative_to(prefix)}")
         if options.only_compile:
             return 0
-        compiler = [f"{folder}/zig-c++ -static"] if options.zig else []
-        dump = compile_program(PROGRAMS / "c_dump.c", prefix, folder / "dump", *compiler)
+        compiler = f"{folder}/zig-c++ -static" if options.zig else f"{options.cxx} -static" if options.cxx else "c++"
+        dump = compile_program(PROGRAMS / "c_dump.c", prefix, folder / "dump", compiler)
         emulator = shlex.split(options.emulator)
         (command,) = (path for path in (prefix / "bin").iterdir() if path.suffix != ".dll")
         told = compare([*emulator, str(dump)], [*emulator, str(command)], folder)
@@ -208,7 +218,7 @@ def main() -> int:
         if options.bench:
             target = pk.load(folder / "int8.pk").target
             print(f"small network, int8, one image, T = 4, {target}:", bench([*emulator, str(command)], folder, target))
-            if not options.zig:
+            if not (options.cxx or options.zig):
                 print(threads(prefix, folder))
         return any(what != "equal" for name, what in told.items() if not name.startswith("float"))
 

@@ -175,7 +175,7 @@ def _if_conv2d_kernel(
             y, x = top[:, None] + down[None, :], left[:, None] + right[None, :]
             # As unsigned numbers, negative coordinates are above H and W too.
             inside = (y.to(tl.uint32) < H.to(tl.uint32)) & (x.to(tl.uint32) < W.to(tl.uint32))
-            # In the padding of K, words of a tap that does not exist are read, or of the last channel; their weights are 0.
+            # In the padding of K, words of a tap or channel that does not exist are read; their weights are 0.
             in_pixel = k - first_k
             if BESIDE > 0 and not WHOLE_BLOCKS:
                 in_pixel = tl.minimum(in_pixel, C - 1)

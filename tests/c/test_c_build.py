@@ -349,14 +349,15 @@ def test_damaged_files_under_sanitizers(sanitizers, tmp_path):
     assert refused > 500 and refused > 50 * read
 
 
-@pytest.mark.parametrize("target", ["aarch64-linux-musl"])
-def test_aarch64(target):
-    """The static command and every layer, on NEON, under an emulator."""
-    pytest.importorskip("ziglang", reason="ziglang is not installed (pip install ziglang)")
+@pytest.mark.parametrize("compiler", ["--zig aarch64-linux-musl", "--cxx aarch64-linux-gnu-g++"])
+def test_aarch64(compiler):
+    """The static command and every layer, on NEON, under an emulator; the instruction sets are the compiler's."""
+    option, name = compiler.split()
+    if option == "--zig":
+        pytest.importorskip("ziglang", reason="ziglang is not installed (pip install ziglang)")
+    elif not shutil.which(name):
+        pytest.skip(f"{name} is not installed (apt-get install g++-aarch64-linux-gnu)")
     emulator = shutil.which("qemu-aarch64") or pytest.skip("qemu-aarch64 is not installed (apt-get install qemu-user)")
-    done = subprocess.run(
-        [sys.executable, Path(c_build.__file__), "--zig", target, "--emulator", emulator],
-        text=True,
-        capture_output=True,
-    )
+    command = [sys.executable, Path(c_build.__file__), option, name, "--emulator", emulator]
+    done = subprocess.run(command, text=True, capture_output=True)
     assert done.returncode == 0 and done.stdout.count("equal") >= 12, done.stdout + done.stderr
