@@ -30,7 +30,7 @@ COLUMNS = {
     "rates": [*COMMON, "kernel", "taken", *SPREAD, "rounds", *RATE_FIGURES, *MACHINE],
     "shapes": [*COMMON, "kernel", *SHAPE_TIMES, "rounds", "ratio", "lost", *MACHINE],
     "drop_in": ["date", "commit", "job", "T", "N", "rate", "rate_out", *DROP_IN_FIGURES, "rounds", *MACHINE],
-    "networks": ["date", "commit", "job", "T", "N", "rate", "different", *DROP_IN_FIGURES[:3:2], "rounds", *MACHINE],
+    "networks": ["date", "commit", "job", "T", "N", "rate", *DROP_IN_FIGURES[:3:2], "rounds", *MACHINE],
 }
 
 
