@@ -11,6 +11,7 @@ namespace PK_TARGET {
 namespace smooth {
 
 // exp(x) - 1 and exp(x), to a few units in the last place of a double. x is clamped to where 2^k is a normal number.
+// std::exp would be a symbol of glibc 2.29, which is too new for the wheel.
 struct Exponential {
     double minus_1, whole;
 
@@ -74,7 +75,7 @@ struct Elu {
 struct Softplus {
     double beta, threshold;
     double operator()(double x) const {  // not in vectors
-        return beta * x > threshold ? x : std::log1p(std::exp(beta * x)) / beta;
+        return beta * x > threshold ? x : std::log1p(Exponential(beta * x).whole) / beta;
     }
 };
 struct Mish {
