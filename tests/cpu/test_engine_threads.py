@@ -65,7 +65,7 @@ DEFECTS = {
     # A thread that comes in the midst of a run shares work that is cut for the caller alone.
     "crew": ("team.h", "count <= 1 || alone", "count <= 1 || (!wakes && sleepers.load() == size - 1)", ()),
     # A part is over before what others wrote in it can be read.
-    "done": ("team.h", "done.fetch_add(1) + 1", "done.fetch_add(1, std::memory_order_relaxed) + 1", ()),
+    "done": ("team.h", "done.fetch_add(ran) + ran", "done.fetch_add(ran, std::memory_order_relaxed) + ran", ()),
     # A step begins before what others wrote in the last one can be read.
     "steps": ("shared_steps.h", "stays, std::memory_order_release", "stays, std::memory_order_relaxed", ("recurrent",)),
 }

@@ -1,5 +1,7 @@
-// Threads that share the tasks of runs: the team's own, or lent for a run. The caller is one of them and does not wait for a
-// thread to wake up: any thread that is awake takes tasks, and a part ends when all its tasks are done. Idle threads spin for
+// Threads that share the tasks of runs: the team's own, or lent for a run. Each has a range of the tasks, so that neighbours
+// are mostly done by one thread, whose caches have what the layer before wrote there, and so that threads seldom write to one
+// cache line; with none left, it takes the tasks of others. The caller is one of the threads and does not wait for another to
+// wake up: any thread that is awake takes tasks, and a part ends when all its tasks are done. Idle threads spin for
 // a bounded time and then sleep. Waking one costs the caller some microseconds, and the thread most of a millisecond, since
 // its core sleeps too. So threads are woken once per run, and only for runs that are long or follow each other closely. Lent
 // threads are those of an OpenMP region, whose end does wait for all of them.
@@ -62,6 +64,7 @@ public:
         pthread_mutex_init(&mutex, nullptr);
         pthread_cond_init(&work_there, nullptr);
         pthread_cond_init(&all_done, nullptr);
+        ranges = new Range[(size_t)asked];
         if (lent) return;
         threads = (pthread_t*)calloc((size_t)size, sizeof *threads);
         seats = (Seat*)calloc((size_t)size, sizeof *seats);
@@ -82,6 +85,7 @@ public:
             pthread_cond_destroy(&all_done);
             pthread_mutex_destroy(&mutex);
         }
+        delete[] ranges;
         free(threads);
         free(seats);
     }
@@ -130,7 +134,12 @@ private:
     struct Job {
         void* context;
         Work work;
-        int64_t first;  // task of the part
+        int64_t first, count;  // tasks of the part
+    };
+    // What is left of a thread's tasks: the number of the part (epoch), the end of the tasks, and the next one, in one word, so
+    // that a late thread cannot confuse a task of one part with a task of another.
+    struct alignas(64) Range {
+        std::atomic<uint64_t> left{0};
     };
     struct Seat {
         Team* team;
@@ -140,14 +149,13 @@ private:
     // the last one; and for any run that comes within `spin_time` of the last, since more are likely to follow. A step of a
     // stream that had to wait for its events is faster on one thread.
     static constexpr int64_t spin_time = 150000, worth_waking = 2000000, wake_again = 500000, short_pause = 1000000;
-    // Tasks per part: as many as the ticket has bits for, minus one failed attempt per thread. Few in the checked build, so
-    // that tests have several parts.
-    static constexpr int64_t ticket_bits = 20, ticket_mask = (1 << ticket_bits) - 1;
-    static constexpr int64_t most_tasks = PK_IS_CHECKED ? 50 : ticket_mask - 4096;
+    // Tasks per part: as many as a range has bits for. Few in the checked build, so that tests have several parts.
+    static constexpr int64_t task_bits = 20, task_mask = (1 << task_bits) - 1;
+    static constexpr int64_t most_tasks = PK_IS_CHECKED ? 50 : task_mask;
 
     void share_part(int64_t first, int64_t count, void* context, Work work) {
         Job& job = jobs[(epoch + 1) % 2];
-        job = {context, work, first};
+        job = {context, work, first, count};
         done.store(0, std::memory_order_relaxed);
         publish(count, false);
         take(epoch, 0);
@@ -169,9 +177,7 @@ private:
     uint64_t epoch = 0;
     int64_t began = 0, ended = 0, woken = 0;
     bool wakes = true, alone = true;
-    // The current part: its number (epoch), its count of tasks, and the next task, in one word, so that a late thread cannot
-    // confuse a task of one part with a task of another.
-    alignas(64) std::atomic<uint64_t> ticket{0};
+    Range* ranges = nullptr;  // of the current part, for each thread
     alignas(64) std::atomic<int64_t> done{0};
     alignas(64) std::atomic<int64_t> sleepers{0};
     std::atomic<bool> ends{false}, waits{false}, helped{false};
@@ -181,13 +187,17 @@ private:
     // What a lent thread has seen. Numbers of parts begin again at 0, so any of them may be the last when it comes.
     static constexpr uint64_t no_epoch = ~(uint64_t)0;
 
-    static uint64_t epoch_of(uint64_t ticket) { return ticket >> 2 * ticket_bits; }
+    static uint64_t epoch_of(uint64_t left) { return left >> 2 * task_bits; }
 
     void publish(int64_t count, bool last) {
         epoch = (epoch + 1) & 0xffffff;
         if (last) ends.store(true);
-        ticket.store(epoch << 2 * ticket_bits | (uint64_t)count << ticket_bits);
-        if (!sleepers.load() || !(last || may_wake())) return;
+        for (int64_t k = 0; k < asked; k++) {
+            const uint64_t next = (uint64_t)ceil_div(count * k, asked), end = (uint64_t)ceil_div(count * (k + 1), asked);
+            ranges[k].left.store(epoch << 2 * task_bits | end << task_bits | next, std::memory_order_release);
+        }
+        // Not a load, which the stores could follow: a thread looks at its range after it has counted itself as a sleeper.
+        if (!sleepers.fetch_add(0) || !(last || may_wake())) return;
         pthread_mutex_lock(&mutex);
         pthread_cond_broadcast(&work_there);
         pthread_mutex_unlock(&mutex);
@@ -201,24 +211,33 @@ private:
         return true;
     }
 
-    // Runs tasks of a part until none are left.
-    void take(uint64_t part, int64_t thread) {
-        for (;;) {
-            if (epoch_of(ticket.load(std::memory_order_relaxed)) != part) return;
-            const uint64_t mine = ticket.fetch_add(1, std::memory_order_acq_rel);
-            const int64_t count = mine >> ticket_bits & ticket_mask, task = mine & ticket_mask;
-            if (task >= count) return;
-            const uint64_t at = epoch_of(mine);  // a new part may have begun; then this is a task of that part
-            const Job job = jobs[at % 2];
-            if (thread && !helped.load(std::memory_order_relaxed)) helped.store(true, std::memory_order_relaxed);
-            job.work(job.context, job.first + task, thread);
-            if (done.fetch_add(1) + 1 == count && waits.load()) {
-                pthread_mutex_lock(&mutex);
-                pthread_cond_signal(&all_done);
-                pthread_mutex_unlock(&mutex);
-            }
-            part = at;
+    // Takes the next task of a range, if that is one of the part.
+    static bool take_one(Range& range, uint64_t part, int64_t& task) {
+        uint64_t left = range.left.load(std::memory_order_relaxed);
+        while (epoch_of(left) == part && (left & task_mask) < (left >> task_bits & task_mask)) {
+            if (!range.left.compare_exchange_weak(left, left + 1, std::memory_order_acq_rel, std::memory_order_relaxed))
+                continue;
+            task = left & task_mask;
+            return true;
         }
+        return false;
+    }
+
+    // Runs tasks of a part until none are left, the thread's own first.
+    void take(uint64_t part, int64_t thread) {
+        int64_t ran = 0, count = 0, task = 0;
+        for (int64_t k = 0; k < asked; k++)
+            while (take_one(ranges[(thread + k) % asked], part, task)) {
+                const Job job = jobs[part % 2];  // which does not change before the task is done
+                job.work(job.context, job.first + task, thread);
+                ran++, count = job.count;
+            }
+        if (!ran) return;
+        if (thread) helped.store(true, std::memory_order_relaxed);
+        if (done.fetch_add(ran) + ran < count || !waits.load()) return;
+        pthread_mutex_lock(&mutex);
+        pthread_cond_signal(&all_done);
+        pthread_mutex_unlock(&mutex);
     }
 
     static void* live(void* seat) {
@@ -230,11 +249,11 @@ private:
     void live_as(int64_t thread, uint64_t seen) {
         for (;;) {
             uint64_t now = seen;
-            spin(spin_time, [&] { return (now = epoch_of(ticket.load(std::memory_order_acquire))) != seen; });
+            spin(spin_time, [&] { return (now = epoch_of(ranges[thread].left.load(std::memory_order_acquire))) != seen; });
             if (now == seen) {
                 pthread_mutex_lock(&mutex);
                 sleepers.fetch_add(1);
-                while ((now = epoch_of(ticket.load())) == seen) pthread_cond_wait(&work_there, &mutex);
+                while ((now = epoch_of(ranges[thread].left.load())) == seen) pthread_cond_wait(&work_there, &mutex);
                 sleepers.fetch_sub(1);
                 pthread_mutex_unlock(&mutex);
             }
