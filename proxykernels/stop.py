@@ -99,7 +99,7 @@ class Lengths:
     def __call__(self, seen: Tensor, t: int) -> Tensor:
         raise TypeError("lengths are asked by samples")
 
-    def of_batch(self, N: int) -> Tensor:
+    def of_batch(self, N: int, device: torch.device) -> Tensor:
         """int64 [N].
 
         Raises:
@@ -107,7 +107,7 @@ class Lengths:
         """
         if len(self.steps) != N:
             raise ValueError(f"lengths must have an entry for each of the {N} samples, got {len(self.steps)}")
-        return torch.tensor(self.steps, dtype=torch.int64, device="cpu")
+        return torch.tensor(self.steps, dtype=torch.int64, device="cpu").to(device)
 
 
 def margin(
@@ -202,18 +202,6 @@ def check_rule(stop: Stop | None) -> None:
     if stop is not None and not callable(stop):
         raise TypeError(
             f"stop must be a rule such as proxykernels.stop.margin(8), a function of (counts, t), got {stop!r}"
-        )
-
-
-def check_device(stop: Stop | None, device: torch.device) -> None:
-    """Samples end at lengths of their own only on a CPU.
-
-    Raises:
-        ValueError: they shall on a GPU.
-    """
-    if isinstance(stop, Lengths) and device.type != "cpu":
-        raise ValueError(
-            f"lengths is not supported on a GPU, got x on {device.type}; pass x.cpu(), and a network on the CPU"
         )
 
 

@@ -31,15 +31,21 @@ def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
 
 
 def cat(words: Sequence[Tensor], T: Sequence[int]) -> Tensor:
-    """Join words of T[0], T[1], ... steps in time.
-
-    Raises:
-        ValueError: a part other than the last has a T that is not a multiple of 32.
-    """
-    for steps in T[:-1]:
-        if steps % BITS:
-            raise ValueError(f"all parts but the last must have a multiple of {BITS} steps, got {list(T)} steps")
-    return words[0] if len(words) == 1 else torch.cat(list(words))
+    """Join words of T[0], T[1], ... steps in time."""
+    if len(words) == 1:
+        return words[0]
+    if not any(steps % BITS for steps in T[:-1]):
+        return torch.cat(list(words))
+    joined = words[0].new_zeros(_words(sum(T)), *words[0].shape[1:])
+    start = 0
+    for part, steps in zip(words, T, strict=True):
+        first, shift = divmod(start, BITS)
+        joined[first : first + len(part)] |= part << shift
+        if shift:
+            following = joined[first + 1 : first + 1 + len(part)]
+            following |= ((part >> (BITS - shift)) & _low_bits(shift))[: len(following)]
+        start += steps
+    return joined
 
 
 def flatten(words: Tensor, C: int) -> Tensor:

@@ -153,7 +153,7 @@ class Engine:
     def _asked(self, stop: Stop, T: int, every: int | None, N: int) -> Asked | AskedLead:
         """A rule as the library asks it, of N samples."""
         if isinstance(stop, Lengths):
-            return AskedLengths(stop.of_batch(N), T)
+            return AskedLengths(stop.of_batch(N, torch.device("cpu")), T)
         if not isinstance(stop, LogitMargin):
             return Asked(stop, self.plan, every)
         lead = self._lead

@@ -28,7 +28,7 @@ from ..layers.parametrized import has_forward_hooks
 from ..layers.sigma_delta_neurons import Changes, ChangesTally, SigmaDeltaNeurons, kept_state, pooling_of, read
 from ..plan.quantize import check_precision, round_values, rounded_network
 from ..spikes import Spikes
-from ..stop import Lengths, Stop, check_device, decided_by
+from ..stop import Lengths, Stop, decided_by
 from . import kept_plans as plans
 from .inputs import is_sequence
 from .result import LayerResult, Result, SynOps
@@ -108,8 +108,7 @@ def simulate(
     x = x.detach().float()
     frames = x.transpose(0, 1) if sequence else x.unsqueeze(1)
     names = _check_state(net, state or {}, frames[:, 0])
-    check_device(stop, x.device)
-    ends = stop.of_batch(len(frames)) if isinstance(stop, Lengths) else None
+    ends = stop.of_batch(len(frames), x.device) if isinstance(stop, Lengths) else None
     if x.device.type == "cpu" and watch is unwatched:
         planned = plans.run_changes(net, x, sequence, T, state, stop, chunk, precision)
         if planned is not None:

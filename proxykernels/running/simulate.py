@@ -20,7 +20,7 @@ from ..layers.all_steps import OfAllSteps
 from ..layers.layer_graph import look_at_input
 from ..spikes import Spikes, pack, spike_autograd, storage
 from ..spikes.spikes import cat_steps
-from ..stop import STOP_EVERY, Lengths, LogitMargin, Stop, check_device, check_rule, decided_by
+from ..stop import STOP_EVERY, Lengths, LogitMargin, Stop, check_rule, decided_by
 from . import kept_plans as plans
 from . import sigma_delta_layers
 from .inputs import input_of
@@ -75,7 +75,7 @@ def simulate(
             remaining samples continue in a smaller batch.
         lengths: steps of each sample, integers [N] from 1 to T, such as :func:`recordings.batch` gives: a sample stops
             at its end, and its result is that of a run alone. After it, it is silent, and a readout keeps its last
-            potentials. Not on a GPU, nor with ``stop`` or ``record``.
+            potentials. Not with ``stop`` or ``record``.
         record: names of layers to record. "conv1" records its output spikes. "conv1.v" records its potentials after
             every step, float32; that layer is then computed a second time, step by step.
         precision: None: float32 weights. "int16": weights rounded to 14 bits. "int8": weights rounded to 7 bits. With
@@ -162,7 +162,6 @@ def _by_layers(
     on_gpu = x.device.type == "cuda"
     if on_gpu and isinstance(given, Tensor) and isinstance(x, Tensor) and checks.is_repeated(x):
         value_checks_cache.computed_from(x, given)  # is finite if that is
-    check_device(stop, x.device)
     if not on_gpu:
         keep_freed()
     whole = batch_statistics or (_takes_all_steps(net, stop) and chunk is None)
@@ -274,8 +273,8 @@ class Chunks:
     def steps(self, start: int) -> int:
         """Steps of the chunk that begins at step ``start``."""
         steps = self.given or (self.within_memory(self.T - start) if start else min(self.first, self.most))
-        steps = min([steps, *(end - start for end in self.ends if end > start)])
-        return steps if self.device.type == "cpu" else -(-steps // 32) * 32
+        steps = steps if self.device.type == "cpu" else -(-steps // 32) * 32
+        return min([steps, *(end - start for end in self.ends if end > start)])
 
     def within_memory(self, left: int) -> int:
         """Steps of the next chunk of those that are left: the most that fit; where few do, chunks are alike."""
@@ -346,7 +345,7 @@ class Batch:
     def __init__(self, N: int, T: int, stop: Stop | None, device: torch.device):
         self.N, self.stop, self.holds = N, stop, True
         self._last: Tensor | None = None
-        self.lengths = stop.of_batch(N) if isinstance(stop, Lengths) else None
+        self.lengths = stop.of_batch(N, device) if isinstance(stop, Lengths) else None
         self.T, self.device = T, device
         self.counts: Tensor | int = 0
 

@@ -276,8 +276,7 @@ def cat_channels(parts: Sequence[Spikes]) -> Spikes:
 
 
 def cat_steps(parts: Sequence[Output]) -> Output:
-    """Concatenates Spikes (T_1, N, ...), (T_2, N, ...), ..., or potentials, in time. On a GPU all T except the last
-    must be multiples of 32."""
+    """Concatenates Spikes (T_1, N, ...), (T_2, N, ...), ..., or potentials, in time."""
     if isinstance(parts[0], Tensor):
         return torch.cat(list(parts))
     words = storage.cat([part._words for part in parts], [part.T for part in parts])

@@ -48,13 +48,8 @@ def cut(words: Tensor, T: int, start: int, stop: int) -> Tensor:
 
 
 def cat(words: list[Tensor], steps: list[int]) -> Tensor:
-    """Words one after another in time; on a GPU every part but the last must hold whole words of 32 steps."""
+    """Words one after another in time."""
     return _layout(words[0]).cat(words, steps)
-
-
-def joins_in_time(words: Tensor, T: int) -> bool:
-    """Whether :func:`cat` puts others behind words of T steps."""
-    return not over_time(words) or T % words_over_time.BITS == 0
 
 
 def cat_channels(words: list[Tensor], T: int, channels: list[int]) -> Tensor:

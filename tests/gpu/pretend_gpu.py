@@ -106,6 +106,9 @@ class OnCard(Tensor):
     def __int__(self) -> int:
         return int(self.item())
 
+    def __invert__(self):
+        return self.logical_not() if self.dtype == torch.bool else self.bitwise_not()
+
     def __getitem__(self, index):
         return self.card.index(self, index)
 
