@@ -205,13 +205,14 @@ void list_messages(const SigmaDeltaCall& call, int64_t first, int64_t last);
 void list_codes(const SigmaDeltaCall& call, int64_t first, int64_t last);
 void write_all_codes(const SigmaDeltaCall& call, int64_t first, int64_t last);
 
-// The scratch memory of a thread: the entries of a window.
+// The scratch memory of a thread: the entries of the windows of a task; those of a window of one tap lie in a list already.
 struct ByteScratch {
     SigmaDeltaTaps taps;
     uint16_t* row;
     int8_t* code;
     ByteScratch(const SigmaDelta& s, Carver& carver) : taps(s, carver) {
-        const int64_t most_entries = s.kernel_h * s.kernel_w * (s.C_in / s.groups) + codes_behind;
+        const int64_t of_window = s.kernel_h * s.kernel_w, windows = of_window > 1 ? place_group : 0;
+        const int64_t most_entries = windows * of_window * (s.C_in / s.groups) + 3 * place_group + codes_behind;
         row = carver.take<uint16_t>(most_entries), code = carver.take<int8_t>(most_entries);
     }
 };
